@@ -1,0 +1,65 @@
+package ln
+
+import "time"
+
+// Block is one tip that the chain announced.
+type Block struct {
+	Height uint32
+	Hash   [32]byte
+}
+
+// Coin is one unspent output of the node's on-chain wallet.
+type Coin struct {
+	Outpoint      Outpoint
+	AmountSat     Sat
+	PkScript      []byte
+	Confirmations int64
+	Address       string
+}
+
+// Lease is a coin that somebody keeps from others for a while.
+type Lease struct {
+	ID        [32]byte
+	Outpoint  Outpoint
+	ExpiresAt time.Time
+	AmountSat Sat
+}
+
+// WalletTx is a transaction of the node's on-chain wallet.
+type WalletTx struct {
+	TxID          TxID
+	AmountSat     int64
+	FeeSat        Sat
+	Confirmations int32
+	Height        int32
+	At            time.Time
+	Label         string
+	RawTx         []byte
+}
+
+// Balances is what the node's on-chain wallet holds.
+type Balances struct {
+	ConfirmedSat   Sat
+	UnconfirmedSat Sat
+	LockedSat      Sat
+	ReservedSat    Sat
+}
+
+// NodeInfo is what a node says of itself.
+type NodeInfo struct {
+	PubKey      PubKey
+	Alias       string
+	Version     string
+	Commit      string
+	Network     string
+	BlockHeight uint32
+	BlockHash   string
+	// BestHeaderAt is the time in the newest block's header.
+	BestHeaderAt  time.Time
+	SyncedToChain bool
+	SyncedToGraph bool
+	Peers         uint32
+	// Features are the feature bits that the node sets, known by number.
+	Features map[uint32]string
+	URIs     []string
+}

@@ -1,0 +1,216 @@
+package ln
+
+// Channel is one open channel as the gateway's (or a wallet's) lnd lists it.
+type Channel struct {
+	// ChanID is lnd's name for it: the alias for a zero-conf channel, for ever;
+	// else the confirmed SCID. It is the base for AddAlias.
+	ChanID   SCID
+	Outpoint Outpoint
+	Peer     PubKey
+	Active   bool
+	Private  bool
+	// Initiator pays the commitment fee and the anchors.
+	Initiator bool
+	ZeroConf  bool
+	// ConfirmedSCID is zero while a zero-conf channel is unconfirmed.
+	ConfirmedSCID SCID
+	Aliases       []SCID
+
+	CapacitySat      Sat
+	LocalSat         Sat
+	RemoteSat        Sat
+	CommitFeeSat     Sat
+	UnsettledSat     Sat
+	LocalReserveSat  Sat
+	RemoteReserveSat Sat
+	// LocalCSV is how long our own funds wait after we force-close; RemoteCSV
+	// is the same for the peer (to_self_delay, in blocks).
+	LocalCSV, RemoteCSV uint32
+	// CommitmentType is lnd's name, e.g. "ANCHORS" or "SIMPLE_TAPROOT".
+	CommitmentType string
+	Memo           string
+	Htlcs          []ChannelHtlc
+}
+
+// ChannelHtlc is an HTLC on a channel's local commitment.
+type ChannelHtlc struct {
+	Incoming bool
+	Index    uint64
+	AmtMsat  Msat
+	Hash     Hash
+	Expiry   uint32
+	// LockedIn says that both sides are committed to it.
+	LockedIn bool
+	// ForwardingChan is the other side of the circuit: nonzero means lnd has
+	// signed the outgoing HTLC. In a running lnd zero proves nothing: the
+	// forward may still wait in a mailbox (replays.md, "Candidates").
+	ForwardingChan  SCID
+	ForwardingIndex uint64
+}
+
+// IncomingKey is the circuit key of an incoming HTLC on channel c.
+func (h ChannelHtlc) IncomingKey(c SCID) CircuitKey {
+	return CircuitKey{ChanID: c, HtlcID: h.Index}
+}
+
+// PendingKind says why a channel is not open.
+type PendingKind string
+
+// The ways in which lnd lists a channel as pending.
+const (
+	PendingOpen         PendingKind = "opening"
+	PendingWaitingClose PendingKind = "waiting_close"
+	PendingForceClose   PendingKind = "force_closing"
+)
+
+// PendingChannel is a channel that is opening or closing.
+type PendingChannel struct {
+	Kind        PendingKind
+	Outpoint    Outpoint
+	Peer        PubKey
+	CapacitySat Sat
+	LocalSat    Sat
+	RemoteSat   Sat
+	Initiator   bool
+	Memo        string
+	// CommitFeeSat is only known for channels that are opening.
+	CommitFeeSat Sat
+	// LimboSat is what a closing channel still owes us on chain.
+	LimboSat Sat
+}
+
+// ClosedChannel is a channel whose funding output is spent and resolved.
+type ClosedChannel struct {
+	ChanID      SCID
+	Outpoint    Outpoint
+	Peer        PubKey
+	CapacitySat Sat
+	SettledSat  Sat
+	CloseTx     TxID
+	// Kind is lnd's word: COOPERATIVE_CLOSE, ABANDONED, FUNDING_CANCELED, …
+	Kind string
+}
+
+// ChannelEventKind is what happened to a channel.
+type ChannelEventKind string
+
+// The channel events that services wait for. For a zero-conf open the order is
+// pending, open, active; only active means that HTLCs may flow.
+const (
+	ChannelPending  ChannelEventKind = "pending"
+	ChannelOpened   ChannelEventKind = "open"
+	ChannelActive   ChannelEventKind = "active"
+	ChannelInactive ChannelEventKind = "inactive"
+	ChannelClosed   ChannelEventKind = "closed"
+	ChannelResolved ChannelEventKind = "fully_resolved"
+)
+
+// ChannelEvent carries the outpoint always, and the whole channel for an open.
+type ChannelEvent struct {
+	Kind     ChannelEventKind
+	Outpoint Outpoint
+	Channel  *Channel
+}
+
+// PeerEvent says that a peer came or went.
+type PeerEvent struct {
+	Peer   PubKey
+	Online bool
+}
+
+// CommitmentType names the channel type to open.
+type CommitmentType string
+
+// The types that zero-conf opens may name.
+const (
+	CommitmentAnchors       CommitmentType = "ANCHORS"
+	CommitmentSimpleTaproot CommitmentType = "SIMPLE_TAPROOT"
+)
+
+// PendingChanID is the 32-byte id that ties a funding flow to its PSBT shim.
+type PendingChanID [32]byte
+
+// OpenRequest asks lnd to open a channel through a PSBT shim with no_publish:
+// lnd negotiates and stops to be told the funding transaction.
+type OpenRequest struct {
+	PendingID   PendingChanID
+	Peer        PubKey
+	CapacitySat Sat
+	PushSat     Sat
+	Private     bool
+	ZeroConf    bool
+	ScidAlias   bool
+	Type        CommitmentType
+	// MaxLocalCSV bounds the to_self_delay that the peer may ask of us.
+	MaxLocalCSV uint16
+	// RemoteCSV is the to_self_delay that we ask of the peer (0: lnd's rule).
+	RemoteCSV uint16
+	// MinConfs of the peer's acceptor decide when a non-zero-conf channel is
+	// usable; lnd gives its opener no say.
+	BaseFeeMsat Msat
+	FeePPM      uint64
+	// RemoteReserveSat is what the peer must keep (0: lnd's 1 %).
+	RemoteReserveSat Sat
+	Memo             string
+}
+
+// OpenUpdate is one message of an open: exactly one field is set.
+type OpenUpdate struct {
+	// Fund asks for a funding transaction with this output.
+	Fund *FundRequest
+	// Pending says that both sides hold the other's commitment signature.
+	Pending *Outpoint
+	// Open says that lnd treats the channel as open.
+	Open *Outpoint
+}
+
+// FundRequest is the funding output that the PSBT must contain.
+type FundRequest struct {
+	Address   string
+	AmountSat Sat
+	// Psbt is lnd's template with the funding output only.
+	Psbt []byte
+}
+
+// OpenProposal is a channel that a peer proposes to us (BOLT 2,
+// open_channel), as the acceptor sees it.
+type OpenProposal struct {
+	Peer           PubKey
+	PendingID      PendingChanID
+	CapacitySat    Sat
+	PushMsat       Msat
+	DustLimitSat   Sat
+	ReserveSat     Sat
+	CsvDelay       uint32
+	MaxHtlcs       uint32
+	MinHtlcMsat    Msat
+	FeeRate        FeeRateSatPerKW
+	WantsZeroConf  bool
+	WantsScidAlias bool
+	Announce       bool
+	CommitmentType CommitmentType
+}
+
+// AcceptVerdict answers an OpenProposal. A refusal carries a sentence of at
+// most 500 characters for the peer; an acceptance may set what follows.
+type AcceptVerdict struct {
+	Accept   bool
+	Refusal  string
+	ZeroConf bool
+	// MinDepth is how many confirmations we want before the channel is used;
+	// it is 0 when ZeroConf.
+	MinDepth uint32
+	// CsvDelay and ReserveSat of zero leave lnd's own choice.
+	CsvDelay   uint32
+	ReserveSat Sat
+}
+
+// ChannelPolicy is one side's forwarding policy of one channel.
+type ChannelPolicy struct {
+	BaseFeeMsat   Msat
+	FeePPM        uint64
+	TimeLockDelta uint32
+	MinHtlcMsat   Msat
+	MaxHtlcMsat   Msat
+	Disabled      bool
+}
