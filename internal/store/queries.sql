@@ -1,0 +1,30 @@
+-- name: GetLease :one
+SELECT name, owner, epoch, renewals, ttl_ms, expires_ms FROM store_leases WHERE name = $1;
+
+-- name: InsertLease :execrows
+INSERT INTO store_leases (name, owner, epoch, renewals, ttl_ms, expires_ms)
+VALUES ($1, $2, 1, 0, $3, $4) ON CONFLICT (name) DO NOTHING;
+
+-- name: TakeLease :execrows
+UPDATE store_leases SET owner = $1, epoch = epoch + 1, renewals = 0, ttl_ms = $2, expires_ms = $3
+WHERE name = $4 AND epoch = $5 AND renewals = $6;
+
+-- name: RenewLease :execrows
+UPDATE store_leases SET renewals = renewals + 1, expires_ms = $1
+WHERE name = $2 AND epoch = $3 AND owner <> '';
+
+-- name: ReleaseLease :execrows
+UPDATE store_leases SET owner = '', renewals = renewals + 1, expires_ms = 0
+WHERE name = $1 AND epoch = $2;
+
+-- name: LeaseEpochHeld :one
+SELECT COUNT(*) FROM store_leases WHERE name = $1 AND epoch = $2 AND owner <> '';
+
+-- name: GetMeta :one
+SELECT database_id, generation, bumped_ms FROM store_meta WHERE id = 1;
+
+-- name: InsertMeta :exec
+INSERT INTO store_meta (id, database_id, generation, bumped_ms) VALUES (1, $1, $2, $3);
+
+-- name: SetGeneration :execrows
+UPDATE store_meta SET generation = $1, bumped_ms = $2 WHERE id = 1;

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/store/storedb"
+)
+
+// Tx is a transaction as Write and Read hand it to their closure. It has the
+// methods that sqlc's generated code wants (its DBTX).
+type Tx struct {
+	tx       *sql.Tx
+	db       *DB
+	readOnly bool
+	onCommit []func()
+	topics   []string
+}
+
+// ExecContext runs a statement in the transaction.
+func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return tx.tx.ExecContext(ctx, query, args...)
+}
+
+// PrepareContext prepares a statement in the transaction.
+func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
+	return tx.tx.PrepareContext(ctx, query)
+}
+
+// QueryContext runs a query in the transaction.
+func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return tx.tx.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext runs a query for one row in the transaction.
+func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.tx.QueryRowContext(ctx, query, args...)
+}
+
+// Now is the database's wall clock.
+func (tx *Tx) Now() time.Time { return tx.db.now() }
+
+// OnCommit runs f once this transaction is known to be durable, before Write
+// returns, in the order of the calls. An attempt that is rolled back or retried
+// drops what it registered; so does a commit whose outcome is unknown.
+func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
+
+// Notify wakes the listeners of a topic once the transaction is durable. It is
+// a hint: a listener must also look at the tables when it starts.
+func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
+
+// CheckLease fences the transaction: it fails with ErrLeaseLost unless the
+// lease still has this epoch. Serializable isolation makes the check hold until
+// the commit.
+func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
+	n, err := storedb.New(tx).LeaseEpochHeld(ctx, storedb.LeaseEpochHeldParams{Name: name, Epoch: epoch})
+	if err != nil {
+		return fmt.Errorf("check lease %q: %w", name, MapError(err))
+	}
+	if n != 1 {
+		return fmt.Errorf("lease %q, epoch %d: %w", name, epoch, ErrLeaseLost)
+	}
+	return nil
+}
+
+type txKey struct{}
+
+// errNested guards against the one mistake that SQLite punishes with a
+// dead-lock: the inner transaction would wait for the outer one's connection.
+var errNested = errors.New("a transaction was started inside another one's closure: pass the Tx on instead")
+
+// Write runs f in a serializable transaction and commits it. When Write returns
+// nil, the changes are durable.
+//
+// f MAY RUN SEVERAL TIMES: conflicts with other transactions roll back and start
+// again with backoff, until Config.RetryFor has passed (ErrConflict, or
+// ErrUnavailable when SQLite stayed locked). So f has no effects but those
+// through tx, sets captured variables anew at every run, and leaves the rest to
+// OnCommit. An error of f rolls back and is returned, mapped by MapError.
+func (db *DB) Write(ctx context.Context, f func(ctx context.Context, tx *Tx) error) error {
+	if ctx.Value(txKey{}) == db {
+		return errNested
+	}
+	var (
+		deadline = time.Now().Add(db.retryFor)
+		wait     = time.Millisecond
+	)
+	for {
+		err := db.try(ctx, false, f)
+		if err == nil || !retryable(err) {
+			return err
+		}
+		if !time.Now().Before(deadline) {
+			return fmt.Errorf("gave up after %s: %w", db.retryFor, err)
+		}
+		// Jitter, so that transactions that collided don't collide again.
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+		wait = min(2*wait, 200*time.Millisecond)
+	}
+}
+
+// Read runs f in a read-only transaction that sees one consistent state. It is
+// retried as Write is.
+func (db *DB) Read(ctx context.Context, f func(ctx context.Context, tx *Tx) error) error {
+	if ctx.Value(txKey{}) == db {
+		return errNested
+	}
+	deadline := time.Now().Add(db.retryFor)
+	for {
+		err := db.try(ctx, true, f)
+		if err == nil || !retryable(err) || ctx.Err() != nil || !time.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+// try is one attempt.
+func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context, tx *Tx) error) (err error) {
+	if db.hooks.Begin != nil {
+		if err := db.hooks.Begin(readOnly); err != nil {
+			return err
+		}
+	}
+	pool := db.writer
+	if readOnly {
+		pool = db.reader
+	}
+	var opts *sql.TxOptions
+	if db.engine == Postgres {
+		// Reads are serializable too, or a reader could see a state that no
+		// serial order of the writers explains (and CheckLease rests on that).
+		opts = &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: readOnly}
+	}
+	raw, err := pool.BeginTx(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("begin: %w", MapError(err))
+	}
+	done := false
+	defer func() {
+		if !done {
+			// Also when f panics: the writer's connection must come free.
+			_ = raw.Rollback()
+		}
+	}()
+	tx := &Tx{tx: raw, db: db, readOnly: readOnly}
+	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
+		return MapError(err)
+	}
+	if !readOnly && db.hooks.BeforeCommit != nil {
+		if err := db.hooks.BeforeCommit(); err != nil {
+			return err
+		}
+	}
+	done = true
+	if err := raw.Commit(); err != nil {
+		_ = raw.Rollback()
+		if !readOnly && commitUnknown(err) {
+			return fmt.Errorf("commit: %w: %w: %w", ErrUnavailable, ErrOutcomeUnknown, err)
+		}
+		return fmt.Errorf("commit: %w", MapError(err))
+	}
+	if readOnly {
+		return nil
+	}
+	if db.hooks.AfterCommit != nil {
+		if err := db.hooks.AfterCommit(); err != nil {
+			return err
+		}
+	}
+	for _, g := range tx.onCommit {
+		g()
+	}
+	db.wake.queue(tx.topics)
+	return nil
+}
