@@ -62,4 +62,8 @@ type NodeInfo struct {
 	// Features are the feature bits that the node sets, known by number.
 	Features map[uint32]string
 	URIs     []string
+	// RequireInterceptor and StoreFinalResolutions say how lnd was started.
+	RequireInterceptor    bool
+	StoreFinalResolutions bool
+	BuildTags             []string
 }

@@ -1,0 +1,224 @@
+package lnd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// ListChannels lists every open channel with its pending HTLCs. lnd reads all
+// of them whatever the filter, so it is never called per HTLC.
+func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
+	resp, err := c.lightning.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	if err != nil {
+		return nil, mapError("list channels", err)
+	}
+	out := make([]ln.Channel, 0, len(resp.Channels))
+	for _, rc := range resp.Channels {
+		ch, err := channelFromRPC(rc)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ch)
+	}
+	return out, nil
+}
+
+// ChannelByOutpoint finds one open channel, or ln.ErrNotFound.
+func (c *Client) ChannelByOutpoint(ctx context.Context, op ln.Outpoint) (ln.Channel, error) {
+	all, err := c.ListChannels(ctx)
+	if err != nil {
+		return ln.Channel{}, err
+	}
+	for _, ch := range all {
+		if ch.Outpoint == op {
+			return ch, nil
+		}
+	}
+	return ln.Channel{}, fmt.Errorf("channel %s: %w", op, ln.ErrNotFound)
+}
+
+// PendingChannels lists channels that are opening or closing.
+func (c *Client) PendingChannels(ctx context.Context) ([]ln.PendingChannel, error) {
+	resp, err := c.lightning.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+	if err != nil {
+		return nil, mapError("list pending channels", err)
+	}
+	var out []ln.PendingChannel
+	add := func(kind ln.PendingKind, pc *lnrpc.PendingChannelsResponse_PendingChannel, commitFee, limbo int64) error {
+		op, err := ln.ParseOutpoint(pc.GetChannelPoint())
+		if err != nil {
+			return fmt.Errorf("lnd's pending channel: %w", err)
+		}
+		peer, err := ln.ParsePubKey(pc.RemoteNodePub)
+		if err != nil {
+			return fmt.Errorf("lnd's pending channel %s: %w", op, err)
+		}
+		out = append(out, ln.PendingChannel{
+			Kind: kind, Outpoint: op, Peer: peer, CapacitySat: sat(pc.Capacity),
+			LocalSat: sat(pc.LocalBalance), RemoteSat: sat(pc.RemoteBalance),
+			Initiator: pc.Initiator == lnrpc.Initiator_INITIATOR_LOCAL, Memo: pc.Memo,
+			CommitFeeSat: sat(commitFee), LimboSat: sat(limbo),
+		})
+		return nil
+	}
+	var errs []error
+	for _, p := range resp.PendingOpenChannels {
+		errs = append(errs, add(ln.PendingOpen, p.Channel, p.CommitFee, 0))
+	}
+	for _, p := range resp.WaitingCloseChannels {
+		errs = append(errs, add(ln.PendingWaitingClose, p.Channel, 0, p.LimboBalance))
+	}
+	for _, p := range resp.PendingForceClosingChannels {
+		errs = append(errs, add(ln.PendingForceClose, p.Channel, 0, p.LimboBalance))
+	}
+	return out, errors.Join(errs...)
+}
+
+// ClosedChannels lists channels that are closed and resolved.
+func (c *Client) ClosedChannels(ctx context.Context) ([]ln.ClosedChannel, error) {
+	resp, err := c.lightning.ClosedChannels(ctx, &lnrpc.ClosedChannelsRequest{})
+	if err != nil {
+		return nil, mapError("list closed channels", err)
+	}
+	out := make([]ln.ClosedChannel, 0, len(resp.Channels))
+	for _, rc := range resp.Channels {
+		op, err := ln.ParseOutpoint(rc.ChannelPoint)
+		if err != nil {
+			return nil, fmt.Errorf("lnd's closed channel: %w", err)
+		}
+		peer, err := ln.ParsePubKey(rc.RemotePubkey)
+		if err != nil {
+			return nil, fmt.Errorf("lnd's closed channel %s: %w", op, err)
+		}
+		closed := ln.ClosedChannel{
+			ChanID: ln.SCID(rc.ChanId), Outpoint: op, Peer: peer, CapacitySat: sat(rc.Capacity),
+			SettledSat: sat(rc.SettledBalance), Kind: rc.CloseType.String(),
+		}
+		if rc.ClosingTxHash != "" {
+			if closed.CloseTx, err = ln.ParseTxID(rc.ClosingTxHash); err != nil {
+				return nil, fmt.Errorf("lnd's closed channel %s: %w", op, err)
+			}
+		}
+		out = append(out, closed)
+	}
+	return out, nil
+}
+
+// AddAlias maps alias to the channel whose ChanID is base, on this node only.
+// It is idempotent: lnd refuses a second add and errors after persisting when
+// the link is down, so the channel's alias list decides. An alias that belongs
+// to another channel is ln.ErrExists.
+func (c *Client) AddAlias(ctx context.Context, base, alias ln.SCID) error {
+	_, addErr := c.router.XAddLocalChanAliases(ctx, &routerrpc.AddAliasesRequest{
+		AliasMaps: []*lnrpc.AliasMap{{BaseScid: uint64(base), Aliases: []uint64{uint64(alias)}}},
+	})
+	if addErr == nil {
+		return nil
+	}
+	mapped := mapError(fmt.Sprintf("map alias %s to channel %s", alias, base), addErr)
+	if errors.Is(mapped, ln.ErrPermission) {
+		return mapped
+	}
+	owner, err := c.AliasOwner(ctx, alias)
+	switch {
+	case err != nil:
+		return errors.Join(mapped, err)
+	case owner == base:
+		return nil
+	case owner != 0:
+		return fmt.Errorf("alias %s belongs to channel %s: %w", alias, owner, ln.ErrExists)
+	default:
+		return mapped
+	}
+}
+
+// AliasOwner is the base SCID that an alias maps to, or 0.
+func (c *Client) AliasOwner(ctx context.Context, alias ln.SCID) (ln.SCID, error) {
+	resp, err := c.lightning.ListAliases(ctx, &lnrpc.ListAliasesRequest{})
+	if err != nil {
+		return 0, mapError("list aliases", err)
+	}
+	for _, m := range resp.AliasMaps {
+		if slices.Contains(m.Aliases, uint64(alias)) {
+			return ln.SCID(m.BaseScid), nil
+		}
+	}
+	return 0, nil
+}
+
+// SetPolicy sets our forwarding policy of one channel, creating the edge when
+// the graph does not have it yet.
+func (c *Client) SetPolicy(ctx context.Context, op ln.Outpoint, p ln.ChannelPolicy) error {
+	req := &lnrpc.PolicyUpdateRequest{
+		Scope:       &lnrpc.PolicyUpdateRequest_ChanPoint{ChanPoint: channelPoint(op)},
+		BaseFeeMsat: int64(p.BaseFeeMsat), FeeRatePpm: uint32(p.FeePPM), TimeLockDelta: p.TimeLockDelta,
+		CreateMissingEdge: true,
+	}
+	resp, err := c.lightning.UpdateChannelPolicy(ctx, req)
+	if err != nil {
+		return mapError(fmt.Sprintf("set the policy of channel %s", op), err)
+	}
+	for _, f := range resp.FailedUpdates {
+		return fmt.Errorf("set the policy of channel %s: lnd: %s", op, f.UpdateError)
+	}
+	return nil
+}
+
+// OwnPolicy is our forwarding policy of a channel as lnd's graph has it, or
+// ln.ErrNotFound while the graph does not.
+func (c *Client) OwnPolicy(ctx context.Context, chanID ln.SCID, self ln.PubKey) (ln.ChannelPolicy, error) {
+	edge, err := c.lightning.GetChanInfo(ctx, &lnrpc.ChanInfoRequest{ChanId: uint64(chanID)})
+	if err != nil {
+		return ln.ChannelPolicy{}, mapError(fmt.Sprintf("policy of channel %s", chanID), err)
+	}
+	policy := edge.Node1Policy
+	if edge.Node2Pub == self.String() {
+		policy = edge.Node2Policy
+	}
+	if policy == nil {
+		return ln.ChannelPolicy{}, fmt.Errorf("policy of channel %s: %w", chanID, ln.ErrNotFound)
+	}
+	return ln.ChannelPolicy{
+		BaseFeeMsat: msat(policy.FeeBaseMsat), FeePPM: uint64(policy.FeeRateMilliMsat),
+		TimeLockDelta: policy.TimeLockDelta, MinHtlcMsat: msat(policy.MinHtlc),
+		MaxHtlcMsat: ln.Msat(policy.MaxHtlcMsat), Disabled: policy.Disabled,
+	}, nil
+}
+
+// CloseChannel starts a cooperative close, or a forced one, and returns once
+// lnd has accepted it.
+func (c *Client) CloseChannel(ctx context.Context, op ln.Outpoint, force bool, rate ln.FeeRateSatPerKW) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	req := &lnrpc.CloseChannelRequest{ChannelPoint: channelPoint(op), Force: force, NoWait: true}
+	if rate > 0 && !force {
+		req.SatPerVbyte = max(1, uint64(rate)*4/1000)
+	}
+	stream, err := c.lightning.CloseChannel(ctx, req)
+	if err != nil {
+		return mapError(fmt.Sprintf("close channel %s", op), err)
+	}
+	_, err = stream.Recv()
+	return mapError(fmt.Sprintf("close channel %s", op), err)
+}
+
+// AbandonChannel makes lnd forget a channel whose funding transaction can
+// never confirm. Whoever calls it has made sure of that: forgetting a channel
+// that does confirm loses its money.
+func (c *Client) AbandonChannel(ctx context.Context, op ln.Outpoint) error {
+	_, err := c.lightning.AbandonChannel(ctx, &lnrpc.AbandonChannelRequest{
+		ChannelPoint: channelPoint(op), IKnowWhatIAmDoing: true,
+	})
+	mapped := mapError(fmt.Sprintf("abandon channel %s", op), err)
+	if errors.Is(mapped, ln.ErrNotFound) {
+		return nil
+	}
+	return mapped
+}

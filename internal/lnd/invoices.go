@@ -1,0 +1,147 @@
+package lnd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// AddHoldInvoice makes an invoice whose preimage somebody else knows. Adding a
+// hash that lnd has already is ln.ErrExists.
+func (c *Client) AddHoldInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (bolt11 string, err error) {
+	amount, err := r.AmountMsat.Int64()
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.invoices.AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{
+		Memo: r.Memo, Hash: r.Hash[:], ValueMsat: amount, DescriptionHash: r.DescriptionHash,
+		Expiry: int64(r.Expiry / time.Second), CltvExpiry: uint64(r.FinalCltvDelta),
+		RouteHints: hintsToRPC(r.RouteHints), Private: r.Private,
+	})
+	if err != nil {
+		return "", mapError("add a hold invoice", err)
+	}
+	return resp.PaymentRequest, nil
+}
+
+// AddInvoice makes an ordinary invoice; lnd makes and keeps its preimage.
+func (c *Client) AddInvoice(ctx context.Context, r ln.InvoiceRequest) (bolt11 string, hash ln.Hash, err error) {
+	amount, err := r.AmountMsat.Int64()
+	if err != nil {
+		return "", hash, err
+	}
+	resp, err := c.lightning.AddInvoice(ctx, &lnrpc.Invoice{
+		Memo: r.Memo, ValueMsat: amount, Expiry: int64(r.Expiry / time.Second), CltvExpiry: uint64(r.FinalCltvDelta),
+		RouteHints: hintsToRPC(r.RouteHints), Private: r.Private,
+	})
+	if err != nil {
+		return "", hash, mapError("add an invoice", err)
+	}
+	hash, err = ln.HashFromBytes(resp.RHash)
+	return resp.PaymentRequest, hash, err
+}
+
+// LookupInvoice reads one invoice, or ln.ErrNotFound.
+func (c *Client) LookupInvoice(ctx context.Context, hash ln.Hash) (ln.Invoice, error) {
+	inv, err := c.invoices.LookupInvoiceV2(ctx, &invoicesrpc.LookupInvoiceMsg{
+		InvoiceRef: &invoicesrpc.LookupInvoiceMsg_PaymentHash{PaymentHash: hash[:]},
+	})
+	if err != nil {
+		return ln.Invoice{}, mapError("look up an invoice", err)
+	}
+	return invoiceFromRPC(inv)
+}
+
+// SubscribeInvoice gives every state of one invoice, the present one first.
+func (c *Client) SubscribeInvoice(ctx context.Context, hash ln.Hash, handle func(ln.Invoice)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.invoices.SubscribeSingleInvoice(ctx, &invoicesrpc.SubscribeSingleInvoiceRequest{RHash: hash[:]})
+	if err != nil {
+		return mapError("subscribe to an invoice", err)
+	}
+	return receive("invoice updates", stream.Recv, func(inv *lnrpc.Invoice) error {
+		converted, err := invoiceFromRPC(inv)
+		if err == nil {
+			handle(converted)
+		}
+		return err
+	})
+}
+
+// SettleInvoice settles a held invoice. Settling a settled one is success.
+func (c *Client) SettleInvoice(ctx context.Context, preimage ln.Preimage) error {
+	_, err := c.invoices.SettleInvoice(ctx, &invoicesrpc.SettleInvoiceMsg{Preimage: preimage.Bytes()})
+	mapped := mapError("settle invoice "+preimage.Hash().Short(), err)
+	if errors.Is(mapped, ln.ErrInvoiceClosed) {
+		inv, lookErr := c.LookupInvoice(ctx, preimage.Hash())
+		if lookErr == nil && inv.State == ln.InvoiceSettled {
+			return nil
+		}
+	}
+	return mapped
+}
+
+// CancelInvoice cancels an open or held invoice and so refunds its payers.
+// Cancelling a cancelled one is success; a settled one is ln.ErrInvoiceClosed.
+func (c *Client) CancelInvoice(ctx context.Context, hash ln.Hash) error {
+	_, err := c.invoices.CancelInvoice(ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: hash[:]})
+	mapped := mapError("cancel invoice "+hash.Short(), err)
+	if errors.Is(mapped, ln.ErrInvoiceClosed) {
+		inv, lookErr := c.LookupInvoice(ctx, hash)
+		if lookErr == nil && inv.State == ln.InvoiceCanceled {
+			return nil
+		}
+	}
+	return mapped
+}
+
+func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
+	hash, err := ln.HashFromBytes(inv.RHash)
+	if err != nil {
+		return ln.Invoice{}, fmt.Errorf("lnd's invoice: %w", err)
+	}
+	created := time.Unix(inv.CreationDate, 0)
+	out := ln.Invoice{
+		Hash: hash, Bolt11: inv.PaymentRequest, AmountMsat: msat(inv.ValueMsat), PaidMsat: msat(inv.AmtPaidMsat),
+		FinalCltvDelta: uint32(inv.CltvExpiry), CreatedAt: created, Memo: inv.Memo,
+		ExpiresAt: created.Add(time.Duration(inv.Expiry) * time.Second),
+	}
+	copy(out.PaymentAddr[:], inv.PaymentAddr)
+	switch inv.State {
+	case lnrpc.Invoice_OPEN:
+		out.State = ln.InvoiceOpen
+	case lnrpc.Invoice_ACCEPTED:
+		out.State = ln.InvoiceAccepted
+	case lnrpc.Invoice_SETTLED:
+		out.State = ln.InvoiceSettled
+		if len(inv.RPreimage) == len(out.Preimage) {
+			copy(out.Preimage[:], inv.RPreimage)
+		}
+	case lnrpc.Invoice_CANCELED:
+		out.State = ln.InvoiceCanceled
+	default:
+		return out, fmt.Errorf("lnd's invoice %s has state %s, which this version does not know", hash.Short(), inv.State)
+	}
+	for _, h := range inv.Htlcs {
+		state := ln.InvoiceAccepted
+		switch h.State {
+		case lnrpc.InvoiceHTLCState_SETTLED:
+			state = ln.InvoiceSettled
+		case lnrpc.InvoiceHTLCState_CANCELED:
+			state = ln.InvoiceCanceled
+		default:
+		}
+		out.Htlcs = append(out.Htlcs, ln.InvoiceHtlc{
+			Key:     ln.CircuitKey{ChanID: ln.SCID(h.ChanId), HtlcID: h.HtlcIndex},
+			AmtMsat: ln.Msat(h.AmtMsat), AcceptHeight: uint32(h.AcceptHeight), Expiry: uint32(h.ExpiryHeight), State: state,
+		})
+	}
+	return out, nil
+}
