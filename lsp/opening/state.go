@@ -1,0 +1,238 @@
+package opening
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+)
+
+// Plan is what is to be opened. It never changes while the open lives.
+type Plan struct {
+	ID string `json:"id"`
+	// Owner names the payment that the channel is for; NotifyOwner carries it.
+	Owner       string             `json:"owner"`
+	Client      ln.PubKey          `json:"client"`
+	CapacitySat ln.Sat             `json:"capacity_sat"`
+	Type        ln.CommitmentType  `json:"commitment_type"`
+	FeeRate     ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw"`
+	ZeroConf    bool               `json:"zero_conf"`
+	// Confs are the confirmations that make the channel usable without
+	// zero-conf; with it they are ignored.
+	Confs uint32 `json:"confs,omitempty"`
+	// BuriedConfs end the open: a reorg deeper than this is not undone.
+	BuriedConfs uint32 `json:"buried_confs"`
+	MaxLocalCSV uint16 `json:"max_local_csv,omitempty"`
+	// Seed makes the pending channel ids; it is drawn once, at random.
+	Seed [32]byte `json:"seed"`
+	// Deadline ends an open that has not been signed by then.
+	Deadline time.Time `json:"deadline"`
+	Memo     string    `json:"memo,omitempty"`
+	// BumpAfterBlocks is how long a published transaction may wait before it is
+	// bumped, and how long until the next bump; 0 never bumps.
+	BumpAfterBlocks uint32 `json:"bump_after_blocks,omitempty"`
+	// MaxNegotiations bounds how often lnd is asked again after a crash cut the
+	// negotiation off before the funding transaction existed.
+	MaxNegotiations uint32 `json:"max_negotiations"`
+}
+
+// PendingID is the pending channel id of the n-th negotiation (from 0). A
+// negotiation cut off may live on in lnd, so each has an id of its own.
+func (p Plan) PendingID(n uint32) ln.PendingChanID {
+	return sha256.Sum256(binary.BigEndian.AppendUint32(append([]byte("sluice/opening/"), p.Seed[:]...), n))
+}
+
+// LeaseID is the id under which all coins of this open are leased, so that
+// leasing again and releasing are idempotent and touch no other open's coins.
+func (p Plan) LeaseID() [32]byte {
+	return sha256.Sum256(append([]byte("sluice/lease/"), p.Seed[:]...))
+}
+
+// Coins are the leased inputs and where the change goes.
+type Coins struct {
+	Selection    funding.Selection `json:"selection"`
+	ChangeScript []byte            `json:"change_script,omitempty"`
+	// Negotiation counts from 0; PendingID(Negotiation) is the one under way.
+	Negotiation uint32 `json:"negotiation"`
+}
+
+// Unsigned is the funding transaction before anyone signed it.
+type Unsigned struct {
+	Psbt           []byte      `json:"psbt"`
+	Outpoint       ln.Outpoint `json:"outpoint"`
+	ChangeOutpoint ln.Outpoint `json:"change_outpoint,omitzero"`
+}
+
+// Link is what lnd has shown of the channel so far.
+type Link struct {
+	Active bool `json:"active,omitempty"`
+	// ChanID is lnd's base SCID: the alias of a zero-conf channel.
+	ChanID ln.SCID `json:"chan_id,omitempty"`
+}
+
+// Tx is the signed transaction and its life on the network.
+type Tx struct {
+	Raw []byte `json:"raw"`
+	// SignedHeight counts the wait until a bump.
+	SignedHeight uint32 `json:"signed_height"`
+	// ConfirmedHeight is the block that holds it; 0 while unconfirmed.
+	ConfirmedHeight uint32 `json:"confirmed_height,omitempty"`
+	// BumpHeight and BumpRate are the last bump asked for (a package rate).
+	BumpHeight uint32             `json:"bump_height,omitempty"`
+	BumpRate   ln.FeeRateSatPerKW `json:"bump_rate_sat_per_kw,omitempty"`
+	// Told says that the owner knows that the channel is usable.
+	Told bool `json:"told,omitempty"`
+	// Trouble is the last refusal of the transaction by the network, if any.
+	Trouble lsp.Reason `json:"trouble,omitzero"`
+}
+
+// State is one of the states below.
+type State interface {
+	StateName() string
+	plan() Plan
+}
+
+// The states. Each carries all that was known before.
+type (
+	// Planned: decided; no coin is leased for sure (some may be, after a crash).
+	Planned struct{ Plan }
+	// Leased: the inputs are ours alone; lnd negotiates, nothing is built.
+	Leased struct {
+		Plan
+		Coins
+	}
+	// Built: the unsigned transaction and its outpoint are known and stored;
+	// psbt_verify may have been called. lnd may or may not know the channel.
+	Built struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+	}
+	// Unknown: as Built, but the negotiation's outcome was cut off; lnd is
+	// being asked.
+	Unknown struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+	}
+	// Pending: both sides hold the other's commitment signature; no input has
+	// been signed for anyone to see.
+	Pending struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+	}
+	// Signed: the raw transaction is stored; it may be public. No way back.
+	Signed struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+	}
+	// Published: the node accepted the transaction for the network.
+	Published struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+	}
+	// Usable: published and active (with its confirmations, when asked for);
+	// the owner was told. The transaction is not confirmed for zero-conf.
+	Usable struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+	}
+	// Confirmed: in a block and usable, not yet buried.
+	Confirmed struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+	}
+	// Buried: final and good. The leases are forgotten.
+	Buried struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+	}
+	// Rejected: final; the peer said no, in its words. Coins are released.
+	Rejected struct {
+		Plan
+		Text   string     `json:"text"`
+		Reason lsp.Reason `json:"reason"`
+		// Outpoint is set when an unsigned transaction had been built.
+		Outpoint ln.Outpoint `json:"outpoint,omitzero"`
+	}
+	// Failed: final; nothing was published and the coins are released.
+	Failed struct {
+		Plan
+		Reason lsp.Reason `json:"reason"`
+		// Temporary says that the same open may succeed soon.
+		Temporary bool        `json:"temporary"`
+		Outpoint  ln.Outpoint `json:"outpoint,omitzero"`
+	}
+	// Conflicted: final; another transaction spent an input and is buried, so
+	// the channel can never exist. A person must look.
+	Conflicted struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		Tx
+		Spender ln.TxID    `json:"spender"`
+		Reason  lsp.Reason `json:"reason"`
+	}
+)
+
+func (p Plan) plan() Plan { return p }
+
+// StateName is the stable text under which the state is stored.
+func (Planned) StateName() string    { return "planned" }
+func (Leased) StateName() string     { return "leased" }
+func (Built) StateName() string      { return "built" }
+func (Unknown) StateName() string    { return "unknown" }
+func (Pending) StateName() string    { return "pending" }
+func (Signed) StateName() string     { return "signed" }
+func (Published) StateName() string  { return "published" }
+func (Usable) StateName() string     { return "usable" }
+func (Confirmed) StateName() string  { return "confirmed" }
+func (Buried) StateName() string     { return "buried" }
+func (Rejected) StateName() string   { return "rejected" }
+func (Failed) StateName() string     { return "failed" }
+func (Conflicted) StateName() string { return "conflicted" }
+
+// PlanOf is what the state's open set out to do.
+func PlanOf(s State) Plan { return s.plan() }
+
+// Final reports that no event will change the state any more.
+func Final(s State) bool {
+	switch s.(type) {
+	case Buried, Rejected, Failed, Conflicted:
+		return true
+	}
+	return false
+}
+
+// CanAbandon reports that the open can still be given up with no transaction
+// of it anywhere.
+func CanAbandon(s State) bool {
+	switch s.(type) {
+	case Planned, Leased, Built, Unknown, Pending:
+		return true
+	}
+	return false
+}
