@@ -105,6 +105,9 @@ var (
 	ErrUnknownRow = errors.New("no held HTLC has this key")
 	// ErrOnChain: the incoming channel is on chain; only a settlement helps.
 	ErrOnChain = errors.New("the incoming channel is on chain: it can only be settled")
+	// ErrDeadline: the chain has reached the row's FailHeight; the interceptor
+	// fails it, and a RESUME could meet an HTLC that lnd has just failed.
+	ErrDeadline = errors.New("the deadline of the HTLC has passed")
 	// ErrPreimage: the preimage does not open the row's hash.
 	ErrPreimage = errors.New("the preimage does not open the payment hash")
 	// ErrInvalid: the call itself is malformed.

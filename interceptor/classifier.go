@@ -1,0 +1,253 @@
+package interceptor
+
+import "github.com/sluice-lsp/sluice/internal/ln"
+
+// Verdict is what is known of an offer.
+type Verdict string
+
+// The verdicts.
+const (
+	// VerdictNew: no RESUME can have moved it. Decide freely.
+	VerdictNew Verdict = "new"
+	// VerdictNeedListing: only a channel listing requested from now on tells.
+	VerdictNeedListing Verdict = "need_listing"
+	// VerdictResumeOnly: a RESUME may have moved it. Failing it, or settling it
+	// with anything but its own preimage, could lose its amount.
+	VerdictResumeOnly Verdict = "resume_only"
+	// VerdictPhantom: lnd no longer has it. Fail it, and never resume it,
+	// whatever any record says.
+	VerdictPhantom Verdict = "phantom"
+	// VerdictRecorded: it is still there and a row exists: the row decides.
+	VerdictRecorded Verdict = "recorded"
+	// VerdictSettleOnly: its channel is on chain or not listed. A preimage
+	// settles it; every other answer would only end the stream.
+	VerdictSettleOnly Verdict = "settle_only"
+)
+
+// Classifier tells new offers from replays and phantoms, without an RPC per
+// ordinary forward. One lives as long as one tenure of the lease.
+//
+// It assumes that lnd runs with requireinterceptor, so that lnd moves no HTLC
+// by itself; that one client at a time answers; and that rows are committed
+// before anything but a plain RESUME is sent.
+//
+// Why it never allows a FAIL after a RESUME. Only a RESUME moves an HTLC. Each
+// RESUME of this tenure is in resumed, which is written before the send. Each
+// earlier one whose HTLC is still there is in inherited, which is listed after
+// lnd accepted our stream, hence after the last predecessor's answer took
+// effect. What is in neither was never moved.
+//
+// Why it never allows a RESUME of a phantom. A phantom is absent from every
+// listing requested after its offer, so only offers taken as new without a
+// listing matter: those above tip on a channel marked fresh. A channel becomes
+// fresh when some HTLC h is missing in the listing made after the stream was
+// accepted and present in one made after h's offer: h was added during this
+// stream. Indexes rise with time, so any HTLC above h was added during this
+// stream as well, and its first offer came to us and raised tip. Its phantom
+// is therefore never above tip. (Without the first listing this would not
+// hold: while no client is attached lnd fails newer HTLCs by itself, and their
+// phantoms have indexes that we never saw, above those of older held HTLCs.)
+//
+// It is not safe for concurrent use; its owner serialises.
+type Classifier struct {
+	resumed   map[ln.CircuitKey]uint64
+	inherited map[ln.CircuitKey]struct{}
+	names     map[ln.SCID]ln.SCID
+	base      *Listing
+	begun     bool
+	fresh     map[ln.SCID]bool
+	tip       map[ln.SCID]uint64
+	seq       uint64
+}
+
+// NewClassifier begins a tenure. Nothing is new before Baseline.
+func NewClassifier() *Classifier {
+	c := &Classifier{
+		resumed:   make(map[ln.CircuitKey]uint64),
+		inherited: make(map[ln.CircuitKey]struct{}),
+	}
+	c.Connected()
+	return c
+}
+
+// Listing is one answer of ListChannels.
+type Listing struct {
+	seq     uint64
+	names   map[ln.SCID]ln.SCID
+	pending map[ln.CircuitKey]ln.ChannelHtlc
+}
+
+// Ticket orders listings with what happens meanwhile: take one before the call.
+type Ticket uint64
+
+// Begin gives a ticket for a listing that is about to be requested.
+func (c *Classifier) Begin() Ticket {
+	c.seq++
+	return Ticket(c.seq)
+}
+
+// NewListing reads lnd's answer. Channels are known under each of their names.
+func NewListing(t Ticket, channels []ln.Channel) *Listing {
+	l := &Listing{
+		seq:     uint64(t),
+		names:   make(map[ln.SCID]ln.SCID, len(channels)),
+		pending: make(map[ln.CircuitKey]ln.ChannelHtlc),
+	}
+	for _, ch := range channels {
+		for _, alias := range ch.Aliases {
+			l.names[alias] = ch.ChanID
+		}
+		if ch.ConfirmedSCID != 0 {
+			l.names[ch.ConfirmedSCID] = ch.ChanID
+		}
+		for _, h := range ch.Htlcs {
+			if h.Incoming {
+				l.pending[h.IncomingKey(ch.ChanID)] = h
+			}
+		}
+	}
+	for _, ch := range channels {
+		l.names[ch.ChanID] = ch.ChanID
+	}
+	return l
+}
+
+// Channel reports whether the channel is listed under this name.
+func (l *Listing) Channel(scid ln.SCID) bool {
+	_, ok := l.names[scid]
+	return ok
+}
+
+// Htlc finds an incoming HTLC.
+func (l *Listing) Htlc(key ln.CircuitKey) (ln.ChannelHtlc, bool) {
+	if name, ok := l.names[key.ChanID]; ok {
+		key.ChanID = name
+	}
+	h, ok := l.pending[key]
+	return h, ok
+}
+
+// Absent reports that lnd no longer has the HTLC, though its channel is open.
+func (l *Listing) Absent(key ln.CircuitKey) bool {
+	if !l.Channel(key.ChanID) {
+		return false
+	}
+	_, ok := l.Htlc(key)
+	return !ok
+}
+
+// Since reports that the listing was requested after the ticket was given.
+func (l *Listing) Since(t Ticket) bool { return l.seq > uint64(t) }
+
+// Connected forgets what only holds within one stream. Call it before the
+// first offer of each stream.
+func (c *Classifier) Connected() {
+	c.base = nil
+	c.fresh = make(map[ln.SCID]bool)
+	c.tip = make(map[ln.SCID]uint64)
+}
+
+// Ready reports that this stream has its baseline.
+func (c *Classifier) Ready() bool { return c.base != nil }
+
+// Baseline takes the listing requested after lnd accepted the stream. The
+// first of a tenure also says what predecessors may have resumed.
+func (c *Classifier) Baseline(l *Listing) {
+	c.base = l
+	if c.begun {
+		return
+	}
+	c.begun = true
+	c.names = l.names
+	for key := range l.pending {
+		c.inherited[key] = struct{}{}
+	}
+}
+
+// Offer judges an offer as it arrives. recorded says that a row exists.
+func (c *Classifier) Offer(o ln.InterceptedHtlc, recorded bool) Verdict {
+	tip, seen := c.tip[o.Key.ChanID]
+	above := !seen || o.Key.HtlcID > tip
+	if above {
+		c.tip[o.Key.ChanID] = o.Key.HtlcID
+	}
+	switch {
+	case settleOnly(o):
+		return VerdictSettleOnly
+	case recorded, c.MayHaveMoved(o.Key):
+		return VerdictNeedListing
+	case above && c.fresh[o.Key.ChanID]:
+		return VerdictNew
+	}
+	return VerdictNeedListing
+}
+
+// Listed judges an offer by a listing that was requested after it arrived. It
+// gives VerdictNeedListing only while the stream has no baseline.
+func (c *Classifier) Listed(o ln.InterceptedHtlc, recorded bool, l *Listing) Verdict {
+	if c.base == nil {
+		return VerdictNeedListing
+	}
+	if settleOnly(o) || !l.Channel(o.Key.ChanID) {
+		return VerdictSettleOnly
+	}
+	h, ok := l.Htlc(o.Key)
+	switch {
+	case !ok:
+		return VerdictPhantom
+	case recorded:
+		return VerdictRecorded
+	case c.MayHaveMoved(o.Key), h.ForwardingChan != 0:
+		return VerdictResumeOnly
+	}
+	if _, before := c.base.Htlc(o.Key); !before {
+		c.fresh[o.Key.ChanID] = true
+	}
+	return VerdictNew
+}
+
+// Inherited reports that the HTLC was there before this tenure, so that a
+// predecessor may have resumed it.
+func (c *Classifier) Inherited(key ln.CircuitKey) bool {
+	if name, ok := c.names[key.ChanID]; ok {
+		key.ChanID = name
+	}
+	_, ok := c.inherited[key]
+	return ok
+}
+
+// MayHaveMoved reports that a RESUME was, or may have been, sent.
+func (c *Classifier) MayHaveMoved(key ln.CircuitKey) bool {
+	if _, ok := c.resumed[key]; ok {
+		return true
+	}
+	return c.Inherited(key)
+}
+
+// Resuming notes that a RESUME is about to be sent. Call it before the send.
+func (c *Classifier) Resuming(key ln.CircuitKey) { c.resumed[key] = c.seq }
+
+// Prune forgets HTLCs that a later listing shows to be gone: their offers, if
+// any come, are phantoms, which Listed recognises by itself.
+func (c *Classifier) Prune(l *Listing) {
+	for key, at := range c.resumed {
+		if at < l.seq && l.Absent(key) {
+			delete(c.resumed, key)
+		}
+	}
+	if c.base == nil || l.seq <= c.base.seq {
+		return
+	}
+	for key := range c.inherited {
+		if l.Absent(key) {
+			delete(c.inherited, key)
+		}
+	}
+}
+
+// Remembered counts the keys kept, for metrics.
+func (c *Classifier) Remembered() int { return len(c.resumed) + len(c.inherited) }
+
+// settleOnly recognises an HTLC whose channel is on chain; lnd before 0.21.1
+// gives such an offer the height 0.
+func settleOnly(o ln.InterceptedHtlc) bool { return o.OnChain() || o.AutoFailHeight == 0 }

@@ -1,0 +1,328 @@
+package interceptor
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// modelHtlc is one HTLC in the model of lnd.
+type modelHtlc struct {
+	pending bool // on the local commitment
+	moved   bool // a RESUME took it to the outgoing side
+	acked   bool // no longer in a forwarding package: never offered again
+}
+
+// modelLnd does to offers what lnd was seen to do (facts on replays): it offers
+// everything unresolved again after flaps, restarts and reconnects, and some
+// HTLCs that it has already resolved as well.
+type modelLnd struct {
+	t         *rapid.T
+	htlcs     map[ln.CircuitKey]*modelHtlc
+	next      map[ln.SCID]uint64
+	held      map[ln.CircuitKey]bool
+	connected bool
+	// queue is what was offered and not yet read by the client.
+	queue []ln.CircuitKey
+}
+
+func (m *modelLnd) add(ch ln.SCID) {
+	key := ln.CircuitKey{ChanID: ch, HtlcID: m.next[ch]}
+	m.next[ch]++
+	m.htlcs[key] = &modelHtlc{pending: true}
+	if !m.connected {
+		m.htlcs[key].pending = false // fails it by itself
+		return
+	}
+	m.offer(key)
+}
+
+func (m *modelLnd) offer(key ln.CircuitKey) {
+	if m.held[key] {
+		return
+	}
+	m.held[key] = true
+	if m.connected {
+		m.queue = append(m.queue, key)
+	}
+}
+
+func (m *modelLnd) keys() []ln.CircuitKey {
+	return slices.SortedFunc(maps.Keys(m.htlcs), func(a, b ln.CircuitKey) int {
+		if a.ChanID != b.ChanID {
+			return int(a.ChanID) - int(b.ChanID)
+		}
+		return int(a.HtlcID) - int(b.HtlcID)
+	})
+}
+
+// reoffer is a link coming up: packages are read again, phantoms among them.
+func (m *modelLnd) reoffer(ch ln.SCID) {
+	for _, key := range m.keys() {
+		if h := m.htlcs[key]; key.ChanID == ch && !h.acked {
+			if !h.pending && rapid.Bool().Draw(m.t, "acked") {
+				h.acked = true
+				continue
+			}
+			m.offer(key)
+		}
+	}
+}
+
+func (m *modelLnd) restart() {
+	m.disconnect()
+	m.held = make(map[ln.CircuitKey]bool)
+	for _, ch := range []ln.SCID{1, 2} {
+		m.reoffer(ch)
+	}
+}
+
+func (m *modelLnd) connect() {
+	m.connected, m.queue = true, nil
+	for _, key := range m.keys() {
+		if m.held[key] {
+			m.queue = append(m.queue, key)
+		}
+	}
+}
+
+func (m *modelLnd) disconnect() { m.connected, m.queue = false, nil }
+
+func (m *modelLnd) answer(key ln.CircuitKey, resume bool) {
+	if !m.connected || !m.held[key] {
+		m.disconnect()
+		return
+	}
+	delete(m.held, key)
+	h := m.htlcs[key]
+	if resume {
+		if !h.pending {
+			m.t.Fatalf("LOSS: resumed %s, which lnd no longer has", key)
+		}
+		h.moved = true
+		return
+	}
+	if h.moved && h.pending {
+		m.t.Fatalf("LOSS: failed %s after a RESUME moved it", key)
+	}
+	h.pending = false
+}
+
+func (m *modelLnd) list(ticket Ticket) *Listing {
+	chans := map[ln.SCID]*ln.Channel{1: {ChanID: 1}, 2: {ChanID: 2}}
+	for _, key := range m.keys() {
+		if m.htlcs[key].pending {
+			ch := chans[key.ChanID]
+			ch.Htlcs = append(ch.Htlcs, ln.ChannelHtlc{Incoming: true, Index: key.HtlcID})
+		}
+	}
+	return NewListing(ticket, []ln.Channel{*chans[1], *chans[2]})
+}
+
+// modelCar is a sidecar built on the classifier in the way the engine is.
+type modelCar struct {
+	t       *rapid.T
+	lnd     *modelLnd
+	rows    map[ln.CircuitKey]State // the database
+	c       *Classifier
+	waiting map[ln.CircuitKey]Ticket
+	// outstanding: offers that may be answered, by this process in this stream.
+	outstanding map[ln.CircuitKey]bool
+	inFlight    *Listing
+}
+
+func (s *modelCar) start() {
+	s.c = NewClassifier()
+	s.lnd.disconnect()
+	s.connect()
+}
+
+func (s *modelCar) connect() {
+	s.lnd.disconnect()
+	s.lnd.connect()
+	s.c.Connected()
+	s.waiting = make(map[ln.CircuitKey]Ticket)
+	s.outstanding = make(map[ln.CircuitKey]bool)
+	s.inFlight = nil
+}
+
+func (s *modelCar) htlc(key ln.CircuitKey) ln.InterceptedHtlc {
+	return ln.InterceptedHtlc{Key: key, IncomingExpiry: 200, AutoFailHeight: 181}
+}
+
+func (s *modelCar) read() {
+	if len(s.lnd.queue) == 0 {
+		return
+	}
+	key := s.lnd.queue[0]
+	s.lnd.queue = s.lnd.queue[1:]
+	delete(s.outstanding, key)
+	_, recorded := s.rows[key]
+	switch v := s.c.Offer(s.htlc(key), recorded); v {
+	case VerdictNew:
+		s.new(key)
+	case VerdictNeedListing:
+		s.waiting[key] = s.c.Begin()
+	case VerdictResumeOnly, VerdictPhantom, VerdictRecorded, VerdictSettleOnly:
+		s.t.Fatalf("verdict %s at arrival", v)
+	}
+}
+
+func (s *modelCar) new(key ln.CircuitKey) {
+	switch rapid.SampledFrom([]string{"ordinary", "hold", "refuse"}).Draw(s.t, "handler") {
+	case "ordinary":
+		s.resume(key)
+	case "hold":
+		s.rows[key] = StateHeld
+		s.outstanding[key] = true
+	case "refuse":
+		s.rows[key] = StateFailed
+		s.crashOr(func() { s.lnd.answer(key, false) })
+	}
+}
+
+func (s *modelCar) resume(key ln.CircuitKey) {
+	s.c.Resuming(key)
+	s.lnd.answer(key, true)
+}
+
+// crashOr is the moment between a commit and the send.
+func (s *modelCar) crashOr(send func()) {
+	if rapid.IntRange(0, 9).Draw(s.t, "crash") == 0 {
+		s.start()
+		return
+	}
+	send()
+}
+
+func (s *modelCar) decide() {
+	for _, key := range s.lnd.keys() {
+		if s.rows[key] != StateHeld || rapid.Bool().Draw(s.t, "later") {
+			continue
+		}
+		resume := rapid.Bool().Draw(s.t, "resume")
+		s.rows[key] = StateFailed
+		if resume {
+			s.rows[key] = StateResumed
+		}
+		if !s.outstanding[key] {
+			continue // decided while lnd or its stream was away
+		}
+		delete(s.outstanding, key)
+		s.crashOr(func() {
+			if resume {
+				s.resume(key)
+			} else {
+				s.lnd.answer(key, false)
+			}
+		})
+		return
+	}
+}
+
+// list requests a listing or takes the answer of the one requested before, so
+// that everything else can happen in between.
+func (s *modelCar) list() {
+	if s.inFlight == nil {
+		s.inFlight = s.lnd.list(s.c.Begin())
+		return
+	}
+	l := s.inFlight
+	s.inFlight = nil
+	if !s.lnd.connected {
+		return
+	}
+	if !s.c.Ready() {
+		s.c.Baseline(l)
+	}
+	s.c.Prune(l)
+	for _, key := range s.lnd.keys() {
+		ticket, ok := s.waiting[key]
+		if !ok || !l.Since(ticket) {
+			continue
+		}
+		delete(s.waiting, key)
+		state, recorded := s.rows[key]
+		switch v := s.c.Listed(s.htlc(key), recorded, l); v {
+		case VerdictNew:
+			s.new(key)
+		case VerdictResumeOnly:
+			s.resume(key)
+		case VerdictPhantom:
+			if recorded {
+				s.rows[key] = StateLapsed
+			}
+			s.lnd.answer(key, false)
+		case VerdictRecorded:
+			switch state {
+			case StateHeld:
+				s.outstanding[key] = true
+			case StateResumed:
+				s.resume(key)
+			case StateFailed:
+				s.lnd.answer(key, false)
+			default:
+			}
+		case VerdictNeedListing, VerdictSettleOnly:
+			s.t.Fatalf("verdict %s of a listed channel", v)
+		}
+		if !s.lnd.connected {
+			return
+		}
+	}
+}
+
+func TestClassifierLosesNothingAgainstAModelOfLnd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lnd := &modelLnd{
+			t: t, htlcs: make(map[ln.CircuitKey]*modelHtlc),
+			next: make(map[ln.SCID]uint64), held: make(map[ln.CircuitKey]bool),
+		}
+		car := &modelCar{t: t, lnd: lnd, rows: make(map[ln.CircuitKey]State)}
+		car.start()
+		channel := rapid.SampledFrom([]ln.SCID{1, 2})
+		t.Repeat(map[string]func(*rapid.T){
+			"add":    func(t *rapid.T) { lnd.add(channel.Draw(t, "channel")) },
+			"add2":   func(t *rapid.T) { lnd.add(channel.Draw(t, "channel")) },
+			"read":   func(*rapid.T) { car.read() },
+			"read2":  func(*rapid.T) { car.read() },
+			"list":   func(*rapid.T) { car.list() },
+			"list2":  func(*rapid.T) { car.list() },
+			"decide": func(*rapid.T) { car.decide() },
+			"resolve": func(t *rapid.T) {
+				for _, key := range lnd.keys() {
+					h := lnd.htlcs[key]
+					if h.moved && h.pending && rapid.Bool().Draw(t, "resolves") {
+						h.pending = false
+					}
+				}
+			},
+			// lnd's own auto-fail. The client is never about to answer then: it
+			// fails what it holds some blocks earlier.
+			"lapse": func(t *rapid.T) {
+				for _, key := range lnd.keys() {
+					if h := lnd.htlcs[key]; lnd.held[key] && !h.moved && rapid.IntRange(0, 3).Draw(t, "lapses") == 0 {
+						delete(lnd.held, key)
+						h.pending = false
+						lnd.queue = slices.DeleteFunc(lnd.queue, func(k ln.CircuitKey) bool { return k == key })
+						delete(car.outstanding, key)
+						delete(car.waiting, key)
+					}
+				}
+			},
+			"flap":       func(t *rapid.T) { lnd.reoffer(channel.Draw(t, "channel")) },
+			"restart":    func(*rapid.T) { lnd.restart() },
+			"disconnect": func(*rapid.T) { lnd.disconnect() },
+			"reconnect": func(*rapid.T) {
+				if !lnd.connected {
+					car.connect()
+				}
+			},
+			"crash": func(*rapid.T) { car.start() },
+		})
+	})
+}

@@ -1,0 +1,107 @@
+package interceptor
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+func offerAt(channel ln.SCID, index uint64) ln.InterceptedHtlc {
+	return ln.InterceptedHtlc{
+		Key:            ln.CircuitKey{ChanID: channel, HtlcID: index},
+		IncomingExpiry: 200, AutoFailHeight: 181,
+	}
+}
+
+func listed(c *Classifier, channel ln.SCID, indexes ...uint64) *Listing {
+	ch := ln.Channel{ChanID: channel}
+	for _, i := range indexes {
+		ch.Htlcs = append(ch.Htlcs, ln.ChannelHtlc{Incoming: true, Index: i, LockedIn: true})
+	}
+	return NewListing(c.Begin(), []ln.Channel{ch})
+}
+
+func TestOrdinaryForwardsNeedOneListingPerChannelAndStream(t *testing.T) {
+	c := NewClassifier()
+	c.Baseline(listed(c, 1))
+	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 0), false))
+	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 0), false, listed(c, 1, 0)))
+	c.Resuming(offerAt(1, 0).Key)
+	for i := uint64(1); i < 50; i++ {
+		require.Equal(t, VerdictNew, c.Offer(offerAt(1, i), false))
+		c.Resuming(offerAt(1, i).Key)
+	}
+	// A flap offers a resumed one again.
+	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 7), false))
+	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 7), false, listed(c, 1, 7)))
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 7), true, listed(c, 1, 8)), "a row does not exempt")
+
+	c.Connected()
+	c.Baseline(listed(c, 1, 7))
+	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 50), false))
+}
+
+// An HTLC that was held before the stream began says nothing about higher
+// indexes: lnd failed those itself while nobody was attached, and offers
+// their phantoms later.
+func TestAnOlderHeldHtlcDoesNotVouchForPhantomsAboveIt(t *testing.T) {
+	c := NewClassifier()
+	c.Baseline(listed(c, 1))
+	c.Connected()
+	c.Baseline(listed(c, 1, 9))
+	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 9), false))
+	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 9), false, listed(c, 1, 9)))
+	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 11), false))
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 11), false, listed(c, 1, 9)))
+}
+
+func TestInheritedHtlcsAreOnlyResumed(t *testing.T) {
+	c := NewClassifier()
+	require.Equal(t, VerdictNeedListing, c.Listed(offerAt(1, 3), false, listed(c, 1, 3)), "no baseline yet")
+	c.Baseline(listed(c, 1, 3, 4))
+	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 3), false, listed(c, 1, 3, 4)))
+	require.Equal(t, VerdictRecorded, c.Listed(offerAt(1, 4), true, listed(c, 1, 3, 4)))
+	c.Prune(listed(c, 1, 4))
+	require.False(t, c.MayHaveMoved(offerAt(1, 3).Key))
+	require.True(t, c.MayHaveMoved(offerAt(1, 4).Key))
+}
+
+func TestAListingBegunBeforeAResumeDoesNotForgetIt(t *testing.T) {
+	c := NewClassifier()
+	c.Baseline(listed(c, 1))
+	early := listed(c, 1)
+	c.Resuming(offerAt(1, 0).Key)
+	c.Prune(early)
+	require.True(t, c.MayHaveMoved(offerAt(1, 0).Key))
+	c.Prune(listed(c, 1))
+	require.False(t, c.MayHaveMoved(offerAt(1, 0).Key))
+}
+
+func TestOnChainAndUnlistedAreSettleOnly(t *testing.T) {
+	c := NewClassifier()
+	c.Baseline(listed(c, 1, 0))
+	onChain := offerAt(1, 0)
+	onChain.AutoFailHeight = onChain.IncomingExpiry
+	require.Equal(t, VerdictSettleOnly, c.Offer(onChain, true))
+	require.Equal(t, VerdictSettleOnly, c.Listed(onChain, true, listed(c, 1, 0)))
+	require.Equal(t, VerdictSettleOnly, c.Listed(offerAt(2, 0), true, listed(c, 1, 0)))
+	c.Resuming(ln.CircuitKey{ChanID: 2})
+	c.Prune(listed(c, 1))
+	require.True(t, c.MayHaveMoved(ln.CircuitKey{ChanID: 2}), "an unlisted channel proves nothing")
+}
+
+func TestAChannelIsKnownUnderEachName(t *testing.T) {
+	c := NewClassifier()
+	zeroConf := ln.Channel{
+		ChanID: 16_000_000 << 40, ConfirmedSCID: 700 << 40, Aliases: []ln.SCID{16_000_000 << 40, 16_000_001 << 40},
+		Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 5}},
+	}
+	l := NewListing(c.Begin(), []ln.Channel{zeroConf})
+	c.Baseline(l)
+	for _, name := range []ln.SCID{zeroConf.ChanID, zeroConf.ConfirmedSCID, zeroConf.Aliases[1]} {
+		require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(name, 5), false, l), name)
+		require.Equal(t, VerdictPhantom, c.Listed(offerAt(name, 6), false, l), name)
+	}
+}
