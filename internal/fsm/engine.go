@@ -1,0 +1,424 @@
+package fsm
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmdb"
+	"github.com/sluice-lsp/sluice/internal/store"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrate brings the tables that all machines share up to date.
+func Migrate(ctx context.Context, db *store.DB) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("fsm migrations: %w", err)
+	}
+	return store.Migrate(ctx, db, "fsm", files)
+}
+
+// Task is one effect to be carried out.
+type Task[F Effect] struct {
+	// ID is the instance.
+	ID string
+
+	// Key is the effect's idempotency key: the same at every attempt, never used
+	// by another effect of any machine in this database.
+	Key string
+
+	// Effect is what to do.
+	Effect F
+
+	// Attempt counts from 1 in this process. The first attempt of a process may
+	// still be a repetition: an earlier process may have carried the effect out.
+	Attempt int
+}
+
+// Transition is what InTx and watchers see.
+type Transition[S State, V Event] struct {
+	ID    string
+	From  S
+	Event V
+	To    S
+
+	// Seq counts an instance's transitions from 1. Machine, ID and Seq together
+	// are a key for what InTx writes.
+	Seq int64
+	At  time.Time
+}
+
+// Options connect a machine to the world.
+type Options[S State, V Event, F Effect] struct {
+	// DB has the tables of Migrate.
+	DB *store.DB
+
+	// Execute carries out an effect and returns the events that it led to; they
+	// are sent, and the effect is done, in one transaction. It must be idempotent
+	// by Task.Key. An error means "try again later" (with backoff, for ever): a
+	// failure that is final is an event. Its context ends when the engine closes.
+	// May be nil if the machine has no effects.
+	Execute func(ctx context.Context, task Task[F]) ([]V, error)
+
+	// Reconcile compares an unfinished instance with the world at start and
+	// returns the events that it missed. Until it has succeeded, the instance's
+	// pending effects don't run; an error means "try again later". May be nil.
+	Reconcile func(ctx context.Context, id string, s S) ([]V, error)
+
+	// InTx runs in the transaction of each transition: ledger postings, side
+	// tables, another machine's SendTx. It may run more than once for one
+	// transition and must have no other effects. An error undoes the transition.
+	InTx func(ctx context.Context, tx *store.Tx, t Transition[S, V]) error
+
+	// Fence runs first in every transaction; pass a store.Lease's Check to make
+	// sure that only the lease's holder moves instances. May be nil.
+	Fence func(ctx context.Context, tx *store.Tx) error
+
+	// Concurrent names effects that may run beside the instance's others, such as
+	// one that waits long for an outcome. They don't count towards Workers. Nil:
+	// none.
+	Concurrent func(F) bool
+
+	// Workers bounds how many effects run at a time (0: 64).
+	Workers int
+
+	// RetryMin and RetryMax bound the backoff of effects, reconciliation and
+	// timers (0: 100 ms and 1 min).
+	RetryMin, RetryMax time.Duration
+
+	// Clock is the real one when nil. Log may be nil.
+	Clock Clock
+	Log   *zap.Logger
+}
+
+// Engine runs one machine's instances on one database. It is safe for use by
+// many goroutines.
+type Engine[S State, V Event, F Effect] struct {
+	m     Machine[S, V, F]
+	codec *codec[S, V, F]
+	opt   Options[S, V, F]
+	slots chan struct{}
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	phase    phase
+	closed   bool
+	live     map[string]*instance[S, V, F]
+	watchers map[string]map[*watcher[S, V]]struct{}
+}
+
+// phase says whether effects may run yet.
+type phase int
+
+const (
+	phaseIdle       phase = iota // before Recover: transitions are stored, effects wait in the outbox
+	phaseRecovering              // Recover is listing what is unfinished
+	phaseRunning
+)
+
+// New makes an engine. Sends work at once; effects and time-outs start with
+// Recover. The machine must be well formed (see Machine.Validate).
+func New[S State, V Event, F Effect](m Machine[S, V, F], opt Options[S, V, F]) (*Engine[S, V, F], error) {
+	c, err := m.codec()
+	if err != nil {
+		return nil, err
+	}
+	if opt.DB == nil {
+		return nil, fmt.Errorf("state machine %q: Options.DB is missing", m.Name)
+	}
+	if opt.Execute == nil && len(m.Effects) > 0 {
+		return nil, fmt.Errorf("state machine %q has effects, but Options.Execute is missing", m.Name)
+	}
+	if opt.Workers == 0 {
+		opt.Workers = 64
+	}
+	if opt.RetryMin == 0 {
+		opt.RetryMin = 100 * time.Millisecond
+	}
+	if opt.RetryMax == 0 {
+		opt.RetryMax = time.Minute
+	}
+	if opt.Clock == nil {
+		opt.Clock = SystemClock()
+	}
+	if opt.Log == nil {
+		opt.Log = zap.NewNop()
+	}
+	opt.Log = opt.Log.With(zap.String("machine", m.Name))
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Engine[S, V, F]{
+		m: m, codec: c, opt: opt, slots: make(chan struct{}, opt.Workers),
+		ctx: ctx, cancel: cancel,
+		live:     make(map[string]*instance[S, V, F]),
+		watchers: make(map[string]map[*watcher[S, V]]struct{}),
+	}, nil
+}
+
+// Machine is the machine's description.
+func (e *Engine[S, V, F]) Machine() Machine[S, V, F] { return e.m }
+
+// Close stops effects and time-outs and waits for those that run; their
+// contexts end. What is pending stays in the database for the next Recover.
+func (e *Engine[S, V, F]) Close() {
+	e.mu.Lock()
+	e.closed = true
+	for _, inst := range e.live {
+		inst.disarm()
+	}
+	e.mu.Unlock()
+	e.cancel()
+	e.wg.Wait()
+}
+
+// start runs f in a goroutine that Close waits for. The caller holds e.mu.
+func (e *Engine[S, V, F]) start(f func()) {
+	if !e.closed {
+		e.wg.Go(f)
+	}
+}
+
+// Create brings an instance into being by a first event: what is stored is the
+// state that Step reaches from initial. An id that exists already is
+// store.ErrUnique.
+func (e *Engine[S, V, F]) Create(ctx context.Context, id string, initial S, event V) (S, error) {
+	var s S
+	err := e.opt.DB.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		s, err = e.CreateTx(ctx, tx, id, initial, event)
+		return err
+	})
+	return s, err
+}
+
+// CreateTx is Create in the caller's transaction.
+func (e *Engine[S, V, F]) CreateTx(ctx context.Context, tx *store.Tx, id string, initial S, event V) (S, error) {
+	var none S
+	if id == "" {
+		return none, fmt.Errorf("%s: an instance needs an id", e.m.Name)
+	}
+	if err := e.fence(ctx, tx); err != nil {
+		return none, err
+	}
+	next, effects, err := e.step(id, initial, event)
+	if err != nil {
+		return none, err
+	}
+	return e.persist(ctx, tx, &applied[S, V, F]{
+		Transition: Transition[S, V]{ID: id, From: initial, Event: event, To: next, Seq: 1, At: e.timeOf(event)},
+		effects:    effects,
+	})
+}
+
+// Send gives an event to an instance and returns the state it led to, durable.
+//
+// An event that the state doesn't admit is an IllegalError and changes nothing;
+// an unknown id is store.ErrNotFound. After store.ErrOutcomeUnknown the event
+// may have been taken: Get tells.
+func (e *Engine[S, V, F]) Send(ctx context.Context, id string, event V) (S, error) {
+	return e.send(ctx, id, event, 0)
+}
+
+// SendTx is Send in the caller's transaction; its effects start when that one is
+// durable.
+func (e *Engine[S, V, F]) SendTx(ctx context.Context, tx *store.Tx, id string, event V) (S, error) {
+	return e.apply(ctx, tx, id, event, 0)
+}
+
+// errPassed says that an instance has moved on from the version that a time-out
+// was meant for.
+var errPassed = errors.New("the instance has moved on")
+
+func (e *Engine[S, V, F]) send(ctx context.Context, id string, event V, ifVersion int64) (S, error) {
+	var s S
+	err := e.opt.DB.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		s, err = e.apply(ctx, tx, id, event, ifVersion)
+		return err
+	})
+	return s, err
+}
+
+// applied is a transition on its way into the database.
+type applied[S State, V Event, F Effect] struct {
+	Transition[S, V]
+	effects []F
+	tasks   []queued[F]
+}
+
+func (e *Engine[S, V, F]) fence(ctx context.Context, tx *store.Tx) error {
+	if e.opt.Fence == nil {
+		return nil
+	}
+	if err := e.opt.Fence(ctx, tx); err != nil {
+		return fmt.Errorf("%s: %w", e.m.Name, err)
+	}
+	return nil
+}
+
+// step runs Step and puts the instance into an IllegalError of it.
+func (e *Engine[S, V, F]) step(id string, s S, event V) (S, []F, error) {
+	next, effects, err := e.m.Step(s, event)
+	if err == nil {
+		return next, effects, nil
+	}
+	var none S
+	var illegal *IllegalError
+	if errors.As(err, &illegal) {
+		return none, nil, &IllegalError{Machine: e.m.Name, ID: id, State: illegal.State, Event: illegal.Event}
+	}
+	return none, nil, fmt.Errorf("%s %s: event %q in state %q: %w", e.m.Name, id, event.EventName(), s.StateName(), err)
+}
+
+func (e *Engine[S, V, F]) timeOf(event V) time.Time {
+	if timed, ok := any(event).(interface{ EventTime() time.Time }); ok {
+		if at := timed.EventTime(); !at.IsZero() {
+			return at
+		}
+	}
+	return e.opt.Clock.Now()
+}
+
+// apply is one transition in a transaction. The state that this process knows
+// saves a query; it is only a guess, which the compare-and-swap verifies.
+func (e *Engine[S, V, F]) apply(ctx context.Context, tx *store.Tx, id string, event V, ifVersion int64) (S, error) {
+	var none S
+	if err := e.fence(ctx, tx); err != nil {
+		return none, err
+	}
+	if s, version, ok := e.known(id); ok && (ifVersion == 0 || ifVersion == version) {
+		if next, effects, err := e.step(id, s, event); err == nil {
+			to, err := e.persist(ctx, tx, &applied[S, V, F]{
+				Transition: Transition[S, V]{
+					ID: id, From: s, Event: event, To: next, Seq: version + 1, At: e.timeOf(event),
+				},
+				effects: effects,
+			})
+			if !errors.Is(err, errStale) {
+				return to, err
+			}
+		}
+	}
+	row, err := fsmdb.New(tx).GetInstance(ctx, fsmdb.GetInstanceParams{Machine: e.m.Name, ID: id})
+	if err != nil {
+		return none, fmt.Errorf("%s %s: %w", e.m.Name, id, store.MapError(err))
+	}
+	if ifVersion != 0 && row.Version != ifVersion {
+		return none, errPassed
+	}
+	s, err := e.codec.states.decode(row.State, row.Data)
+	if err != nil {
+		return none, fmt.Errorf("%s %s: %w", e.m.Name, id, err)
+	}
+	next, effects, err := e.step(id, s, event)
+	if err != nil {
+		return none, err
+	}
+	to, err := e.persist(ctx, tx, &applied[S, V, F]{
+		Transition: Transition[S, V]{
+			ID: id, From: s, Event: event, To: next, Seq: row.Version + 1, At: e.timeOf(event),
+		},
+		effects: effects,
+	})
+	if errors.Is(err, errStale) {
+		return none, fmt.Errorf("%s %s: %w: %w", e.m.Name, id, store.ErrConflict, err)
+	}
+	return to, err
+}
+
+// errStale says that the compare-and-swap found another version.
+var errStale = errors.New("the instance was changed by another transaction")
+
+// hookError keeps what InTx returned apart from errors of the machine itself:
+// an IllegalError of another machine must not look like one of this.
+type hookError struct{ err error }
+
+func (e *hookError) Error() string { return e.err.Error() }
+func (e *hookError) Unwrap() error { return e.err }
+
+// persist writes a transition and everything that belongs to it, and registers
+// what follows once it is durable.
+func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, a *applied[S, V, F]) (S, error) {
+	var none S
+	fail := func(err error) (S, error) {
+		return none, fmt.Errorf("%s %s: %w", e.m.Name, a.ID, err)
+	}
+	q := fsmdb.New(tx)
+	state, data, err := e.codec.states.encode(a.To)
+	if err != nil {
+		return fail(err)
+	}
+	eventName, eventData, err := e.codec.events.encode(a.Event)
+	if err != nil {
+		return fail(err)
+	}
+	terminal := e.m.Terminal(a.To)
+	var dueMs int64
+	if due, _, ok := e.deadline(a.To); ok && !terminal {
+		dueMs = due.UnixMilli()
+	}
+	atMs := a.At.UnixMilli()
+	if a.Seq == 1 {
+		err = q.InsertInstance(ctx, fsmdb.InsertInstanceParams{
+			Machine: e.m.Name, ID: a.ID, State: state, Data: data, Version: 1, Terminal: terminal,
+			DueMs: dueMs, CreatedMs: atMs, UpdatedMs: atMs,
+		})
+		if err != nil {
+			return fail(store.MapError(err))
+		}
+	} else {
+		n, err := q.UpdateInstance(ctx, fsmdb.UpdateInstanceParams{
+			State: state, Data: data, Terminal: terminal, DueMs: dueMs, UpdatedMs: atMs,
+			Machine: e.m.Name, ID: a.ID, Version: a.Seq - 1,
+		})
+		if err != nil {
+			return fail(err)
+		}
+		if n != 1 {
+			return none, errStale
+		}
+	}
+	err = q.InsertEvent(ctx, fsmdb.InsertEventParams{
+		Machine: e.m.Name, ID: a.ID, Seq: a.Seq, Event: eventName, Data: eventData,
+		FromState: a.From.StateName(), ToState: state, AtMs: atMs,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	for i, effect := range a.effects {
+		name, data, err := e.codec.effects.encode(effect)
+		if err != nil {
+			return fail(err)
+		}
+		err = q.InsertEffect(ctx, fsmdb.InsertEffectParams{
+			Machine: e.m.Name, ID: a.ID, Seq: a.Seq, Pos: int64(i), Effect: name, Data: data, CreatedMs: atMs,
+		})
+		if err != nil {
+			return fail(err)
+		}
+		a.tasks = append(a.tasks, queued[F]{seq: a.Seq, pos: int64(i), effect: effect})
+	}
+	if e.opt.InTx != nil {
+		if err := e.opt.InTx(ctx, tx, a.Transition); err != nil {
+			return fail(&hookError{err})
+		}
+	}
+	tx.OnCommit(func() { e.committed(a, terminal) })
+	return a.To, nil
+}
+
+func (e *Engine[S, V, F]) deadline(s S) (due time.Time, event V, ok bool) {
+	if e.m.Deadline == nil {
+		return due, event, false
+	}
+	return e.m.Deadline(s)
+}

@@ -1,0 +1,185 @@
+package fsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmdb"
+	"github.com/sluice-lsp/sluice/internal/store"
+)
+
+// Report tells what Recover found.
+type Report struct {
+	// Unfinished instances were found, Reconciled of them are.
+	Unfinished, Reconciled int
+
+	// Failed holds the reasons of those that are not, by id. They are tried
+	// again in the background; their effects and time-outs wait until then. One
+	// whose row cannot be read is here as well, and stays.
+	Failed map[string]error
+}
+
+const recoverPage = 500
+
+// Recover takes up what an earlier process left: each unfinished instance is
+// reconciled with the world, and then its pending effects run again and its
+// time-out is set. It returns when each instance was tried once; call it once,
+// before new work is accepted. An error (the database) means that it may be
+// called again.
+func (e *Engine[S, V, F]) Recover(ctx context.Context) (Report, error) {
+	report := Report{Failed: make(map[string]error)}
+	e.mu.Lock()
+	if e.phase != phaseIdle {
+		e.mu.Unlock()
+		return report, fmt.Errorf("%s: Recover was called before", e.m.Name)
+	}
+	e.phase = phaseRecovering
+	e.mu.Unlock()
+	rows, leftovers, err := e.unfinished(ctx)
+	if err != nil {
+		e.mu.Lock()
+		e.phase = phaseIdle
+		e.mu.Unlock()
+		return report, fmt.Errorf("%s: list unfinished instances: %w", e.m.Name, err)
+	}
+	report.Unfinished = len(rows)
+	parked := e.begin(rows, leftovers, &report)
+	var (
+		mu    sync.Mutex
+		group errgroup.Group
+	)
+	group.SetLimit(16)
+	for _, inst := range parked {
+		group.Go(func() error {
+			err := e.reconcile(ctx, inst)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				report.Reconciled++
+				return nil
+			}
+			report.Failed[inst.id] = err
+			e.opt.Log.Error("instance not reconciled, its effects wait", zap.String("id", inst.id), zap.Error(err))
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.start(func() {
+				if e.pause(e.opt.RetryMin) {
+					e.persevere("instance not reconciled", inst.id, func() error { return e.reconcile(e.ctx, inst) })
+				}
+			})
+			return nil
+		})
+	}
+	return report, group.Wait()
+}
+
+// unfinished lists the instances that are not terminal and the ids that have
+// pending effects.
+func (e *Engine[S, V, F]) unfinished(ctx context.Context) (rows []fsmdb.FsmInstance, leftovers []string, err error) {
+	err = e.opt.DB.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		rows = nil
+		q := fsmdb.New(tx)
+		for after := ""; ; after = rows[len(rows)-1].ID {
+			page, err := q.ListLive(ctx, fsmdb.ListLiveParams{Machine: e.m.Name, ID: after, Limit: recoverPage})
+			if err != nil {
+				return err
+			}
+			rows = append(rows, page...)
+			if len(page) < recoverPage {
+				break
+			}
+		}
+		leftovers, err = q.ListUndoneIDs(ctx, e.m.Name)
+		return err
+	})
+	return rows, leftovers, err
+}
+
+// begin lets the engine run: what was found unfinished is parked until it is
+// reconciled; finished instances with pending effects and instances that were
+// created since Recover began need no reconciliation.
+func (e *Engine[S, V, F]) begin(rows []fsmdb.FsmInstance, leftovers []string, report *Report) []*instance[S, V, F] {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var parked []*instance[S, V, F]
+	for _, row := range rows {
+		inst := e.live[row.ID]
+		if inst == nil {
+			inst = &instance[S, V, F]{id: row.ID}
+			e.live[row.ID] = inst
+		}
+		inst.parked, inst.reload = true, true
+		if inst.version < row.Version {
+			s, err := e.codec.states.decode(row.State, row.Data)
+			if err != nil {
+				report.Failed[row.ID] = err
+				e.opt.Log.Error("instance cannot be read", zap.String("id", row.ID), zap.Error(err))
+				continue
+			}
+			inst.state, inst.version, inst.known = s, row.Version, true
+		}
+		parked = append(parked, inst)
+	}
+	for _, id := range leftovers {
+		if e.live[id] == nil {
+			// Unfinished ones are there already, so this one is terminal.
+			e.live[id] = &instance[S, V, F]{id: id, terminal: true, reload: true}
+		}
+	}
+	e.phase = phaseRunning
+	for _, inst := range e.live {
+		e.arm(inst)
+		e.work(inst)
+	}
+	return parked
+}
+
+// reconcile asks the world about one instance, sends what it missed, and lets it
+// run. Events that came in meanwhile may have made some of it out of date; what
+// the state doesn't admit any more is passed over.
+func (e *Engine[S, V, F]) reconcile(ctx context.Context, inst *instance[S, V, F]) error {
+	if e.opt.Reconcile != nil {
+		s, _, _ := e.known(inst.id)
+		events, err := e.opt.Reconcile(ctx, inst.id, s)
+		if err != nil {
+			return err
+		}
+		if err := e.catchUp(ctx, inst.id, events); err != nil {
+			return err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inst.parked = false
+	e.arm(inst)
+	e.work(inst)
+	return nil
+}
+
+func (e *Engine[S, V, F]) catchUp(ctx context.Context, id string, events []V) error {
+	if len(events) == 0 {
+		return nil
+	}
+	return e.opt.DB.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		for _, event := range events {
+			_, err := e.apply(ctx, tx, id, event, 0)
+			var (
+				illegal *IllegalError
+				hook    *hookError
+			)
+			if err != nil && !errors.As(err, &hook) && errors.As(err, &illegal) {
+				e.opt.Log.Warn("reconciliation came too late for the state", zap.String("id", id), zap.Error(err))
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
