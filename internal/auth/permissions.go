@@ -1,0 +1,65 @@
+package auth
+
+import (
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+)
+
+// Audience is the set of kinds of callers that a method is for.
+type Audience uint8
+
+// Audiences; wallets and operators combine with |.
+const (
+	// Public methods need no macaroon; they are limited per address.
+	Public Audience = 1 << iota
+	// Wallets are nodes that logged in.
+	Wallets
+	// Operators hold the operator's macaroon.
+	Operators
+)
+
+// Permission says who may call a method, and as part of which service (the
+// word that stands in a macaroon's services caveat).
+type Permission struct {
+	Service string
+	For     Audience
+}
+
+// Permissions maps full method names, "/package.Service/Method", to who may
+// call them. What is not in it is refused.
+type Permissions map[string]Permission
+
+// Merge joins the tables of several services. A method claimed twice, or one
+// with no audience, is an error: it would be a hole or a contradiction.
+func Merge(tables ...Permissions) (Permissions, error) {
+	all := Permissions{}
+	for _, table := range tables {
+		for method, p := range table {
+			if _, twice := all[method]; twice {
+				return nil, fmt.Errorf("permissions name %s twice", method)
+			}
+			if p.For == 0 || p.For&Public != 0 && p.For != Public {
+				return nil, fmt.Errorf("permissions of %s: either public, or wallets and operators", method)
+			}
+			if p.For != Public && p.Service == "" {
+				return nil, fmt.Errorf("permissions of %s name no service", method)
+			}
+			all[method] = p
+		}
+	}
+	return all, nil
+}
+
+func (p Permission) check(id Identity) error {
+	allowed := id.Kind == KindOperator && p.For&Operators != 0 || id.Kind == KindWallet && p.For&Wallets != 0
+	switch {
+	case !allowed && p.For&Operators != 0:
+		return errkind.New(errkind.Denied, "This call is for the gateway's operator: use the operator's macaroon file.")
+	case !allowed:
+		return errkind.New(errkind.Denied, "This call is for wallets: log in with the node's key.")
+	case !id.Allows(p.Service):
+		return errkind.Newf(errkind.Denied, "This macaroon is not good for the service %q: log in again and ask for it.", p.Service)
+	}
+	return nil
+}
