@@ -1,8 +1,6 @@
 package opening
 
 import (
-	"time"
-
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/funding"
@@ -104,11 +102,6 @@ type (
 		ParentWU    uint64             `json:"parent_wu"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
 	}
-	// SetTimer asks for a Tick at or after the time; one per open suffices.
-	SetTimer struct {
-		OpeningID string    `json:"opening_id"`
-		At        time.Time `json:"at"`
-	}
 	// NotifyOwner tells the payment's machine; it must take repeats.
 	NotifyOwner struct {
 		OpeningID string      `json:"opening_id"`
@@ -146,5 +139,4 @@ func (WatchChain) EffectName() string     { return "watch_chain" }
 func (AbandonChannel) EffectName() string { return "abandon_channel" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
 func (BumpFee) EffectName() string        { return "bump_fee" }
-func (SetTimer) EffectName() string       { return "set_timer" }
 func (NotifyOwner) EffectName() string    { return "notify_owner" }

@@ -236,3 +236,11 @@ func CanAbandon(s State) bool {
 	}
 	return false
 }
+
+// Due is when the state wants a Tick; the zero time when it waits for no clock.
+func Due(s State) time.Time {
+	if CanAbandon(s) {
+		return s.plan().Deadline
+	}
+	return time.Time{}
+}

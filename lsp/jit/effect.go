@@ -1,0 +1,99 @@
+package jit
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Effect is something to do once the state that asks for it is stored; it may
+// run again. Effects of one offer run in the order in which they were asked
+// for: RefuseParts before a later MapChannel, above all.
+type Effect interface{ EffectName() string }
+
+// Refusal is how parts are refused.
+type Refusal string
+
+// RefuseTemporary is FAIL with temporary_channel_failure: the payer may try
+// again soon. RefuseUnknown is RESUME of an unmapped SCID: lnd answers
+// unknown_next_peer and payers stop. Should the executor find the SCID mapped
+// after all, it must FAIL instead.
+const (
+	RefuseTemporary Refusal = "temporary_channel_failure"
+	RefuseUnknown   Refusal = "unknown_next_peer"
+)
+
+// The effects.
+type (
+	// AskWallet: is the client connected, is there room for the amount, may a
+	// channel be opened? Read-only. Answer: WalletStatus.
+	AskWallet struct {
+		OfferID    string    `json:"offer_id"`
+		Client     ln.PubKey `json:"client"`
+		AmountMsat ln.Msat   `json:"amount_msat"`
+		Prefer     ln.SCID   `json:"prefer,omitempty"`
+		// Opens says how many opens this offer has begun (0: a channel would
+		// be its first).
+		Opens uint32 `json:"opens"`
+	}
+	// WakeWallet pokes an offline wallet; a repeat is a harmless second poke.
+	WakeWallet struct {
+		OfferID    string    `json:"offer_id"`
+		Client     ln.PubKey `json:"client"`
+		Hash       ln.Hash   `json:"payment_hash"`
+		AmountMsat ln.Msat   `json:"amount_msat"`
+	}
+	// OpenChannel creates the open OpeningID unless it exists, and has it
+	// report (again) what it last told its owner: OpeningUsable or
+	// OpeningFailed.
+	OpenChannel struct {
+		OfferID    string  `json:"offer_id"`
+		OpeningID  string  `json:"opening_id"`
+		Terms      Terms   `json:"terms"`
+		AmountMsat ln.Msat `json:"amount_msat"`
+	}
+	// AbandonOpening asks the open to end if it still can; too late is fine.
+	AbandonOpening struct {
+		OfferID   string     `json:"offer_id"`
+		OpeningID string     `json:"opening_id"`
+		Reason    lsp.Reason `json:"reason"`
+	}
+	// MapChannel adds SCID as an alias of Via ("exists" is success), waits
+	// until Via is active and its own forwarding policy is in the graph with
+	// no fee. Answers: Mapped, MapFailed.
+	MapChannel struct {
+		OfferID string    `json:"offer_id"`
+		Client  ln.PubKey `json:"client"`
+		SCID    ln.SCID   `json:"jit_channel_scid"`
+		Via     ln.SCID   `json:"via"`
+	}
+	// ResumeParts stores and sends RESUME for every key, then PartsResumed; a
+	// key that lnd no longer knows is PartFailed once lnd says how it ended.
+	// Repeats are what lnd wants for HTLCs it offers again.
+	ResumeParts struct {
+		OfferID string          `json:"offer_id"`
+		Keys    []ln.CircuitKey `json:"keys"`
+	}
+	// RefuseParts stores and sends the refusal for every key. A key whose
+	// stored decision is RESUME is left alone: never FAIL after RESUME.
+	RefuseParts struct {
+		OfferID string          `json:"offer_id"`
+		Keys    []ln.CircuitKey `json:"keys"`
+		How     Refusal         `json:"how"`
+		Reason  lsp.Reason      `json:"reason"`
+	}
+	// WatchParts reports the fate of resumed parts, also those already known:
+	// PartSettled, PartFailed.
+	WatchParts struct {
+		OfferID string          `json:"offer_id"`
+		Keys    []ln.CircuitKey `json:"keys"`
+	}
+)
+
+func (AskWallet) EffectName() string      { return "ask_wallet" }
+func (WakeWallet) EffectName() string     { return "wake_wallet" }
+func (OpenChannel) EffectName() string    { return "open_channel" }
+func (AbandonOpening) EffectName() string { return "abandon_opening" }
+func (MapChannel) EffectName() string     { return "map_channel" }
+func (ResumeParts) EffectName() string    { return "resume_parts" }
+func (RefuseParts) EffectName() string    { return "refuse_parts" }
+func (WatchParts) EffectName() string     { return "watch_parts" }

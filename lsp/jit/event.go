@@ -1,0 +1,101 @@
+package jit
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Event is something that happened to an offer.
+type Event interface{ EventName() string }
+
+// The events. One that arrives late and changes nothing is accepted silently.
+type (
+	// PartArrived: lnd offers an HTLC for the offer's SCID and it is held (the
+	// interceptor's ledger has it). Its hash may be another's: a probe.
+	PartArrived struct {
+		lsp.Moment
+		Htlc ln.InterceptedHtlc `json:"htlc"`
+	}
+	// PartGone: lnd itself resolved or took away a held part (auto-fail, or the
+	// incoming channel went on chain); it can no longer be answered.
+	PartGone struct {
+		lsp.Moment
+		Key  ln.CircuitKey `json:"key"`
+		Text string        `json:"text"`
+	}
+	// WalletStatus answers AskWallet.
+	WalletStatus struct {
+		lsp.Moment
+		Online bool `json:"online"`
+		// Room is an active channel to the wallet through which the asked
+		// amount fits now; zero when there is none.
+		Room ln.SCID `json:"room,omitempty"`
+		// Channels are the wallet's open channels with us, of any size.
+		Channels int `json:"channels"`
+		// Refusal says why no channel may be opened now: a limit, a drain, no
+		// coins. Zero: it may.
+		Refusal lsp.Reason `json:"refusal,omitzero"`
+	}
+	// WalletOnline: the wallet's node connected.
+	WalletOnline struct{ lsp.Moment }
+	// OpeningUsable: the named open's channel can carry the payment.
+	OpeningUsable struct {
+		lsp.Moment
+		OpeningID string  `json:"opening_id"`
+		ChanID    ln.SCID `json:"chan_id"`
+	}
+	// OpeningFailed: the named open is over; it made no channel and never will.
+	OpeningFailed struct {
+		lsp.Moment
+		OpeningID string     `json:"opening_id"`
+		Reason    lsp.Reason `json:"reason"`
+		Temporary bool       `json:"temporary"`
+	}
+	// Mapped: the alias leads to Via, which is active with our policy.
+	Mapped struct {
+		lsp.Moment
+		Via ln.SCID `json:"via"`
+	}
+	// MapFailed: it does not, for now or for good.
+	MapFailed struct {
+		lsp.Moment
+		Via  ln.SCID `json:"via"`
+		Text string  `json:"text"`
+	}
+	// PartsResumed: lnd was told to forward all parts.
+	PartsResumed struct{ lsp.Moment }
+	// PartSettled and PartFailed are the fate of a resumed part.
+	PartSettled struct {
+		lsp.Moment
+		Key ln.CircuitKey `json:"key"`
+	}
+	PartFailed struct {
+		lsp.Moment
+		Key  ln.CircuitKey `json:"key"`
+		Text string        `json:"text"`
+	}
+	// NewBlock: the tip is Moment.Height.
+	NewBlock struct{ lsp.Moment }
+	// Tick: the time is Moment.At.
+	Tick struct{ lsp.Moment }
+	// Cancel by client or operator; ErrTooLate once parts are being resumed.
+	Cancel struct {
+		lsp.Moment
+		Reason lsp.Reason `json:"reason"`
+	}
+)
+
+func (PartArrived) EventName() string   { return "part_arrived" }
+func (PartGone) EventName() string      { return "part_gone" }
+func (WalletStatus) EventName() string  { return "wallet_status" }
+func (WalletOnline) EventName() string  { return "wallet_online" }
+func (OpeningUsable) EventName() string { return "opening_usable" }
+func (OpeningFailed) EventName() string { return "opening_failed" }
+func (Mapped) EventName() string        { return "mapped" }
+func (MapFailed) EventName() string     { return "map_failed" }
+func (PartsResumed) EventName() string  { return "parts_resumed" }
+func (PartSettled) EventName() string   { return "part_settled" }
+func (PartFailed) EventName() string    { return "part_failed" }
+func (NewBlock) EventName() string      { return "new_block" }
+func (Tick) EventName() string          { return "tick" }
+func (Cancel) EventName() string        { return "cancel" }
