@@ -1,0 +1,112 @@
+package wrap
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Effect is something to do once the state that asks for it is stored; it may
+// run again. Effects of one offer run in the order in which they were asked for.
+type Effect interface{ EffectName() string }
+
+// The effects.
+type (
+	// MakeInvoice adds the hold invoice, or looks up the one already made for
+	// the hash with this offer's memo. Answers: InvoiceAdded, InvoiceRefused.
+	MakeInvoice struct {
+		OfferID string                `json:"offer_id"`
+		Invoice ln.HoldInvoiceRequest `json:"invoice"`
+	}
+	// WatchInvoice subscribes to the hold invoice, once per process, and
+	// reports its present state first: SetAccepted, InvoiceSettled,
+	// InvoiceCanceled.
+	WatchInvoice struct {
+		OfferID string  `json:"offer_id"`
+		Hash    ln.Hash `json:"payment_hash"`
+	}
+	// CheckIncoming looks at the funding of every incoming channel (law 12).
+	// Read-only. Answer: IncomingChecked.
+	CheckIncoming struct {
+		OfferID string           `json:"offer_id"`
+		Htlcs   []ln.InvoiceHtlc `json:"htlcs"`
+	}
+	// AskWallet: as in package jit. Read-only. Answer: WalletStatus.
+	AskWallet struct {
+		OfferID    string    `json:"offer_id"`
+		Client     ln.PubKey `json:"client"`
+		AmountMsat ln.Msat   `json:"amount_msat"`
+		Prefer     ln.SCID   `json:"prefer,omitempty"`
+		Opens      uint32    `json:"opens"`
+	}
+	// WakeWallet pokes an offline wallet.
+	WakeWallet struct {
+		OfferID    string    `json:"offer_id"`
+		Client     ln.PubKey `json:"client"`
+		Hash       ln.Hash   `json:"payment_hash"`
+		AmountMsat ln.Msat   `json:"amount_msat"`
+	}
+	// OpenChannel creates the open unless it exists and has it report (again):
+	// OpeningUsable, OpeningFailed.
+	OpenChannel struct {
+		OfferID    string  `json:"offer_id"`
+		OpeningID  string  `json:"opening_id"`
+		Terms      Terms   `json:"terms"`
+		AmountMsat ln.Msat `json:"amount_msat"`
+	}
+	// AbandonOpening asks the open to end if it still can.
+	AbandonOpening struct {
+		OfferID   string     `json:"offer_id"`
+		OpeningID string     `json:"opening_id"`
+		Reason    lsp.Reason `json:"reason"`
+	}
+	// Pay first asks TrackPaymentV2: a payment that is known is followed, not
+	// sent again, unless Attempt is above 1 and it is known as failed. Only if
+	// lnd's tip is at most SendUntilHeight, and the hold invoice is still
+	// accepted, is it sent (SendToRouteV2; lnd itself refuses a second payment
+	// of a hash in flight). Answers: PaymentSucceeded, PaymentFailed,
+	// PaymentNotSent, PaymentCutOff.
+	Pay struct {
+		OfferID         string           `json:"offer_id"`
+		Attempt         uint32           `json:"attempt"`
+		Payment         ln.DirectPayment `json:"payment"`
+		SendUntilHeight uint32           `json:"send_until_height"`
+	}
+	// TrackPayment follows TrackPaymentV2 until it is terminal. Read-only.
+	// Answers: PaymentSucceeded, PaymentFailed; PaymentNotSent when lnd, whose
+	// database is known to be current, has no record of it.
+	TrackPayment struct {
+		OfferID string  `json:"offer_id"`
+		Hash    ln.Hash `json:"payment_hash"`
+	}
+	// SettleInvoice settles the hold; settled already is success:
+	// InvoiceSettled. Cancelled: InvoiceCanceled.
+	SettleInvoice struct {
+		OfferID  string  `json:"offer_id"`
+		Hash     ln.Hash `json:"payment_hash"`
+		Preimage Secret  `json:"preimage"`
+	}
+	// CancelInvoice cancels the hold; not found and cancelled are success:
+	// InvoiceCanceled. Settled: InvoiceSettled.
+	CancelInvoice struct {
+		OfferID string  `json:"offer_id"`
+		Hash    ln.Hash `json:"payment_hash"`
+	}
+	// Alarm wakes the operator; repeats are harmless.
+	Alarm struct {
+		OfferID string     `json:"offer_id"`
+		Reason  lsp.Reason `json:"reason"`
+	}
+)
+
+func (MakeInvoice) EffectName() string    { return "make_invoice" }
+func (WatchInvoice) EffectName() string   { return "watch_invoice" }
+func (CheckIncoming) EffectName() string  { return "check_incoming" }
+func (AskWallet) EffectName() string      { return "ask_wallet" }
+func (WakeWallet) EffectName() string     { return "wake_wallet" }
+func (OpenChannel) EffectName() string    { return "open_channel" }
+func (AbandonOpening) EffectName() string { return "abandon_opening" }
+func (Pay) EffectName() string            { return "pay" }
+func (TrackPayment) EffectName() string   { return "track_payment" }
+func (SettleInvoice) EffectName() string  { return "settle_invoice" }
+func (CancelInvoice) EffectName() string  { return "cancel_invoice" }
+func (Alarm) EffectName() string          { return "alarm" }
