@@ -1,0 +1,55 @@
+package devnet
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// sysProcAttr puts the child into a process group of its own, so that a Ctrl-C
+// in the terminal reaches only the harness, which then stops children in
+// order; and asks the kernel to kill the child when the thread that started it
+// ends (see Proc.run: that thread is pinned for the child's whole life).
+func sysProcAttr(cred *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: cred}
+}
+
+// processesMentioning lists the live processes, other than this one, whose
+// command line contains text: a network's directory is in all of its commands.
+func processesMentioning(text string) ([]int, error) {
+	return scanProcs(func(pid int, dir string) bool {
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		return err == nil && pid != os.Getpid() && strings.Contains(string(cmdline), text)
+	})
+}
+
+// childrenOf lists the direct children of a process.
+func childrenOf(parent int) ([]int, error) {
+	return scanProcs(func(_ int, dir string) bool {
+		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			return false
+		}
+		// The command name in parentheses may hold anything, spaces included.
+		_, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+		fields := strings.Fields(rest)
+		return ok && len(fields) > 1 && fields[1] == strconv.Itoa(parent)
+	})
+}
+
+func scanProcs(match func(pid int, dir string) bool) ([]int, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil && match(pid, dir) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}

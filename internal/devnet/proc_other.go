@@ -1,0 +1,15 @@
+//go:build !linux
+
+package devnet
+
+import "syscall"
+
+// sysProcAttr puts the child into a process group of its own. Other systems
+// than Linux have no parent-death signal: there only Close ends the children.
+func sysProcAttr(cred *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Credential: cred}
+}
+
+func processesMentioning(string) ([]int, error) { return nil, nil }
+
+func childrenOf(int) ([]int, error) { return nil, nil }
