@@ -107,9 +107,18 @@ type RowFilter struct {
 	Limit int
 }
 
+// Offer is one offer of lnd. Seq numbers the offers of one stream, so that an
+// answer meant for an earlier offer of the same key is never sent for a later
+// one that was not judged yet.
+type Offer struct {
+	ln.InterceptedHtlc
+	Seq uint64
+}
+
 // Answer is what the stream sends to lnd for one offer.
 type Answer struct {
 	Key    ln.CircuitKey
+	Seq    uint64
 	Action AnswerAction
 	// Preimage is set for AnswerSettle only.
 	Preimage ln.Preimage

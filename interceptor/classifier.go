@@ -1,6 +1,10 @@
 package interceptor
 
-import "github.com/sluice-lsp/sluice/internal/ln"
+import (
+	"maps"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
 
 // Verdict is what is known of an offer.
 type Verdict string
@@ -147,6 +151,10 @@ func (c *Classifier) Connected() {
 	c.tip = make(map[ln.SCID]uint64)
 }
 
+// Foreign notes that another client had the stream after all: what it resumed
+// is in the next baseline, which is added to what was inherited.
+func (c *Classifier) Foreign() { c.begun = false }
+
 // Ready reports that this stream has its baseline.
 func (c *Classifier) Ready() bool { return c.base != nil }
 
@@ -158,7 +166,10 @@ func (c *Classifier) Baseline(l *Listing) {
 		return
 	}
 	c.begun = true
-	c.names = l.names
+	if c.names == nil {
+		c.names = make(map[ln.SCID]ln.SCID, len(l.names))
+	}
+	maps.Copy(c.names, l.names)
 	for key := range l.pending {
 		c.inherited[key] = struct{}{}
 	}
