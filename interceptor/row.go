@@ -93,6 +93,11 @@ func (r Row) Undecided() bool { return !r.State.Decided() }
 // Gone reports that lnd no longer has the HTLC.
 func (r Row) Gone() bool { return !r.GoneAt.IsZero() }
 
+// Live reports that something may still have to be done about the row.
+func (r Row) Live() bool {
+	return !r.Gone() || (r.Handler != "" && !r.Acked)
+}
+
 // Errors of decisions. They are matched with errors.Is; RowError carries the
 // row as it stands.
 var (
@@ -115,6 +120,8 @@ var (
 	// ErrUnavailable: this process cannot commit decisions now (no database, no
 	// lease, or not started). Nothing is known to have been done; ask again.
 	ErrUnavailable = errors.New("the interceptor cannot decide now")
+	// ErrLeaseLost: somebody else owns the interceptor, or may by now.
+	ErrLeaseLost = errors.New("the interceptor's lease is lost")
 	// ErrConflict: the store holds a newer version than the one compared with.
 	ErrConflict = errors.New("the row changed meanwhile")
 	// ErrReplaced: another attachment took this handler's place.
