@@ -42,7 +42,8 @@ func (c Channel) RPCPoint() *lnrpc.ChannelPoint {
 	}
 }
 
-// OpenChannel opens a channel, mines six blocks (none for ZeroConf), and waits
+// OpenChannel opens a channel, mines the six blocks after which it is
+// announced (none for ZeroConf), and waits
 // until both ends can use it and know both policies, so that a payment may
 // follow at once. from and to must be connected.
 func (n *Net) OpenChannel(ctx context.Context, from, to *Node, params ChannelParams) (Channel, error) {
@@ -63,8 +64,7 @@ func (n *Net) openChannel(ctx context.Context, from, to *Node, params ChannelPar
 		if err := n.miner.WaitTxInMempool(ctx, point.Hash); err != nil {
 			return channel, err
 		}
-		// Six confirmations also let public channels be announced.
-		if err := n.Mine(ctx, 6); err != nil {
+		if err := n.Mine(ctx, chanConfs); err != nil {
 			return channel, err
 		}
 	}
@@ -75,8 +75,22 @@ func (n *Net) openChannel(ctx context.Context, from, to *Node, params ChannelPar
 	if err != nil {
 		return channel, err
 	}
-	return channel, errors.Join(from.WaitPolicies(ctx, channel.ChanID), to.WaitPolicies(ctx, toID))
+	if err := errors.Join(from.WaitPolicies(ctx, channel.ChanID), to.WaitPolicies(ctx, toID)); err != nil {
+		return channel, err
+	}
+	if params.ZeroConf {
+		return channel, nil
+	}
+	// Only now the confirmations that announce the channel: when they come with
+	// the first ones, lnd adds the edge twice at once, and sometimes loses the
+	// peer's policy for good ("unable to add channel: edge not found").
+	return channel, n.Mine(ctx, announceConfs-chanConfs)
 }
+
+const (
+	chanConfs     = 3 // lnd's --bitcoin.defaultchanconfs, for every size of channel
+	announceConfs = 6
+)
 
 // StartOpen opens a channel and returns once it is pending (its funding
 // transaction published).

@@ -93,6 +93,7 @@ func (n *Net) defaultArgs(node *Node, config NodeConfig) []string {
 		"--protocol.zero-conf",
 		"--protocol.option-scid-alias",
 		"--protocol.simple-taproot-chans",
+		fmt.Sprintf("--bitcoin.defaultchanconfs=%d", chanConfs),
 		"--maxpendingchannels=100",
 		"--trickledelay=50",
 		"--minbackoff=200ms",

@@ -25,7 +25,7 @@ func WaitFor(ctx context.Context, what string, cond func(context.Context) (bool,
 			return nil
 		}
 		// An error caused by the deadline itself says less than the one before.
-		if err != nil && (ctx.Err() == nil || last == nil) {
+		if ctx.Err() == nil || last == nil {
 			last = err
 		}
 		select {
