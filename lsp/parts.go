@@ -12,12 +12,76 @@ type PartTerms struct {
 	// CltvDelta is ours: incoming minus outgoing expiry, at least.
 	CltvDelta uint32 `json:"cltv_delta"`
 	// FinalCltvDelta is what the wallet's node demands when the HTLC reaches
-	// it; MarginBlocks is what it may be ahead of us.
+	// it; MarginBlocks is how far its height may be ahead of ours.
 	FinalCltvDelta  uint32  `json:"final_cltv_delta"`
 	MarginBlocks    uint32  `json:"margin_blocks"`
 	HtlcMinimumMsat ln.Msat `json:"htlc_minimum_msat"`
 	MaxParts        int     `json:"max_parts"`
-	// MaxAmountMsat bounds what a generous payer may send (0: twice the
-	// amount, BOLT 4's bound).
-	MaxAmountMsat ln.Msat `json:"max_amount_msat,omitempty"`
+}
+
+// CheckPart judges one HTLC by itself, at the given height: amounts, CLTV
+// delta, final delta. The zero Reason means that it may join. The hash is the
+// caller's business.
+func (t PartTerms) CheckPart(h ln.InterceptedHtlc, height uint32) Reason {
+	switch {
+	case h.OnChain():
+		return Because(ReasonExpiryNear, "the channel that the part came in on has gone to chain: it cannot be forwarded")
+	case h.IncomingMsat > ln.MaxMsat || h.OutgoingMsat > ln.MaxMsat:
+		return Because(ReasonAmountOver, "a part claims more than can exist: it was sent back")
+	case h.OutgoingMsat < t.HtlcMinimumMsat:
+		return Because(ReasonPartTooSmall, "a part of %s is below the smallest HTLC, %s: send fewer, larger parts", h.OutgoingMsat, t.HtlcMinimumMsat)
+	case h.IncomingMsat < h.OutgoingMsat:
+		return Because(ReasonFeeShort, "a part asks the gateway to send on more than it brings: it was sent back")
+	case uint64(h.IncomingExpiry) < uint64(h.OutgoingExpiry)+uint64(t.CltvDelta):
+		return Because(ReasonCltv, "the invoice's route hint leaves the gateway fewer than its %d blocks: ask the receiver for a new invoice", t.CltvDelta)
+	// An overpaying part is bounded by BOLT 4's rule for the whole: twice.
+	case uint64(h.OutgoingMsat) > 2*uint64(t.AmountMsat):
+		return Because(ReasonAmountOver, "a part brings more than twice the invoice's amount: it was sent back")
+	}
+	return t.CheckFinalDelta(h, height)
+}
+
+// CheckFinalDelta says whether the wallet's node would still take the HTLC at
+// this height (BOLT 4, expiry_too_soon at the final node).
+func (t PartTerms) CheckFinalDelta(h ln.InterceptedHtlc, height uint32) Reason {
+	if uint64(h.OutgoingExpiry) < uint64(height)+uint64(t.FinalCltvDelta)+uint64(t.MarginBlocks) {
+		return Because(ReasonCltv, "at block %d the payment no longer leaves the wallet its %d blocks: it went back; pay again", height, t.FinalCltvDelta)
+	}
+	return Reason{}
+}
+
+// CheckParts judges a complete set before a channel is opened for it and again
+// before it is forwarded: every part by itself, no part twice, their number,
+// the sum for the wallet, and the fee. Rounding of the hint's ppm may cost one
+// msat per part, no more. The zero Reason means that the set is as agreed.
+func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason {
+	if len(parts) > t.MaxParts {
+		return Because(ReasonTooManyParts, "the payment came in %d parts, more than the %d allowed: send it in fewer", len(parts), t.MaxParts)
+	}
+	var in, out ln.Msat
+	seen := make(map[ln.CircuitKey]bool, len(parts))
+	for _, h := range parts {
+		if reason := t.CheckPart(h, height); !reason.IsZero() {
+			return reason
+		}
+		if seen[h.Key] {
+			return Because(ReasonAmountShort, "one HTLC was counted twice")
+		}
+		seen[h.Key] = true
+		var err error
+		if in, err = in.Add(h.IncomingMsat); err != nil {
+			return Because(ReasonAmountOver, "the parts claim more than can exist: they were sent back")
+		}
+		if out, err = out.Add(h.OutgoingMsat); err != nil {
+			return Because(ReasonAmountOver, "the parts claim more than can exist: they were sent back")
+		}
+	}
+	if out < t.AmountMsat {
+		return Because(ReasonAmountShort, "the parts bring the wallet %s of %s", out, t.AmountMsat)
+	}
+	// in >= out: CheckPart demands it of each part.
+	if fee := in - out; fee+ln.Msat(len(parts)) < t.FeeMsat {
+		return Because(ReasonFeeShort, "the parts leave the gateway a fee of %s, %s was agreed: the invoice's route hint promises too little; ask the receiver for a new invoice", fee, t.FeeMsat)
+	}
+	return Reason{}
 }

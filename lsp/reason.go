@@ -13,8 +13,8 @@ type Moment struct {
 	Height uint32    `json:"height,omitempty"`
 }
 
-// When gives the event's time.
-func (m Moment) When() time.Time { return m.At }
+// EventTime gives the event's time to the engine.
+func (m Moment) EventTime() time.Time { return m.At }
 
 // ReasonCode is the stable name of why something ended or was refused. It is
 // stored, counted in metrics and returned by the API.

@@ -8,8 +8,11 @@ import (
 // Event is something that happened to an offer.
 type Event interface{ EventName() string }
 
-// The events. One that arrives late and changes nothing is accepted silently.
+// The events. One that a state does not admit (fsm.ErrIllegal) changes nothing:
+// whoever reports the world may take that for "too late".
 type (
+	// Start makes the offer known: the event of Create.
+	Start struct{ lsp.Moment }
 	// PartArrived: lnd offers an HTLC for the offer's SCID and it is held (the
 	// interceptor's ledger has it). Its hash may be another's: a probe.
 	PartArrived struct {
@@ -85,6 +88,7 @@ type (
 	}
 )
 
+func (Start) EventName() string         { return "start" }
 func (PartArrived) EventName() string   { return "part_arrived" }
 func (PartGone) EventName() string      { return "part_gone" }
 func (WalletStatus) EventName() string  { return "wallet_status" }

@@ -193,18 +193,3 @@ func Final(s State) bool {
 	}
 	return false
 }
-
-// Due is when the state wants a Tick; zero when it waits for no clock.
-func Due(s State) time.Time {
-	switch s := s.(type) {
-	case Offered:
-		return s.ExpiresAt
-	case Collecting:
-		return s.Deadline
-	case Opening:
-		return s.Deadline
-	case Mapping:
-		return s.Deadline
-	}
-	return time.Time{}
-}

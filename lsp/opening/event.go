@@ -20,8 +20,9 @@ const (
 	PresenceActive  Presence = "active"
 )
 
-// The events. An event that arrives late and changes nothing is accepted
-// silently; one that contradicts what is stored is an error.
+// The events. One that a state does not admit (fsm.ErrIllegal) changes nothing:
+// whoever reports the world may take that for "too late". One that contradicts
+// what is stored is another error.
 type (
 	// Start begins a Planned open; it may be repeated after a crash.
 	Start struct{ lsp.Moment }

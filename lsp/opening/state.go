@@ -83,6 +83,9 @@ type Tx struct {
 	// BumpHeight and BumpRate are the last bump asked for (a package rate).
 	BumpHeight uint32             `json:"bump_height,omitempty"`
 	BumpRate   ln.FeeRateSatPerKW `json:"bump_rate_sat_per_kw,omitempty"`
+	// Spender is a transaction in the best chain that spends an input of ours.
+	Spender       ln.TxID `json:"spender,omitzero"`
+	SpenderHeight uint32  `json:"spender_height,omitempty"`
 	// Told says that the owner knows that the channel is usable.
 	Told bool `json:"told,omitempty"`
 	// Trouble is the last refusal of the transaction by the network, if any.
@@ -193,8 +196,7 @@ type (
 		Unsigned
 		Link
 		Tx
-		Spender ln.TxID    `json:"spender"`
-		Reason  lsp.Reason `json:"reason"`
+		Reason lsp.Reason `json:"reason"`
 	}
 )
 
@@ -235,12 +237,4 @@ func CanAbandon(s State) bool {
 		return true
 	}
 	return false
-}
-
-// Due is when the state wants a Tick; the zero time when it waits for no clock.
-func Due(s State) time.Time {
-	if CanAbandon(s) {
-		return s.plan().Deadline
-	}
-	return time.Time{}
 }

@@ -11,8 +11,8 @@ type Effect interface{ EffectName() string }
 
 // The effects.
 type (
-	// MakeInvoice adds the hold invoice, or looks up the one already made for
-	// the hash with this offer's memo. Answers: InvoiceAdded, InvoiceRefused.
+	// MakeInvoice adds the hold invoice, or finds the one already made for this
+	// hash with these terms. Answers: InvoiceAdded, InvoiceRefused.
 	MakeInvoice struct {
 		OfferID string                `json:"offer_id"`
 		Invoice ln.HoldInvoiceRequest `json:"invoice"`

@@ -8,7 +8,8 @@ import (
 // Event is something that happened to an offer.
 type Event interface{ EventName() string }
 
-// The events. One that arrives late and changes nothing is accepted silently.
+// The events. One that a state does not admit (fsm.ErrIllegal) changes nothing:
+// whoever reports the world may take that for "too late".
 type (
 	// Start begins an Offered offer; it may be repeated after a crash.
 	Start struct{ lsp.Moment }

@@ -220,18 +220,3 @@ func InFlight(s State) bool {
 	}
 	return false
 }
-
-// Due is when the state wants a Tick; zero when it waits for no clock.
-func Due(s State) time.Time {
-	switch s := s.(type) {
-	case Offered:
-		return s.ExpiresAt
-	case InvoiceMade:
-		return s.ExpiresAt
-	case Accepted:
-		return s.Deadline
-	case Opening:
-		return s.Deadline
-	}
-	return time.Time{}
-}

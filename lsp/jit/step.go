@@ -1,0 +1,387 @@
+package jit
+
+import (
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Step decides. It is pure; see fsm.Machine.
+//
+// A part beyond the amount. Parts join until their sum reaches the amount
+// agreed; one that arrives afterwards is refused, whatever the state. The
+// gateway cannot see the onion's total, but a payer that follows the invoice
+// sends no such part, and joining it would either resize a channel already
+// being opened or, after the RESUME, add money that the fee and the exposure
+// were not agreed for. Refusing is safe for all: a wallet that was promised
+// more than the amount (an overpaying sender's last part) does not claim an
+// incomplete set, so the payer is refunded in full.
+func Step(s State, v Event) (State, []Effect, error) {
+	if v, ok := v.(PartArrived); ok {
+		return arrived(s, v)
+	}
+	switch s := s.(type) {
+	case Offered:
+		return stepOffered(s, v)
+	case Collecting:
+		return stepCollecting(s, v)
+	case Opening:
+		return stepOpening(s, v)
+	case Mapping:
+		return stepMapping(s, v)
+	case Resuming:
+		if _, ok := v.(PartsResumed); ok {
+			return Forwarded(s), nil, nil
+		}
+		return stepOutcome(s, s.Offer, s.Held, s.Via, v)
+	case Forwarded:
+		return stepOutcome(s, s.Offer, s.Held, s.Via, v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// Screen judges a part that does not change the state: one that a final offer,
+// a probe or a hint not ours brings. It is for callers that route HTLCs, too.
+func Screen(o Offer, final bool, h ln.InterceptedHtlc, height uint32) (Refusal, lsp.Reason, bool) {
+	if h.Hash != o.Hash {
+		// Temporary (law 6): after unknown_next_peer an lnd payer's real
+		// payment, which follows the probe, found no route.
+		return RefuseTemporary, lsp.Because(lsp.ReasonOtherHash, "an HTLC with another payment hash came to this offer's channel id: it opens nothing and was refused"), true
+	}
+	if final {
+		return o.never(), lsp.Because(lsp.ReasonOfferExpired, "the offer has ended: ask the receiver for a new invoice"), true
+	}
+	if reason := o.Part.CheckPart(h, height); !reason.IsZero() {
+		return o.never(), reason, true
+	}
+	return "", lsp.Reason{}, false
+}
+
+// never refuses what will never succeed. A RESUME is only unknown_next_peer
+// while nothing maps the SCID; later it would forward.
+func (o Offer) never() Refusal {
+	if o.Mapped {
+		return RefuseTemporary
+	}
+	return RefuseUnknown
+}
+
+func arrived(s State, v PartArrived) (State, []Effect, error) {
+	o, key := s.offer(), v.Htlc.Key
+	for _, p := range PartsOf(s) {
+		if p.Htlc.Key != key {
+			continue
+		}
+		switch s.(type) {
+		case Resuming, Forwarded, Paid:
+			// lnd offers again what it was told to resume: again RESUME.
+			return s, []Effect{ResumeParts{OfferID: o.ID, Keys: []ln.CircuitKey{key}}}, nil
+		}
+		return s, nil, nil // held already
+	}
+	if how, reason, refused := Screen(o, Final(s), v.Htlc, v.Height); refused {
+		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
+	}
+	part := Part{Htlc: v.Htlc, At: v.At}
+	switch s := s.(type) {
+	case Offered:
+		if !v.At.Before(o.ExpiresAt) {
+			reason := lsp.Because(lsp.ReasonOfferExpired, "the offer has expired: ask the receiver for a new invoice")
+			return expire(o, Held{Parts: []Part{part}}, reason)
+		}
+		next := Collecting{Offer: o, Held: Held{Parts: []Part{part}}, Deadline: v.At.Add(o.CollectFor)}
+		return joined(next, v.Moment)
+	case Collecting:
+		if !s.complete() {
+			if len(s.Parts) >= o.Part.MaxParts {
+				reason := lsp.Because(lsp.ReasonTooManyParts, "the payment came in more than %d parts and is not complete: send it in fewer", o.Part.MaxParts)
+				return back(o, add(s.Held, part), RefuseTemporary, reason)
+			}
+			s.Held = add(s.Held, part)
+			return joined(s, v.Moment)
+		}
+	}
+	reason := lsp.Because(lsp.ReasonExtraPart, "the payment was complete already: a part beyond its amount was sent back")
+	return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, reason)}, nil
+}
+
+// joined looks at a set that has grown: complete sets are checked and then ask
+// for the wallet; the first part of an incomplete one asks early, so that a
+// sleeping wallet is woken while its siblings come.
+func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
+	if !s.complete() {
+		if len(s.Parts) == 1 {
+			return s, []Effect{askWallet(s.Offer, s.Part.AmountMsat)}, nil
+		}
+		return s, nil, nil
+	}
+	if reason := s.Part.CheckParts(s.htlcs(), m.Height); !reason.IsZero() {
+		return back(s.Offer, s.Held, s.never(), reason)
+	}
+	if reason, near := s.near(s.Offer, m.Height); near {
+		return back(s.Offer, s.Held, RefuseTemporary, reason)
+	}
+	return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+}
+
+func stepOffered(s Offered, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Start:
+		return s, nil, nil
+	case Tick:
+		if v.At.Before(s.ExpiresAt) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return expire(s.Offer, Held{}, lsp.Because(lsp.ReasonOfferExpired, "nobody paid before the offer expired"))
+	case OpeningUsable:
+		// An open that outlived its attempt: the retry will use its channel.
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive, s.Chan = false, v.ChanID
+		return s, nil, nil
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) || !s.OpenLive {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive = false
+		return s, nil, nil
+	case Cancel:
+		return cancel(s.Offer, Held{}, v.Reason)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case WalletStatus:
+		return s.wallet(v)
+	case WalletOnline:
+		if !s.complete() {
+			return s, nil, nil
+		}
+		return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+	case Tick:
+		if v.At.Before(s.Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		reason := lsp.Because(lsp.ReasonPartMissing, "only %s of %s arrived in time: the parts went back; pay again", s.outgoing(), s.Part.AmountMsat)
+		if s.complete() {
+			reason = lsp.Because(lsp.ReasonWalletOffline, "the receiver's wallet did not come online in time: the payment went back; open the wallet and pay again")
+		}
+		if !v.At.Before(s.ExpiresAt) {
+			return expire(s.Offer, s.Held, reason)
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, reason)
+	case OpeningUsable:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive, s.Chan = false, v.ChanID
+		if !s.complete() {
+			return s, nil, nil
+		}
+		return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) || !s.OpenLive {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive = false
+		return s, nil, nil
+	}
+	return held(s, s.Offer, s.Held, v)
+}
+
+// wallet decides how a complete set reaches the wallet.
+func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
+	o := s.Offer
+	amount := s.outgoing()
+	switch {
+	case !v.Online:
+		return s, []Effect{WakeWallet{OfferID: o.ID, Client: o.Client, Hash: o.Hash, AmountMsat: o.Part.AmountMsat}}, nil
+	case !s.complete():
+		return s, nil, nil
+	}
+	if reason, near := s.near(o, v.Height); near {
+		return back(o, s.Held, RefuseTemporary, reason)
+	}
+	switch {
+	case v.Room != 0:
+		return mapping(o, s.Held, v.Room, v.At)
+	case o.OpenLive:
+		// An earlier open has not told its fate: wait for it, never beside it.
+		return opening(o, s.Held, v.At, amount)
+	case o.Chan != 0:
+		return refunded(o, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNoRoom,
+			"the channel opened for this payment has no room for it any more, and a payment gets one channel: ask for a new invoice"))
+	case v.Channels > 0 && !o.MayOpenMore:
+		return back(o, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNoConsent,
+			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))
+	case !v.Refusal.IsZero():
+		return back(o, s.Held, RefuseTemporary, v.Refusal)
+	case o.Opens >= o.MaxOpens:
+		return refunded(o, s.Held, o.never(), attemptsUsed(o))
+	}
+	o.Opens++
+	o.OpenLive = true
+	return opening(o, s.Held, v.At, amount)
+}
+
+func stepOpening(s Opening, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case OpeningUsable:
+		if v.OpeningID != s.OpeningID {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive, s.Chan = false, v.ChanID
+		if reason, near := s.near(s.Offer, v.Height); near {
+			return back(s.Offer, s.Held, RefuseTemporary, reason)
+		}
+		return mapping(s.Offer, s.Held, v.ChanID, v.At)
+	case OpeningFailed:
+		if v.OpeningID != s.OpeningID {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive = false
+		if s.Opens >= s.MaxOpens {
+			reason := attemptsUsed(s.Offer)
+			reason.Text = v.Reason.Text + "; " + reason.Text
+			return refunded(s.Offer, s.Held, s.never(), reason)
+		}
+		if v.Reason.Code == lsp.ReasonOpenSlow && (s.Deadline.IsZero() || v.At.Before(s.Deadline)) {
+			// Given up by an earlier attempt of this very payment, whose parts
+			// went back; this attempt has time left and begins its own.
+			s.Opens++
+			s.OpenLive = true
+			return opening(s.Offer, s.Held, v.At, s.outgoing())
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, v.Reason)
+	case Tick:
+		if s.Deadline.IsZero() || v.At.Before(s.Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonOpenSlow,
+			"the channel was not ready in time: the payment went back; pay again, and the channel is used if it is ready by then"))
+	}
+	return held(s, s.Offer, s.Held, v)
+}
+
+func stepMapping(s Mapping, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Mapped:
+		if v.Via != s.Via {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		if reason := s.Part.CheckParts(s.htlcs(), v.Height); !reason.IsZero() {
+			return back(s.Offer, s.Held, RefuseTemporary, reason)
+		}
+		if reason, near := s.near(s.Offer, v.Height); near {
+			return back(s.Offer, s.Held, RefuseTemporary, reason)
+		}
+		return Resuming{Offer: s.Offer, Held: s.Held, Via: s.Via}, []Effect{
+			ResumeParts{OfferID: s.ID, Keys: s.keys()}, WatchParts{OfferID: s.ID, Keys: s.keys()},
+		}, nil
+	case MapFailed:
+		if v.Via != s.Via {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
+			"the wallet's channel could not take the payment (%s): it went back; pay again", clip(v.Text)))
+	case Tick:
+		if v.At.Before(s.Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
+			"the wallet's channel was not ready for the payment in time: it went back; bring the wallet online and pay again"))
+	}
+	return held(s, s.Offer, s.Held, v)
+}
+
+// held is what every state before the RESUME has in common.
+func held(s State, o Offer, h Held, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case NewBlock:
+		if reason, near := h.near(o, v.Height); near {
+			return back(o, h, RefuseTemporary, reason)
+		}
+		return s, nil, nil
+	case PartGone:
+		rest := Held{}
+		for _, p := range h.Parts {
+			if p.Htlc.Key != v.Key {
+				rest.Parts = append(rest.Parts, p)
+			}
+		}
+		if len(rest.Parts) == len(h.Parts) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return back(o, rest, RefuseTemporary, lsp.Because(lsp.ReasonPartMissing,
+			"a part of the payment was taken back before it could be forwarded (%s): the others went back with it; pay again", clip(v.Text)))
+	case Cancel:
+		return cancel(o, h, v.Reason)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// stepOutcome follows resumed parts to their end. Time and height no longer
+// matter: the wallet may take as long as its HTLCs live.
+func stepOutcome(s State, o Offer, h Held, via ln.SCID, v Event) (State, []Effect, error) {
+	var (
+		key     ln.CircuitKey
+		outcome Outcome
+		text    string
+		at      time.Time
+	)
+	switch v := v.(type) {
+	case PartSettled:
+		key, outcome, at = v.Key, OutcomeSettled, v.At
+	case PartFailed:
+		key, outcome, text, at = v.Key, OutcomeFailed, v.Text, v.At
+	case PartGone:
+		// Its channel went on chain after the RESUME: lnd carries the preimage
+		// there by itself, WatchParts tells how it ends.
+		return s, nil, nil
+	case Cancel:
+		return nil, nil, ErrTooLate
+	default:
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	parts := append([]Part(nil), h.Parts...)
+	var found bool
+	open, settled := 0, 0
+	var in, out ln.Msat
+	for i := range parts {
+		if parts[i].Htlc.Key == key && parts[i].Outcome == OutcomeOpen {
+			parts[i].Outcome, found = outcome, true
+		}
+		switch parts[i].Outcome {
+		case OutcomeOpen:
+			open++
+		case OutcomeSettled:
+			settled++
+			in += parts[i].Htlc.IncomingMsat
+			out += parts[i].Htlc.OutgoingMsat
+		}
+	}
+	if !found {
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	h = Held{Parts: parts}
+	switch {
+	case open > 0:
+		if _, ok := s.(Resuming); ok {
+			return Resuming{Offer: o, Held: h, Via: via}, nil, nil
+		}
+		return Forwarded{Offer: o, Held: h, Via: via}, nil, nil
+	case settled > 0:
+		// in >= out for every part: CheckPart let no other join.
+		return Paid{Offer: o, Held: h, Via: via, ForwardedMsat: out, FeeEarnedMsat: in - out, At: at}, nil, nil
+	}
+	o.Last = lsp.Because(lsp.ReasonWalletRefused, "the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(text))
+	if !at.Before(o.ExpiresAt) {
+		return Refunded{Offer: o, Reason: o.Last}, nil, nil
+	}
+	return Offered{Offer: o}, nil, nil
+}

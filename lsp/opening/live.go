@@ -1,0 +1,151 @@
+package opening
+
+import (
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// live is an open whose transaction is signed: Signed, Published, Usable,
+// Confirmed and Buried are all of this shape.
+type live Signed
+
+func (l live) depth(tip uint32) uint32 {
+	switch {
+	case l.ConfirmedHeight == 0:
+		return 0
+	case tip < l.ConfirmedHeight:
+		return 1
+	}
+	return tip - l.ConfirmedHeight + 1
+}
+
+// ready: HTLCs may be entrusted to the channel.
+func (l live) ready(tip uint32) bool {
+	return l.Active && (l.ZeroConf || l.depth(tip) >= max(l.Confs, 1))
+}
+
+// stepLive never abandons: the signed bytes may be anywhere.
+func stepLive(s State, l live, v Event) (State, []Effect, error) {
+	_, signedOnly := s.(Signed)
+	switch v := v.(type) {
+	case Abandon:
+		return nil, nil, ErrTooLate
+	case FundingPublished:
+		l.Trouble = lsp.Reason{}
+		return l.settle(false, v.Height, nil)
+	case PublishFailed:
+		if l.ConfirmedHeight > 0 {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		// It stays where it is and is tried again at the next block: what the
+		// network refuses today (a low fee, an unseen parent) it may take then.
+		l.Trouble = lsp.Because(lsp.ReasonOpenSlow, "the network does not take the funding transaction yet (%s): it is sent again with every block", clip(v.Text))
+		return l.settle(signedOnly, v.Height, nil)
+	case ChannelActive:
+		l.Active, l.ChanID = true, v.ChanID
+		return l.settle(signedOnly, v.Height, nil)
+	case ChannelInactive:
+		l.Active = false
+		return l.settle(signedOnly, v.Height, nil)
+	case FundingConfirmed:
+		if v.ConfirmedHeight == 0 {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		l.Spender, l.SpenderHeight, l.Trouble = ln.TxID{}, 0, lsp.Reason{}
+		var effects []Effect
+		if l.ConfirmedHeight == 0 {
+			effects = append(effects, notify(l, NoticeConfirmed))
+		}
+		l.ConfirmedHeight = v.ConfirmedHeight
+		return l.settle(false, v.Height, effects)
+	case FundingReorged:
+		var effects []Effect
+		if l.ConfirmedHeight > 0 {
+			effects = append(effects, notify(l, NoticeReorged))
+		}
+		l.ConfirmedHeight, l.Spender, l.SpenderHeight = 0, ln.TxID{}, 0
+		effects = append(effects, publish(l), watch(l))
+		return l.settle(signedOnly, v.Height, effects)
+	case FundingConflicted:
+		l.ConfirmedHeight = 0
+		l.Spender, l.SpenderHeight = v.Spender, v.SpenderHeight
+		l.Trouble = lsp.Because(lsp.ReasonConflict, "transaction %s spends a coin of this channel's funding: unless a reorg undoes it the channel will never exist", v.Spender)
+		return l.block(signedOnly, v.Height, 0)
+	case NewBlock:
+		return l.block(signedOnly, v.Height, v.TargetRate)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// block is what every new tip does to an open that is not buried.
+func (l live) block(signedOnly bool, tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, error) {
+	if l.SpenderHeight > 0 {
+		if tip >= l.SpenderHeight && tip-l.SpenderHeight+1 >= max(l.BuriedConfs, 1) {
+			reason := lsp.Because(lsp.ReasonConflict,
+				"transaction %s spent a coin of this channel's funding and is buried: the channel can never exist. Find out who spent it, and abandon the channel in lnd once no HTLC depends on it", l.Spender)
+			end := Conflicted{Plan: l.Plan, Coins: l.Coins, Unsigned: l.Unsigned, Link: l.Link, Tx: l.Tx, Reason: reason}
+			n := notify(l, NoticeConflicted)
+			n.Reason = reason
+			return end, []Effect{ReleaseCoins{OpeningID: l.ID, LeaseID: l.LeaseID()}, n}, nil
+		}
+		return l.settle(signedOnly, tip, nil)
+	}
+	if l.ConfirmedHeight > 0 {
+		return l.settle(signedOnly, tip, nil)
+	}
+	effects := []Effect{publish(l)}
+	if l.lags(tip) && target > max(l.Selection.FeeRate, l.BumpRate) && !signedOnly {
+		l.BumpHeight, l.BumpRate = tip, target
+		effects = append(effects, BumpFee{
+			OpeningID: l.ID, Change: l.ChangeOutpoint, ChangeSat: l.Selection.ChangeSat,
+			ParentFee: l.Selection.FeeSat, ParentWU: l.Selection.WeightWU, PackageRate: target,
+		})
+	}
+	return l.settle(signedOnly, tip, effects)
+}
+
+// lags: it has waited long enough for a bump, and has a handle to bump with.
+func (l live) lags(tip uint32) bool {
+	since := max(l.SignedHeight, l.BumpHeight)
+	return l.BumpAfterBlocks > 0 && since > 0 && l.Selection.HasChange() && !l.ChangeOutpoint.IsZero() &&
+		tip >= since && tip-since >= l.BumpAfterBlocks
+}
+
+// settle names the state that the facts amount to. Being told "usable" is
+// never taken back: a reorg leaves a zero-conf channel usable and any other
+// one Published, its HTLCs where they are.
+func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Effect, error) {
+	if signedOnly {
+		return Signed(l), effects, nil
+	}
+	if !l.Told && l.ready(tip) && l.SpenderHeight == 0 {
+		l.Told = true
+		effects = append(effects, notify(l, NoticeUsable))
+	}
+	switch {
+	case l.Told && l.ConfirmedHeight > 0 && l.depth(tip) >= max(l.BuriedConfs, 1):
+		return Buried(l), append(effects, ReleaseCoins{OpeningID: l.ID, LeaseID: l.LeaseID()}), nil
+	case l.Told && l.ConfirmedHeight > 0:
+		return Confirmed(l), effects, nil
+	case l.Told && l.ZeroConf && l.SpenderHeight == 0:
+		return Usable(l), effects, nil
+	}
+	return Published(l), effects, nil
+}
+
+func publish(l live) Effect {
+	return Publish{OpeningID: l.ID, Raw: l.Raw, Label: "sluice open " + l.ID}
+}
+
+func watch(l live) Effect {
+	inputs := make([]ln.Outpoint, 0, len(l.Selection.Inputs))
+	for _, coin := range l.Selection.Inputs {
+		inputs = append(inputs, coin.Outpoint)
+	}
+	return WatchChain{OpeningID: l.ID, Outpoint: l.Outpoint, Inputs: inputs, SinceHeight: l.SignedHeight}
+}
+
+func notify(l live, n Notice) NotifyOwner {
+	return NotifyOwner{OpeningID: l.ID, Owner: l.Owner, Notice: n, Outpoint: l.Outpoint, ChanID: l.ChanID}
+}

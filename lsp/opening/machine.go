@@ -1,0 +1,39 @@
+package opening
+
+import (
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/fsm"
+)
+
+// Name is the machine's name in the database.
+const Name = "lsp/opening"
+
+// ErrTooLate answers Abandon once the transaction is signed.
+var ErrTooLate = errkind.New(errkind.Conflict, "the funding transaction is signed and may be public: the channel can only be closed once it is open")
+
+// Machine is the state machine of one open.
+func Machine() fsm.Machine[State, Event, Effect] {
+	return fsm.Machine[State, Event, Effect]{
+		Name:     Name,
+		Step:     Step,
+		States:   []State{Planned{}, Leased{}, Built{}, Unknown{}, Pending{}, Signed{}, Published{}, Usable{}, Confirmed{}, Buried{}, Rejected{}, Failed{}, Conflicted{}},
+		Events:   []Event{Start{}, CoinsLeased{}, CoinsRefused{}, FundingBuilt{}, PeerRejected{}, NegotiationFailed{}, NegotiationLost{}, PeerGone{}, FundingPending{}, NodeAnswered{}, FundingSigned{}, SigningFailed{}, FundingPublished{}, PublishFailed{}, ChannelActive{}, ChannelInactive{}, FundingConfirmed{}, FundingReorged{}, FundingConflicted{}, NewBlock{}, Tick{}, Abandon{}},
+		Effects:  []Effect{LeaseCoins{}, Negotiate{}, Verify{}, AskNode{}, Sign{}, Publish{}, WatchChain{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, NotifyOwner{}},
+		Terminal: Final,
+		Deadline: deadline,
+		Edges:    edges(),
+	}
+}
+
+// deadline bounds an open until it is signed; afterwards only the chain ends it.
+func deadline(s State) (time.Time, Event, bool) {
+	if !CanAbandon(s) {
+		return time.Time{}, nil, false
+	}
+	due := PlanOf(s).Deadline
+	t := Tick{}
+	t.At = due
+	return due, t, !due.IsZero()
+}

@@ -1,0 +1,284 @@
+package opening
+
+import (
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Step decides. It is pure; see fsm.Machine.
+func Step(s State, v Event) (State, []Effect, error) {
+	switch s := s.(type) {
+	case Planned:
+		return stepPlanned(s, v)
+	case Leased:
+		return stepLeased(s, v)
+	case Built:
+		return stepBuilt(s, v)
+	case Unknown:
+		return stepUnknown(s, v)
+	case Pending:
+		return stepPending(s, v)
+	case Signed:
+		return stepLive(s, live(s), v)
+	case Published:
+		return stepLive(s, live(s), v)
+	case Usable:
+		return stepLive(s, live(s), v)
+	case Confirmed:
+		return stepLive(s, live(s), v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepPlanned(s Planned, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Start:
+		return s, []Effect{LeaseCoins{OpeningID: s.ID, LeaseID: s.LeaseID(), CapacitySat: s.CapacitySat, FeeRate: s.FeeRate}}, nil
+	case CoinsLeased:
+		if v.Selection.FundingSat != s.CapacitySat || len(v.Selection.Inputs) == 0 {
+			return nil, nil, fmt.Errorf("open %s: coins for %d sat were leased, not for its %d sat", s.ID, v.Selection.FundingSat, s.CapacitySat)
+		}
+		next := Leased{Plan: s.Plan, Coins: Coins{Selection: v.Selection, ChangeScript: v.ChangeScript}}
+		return next, []Effect{negotiate(next)}, nil
+	case CoinsRefused:
+		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonCoinsShort,
+			"the gateway has too few free coins to open the channel (%s missing): the payment went back; try again later", v.MissingSat)})
+	}
+	return early(s, v)
+}
+
+func stepLeased(s Leased, v Event) (State, []Effect, error) {
+	now := s.PendingID(s.Negotiation)
+	switch v := v.(type) {
+	case FundingBuilt:
+		if v.PendingID != now {
+			// A negotiation that was cut off and cancelled: not ours any more.
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		if v.Outpoint.IsZero() || len(v.Psbt) == 0 {
+			return nil, nil, fmt.Errorf("open %s: a funding transaction without outpoint or PSBT", s.ID)
+		}
+		next := Built{Plan: s.Plan, Coins: s.Coins, Unsigned: v.Unsigned}
+		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint}}, nil
+	case PeerRejected:
+		if v.PendingID != now {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, rejected(v.Text))
+	case NegotiationFailed:
+		if v.PendingID != now {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, openFailed(v.Text))
+	case NegotiationLost:
+		// Nothing was verified, so lnd holds no commitment: asking again with
+		// the same coins is safe once the old shim is cancelled.
+		if s.Negotiation+1 >= max(s.MaxNegotiations, 1) {
+			return ended(s, openFailed(v.Text))
+		}
+		s.Negotiation++
+		return s, []Effect{negotiate(s)}, nil
+	case PeerGone:
+		return ended(s, walletGone())
+	}
+	return early(s, v)
+}
+
+func stepBuilt(s Built, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case FundingPending:
+		if v.Outpoint != s.Outpoint {
+			return nil, nil, otherOutpoint(s.ID, s.Outpoint, v.Outpoint)
+		}
+		return Pending(s), []Effect{sign(Pending(s))}, nil
+	case ChannelActive:
+		s.Active, s.ChanID = true, v.ChanID
+		return Pending(s), []Effect{sign(Pending(s))}, nil
+	case PeerRejected:
+		if v.PendingID != s.PendingID(s.Negotiation) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, rejected(v.Text))
+	case NegotiationFailed:
+		if v.PendingID != s.PendingID(s.Negotiation) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, openFailed(v.Text))
+	case NegotiationLost, PeerGone:
+		return Unknown(s), []Effect{askNode(Unknown(s))}, nil
+	}
+	return early(s, v)
+}
+
+func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case NodeAnswered:
+		switch v.Presence {
+		case PresenceAbsent:
+			return ended(s, openFailed("the negotiation was cut off and the node does not know the channel"))
+		case PresenceActive:
+			s.Active, s.ChanID = true, v.ChanID
+		case PresencePending:
+		default:
+			return nil, nil, fmt.Errorf("open %s: presence %q is not known", s.ID, v.Presence)
+		}
+		return Pending(s), []Effect{sign(Pending(s))}, nil
+	case FundingPending:
+		if v.Outpoint != s.Outpoint {
+			return nil, nil, otherOutpoint(s.ID, s.Outpoint, v.Outpoint)
+		}
+		return Pending(s), []Effect{sign(Pending(s))}, nil
+	case ChannelActive:
+		s.Active, s.ChanID = true, v.ChanID
+		return Pending(s), []Effect{sign(Pending(s))}, nil
+	case PeerRejected:
+		if v.PendingID != s.PendingID(s.Negotiation) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, rejected(v.Text))
+	case NegotiationFailed:
+		if v.PendingID != s.PendingID(s.Negotiation) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, openFailed(v.Text))
+	case NegotiationLost:
+		return s, []Effect{askNode(s)}, nil
+	}
+	return early(s, v)
+}
+
+func stepPending(s Pending, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case FundingSigned:
+		if v.TxID != s.Outpoint.TxID || len(v.Raw) == 0 {
+			return nil, nil, fmt.Errorf("open %s: the signed transaction is %s, but the commitments are for %s: it must not be published", s.ID, v.TxID, s.Outpoint.TxID)
+		}
+		next := Signed{Plan: s.Plan, Coins: s.Coins, Unsigned: s.Unsigned, Link: s.Link, Tx: Tx{Raw: v.Raw, SignedHeight: v.Height}}
+		return next, []Effect{publish(live(next)), watch(live(next)), notify(live(next), NoticeSigned)}, nil
+	case SigningFailed:
+		return ended(s, openFailed("the wallet would not sign the funding transaction: "+v.Text))
+	case NodeAnswered:
+		if v.Presence == PresenceAbsent {
+			return ended(s, openFailed("the node has lost the channel before it was funded"))
+		}
+		if v.Presence == PresenceActive {
+			s.Active, s.ChanID = true, v.ChanID
+		}
+		return s, nil, nil
+	case ChannelActive:
+		s.Active, s.ChanID = true, v.ChanID
+		return s, nil, nil
+	case ChannelInactive:
+		s.Active = false
+		return s, nil, nil
+	}
+	return early(s, v)
+}
+
+// early is what every state before Signed has in common: it may be given up.
+func early(s State, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Tick:
+		if v.At.Before(PlanOf(s).Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonOpenSlow,
+			"the channel was not ready to be funded in time: the open was given up and costs nothing; try again")})
+	case Abandon:
+		return ended(s, ending{temporary: true, reason: v.Reason})
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// ending says how an open that was never signed ends.
+type ending struct {
+	reason    lsp.Reason
+	rejected  string
+	byPeer    bool
+	temporary bool
+}
+
+func rejected(text string) ending {
+	return ending{byPeer: true, rejected: text, reason: lsp.Because(lsp.ReasonWalletRejected,
+		"the wallet's node refused the channel (%q): check that sluice-wallet runs and accepts channels of this LSP", clip(text))}
+}
+
+func openFailed(text string) ending {
+	return ending{temporary: true, reason: lsp.Because(lsp.ReasonOpenFailed,
+		"the channel could not be opened (%s): nothing was spent; try again", clip(text))}
+}
+
+func walletGone() ending {
+	return ending{temporary: true, reason: lsp.Because(lsp.ReasonWalletGone,
+		"the wallet disconnected while its channel was being opened: bring it online and try again")}
+}
+
+// ended gives up an open of which no signed transaction was ever stored: the
+// node forgets the channel, the coins are free again, the owner is told.
+func ended(s State, e ending) (State, []Effect, error) {
+	p := PlanOf(s)
+	var (
+		effects  []Effect
+		outpoint ln.Outpoint
+	)
+	forget := func(negotiation uint32) {
+		effects = append(effects, AbandonChannel{OpeningID: p.ID, CancelShims: shims(p, negotiation+1), Outpoint: outpoint})
+	}
+	switch s := s.(type) {
+	case Leased:
+		forget(s.Negotiation)
+	case Built:
+		outpoint = s.Outpoint
+		forget(s.Negotiation)
+	case Unknown:
+		outpoint = s.Outpoint
+		forget(s.Negotiation)
+	case Pending:
+		outpoint = s.Outpoint
+		forget(s.Negotiation)
+	}
+	// Also from Planned: a crash may have left leases without CoinsLeased.
+	effects = append(effects, ReleaseCoins{OpeningID: p.ID, LeaseID: p.LeaseID()})
+	n := NotifyOwner{OpeningID: p.ID, Owner: p.Owner, Notice: NoticeFailed, Reason: e.reason, Temporary: e.temporary, Outpoint: outpoint}
+	if e.byPeer {
+		n.Notice = NoticeRejected
+		return Rejected{Plan: p, Text: e.rejected, Reason: e.reason, Outpoint: outpoint}, append(effects, n), nil
+	}
+	return Failed{Plan: p, Reason: e.reason, Temporary: e.temporary, Outpoint: outpoint}, append(effects, n), nil
+}
+
+func negotiate(s Leased) Effect {
+	return Negotiate{Plan: s.Plan, PendingID: s.PendingID(s.Negotiation), CancelShims: shims(s.Plan, s.Negotiation), Selection: s.Selection, ChangeScript: s.ChangeScript}
+}
+
+func sign(s Pending) Effect {
+	return Sign{OpeningID: s.ID, Psbt: s.Psbt, Outpoint: s.Outpoint}
+}
+
+func askNode(s Unknown) Effect {
+	return AskNode{OpeningID: s.ID, PendingID: s.PendingID(s.Negotiation), Outpoint: s.Outpoint}
+}
+
+func shims(p Plan, n uint32) []ln.PendingChanID {
+	var ids []ln.PendingChanID
+	for i := range n {
+		ids = append(ids, p.PendingID(i))
+	}
+	return ids
+}
+
+func otherOutpoint(id string, want, have ln.Outpoint) error {
+	return fmt.Errorf("open %s: the node reports funding outpoint %s, but %s was built", id, have, want)
+}
+
+// clip bounds what is repeated of somebody else's words.
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}

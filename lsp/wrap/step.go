@@ -1,0 +1,374 @@
+package wrap
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// Step decides. It is pure; see fsm.Machine.
+func Step(s State, v Event) (State, []Effect, error) {
+	switch s := s.(type) {
+	case Offered:
+		return stepOffered(s, v)
+	case InvoiceMade:
+		return stepInvoiceMade(s, v)
+	case Accepted:
+		return stepAccepted(s, v)
+	case Opening:
+		return stepOpening(s, v)
+	case Paying:
+		return stepPaying(s, s.Offer, s.Held, s.Route, v)
+	case PaymentUnknown:
+		return stepPaying(s, s.Offer, s.Held, s.Route, v)
+	case Settling:
+		return stepSettling(s, v)
+	case Cancelling:
+		return stepCancelling(s, v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepOffered(s Offered, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Start:
+		return s, []Effect{MakeInvoice{OfferID: s.ID, Invoice: ln.HoldInvoiceRequest{
+			Hash: s.Hash, AmountMsat: s.PayerMsat, Memo: s.Description, DescriptionHash: s.DescriptionHash,
+			Expiry: s.ExpiresAt.Sub(v.At), FinalCltvDelta: s.HoldFinalCltv,
+		}}}, nil
+	case InvoiceAdded:
+		s.Bolt11 = v.Bolt11
+		return InvoiceMade(s), []Effect{WatchInvoice{OfferID: s.ID, Hash: s.Hash}}, nil
+	case InvoiceRefused:
+		return Cancelled{Offer: s.Offer, Reason: lsp.Because(lsp.ReasonInvoiceFailed, "the gateway could not make the invoice (%s): ask for a new one with a new payment hash", clip(v.Text))}, nil, nil
+	case Tick:
+		if v.At.Before(s.ExpiresAt) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return cancelling(s.Offer, EndExpired, nobodyPaid())
+	case Cancel:
+		return cancelling(s.Offer, EndCancelled, withdrawn(v.Reason))
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepInvoiceMade(s InvoiceMade, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case SetAccepted:
+		return s.accept(v)
+	case InvoiceCanceled:
+		return Expired{Offer: s.Offer, Reason: nobodyPaid()}, nil, nil
+	case Tick:
+		if v.At.Before(s.ExpiresAt) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return cancelling(s.Offer, EndExpired, nobodyPaid())
+	case Cancel:
+		return cancelling(s.Offer, EndCancelled, withdrawn(v.Reason))
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// accept begins work on a set that lnd holds. lnd counted the set complete by
+// the onions' total; the sum is checked here once more, since it is what the
+// wallet is paid from.
+func (s InvoiceMade) accept(v SetAccepted) (State, []Effect, error) {
+	h := Held{Htlcs: v.Htlcs, EarliestExpiry: math.MaxUint32}
+	for _, htlc := range v.Htlcs {
+		h.EarliestExpiry = min(h.EarliestExpiry, htlc.Expiry)
+		var err error
+		if h.HeldMsat, err = h.HeldMsat.Add(htlc.AmtMsat); err != nil {
+			return nil, nil, fmt.Errorf("offer %s: the held set: %w", s.ID, err)
+		}
+	}
+	if h.HeldMsat < s.PayerMsat {
+		return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonAmountShort, "the invoice holds %s of %s: it went back", h.HeldMsat, s.PayerMsat))
+	}
+	if _, reason := s.outgoingExpiry(h, v.Height); !reason.IsZero() {
+		return cancelling(s.Offer, EndRefunded, reason)
+	}
+	next := Accepted{Offer: s.Offer, Held: h, Deadline: v.At.Add(s.WaitFor)}
+	return next, []Effect{CheckIncoming{OfferID: s.ID, Htlcs: h.Htlcs}}, nil
+}
+
+func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case IncomingChecked:
+		if !v.Safe {
+			return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonUnsafeIncoming,
+				"the payment came in over a channel whose funding is not safe yet (%s): it went back; pay again over another channel, or once it has confirmed", clip(v.Text)))
+		}
+		s.Safe = true
+		return s, []Effect{askWallet(s.Offer)}, nil
+	case WalletStatus:
+		if !s.Safe {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return s.wallet(v)
+	case WalletOnline:
+		if !s.Safe {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return s, []Effect{askWallet(s.Offer)}, nil
+	case Tick:
+		if v.At.Before(s.Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonWalletOffline,
+			"the receiver's wallet did not come online in time: the payment went back; open the wallet and ask for a new invoice"))
+	}
+	return held(s, s.Offer, s.Held, v)
+}
+
+// wallet decides how the wallet is reached.
+func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
+	o := s.Offer
+	switch {
+	case !v.Online:
+		return s, []Effect{WakeWallet{OfferID: o.ID, Client: o.Client, Hash: o.Hash, AmountMsat: o.WalletMsat}}, nil
+	case v.Room != 0:
+		return pay(o, s.Held, v.Room, v.Height)
+	case v.Channels > 0 && !o.MayOpenMore:
+		return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonNoConsent,
+			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))
+	case !v.Refusal.IsZero():
+		return cancelling(o, EndRefunded, v.Refusal)
+	}
+	return open(o, s.Held, v.Moment)
+}
+
+func stepOpening(s Opening, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case OpeningUsable:
+		if v.OpeningID != s.OpeningID {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive, s.Chan = false, v.ChanID
+		return pay(s.Offer, s.Held, v.ChanID, v.Height)
+	case OpeningFailed:
+		if v.OpeningID != s.OpeningID {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive = false
+		// CancelInvoice is final for the payer, so what may succeed now is tried
+		// again here; a wallet that said no is not asked twice.
+		_, late := s.outgoingExpiry(s.Held, v.Height)
+		if v.Temporary && s.Opens < s.MaxOpens && late.IsZero() && (s.Deadline.IsZero() || v.At.Before(s.Deadline)) {
+			return open(s.Offer, s.Held, v.Moment)
+		}
+		return cancelling(s.Offer, EndRefunded, v.Reason)
+	case Tick:
+		if s.Deadline.IsZero() || v.At.Before(s.Deadline) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonOpenSlow,
+			"the channel was not ready in time: the payment went back; ask for a new invoice, and the channel is used if it is ready by then"))
+	}
+	return held(s, s.Offer, s.Held, v)
+}
+
+// held is what the states have in common in which the set is held and nothing
+// is in flight: it can go back at any moment.
+func held(s State, o Offer, h Held, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case NewBlock:
+		if _, reason := o.outgoingExpiry(h, v.Height); !reason.IsZero() {
+			return cancelling(o, EndRefunded, reason)
+		}
+		return s, nil, nil
+	case InvoiceCanceled:
+		return Refunded{Offer: o, Reason: takenBack()}, giveUpOpen(o, takenBack()), nil
+	case Cancel:
+		return cancelling(o, EndCancelled, withdrawn(v.Reason))
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// stepPaying serves Paying and PaymentUnknown: nothing here cancels the hold
+// invoice before TrackPaymentV2's word that nothing is in flight.
+func stepPaying(s State, o Offer, h Held, r Route, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case PaymentSucceeded:
+		if v.Preimage.Preimage().Hash() != o.Hash {
+			return nil, nil, fmt.Errorf("offer %s: the payment's preimage does not open its hash", o.ID)
+		}
+		if o.InvoiceGone {
+			return lost(o, h, r, v.Preimage)
+		}
+		return Settling{Offer: o, Held: h, Route: r, Preimage: v.Preimage}, []Effect{settle(o, v.Preimage)}, nil
+	case PaymentFailed:
+		reason := lsp.Because(lsp.ReasonPaymentFailed, "the wallet did not take the payment (%s): it went back; ask for a new invoice", clip(v.Text))
+		return notPaid(o, h, r, v.Height, v.Retry, reason)
+	case PaymentNotSent:
+		// Nothing was sent: either the margin was gone, or a crash lay between
+		// the decision and the call. The margin is computed anew.
+		return notPaid(o, h, r, v.Height, true, lsp.Because(lsp.ReasonPaymentFailed, "the wallet could not be paid (%s): the payment went back; ask for a new invoice", clip(v.Text)))
+	case PaymentCutOff:
+		if _, again := s.(PaymentUnknown); again {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return PaymentUnknown{Offer: o, Held: h, Route: r, Since: v.At}, []Effect{TrackPayment{OfferID: o.ID, Hash: o.Hash}}, nil
+	case InvoiceCanceled:
+		if o.InvoiceGone {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		o.InvoiceGone = true
+		alarm := Alarm{OfferID: o.ID, Reason: lsp.Because(lsp.ReasonInvoiceCanceled,
+			"the node cancelled the hold invoice while the wallet was being paid: if the wallet claims, the gateway loses %s", o.WalletMsat)}
+		if _, unknown := s.(PaymentUnknown); unknown {
+			u := s.(PaymentUnknown) //nolint:forcetypeassert // asked just above
+			u.Offer = o
+			return u, []Effect{alarm}, nil
+		}
+		return Paying{Offer: o, Held: h, Route: r}, []Effect{alarm}, nil
+	case InvoiceSettled:
+		// Somebody settled it by hand; the payment's preimage still ends it.
+		return s, nil, nil
+	case Cancel:
+		return nil, nil, ErrTooLate
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// notPaid follows a payment of which nothing is in flight any more.
+func notPaid(o Offer, h Held, r Route, height uint32, retry bool, reason lsp.Reason) (State, []Effect, error) {
+	o.Last = reason
+	if o.InvoiceGone {
+		return Refunded{Offer: o, Reason: takenBack()}, nil, nil
+	}
+	if retry && o.Payments < o.MaxPayments {
+		return pay(o, h, r.ChanID, height)
+	}
+	return cancelling(o, EndRefunded, reason)
+}
+
+func stepSettling(s Settling, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case InvoiceSettled:
+		return Settled{Offer: s.Offer, Held: s.Held, Route: s.Route, FeeEarnedMsat: s.HeldMsat - s.AmountMsat, At: v.At}, nil, nil
+	case InvoiceCanceled:
+		return lost(s.Offer, s.Held, s.Route, s.Preimage)
+	case NewBlock:
+		return s, []Effect{settle(s.Offer, s.Preimage)}, nil
+	case Cancel:
+		return nil, nil, ErrTooLate
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case InvoiceCanceled:
+		switch s.Ending {
+		case EndExpired:
+			return Expired{Offer: s.Offer, Reason: s.Reason}, nil, nil
+		case EndCancelled:
+			return Cancelled{Offer: s.Offer, Reason: s.Reason}, nil, nil
+		}
+		return Refunded{Offer: s.Offer, Reason: s.Reason}, nil, nil
+	case InvoiceAdded, SetAccepted, NewBlock:
+		// The set may complete while the cancel is on its way: it goes back.
+		return s, []Effect{CancelInvoice{OfferID: s.ID, Hash: s.Hash}}, nil
+	case OpeningUsable:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive, s.Chan = false, v.ChanID
+		return s, nil, nil
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.OpenLive = false
+		return s, nil, nil
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func askWallet(o Offer) Effect {
+	return AskWallet{OfferID: o.ID, Client: o.Client, AmountMsat: o.WalletMsat, Prefer: o.Chan, Opens: o.Opens}
+}
+
+func settle(o Offer, p Secret) Effect {
+	return SettleInvoice{OfferID: o.ID, Hash: o.Hash, Preimage: p}
+}
+
+// open begins one more open, the last one's end being known.
+func open(o Offer, h Held, m lsp.Moment) (State, []Effect, error) {
+	if o.Chan != 0 || o.Opens >= o.MaxOpens {
+		return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonAttempts, "no further channel is opened for this payment: ask for a new invoice"))
+	}
+	o.Opens++
+	o.OpenLive = true
+	s := Opening{Offer: o, Held: h, OpeningID: OpeningID(o.ID, o.Opens)}
+	if o.ZeroConf {
+		s.Deadline = m.At.Add(o.OpenFor)
+	}
+	return s, []Effect{OpenChannel{OfferID: o.ID, OpeningID: s.OpeningID, Terms: o.Terms, AmountMsat: o.WalletMsat}}, nil
+}
+
+// pay decides to pay, if law 4 allows it at this height. The executor must not
+// send above SendUntilHeight, where the wallet would find its delta too short;
+// the expiry, and with it the margin, is fixed here and stays.
+func pay(o Offer, h Held, via ln.SCID, height uint32) (State, []Effect, error) {
+	expiry, reason := o.outgoingExpiry(h, height)
+	if !reason.IsZero() {
+		return cancelling(o, EndRefunded, reason)
+	}
+	o.Payments++
+	r := Route{ChanID: via, ExpiryHeight: expiry, AmountMsat: o.WalletMsat}
+	return Paying{Offer: o, Held: h, Route: r}, []Effect{Pay{
+		OfferID: o.ID, Attempt: o.Payments, SendUntilHeight: expiry - o.WalletFinalCltv,
+		Payment: ln.DirectPayment{
+			Hash: o.Hash, PaymentAddr: o.WalletPaymentAddr, AmountMsat: r.AmountMsat,
+			ChanID: via, Peer: o.Client, ExpiryHeight: expiry,
+		},
+	}}, nil
+}
+
+// cancelling gives the held set back. It is only called where no payment of
+// ours can be in flight.
+func cancelling(o Offer, e Ending, reason lsp.Reason) (State, []Effect, error) {
+	o.Last = reason
+	effects := append([]Effect{CancelInvoice{OfferID: o.ID, Hash: o.Hash}}, giveUpOpen(o, reason)...)
+	return Cancelling{Offer: o, Ending: e, Reason: reason}, effects, nil
+}
+
+func giveUpOpen(o Offer, reason lsp.Reason) []Effect {
+	if !o.OpenLive {
+		return nil
+	}
+	return []Effect{AbandonOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Reason: reason}}
+}
+
+func lost(o Offer, h Held, r Route, p Secret) (State, []Effect, error) {
+	reason := lsp.Because(lsp.ReasonLost, "the wallet was paid %s, but the node had cancelled the hold invoice: look at the incoming channels, an HTLC on chain can still be claimed with the stored preimage", o.WalletMsat)
+	return Lost{Offer: o, Held: h, Route: r, Preimage: p, Reason: reason}, []Effect{Alarm{OfferID: o.ID, Reason: reason}}, nil
+}
+
+func nobodyPaid() lsp.Reason {
+	return lsp.Because(lsp.ReasonOfferExpired, "nobody paid before the invoice expired")
+}
+
+func takenBack() lsp.Reason {
+	return lsp.Because(lsp.ReasonInvoiceCanceled, "the gateway's node took the hold invoice back: the payment was returned; ask for a new invoice")
+}
+
+func withdrawn(r lsp.Reason) lsp.Reason {
+	if r.IsZero() {
+		return lsp.Because(lsp.ReasonCancelled, "the offer was cancelled: ask the receiver for a new invoice")
+	}
+	return r
+}
+
+// clip bounds what is repeated of somebody else's words.
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
