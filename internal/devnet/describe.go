@@ -88,10 +88,7 @@ func (n *Net) WriteDescription() (string, error) {
 }
 
 // Alive tells whether the process that runs the network still exists.
-func (d Description) Alive() bool {
-	err := syscall.Kill(d.PID, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
-}
+func (d Description) Alive() bool { return alive(d.PID) }
 
 // FindNetworks lists the networks below a directory for temporary files
 // (default: the system's) that wrote a description, dead ones included.

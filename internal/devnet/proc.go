@@ -20,6 +20,17 @@ import (
 // ErrNotRunning is returned when a signal is meant for a process that is not there.
 var ErrNotRunning = errors.New("process is not running")
 
+// errExitZero is the end of a process that succeeded: bad news for a server.
+var errExitZero = errors.New("exit status 0")
+
+// killLimit bounds the wait for what was killed already.
+const killLimit = 20 * time.Second
+
+func alive(pid int) bool {
+	err := syscall.Kill(pid, 0)
+	return err == nil || errors.Is(err, syscall.EPERM)
+}
+
 // Command says how to run a supervised process.
 type Command struct {
 	Name string   // in messages, and the default log's file name
@@ -201,7 +212,7 @@ func (p *Proc) spawn() (*procRun, error) {
 		// What the process started itself goes with it.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		if err == nil {
-			err = errors.New("exit status 0")
+			err = errExitZero
 		}
 		run.err = err
 		close(run.done)

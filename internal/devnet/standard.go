@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +17,10 @@ type StandardConfig struct {
 	Net Config
 
 	Gateway, Payer, Wallet NodeConfig
+
+	// NoInterceptor leaves out --requireinterceptor: a gateway that forwards
+	// with nobody attached, the baseline of benchmarks.
+	NoInterceptor bool
 
 	// GatewayCoins and GatewayCoinSat are the gateway's confirmed coins, one
 	// per open at the same time (default 60 of 2,000,000 sat).
@@ -66,7 +71,11 @@ func StartStandardNet(ctx context.Context, config StandardConfig) (_ *Standard, 
 	if config.ChannelSat == 0 {
 		config.ChannelSat, config.PushSat = 16_000_000, 4_000_000
 	}
-	config.Gateway.ExtraArgs = mergeArgs(GatewayArgs(), config.Gateway.ExtraArgs)
+	gatewayArgs := GatewayArgs()
+	if config.NoInterceptor {
+		gatewayArgs = slices.DeleteFunc(gatewayArgs, func(arg string) bool { return arg == "--requireinterceptor" })
+	}
+	config.Gateway.ExtraArgs = mergeArgs(gatewayArgs, config.Gateway.ExtraArgs)
 
 	net, err := Start(ctx, config.Net)
 	if err != nil {

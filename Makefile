@@ -1,0 +1,65 @@
+# Sluice: build, demo and tests. `make` alone explains the targets.
+
+GO     ?= go
+BUILD  := .build
+BIN    := $(BUILD)/bin
+PEERS  := $(BUILD)/peers
+
+# Which cases of itest/ or which benchmark: make itest CASE=OnDemand, make bench NAME=jit.
+CASE ?= .
+NAME ?=
+# Real nodes and compilers share the machine: packages with real nodes run one at a time.
+ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
+
+.DEFAULT_GOAL := help
+.PHONY: help build peers demo test test-full itest bench lint generate clean
+
+help: ## this table
+	@echo 'Sluice: on-demand channels and services for an unpatched lnd.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  make itest CASE=<regexp>    only the cases that match, e.g. CASE=OnDemand'
+	@echo '  make bench NAME=<name>      one benchmark: jit, forward or memory'
+	@echo
+	@echo 'Needs Go and make; PostgreSQL (Debian package "postgresql") for the tests of the second database.'
+
+build: ## our programs, into .build/bin
+	@mkdir -p $(BIN)
+	@echo "building ./cmd/... into $(BIN) (a minute or two with empty caches)"
+	@$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+peers: ## btcd, lnd, lncli, loop and loopd, into .build/peers (minutes at first, then at once)
+	@$(GO) run ./internal/tools/buildpeers -o $(PEERS)
+
+demo: build peers ## a real network, the main job played on it, and a table at the end
+	@$(BIN)/sluice-devnet demo
+
+test: build peers ## everything: unit and property tests, both databases, real nodes
+	$(GO) test ./...
+	$(GO) test $(ITEST_FLAGS) ./internal/devnet/... ./itest/...
+
+test-full: build peers ## the same with long soaks and high repeat counts
+	SLUICE_TEST_FULL=1 $(GO) test -count=1 -timeout 120m ./...
+	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m ./internal/devnet/... ./itest/...
+
+itest: build peers ## tests on real nodes; CASE=<regexp> selects
+	$(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest/...
+
+bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
+	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory)' >&2; exit 2; }
+	@$(GO) run -tags itest ./itest/bench '$(NAME)'
+
+lint: ## gofmt, go vet, and golangci-lint and buf where installed
+	@files="$$(gofmt -l cmd internal interceptor lsp lws swaps watchtower backupsvc itest 2>/dev/null)"; \
+	if [ -n "$$files" ]; then echo "not gofmt'ed:"; echo "$$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags itest ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else echo 'golangci-lint is not installed: skipped'; fi
+	@if command -v buf >/dev/null && [ -f buf.yaml ]; then buf lint; else echo 'buf is not installed: skipped'; fi
+
+generate: ## generated code (protobuf, queries, diagrams, sample configuration)
+	$(GO) generate ./...
+
+clean: ## removes what was built
+	rm -rf $(BUILD)
