@@ -127,6 +127,18 @@ func (e *Engine[S, V, F]) Counts(ctx context.Context) (map[string]int64, error) 
 	return counts, err
 }
 
+// Pending lists the ids that have effects which are not done.
+func (e *Engine[S, V, F]) Pending(ctx context.Context) (ids []string, err error) {
+	err = e.opt.DB.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		ids, err = fsmdb.New(tx).ListUndoneIDs(ctx, e.m.Name)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: pending effects: %w", e.m.Name, err)
+	}
+	return ids, nil
+}
+
 // Record is one transition in an instance's story.
 type Record struct {
 	Seq      int64

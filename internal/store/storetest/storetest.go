@@ -2,8 +2,10 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,4 +70,50 @@ func Open(t testing.TB, cfg store.Config) *store.DB {
 		}
 	})
 	return db
+}
+
+// Empty empties all tables but the migrations' own, for tests that want many
+// fresh databases cheaply. Nothing else may use the database meanwhile.
+func Empty(ctx context.Context, db *store.DB) error {
+	return db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		query := "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+		if db.Engine() == store.Postgres {
+			query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+		}
+		tables, err := names(ctx, tx, query)
+		if err != nil {
+			return err
+		}
+		if db.Engine() == store.Postgres {
+			_, err = tx.ExecContext(ctx, "TRUNCATE "+strings.Join(tables, ", "))
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "PRAGMA defer_foreign_keys = ON"); err != nil {
+			return err
+		}
+		for _, table := range tables {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func names(ctx context.Context, tx *store.Tx, query string) (tables []string, err error) {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var table string
+		if err := rows.Scan(&table); err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(table, "goose_") {
+			tables = append(tables, table)
+		}
+	}
+	return tables, rows.Err()
 }

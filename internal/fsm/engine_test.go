@@ -1,0 +1,366 @@
+package fsm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+)
+
+type engine = fsm.Engine[state, event, effect]
+
+type options = fsm.Options[state, event, effect]
+
+func newEngine(t testing.TB, db *store.DB, m fsm.Machine[state, event, effect], opt options) *engine {
+	t.Helper()
+	require.NoError(t, fsm.Migrate(t.Context(), db))
+	opt.DB = db
+	if opt.Execute == nil {
+		opt.Execute = func(context.Context, fsm.Task[effect]) ([]event, error) { return nil, nil }
+	}
+	if opt.RetryMin == 0 {
+		opt.RetryMin = time.Millisecond
+	}
+	e, err := fsm.New(m, opt)
+	require.NoError(t, err)
+	t.Cleanup(e.Close)
+	return e
+}
+
+func started(t testing.TB, e *engine) *engine {
+	t.Helper()
+	report, err := e.Recover(context.Background())
+	require.NoError(t, err)
+	require.Empty(t, report.Failed)
+	return e
+}
+
+// await follows an instance until it is in a state.
+func await(t testing.TB, e *engine, id, name string) state {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	states, err := e.Watch(ctx, id)
+	require.NoError(t, err)
+	var last state
+	for tr := range states {
+		last = tr.To
+		if last.StateName() == name {
+			return last
+		}
+	}
+	require.Failf(t, "not reached", "%s is %v, not %s", id, last, name)
+	return nil
+}
+
+func TestStory(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		clock := fsmtest.NewClock(time.UnixMilli(1_700_000_000_000))
+		var failed sync.Once
+		e := started(t, newEngine(t, open(), escrow(), options{
+			Clock: clock, Log: zap.NewNop(),
+			Execute: func(_ context.Context, task fsm.Task[effect]) (events []event, err error) {
+				switch task.Effect.(type) {
+				case efPay:
+					failed.Do(func() { err = errors.New("link down") })
+					return []event{evRejected{"no route"}}, err
+				default:
+					return []event{evGivenBack{}, evSettled{}}, nil
+				}
+			},
+		}))
+		_, err := e.Create(t.Context(), "a", stNew{}, evOffered{7})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			clock.Advance(time.Second)
+			inst, err := e.Get(t.Context(), "a")
+			return err == nil && inst.Terminal
+		}, 10*time.Second, time.Millisecond)
+		story, err := e.History(t.Context(), "a")
+		require.NoError(t, err)
+		require.Len(t, story, 3)
+		require.Equal(t, []string{"offered", "rejected", "given_back"}, []string{story[0].Event, story[1].Event, story[2].Event})
+		require.JSONEq(t, `{"Reason":"no route"}`, string(story[1].Data))
+		require.Equal(t, "new", story[0].From)
+		require.Equal(t, "refunded", story[2].To)
+		require.EqualValues(t, 1, story[0].Effects[0].Failures)
+		require.Contains(t, story[1].Effects[0].Note, "result dropped", "evSettled came in a state that doesn't admit it")
+		require.False(t, story[1].Effects[0].Done.IsZero())
+		require.Equal(t, "escrow/a/1/0", story[0].Effects[0].Key)
+
+		counts, err := e.Counts(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int64{"refunded": 1}, counts)
+		list, err := e.List(t.Context(), fsm.Filter{State: "refunded"})
+		require.NoError(t, err)
+		require.Equal(t, state(stRefunded{"no route"}), list[0].State)
+		list, err = e.List(t.Context(), fsm.Filter{Live: true})
+		require.NoError(t, err)
+		require.Empty(t, list)
+	})
+}
+
+func TestIllegalAndHookErrorsChangeNothing(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		veto := errors.New("the books say no")
+		var refuse bool
+		e := newEngine(t, open(), escrow(), options{
+			InTx: func(context.Context, *store.Tx, fsm.Transition[state, event]) error {
+				if refuse {
+					return veto
+				}
+				return nil
+			},
+		})
+		_, err := e.Send(t.Context(), "nobody", evSettled{})
+		require.ErrorIs(t, err, store.ErrNotFound)
+		_, err = e.Create(t.Context(), "a", stNew{}, evSettled{})
+		require.ErrorIs(t, err, fsm.ErrIllegal)
+		_, err = e.Create(t.Context(), "a", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = e.Create(t.Context(), "a", stNew{}, evOffered{2})
+		require.ErrorIs(t, err, store.ErrUnique)
+		_, err = e.Send(t.Context(), "a", evSettled{})
+		var illegal *fsm.IllegalError
+		require.ErrorAs(t, err, &illegal)
+		require.Equal(t, fsm.IllegalError{Machine: "escrow", ID: "a", State: "paying", Event: "settled"}, *illegal)
+		refuse = true
+		_, err = e.Send(t.Context(), "a", evDelivered{})
+		require.ErrorIs(t, err, veto)
+		inst, err := e.Get(t.Context(), "a")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, inst.Version)
+		require.Equal(t, state(stPaying{2}), inst.State)
+		refuse = false
+		_, err = e.Send(t.Context(), "a", evDelivered{})
+		require.NoError(t, err)
+	})
+}
+
+// Two engines on one database (two replicas without a lease): each event is
+// taken once, however stale what an engine remembers.
+func TestTwoEnginesOneWinner(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		engines := []*engine{newEngine(t, open(), escrow(), options{}), newEngine(t, open(), escrow(), options{})}
+		for i := range 20 {
+			id := fmt.Sprint(i)
+			_, err := engines[i%2].Create(t.Context(), id, stNew{}, evOffered{2})
+			require.NoError(t, err)
+			errs := make(chan error, 2)
+			for _, e := range engines {
+				go func() {
+					_, err := e.Send(context.Background(), id, evDelivered{})
+					errs <- err
+				}()
+			}
+			first, second := <-errs, <-errs
+			if first != nil {
+				first, second = second, first
+			}
+			require.NoError(t, first)
+			require.ErrorIs(t, second, fsm.ErrIllegal)
+		}
+	})
+}
+
+func TestDeadline(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		start := time.UnixMilli(1_700_000_000_000)
+		clock := fsmtest.NewClock(start)
+		m := escrow()
+		m.Step = func(s state, v event) (state, []effect, error) {
+			if _, late := v.(evTimeOut); late && s == state(stPaying{2}) {
+				return stRefunded{"late"}, nil, nil
+			}
+			return step(s, v)
+		}
+		m.Deadline = func(s state) (time.Time, event, bool) {
+			if s, ok := s.(stPaying); ok {
+				due := start.Add(time.Duration(s.Amount) * time.Hour)
+				return due, evTimeOut{due}, true
+			}
+			return time.Time{}, nil, false
+		}
+		db := open()
+		e := started(t, newEngine(t, db, m, options{Clock: clock}))
+		_, err := e.Create(t.Context(), "late", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = e.Create(t.Context(), "intime", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = e.Send(t.Context(), "intime", evDelivered{})
+		require.NoError(t, err)
+		inst, err := e.Get(t.Context(), "late")
+		require.NoError(t, err)
+		require.Equal(t, start.Add(2*time.Hour).UnixMilli(), inst.Due.UnixMilli())
+		// The time-out outlives the process.
+		e.Close()
+		e = started(t, newEngine(t, db, m, options{Clock: clock}))
+		clock.Advance(2*time.Hour - time.Second)
+		inst, err = e.Get(t.Context(), "late")
+		require.NoError(t, err)
+		require.False(t, inst.Terminal)
+		clock.Advance(time.Second)
+		await(t, e, "late", "refunded")
+		inst, err = e.Get(t.Context(), "intime")
+		require.NoError(t, err)
+		require.Equal(t, "settling", inst.State.StateName())
+		story, err := e.History(t.Context(), "late")
+		require.NoError(t, err)
+		require.Equal(t, start.Add(2*time.Hour).UnixMilli(), story[1].At.UnixMilli(), "an event's own time is recorded")
+	})
+}
+
+// Pending effects wait for a reconciliation that fails at first, and run in
+// order after it; new instances don't wait.
+func TestReconcileComesFirst(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		old := newEngine(t, db, escrow(), options{})
+		_, err := old.Create(t.Context(), "a", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = old.Send(t.Context(), "a", evDelivered{})
+		require.NoError(t, err)
+		old.Close()
+
+		var (
+			mu   sync.Mutex
+			log  []string
+			gate = make(chan struct{})
+		)
+		note := func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			log = append(log, s)
+		}
+		e := newEngine(t, db, escrow(), options{
+			Reconcile: func(_ context.Context, id string, s state) ([]event, error) {
+				select {
+				case <-gate:
+					note("reconciled " + id)
+					return []event{evOffered{1}}, nil // no longer admitted: passed over
+				default:
+					return nil, errors.New("lnd is not ready")
+				}
+			},
+			Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
+				note(task.Key)
+				if _, ok := task.Effect.(efSettle); ok {
+					return []event{evSettled{}}, nil
+				}
+				return nil, nil
+			},
+		})
+		report, err := e.Recover(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, report.Unfinished)
+		require.ErrorContains(t, report.Failed["a"], "not ready")
+		_, err = e.Create(t.Context(), "b", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = e.Send(t.Context(), "b", evDelivered{})
+		require.NoError(t, err)
+		await(t, e, "b", "done")
+		close(gate)
+		await(t, e, "a", "done")
+		mu.Lock()
+		defer mu.Unlock()
+		require.Equal(t, []string{"escrow/b/1/0", "escrow/b/2/0", "reconciled a", "escrow/a/1/0", "escrow/a/2/0"}, log)
+	})
+}
+
+// An effect that waits must not hold up the instance's others if it is declared
+// concurrent, and Close ends it.
+func TestConcurrentEffectsAndClose(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	ignore := goleak.IgnoreCurrent()
+	waiting := make(chan struct{})
+	e := started(t, newEngine(t, db, escrow(), options{
+		Workers:    1,
+		Concurrent: func(f effect) bool { _, pay := f.(efPay); return pay },
+		Execute: func(ctx context.Context, task fsm.Task[effect]) ([]event, error) {
+			if _, pay := task.Effect.(efPay); pay {
+				close(waiting)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return []event{evSettled{}}, nil
+		},
+	}))
+	_, err := e.Create(t.Context(), "a", stNew{}, evOffered{2})
+	require.NoError(t, err)
+	<-waiting
+	_, err = e.Send(t.Context(), "a", evDelivered{})
+	require.NoError(t, err)
+	await(t, e, "a", "done")
+	e.Close()
+	goleak.VerifyNone(t, ignore)
+	pending, err := e.Pending(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, pending, "the effect that was cut off runs again after the next start")
+}
+
+func TestFencedByLease(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db, other := open(), open()
+		lease, err := db.AcquireLease(t.Context(), store.LeaseConfig{Name: "gw", Owner: "a"})
+		require.NoError(t, err)
+		e := newEngine(t, db, escrow(), options{Fence: lease.Check})
+		_, err = e.Create(t.Context(), "x", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		// Another process of the same name takes over; this one hasn't noticed.
+		second, err := other.AcquireLease(t.Context(), store.LeaseConfig{Name: "gw", Owner: "a"})
+		require.NoError(t, err)
+		require.Equal(t, lease.Epoch()+1, second.Epoch())
+		_, err = e.Send(t.Context(), "x", evDelivered{})
+		require.ErrorIs(t, err, store.ErrLeaseLost)
+		inst, err := e.Get(t.Context(), "x")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, inst.Version)
+		require.NoError(t, lease.Release(t.Context()))
+		require.True(t, second.Valid(), "releasing a lost lease must not take it from its new owner")
+		require.NoError(t, second.Release(t.Context()))
+	})
+}
+
+func TestNewerStateIsRefused(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	e := newEngine(t, db, escrow(), options{})
+	_, err := e.Create(t.Context(), "a", stNew{}, evOffered{2})
+	require.NoError(t, err)
+	e.Close()
+	require.NoError(t, db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE fsm_instances SET data = '{"Amount":2,"Fee":1}'`)
+		return err
+	}))
+	e = newEngine(t, db, escrow(), options{})
+	report, err := e.Recover(t.Context())
+	require.NoError(t, err)
+	require.ErrorContains(t, report.Failed["a"], "Fee")
+	_, err = e.Send(t.Context(), "a", evDelivered{})
+	require.ErrorContains(t, err, "Fee")
+}
+
+func TestMalformedMachines(t *testing.T) {
+	for name, spoil := range map[string]func(*fsm.Machine[state, event, effect]){
+		"no step":       func(m *fsm.Machine[state, event, effect]) { m.Step = nil },
+		"same name":     func(m *fsm.Machine[state, event, effect]) { m.States = append(m.States, stNew{}) },
+		"pointer":       func(m *fsm.Machine[state, event, effect]) { m.Events = append(m.Events, &evOffered{}) },
+		"unknown edge":  func(m *fsm.Machine[state, event, effect]) { m.Edges[0].To = "nowhere" },
+		"edge twice":    func(m *fsm.Machine[state, event, effect]) { m.Edges = append(m.Edges, m.Edges[0]) },
+		"edge's effect": func(m *fsm.Machine[state, event, effect]) { m.Edges[0].Effects = []string{"x"} },
+	} {
+		m := escrow()
+		spoil(&m)
+		require.Error(t, m.Validate(), name)
+	}
+}
