@@ -269,9 +269,12 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 			return Cancelled{Offer: s.Offer, Reason: s.Reason}, nil, nil
 		}
 		return Refunded{Offer: s.Offer, Reason: s.Reason}, nil, nil
-	case InvoiceAdded, SetAccepted, NewBlock:
-		// The set may complete while the cancel is on its way: it goes back.
+	case InvoiceAdded, SetAccepted:
+		// They crossed the cancel, which goes first to the node or follows them.
 		return s, []Effect{CancelInvoice{OfferID: s.ID, Hash: s.Hash}}, nil
+	case InvoiceSettled:
+		return s, []Effect{Alarm{OfferID: s.ID, Reason: lsp.Because(lsp.ReasonLost,
+			"the hold invoice of an offer that was being cancelled is settled: somebody settled it by hand; the wallet may be owed %s", s.WalletMsat)}}, nil
 	case OpeningUsable:
 		if v.OpeningID != OpeningID(s.ID, s.Opens) {
 			return nil, nil, fsm.Illegal(s, v)
