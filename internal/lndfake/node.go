@@ -1,0 +1,252 @@
+package lndfake
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/btcsuite/btcd/btcec/v2"
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+)
+
+// NodeConfig is the part of lnd.conf that matters here. The zero value is a stock node with the protocol flags
+// zero-conf and option-scid-alias set.
+type NodeConfig struct {
+	// RequireInterceptor is --requireinterceptor.
+	RequireInterceptor bool
+	// BaseFeeMsat and FeeRatePPM are bitcoin.basefee and bitcoin.feerate; nil means stock: 1000 and 1.
+	BaseFeeMsat, FeeRatePPM *int64
+	// TimeLockDelta is bitcoin.timelockdelta, 80 if zero.
+	TimeLockDelta uint32
+	// HoldExpiryDelta is invoices.holdexpirydelta, 18 if zero.
+	HoldExpiryDelta uint32
+	// NoZeroConf and NoScidAlias clear the protocol flags.
+	NoZeroConf, NoScidAlias bool
+	// RejectPush is rejectpush.
+	RejectPush bool
+	// MaxPendingChannels is maxpendingchannels, 1 per peer if zero.
+	MaxPendingChannels int
+	// MPPTimeout is how long an incomplete set of parts is kept, 120 s if zero.
+	MPPTimeout time.Duration
+	// MailboxTimeout is how long an HTLC waits for an outgoing link that went down, 60 s if zero.
+	MailboxTimeout time.Duration
+	// Version is what GetInfo and the versioner report, 0.21.2-beta if empty.
+	Version string
+	// TCP serves on a loopback port that stays the same over restarts, instead of in memory.
+	TCP bool
+}
+
+func (c NodeConfig) withDefaults() NodeConfig {
+	base, rate := int64(1000), int64(1)
+	if c.BaseFeeMsat == nil {
+		c.BaseFeeMsat = &base
+	}
+	if c.FeeRatePPM == nil {
+		c.FeeRatePPM = &rate
+	}
+	if c.TimeLockDelta == 0 {
+		c.TimeLockDelta = 80
+	}
+	if c.HoldExpiryDelta == 0 {
+		c.HoldExpiryDelta = 18
+	}
+	if c.MaxPendingChannels == 0 {
+		c.MaxPendingChannels = 1
+	}
+	if c.MPPTimeout == 0 {
+		c.MPPTimeout = 120 * time.Second
+	}
+	if c.MailboxTimeout == 0 {
+		c.MailboxTimeout = time.Minute
+	}
+	if c.Version == "" {
+		c.Version = "0.21.2-beta"
+	}
+	return c
+}
+
+// Node is one lnd: what it keeps on disk, and, while it runs, what it keeps in memory.
+type Node struct {
+	w    *World
+	name string
+	cfg  NodeConfig
+	key  *btcec.PrivateKey
+	pub  string
+
+	endpoint *endpoint
+
+	// On disk.
+	wallet     *wallet
+	invoices   invoiceRegistry
+	payments   paymentStore
+	circuits   map[circuitKey]*circuit
+	aliases    map[uint64]*side // every alias the node gave to a channel of its own
+	nextAlias  uint64
+	seenOnions map[[32]byte]circuitKey
+	forwards   []*lnrpc.ForwardingEvent
+	preimages  map[[32]byte][32]byte // the witness cache
+	resolved   map[circuitKey]bool   // final on-chain or off-chain resolutions, for LookupHtlcResolution
+	mission    missionControl
+	addedAlias map[*side][]uint64
+
+	// In memory.
+	up     bool
+	frozen bool
+	inst   *instance
+	mem    *memory
+}
+
+// memory is what a kill loses.
+type memory struct {
+	intercept    interceptor
+	acceptors    []*acceptor
+	peerEvents   topic[*lnrpc.PeerEvent]
+	chanEvents   topic[*lnrpc.ChannelEventUpdate]
+	custom       topic[*lnrpc.CustomMessage]
+	htlcEvents   topic[*routerrpc.HtlcEvent]
+	invoices     topic[*lnrpc.Invoice]
+	oneInvoice   map[[32]byte]*topic[*lnrpc.Invoice]
+	payments     topic[*lnrpc.Payment]
+	transactions topic[*lnrpc.Transaction]
+	blocks       topic[blockEvent]
+	chainTopic   topic[chainEvent]
+	shims        map[[32]byte]*shim
+	hodl         map[circuitKey]addRef
+	delivered    map[circuitKey]bool
+	mppTimers    map[[32]byte]int
+}
+
+func newMemory() *memory {
+	return &memory{
+		intercept: interceptor{held: map[circuitKey]*held{}}, oneInvoice: map[[32]byte]*topic[*lnrpc.Invoice]{},
+		shims: map[[32]byte]*shim{}, hodl: map[circuitKey]addRef{}, delivered: map[circuitKey]bool{},
+		mppTimers: map[[32]byte]int{},
+	}
+}
+
+// AddNode creates a node and starts it, connected to nobody.
+func (w *World) AddNode(name string, cfg NodeConfig) (*Node, error) {
+	seed := w.bytes32("node " + name)
+	key, pub := btcec.PrivKeyFromBytes(seed[:])
+	n := &Node{
+		w: w, name: name, cfg: cfg.withDefaults(), key: key,
+		pub:      hex.EncodeToString(pub.SerializeCompressed()),
+		circuits: map[circuitKey]*circuit{}, aliases: map[uint64]*side{}, nextAlias: firstAlias,
+		seenOnions: map[[32]byte]circuitKey{}, preimages: map[[32]byte][32]byte{},
+		resolved: map[circuitKey]bool{}, addedAlias: map[*side][]uint64{},
+	}
+	n.wallet = newWallet(n)
+	n.invoices = newInvoiceRegistry(n)
+	n.payments = newPaymentStore(n)
+	ep, err := newEndpoint(cfg.TCP)
+	if err != nil {
+		return nil, err
+	}
+	n.endpoint = ep
+	w.mu.Lock()
+	if w.closed || w.nodes[name] != nil {
+		w.mu.Unlock()
+		return nil, fmt.Errorf("node %q cannot be added: the world is closed or has one of that name", name)
+	}
+	w.nodes[name], w.byPub[n.pub] = n, n
+	w.order = append(w.order, n)
+	w.chain.owned[n] = map[opKey]*coin{}
+	w.mu.Unlock()
+	return n, n.Start()
+}
+
+// Name is the name the node was added under.
+func (n *Node) Name() string { return n.name }
+
+// PubKey is the node's public key in hex.
+func (n *Node) PubKey() string { return n.pub }
+
+// Up says whether the node runs.
+func (n *Node) Up() bool {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.up
+}
+
+// Start runs a node that was killed: what it had on disk is loaded, links come up, forwarding packages replay.
+func (n *Node) Start() error {
+	n.w.mu.Lock()
+	if n.up {
+		n.w.mu.Unlock()
+		return nil
+	}
+	if n.w.closed {
+		n.w.mu.Unlock()
+		return errWorldClosed
+	}
+	n.up, n.mem = true, newMemory()
+	n.inst = newInstance(n)
+	inst := n.inst
+	n.loadCircuits()
+	n.payments.load()
+	n.invoices.load()
+	for _, c := range n.w.conns {
+		if c.has(n) {
+			c.reconnect()
+		}
+	}
+	n.w.drain()
+	n.w.mu.Unlock()
+	return inst.serve()
+}
+
+// Kill is kill -9: every stream and call ends, memory is lost, disk stays.
+func (n *Node) Kill() {
+	n.w.mu.Lock()
+	if !n.up {
+		n.w.mu.Unlock()
+		return
+	}
+	inst := n.inst
+	n.up, n.frozen, n.inst = false, false, nil
+	for _, c := range n.w.conns {
+		if c.has(n) {
+			c.drop()
+		}
+	}
+	for _, c := range n.w.channels {
+		for _, s := range c.sides {
+			if s.node == n {
+				s.forget()
+			}
+		}
+	}
+	n.mem = newMemory()
+	n.w.drain()
+	n.w.mu.Unlock()
+	inst.stop()
+}
+
+// Restart kills and starts the node.
+func (n *Node) Restart() error {
+	n.Kill()
+	return n.Start()
+}
+
+// Freeze is SIGSTOP: connections stay, nothing is read or answered between peers.
+func (n *Node) Freeze() {
+	n.w.do(func() { n.frozen = true })
+}
+
+// Thaw lets a frozen node go on.
+func (n *Node) Thaw() {
+	n.w.do(func() {
+		n.frozen = false
+		for _, c := range n.w.conns {
+			if c.has(n) && !c.up {
+				c.reconnect()
+			}
+		}
+		for _, c := range n.w.channels {
+			if c.sides[0].node == n || c.sides[1].node == n {
+				c.resume()
+			}
+		}
+	})
+}
