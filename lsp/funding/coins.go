@@ -1,0 +1,234 @@
+package funding
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Request is what a funding transaction must do.
+type Request struct {
+	FundingSat ln.Sat
+	FeeRate    ln.FeeRateSatPerKW
+	// ChangeScript is P2WPKH or P2TR, of the gateway's own wallet.
+	ChangeScript []byte
+	// MinChangeSat is the least change that is worth having as a handle for
+	// CPFP; the dust limit if lower.
+	MinChangeSat ln.Sat
+	// AllowNoChange permits a transaction without change; it can then not be
+	// bumped.
+	AllowNoChange bool
+	// Leased coins belong to other opens.
+	Leased map[ln.Outpoint]bool
+	// Depth is, for each unconfirmed coin that is our own change, the length of
+	// its chain of unconfirmed ancestors (1: its own transaction only). An
+	// unconfirmed coin that is not in it came from somebody else, who could
+	// take it back: it is never used.
+	Depth map[ln.Outpoint]int
+	// MaxDepth is the longest such chain to build on; 0 spends confirmed coins
+	// only.
+	MaxDepth int
+	// ReserveSat must be left in the wallet, for anchors: see AnchorReserve.
+	ReserveSat ln.Sat
+	// MaxInputs bounds the transaction (0: 100).
+	MaxInputs int
+}
+
+// CoinsShortError says by how much the free coins fall short. It is of kind
+// errkind.Unavailable.
+type CoinsShortError struct {
+	MissingSat ln.Sat
+	// FreeSat is what could have been spent.
+	FreeSat ln.Sat
+}
+
+func (e *CoinsShortError) Error() string {
+	return fmt.Sprintf("the wallet has %s free to spend, %s too little: add coins, or wait until unconfirmed ones confirm", e.FreeSat, e.MissingSat)
+}
+
+// Unwrap gives the error its kind; callers outside are not told figures.
+func (e *CoinsShortError) Unwrap() error { return errShort }
+
+var errShort = errkind.New(errkind.Unavailable, "the gateway has too few free coins for this channel now: try again later or receive less")
+
+// AnchorReserve is what the wallet keeps to bump the force-closes of so many
+// anchor channels, private ones included (lnd counts only public ones and
+// stops at ten).
+func AnchorReserve(channels int, perChannelSat ln.Sat) (ln.Sat, error) {
+	if channels < 0 {
+		return 0, errors.New("a negative number of channels")
+	}
+	if perChannelSat > ln.MaxMsat.ToSatFloor() || uint64(channels) > 1<<20 {
+		return 0, fmt.Errorf("a reserve of %s for each of %d channels: %w", perChannelSat, channels, ln.ErrOverflow)
+	}
+	return perChannelSat * ln.Sat(channels), nil
+}
+
+const defaultMaxInputs = 100
+
+// Select chooses coins: confirmed ones first, the smallest single coin that
+// suffices, else from the largest down; then the same with our own unconfirmed
+// change. CoinsShortError if nothing suffices. The same coins in any order
+// give the same selection.
+func Select(coins []ln.Coin, r Request) (Selection, error) {
+	dust, err := DustLimit(r.ChangeScript)
+	if err != nil {
+		return Selection{}, fmt.Errorf("change: %w", err)
+	}
+	if r.FeeRate < ln.MinFeeRate {
+		return Selection{}, fmt.Errorf("a fee rate of %d sat/kw is below what nodes relay (%d)", r.FeeRate, ln.MinFeeRate)
+	}
+	if r.FundingSat == 0 {
+		return Selection{}, errors.New("a channel of 0 sat")
+	}
+	var free, wallet ln.Sat
+	var confirmed, young []ln.Coin
+	for _, c := range coins {
+		wu, spendable := inputWU(c.PkScript)
+		if r.Leased[c.Outpoint] {
+			continue
+		}
+		if wallet, err = wallet.Add(c.AmountSat); err != nil {
+			return Selection{}, fmt.Errorf("the wallet's coins: %w", err)
+		}
+		cost, err := r.FeeRate.Fee(wu)
+		if err != nil {
+			return Selection{}, err
+		}
+		depth, ours := r.Depth[c.Outpoint]
+		switch {
+		case !spendable || c.AmountSat <= cost:
+			continue
+		case c.Confirmations > 0:
+			confirmed = append(confirmed, c)
+		case ours && depth <= r.MaxDepth:
+			young = append(young, c)
+		default:
+			continue
+		}
+		free += c.AmountSat
+	}
+	slices.SortFunc(confirmed, largestFirst)
+	slices.SortFunc(young, largestFirst)
+
+	s := selector{Request: r, minChange: max(r.MinChangeSat, dust), dust: dust, wallet: wallet}
+	for _, set := range [][]ln.Coin{confirmed, append(slices.Clone(confirmed), young...)} {
+		for i := len(set) - 1; i >= 0; i-- {
+			if sel, ok, err := s.try(set[i : i+1]); err != nil || ok {
+				return sel, err
+			}
+		}
+		for n := 2; n <= min(len(set), s.maxInputs()); n++ {
+			if sel, ok, err := s.try(set[:n]); err != nil || ok {
+				return sel, err
+			}
+		}
+	}
+	return Selection{}, s.short(append(confirmed, young...), free)
+}
+
+type selector struct {
+	Request
+	minChange, dust, wallet ln.Sat
+}
+
+func (s selector) maxInputs() int {
+	if s.MaxInputs > 0 {
+		return s.MaxInputs
+	}
+	return defaultMaxInputs
+}
+
+// try says whether exactly these coins do.
+func (s selector) try(set []ln.Coin) (Selection, bool, error) {
+	sum, spend, withChange, err := s.need(set)
+	if err != nil {
+		return Selection{}, false, err
+	}
+	left := func(out ln.Sat) bool { return s.wallet >= out && s.wallet-out >= s.ReserveSat }
+	inputs := slices.Clone(set)
+	slices.SortFunc(inputs, byOutpoint)
+	if sum >= spend.with && sum-spend.with >= s.minChange && left(spend.with) {
+		return Selection{
+			Inputs: inputs, FundingSat: s.FundingSat, ChangeSat: sum - spend.with,
+			FeeSat: spend.with - s.FundingSat, FeeRate: s.FeeRate, WeightWU: withChange,
+		}, true, nil
+	}
+	// Without change all that is over goes to the miners: at most what change
+	// would have had to be, never more.
+	if s.AllowNoChange && sum >= spend.without && sum-spend.without < s.minChange+(spend.with-spend.without) && left(sum) {
+		return Selection{
+			Inputs: inputs, FundingSat: s.FundingSat, FeeSat: sum - s.FundingSat,
+			FeeRate: s.FeeRate, WeightWU: withChange - outputWU(s.ChangeScript),
+		}, true, nil
+	}
+	return Selection{}, false, nil
+}
+
+type spending struct{ with, without ln.Sat }
+
+// need is what these coins bring, and what the transaction spends (funding
+// and fee) with and without a change output.
+func (s selector) need(set []ln.Coin) (sum ln.Sat, spend spending, weight uint64, err error) {
+	weight = txBaseWU + countWU(len(set)) + uint64(8+1+fundingScriptLen)*4 + outputWU(s.ChangeScript)
+	for _, c := range set {
+		wu, _ := inputWU(c.PkScript)
+		weight += wu
+		if sum, err = sum.Add(c.AmountSat); err != nil {
+			return 0, spend, 0, err
+		}
+	}
+	fee, err := s.FeeRate.Fee(weight)
+	if err != nil {
+		return 0, spend, 0, err
+	}
+	bare, err := s.FeeRate.Fee(weight - outputWU(s.ChangeScript))
+	if err != nil {
+		return 0, spend, 0, err
+	}
+	if spend.with, err = s.FundingSat.Add(fee); err != nil {
+		return 0, spend, 0, err
+	}
+	spend.without = s.FundingSat + bare
+	return sum, spend, weight, nil
+}
+
+// short is by how much all that could be spent at once falls short.
+func (s selector) short(set []ln.Coin, free ln.Sat) error {
+	set = set[:min(len(set), s.maxInputs())]
+	sum, spend, _, err := s.need(set)
+	if err != nil {
+		return err
+	}
+	want := spend.with + s.minChange
+	missing := want - min(want, sum)
+	// The wallet after the spend must keep the reserve.
+	if keep := spend.with + s.ReserveSat; keep > s.wallet {
+		missing = max(missing, keep-s.wallet)
+	}
+	return &CoinsShortError{MissingSat: max(missing, 1), FreeSat: free - min(free, s.ReserveSat)}
+}
+
+func largestFirst(a, b ln.Coin) int {
+	switch {
+	case a.AmountSat > b.AmountSat:
+		return -1
+	case a.AmountSat < b.AmountSat:
+		return 1
+	}
+	return byOutpoint(a, b)
+}
+
+// byOutpoint is BIP 69's order of inputs: the txid as people read it.
+func byOutpoint(a, b ln.Coin) int {
+	for i := len(a.Outpoint.TxID) - 1; i >= 0; i-- {
+		if a.Outpoint.TxID[i] != b.Outpoint.TxID[i] {
+			return bytes.Compare(a.Outpoint.TxID[i:i+1], b.Outpoint.TxID[i:i+1])
+		}
+	}
+	return int(int64(a.Outpoint.Index) - int64(b.Outpoint.Index))
+}
