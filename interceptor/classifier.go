@@ -227,6 +227,12 @@ func (c *Classifier) Inherited(key ln.CircuitKey) bool {
 	return ok
 }
 
+// ResumedHere reports that this tenure sent a RESUME.
+func (c *Classifier) ResumedHere(key ln.CircuitKey) bool {
+	_, ok := c.resumed[key]
+	return ok
+}
+
 // MayHaveMoved reports that a RESUME was, or may have been, sent.
 func (c *Classifier) MayHaveMoved(key ln.CircuitKey) bool {
 	if _, ok := c.resumed[key]; ok {

@@ -68,10 +68,12 @@ func (s *Store) Live(ctx context.Context) ([]interceptor.Row, error) {
 	return out, mapError("load live rows", err)
 }
 
-// Insert writes new rows; those whose key exists already are left as they are.
-func (s *Store) Insert(ctx context.Context, epoch int64, rows []interceptor.Row) error {
+// Write inserts and updates rows in one transaction, all or none. An insert
+// whose key exists already leaves that row as it is. An update must have a
+// version one above the stored one, or the error is interceptor.ErrConflict.
+func (s *Store) Write(ctx context.Context, epoch int64, insert, update []interceptor.Row) error {
 	return s.write(ctx, "record HTLCs", epoch, func(ctx context.Context, q *storedb.Queries) error {
-		for _, r := range rows {
+		for _, r := range insert {
 			p, err := insertParams(r)
 			if err != nil {
 				return err
@@ -80,15 +82,7 @@ func (s *Store) Insert(ctx context.Context, epoch int64, rows []interceptor.Row)
 				return fmt.Errorf("%s: %w", r.Key, err)
 			}
 		}
-		return nil
-	})
-}
-
-// Update replaces rows, all or none. Each must have a version one above the
-// stored one, or the error is interceptor.ErrConflict.
-func (s *Store) Update(ctx context.Context, epoch int64, rows []interceptor.Row) error {
-	return s.write(ctx, "update HTLCs", epoch, func(ctx context.Context, q *storedb.Queries) error {
-		for _, r := range rows {
+		for _, r := range update {
 			n, err := q.UpdateRow(ctx, updateParams(r))
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.Key, err)

@@ -1,0 +1,235 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Decide implements interceptor.Ledger.
+func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) error {
+	keys := make([]ln.CircuitKey, 0, len(decisions))
+	byKey := make(map[ln.CircuitKey]interceptor.Decision, len(decisions))
+	for _, d := range decisions {
+		if other, twice := byKey[d.Key]; twice && other.Action != d.Action {
+			return fmt.Errorf("two different decisions about %s: %w", d.Key, interceptor.ErrInvalid)
+		}
+		byKey[d.Key] = d
+		keys = append(keys, d.Key)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if err := e.askBefore(ctx, decisions); err != nil {
+		return err
+	}
+	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		d := byKey[r.Key]
+		next, changed, err := r.Decide(d, e.cfg.Now())
+		if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
+			e.height != 0 && r.BlocksLeft(e.height) <= 0 {
+			return r, false, &interceptor.RowError{Key: r.Key, State: r.State, Err: interceptor.ErrDeadline}
+		}
+		return next, changed, err
+	})
+}
+
+// askBefore asks lnd for payments of ours before anything is decided that would
+// give up the HTLC they are paid from: before a first Fail or RefuseUnknown,
+// and before a Resume of a row that this tenure did not write itself. What lnd
+// is paying becomes paying here, and the decision is refused.
+func (e *Engine) askBefore(ctx context.Context, decisions []interceptor.Decision) error {
+	ask := make(map[ln.Hash][]ln.CircuitKey)
+	e.mu.Lock()
+	if e.t == nil {
+		e.mu.Unlock()
+		return unavailable("this process does not own the interceptor", nil)
+	}
+	for _, d := range decisions {
+		en, ok := e.t.rows[d.Key]
+		if !ok || en.row.State != interceptor.StateHeld || d.Action == interceptor.ActionSettle {
+			continue
+		}
+		if d.Action == interceptor.ActionResume && en.checked {
+			continue
+		}
+		ask[en.row.Hash] = append(ask[en.row.Hash], d.Key)
+	}
+	e.mu.Unlock()
+	for hash, keys := range ask {
+		paying, err := e.isPaying(ctx, hash)
+		if err != nil {
+			return err
+		}
+		if !paying {
+			e.checked(keys)
+			continue
+		}
+		if err := e.adopt(ctx, keys); err != nil {
+			return err
+		}
+		return &interceptor.RowError{Key: keys[0], State: interceptor.StatePaying, Err: interceptor.ErrPaying}
+	}
+	return nil
+}
+
+func (e *Engine) isPaying(ctx context.Context, hash ln.Hash) (bool, error) {
+	p, err := e.cfg.Node.TrackPayment(ctx, hash)
+	if err != nil {
+		return false, unavailable("lnd does not say whether it is paying "+hash.Short(), err)
+	}
+	return p.State == ln.PaymentInFlight || p.State == ln.PaymentSucceeded || p.InFlight > 0, nil
+}
+
+func (e *Engine) checked(keys []ln.CircuitKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.t == nil {
+		return
+	}
+	for _, key := range keys {
+		if en, ok := e.t.rows[key]; ok {
+			en.checked = true
+		}
+	}
+}
+
+// adopt records a payment of ours that the ledger did not know of.
+func (e *Engine) adopt(ctx context.Context, keys []ln.CircuitKey) error {
+	e.log.Error("lnd is paying the hash of held HTLCs that no record says are being paid", zap.Stringers("keys", keys))
+	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		if r.State.Decided() || r.OnChain {
+			return r, false, nil
+		}
+		return r.MarkPaying("lnd has a payment of ours for this hash, which no record explained")
+	})
+}
+
+// MarkPaying implements interceptor.Ledger.
+func (e *Engine) MarkPaying(ctx context.Context, keys []ln.CircuitKey, reason string) error {
+	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		if r.State == interceptor.StateHeld && e.height != 0 && r.BlocksLeft(e.height) <= 0 {
+			return r, false, &interceptor.RowError{Key: r.Key, State: r.State, Err: interceptor.ErrDeadline}
+		}
+		return r.MarkPaying(reason)
+	})
+}
+
+// MarkNotPaying implements interceptor.Ledger.
+func (e *Engine) MarkNotPaying(ctx context.Context, keys []ln.CircuitKey, reason string) error {
+	hashes := make(map[ln.Hash]ln.CircuitKey)
+	e.mu.Lock()
+	if e.t == nil {
+		e.mu.Unlock()
+		return unavailable("this process does not own the interceptor", nil)
+	}
+	for _, key := range keys {
+		if en, ok := e.t.rows[key]; ok && en.row.State == interceptor.StatePaying {
+			hashes[en.row.Hash] = key
+		}
+	}
+	e.mu.Unlock()
+	for hash, key := range hashes {
+		paying, err := e.isPaying(ctx, hash)
+		if err != nil {
+			return err
+		}
+		if paying {
+			return &interceptor.RowError{Key: key, State: interceptor.StatePaying, Err: interceptor.ErrPaying}
+		}
+	}
+	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		return r.MarkNotPaying(reason)
+	})
+}
+
+// Acknowledge implements interceptor.Ledger.
+func (e *Engine) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		if r.Acked || !r.Gone() {
+			return r, false, nil
+		}
+		r.Acked = true
+		r.Version++
+		return r, true, nil
+	})
+}
+
+// Rows implements interceptor.Ledger.
+func (e *Engine) Rows(ctx context.Context, f interceptor.RowFilter) ([]interceptor.Row, error) {
+	return e.cfg.Rows.List(ctx, f)
+}
+
+// refuseLoop fails new HTLCs that cannot be held. lnd is asked first, as
+// before every first FAIL.
+func (e *Engine) refuseLoop(t *tenure) {
+	for {
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-t.refuse:
+		}
+		e.mu.Lock()
+		queue := t.refusals
+		t.refusals = nil
+		e.mu.Unlock()
+		for i, key := range queue {
+			if err := e.refuseOne(t, key); err != nil {
+				if t.ctx.Err() != nil {
+					return
+				}
+				e.log.Warn("an HTLC cannot be refused yet", zap.Stringer("key", key), zap.Error(err))
+				e.mu.Lock()
+				t.refusals = append(t.refusals, queue[i:]...)
+				e.mu.Unlock()
+				pause(t.ctx, e.cfg.PollSoon)
+				wake(t.refuse)
+				break
+			}
+		}
+	}
+}
+
+func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
+	e.mu.Lock()
+	p, ok := t.recording[key]
+	e.mu.Unlock()
+	if !ok || p.queued {
+		return nil
+	}
+	paying, err := e.isPaying(t.ctx, p.row.Hash)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p, ok = t.recording[key]; !ok || p.queued {
+		return nil
+	}
+	row, changed := p.row, false
+	if paying {
+		row, changed, err = row.MarkPaying("lnd has a payment of ours for this hash")
+	} else {
+		row, changed, err = row.Decide(interceptor.Decision{
+			Key: key, Action: interceptor.ActionFail, Reason: row.Reason,
+		}, e.cfg.Now())
+	}
+	if err != nil || !changed {
+		return err
+	}
+	if row.State.Decided() {
+		t.held.remove(p.row)
+	}
+	row.Version = 1
+	p.row = row
+	t.recording[key] = p
+	e.record(t, key)
+	return nil
+}

@@ -1,0 +1,262 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/interceptor")
+
+// All of this file runs under Engine.mu, listLoop excepted.
+
+// onOffer judges an offer as it arrives. Whatever an earlier offer of the key
+// allowed is void: lnd may have resolved the HTLC in between.
+func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
+	en, recorded := t.rows[o.Key]
+	if recorded {
+		en.open = nil
+	}
+	delete(t.inquiring, o.Key)
+	delete(t.waiting, o.Key)
+	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
+	case interceptor.VerdictNew:
+		e.onNew(t, o)
+	case interceptor.VerdictSettleOnly:
+		e.onSettleOnly(t, o)
+	case interceptor.VerdictNeedListing, interceptor.VerdictResumeOnly,
+		interceptor.VerdictPhantom, interceptor.VerdictRecorded:
+		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
+		wake(t.list)
+	}
+}
+
+// onNew takes an HTLC that no RESUME can have moved.
+func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
+	now := e.cfg.Now()
+	h, wanted := t.chain.Match(o.OutgoingSCID, now)
+	_, here := e.attached[h.Name]
+	if !wanted || (!here && h.OnAbsent == interceptor.AbsentResume) {
+		e.resume(t, o)
+		return
+	}
+	if p, already := t.recording[o.Key]; already {
+		p.offer, p.gen = o, t.gen
+		t.recording[o.Key] = p
+		return
+	}
+	e.lastID = max(e.lastID+1, now.UnixMicro())
+	row := interceptor.NewRow(o.InterceptedHtlc, h.Name, e.cfg.FailSafetyBlocks, e.height, now)
+	row.ID = e.lastID
+	p := pendingRow{row: row, offer: o, gen: t.gen}
+	if reason := e.mustRefuse(t, row, h, here); reason != "" {
+		p.refuse, p.row.Reason = true, reason
+	}
+	t.recording[o.Key] = p
+	t.held.add(row)
+	if p.refuse {
+		t.refusals = append(t.refusals, o.Key)
+		wake(t.refuse)
+		return
+	}
+	e.record(t, o.Key)
+}
+
+// mustRefuse says why a new HTLC cannot be held, or "".
+func (e *Engine) mustRefuse(t *tenure, r interceptor.Row, h interceptor.HandlerConfig, here bool) string {
+	switch {
+	case !here && h.OnAbsent == interceptor.AbsentFail:
+		return "the handler " + h.Name + " is away and asked for its HTLCs to be failed meanwhile"
+	case e.height != 0 && r.BlocksLeft(e.height) <= 0:
+		return fmt.Sprintf("too late to hold it: lnd fails it at height %d, the tip is %d", r.AutoFailHeight, e.height)
+	case t.held.perChannel[r.Key.ChanID] >= e.cfg.MaxHeldPerChannel:
+		return fmt.Sprintf("limit reached: %d HTLCs are held on channel %s", e.cfg.MaxHeldPerChannel, r.Key.ChanID)
+	case t.held.htlcs >= e.cfg.MaxHeld:
+		return fmt.Sprintf("limit reached: %d HTLCs are held", e.cfg.MaxHeld)
+	case t.held.msat+r.IncomingMsat > e.cfg.MaxHeldMsat:
+		return fmt.Sprintf("limit reached: %s would be held, more than %s", t.held.msat+r.IncomingMsat, e.cfg.MaxHeldMsat)
+	}
+	return ""
+}
+
+// resume forwards an HTLC that has no row.
+func (e *Engine) resume(t *tenure, o interceptor.Offer) {
+	t.class.Resuming(o.Key)
+	e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerResume})
+	e.stats.resumed++
+}
+
+func (e *Engine) send(t *tenure, o interceptor.Offer, a interceptor.Answer) {
+	if t.session == nil {
+		return
+	}
+	a.Seq = o.Seq
+	if err := t.session.Answer(a); err != nil {
+		e.log.Debug("not answered", zap.Stringer("key", a.Key), zap.String("answer", string(a.Action)), zap.Error(err))
+	}
+}
+
+// onSettleOnly takes an HTLC on chain, or on a channel that is not listed.
+func (e *Engine) onSettleOnly(t *tenure, o interceptor.Offer) {
+	en, recorded := t.rows[o.Key]
+	if !recorded {
+		// A payment of ours may know the preimage, if our database does not.
+		t.inquiring[o.Key] = o
+		wake(t.chores)
+		return
+	}
+	en.open = &o
+	if o.OnChain() && !en.row.OnChain && !en.row.Gone() {
+		e.edit(t, o.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+			if r.OnChain {
+				return r, false, nil
+			}
+			r.OnChain = true
+			r.Version++
+			return r, true, nil
+		})
+	}
+	e.answer(t, en)
+}
+
+// answer sends what a row decides, if lnd waits for it.
+func (e *Engine) answer(t *tenure, en *entry) {
+	if en.open == nil {
+		return
+	}
+	if _, stale := t.stale[en.row.Key]; stale {
+		return
+	}
+	a, ok := en.row.Answer()
+	if !ok {
+		return
+	}
+	if en.moved && a.Action == interceptor.AnswerFail {
+		// Decided before lnd told that it was forwarded: the record cannot be
+		// honoured without losing the amount.
+		a.Action = interceptor.AnswerResume
+	}
+	if a.Action == interceptor.AnswerResume {
+		t.class.Resuming(a.Key)
+	}
+	o := *en.open
+	if settleOnlyOffer(o) && a.Action != interceptor.AnswerSettle {
+		return
+	}
+	en.open = nil
+	e.send(t, o, a)
+}
+
+func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFailHeight == 0 }
+
+// onListed takes an offer with the verdict of a listing requested after it.
+func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing) {
+	en, recorded := t.rows[o.Key]
+	switch v := t.class.Listed(o.InterceptedHtlc, recorded, l); v {
+	case interceptor.VerdictNew:
+		e.onNew(t, o)
+	case interceptor.VerdictSettleOnly:
+		e.onSettleOnly(t, o)
+	case interceptor.VerdictPhantom:
+		e.stats.phantoms++
+		e.log.Warn("lnd offered an HTLC that it no longer has; failing it",
+			zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()), zap.Bool("recorded", recorded))
+		e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerFail})
+	case interceptor.VerdictRecorded:
+		en.open = &o
+		h, _ := l.Htlc(o.Key)
+		if en.row.State == interceptor.StateHeld &&
+			(h.ForwardingChan != 0 || (e.cfg.DistrustRows && en.inherited)) {
+			e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
+				zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()))
+			en.moved = true
+			e.edit(t, o.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+				next, changed := r.Moved(e.cfg.Now())
+				return next, changed, nil
+			})
+			return
+		}
+		e.answer(t, en)
+	case interceptor.VerdictResumeOnly:
+		e.stats.resumeOnly++
+		if t.class.ResumedHere(o.Key) {
+			e.resume(t, o)
+			return
+		}
+		// A predecessor's. If lnd is paying for this hash, then the record of a
+		// fresh onion is missing here, and a RESUME could pay twice.
+		t.inquiring[o.Key] = o
+		wake(t.chores)
+	case interceptor.VerdictNeedListing:
+		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
+		wake(t.list)
+	}
+}
+
+// listLoop lists channels whenever offers wait, at the start of a session, and
+// from time to time to see what has ended. Offers that wait share a call.
+func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
+	failures := 0
+	for {
+		e.mu.Lock()
+		poll := e.cfg.PollEvery
+		if t.soon {
+			poll = e.cfg.PollSoon
+		}
+		if len(t.rows) == 0 && t.class.Remembered() == 0 {
+			poll = time.Hour
+		}
+		idle := len(t.waiting) == 0 && t.class.Ready()
+		e.mu.Unlock()
+		if idle {
+			timer := time.NewTimer(poll)
+			select {
+			case <-ctx.Done():
+			case <-t.list:
+			case <-timer.C:
+			}
+			timer.Stop()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		e.mu.Lock()
+		ticket := t.class.Begin()
+		e.mu.Unlock()
+		channels, err := e.cfg.Node.ListChannels(ctx)
+		if err != nil {
+			failures++
+			if failures == 1 || failures%20 == 0 {
+				e.log.Warn("channels cannot be listed; replayed offers wait", zap.Error(err))
+			}
+			pause(ctx, e.cfg.Backoff(failures))
+			continue
+		}
+		failures = 0
+		e.mu.Lock()
+		if t.gen == gen && t.session != nil {
+			e.onListing(t, interceptor.NewListing(ticket, channels))
+		}
+		e.mu.Unlock()
+	}
+}
+
+func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
+	if !t.class.Ready() {
+		t.class.Baseline(l)
+	}
+	ready := make([]interceptor.Offer, 0, len(t.waiting))
+	for key, w := range t.waiting {
+		if l.Since(w.ticket) {
+			ready = append(ready, w.offer)
+			delete(t.waiting, key)
+		}
+	}
+	sortOffers(ready)
+	for _, o := range ready {
+		e.onListed(t, o, l)
+	}
+	t.class.Prune(l)
+	e.lookForEnded(t, l)
+}

@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// eventLoop listens to what lnd says of forwards. The stream has no replay, so
+// its word is a hint that makes the answer quick; listings and lnd's records
+// are what a finished row rests on.
+func (e *Engine) eventLoop(t *tenure) {
+	for attempt := 0; t.ctx.Err() == nil; attempt++ {
+		err := e.cfg.Outcomes.SubscribeHtlcEvents(t.ctx, func() { attempt = 0 }, func(ev ln.HtlcEvent) {
+			var hint interceptor.Outcome
+			switch {
+			case ev.Kind == ln.HtlcSettled, ev.Kind == ln.HtlcFinal && ev.Settled:
+				hint = interceptor.OutcomeSettled
+			case ev.Kind == ln.HtlcForwardFail, ev.Kind == ln.HtlcLinkFail, ev.Kind == ln.HtlcFinal:
+				hint = interceptor.OutcomeFailed
+			default:
+				return
+			}
+			e.hint(t, ev.Incoming, hint, ev.Kind == ln.HtlcFinal)
+		})
+		if t.ctx.Err() == nil {
+			e.log.Debug("HTLC events ended", zap.Error(err))
+			pause(t.ctx, e.cfg.Backoff(min(attempt+1, 20)))
+		}
+	}
+}
+
+func (e *Engine) hint(t *tenure, key ln.CircuitKey, outcome interceptor.Outcome, final bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	en, ok := t.rows[key]
+	if !ok || (en.hint == interceptor.OutcomeSettled && !final) {
+		return
+	}
+	en.hint = outcome
+	if final && !e.onListedChannel(t, key) {
+		// On chain: no listing will ever tell that it is gone.
+		e.gone(t, en, outcome)
+		return
+	}
+	t.soon = true
+	wake(t.list)
+}
+
+// onListedChannel reports that listings can tell when the HTLC is gone.
+func (e *Engine) onListedChannel(t *tenure, key ln.CircuitKey) bool {
+	en := t.rows[key]
+	return en != nil && !en.row.OnChain
+}
+
+// lookForEnded finds rows whose HTLC lnd no longer has (under mu).
+func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
+	t.soon = false
+	look := false
+	for key, en := range t.rows {
+		if en.row.Gone() {
+			look = look || en.row.Outcome == interceptor.OutcomeUnknown
+			continue
+		}
+		if en.hint != interceptor.OutcomeUnknown {
+			t.soon = true
+		}
+		if !l.Absent(key) || !l.Since(en.since) {
+			continue
+		}
+		if en.row.State == interceptor.StatePaying {
+			e.log.Error("lnd no longer has an HTLC that a payment of ours was made for",
+				zap.Stringer("key", key), zap.String("hash", en.row.Hash.Short()), zap.Stringer("amount", en.row.IncomingMsat))
+		}
+		e.gone(t, en, e.implied(t, en))
+		look = true
+	}
+	if look {
+		wake(t.chores)
+	}
+}
+
+// gone records the end of an HTLC (under mu).
+func (e *Engine) gone(t *tenure, en *entry, outcome interceptor.Outcome) {
+	en.open = nil
+	en.inquired = time.Time{}
+	e.edit(t, en.row.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		next, changed := r.Vanish(outcome, e.cfg.Now())
+		return next, changed, nil
+	})
+}
+
+// implied is the outcome that follows from what is known here, or unknown.
+// lnd's word comes first; then what we decided, where nothing else can have
+// happened to the HTLC.
+func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
+	if en.hint != interceptor.OutcomeUnknown {
+		return en.hint
+	}
+	switch r := en.row; r.State {
+	case interceptor.StateFailed:
+		if !en.moved {
+			return interceptor.OutcomeFailed
+		}
+	case interceptor.StateHeld:
+		// Never resumed and never settled: commits come before answers.
+		if !en.moved && !(en.inherited && e.cfg.DistrustRows) {
+			return interceptor.OutcomeFailed
+		}
+	case interceptor.StateSettled:
+		// Unless lnd's auto-fail came first.
+		if e.height != 0 && e.height < r.AutoFailHeight {
+			return interceptor.OutcomeSettled
+		}
+	case interceptor.StatePaying, interceptor.StateResumed, interceptor.StateRefusedUnknown, interceptor.StateLapsed:
+	}
+	return interceptor.OutcomeUnknown
+}
+
+// finishGone looks up how HTLCs ended that are gone without a known outcome,
+// and asks about those on chain. What stays unknown is asked again, ever more
+// rarely.
+func (e *Engine) finishGone(t *tenure) {
+	if e.cfg.Outcomes == nil {
+		return
+	}
+	now := e.cfg.Now()
+	var ask []interceptor.Row
+	e.mu.Lock()
+	for _, en := range t.rows {
+		unknown := en.row.Gone() && en.row.Outcome == interceptor.OutcomeUnknown
+		onChain := en.row.OnChain && !en.row.Gone()
+		if !unknown && !onChain {
+			continue
+		}
+		wait := e.cfg.PollSoon
+		if onChain || now.Sub(en.row.GoneAt) > time.Minute {
+			wait = time.Minute
+		}
+		if now.Sub(en.inquired) >= wait {
+			en.inquired = now
+			ask = append(ask, en.row)
+		}
+	}
+	e.mu.Unlock()
+	for _, r := range ask {
+		outcome, err := e.lookUp(t.ctx, r)
+		if err != nil {
+			e.log.Debug("how an HTLC ended cannot be looked up", zap.Stringer("key", r.Key), zap.Error(err))
+			continue
+		}
+		if outcome == interceptor.OutcomeUnknown {
+			continue
+		}
+		e.mu.Lock()
+		if en, ok := t.rows[r.Key]; ok {
+			at := en.inquired
+			e.gone(t, en, outcome)
+			en.inquired = at
+		}
+		e.mu.Unlock()
+	}
+}
+
+// lookUp asks lnd's records. Only a settled forward is in its history, and an
+// absent one proves nothing: lnd writes the history late and may lose its end.
+func (e *Engine) lookUp(ctx context.Context, r interceptor.Row) (interceptor.Outcome, error) {
+	res, err := e.cfg.Outcomes.LookupResolution(ctx, r.Key)
+	if err == nil && res.Known {
+		if res.Settled {
+			return interceptor.OutcomeSettled, nil
+		}
+		return interceptor.OutcomeFailed, nil
+	}
+	if !r.Gone() {
+		return interceptor.OutcomeUnknown, err
+	}
+	const page = 1000
+	since := r.OfferedAt.Add(-time.Minute)
+	for offset := uint32(0); ; offset += page {
+		forwards, herr := e.cfg.Outcomes.ForwardingHistory(ctx, since, offset, page)
+		if herr != nil {
+			return interceptor.OutcomeUnknown, errors.Join(err, herr)
+		}
+		for _, f := range forwards {
+			if f.HasIndexes && f.Incoming == r.Key {
+				return interceptor.OutcomeSettled, nil
+			}
+		}
+		if len(forwards) < page {
+			return interceptor.OutcomeUnknown, nil
+		}
+	}
+}
