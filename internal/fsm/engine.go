@@ -80,7 +80,9 @@ type Options[S State, V Event, F Effect] struct {
 	InTx func(ctx context.Context, tx *store.Tx, t Transition[S, V]) error
 
 	// Fence runs first in every transaction; pass a store.Lease's Check to make
-	// sure that only the lease's holder moves instances. May be nil.
+	// sure that only the lease's holder moves instances. Who loses the lease
+	// closes the engine and makes a new one when he has it again: what runs into
+	// store.ErrLeaseLost is not retried. May be nil.
 	Fence func(ctx context.Context, tx *store.Tx) error
 
 	// Concurrent names effects that may run beside the instance's others, such as
@@ -407,12 +409,13 @@ func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, a *applied[
 		}
 		a.tasks = append(a.tasks, queued[F]{seq: a.Seq, pos: int64(i), effect: effect})
 	}
+	// Before the hook, so that what the hook sends is learned of after this.
+	tx.OnCommit(func() { e.committed(a, terminal) })
 	if e.opt.InTx != nil {
 		if err := e.opt.InTx(ctx, tx, a.Transition); err != nil {
 			return fail(&hookError{err})
 		}
 	}
-	tx.OnCommit(func() { e.committed(a, terminal) })
 	return a.To, nil
 }
 

@@ -35,7 +35,7 @@ func (e *Engine[S, V, F]) Watch(ctx context.Context, id string) (<-chan Transiti
 		return nil, err
 	}
 	out := make(chan Transition[S, V])
-	go func() {
+	pump := func() {
 		defer close(out)
 		defer forget()
 		next := Transition[S, V]{ID: id, To: inst.State, Seq: inst.Version, At: inst.Updated}
@@ -62,7 +62,14 @@ func (e *Engine[S, V, F]) Watch(ctx context.Context, id string) (<-chan Transiti
 				}
 			}
 		}
-	}()
+	}
+	e.mu.Lock()
+	closed := e.closed
+	e.start(pump)
+	e.mu.Unlock()
+	if closed {
+		pump()
+	}
 	return out, nil
 }
 

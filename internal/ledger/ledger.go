@@ -9,6 +9,7 @@
 package ledger
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -136,10 +137,7 @@ func add(a, b int64) (int64, error) {
 func (e Entry) digest() []byte {
 	lines := slices.Clone(e.Lines)
 	slices.SortFunc(lines, func(a, b Line) int {
-		if c := strings.Compare(string(a.Account), string(b.Account)); c != 0 {
-			return c
-		}
-		return int(min(max(a.AmountMsat-b.AmountMsat, -1), 1))
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.AmountMsat, b.AmountMsat))
 	})
 	h := sha256.New()
 	field := func(s string) {
@@ -188,7 +186,7 @@ func Reconcile(books, observed map[Account]int64, scopes ...Account) []Differenc
 			compare(a)
 		}
 	}
-	slices.SortFunc(diffs, func(a, b Difference) int { return strings.Compare(string(a.Account), string(b.Account)) })
+	slices.SortFunc(diffs, func(a, b Difference) int { return cmp.Compare(a.Account, b.Account) })
 	return diffs
 }
 

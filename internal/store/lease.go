@@ -116,7 +116,9 @@ func (db *DB) AcquireLease(ctx context.Context, cfg LeaseConfig) (*Lease, error)
 	if err != nil {
 		return nil, err
 	}
-	wake := db.Listen(ctx, leaseTopic(cfg.Name))
+	listening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wake := db.Listen(listening, leaseTopic(cfg.Name))
 	var (
 		seen      storedb.StoreLease
 		seenSince time.Time

@@ -18,7 +18,8 @@ const wakeChannel = "sluice_wake"
 // may arrive as one, one may come without a change, and after a broken
 // connection everybody is woken once. DB implements it.
 type Notifier interface {
-	// Notify wakes the listeners of topic, in other replicas too.
+	// Notify wakes the listeners of topic: in other replicas too on PostgreSQL, in
+	// this process only on SQLite.
 	Notify(ctx context.Context, topic string) error
 
 	// Listen gives a channel that receives after each change of topic, until ctx

@@ -162,6 +162,10 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	done = true
 	if err := raw.Commit(); err != nil {
 		_ = raw.Rollback()
+		if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+			// database/sql rolled it back when the context ended.
+			return fmt.Errorf("commit: %w", ctx.Err())
+		}
 		if !readOnly && commitUnknown(err) {
 			return fmt.Errorf("commit: %w: %w: %w", ErrUnavailable, ErrOutcomeUnknown, err)
 		}
