@@ -26,11 +26,6 @@ var errExitZero = errors.New("exit status 0")
 // killLimit bounds the wait for what was killed already.
 const killLimit = 20 * time.Second
 
-func alive(pid int) bool {
-	err := syscall.Kill(pid, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
-}
-
 // Command says how to run a supervised process.
 type Command struct {
 	Name string   // in messages, and the default log's file name

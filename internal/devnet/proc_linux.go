@@ -32,10 +32,8 @@ func childrenOf(parent int) ([]int, error) {
 		if err != nil {
 			return false
 		}
-		// The command name in parentheses may hold anything, spaces included.
-		_, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-		fields := strings.Fields(rest)
-		return ok && len(fields) > 1 && fields[1] == strconv.Itoa(parent)
+		fields := statFields(stat)
+		return len(fields) > 1 && fields[1] == strconv.Itoa(parent)
 	})
 }
 
@@ -52,4 +50,22 @@ func scanProcs(match func(pid int, dir string) bool) ([]int, error) {
 		}
 	}
 	return pids, nil
+}
+
+// alive tells whether a process exists and is not merely waiting to be reaped:
+// orphans of a killed server may stay zombies where nobody reaps them.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	fields := statFields(stat)
+	return len(fields) > 0 && fields[0] != "Z" && fields[0] != "X"
+}
+
+// statFields splits what follows the command name in /proc/<pid>/stat, which
+// may hold anything, spaces included: state, parent, and so on.
+func statFields(stat []byte) []string {
+	text := string(stat)
+	return strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 }

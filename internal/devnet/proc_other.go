@@ -2,7 +2,10 @@
 
 package devnet
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
 // sysProcAttr puts the child into a process group of its own. Other systems
 // than Linux have no parent-death signal: there only Close ends the children.
@@ -13,3 +16,8 @@ func sysProcAttr(cred *syscall.Credential) *syscall.SysProcAttr {
 func processesMentioning(string) ([]int, error) { return nil, nil }
 
 func childrenOf(int) ([]int, error) { return nil, nil }
+
+func alive(pid int) bool {
+	err := syscall.Kill(pid, 0)
+	return err == nil || errors.Is(err, syscall.EPERM)
+}
