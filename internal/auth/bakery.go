@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -187,6 +188,10 @@ func decodeMacaroon(text string) (*macaroon.Macaroon, uint64, error) {
 	var m macaroon.Macaroon
 	if err := m.UnmarshalBinary(raw); err != nil {
 		return nil, 0, fmt.Errorf("macaroon: %w", err)
+	}
+	// The library takes bytes after the end; one macaroon has one form here.
+	if canonical, err := m.MarshalBinary(); err != nil || !bytes.Equal(canonical, raw) {
+		return nil, 0, errors.New("macaroon is not in canonical form")
 	}
 	id := m.Id()
 	if len(id) != macaroonIDLen || id[0] != macaroonIDv1 {
