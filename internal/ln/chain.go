@@ -35,6 +35,8 @@ type WalletTx struct {
 	At            time.Time
 	Label         string
 	RawTx         []byte
+	// Spends are the outputs that it spends.
+	Spends []Outpoint
 }
 
 // Balances is what the node's on-chain wallet holds.

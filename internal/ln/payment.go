@@ -51,8 +51,11 @@ type HoldInvoiceRequest struct {
 	RouteHints      []RouteHint
 }
 
-// InvoiceRequest asks lnd for an ordinary invoice whose preimage lnd makes.
+// InvoiceRequest asks lnd for an ordinary invoice, which lnd settles by itself.
 type InvoiceRequest struct {
+	// Preimage is chosen by us where the hash must be known beforehand; lnd
+	// makes it when it is zero.
+	Preimage       Preimage
 	AmountMsat     Msat
 	Memo           string
 	Expiry         time.Duration

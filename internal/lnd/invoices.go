@@ -30,16 +30,21 @@ func (c *Client) AddHoldInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (b
 	return resp.PaymentRequest, nil
 }
 
-// AddInvoice makes an ordinary invoice; lnd makes and keeps its preimage.
+// AddInvoice makes an ordinary invoice; lnd keeps its preimage, and makes it
+// unless the request brings one. A hash that lnd has already is ln.ErrExists.
 func (c *Client) AddInvoice(ctx context.Context, r ln.InvoiceRequest) (bolt11 string, hash ln.Hash, err error) {
 	amount, err := r.AmountMsat.Int64()
 	if err != nil {
 		return "", hash, err
 	}
-	resp, err := c.lightning.AddInvoice(ctx, &lnrpc.Invoice{
+	req := &lnrpc.Invoice{
 		Memo: r.Memo, ValueMsat: amount, Expiry: int64(r.Expiry / time.Second), CltvExpiry: uint64(r.FinalCltvDelta),
 		RouteHints: hintsToRPC(r.RouteHints), Private: r.Private,
-	})
+	}
+	if !r.Preimage.IsZero() {
+		req.RPreimage = r.Preimage.Bytes()
+	}
+	resp, err := c.lightning.AddInvoice(ctx, req)
 	if err != nil {
 		return "", hash, mapError("add an invoice", err)
 	}

@@ -75,16 +75,3 @@ func (c *Client) SignMessage(ctx context.Context, msg []byte) (string, error) {
 	}
 	return resp.Signature, nil
 }
-
-// CheckPermissions reports whether the macaroon may call a method, by asking
-// lnd (lnrpc.CheckMacaroonPermissions) rather than by trying it.
-func (c *Client) CheckPermissions(ctx context.Context, macaroon []byte, uri string) (bool, error) {
-	resp, err := c.lightning.CheckMacaroonPermissions(ctx, &lnrpc.CheckMacPermRequest{
-		Macaroon: macaroon, FullMethod: uri,
-		Permissions: []*lnrpc.MacaroonPermission{{Entity: "uri", Action: uri}},
-	})
-	if err != nil {
-		return false, mapError("check the macaroon", err)
-	}
-	return resp.Valid, nil
-}

@@ -171,10 +171,18 @@ func (c *Client) Transactions(ctx context.Context, fromHeight int32) ([]ln.Walle
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, ln.WalletTx{
+		tx := ln.WalletTx{
 			TxID: id, AmountSat: t.Amount, FeeSat: sat(t.TotalFees), Confirmations: t.NumConfirmations,
 			Height: t.BlockHeight, At: time.Unix(t.TimeStamp, 0), Label: t.Label, RawTx: raw,
-		})
+		}
+		for _, prev := range t.PreviousOutpoints {
+			spent, err := ln.ParseOutpoint(prev.Outpoint)
+			if err != nil {
+				return nil, err
+			}
+			tx.Spends = append(tx.Spends, spent)
+		}
+		out = append(out, tx)
 	}
 	return out, nil
 }

@@ -1,0 +1,195 @@
+package lnd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// party says whose macaroon needs a right.
+type party uint8
+
+const (
+	gateway party = 1 << iota
+	wallet
+	both = gateway | wallet
+	// nobody marks what only tests and the devnet call: no macaroon of ours
+	// carries it, so a stolen one cannot do it either.
+	nobody party = 0
+)
+
+// Right is one method that a macaroon must allow, and what it is for.
+type Right struct {
+	// Method is the full name, as /lnrpc.Lightning/GetInfo.
+	Method string
+	Why    string
+	who    party
+}
+
+// URI is the right as `lncli bakemacaroon` takes it.
+func (r Right) URI() string { return "uri:" + r.Method }
+
+// rights is the one table of what this adapter and interceptor/stream call of
+// lnd. A test reads their sources and holds it complete. lnd's State service
+// needs no macaroon and cannot be baked into one, so it is not here.
+func rights() []Right {
+	const (
+		lightning = "/lnrpc.Lightning/"
+		router    = "/routerrpc.Router/"
+		invoices  = "/invoicesrpc.Invoices/"
+		walletKit = "/walletrpc.WalletKit/"
+	)
+	return []Right{
+		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
+		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", both},
+		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", both},
+		{lightning + "SignMessage", "to log in with the node's key", wallet},
+		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", both},
+
+		{lightning + "ListChannels", "channels with their pending HTLCs", both},
+		{lightning + "PendingChannels", "channels that are opening or closing", both},
+		{lightning + "ClosedChannels", "channels that are gone", both},
+		{lightning + "SubscribeChannelEvents", "the moment a channel is active", both},
+		{lightning + "GetChanInfo", "the policy of a channel", both},
+		{lightning + "ChannelAcceptor", "who may open channels to the node", both},
+		{lightning + "ListPeers", "who is connected", both},
+		{lightning + "SubscribePeerEvents", "who comes and goes", both},
+		{lightning + "ConnectPeer", "to reach the other side", both},
+		{lightning + "OpenChannel", "to open channels on demand", gateway},
+		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
+		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway},
+		{lightning + "UpdateChannelPolicy", "to set the fees of a channel on demand", gateway},
+		{lightning + "CloseChannel", "tests only", nobody},
+
+		{router + "HtlcInterceptor", "to hold HTLCs while a channel opens", gateway},
+		{router + "XAddLocalChanAliases", "to map the invoice's SCID to the new channel", gateway},
+		{lightning + "ListAliases", "whether an SCID is mapped already", gateway},
+		{router + "SubscribeHtlcEvents", "how forwards ended", gateway},
+		{lightning + "LookupHtlcResolution", "how a held HTLC ended", gateway},
+		{lightning + "ForwardingHistory", "to reconcile the books", gateway},
+
+		{router + "SendToRouteV2", "to pay a wallet over its channel", gateway},
+		{router + "TrackPaymentV2", "whether such a payment succeeded", gateway},
+		{lightning + "ListPayments", "to reconcile the books", gateway},
+		{router + "SendPaymentV2", "tests only", nobody},
+		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid", gateway},
+		{invoices + "LookupInvoiceV2", "how an invoice stands", both},
+		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both},
+		{invoices + "SettleInvoice", "to take a held payment", gateway},
+		{invoices + "CancelInvoice", "to give a held payment back", both},
+		{lightning + "AddInvoice", "to ask for a payment", wallet},
+
+		{walletKit + "ListUnspent", "coins for channels", gateway},
+		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway},
+		{walletKit + "ReleaseOutput", "to free it again", gateway},
+		{walletKit + "ListLeases", "what is kept already", gateway},
+		{walletKit + "NextAddr", "change addresses", gateway},
+		{walletKit + "FinalizePsbt", "to sign a funding transaction", gateway},
+		{walletKit + "PublishTransaction", "to publish it", gateway},
+		{walletKit + "BumpFee", "to hurry it", gateway},
+		{walletKit + "EstimateFee", "what it should pay", gateway},
+		{lightning + "WalletBalance", "to reconcile the books", gateway},
+		{lightning + "GetTransactions", "to reconcile the books", gateway},
+		// It shows lnd's settings; the doctor asks for a read-only macaroon.
+		{lightning + "GetDebugInfo", "doctor only", nobody},
+	}
+}
+
+func rightsOf(p party) []Right {
+	var out []Right
+	for _, r := range rights() {
+		if r.who&p != 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// GatewayRightsTable is what sluiced may do at the gateway's lnd, with reasons.
+func GatewayRightsTable() []Right { return rightsOf(gateway) }
+
+// WalletRightsTable is what the wallet's agent may do at the wallet's lnd.
+func WalletRightsTable() []Right { return rightsOf(wallet) }
+
+// GatewayRights are sluiced's rights as URIs for `lncli bakemacaroon`: the
+// least that it works with.
+func GatewayRights() []string { return uris(GatewayRightsTable()) }
+
+// WalletRights are the same for the wallet's agent.
+func WalletRights() []string { return uris(WalletRightsTable()) }
+
+func uris(table []Right) []string {
+	out := make([]string, 0, len(table))
+	for _, r := range table {
+		out = append(out, r.URI())
+	}
+	return out
+}
+
+// BakeCommand is the shell command that makes a macaroon file with exactly
+// these rights.
+func BakeCommand(file string, rights []string) string {
+	return "lncli bakemacaroon --save_to " + shellQuote(file) + " \\\n  " + strings.Join(rights, " \\\n  ")
+}
+
+// shellQuote leaves ordinary paths alone, a leading ~ included.
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-~+=:@", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// Permission is lnd's answer about one method.
+type Permission string
+
+// The answers. Absent: this lnd has no such method, because it was built
+// without the tag of its service or is too old.
+const (
+	Allowed Permission = "allowed"
+	Refused Permission = "refused"
+	Absent  Permission = "absent"
+)
+
+// CheckPermission asks lnd whether a macaroon (binary) may call a method, by
+// lnrpc.CheckMacaroonPermissions rather than by trying it. Both kinds of
+// macaroons count: those baked from URIs and those with lnd's broad entities,
+// like admin.macaroon.
+func (c *Client) CheckPermission(ctx context.Context, macaroon []byte, method string) (Permission, error) {
+	resp, err := c.lightning.CheckMacaroonPermissions(ctx, &lnrpc.CheckMacPermRequest{
+		Macaroon: macaroon, FullMethod: method, CheckDefaultPermsFromFullMethod: true,
+	})
+	if err == nil && resp.Valid {
+		return Allowed, nil
+	}
+	// The call itself refused is code Unknown; only a verdict on the macaroon
+	// comes as InvalidArgument.
+	switch s, _ := status.FromError(err); {
+	case err == nil, s.Code() == codes.InvalidArgument:
+		return Refused, nil
+	case strings.Contains(s.Message(), "no permissions found for full method"):
+		return Absent, nil
+	}
+	return "", mapError(fmt.Sprintf("check the macaroon for %s", shortMethod(method)), err)
+}
+
+// Settings are lnd's settings by their name in lnd.conf, as it runs with them
+// (lnrpc.GetDebugInfo). lnd blanks passwords.
+type Settings map[string]string
+
+// Settings asks lnd for its settings. The macaroons of least rights may not;
+// lnd's readonly.macaroon may.
+func (c *Client) Settings(ctx context.Context) (Settings, error) {
+	resp, err := c.lightning.GetDebugInfo(ctx, &lnrpc.GetDebugInfoRequest{})
+	if err != nil {
+		return nil, mapError("ask lnd for its settings", err)
+	}
+	return resp.Config, nil
+}

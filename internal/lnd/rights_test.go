@@ -1,0 +1,217 @@
+package lnd
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/chainrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/peersrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/verrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+)
+
+// services maps the client interfaces to the services they call.
+func services() map[reflect.Type]grpc.ServiceDesc {
+	return map[reflect.Type]grpc.ServiceDesc{
+		reflect.TypeFor[lnrpc.LightningClient]():        lnrpc.Lightning_ServiceDesc,
+		reflect.TypeFor[lnrpc.StateClient]():            lnrpc.State_ServiceDesc,
+		reflect.TypeFor[routerrpc.RouterClient]():       routerrpc.Router_ServiceDesc,
+		reflect.TypeFor[invoicesrpc.InvoicesClient]():   invoicesrpc.Invoices_ServiceDesc,
+		reflect.TypeFor[walletrpc.WalletKitClient]():    walletrpc.WalletKit_ServiceDesc,
+		reflect.TypeFor[chainrpc.ChainNotifierClient](): chainrpc.ChainNotifier_ServiceDesc,
+		reflect.TypeFor[signrpc.SignerClient]():         signrpc.Signer_ServiceDesc,
+		reflect.TypeFor[peersrpc.PeersClient]():         peersrpc.Peers_ServiceDesc,
+		reflect.TypeFor[verrpc.VersionerClient]():       verrpc.Versioner_ServiceDesc,
+	}
+}
+
+// stubs maps the adapter's fields to the services behind them.
+func stubs(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for field := range reflect.TypeFor[Client]().Fields() {
+		if !strings.HasSuffix(field.Type.Name(), "Client") || field.Type.Kind() != reflect.Interface {
+			continue
+		}
+		desc, known := services()[field.Type]
+		require.True(t, known, "add %s to the test's services", field.Type)
+		out[field.Name] = desc.ServiceName
+	}
+	return out
+}
+
+func parseDir(t *testing.T, dir string) []*ast.File {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	require.NoError(t, err)
+	var files []*ast.File
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		files = append(files, f)
+	}
+	return files
+}
+
+// callsByMethod reads which of lnd's methods each method of the adapter calls,
+// by itself or through another.
+func callsByMethod(t *testing.T) map[string]map[string]bool {
+	t.Helper()
+	stub := stubs(t)
+	direct, inner := map[string]map[string]bool{}, map[string][]string{}
+	for _, f := range parseDir(t, ".") {
+		for _, decl := range f.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Body == nil {
+				continue
+			}
+			direct[fn.Name.Name] = map[string]bool{}
+			ast.Inspect(fn.Body, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := sel.X.(*ast.SelectorExpr); ok {
+					if service := stub[x.Sel.Name]; service != "" {
+						direct[fn.Name.Name]["/"+service+"/"+sel.Sel.Name] = true
+					}
+				}
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "c" {
+					inner[fn.Name.Name] = append(inner[fn.Name.Name], sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+	for changed := true; changed; {
+		changed = false
+		for name, others := range inner {
+			for _, other := range others {
+				for method := range direct[other] {
+					if !direct[name][method] {
+						direct[name][method], changed = true, true
+					}
+				}
+			}
+		}
+	}
+	return direct
+}
+
+func TestRightsNameEveryMethodThatIsCalledAndNoOther(t *testing.T) {
+	called := map[string]bool{}
+	for _, methods := range callsByMethod(t) {
+		for m := range methods {
+			if !strings.HasPrefix(m, "/lnrpc.State/") {
+				called[m] = true
+			}
+		}
+	}
+	require.Greater(t, len(called), 40, "the test no longer finds the adapter's calls")
+	// The interceptor's stream is the one method that another package calls.
+	interceptorStream := "/" + routerrpc.Router_ServiceDesc.ServiceName + "/HtlcInterceptor"
+	var seen bool
+	for _, f := range parseDir(t, filepath.Join("..", "..", "interceptor", "stream")) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			seen = seen || ok && sel.Sel.Name == "HtlcInterceptor"
+			return true
+		})
+	}
+	require.True(t, seen)
+	called[interceptorStream] = true
+
+	table := map[string]bool{}
+	for _, r := range rights() {
+		require.False(t, table[r.Method], "%s stands twice in the table", r.Method)
+		table[r.Method] = true
+		require.True(t, called[r.Method], "nothing calls %s any more: drop the right", r.Method)
+		require.NotEmpty(t, r.Why)
+	}
+	for m := range called {
+		require.True(t, table[m], "%s is called, but the table of rights does not name it", m)
+	}
+}
+
+// Every method must exist in lnd, or baking the macaroon fails.
+func TestRightsExistInLnd(t *testing.T) {
+	exists := map[string]bool{}
+	for _, desc := range services() {
+		for _, m := range desc.Methods {
+			exists["/"+desc.ServiceName+"/"+m.MethodName] = true
+		}
+		for _, s := range desc.Streams {
+			exists["/"+desc.ServiceName+"/"+s.StreamName] = true
+		}
+	}
+	for _, r := range rights() {
+		require.True(t, exists[r.Method], r.Method)
+	}
+}
+
+// The ports that the gateway's engines declare tell which methods of the
+// adapter they use: their calls must be in the gateway's macaroon.
+func TestGatewayRightsCoverItsPorts(t *testing.T) {
+	calls, granted := callsByMethod(t), map[string]bool{}
+	for _, r := range GatewayRightsTable() {
+		granted[r.Method] = true
+	}
+	checked := 0
+	for _, dir := range []string{"lsp/engine", "interceptor/engine"} {
+		for _, f := range parseDir(t, filepath.Join("..", "..", filepath.FromSlash(dir))) {
+			ast.Inspect(f, func(n ast.Node) bool {
+				iface, ok := n.(*ast.InterfaceType)
+				if !ok {
+					return true
+				}
+				for _, m := range iface.Methods.List {
+					for _, name := range m.Names {
+						for method := range calls[name.Name] {
+							checked++
+							if !strings.HasPrefix(method, "/lnrpc.State/") {
+								require.True(t, granted[method], "%s: %s calls %s, which the gateway's macaroon lacks", dir, name.Name, method)
+							}
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	require.Greater(t, checked, 15, "the test no longer finds the ports")
+}
+
+func TestMacaroonsCannotSpendFreely(t *testing.T) {
+	for _, list := range [][]string{GatewayRights(), WalletRights()} {
+		for _, uri := range list {
+			for _, dangerous := range []string{"SendCoins", "SendMany", "SendPayment", "CloseChannel", "BakeMacaroon", "SendOutputs", "FundPsbt"} {
+				require.NotContains(t, uri, dangerous)
+			}
+		}
+	}
+	for _, uri := range WalletRights() {
+		for _, gatewayOnly := range []string{"SettleInvoice", "FinalizePsbt", "OpenChannel", "SendToRoute", "HtlcInterceptor"} {
+			require.NotContains(t, uri, gatewayOnly)
+		}
+	}
+}
+
+func TestBakeCommandQuotes(t *testing.T) {
+	require.Equal(t, "lncli bakemacaroon --save_to ~/.sluice/lnd.macaroon \\\n  uri:/a.B/C \\\n  uri:/a.B/D",
+		BakeCommand("~/.sluice/lnd.macaroon", []string{"uri:/a.B/C", "uri:/a.B/D"}))
+	require.Contains(t, BakeCommand("it's here", nil), `--save_to 'it'\''s here'`)
+}

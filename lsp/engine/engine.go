@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// The machines' engines, by their types.
+type (
+	openings = fsm.Engine[opening.State, opening.Event, opening.Effect]
+	jits     = fsm.Engine[jit.State, jit.Event, jit.Effect]
+	wraps    = fsm.Engine[wrap.State, wrap.Event, wrap.Effect]
+)
+
+// Options are what the engine runs on.
+type Options struct {
+	Node   Node
+	Routes Routes
+	Held   Held
+	Waker  Waker
+	DB     *store.DB
+	// Fence refuses every transition of a process that lost its lease; may be
+	// nil.
+	Fence func(ctx context.Context, tx *store.Tx) error
+	// DecodeBolt11 reads and verifies an invoice of the configured network.
+	DecodeBolt11 func(text string) (ln.Bolt11, error)
+	Config       Config
+	Now          func() time.Time
+	Random       io.Reader
+	Log          *zap.Logger
+}
+
+// Engine is the gateway's side of on-demand channels.
+type Engine struct {
+	opt   Options
+	cfg   Config
+	node  Node
+	world *world
+	db    *store.DB
+	log   *zap.Logger
+	keys  *lsp.Promiser
+	fees  *feeSource
+
+	openings *openings
+	jits     *jits
+	wraps    *wraps
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu sync.Mutex
+	// bySCID finds the offer that an intercepted HTLC is for.
+	bySCID map[ln.SCID]string
+	// waiting are payments that hold HTLCs or wait for their wallet: those that
+	// blocks and wallets coming online concern.
+	waitingJit  map[string]ln.PubKey
+	waitingWrap map[string]ln.PubKey
+	// byOutpoint finds the open that a channel belongs to.
+	byOutpoint map[ln.Outpoint]string
+	// watched are openings whose transaction is awaited on the chain.
+	watched      map[string]opening.WatchChain
+	negotiations map[ln.PendingChanID]*negotiation
+	invoices     map[ln.Hash]context.CancelFunc
+	liveOpenings map[string]bool
+	business     business
+	ids          *ulid.MonotonicEntropy
+}
+
+// New prepares the engine; Run starts it.
+func New(opt Options) (*Engine, error) {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if opt.Random == nil {
+		opt.Random = rand.Reader
+	}
+	if opt.Log == nil {
+		opt.Log = zap.NewNop()
+	}
+	if err := opt.Config.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &Engine{
+		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log,
+		world:  newWorld(opt.Node.Events, opt.Node.Channels, opt.Log),
+		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
+		ctx:    ctx,
+		cancel: cancel,
+		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
+		waitingWrap: make(map[string]ln.PubKey), byOutpoint: make(map[ln.Outpoint]string),
+		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
+		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
+		ids: ulid.Monotonic(opt.Random, 0),
+	}
+	e.world.onBlock, e.world.onPeer, e.world.onChannel = e.onBlock, e.onPeer, e.onChannel
+	var err error
+	e.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
+		DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Fence: opt.Fence,
+		Concurrent: concurrentOpening, RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
+	e.jits, err = fsm.New(jit.Machine(), fsm.Options[jit.State, jit.Event, jit.Effect]{
+		DB: opt.DB, Execute: e.executeJit, InTx: e.recordJit, Fence: opt.Fence,
+		RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
+	e.wraps, err = fsm.New(wrap.Machine(), fsm.Options[wrap.State, wrap.Event, wrap.Effect]{
+		DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
+		RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
+	return e, nil
+}
+
+// Run reconciles what an earlier process left and serves until ctx ends. ready
+// is called once new business can be accepted.
+func (e *Engine) Run(ctx context.Context, ready func()) error {
+	defer e.stop()
+	stop := context.AfterFunc(ctx, e.cancel)
+	defer stop()
+	if err := e.load(ctx); err != nil {
+		return fmt.Errorf("lsp: load what is unfinished: %w", err)
+	}
+	e.world.run(e.ctx, e.spawn)
+	e.fees.run(e.ctx, e.spawn)
+	if err := e.world.ready(ctx); err != nil {
+		return fmt.Errorf("lsp: waiting for the node's state: %w", err)
+	}
+	for _, recover := range []func(context.Context) (fsm.Report, error){
+		e.openings.Recover, e.jits.Recover, e.wraps.Recover,
+	} {
+		report, err := recover(ctx)
+		if err != nil {
+			return fmt.Errorf("lsp: recover: %w", err)
+		}
+		if report.Unfinished > 0 {
+			e.log.Info("took up what was unfinished",
+				zap.Int("unfinished", report.Unfinished), zap.Int("reconciled", report.Reconciled))
+		}
+	}
+	e.spawn(func() { e.keepAttached(e.ctx) })
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+func (e *Engine) stop() {
+	e.cancel()
+	e.jits.Close()
+	e.wraps.Close()
+	e.openings.Close()
+	e.wg.Wait()
+}
+
+func (e *Engine) spawn(f func()) { e.wg.Go(f) }
+
+// moment is now, as events carry it.
+func (e *Engine) moment() lsp.Moment {
+	return lsp.Moment{At: e.opt.Now().UTC(), Height: e.world.tip()}
+}
+
+// newID makes an id that sorts by time.
+func (e *Engine) newID() (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id, err := ulid.New(ulid.Timestamp(e.opt.Now()), e.ids)
+	if err != nil {
+		return "", fmt.Errorf("make an id: %w", err)
+	}
+	return id.String(), nil
+}
+
+// tell sends an event to a machine from outside its effects, going on until it
+// is durable, was refused by the machine, or the engine stops. What a machine
+// refuses came too late and is only logged.
+func tell[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, event V) {
+	wait := 20 * time.Millisecond
+	for {
+		_, err := m.Send(e.ctx, id, event)
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, fsm.ErrIllegal), errors.Is(err, store.ErrNotFound):
+			e.log.Debug("an event came too late", zap.String("id", id), zap.String("event", event.EventName()), zap.Error(err))
+			return
+		case e.ctx.Err() != nil:
+			return
+		}
+		e.log.Warn("an event could not be stored; trying again",
+			zap.String("id", id), zap.String("event", event.EventName()), zap.Error(err))
+		select {
+		case <-time.After(wait):
+		case <-e.ctx.Done():
+			return
+		}
+		wait = min(2*wait, time.Second)
+	}
+}
+
+// keepAttached stays attached to the interceptor.
+func (e *Engine) keepAttached(ctx context.Context) {
+	wait := 20 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := e.opt.Held.Attach(ctx, e.onHtlc)
+		if ctx.Err() != nil {
+			return
+		}
+		e.log.Warn("the interceptor let go; attaching again", zap.Error(err))
+		if time.Since(began) > 10*time.Second {
+			wait = 20 * time.Millisecond
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, time.Second)
+	}
+}

@@ -1,0 +1,367 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// Wish is what a wallet wants of a channel that is opened for it.
+type Wish struct {
+	ZeroConf     bool
+	Confs        uint32
+	AllowAnother bool
+}
+
+// Menu is what channels cost this client now, with promises.
+func (e *Engine) Menu(client ln.PubKey) []lsp.OpeningFeeParams {
+	until := e.opt.Now().Add(e.cfg.OfferFor)
+	out := make([]lsp.OpeningFeeParams, 0, len(e.cfg.Menu))
+	for _, item := range e.cfg.Menu {
+		item.ValidUntil = until
+		out = append(out, e.keys.Promise(client, item))
+	}
+	return out
+}
+
+// NegotiateRequest asks for a route hint for one payment.
+type NegotiateRequest struct {
+	Client         ln.PubKey
+	Hash           ln.Hash
+	AmountMsat     ln.Msat
+	Params         lsp.OpeningFeeParams
+	Wish           Wish
+	FinalCltvDelta uint32
+	InvoiceExpires time.Time
+}
+
+// Agreement is what was agreed for one payment.
+type Agreement struct {
+	PaymentID    string
+	SCID         ln.SCID
+	Quote        lsp.Quote
+	CltvDelta    uint32
+	ExpiresAt    time.Time
+	OpensChannel bool
+	CapacitySat  ln.Sat
+	Bolt11       string
+}
+
+// errBadExpiry answers invoices that would outlive the offer.
+var errBadExpiry = errkind.New(errkind.Invalid, "the invoice expires in the past or too far ahead: choose an expiry before the offer's valid_until")
+
+// Negotiate agrees on a payment whose payer pays the fee. When the agreement
+// is returned, HTLCs over its SCID are held from then on, whatever crashes.
+func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, error) {
+	now := e.opt.Now()
+	if err := e.checkParams(r.Client, r.Params, now); err != nil {
+		return Agreement{}, err
+	}
+	if !r.Wish.ZeroConf {
+		// The payer's onion leaves the wallet only its final delta and three
+		// blocks: it cannot be held for confirmations.
+		return Agreement{}, errkind.New(errkind.Invalid, "a payment whose payer pays the fee cannot wait for confirmations: accept zero-conf, or choose that the receiver pays")
+	}
+	if r.FinalCltvDelta < 18 || r.FinalCltvDelta > 2016 {
+		return Agreement{}, errkind.Newf(errkind.Invalid, "a final CLTV delta of %d blocks cannot be: choose 18 to 2016 (80 is usual)", r.FinalCltvDelta)
+	}
+	if r.AmountMsat == 0 {
+		return Agreement{}, lsp.ErrNoAmount
+	}
+	room, channels, err := e.room(ctx, r.Client, r.AmountMsat)
+	if err != nil {
+		return Agreement{}, err
+	}
+	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
+	var capacity ln.Sat
+	if !room {
+		if quote, err = r.Params.QuotePayerPays(r.AmountMsat); err != nil {
+			return Agreement{}, err
+		}
+		if capacity, err = e.admitOffer(ctx, r.Client, r.AmountMsat, r.Wish, channels); err != nil {
+			return Agreement{}, err
+		}
+	}
+	expires := earliest(r.InvoiceExpires, r.Params.ValidUntil)
+	if !expires.After(now) {
+		return Agreement{}, errBadExpiry
+	}
+	id, err := e.newID()
+	if err != nil {
+		return Agreement{}, err
+	}
+	scid, err := e.newSCID()
+	if err != nil {
+		return Agreement{}, err
+	}
+	terms := jit.Terms{
+		ID: id, Client: r.Client, SCID: scid, Hash: r.Hash,
+		Part: lsp.PartTerms{
+			AmountMsat: r.AmountMsat, FeeMsat: quote.FeeMsat, CltvDelta: e.cfg.CltvDelta, FinalCltvDelta: r.FinalCltvDelta,
+			MarginBlocks: 0, HtlcMinimumMsat: 1_000, MaxParts: e.cfg.MaxParts,
+		},
+		Params: r.Params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
+		// Without a fee no channel is opened: the present ones must do.
+		MayOpenMore: r.Wish.AllowAnother && !room,
+		ExpiresAt:   expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
+		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.cfg.MaxOpens,
+	}
+	// The claim outlives the offer a little, so that a part that comes at the
+	// last moment is answered by the offer, not forwarded into nowhere.
+	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, expires.Add(time.Hour)); err != nil {
+		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
+	}
+	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		if err := e.insertPayment(ctx, tx, lspdb.InsertPaymentParams{
+			ID: id, Machine: machineJit, Client: r.Client[:], PaymentHash: r.Hash[:], JitScid: scid.Bytes(),
+			AmountMsat: int64(r.AmountMsat), FeeMsat: int64(quote.FeeMsat), CapacitySat: int64(capacity), //nolint:gosec // bounded by MaxMsat
+			ExpiresMs: expires.UnixMilli(),
+		}); err != nil {
+			return err
+		}
+		_, err := e.jits.CreateTx(ctx, tx, id, jit.Offered{Offer: jit.Offer{Terms: terms}}, jit.Start{Moment: e.moment()})
+		return err
+	})
+	if err != nil {
+		return Agreement{}, err
+	}
+	return Agreement{
+		PaymentID: id, SCID: scid, Quote: quote, CltvDelta: e.cfg.CltvDelta, ExpiresAt: expires,
+		OpensChannel: !room, CapacitySat: capacity,
+	}, nil
+}
+
+// WrapRequest asks for an invoice of ours with the wallet's hash.
+type WrapRequest struct {
+	Client     ln.PubKey
+	Bolt11     string
+	AmountMsat ln.Msat
+	Params     lsp.OpeningFeeParams
+	Wish       Wish
+}
+
+// Wrap agrees on a payment whose receiver pays the fee.
+func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
+	now := e.opt.Now()
+	if err := e.checkParams(r.Client, r.Params, now); err != nil {
+		return Agreement{}, err
+	}
+	if err := e.checkWish(r.Wish); err != nil {
+		return Agreement{}, err
+	}
+	own, err := e.opt.DecodeBolt11(r.Bolt11)
+	if err != nil {
+		return Agreement{}, errkind.Wrap(errkind.Invalid, err, "the invoice cannot be read: send the wallet's own BOLT 11 invoice of this network")
+	}
+	if own.Payee != r.Client {
+		return Agreement{}, errkind.New(errkind.Invalid, "the invoice is not signed by the node key you logged in with: send an invoice of your own node")
+	}
+	if !own.HasPaymentAddr {
+		return Agreement{}, errkind.New(errkind.Invalid, "the invoice has no payment secret: make it with a current wallet")
+	}
+	room, channels, err := e.room(ctx, r.Client, own.AmountMsat)
+	if err != nil {
+		return Agreement{}, err
+	}
+	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
+	var capacity ln.Sat
+	if room {
+		if own.AmountMsat != r.AmountMsat {
+			return Agreement{}, errkind.Newf(errkind.Conflict, "your present channels can receive this payment without an opening fee: send an invoice over the full %s", r.AmountMsat)
+		}
+	} else {
+		if quote, err = r.Params.QuoteReceiverPays(r.AmountMsat); err != nil {
+			return Agreement{}, err
+		}
+		if own.AmountMsat != quote.WalletMsat {
+			return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice is over %s; for a payment of %s with a fee of %s it must be over %s",
+				own.AmountMsat, r.AmountMsat, quote.FeeMsat, quote.WalletMsat)
+		}
+		if capacity, err = e.admitOffer(ctx, r.Client, own.AmountMsat, r.Wish, channels); err != nil {
+			return Agreement{}, err
+		}
+	}
+	expires := earliest(own.ExpiresAt().Add(-e.cfg.CollectFor), r.Params.ValidUntil)
+	if !expires.After(now) {
+		return Agreement{}, errBadExpiry
+	}
+	id, err := e.newID()
+	if err != nil {
+		return Agreement{}, err
+	}
+	terms := wrap.Terms{
+		ID: id, Client: r.Client, Hash: own.Hash,
+		PayerMsat: quote.PayerMsat, WalletMsat: quote.WalletMsat, FeeMsat: quote.FeeMsat,
+		WalletPaymentAddr: own.PaymentAddr, WalletFinalCltv: own.FinalCltvDelta, Params: r.Params,
+		Description: own.Description, DescriptionHash: own.DescriptionHash,
+		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: e.cfg.HoldExpiryDelta,
+		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && !room,
+		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor,
+		MaxOpens: e.cfg.MaxOpens, MaxPayments: e.cfg.MaxPayments,
+	}
+	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish))
+	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		if err := e.insertPayment(ctx, tx, lspdb.InsertPaymentParams{
+			ID: id, Machine: machineWrap, Client: r.Client[:], PaymentHash: own.Hash[:],
+			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), CapacitySat: int64(capacity), //nolint:gosec // bounded by MaxMsat
+			ExpiresMs: expires.UnixMilli(),
+		}); err != nil {
+			return err
+		}
+		_, err := e.wraps.CreateTx(ctx, tx, id, wrap.Offered{Offer: wrap.Offer{Terms: terms}}, wrap.Start{Moment: e.moment()})
+		return err
+	})
+	if err != nil {
+		return Agreement{}, err
+	}
+	bolt11, err := e.awaitInvoice(ctx, id)
+	if err != nil {
+		return Agreement{}, err
+	}
+	return Agreement{
+		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: !room, CapacitySat: capacity, Bolt11: bolt11,
+	}, nil
+}
+
+// awaitInvoice waits until the hold invoice exists, or why it never will.
+func (e *Engine) awaitInvoice(ctx context.Context, id string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	states, err := e.wraps.Watch(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	for t := range states {
+		offer := wrap.OfferOf(t.To)
+		if offer.Bolt11 != "" {
+			return offer.Bolt11, nil
+		}
+		if wrap.Final(t.To) {
+			return "", errkind.New(errkind.Conflict, wrap.ReasonOf(t.To).Text)
+		}
+	}
+	return "", errkind.New(errkind.Unavailable, "the gateway's node does not answer: try again shortly")
+}
+
+func (e *Engine) checkParams(client ln.PubKey, p lsp.OpeningFeeParams, now time.Time) error {
+	if err := e.keys.Verify(client, p); err != nil {
+		return err
+	}
+	return p.Valid(now)
+}
+
+func (e *Engine) checkWish(w Wish) error {
+	if !w.ZeroConf && (w.Confs == 0 || w.Confs > e.cfg.MaxConfs) {
+		return errkind.Newf(errkind.Invalid, "without zero-conf name 1 to %d confirmations to wait for", e.cfg.MaxConfs)
+	}
+	return nil
+}
+
+// waitBlocks is how many blocks a payment may be held for the confirmations
+// that the wallet wants.
+func (c Config) waitBlocks(w Wish) uint32 {
+	// Even an open that takes a second may see blocks arrive, and a payer's
+	// height may be behind ours.
+	const slack = 6
+	if w.ZeroConf {
+		return slack
+	}
+	return slack + w.Confs*c.BlocksPerConf
+}
+
+// room says whether the client's active channels can take the amount now. A
+// client that is offline is judged by what its channels held.
+func (e *Engine) room(ctx context.Context, client ln.PubKey, amount ln.Msat) (room bool, channels int, err error) {
+	all, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false, 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+	}
+	via, channels := e.roomFor(all, client, amount, 0)
+	return via != 0, channels, nil
+}
+
+// admitOffer checks the limits that a new offer needs, and sizes its channel.
+func (e *Engine) admitOffer(ctx context.Context, client ln.PubKey, amount ln.Msat, w Wish, channels int) (ln.Sat, error) {
+	if channels > 0 && !w.AllowAnother {
+		return 0, errkind.New(errkind.Conflict, "your channels cannot receive this payment: agree to another channel, or receive less")
+	}
+	if _, fresh := e.fees.current(); !fresh {
+		return 0, errStaleFees
+	}
+	capacity, err := e.capacityFor(amount)
+	if err != nil {
+		return 0, err
+	}
+	usage, err := e.usage(ctx, client)
+	if err != nil {
+		return 0, err
+	}
+	if usage.FundableSat, err = e.fundable(ctx); err != nil {
+		return 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+	}
+	return capacity, lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: capacity}, usage, e.cfg.Caps)
+}
+
+func (e *Engine) insertPayment(ctx context.Context, tx *store.Tx, p lspdb.InsertPaymentParams) error {
+	now := e.opt.Now().UnixMilli()
+	p.State, p.CreatedMs, p.UpdatedMs = "offered", now, now
+	err := lspdb.New(tx).InsertPayment(ctx, p)
+	if errors.Is(store.MapError(err), store.ErrUnique) {
+		return errkind.Wrap(errkind.Conflict, err, "a payment with this payment hash is open already: make a new invoice")
+	}
+	return err
+}
+
+// planOpening draws up one channel open.
+func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish) (opening.Plan, error) {
+	capacity, err := e.capacityFor(w.amountMsat)
+	if err != nil {
+		return opening.Plan{}, err
+	}
+	rate, fresh := e.fees.current()
+	if !fresh {
+		return opening.Plan{}, errStaleFees
+	}
+	plan := opening.Plan{
+		ID: openingID, Owner: owner(machine, paymentID), Client: w.client, CapacitySat: capacity, Type: e.cfg.Type,
+		FeeRate: rate, ZeroConf: w.zeroConf, Confs: w.confs, BuriedConfs: e.cfg.BuriedConfs,
+		MaxLocalCSV: uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
+		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: "sluice " + paymentID,
+		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
+	}
+	if _, err := io.ReadFull(e.opt.Random, plan.Seed[:]); err != nil {
+		return opening.Plan{}, fmt.Errorf("draw a seed: %w", err)
+	}
+	return plan, nil
+}
+
+// newSCID draws a random alias above the range that lnd allocates from.
+func (e *Engine) newSCID() (ln.SCID, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(e.opt.Random, b[:]); err != nil {
+		return 0, fmt.Errorf("draw a channel id: %w", err)
+	}
+	n := binary.BigEndian.Uint64(b[:])
+	const from = ln.AliasBlockStart + 100_000
+	block := from + uint32(n%(ln.AliasBlockEnd-from))
+	return ln.NewSCID(block, uint32(n>>20)&0xffffff, uint16(n>>48)), nil //nolint:gosec // the parts are masked
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}

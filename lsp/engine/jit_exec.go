@@ -1,0 +1,331 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+)
+
+func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
+	switch f := t.Effect.(type) {
+	case jit.AskWallet:
+		status, err := e.askWallet(ctx, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		if err != nil {
+			return nil, err
+		}
+		return []jit.Event{jit.WalletStatus{
+			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
+		}}, nil
+	case jit.WakeWallet:
+		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
+		return nil, nil
+	case jit.OpenChannel:
+		return nil, e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
+			client: f.Terms.Client, amountMsat: f.AmountMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
+			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
+		})
+	case jit.AbandonOpening:
+		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
+	case jit.MapChannel:
+		return e.mapChannel(ctx, f)
+	case jit.ResumeParts:
+		return e.resumeParts(ctx, f)
+	case jit.RefuseParts:
+		return nil, e.refuseParts(ctx, f)
+	case jit.WatchParts:
+		return e.watchParts(ctx, t.ID)
+	default:
+		return nil, fmt.Errorf("the jit machine asks for %q, which this version does not know", t.Effect.EffectName())
+	}
+}
+
+// walletStatus is what a payment must know of its wallet.
+type walletStatus struct {
+	online   bool
+	room     ln.SCID
+	channels int
+	refusal  lsp.Reason
+}
+
+func (e *Engine) askWallet(ctx context.Context, client ln.PubKey, amount ln.Msat, prefer ln.SCID, opens uint32) (walletStatus, error) {
+	status := walletStatus{online: e.world.online(client)}
+	all, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return status, err
+	}
+	status.room, status.channels = e.roomFor(all, client, amount, prefer)
+	if status.room == 0 {
+		status.refusal, err = e.refusal(ctx, client, amount, opens)
+	}
+	return status, err
+}
+
+// roomFor finds an active channel to the wallet through which the amount fits,
+// the preferred one first, else the one that it leaves fullest.
+func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int) {
+	rate, _ := e.fees.current()
+	rate = min(rate, maxCommitRate)
+	var best ln.Channel
+	for _, c := range all {
+		if c.Peer != client {
+			continue
+		}
+		channels++
+		if !c.Active {
+			continue
+		}
+		spendable, err := lsp.Spendable(c, rate, e.cfg.expectedParts())
+		if err != nil || spendable < amount {
+			continue
+		}
+		if room == 0 || c.ChanID == prefer || (room != prefer && c.LocalSat < best.LocalSat) {
+			room, best = c.ChanID, c
+		}
+	}
+	return room, channels
+}
+
+func (e *Engine) wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amount ln.Msat) {
+	if e.opt.Waker == nil {
+		return
+	}
+	if err := e.opt.Waker.Wake(ctx, client, hash, amount); err != nil {
+		e.log.Info("the wallet could not be woken", zap.Stringer("client", client), zap.Stringer("payment_hash", hash), zap.Error(err))
+	}
+}
+
+// openingWish is what a payment wants of a channel.
+type openingWish struct {
+	client      ln.PubKey
+	amountMsat  ln.Msat
+	zeroConf    bool
+	confs       uint32
+	maxLocalCSV uint32
+	openFor     time.Duration
+}
+
+// beginOpening creates the open unless it exists; one that exists reports
+// again what it last told.
+func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) error {
+	plan, err := e.planOpening(machine, paymentID, openingID, w)
+	if err != nil {
+		return err
+	}
+	_, err = e.openings.Create(ctx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
+	if errors.Is(err, store.ErrUnique) {
+		return e.repeatNotice(ctx, openingID)
+	}
+	return err
+}
+
+// repeatNotice tells an owner again how its open ended or that it is usable,
+// for an owner that asked again after a crash.
+func (e *Engine) repeatNotice(ctx context.Context, openingID string) error {
+	inst, err := e.openings.Get(ctx, openingID)
+	if err != nil {
+		return err
+	}
+	notice, ok := opening.NoticeFor(inst.State)
+	if !ok {
+		return nil
+	}
+	return e.notifyOwner(ctx, notice)
+}
+
+func (e *Engine) abandonOpening(ctx context.Context, openingID string, reason lsp.Reason) error {
+	_, err := e.openings.Send(ctx, openingID, opening.Abandon{Moment: e.moment(), Reason: reason})
+	if errors.Is(err, opening.ErrTooLate) {
+		return nil
+	}
+	return e.passOn(err)
+}
+
+// mapChannel makes the offer's SCID lead to the channel. A link that lnd built
+// itself, rather than through the open that this process saw, may carry lnd's
+// default fees, which no invoice of ours mentions: its policy is set first.
+func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event, error) {
+	failed := func(text string) ([]jit.Event, error) {
+		return []jit.Event{jit.MapFailed{Moment: e.moment(), Via: f.Via, Text: text}}, nil
+	}
+	err := e.node.Channels.AddAlias(ctx, f.Via, f.SCID)
+	switch {
+	case errors.Is(err, ln.ErrUnavailable):
+		return nil, err
+	case err != nil:
+		return failed(err.Error())
+	}
+	op, l, found := e.world.byChanID(f.Via)
+	if !found || !l.active {
+		return failed("the channel is not active")
+	}
+	if l.rebuilt {
+		if err := e.ensurePolicy(ctx, op, f.Via); err != nil {
+			if errors.Is(err, ln.ErrUnavailable) {
+				return nil, err
+			}
+			return failed(err.Error())
+		}
+	}
+	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
+}
+
+// ensurePolicy sees to it that the channel forwards for no fee and with our
+// CLTV delta.
+func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID) error {
+	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
+	if err == nil && policy.BaseFeeMsat == 0 && policy.FeePPM == 0 && policy.TimeLockDelta == e.cfg.CltvDelta && !policy.Disabled {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ln.ErrNotFound) {
+		return err
+	}
+	return e.node.Channels.SetPolicy(ctx, op, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta})
+}
+
+// resumeParts forwards the whole set. A set of which one part is gone or was
+// decided otherwise is not forwarded in part by this call: each part's fate
+// then comes as an event of its own.
+func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Event, error) {
+	err := e.opt.Held.Decide(ctx, f.Keys, VerdictResume, "the channel is ready: forwarded to the wallet")
+	if err != nil && !errors.Is(err, ErrDecided) {
+		return nil, err
+	}
+	if err == nil {
+		return []jit.Event{jit.PartsResumed{Moment: e.moment()}}, nil
+	}
+	e.log.Warn("not every part could be forwarded", zap.String("payment", f.OfferID), zap.Error(err))
+	// Each remaining part is forwarded by itself: the machine has stored that
+	// the set is to be forwarded, and a part that is gone has its own event.
+	for _, key := range f.Keys {
+		err := e.opt.Held.Decide(ctx, []ln.CircuitKey{key}, VerdictResume, "the channel is ready: forwarded to the wallet")
+		if err != nil && !errors.Is(err, ErrDecided) {
+			return nil, err
+		}
+	}
+	return []jit.Event{jit.PartsResumed{Moment: e.moment()}}, nil
+}
+
+// refuseParts refuses every part that has no decision yet.
+func (e *Engine) refuseParts(ctx context.Context, f jit.RefuseParts) error {
+	verdict := VerdictFail
+	if f.How == jit.RefuseUnknown {
+		verdict = VerdictRefuseUnknown
+	}
+	for _, key := range f.Keys {
+		err := e.opt.Held.Decide(ctx, []ln.CircuitKey{key}, verdict, f.Reason.String())
+		if err != nil && !errors.Is(err, ErrDecided) {
+			return err
+		}
+	}
+	return nil
+}
+
+// watchParts tells what is known of the resumed parts now; what is not known
+// yet comes as events of the interceptor.
+func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error) {
+	inst, err := e.jits.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(inst.State).Hash)
+	if err != nil {
+		return nil, err
+	}
+	var out []jit.Event
+	for _, r := range reports {
+		if ev, ok := e.partFate(r); ok {
+			out = append(out, ev)
+		}
+	}
+	return out, nil
+}
+
+// partFate is the machine's event for an HTLC that is gone.
+func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
+	if r.Kind != HtlcGone {
+		return nil, false
+	}
+	switch {
+	case r.Known && r.Settled:
+		return jit.PartSettled{Moment: e.moment(), Key: r.Htlc.Key}, true
+	case r.Known && r.Resumed:
+		return jit.PartFailed{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}, true
+	case !r.Resumed:
+		return jit.PartGone{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}, true
+	}
+	return nil, false
+}
+
+// onHtlc takes what the interceptor reports.
+func (e *Engine) onHtlc(ev HtlcEvent) {
+	switch ev.Kind {
+	case HtlcOffered:
+		e.partOffered(ev)
+	case HtlcGone:
+		e.partGone(ev)
+	case HtlcDecided:
+		if !ev.Resumed {
+			if id, ok := e.offerFor(ev.Htlc.OutgoingSCID); ok && e.isWaiting(id) {
+				tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: ev.Reason}))
+			}
+		}
+	case HtlcSynced:
+	}
+}
+
+func (e *Engine) partOffered(ev HtlcEvent) {
+	id, ok := e.offerFor(ev.Htlc.OutgoingSCID)
+	if ok {
+		_, err := e.jits.Send(e.ctx, id, jit.PartArrived{Moment: e.moment(), Htlc: ev.Htlc})
+		switch {
+		case err == nil:
+			return
+		case !errors.Is(err, fsm.ErrIllegal) && !errors.Is(err, store.ErrNotFound):
+			tell(e, e.jits, id, jit.Event(jit.PartArrived{Moment: e.moment(), Htlc: ev.Htlc}))
+			return
+		}
+	}
+	// Nobody waits for it: the agreement is over or never was.
+	err := e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, VerdictRefuseUnknown, "no agreement with a wallet uses this channel id any more")
+	if err != nil && !errors.Is(err, ErrDecided) {
+		e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
+	}
+}
+
+func (e *Engine) partGone(ev HtlcEvent) {
+	if id, ok := e.offerFor(ev.Htlc.OutgoingSCID); ok {
+		if fate, known := e.partFate(ev); known {
+			tell(e, e.jits, id, fate)
+		}
+	}
+	if ev.Resumed && !ev.Known {
+		return
+	}
+	if err := e.opt.Held.Acknowledge(e.ctx, []ln.CircuitKey{ev.Htlc.Key}); err != nil && e.ctx.Err() == nil {
+		e.log.Warn("an outcome could not be acknowledged; it will come again", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
+	}
+}
+
+func (e *Engine) offerFor(scid ln.SCID) (string, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id, ok := e.bySCID[scid]
+	return id, ok
+}
+
+func (e *Engine) isWaiting(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, ok := e.waitingJit[id]
+	return ok
+}

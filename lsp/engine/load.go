@@ -1,0 +1,214 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// The settings' names.
+const (
+	settingPromiseKeys = "promise_keys"
+	settingBusiness    = "business"
+)
+
+// business is the operator's switch.
+type business struct {
+	Stopped bool      `json:"stopped"`
+	Reason  string    `json:"reason,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+}
+
+// storedKey is one promise key as the database has it.
+type storedKey struct {
+	Version uint32    `json:"version"`
+	Secret  []byte    `json:"secret"`
+	Made    time.Time `json:"made"`
+}
+
+// load rebuilds what the engine keeps in memory.
+func (e *Engine) load(ctx context.Context) error {
+	if err := e.loadKeys(ctx); err != nil {
+		return err
+	}
+	if err := e.loadBusiness(ctx); err != nil {
+		return err
+	}
+	if err := each(ctx, e.jits, func(i fsm.Instance[jit.State]) {
+		e.jitMoved(i.ID, jit.OfferOf(i.State), i.State)
+	}); err != nil {
+		return err
+	}
+	if err := each(ctx, e.wraps, func(i fsm.Instance[wrap.State]) {
+		e.wrapMoved(i.ID, wrap.OfferOf(i.State), i.State)
+	}); err != nil {
+		return err
+	}
+	return each(ctx, e.openings, func(i fsm.Instance[opening.State]) { e.openingMoved(i.ID, i.State) })
+}
+
+// each visits every live instance of a machine.
+func each[S fsm.State, V fsm.Event, F fsm.Effect](ctx context.Context, m *fsm.Engine[S, V, F], visit func(fsm.Instance[S])) error {
+	after := ""
+	for {
+		page, err := m.List(ctx, fsm.Filter{Live: true, After: after})
+		if err != nil {
+			return err
+		}
+		for _, inst := range page {
+			visit(inst)
+			after = inst.ID
+		}
+		if len(page) == 0 {
+			return nil
+		}
+	}
+}
+
+// loadKeys reads the promise keys, and makes the first at the first start.
+func (e *Engine) loadKeys(ctx context.Context) error {
+	fresh := storedKey{Version: 1, Secret: make([]byte, 32), Made: e.opt.Now().UTC()}
+	if _, err := io.ReadFull(e.opt.Random, fresh.Secret); err != nil {
+		return fmt.Errorf("draw a promise key: %w", err)
+	}
+	first, err := json.Marshal([]storedKey{fresh})
+	if err != nil {
+		return fmt.Errorf("encode the promise key: %w", err)
+	}
+	var stored []storedKey
+	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		q := lspdb.New(tx)
+		if _, err := q.PutSettingOnce(ctx, lspdb.PutSettingOnceParams{
+			Name: settingPromiseKeys, Value: first, UpdatedMs: fresh.Made.UnixMilli(),
+		}); err != nil {
+			return err
+		}
+		value, err := q.GetSetting(ctx, settingPromiseKeys)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(value, &stored)
+	})
+	if err != nil {
+		return fmt.Errorf("promise keys: %w", err)
+	}
+	keys := make([]lsp.PromiseKey, 0, len(stored))
+	for _, k := range stored {
+		key := lsp.PromiseKey{Version: k.Version}
+		if copy(key.Secret[:], k.Secret) != len(key.Secret) {
+			return fmt.Errorf("promise key %d is damaged", k.Version)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return errors.New("the database holds an empty list of promise keys")
+	}
+	e.keys, err = lsp.NewPromiser(keys[0], keys[1:]...)
+	return err
+}
+
+func (e *Engine) loadBusiness(ctx context.Context) error {
+	var b business
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		value, err := lspdb.New(tx).GetSetting(ctx, settingBusiness)
+		if errors.Is(store.MapError(err), store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(value, &b)
+	})
+	if err != nil {
+		return fmt.Errorf("read the business switch: %w", err)
+	}
+	e.mu.Lock()
+	e.business = b
+	e.mu.Unlock()
+	return nil
+}
+
+// SetBusiness stops or starts new business; what is under way goes on.
+func (e *Engine) SetBusiness(ctx context.Context, accepting bool, reason string) error {
+	b := business{Stopped: !accepting, Reason: reason, Since: e.opt.Now().UTC()}
+	value, err := json.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("encode the business switch: %w", err)
+	}
+	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		return lspdb.New(tx).PutSetting(ctx, lspdb.PutSettingParams{
+			Name: settingBusiness, Value: value, UpdatedMs: b.Since.UnixMilli(),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("store the business switch: %w", err)
+	}
+	e.mu.Lock()
+	e.business = b
+	e.mu.Unlock()
+	e.log.Info("the operator set new business", zap.Bool("accepting", accepting), zap.String("reason", reason))
+	return nil
+}
+
+func (e *Engine) accepting() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.business.Stopped
+}
+
+// depths is, for each unconfirmed coin that comes from a transaction of our
+// own, how long its chain of unconfirmed ancestors is. A transaction of our
+// own spends only coins of the wallet: nobody else can take it back.
+func (e *Engine) depths(ctx context.Context, coins []ln.Coin) (map[ln.Outpoint]int, error) {
+	young := false
+	for _, c := range coins {
+		young = young || c.Confirmations <= 0
+	}
+	if !young {
+		return nil, nil
+	}
+	txs, err := e.node.Chain.Transactions(ctx, int32(e.world.tip())) //nolint:gosec // a height
+	if err != nil {
+		return nil, err
+	}
+	own := make(map[ln.TxID]ln.WalletTx)
+	for _, tx := range txs {
+		// The wallet knows the fee only of what it signed in full.
+		if tx.Confirmations == 0 && tx.FeeSat > 0 {
+			own[tx.TxID] = tx
+		}
+	}
+	var depth func(ln.TxID, int) int
+	depth = func(id ln.TxID, level int) int {
+		tx, ok := own[id]
+		if !ok || level > 25 {
+			return level
+		}
+		deepest := level + 1
+		for _, spent := range tx.Spends {
+			deepest = max(deepest, depth(spent.TxID, level+1))
+		}
+		return deepest
+	}
+	out := make(map[ln.Outpoint]int)
+	for _, c := range coins {
+		if _, ours := own[c.Outpoint.TxID]; ours && c.Confirmations <= 0 {
+			out[c.Outpoint] = depth(c.Outpoint.TxID, 0)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,437 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/btcsuite/btcd/wire"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+)
+
+// leaseFor is how long a coin stays ours without being renewed: longer than
+// any negotiation, and renewed with every block while its open lives.
+const leaseFor = time.Hour
+
+// minChangeSat is what a change output must be worth to lift a lagging funding
+// transaction.
+const minChangeSat = 5_000
+
+// negotiation is a channel negotiation that this process holds.
+type negotiation struct {
+	stream Negotiation
+	cancel context.CancelFunc
+}
+
+// concurrentOpening names the effects that may wait for a peer: telling the
+// owner that a transaction is signed must not wait behind them.
+func concurrentOpening(f opening.Effect) bool {
+	switch f.(type) {
+	case opening.WatchChain, opening.NotifyOwner:
+		return true
+	}
+	return false
+}
+
+func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect]) ([]opening.Event, error) {
+	switch f := t.Effect.(type) {
+	case opening.LeaseCoins:
+		return e.leaseCoins(ctx, f)
+	case opening.Negotiate:
+		return e.negotiate(ctx, f)
+	case opening.Verify:
+		return e.verify(ctx, f)
+	case opening.AskNode:
+		return e.askNode(ctx, f)
+	case opening.Sign:
+		return e.sign(ctx, f)
+	case opening.Publish:
+		return e.publish(ctx, f)
+	case opening.WatchChain:
+		return nil, e.watchChain(ctx, f)
+	case opening.AbandonChannel:
+		return nil, e.abandonChannel(ctx, f)
+	case opening.ReleaseCoins:
+		return nil, e.releaseCoins(ctx, f.LeaseID)
+	case opening.BumpFee:
+		return nil, e.bumpFee(ctx, f)
+	case opening.NotifyOwner:
+		return nil, e.notifyOwner(ctx, f)
+	default:
+		return nil, fmt.Errorf("the opening machine asks for %q, which this version does not know", t.Effect.EffectName())
+	}
+}
+
+// leaseCoins chooses and leases. Two opens may choose the same coin at the
+// same time: lnd's lease decides, and the loser chooses again.
+func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]opening.Event, error) {
+	// Leases of an earlier attempt of this effect were never built upon: its
+	// result was not stored.
+	if err := e.releaseCoins(ctx, f.LeaseID); err != nil {
+		return nil, err
+	}
+	change, err := e.changeScript(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		coins, err := e.node.Coins.ListCoins(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		channels, err := e.node.Channels.ListChannels(ctx)
+		if err != nil {
+			return nil, err
+		}
+		depth, err := e.depths(ctx, coins)
+		if err != nil {
+			return nil, err
+		}
+		selection, err := funding.Select(coins, funding.Request{
+			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
+			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(len(channels) + 1),
+		})
+		var short *funding.CoinsShortError
+		switch {
+		case errors.As(err, &short):
+			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), MissingSat: short.MissingSat, Text: err.Error()}}, nil
+		case err != nil:
+			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), Text: err.Error()}}, nil
+		}
+		err = e.leaseAll(ctx, f.LeaseID, selection.Inputs)
+		if err == nil {
+			return []opening.Event{opening.CoinsLeased{Moment: e.moment(), Selection: selection, ChangeScript: change}}, nil
+		}
+		if releaseErr := e.releaseCoins(ctx, f.LeaseID); releaseErr != nil {
+			return nil, errors.Join(err, releaseErr)
+		}
+		if !errors.Is(err, ln.ErrLeased) {
+			return nil, err
+		}
+		e.log.Debug("another open took a coin first; choosing again", zap.String("opening", f.OpeningID))
+	}
+}
+
+func (e *Engine) leaseAll(ctx context.Context, id [32]byte, coins []ln.Coin) error {
+	for _, c := range coins {
+		if err := e.node.Coins.LeaseCoin(ctx, id, c.Outpoint, leaseFor); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
+	leases, err := e.node.Coins.ListLeases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.ID != id {
+			continue
+		}
+		if err := e.node.Coins.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) changeScript(ctx context.Context) ([]byte, error) {
+	address, err := e.node.Coins.NewChangeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return funding.ScriptOf(address, e.cfg.Network)
+}
+
+// negotiate asks the peer for the channel and builds the funding transaction
+// on lnd's output. Nothing is verified: lnd may still be told to forget it.
+func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.Event, error) {
+	if e.hasNegotiation(f.PendingID) {
+		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "the negotiation was begun twice"}}, nil
+	}
+	for _, id := range f.CancelShims {
+		if err := e.node.Opener.CancelShim(ctx, id); err != nil && errors.Is(err, ln.ErrUnavailable) {
+			return nil, err
+		}
+	}
+	// The stream outlives this call: Verify goes on with it.
+	streamCtx, cancel := context.WithCancel(e.ctx)
+	stream, err := e.node.Opener.OpenChannel(streamCtx, ln.OpenRequest{
+		PendingID: f.PendingID, Peer: f.Plan.Client, CapacitySat: f.Plan.CapacitySat,
+		Private: true, ZeroConf: f.Plan.ZeroConf, ScidAlias: true, Type: f.Plan.Type,
+		MaxLocalCSV: f.Plan.MaxLocalCSV, Memo: f.Plan.Memo,
+	})
+	var update ln.OpenUpdate
+	if err == nil {
+		update, err = stream.Next()
+	}
+	if err == nil && update.Fund == nil {
+		err = errors.New("lnd did not ask for the funding transaction")
+	}
+	if err != nil {
+		cancel()
+		return e.negotiationEnded(f.PendingID, err), nil
+	}
+	script, err := funding.ScriptOf(update.Fund.Address, e.cfg.Network)
+	if err == nil && update.Fund.AmountSat != f.Plan.CapacitySat {
+		err = fmt.Errorf("lnd asks for %s where %s were agreed", update.Fund.AmountSat, f.Plan.CapacitySat)
+	}
+	var built funding.Unsigned
+	if err == nil {
+		built, err = funding.Build(f.Selection, script, f.ChangeScript)
+	}
+	if err != nil {
+		cancel()
+		if cancelErr := e.node.Opener.CancelShim(ctx, f.PendingID); cancelErr != nil {
+			e.log.Warn("a negotiation could not be cancelled", zap.Error(cancelErr))
+		}
+		return []opening.Event{opening.NegotiationFailed{Moment: e.moment(), PendingID: f.PendingID, Text: err.Error()}}, nil
+	}
+	e.mu.Lock()
+	e.negotiations[f.PendingID] = &negotiation{stream: stream, cancel: cancel}
+	e.mu.Unlock()
+	return []opening.Event{opening.FundingBuilt{Moment: e.moment(), PendingID: f.PendingID, Unsigned: opening.Unsigned{
+		Psbt: built.Psbt, Outpoint: built.FundingOutpoint(), ChangeOutpoint: built.ChangeOutpoint(),
+	}}}, nil
+}
+
+// negotiationEnded says what an error before psbt_verify means: lnd holds no
+// channel yet, so only a lost connection to lnd leaves anything unknown.
+func (e *Engine) negotiationEnded(id ln.PendingChanID, err error) []opening.Event {
+	m := e.moment()
+	switch {
+	case errors.Is(err, ln.ErrPeerOffline):
+		return []opening.Event{opening.PeerGone{Moment: m}}
+	case errors.Is(err, ln.ErrPeerRejected):
+		return []opening.Event{opening.PeerRejected{Moment: m, PendingID: id, Text: err.Error()}}
+	case errors.Is(err, ln.ErrUnavailable):
+		return []opening.Event{opening.NegotiationLost{Moment: m, Text: err.Error()}}
+	default:
+		return []opening.Event{opening.NegotiationFailed{Moment: m, PendingID: id, Text: err.Error()}}
+	}
+}
+
+func (e *Engine) hasNegotiation(id ln.PendingChanID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.negotiations[id] != nil
+}
+
+func (e *Engine) takeNegotiation(id ln.PendingChanID) *negotiation {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.negotiations[id]
+	delete(e.negotiations, id)
+	return n
+}
+
+// verify hands lnd the stored transaction and waits for the peer's commitment
+// signature. Any error here leaves the outcome open: lnd must be asked.
+func (e *Engine) verify(ctx context.Context, f opening.Verify) ([]opening.Event, error) {
+	n := e.takeNegotiation(f.PendingID)
+	if n == nil {
+		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
+	}
+	defer n.cancel()
+	if err := e.node.Opener.VerifyPsbt(ctx, f.PendingID, f.Psbt); err != nil {
+		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	for {
+		update, err := n.stream.Next()
+		if err != nil {
+			return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: err.Error()}}, nil
+		}
+		if update.Pending == nil {
+			continue
+		}
+		return []opening.Event{opening.FundingPending{Moment: e.moment(), Outpoint: *update.Pending}}, nil
+	}
+}
+
+// askNode finds out what became of a negotiation that was cut off.
+func (e *Engine) askNode(ctx context.Context, f opening.AskNode) ([]opening.Event, error) {
+	if n := e.takeNegotiation(f.PendingID); n != nil {
+		n.cancel()
+	}
+	if err := e.node.Opener.CancelShim(ctx, f.PendingID); err != nil && errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	answer, err := e.presence(ctx, f.Outpoint)
+	if err != nil {
+		return nil, err
+	}
+	return []opening.Event{answer}, nil
+}
+
+func (e *Engine) presence(ctx context.Context, op ln.Outpoint) (opening.NodeAnswered, error) {
+	answer := opening.NodeAnswered{Moment: e.moment(), Presence: opening.PresenceAbsent}
+	pending, err := e.node.Channels.PendingChannels(ctx)
+	if err != nil {
+		return answer, err
+	}
+	for _, p := range pending {
+		if p.Outpoint == op && p.Kind == ln.PendingOpen {
+			answer.Presence = opening.PresencePending
+		}
+	}
+	// Open channels are listed after pending ones were: a channel that moves
+	// from one list to the other in between is seen at least once.
+	open, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return answer, err
+	}
+	for _, c := range open {
+		if c.Outpoint != op {
+			continue
+		}
+		answer.Presence, answer.ChanID = opening.PresencePending, c.ChanID
+		if c.Active {
+			answer.Presence = opening.PresenceActive
+		}
+	}
+	return answer, nil
+}
+
+func (e *Engine) sign(ctx context.Context, f opening.Sign) ([]opening.Event, error) {
+	raw, err := e.node.Chain.FinalizePsbt(ctx, f.Psbt)
+	if errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	if err != nil {
+		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	var tx wire.MsgTx
+	if err := tx.Deserialize(bytes.NewReader(raw)); err != nil {
+		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: "the wallet's transaction cannot be read: " + err.Error()}}, nil
+	}
+	return []opening.Event{opening.FundingSigned{Moment: e.moment(), TxID: ln.TxID(tx.TxHash()), Raw: raw}}, nil
+}
+
+func (e *Engine) publish(ctx context.Context, f opening.Publish) ([]opening.Event, error) {
+	err := e.node.Chain.Publish(ctx, f.Raw, f.Label)
+	if errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	if err != nil {
+		return []opening.Event{opening.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	return []opening.Event{opening.FundingPublished{Moment: e.moment()}}, nil
+}
+
+func (e *Engine) abandonChannel(ctx context.Context, f opening.AbandonChannel) error {
+	for _, id := range f.CancelShims {
+		if n := e.takeNegotiation(id); n != nil {
+			n.cancel()
+		}
+		if err := e.node.Opener.CancelShim(ctx, id); err != nil && errors.Is(err, ln.ErrUnavailable) {
+			return err
+		}
+	}
+	if f.Outpoint.IsZero() {
+		return nil
+	}
+	return e.node.Opener.AbandonChannel(ctx, f.Outpoint)
+}
+
+func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
+	inst, err := e.openings.Get(ctx, f.OpeningID)
+	if err != nil {
+		return err
+	}
+	bump, err := funding.ChildBump(f.ParentFee, f.ParentWU, f.ChangeSat, opening.ChangeScriptOf(inst.State), f.PackageRate, e.cfg.Fees.Ceiling)
+	if err != nil {
+		e.log.Warn("the funding transaction cannot be bumped", zap.String("opening", f.OpeningID), zap.Error(err))
+		return nil
+	}
+	err = e.node.Chain.BumpFee(ctx, f.Change, bump.ChildRateSatPerVByte, bump.ChildFeeSat)
+	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
+		e.log.Warn("lnd would not bump the funding transaction; the next block tries again", zap.String("opening", f.OpeningID), zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+// notifyOwner tells the payment's machine. It repeats what it may have told
+// before; the machines take that.
+func (e *Engine) notifyOwner(ctx context.Context, f opening.NotifyOwner) error {
+	machine, id, ok := splitOwner(f.Owner)
+	if !ok {
+		return fmt.Errorf("opening %s has no owner this version knows: %q", f.OpeningID, f.Owner)
+	}
+	failed := func(reason lsp.Reason) error {
+		if machine == machineJit {
+			return e.passOn(e.sendJit(ctx, id, jitOpeningFailed(e.moment(), f, reason)))
+		}
+		return e.passOn(e.sendWrap(ctx, id, wrapOpeningFailed(e.moment(), f, reason)))
+	}
+	switch f.Notice {
+	case opening.NoticeUsable:
+		if machine == machineJit {
+			return e.passOn(e.sendJit(ctx, id, jitOpeningUsable(e.moment(), f)))
+		}
+		return e.passOn(e.sendWrap(ctx, id, wrapOpeningUsable(e.moment(), f)))
+	case opening.NoticeFailed, opening.NoticeRejected:
+		return failed(f.Reason)
+	case opening.NoticeConflicted:
+		e.log.Error("a funding transaction was double-spent: a person must look",
+			zap.String("opening", f.OpeningID), zap.String("reason", f.Reason.Text))
+		return failed(f.Reason)
+	case opening.NoticeSigned, opening.NoticeConfirmed, opening.NoticeReorged:
+		return nil
+	}
+	return nil
+}
+
+// reconcileOpening asks lnd how things stand with an open that an earlier
+// process left.
+func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.State) ([]opening.Event, error) {
+	switch s := s.(type) {
+	case opening.Planned:
+		return []opening.Event{opening.Start{Moment: e.moment()}}, nil
+	case opening.Leased:
+		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
+	case opening.Pending:
+		return e.reconcileLink(ctx, s.Outpoint)
+	case opening.Signed:
+		return e.reconcileLink(ctx, s.Outpoint)
+	case opening.Published:
+		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+		return e.reconcileLink(ctx, s.Outpoint)
+	case opening.Usable:
+		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+	case opening.Confirmed:
+		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+	case opening.Built:
+		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
+	}
+	return nil, nil
+}
+
+func (e *Engine) reconcileLink(ctx context.Context, op ln.Outpoint) ([]opening.Event, error) {
+	answer, err := e.presence(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	if answer.Presence == opening.PresenceActive {
+		return []opening.Event{opening.ChannelActive{Moment: e.moment(), ChanID: answer.ChanID}}, nil
+	}
+	return nil, nil
+}
+
+func inputsOf(s funding.Selection) []ln.Outpoint {
+	out := make([]ln.Outpoint, 0, len(s.Inputs))
+	for _, c := range s.Inputs {
+		out = append(out, c.Outpoint)
+	}
+	return out
+}

@@ -1,0 +1,160 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Channels is what the engine asks lnd about channels.
+type Channels interface {
+	ListChannels(ctx context.Context) ([]ln.Channel, error)
+	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
+	// AddAlias is idempotent; an alias of another channel is ln.ErrExists.
+	AddAlias(ctx context.Context, base, alias ln.SCID) error
+	// OwnPolicy is ln.ErrNotFound until lnd's graph has our side of the edge.
+	OwnPolicy(ctx context.Context, chanID ln.SCID, self ln.PubKey) (ln.ChannelPolicy, error)
+	// SetPolicy creates the edge when it is missing and rebuilds the link's
+	// policy.
+	SetPolicy(ctx context.Context, op ln.Outpoint, p ln.ChannelPolicy) error
+}
+
+// Negotiation is one channel negotiation under way. Next blocks; its error is
+// mapped to the sentinels of package ln.
+type Negotiation interface {
+	Next() (ln.OpenUpdate, error)
+}
+
+// Opener opens channels through the PSBT shim. A call that is
+// ln.ErrUnavailable may or may not have happened.
+type Opener interface {
+	OpenChannel(ctx context.Context, r ln.OpenRequest) (Negotiation, error)
+	VerifyPsbt(ctx context.Context, id ln.PendingChanID, psbt []byte) error
+	CancelShim(ctx context.Context, id ln.PendingChanID) error
+	AbandonChannel(ctx context.Context, op ln.Outpoint) error
+}
+
+// Coins is the on-chain wallet's inventory. A coin leased under one id is
+// ln.ErrLeased under another.
+type Coins interface {
+	ListCoins(ctx context.Context, minConfs int32) ([]ln.Coin, error)
+	LeaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint, d time.Duration) error
+	ReleaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint) error
+	ListLeases(ctx context.Context) ([]ln.Lease, error)
+	NewChangeAddress(ctx context.Context) (string, error)
+}
+
+// Chain signs, publishes and watches transactions of the wallet.
+type Chain interface {
+	FinalizePsbt(ctx context.Context, psbt []byte) (rawTx []byte, err error)
+	// Publish takes a known transaction as success; a conflicting one is
+	// ln.ErrDoubleSpend.
+	Publish(ctx context.Context, rawTx []byte, label string) error
+	BumpFee(ctx context.Context, op ln.Outpoint, satPerVByte uint64, budget ln.Sat) error
+	EstimateFee(ctx context.Context, targetBlocks int32) (rate, relay ln.FeeRateSatPerKW, err error)
+	// Transactions lists the wallet's own from a height on, unconfirmed too.
+	Transactions(ctx context.Context, fromHeight int32) ([]ln.WalletTx, error)
+}
+
+// Invoices holds payments for wallets that pay the fee themselves.
+type Invoices interface {
+	AddHoldInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (bolt11 string, err error)
+	LookupInvoice(ctx context.Context, hash ln.Hash) (ln.Invoice, error)
+	SubscribeInvoice(ctx context.Context, hash ln.Hash, handle func(ln.Invoice)) error
+	SettleInvoice(ctx context.Context, preimage ln.Preimage) error
+	CancelInvoice(ctx context.Context, hash ln.Hash) error
+}
+
+// Payments sends payments to wallets and tells how they ended.
+type Payments interface {
+	// PayDirect's ln.ErrUnavailable and ln.ErrExists say nothing about the
+	// HTLC; only TrackPayment and WaitPayment do.
+	PayDirect(ctx context.Context, p ln.DirectPayment) (ln.Payment, error)
+	TrackPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
+	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
+}
+
+// Events is what lnd reports by itself; each call blocks until its stream
+// ends, and there is no replay.
+type Events interface {
+	SubscribeBlocks(ctx context.Context, handle func(ln.Block)) error
+	SubscribeChannelEvents(ctx context.Context, handle func(ln.ChannelEvent)) error
+	SubscribePeers(ctx context.Context, handle func(ln.PeerEvent)) error
+	ConnectedPeers(ctx context.Context) ([]ln.PubKey, error)
+	Info(ctx context.Context) (ln.NodeInfo, error)
+}
+
+// Node is one lnd, port by port.
+type Node struct {
+	Channels Channels
+	Opener   Opener
+	Coins    Coins
+	Chain    Chain
+	Invoices Invoices
+	Payments Payments
+	Events   Events
+}
+
+// HtlcEventKind is what the interceptor reports of an HTLC.
+type HtlcEventKind string
+
+// The kinds. Synced says that everything open has been reported since Attach.
+const (
+	HtlcOffered HtlcEventKind = "offered"
+	HtlcDecided HtlcEventKind = "decided"
+	HtlcGone    HtlcEventKind = "gone"
+	HtlcSynced  HtlcEventKind = "synced"
+)
+
+// HtlcEvent is one report; it may come more than once.
+type HtlcEvent struct {
+	Kind HtlcEventKind
+	Htlc ln.InterceptedHtlc
+	// Resumed says that the standing decision is to forward it.
+	Resumed bool
+	// Known and Settled tell the outcome of an HTLC that is gone.
+	Known, Settled bool
+	Reason         string
+}
+
+// Verdict is a decision about held HTLCs.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictResume        Verdict = "resume"
+	VerdictFail          Verdict = "fail"
+	VerdictRefuseUnknown Verdict = "refuse_unknown"
+)
+
+// ErrDecided says that an HTLC has another decision already, or is gone.
+var ErrDecided = errors.New("the HTLC was decided otherwise")
+
+// Routes claims SCIDs at the interceptor: HTLCs over them are held for us.
+// Both calls are idempotent; a claim that has returned is durable.
+type Routes interface {
+	Claim(ctx context.Context, scids []ln.SCID, until time.Time) error
+	Release(ctx context.Context, scids []ln.SCID) error
+}
+
+// Held is the interceptor's ledger of HTLCs held for us.
+type Held interface {
+	// Attach reports until its context ends; every open HTLC comes (again)
+	// after each call.
+	Attach(ctx context.Context, sink func(HtlcEvent)) error
+	// Decide is all or nothing and idempotent; ErrDecided when one of them
+	// stands otherwise.
+	Decide(ctx context.Context, keys []ln.CircuitKey, v Verdict, reason string) error
+	// Acknowledge says that the outcome of these is in our books.
+	Acknowledge(ctx context.Context, keys []ln.CircuitKey) error
+	// Lookup reports how these stand now.
+	Lookup(ctx context.Context, hash ln.Hash) ([]HtlcEvent, error)
+}
+
+// Waker pokes a wallet that is offline; it never blocks for long and its
+// failure is only logged.
+type Waker interface {
+	Wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amountMsat ln.Msat) error
+}

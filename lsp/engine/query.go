@@ -1,0 +1,499 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ledger"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// Payment is one agreement as people see it.
+type Payment struct {
+	ID           string
+	Client       ln.PubKey
+	ReceiverPays bool
+	Hash         ln.Hash
+	AmountMsat   ln.Msat
+	FeeMsat      ln.Msat
+	HeldMsat     ln.Msat
+	State        string
+	Reason       string
+	Terminal     bool
+	Created      time.Time
+	Updated      time.Time
+	Expires      time.Time
+	SCID         ln.SCID
+	Outpoint     string
+	BlocksLeft   int32
+}
+
+// Open is one channel open as people see it.
+type Open struct {
+	ID, PaymentID string
+	Client        ln.PubKey
+	State, Reason string
+	Terminal      bool
+	CapacitySat   ln.Sat
+	ChainFeeSat   ln.Sat
+	Outpoint      string
+	ZeroConf      bool
+	Created       time.Time
+	Updated       time.Time
+}
+
+// StoryEvent is one entry of a payment's history.
+type StoryEvent struct {
+	At       time.Time
+	Machine  string
+	Event    string
+	From, To string
+	Reason   string
+}
+
+// errNoPayment answers ids that do not exist, or not for this client.
+var errNoPayment = errkind.New(errkind.NotFound, "there is no such payment: check the id")
+
+// Payment reads one payment. A client that is not zero sees only its own.
+func (e *Engine) Payment(ctx context.Context, client ln.PubKey, id string) (Payment, error) {
+	var p Payment
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		row, err := lspdb.New(tx).GetPayment(ctx, id)
+		if err != nil {
+			return err
+		}
+		p, err = e.paymentFromRow(ctx, tx, row)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || (err == nil && !client.IsZero() && p.Client != client) {
+		return Payment{}, errNoPayment
+	}
+	return p, err
+}
+
+// PaymentByHash is the newest payment with the hash.
+func (e *Engine) PaymentByHash(ctx context.Context, hash ln.Hash) (Payment, error) {
+	var p Payment
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		rows, err := lspdb.New(tx).PaymentsByHash(ctx, hash[:])
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			return errNoPayment
+		}
+		p, err = e.paymentFromRow(ctx, tx, rows[0])
+		return err
+	})
+	return p, err
+}
+
+// PaymentFilter selects payments.
+type PaymentFilter struct {
+	Client   ln.PubKey
+	Hash     *ln.Hash
+	State    string
+	OpenOnly bool
+	BeforeID string
+	Limit    int
+}
+
+// maxID sorts after every id.
+const maxID = "~"
+
+// Payments lists payments, newest first.
+func (e *Engine) Payments(ctx context.Context, f PaymentFilter) ([]Payment, error) {
+	if f.BeforeID == "" {
+		f.BeforeID = maxID
+	}
+	var out []Payment
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		out = nil
+		q := lspdb.New(tx)
+		var rows []lspdb.LspPayment
+		var err error
+		if f.Hash != nil {
+			rows, err = q.PaymentsByHash(ctx, f.Hash[:])
+		} else {
+			rows, err = q.FindPayments(ctx, lspdb.FindPaymentsParams{
+				BeforeID: f.BeforeID, OneClient: flag(!f.Client.IsZero()), Client: f.Client[:], OpenOnly: flag(f.OpenOnly),
+				InState: f.State, Most: int32(limit(f.Limit)), //nolint:gosec // bounded by limit
+			})
+		}
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if !f.Client.IsZero() && !bytes.Equal(row.Client, f.Client[:]) {
+				continue
+			}
+			p, err := e.paymentFromRow(ctx, tx, row)
+			if err != nil {
+				return err
+			}
+			out = append(out, p)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (e *Engine) paymentFromRow(ctx context.Context, tx *store.Tx, row lspdb.LspPayment) (Payment, error) {
+	client, err := ln.PubKeyFromBytes(row.Client)
+	if err != nil {
+		return Payment{}, fmt.Errorf("payment %s: %w", row.ID, err)
+	}
+	hash, err := ln.HashFromBytes(row.PaymentHash)
+	if err != nil {
+		return Payment{}, fmt.Errorf("payment %s: %w", row.ID, err)
+	}
+	p := Payment{
+		ID: row.ID, Client: client, ReceiverPays: row.Machine == machineWrap, Hash: hash,
+		AmountMsat: ln.Msat(row.AmountMsat), FeeMsat: ln.Msat(row.FeeMsat), HeldMsat: ln.Msat(row.HeldMsat), //nolint:gosec // never negative
+		State: row.State, Reason: row.Reason, Terminal: row.Terminal,
+		Created: time.UnixMilli(row.CreatedMs), Updated: time.UnixMilli(row.UpdatedMs), Expires: time.UnixMilli(row.ExpiresMs),
+	}
+	if len(row.JitScid) > 0 {
+		if p.SCID, err = ln.SCIDFromBytes(row.JitScid); err != nil {
+			return Payment{}, fmt.Errorf("payment %s: %w", row.ID, err)
+		}
+	}
+	opens, err := lspdb.New(tx).OpeningsOfPayment(ctx, row.ID)
+	if err != nil {
+		return Payment{}, err
+	}
+	for _, o := range opens {
+		if o.Outpoint != "" && o.State != "failed" && o.State != "rejected" {
+			p.Outpoint = o.Outpoint
+		}
+	}
+	if row.Terminal || row.HeldMsat == 0 {
+		return p, nil
+	}
+	p.BlocksLeft, err = e.blocksLeft(ctx, tx, row.Machine, row.ID)
+	return p, err
+}
+
+// blocksLeft is how many blocks are left until held money must go back.
+func (e *Engine) blocksLeft(ctx context.Context, tx *store.Tx, machine, id string) (int32, error) {
+	var deadline uint32
+	switch machine {
+	case machineJit:
+		inst, err := e.jits.GetTx(ctx, tx, id)
+		if err != nil {
+			return 0, err
+		}
+		margin := jit.OfferOf(inst.State).HoldMarginBlocks
+		for _, part := range jit.PartsOf(inst.State) {
+			if at := part.Htlc.AutoFailHeight - min(margin, part.Htlc.AutoFailHeight); deadline == 0 || at < deadline {
+				deadline = at
+			}
+		}
+	case machineWrap:
+		inst, err := e.wraps.GetTx(ctx, tx, id)
+		if err != nil {
+			return 0, err
+		}
+		offer := wrap.OfferOf(inst.State)
+		back := offer.WalletFinalCltv + offer.PadBlocks + offer.MarginBlocks + offer.HoldExpiryDelta
+		earliest := wrap.HeldOf(inst.State).EarliestExpiry
+		deadline = earliest - min(back, earliest)
+	}
+	return int32(deadline) - int32(e.world.tip()), nil //nolint:gosec // heights
+}
+
+// Story is what happened to a payment and to its opens, oldest first.
+func (e *Engine) Story(ctx context.Context, id string) ([]StoryEvent, error) {
+	var rows []lspdb.LspOpening
+	var machine string
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		q := lspdb.New(tx)
+		row, err := q.GetPayment(ctx, id)
+		if err != nil {
+			return err
+		}
+		machine = row.Machine
+		rows, err = q.OpeningsOfPayment(ctx, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	history := e.jits.History
+	if machine == machineWrap {
+		history = e.wraps.History
+	}
+	records, err := history(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := storyOf("payment", records)
+	for _, o := range rows {
+		records, err := e.openings.History(ctx, o.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, storyOf(o.ID, records)...)
+	}
+	slices.SortStableFunc(out, func(a, b StoryEvent) int { return a.At.Compare(b.At) })
+	return out, nil
+}
+
+func storyOf(machine string, records []fsm.Record) []StoryEvent {
+	out := make([]StoryEvent, 0, len(records))
+	for _, r := range records {
+		out = append(out, StoryEvent{
+			At: r.At, Machine: machine, Event: r.Event, From: r.From, To: r.To, Reason: reasonIn(r.Data),
+		})
+	}
+	return out
+}
+
+// reasonIn finds the sentence that an event carries, whatever its type.
+func reasonIn(data json.RawMessage) string {
+	var fields struct {
+		Text   string          `json:"text"`
+		Reason json.RawMessage `json:"reason"`
+	}
+	if json.Unmarshal(data, &fields) != nil {
+		return ""
+	}
+	var reason lsp.Reason
+	if json.Unmarshal(fields.Reason, &reason) == nil && !reason.IsZero() {
+		return reason.String()
+	}
+	return fields.Text
+}
+
+// Opens lists channel opens, newest first; of one payment when it is named.
+func (e *Engine) Opens(ctx context.Context, paymentID, beforeID string, openOnly bool, most int) ([]Open, error) {
+	if beforeID == "" {
+		beforeID = maxID
+	}
+	var rows []lspdb.LspOpening
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		if paymentID != "" {
+			rows, err = lspdb.New(tx).OpeningsOfPayment(ctx, paymentID)
+			return err
+		}
+		rows, err = lspdb.New(tx).FindOpenings(ctx, lspdb.FindOpeningsParams{
+			BeforeID: beforeID, OpenOnly: flag(openOnly), Most: int32(limit(most)), //nolint:gosec // bounded by limit
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Open, 0, len(rows))
+	for _, r := range rows {
+		client, err := ln.PubKeyFromBytes(r.Client)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", r.ID, err)
+		}
+		out = append(out, Open{
+			ID: r.ID, PaymentID: r.PaymentID, Client: client, State: r.State, Reason: r.Reason, Terminal: r.Terminal,
+			CapacitySat: ln.Sat(r.CapacitySat), ChainFeeSat: ln.Sat(r.ChainFeeSat), Outpoint: r.Outpoint, ZeroConf: r.ZeroConf, //nolint:gosec // never negative
+			Created: time.UnixMilli(r.CreatedMs), Updated: time.UnixMilli(r.UpdatedMs),
+		})
+	}
+	return out, nil
+}
+
+// Cancel withdraws a payment where that is safe. A client that is not zero may
+// cancel only its own.
+func (e *Engine) Cancel(ctx context.Context, client ln.PubKey, id, why string) (Payment, error) {
+	p, err := e.Payment(ctx, client, id)
+	if err != nil {
+		return Payment{}, err
+	}
+	reason := lsp.Because(lsp.ReasonCancelled, "%s", why)
+	if p.ReceiverPays {
+		_, err = e.wraps.Send(ctx, id, wrap.Cancel{Moment: e.moment(), Reason: reason})
+	} else {
+		_, err = e.jits.Send(ctx, id, jit.Cancel{Moment: e.moment(), Reason: reason})
+	}
+	if errors.Is(err, fsm.ErrIllegal) {
+		return Payment{}, errkind.Wrap(errkind.Conflict, err, "the payment is over or on its way: it can no longer be cancelled")
+	}
+	if err != nil {
+		return Payment{}, err
+	}
+	return e.Payment(ctx, client, id)
+}
+
+// Watch sends the payment now and at each change, and closes the channel after
+// a terminal state or when ctx ends.
+func (e *Engine) Watch(ctx context.Context, client ln.PubKey, id string) (<-chan Payment, error) {
+	p, err := e.Payment(ctx, client, id)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	changes := make(chan bool)
+	if p.ReceiverPays {
+		err = forwardChanges(ctx, e.wraps, id, wrap.Final, changes)
+	} else {
+		err = forwardChanges(ctx, e.jits, id, jit.Final, changes)
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	out := make(chan Payment)
+	go func() {
+		defer cancel()
+		defer close(out)
+		for final := range changes {
+			now, err := e.Payment(ctx, client, id)
+			if err != nil {
+				return
+			}
+			select {
+			case out <- now:
+			case <-ctx.Done():
+				return
+			}
+			if final || now.Terminal {
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// forwardChanges signals every change of an instance, saying whether it is
+// final, and closes the channel when no more can come.
+func forwardChanges[S fsm.State, V fsm.Event, F fsm.Effect](
+	ctx context.Context, m *fsm.Engine[S, V, F], id string, final func(S) bool, changes chan<- bool,
+) error {
+	states, err := m.Watch(ctx, id)
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer close(changes)
+		for t := range states {
+			select {
+			case changes <- final(t.To):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// Status is the operator's overview.
+type Status struct {
+	Accepting      bool
+	StoppedReason  string
+	Usage          lsp.Usage
+	Caps           lsp.Caps
+	UnconfirmedSat ln.Sat
+	Payments       map[string]int64
+	Openings       map[string]int64
+	FeesEarned     ln.Msat
+	ChainFees      ln.Msat
+	ReserveSat     ln.Sat
+	FeeRate        ln.FeeRateSatPerKW
+	FeeRateStale   bool
+	Height         uint32
+	Drained        bool
+}
+
+// Status sums up how business stands.
+func (e *Engine) Status(ctx context.Context) (Status, error) {
+	usage, err := e.usage(ctx, ln.PubKey{})
+	if err != nil {
+		return Status{}, err
+	}
+	rate, fresh := e.fees.current()
+	e.mu.Lock()
+	b := e.business
+	busy := len(e.waitingJit) + len(e.waitingWrap)
+	for range e.negotiations {
+		busy++
+	}
+	e.mu.Unlock()
+	s := Status{
+		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.cfg.Caps, FeeRate: rate, FeeRateStale: !fresh,
+		Height: e.world.tip(), Payments: map[string]int64{}, Openings: map[string]int64{},
+	}
+	if s.Usage.FundableSat, err = e.fundable(ctx); err != nil {
+		return Status{}, err
+	}
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s.ReserveSat = e.anchorReserve(len(channels))
+	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		q := lspdb.New(tx)
+		payments, err := q.PaymentStates(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range payments {
+			s.Payments[p.Machine+"/"+p.State] = p.Payments
+		}
+		openings, err := q.OpeningStates(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range openings {
+			s.Openings[o.State] = o.Openings
+			if o.State == "planned" || o.State == "leased" || o.State == "built" || o.State == "unknown" || o.State == "pending" || o.State == "signed" {
+				busy += int(o.Openings)
+			}
+		}
+		totals, err := q.OpeningUsage(ctx, 0)
+		if err != nil {
+			return err
+		}
+		s.UnconfirmedSat = ln.Sat(totals.UnconfirmedSat) //nolint:gosec // never negative
+		earned, err := ledger.Balance(ctx, tx, accountFeeIncome)
+		if err != nil {
+			return err
+		}
+		paid, err := ledger.Balance(ctx, tx, accountChainFee)
+		if err != nil {
+			return err
+		}
+		s.FeesEarned, s.ChainFees = ln.Msat(max(0, -earned)), ln.Msat(max(0, paid)) //nolint:gosec // not negative here
+		return nil
+	})
+	s.Drained = b.Stopped && busy == 0
+	return s, err
+}
+
+// Config is how the gateway does business.
+func (e *Engine) Config() Config { return e.cfg }
+
+// Accepting reports whether new business is accepted.
+func (e *Engine) Accepting() bool { return e.accepting() }
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func limit(n int) int {
+	if n <= 0 {
+		return 50
+	}
+	return min(n, 500)
+}

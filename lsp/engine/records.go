@@ -1,0 +1,271 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ledger"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// recordOpening keeps the index row of an open in step with its machine, posts
+// its money, and learns once durable which channel belongs to it.
+func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.State, opening.Event]) error {
+	q := lspdb.New(tx)
+	plan := opening.PlanOf(t.To)
+	_, paymentID, _ := splitOwner(plan.Owner)
+	reason := opening.ReasonOf(t.To)
+	selection, _ := opening.SelectionOf(t.To)
+	outpoint := ""
+	op := opening.OutpointOf(t.To)
+	if !op.IsZero() {
+		outpoint = op.String()
+	}
+	feeSat := int64(0)
+	signed, isSigned := opening.TxOf(t.To)
+	if isSigned {
+		feeSat = int64(selection.FeeSat) //nolint:gosec // a fee of ours, far below 2^63
+	}
+	at := t.At.UnixMilli()
+	if t.Seq == 1 {
+		err := q.InsertOpening(ctx, lspdb.InsertOpeningParams{
+			ID: t.ID, PaymentID: paymentID, Client: plan.Client[:], CapacitySat: int64(plan.CapacitySat), //nolint:gosec // bounded by the capacity limits
+			Outpoint: outpoint, ZeroConf: plan.ZeroConf, State: t.To.StateName(), Reason: reason.String(),
+			Terminal: opening.Final(t.To), CreatedMs: at, UpdatedMs: at,
+		})
+		if err != nil {
+			return fmt.Errorf("index the open: %w", err)
+		}
+	} else if _, err := q.UpdateOpening(ctx, lspdb.UpdateOpeningParams{
+		ID: t.ID, ChainFeeSat: feeSat, Outpoint: outpoint, Confirmed: isSigned && signed.ConfirmedHeight > 0,
+		State: t.To.StateName(), Reason: reason.String(), Terminal: opening.Final(t.To), UpdatedMs: at,
+	}); err != nil {
+		return fmt.Errorf("index the open: %w", err)
+	}
+	if err := postOpening(ctx, tx, t); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { e.openingMoved(t.ID, t.To) })
+	return nil
+}
+
+func (e *Engine) openingMoved(id string, s opening.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if opening.Final(s) {
+		delete(e.liveOpenings, id)
+		delete(e.watched, id)
+		if op := opening.OutpointOf(s); !op.IsZero() {
+			if _, exists := opening.TxOf(s); !exists {
+				delete(e.byOutpoint, op)
+			}
+		}
+		return
+	}
+	e.liveOpenings[id] = true
+	if op := opening.OutpointOf(s); !op.IsZero() {
+		e.byOutpoint[op] = id
+	}
+}
+
+// recordJit keeps the index row of a payment in step with its machine and
+// posts what was forwarded.
+func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[jit.State, jit.Event]) error {
+	offer := jit.OfferOf(t.To)
+	var held ln.Msat
+	if !jit.Final(t.To) {
+		for _, p := range jit.PartsOf(t.To) {
+			held += p.Htlc.IncomingMsat
+		}
+	}
+	if t.Seq > 1 {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, t.At.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	if paid, ok := t.To.(jit.Paid); ok {
+		if err := postForward(ctx, tx, t.ID, paid); err != nil {
+			return err
+		}
+		if _, err := lspdb.New(tx).MarkOpeningsPaid(ctx, t.ID); err != nil {
+			return fmt.Errorf("mark the opens paid: %w", err)
+		}
+	}
+	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
+	return nil
+}
+
+func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(jit.PartsOf(s)) > 0 && !jit.Final(s) {
+		e.waitingJit[id] = offer.Client
+	} else {
+		delete(e.waitingJit, id)
+	}
+	// A paid offer keeps its SCID: parts that lnd offers again, and late ones,
+	// still find it.
+	e.bySCID[offer.SCID] = id
+}
+
+// recordWrap is recordJit for wrapped invoices.
+func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[wrap.State, wrap.Event]) error {
+	offer := wrap.OfferOf(t.To)
+	held := wrap.HeldOf(t.To)
+	if wrap.Final(t.To) {
+		held.HeldMsat = 0
+	}
+	if t.Seq > 1 {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held.HeldMsat, t.At.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	if _, made := t.Event.(wrap.InvoiceAdded); made {
+		if _, err := lspdb.New(tx).SetPaymentBolt11(ctx, lspdb.SetPaymentBolt11Params{ID: t.ID, Bolt11: offer.Bolt11}); err != nil {
+			return fmt.Errorf("index the invoice: %w", err)
+		}
+	}
+	if settled, ok := t.To.(wrap.Settled); ok {
+		if err := postWrap(ctx, tx, t.ID, settled); err != nil {
+			return err
+		}
+		if _, err := lspdb.New(tx).MarkOpeningsPaid(ctx, t.ID); err != nil {
+			return fmt.Errorf("mark the opens paid: %w", err)
+		}
+	}
+	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
+	return nil
+}
+
+func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(wrap.HeldOf(s).Htlcs) > 0 && !wrap.Final(s) {
+		e.waitingWrap[id] = offer.Client
+	} else {
+		delete(e.waitingWrap, id)
+	}
+}
+
+func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held ln.Msat, atMs int64) error {
+	heldMsat, err := held.Int64()
+	if err != nil {
+		return fmt.Errorf("held amount of payment %s: %w", id, err)
+	}
+	_, err = lspdb.New(tx).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
+		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, UpdatedMs: atMs,
+	})
+	if err != nil {
+		return fmt.Errorf("index payment %s: %w", id, err)
+	}
+	return nil
+}
+
+// The books' accounts. Assets are positive when we have them; income is
+// negative, as double entry has it.
+func chanAccount(op ln.Outpoint) ledger.Account {
+	return ledger.Account("channels/chan/" + op.String())
+}
+
+func chanIDAccount(id ln.SCID) ledger.Account { return ledger.Account("channels/in/" + id.String()) }
+
+const (
+	accountOnChain   = ledger.Account("onchain")
+	accountChainFee  = ledger.Account("expense/chain_fee")
+	accountFeeIncome = ledger.Account("income/opening_fee")
+)
+
+// postOpening books the funding transaction when its signed bytes are stored:
+// from then on it is only a matter of time.
+func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.State, opening.Event]) error {
+	selection, ok := opening.SelectionOf(t.To)
+	if !ok {
+		return nil
+	}
+	fund, err := selection.FundingSat.Msat()
+	if err != nil {
+		return err
+	}
+	fee, err := selection.FeeSat.Msat()
+	if err != nil {
+		return err
+	}
+	op := opening.OutpointOf(t.To)
+	switch t.Event.(type) {
+	case opening.FundingSigned:
+		return ledger.Post(ctx, tx, ledger.Entry{
+			Key: "opening/" + t.ID + "/funding", At: t.At, Reference: t.ID,
+			Reason: "funding transaction of channel " + op.String(),
+			Lines: []ledger.Line{
+				{Account: accountOnChain, AmountMsat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
+				{Account: chanAccount(op), AmountMsat: int64(fund)},       //nolint:gosec // checked by Msat
+				{Account: accountChainFee, AmountMsat: int64(fee)},        //nolint:gosec // checked by Msat
+			},
+		})
+	}
+	if _, gone := t.To.(opening.Conflicted); gone {
+		return ledger.Post(ctx, tx, ledger.Entry{
+			Key: "opening/" + t.ID + "/conflicted", At: t.At, Reference: t.ID,
+			Reason: "the funding transaction was double-spent and never happened",
+			Lines: []ledger.Line{
+				{Account: accountOnChain, AmountMsat: int64(fund + fee)}, //nolint:gosec // checked by Msat
+				{Account: chanAccount(op), AmountMsat: -int64(fund)},     //nolint:gosec // checked by Msat
+				{Account: accountChainFee, AmountMsat: -int64(fee)},      //nolint:gosec // checked by Msat
+			},
+		})
+	}
+	return nil
+}
+
+// postForward books a payment whose payer paid the fee, part by part. The
+// wallet's side goes to the channel that lnd chose, which is known only by the
+// peer (lnd forwards non-strictly): reconciliation assigns it.
+func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) error {
+	for _, p := range paid.Parts {
+		if p.Outcome != jit.OutcomeSettled {
+			continue
+		}
+		in, out := int64(p.Htlc.IncomingMsat), int64(p.Htlc.OutgoingMsat) //nolint:gosec // amounts of lnd's, below 2^63
+		err := ledger.Post(ctx, tx, ledger.Entry{
+			Key: "forward/" + p.Htlc.Key.String(), At: paid.At, Reference: id,
+			Reason: "forwarded to the wallet over a channel on demand",
+			Lines: []ledger.Line{
+				{Account: chanIDAccount(p.Htlc.Key.ChanID), AmountMsat: in},
+				{Account: ledger.Account("channels/peer/" + paid.Client.String()), AmountMsat: -out},
+				{Account: accountFeeIncome, AmountMsat: -(in - out)},
+			},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// postWrap books a wrapped payment: what the payer paid came in with the held
+// HTLCs, what the wallet got left over its channel.
+func postWrap(ctx context.Context, tx *store.Tx, id string, s wrap.Settled) error {
+	var lines []ledger.Line
+	var in int64
+	for _, h := range s.Htlcs {
+		in += int64(h.AmtMsat)                                                                                 //nolint:gosec // an amount of lnd's, below 2^63
+		lines = append(lines, ledger.Line{Account: chanIDAccount(h.Key.ChanID), AmountMsat: int64(h.AmtMsat)}) //nolint:gosec // as above
+	}
+	out := int64(s.AmountMsat) //nolint:gosec // our own amount
+	lines = append(
+		lines,
+		ledger.Line{Account: ledger.Account("channels/peer/" + s.Client.String()), AmountMsat: -out},
+		ledger.Line{Account: accountFeeIncome, AmountMsat: -(in - out)},
+	)
+	return ledger.Post(ctx, tx, ledger.Entry{
+		Key: "wrap/" + s.Hash.String(), At: s.At, Reference: id,
+		Reason: "wrapped payment passed on to the wallet", Lines: lines,
+	})
+}

@@ -1,0 +1,205 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// watchChain remembers a transaction to watch and looks once, so that one that
+// is in a block already is not missed until the next.
+func (e *Engine) watchChain(ctx context.Context, f opening.WatchChain) error {
+	e.watch(f)
+	e.spawn(func() { e.lookAtChain(e.ctx) })
+	return nil
+}
+
+func (e *Engine) watch(f opening.WatchChain) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.watched[f.OpeningID] = f
+}
+
+// onBlock tells everything that waits for blocks of a new tip.
+func (e *Engine) onBlock(height uint32) {
+	e.mu.Lock()
+	jits, wraps, opens := keysOf(e.waitingJit), keysOf(e.waitingWrap), keysOf(e.liveOpenings)
+	e.mu.Unlock()
+	e.spawn(func() {
+		// Confirmations first: a block that confirms a channel must not be seen
+		// by its payment as just another block of waiting.
+		e.lookAtChain(e.ctx)
+		rate := e.fees.target()
+		for _, id := range opens {
+			tell(e, e.openings, id, opening.Event(opening.NewBlock{Moment: e.moment(), TargetRate: rate}))
+			e.renewLeases(e.ctx, id)
+		}
+		for _, id := range jits {
+			tell(e, e.jits, id, jit.Event(jit.NewBlock{Moment: e.moment()}))
+		}
+		for _, id := range wraps {
+			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
+		}
+	})
+}
+
+// onPeer tells payments that wait for this wallet.
+func (e *Engine) onPeer(peer ln.PubKey) {
+	e.mu.Lock()
+	var jits, wraps []string
+	for id, client := range e.waitingJit {
+		if client == peer {
+			jits = append(jits, id)
+		}
+	}
+	for id, client := range e.waitingWrap {
+		if client == peer {
+			wraps = append(wraps, id)
+		}
+	}
+	e.mu.Unlock()
+	if len(jits)+len(wraps) == 0 {
+		return
+	}
+	e.spawn(func() {
+		for _, id := range jits {
+			tell(e, e.jits, id, jit.Event(jit.WalletOnline{Moment: e.moment()}))
+		}
+		for _, id := range wraps {
+			tell(e, e.wraps, id, wrap.Event(wrap.WalletOnline{Moment: e.moment()}))
+		}
+	})
+}
+
+// onChannel tells the open that a channel belongs to, and the payments whose
+// wallet it is: a channel that becomes active again may have room for them.
+func (e *Engine) onChannel(op ln.Outpoint, l link) {
+	e.mu.Lock()
+	id, ours := e.byOutpoint[op]
+	e.mu.Unlock()
+	if !ours {
+		return
+	}
+	var ev opening.Event = opening.ChannelInactive{Moment: e.moment()}
+	if l.active {
+		if l.chanID == 0 {
+			e.spawn(func() { e.findChanID(op, id) })
+			return
+		}
+		ev = opening.ChannelActive{Moment: e.moment(), ChanID: l.chanID}
+	}
+	e.spawn(func() { tell(e, e.openings, id, ev) })
+	if l.active && l.rebuilt {
+		e.spawn(func() {
+			if err := e.ensurePolicy(e.ctx, op, l.chanID); err != nil && e.ctx.Err() == nil {
+				e.log.Warn("the forwarding policy of a channel could not be restored", zap.Stringer("outpoint", op), zap.Error(err))
+			}
+		})
+	}
+}
+
+// findChanID serves an ACTIVE event that came before lnd named the channel.
+func (e *Engine) findChanID(op ln.Outpoint, id string) {
+	channels, err := e.node.Channels.ListChannels(e.ctx)
+	if err != nil {
+		e.log.Warn("a channel became active but could not be looked up", zap.Stringer("outpoint", op), zap.Error(err))
+		return
+	}
+	for _, c := range channels {
+		if c.Outpoint == op && c.Active {
+			e.world.name(op, c.ChanID)
+			tell(e, e.openings, id, opening.Event(opening.ChannelActive{Moment: e.moment(), ChanID: c.ChanID}))
+			return
+		}
+	}
+}
+
+// lookAtChain reads the wallet's transactions once and tells each watched open
+// what became of its own: every coin we fund with is the wallet's, so that a
+// transaction that spends one is always among them.
+func (e *Engine) lookAtChain(ctx context.Context) {
+	e.mu.Lock()
+	watched := make([]opening.WatchChain, 0, len(e.watched))
+	since := uint32(0)
+	for _, f := range e.watched {
+		watched = append(watched, f)
+		if since == 0 || f.SinceHeight < since {
+			since = f.SinceHeight
+		}
+	}
+	e.mu.Unlock()
+	if len(watched) == 0 {
+		return
+	}
+	txs, err := e.node.Chain.Transactions(ctx, int32(since)) //nolint:gosec // heights stay below 2^31
+	if err != nil {
+		if ctx.Err() == nil {
+			e.log.Warn("the chain could not be looked at; the next block tries again", zap.Error(err))
+		}
+		return
+	}
+	for _, f := range watched {
+		if ev, ok := chainEvent(e, f, txs); ok {
+			tell(e, e.openings, f.OpeningID, ev)
+		}
+	}
+}
+
+func chainEvent(e *Engine, f opening.WatchChain, txs []ln.WalletTx) (opening.Event, bool) {
+	found := false
+	for _, tx := range txs {
+		if tx.TxID == f.Outpoint.TxID {
+			found = true
+			if tx.Confirmations > 0 {
+				return opening.FundingConfirmed{Moment: e.moment(), ConfirmedHeight: uint32(tx.Height)}, true //nolint:gosec // a height
+			}
+			continue
+		}
+		if tx.Confirmations > 0 && slices.ContainsFunc(tx.Spends, func(o ln.Outpoint) bool { return slices.Contains(f.Inputs, o) }) {
+			return opening.FundingConflicted{Moment: e.moment(), Spender: tx.TxID, SpenderHeight: uint32(tx.Height)}, true //nolint:gosec // a height
+		}
+	}
+	if found && e.wasConfirmed(f.OpeningID) {
+		return opening.FundingReorged{Moment: e.moment()}, true
+	}
+	return nil, false
+}
+
+func (e *Engine) wasConfirmed(id string) bool {
+	inst, err := e.openings.Get(e.ctx, id)
+	if err != nil {
+		return false
+	}
+	tx, ok := opening.TxOf(inst.State)
+	return ok && tx.ConfirmedHeight > 0
+}
+
+// renewLeases keeps the coins of an open that is not public yet.
+func (e *Engine) renewLeases(ctx context.Context, id string) {
+	inst, err := e.openings.Get(ctx, id)
+	if err != nil || !opening.CanAbandon(inst.State) {
+		return
+	}
+	selection, ok := opening.SelectionOf(inst.State)
+	if !ok {
+		return
+	}
+	if err := e.leaseAll(ctx, opening.PlanOf(inst.State).LeaseID(), selection.Inputs); err != nil && ctx.Err() == nil {
+		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
+	}
+}
+
+func keysOf[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,307 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// world is what this process knows of the node right now, kept by lnd's event
+// streams and read anew from lnd whenever a stream has begun again.
+type world struct {
+	events   Events
+	channels Channels
+	log      *zap.Logger
+
+	onBlock   func(height uint32)
+	onPeer    func(ln.PubKey)
+	onChannel func(ln.Outpoint, link)
+
+	mu     sync.Mutex
+	height uint32
+	peers  map[ln.PubKey]bool
+	links  map[ln.Outpoint]link
+	synced map[string]chan struct{}
+	// seen counts events; peerSeen and linkSeen are the count at the last event
+	// of each. A picture that was asked for before an event doesn't overrule it.
+	seen     uint64
+	peerSeen map[ln.PubKey]uint64
+	linkSeen map[ln.Outpoint]uint64
+}
+
+// link is one channel's link as far as events tell.
+type link struct {
+	chanID ln.SCID
+	active bool
+	// rebuilt says that the link went away and came back since this process
+	// saw the channel first: then lnd may have rebuilt it with default fees.
+	rebuilt bool
+}
+
+func newWorld(events Events, channels Channels, log *zap.Logger) *world {
+	return &world{
+		events: events, channels: channels, log: log,
+		peers: make(map[ln.PubKey]bool), links: make(map[ln.Outpoint]link),
+		peerSeen: make(map[ln.PubKey]uint64), linkSeen: make(map[ln.Outpoint]uint64),
+		synced: map[string]chan struct{}{
+			"blocks": make(chan struct{}), "peers": make(chan struct{}), "channels": make(chan struct{}),
+		},
+	}
+}
+
+// run keeps every subscription alive until ctx ends.
+func (w *world) run(ctx context.Context, spawn func(func())) {
+	spawn(func() {
+		w.keep(ctx, "blocks", func(ctx context.Context) error {
+			return w.events.SubscribeBlocks(ctx, w.block)
+		})
+	})
+	spawn(func() {
+		w.keep(ctx, "peers", func(ctx context.Context) error {
+			// The list is read once the subscription stands, so that nobody who
+			// comes in between is missed; a peer seen twice is harmless.
+			go w.resync(ctx, "peers", w.readPeers)
+			return w.events.SubscribePeers(ctx, w.peer)
+		})
+	})
+	spawn(func() {
+		w.keep(ctx, "channels", func(ctx context.Context) error {
+			go w.resync(ctx, "channels", w.readChannels)
+			return w.events.SubscribeChannelEvents(ctx, w.channelEvent)
+		})
+	})
+}
+
+// ready waits until each subscription has delivered its first picture.
+func (w *world) ready(ctx context.Context) error {
+	for _, ch := range w.synced {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (w *world) keep(ctx context.Context, what string, subscribe func(context.Context) error) {
+	wait := 50 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		sub, cancel := context.WithCancel(ctx)
+		err := subscribe(sub)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		w.log.Warn("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
+		if time.Since(began) > time.Minute {
+			wait = 50 * time.Millisecond
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// resync reads a whole picture, and tries again until the subscription that
+// it belongs to has ended.
+func (w *world) resync(ctx context.Context, what string, read func(context.Context) error) {
+	for ctx.Err() == nil {
+		err := read(ctx)
+		if err == nil {
+			w.markSynced(what)
+			return
+		}
+		w.log.Warn("could not read the node's state; trying again", zap.String("state", what), zap.Error(err))
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (w *world) markSynced(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.synced[what]:
+	default:
+		close(w.synced[what])
+	}
+}
+
+func (w *world) block(b ln.Block) {
+	w.mu.Lock()
+	w.height = b.Height
+	w.mu.Unlock()
+	w.markSynced("blocks")
+	w.onBlock(b.Height)
+}
+
+func (w *world) readPeers(ctx context.Context) error {
+	asked := w.count()
+	list, err := w.events.ConnectedPeers(ctx)
+	if err != nil {
+		return err
+	}
+	now := make(map[ln.PubKey]bool, len(list))
+	for _, p := range list {
+		now[p] = true
+	}
+	w.mu.Lock()
+	for p, seen := range w.peerSeen {
+		if seen > asked {
+			now[p] = w.peers[p]
+		}
+	}
+	var came []ln.PubKey
+	for p, here := range now {
+		if here && !w.peers[p] {
+			came = append(came, p)
+		}
+	}
+	w.peers = now
+	clear(w.peerSeen)
+	w.mu.Unlock()
+	for _, p := range came {
+		w.onPeer(p)
+	}
+	return nil
+}
+
+func (w *world) peer(e ln.PeerEvent) {
+	w.mu.Lock()
+	w.seen++
+	w.peerSeen[e.Peer] = w.seen
+	w.peers[e.Peer] = e.Online
+	w.mu.Unlock()
+	if e.Online {
+		w.onPeer(e.Peer)
+	}
+}
+
+func (w *world) readChannels(ctx context.Context) error {
+	asked := w.count()
+	list, err := w.channels.ListChannels(ctx)
+	if err != nil {
+		return err
+	}
+	type change struct {
+		op ln.Outpoint
+		l  link
+	}
+	var changes []change
+	w.mu.Lock()
+	open := make(map[ln.Outpoint]bool, len(list))
+	for _, c := range list {
+		open[c.Outpoint] = true
+		was, seen := w.links[c.Outpoint]
+		// A gap in the events may hide a flap, and before the first event of a
+		// channel anything may have happened.
+		now := link{chanID: c.ChanID, active: c.Active, rebuilt: true}
+		if w.linkSeen[c.Outpoint] > asked {
+			now.active, now.rebuilt = was.active, was.rebuilt
+		}
+		w.links[c.Outpoint] = now
+		if !seen || was.active != now.active {
+			changes = append(changes, change{c.Outpoint, now})
+		}
+	}
+	for op := range w.links {
+		if !open[op] && w.linkSeen[op] <= asked {
+			delete(w.links, op)
+		}
+	}
+	clear(w.linkSeen)
+	w.mu.Unlock()
+	for _, c := range changes {
+		w.onChannel(c.op, c.l)
+	}
+	return nil
+}
+
+func (w *world) channelEvent(e ln.ChannelEvent) {
+	w.mu.Lock()
+	w.seen++
+	w.linkSeen[e.Outpoint] = w.seen
+	l := w.links[e.Outpoint]
+	switch e.Kind {
+	case ln.ChannelOpened:
+		if e.Channel != nil {
+			l.chanID = e.Channel.ChanID
+		}
+	case ln.ChannelActive:
+		l.active = true
+	case ln.ChannelInactive:
+		l.active, l.rebuilt = false, true
+	case ln.ChannelClosed, ln.ChannelResolved:
+		delete(w.links, e.Outpoint)
+		w.mu.Unlock()
+		w.onChannel(e.Outpoint, link{chanID: l.chanID, rebuilt: true})
+		return
+	case ln.ChannelPending:
+	}
+	w.links[e.Outpoint] = l
+	w.mu.Unlock()
+	if e.Kind == ln.ChannelActive || e.Kind == ln.ChannelInactive || (e.Kind == ln.ChannelOpened && l.active) {
+		w.onChannel(e.Outpoint, l)
+	}
+}
+
+func (w *world) count() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen
+}
+
+// tip is the best height known, 0 before the first block.
+func (w *world) tip() uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.height
+}
+
+// online reports whether the peer is connected.
+func (w *world) online(p ln.PubKey) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.peers[p]
+}
+
+// linkOf is what is known of a channel's link.
+func (w *world) linkOf(op ln.Outpoint) (link, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l, ok := w.links[op]
+	return l, ok
+}
+
+// byChanID finds a channel by lnd's name for it.
+func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for op, l := range w.links {
+		if l.chanID == id {
+			return op, l, true
+		}
+	}
+	return ln.Outpoint{}, link{}, false
+}
+
+// name records lnd's name for a channel.
+func (w *world) name(op ln.Outpoint, id ln.SCID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l, ok := w.links[op]; ok {
+		l.chanID = id
+		w.links[op] = l
+	}
+}

@@ -1,0 +1,282 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wrap.Event, error) {
+	switch f := t.Effect.(type) {
+	case wrap.MakeInvoice:
+		return e.makeInvoice(ctx, f)
+	case wrap.WatchInvoice:
+		e.watchInvoice(f.OfferID, f.Hash)
+		return nil, nil
+	case wrap.CheckIncoming:
+		return e.checkIncoming(ctx, f)
+	case wrap.AskWallet:
+		status, err := e.askWallet(ctx, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		if err != nil {
+			return nil, err
+		}
+		return []wrap.Event{wrap.WalletStatus{
+			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
+		}}, nil
+	case wrap.WakeWallet:
+		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
+		return nil, nil
+	case wrap.OpenChannel:
+		return nil, e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
+			client: f.Terms.Client, amountMsat: f.AmountMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
+			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
+		})
+	case wrap.AbandonOpening:
+		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
+	case wrap.Pay:
+		return e.pay(ctx, f)
+	case wrap.TrackPayment:
+		return e.trackPayment(ctx, f.Hash)
+	case wrap.SettleInvoice:
+		return e.settleInvoice(ctx, f)
+	case wrap.CancelInvoice:
+		return e.cancelInvoice(ctx, f)
+	case wrap.Alarm:
+		e.log.Error("a payment needs a person", zap.String("payment", f.OfferID), zap.String("reason", f.Reason.Text))
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("the wrap machine asks for %q, which this version does not know", t.Effect.EffectName())
+	}
+}
+
+// makeInvoice adds the hold invoice or finds the one that an earlier attempt
+// added: the memo names the payment, so that another invoice of the same hash
+// is not mistaken for it.
+func (e *Engine) makeInvoice(ctx context.Context, f wrap.MakeInvoice) ([]wrap.Event, error) {
+	bolt11, err := e.node.Invoices.AddHoldInvoice(ctx, f.Invoice)
+	if errors.Is(err, ln.ErrExists) {
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Invoice.Hash)
+		if lookErr != nil {
+			return nil, lookErr
+		}
+		if inv.AmountMsat == f.Invoice.AmountMsat && inv.Memo == f.Invoice.Memo && inv.State == ln.InvoiceOpen {
+			return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: inv.Bolt11}}, nil
+		}
+	}
+	if errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	if err != nil {
+		return []wrap.Event{wrap.InvoiceRefused{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: bolt11}}, nil
+}
+
+// watchInvoice follows a hold invoice until it is settled or cancelled.
+func (e *Engine) watchInvoice(id string, hash ln.Hash) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.invoices[hash] != nil || e.ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	e.invoices[hash] = cancel
+	e.spawn(func() {
+		defer func() {
+			cancel()
+			e.mu.Lock()
+			delete(e.invoices, hash)
+			e.mu.Unlock()
+		}()
+		e.followInvoice(ctx, cancel, id, hash)
+	})
+}
+
+func (e *Engine) followInvoice(ctx context.Context, done func(), id string, hash ln.Hash) {
+	for ctx.Err() == nil {
+		err := e.node.Invoices.SubscribeInvoice(ctx, hash, func(inv ln.Invoice) {
+			switch inv.State {
+			case ln.InvoiceAccepted:
+				tell(e, e.wraps, id, wrap.Event(wrap.SetAccepted{Moment: e.moment(), Htlcs: acceptedHtlcs(inv)}))
+			case ln.InvoiceSettled:
+				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
+				done()
+			case ln.InvoiceCanceled:
+				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceCanceled{Moment: e.moment()}))
+				done()
+			case ln.InvoiceOpen:
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		e.log.Warn("lnd ended an invoice subscription; subscribing again", zap.String("payment", id), zap.Error(err))
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func acceptedHtlcs(inv ln.Invoice) []ln.InvoiceHtlc {
+	out := make([]ln.InvoiceHtlc, 0, len(inv.Htlcs))
+	for _, h := range inv.Htlcs {
+		if h.State == ln.InvoiceAccepted {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// checkIncoming is law 12: money that came in over a channel which may yet be
+// double-spent is not accepted.
+func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wrap.Event, error) {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	safe := make(map[ln.SCID]bool)
+	for _, c := range channels {
+		// A channel that we funded can only be double-spent by us.
+		ok := c.Initiator || !c.ZeroConf || c.ConfirmedSCID != 0
+		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
+			if id != 0 {
+				safe[id] = ok
+			}
+		}
+	}
+	for _, h := range f.Htlcs {
+		ok, listed := safe[h.Key.ChanID]
+		switch {
+		case !listed:
+			return []wrap.Event{wrap.IncomingChecked{
+				Moment: e.moment(),
+				Text:   fmt.Sprintf("the channel %s that brought the money is no longer open", h.Key.ChanID),
+			}}, nil
+		case !ok:
+			return []wrap.Event{wrap.IncomingChecked{
+				Moment: e.moment(),
+				Text:   fmt.Sprintf("the channel %s that brought the money is not confirmed yet", h.Key.ChanID),
+			}}, nil
+		}
+	}
+	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: true}}, nil
+}
+
+// pay sends the payment if lnd knows of none and the margin still holds. What
+// it cannot be sure of, it reports as cut off.
+func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
+	known, err := e.node.Payments.TrackPayment(ctx, f.Payment.Hash)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case known.State == ln.PaymentSucceeded:
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(known.Preimage)}}, nil
+	case known.State == ln.PaymentInFlight:
+		return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: "the payment is in flight already"}}, nil
+	case known.State == ln.PaymentFailed && f.Attempt <= 1:
+		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: known.Failure, Retry: true}}, nil
+	}
+	inv, err := e.node.Invoices.LookupInvoice(ctx, f.Payment.Hash)
+	if err != nil {
+		return nil, err
+	}
+	if inv.State != ln.InvoiceAccepted {
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the payer's money is no longer held"}}, nil
+	}
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if info.BlockHeight > f.SendUntilHeight {
+		return []wrap.Event{wrap.PaymentNotSent{
+			Moment: e.moment(),
+			Text:   fmt.Sprintf("the chain is at height %d, past %d: paying now could outlive the held payment", info.BlockHeight, f.SendUntilHeight),
+		}}, nil
+	}
+	// The HTLC outlives this process: only lnd can say how it ends, so the
+	// call's own context must not make it look ended.
+	result, err := e.node.Payments.PayDirect(ctx, f.Payment)
+	if err != nil {
+		e.log.Warn("the outcome of a payment to a wallet is not known yet", zap.String("payment", f.OfferID), zap.Error(err))
+		return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	switch result.State {
+	case ln.PaymentSucceeded:
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(result.Preimage)}}, nil
+	case ln.PaymentFailed:
+		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: result.Failure, Retry: retryable(result.Failure)}}, nil
+	case ln.PaymentInFlight, ln.PaymentUnknown:
+	}
+	return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: "lnd has not resolved the payment"}}, nil
+}
+
+// retryable tells failures of our own link from refusals of the wallet.
+func retryable(failure string) bool {
+	switch failure {
+	case "TEMPORARY_CHANNEL_FAILURE", "UNKNOWN_NEXT_PEER", "TEMPORARY_NODE_FAILURE", "CHANNEL_DISABLED", "EXPIRY_TOO_SOON":
+		return true
+	}
+	return false
+}
+
+func (e *Engine) trackPayment(ctx context.Context, hash ln.Hash) ([]wrap.Event, error) {
+	p, err := e.node.Payments.WaitPayment(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	switch p.State {
+	case ln.PaymentSucceeded:
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(p.Preimage)}}, nil
+	case ln.PaymentFailed:
+		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: p.Failure, Retry: true}}, nil
+	case ln.PaymentUnknown:
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "lnd never recorded the payment"}}, nil
+	case ln.PaymentInFlight:
+	}
+	return nil, fmt.Errorf("payment %s is still in flight", hash.Short())
+}
+
+func (e *Engine) settleInvoice(ctx context.Context, f wrap.SettleInvoice) ([]wrap.Event, error) {
+	err := e.node.Invoices.SettleInvoice(ctx, f.Preimage.Preimage())
+	if err == nil {
+		return []wrap.Event{wrap.InvoiceSettled{Moment: e.moment()}}, nil
+	}
+	if errors.Is(err, ln.ErrInvoiceClosed) {
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Hash)
+		if lookErr == nil && inv.State == ln.InvoiceCanceled {
+			return []wrap.Event{wrap.InvoiceCanceled{Moment: e.moment()}}, nil
+		}
+	}
+	return nil, err
+}
+
+func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wrap.Event, error) {
+	err := e.node.Invoices.CancelInvoice(ctx, f.Hash)
+	switch {
+	case err == nil, errors.Is(err, ln.ErrNotFound):
+		return []wrap.Event{wrap.InvoiceCanceled{Moment: e.moment()}}, nil
+	case errors.Is(err, ln.ErrInvoiceClosed):
+		return []wrap.Event{wrap.InvoiceSettled{Moment: e.moment()}}, nil
+	}
+	return nil, err
+}
+
+// reconcileWrap takes up a payment that an earlier process left: its hold
+// invoice is followed again, and one that may have been paid is asked about.
+func (e *Engine) reconcileWrap(ctx context.Context, id string, s wrap.State) ([]wrap.Event, error) {
+	offer := wrap.OfferOf(s)
+	if _, fresh := s.(wrap.Offered); fresh {
+		return []wrap.Event{wrap.Start{Moment: e.moment()}}, nil
+	}
+	e.watchInvoice(id, offer.Hash)
+	return nil, nil
+}

@@ -1,0 +1,161 @@
+package opening
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+)
+
+// TxOf is the signed transaction behind a state, if there is one.
+func TxOf(s State) (Tx, bool) {
+	switch s := s.(type) {
+	case Signed:
+		return s.Tx, true
+	case Published:
+		return s.Tx, true
+	case Usable:
+		return s.Tx, true
+	case Confirmed:
+		return s.Tx, true
+	case Buried:
+		return s.Tx, true
+	case Conflicted:
+		return s.Tx, true
+	}
+	return Tx{}, false
+}
+
+// SelectionOf is what the state's open spends, once coins are leased.
+func SelectionOf(s State) (funding.Selection, bool) {
+	switch s := s.(type) {
+	case Leased:
+		return s.Selection, true
+	case Built:
+		return s.Selection, true
+	case Unknown:
+		return s.Selection, true
+	case Pending:
+		return s.Selection, true
+	case Signed:
+		return s.Selection, true
+	case Published:
+		return s.Selection, true
+	case Usable:
+		return s.Selection, true
+	case Confirmed:
+		return s.Selection, true
+	case Buried:
+		return s.Selection, true
+	case Conflicted:
+		return s.Selection, true
+	}
+	return funding.Selection{}, false
+}
+
+// UnsignedOf is the funding transaction before signatures, once built.
+func UnsignedOf(s State) (Unsigned, bool) {
+	switch s := s.(type) {
+	case Built:
+		return s.Unsigned, true
+	case Unknown:
+		return s.Unsigned, true
+	case Pending:
+		return s.Unsigned, true
+	case Signed:
+		return s.Unsigned, true
+	case Published:
+		return s.Unsigned, true
+	case Usable:
+		return s.Unsigned, true
+	case Confirmed:
+		return s.Unsigned, true
+	case Buried:
+		return s.Unsigned, true
+	case Conflicted:
+		return s.Unsigned, true
+	}
+	return Unsigned{}, false
+}
+
+// ChangeScriptOf is where the funding transaction's change goes; nil before
+// the transaction is built.
+func ChangeScriptOf(s State) []byte {
+	switch s := s.(type) {
+	case Built:
+		return s.ChangeScript
+	case Unknown:
+		return s.ChangeScript
+	case Pending:
+		return s.ChangeScript
+	case Signed:
+		return s.ChangeScript
+	case Published:
+		return s.ChangeScript
+	case Usable:
+		return s.ChangeScript
+	case Confirmed:
+		return s.ChangeScript
+	case Buried:
+		return s.ChangeScript
+	case Conflicted:
+		return s.ChangeScript
+	}
+	return nil
+}
+
+// OutpointOf is the channel's funding outpoint, zero before it is known.
+func OutpointOf(s State) ln.Outpoint {
+	if u, ok := UnsignedOf(s); ok {
+		return u.Outpoint
+	}
+	switch s := s.(type) {
+	case Rejected:
+		return s.Outpoint
+	case Failed:
+		return s.Outpoint
+	}
+	return ln.Outpoint{}
+}
+
+// ReasonOf is what a person should know about the state, in a sentence.
+func ReasonOf(s State) lsp.Reason {
+	switch s := s.(type) {
+	case Rejected:
+		return s.Reason
+	case Failed:
+		return s.Reason
+	case Conflicted:
+		return s.Reason
+	}
+	if tx, ok := TxOf(s); ok {
+		return tx.Trouble
+	}
+	return lsp.Reason{}
+}
+
+// NoticeFor is what the owner of an open in this state has been told last, for
+// an owner that asks again; ok is false while there is nothing to tell.
+func NoticeFor(s State) (n NotifyOwner, ok bool) {
+	p := PlanOf(s)
+	n = NotifyOwner{OpeningID: p.ID, Owner: p.Owner, Outpoint: OutpointOf(s)}
+	switch s := s.(type) {
+	case Rejected:
+		n.Notice, n.Reason = NoticeRejected, s.Reason
+	case Failed:
+		n.Notice, n.Reason, n.Temporary = NoticeFailed, s.Reason, s.Temporary
+	case Conflicted:
+		n.Notice, n.Reason = NoticeConflicted, s.Reason
+	case Published:
+		n.Notice, n.ChanID, ok = NoticeUsable, s.ChanID, s.Told
+		return n, ok
+	case Usable:
+		n.Notice, n.ChanID = NoticeUsable, s.ChanID
+	case Confirmed:
+		n.Notice, n.ChanID = NoticeUsable, s.ChanID
+	case Buried:
+		n.Notice, n.ChanID = NoticeUsable, s.ChanID
+	default:
+		return n, false
+	}
+	return n, true
+}
