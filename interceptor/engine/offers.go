@@ -7,7 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sluice-lsp/sluice/interceptor")
+	"github.com/sluice-lsp/sluice/interceptor"
+)
 
 // All of this file runs under Engine.mu, listLoop excepted.
 

@@ -1,0 +1,437 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/interceptor/engine"
+	icstore "github.com/sluice-lsp/sluice/interceptor/store"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+)
+
+const (
+	jitSCID   = ln.SCID(16_100_000 << 40)
+	plainSCID = ln.SCID(700 << 40)
+	leaseName = "interceptor/test"
+)
+
+// car is one process: an engine, and a handler that keeps what it is told.
+type car struct {
+	t      *testing.T
+	lnd    *fakeLnd
+	engine *engine.Engine
+	stop   func()
+
+	mu     sync.Mutex
+	events []interceptor.Event
+	came   chan struct{}
+	// onOffered decides at once when set.
+	onOffered func(interceptor.Row)
+}
+
+type carOption func(*engine.Config)
+
+func startCar(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, onOffered func(*car, interceptor.Row), opts ...carOption) *car {
+	t.Helper()
+	require.NoError(t, icstore.Migrate(context.Background(), db))
+	ledger := icstore.New(db, leaseName)
+	cfg := engine.Config{
+		Open: lnd.Open, Rows: ledger, Handlers: ledger, Node: lnd, Outcomes: lnd,
+		Acquire: func(ctx context.Context) (engine.Lease, error) {
+			l, err := ledger.Acquire(ctx, store.LeaseConfig{Owner: owner, TTL: 2 * time.Second})
+			if err != nil {
+				return nil, err
+			}
+			return l, nil
+		},
+		KeepForwarding: true, PollEvery: 50 * time.Millisecond, PollSoon: 10 * time.Millisecond,
+		Log: zap.NewNop(),
+	}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	eng, err := engine.New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &car{t: t, lnd: lnd, engine: eng, came: make(chan struct{}, 1)}
+	if onOffered != nil {
+		c.onOffered = func(r interceptor.Row) { onOffered(c, r) }
+	}
+	var running sync.WaitGroup
+	running.Go(func() { _ = eng.Run(ctx) })
+	running.Go(func() { c.handle(ctx) })
+	var once sync.Once
+	c.stop = func() {
+		once.Do(func() {
+			cancel()
+			running.Wait()
+		})
+	}
+	t.Cleanup(c.stop)
+	return c
+}
+
+// handle is the handler's process: it registers and attaches until it works.
+func (c *car) handle(ctx context.Context) {
+	for ctx.Err() == nil {
+		if c.engine.WaitActive(ctx) != nil {
+			return
+		}
+		err := c.engine.Register(ctx, interceptor.HandlerConfig{Name: "jit", OnAbsent: interceptor.AbsentHold})
+		if err == nil {
+			err = c.engine.ClaimRoutes(ctx, "jit", []interceptor.Route{{SCID: jitSCID}})
+		}
+		if err == nil {
+			err = c.engine.Attach(ctx, "jit", func(ev interceptor.Event) {
+				if ev.Kind == interceptor.EventOffered && c.onOffered != nil {
+					c.onOffered(ev.Row)
+				}
+				if ev.Kind == interceptor.EventGone && ev.Row.Outcome != "" {
+					_ = c.engine.Acknowledge(ctx, []ln.CircuitKey{ev.Row.Key})
+				}
+				c.mu.Lock()
+				c.events = append(c.events, ev)
+				c.mu.Unlock()
+				select {
+				case c.came <- struct{}{}:
+				default:
+				}
+			})
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (c *car) waitEvent(kind interceptor.EventKind, key ln.CircuitKey) interceptor.Event {
+	c.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		c.mu.Lock()
+		for _, ev := range c.events {
+			if ev.Kind == kind && ev.Row.Key == key {
+				c.mu.Unlock()
+				return ev
+			}
+		}
+		c.mu.Unlock()
+		select {
+		case <-c.came:
+		case <-deadline:
+			c.t.Fatalf("no %s for %s; status %+v", kind, key, c.engine.Status())
+		}
+	}
+}
+
+func (c *car) synced() { c.waitEvent(interceptor.EventSynced, ln.CircuitKey{}) }
+
+func (c *car) connected() {
+	c.synced()
+	c.lnd.until("a stream with its baseline", func() bool { return c.lnd.session != nil })
+}
+
+func decide(key ln.CircuitKey, action interceptor.Action) []interceptor.Decision {
+	return []interceptor.Decision{{Key: key, Action: action, Reason: "test"}}
+}
+
+// retry repeats an idempotent call while its outcome is unknown.
+func (c *car) retry(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if !errors.Is(err, interceptor.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestHeldHtlcIsDecidedAndItsOutcomeTold(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		lnd := newFakeLnd(t)
+		c := startCar(t, lnd, open(), "a", nil)
+		c.connected()
+		ctx := t.Context()
+
+		plain := lnd.add(1, plainSCID)
+		lnd.until("the ordinary forward is resumed", func() bool { return lnd.htlcs[plain].moved })
+		a, b := lnd.add(1, jitSCID), lnd.add(2, jitSCID)
+		offered := c.waitEvent(interceptor.EventOffered, a)
+		require.Equal(t, int32(138), offered.BlocksLeft)
+		c.waitEvent(interceptor.EventOffered, b)
+		require.Equal(t, 2, c.engine.Status().HeldHtlcs)
+
+		// All or none.
+		err := c.engine.Decide(ctx, append(decide(a, interceptor.ActionResume), decide(ln.CircuitKey{ChanID: 9}, interceptor.ActionResume)...))
+		require.ErrorIs(t, err, interceptor.ErrUnknownRow)
+		require.Equal(t, 2, c.engine.Status().HeldHtlcs)
+
+		require.NoError(t, c.engine.Decide(ctx, append(decide(a, interceptor.ActionResume), decide(b, interceptor.ActionFail)...)))
+		require.NoError(t, c.engine.Decide(ctx, decide(a, interceptor.ActionResume)), "the same again is a no-op")
+		require.ErrorIs(t, c.engine.Decide(ctx, decide(a, interceptor.ActionFail)), interceptor.ErrDecided)
+		lnd.until("both are answered", func() bool { return lnd.htlcs[a].moved && !lnd.htlcs[b].pending })
+		require.True(t, lnd.resolve(a, true))
+		require.Equal(t, interceptor.OutcomeFailed, c.waitEvent(interceptor.EventGone, b).Row.Outcome)
+		require.Equal(t, interceptor.OutcomeSettled, c.waitEvent(interceptor.EventGone, a).Row.Outcome)
+		rows, err := c.engine.Rows(ctx, interceptor.RowFilter{Handler: "jit"})
+		require.NoError(t, err)
+		require.Len(t, rows, 2)
+		require.Equal(t, interceptor.StateResumed, rows[0].State)
+	})
+}
+
+func TestWithoutDatabaseOnlyWhatIsSafeIsAnswered(t *testing.T) {
+	faults := new(storetest.Faults)
+	cfg := storetest.SQLite(t)
+	cfg.Hooks, cfg.RetryFor = faults.Hooks(), time.Millisecond
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
+	c.connected()
+	decided := lnd.add(2, jitSCID)
+	c.waitEvent(interceptor.EventOffered, decided)
+	require.NoError(t, c.engine.Decide(t.Context(), decide(decided, interceptor.ActionResume)))
+	lnd.until("resumed", func() bool { return lnd.htlcs[decided].moved })
+
+	faults.Set(storetest.Gone)
+	plain, held := lnd.add(1, plainSCID), lnd.add(1, jitSCID)
+	lnd.until("the ordinary forward passes", func() bool { return lnd.htlcs[plain].moved })
+	lnd.flap(2, func() bool { return true })
+	lnd.until("a decided row is honoured from memory", func() bool { return !lnd.held[decided] })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, c.engine.Decide(ctx, decide(held, interceptor.ActionResume)), interceptor.ErrUnavailable)
+
+	// Longer than the lease lives.
+	time.Sleep(2200 * time.Millisecond)
+	require.True(t, c.engine.Status().Degraded)
+	again := lnd.add(1, plainSCID)
+	lnd.until("forwards pass without a lease", func() bool { return lnd.htlcs[again].moved })
+	lnd.mu.Lock()
+	require.True(t, lnd.held[held], "what a handler may want is left held")
+	lnd.mu.Unlock()
+
+	faults.Set(storetest.Healthy)
+	c.waitEvent(interceptor.EventOffered, held)
+	require.NoError(t, c.retry(t.Context(), func() error { return c.engine.Decide(t.Context(), decide(held, interceptor.ActionFail)) }))
+	lnd.until("failed", func() bool { return !lnd.htlcs[held].pending })
+}
+
+func TestWhatLndIsPayingIsNeitherFailedNorLeft(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
+	c.connected()
+	key := lnd.add(1, jitSCID)
+	row := c.waitEvent(interceptor.EventOffered, key).Row
+	setPayment := func(p ln.Payment) {
+		lnd.mu.Lock()
+		defer lnd.mu.Unlock()
+		p.Hash = row.Hash
+		lnd.payments[row.Hash] = p
+	}
+	setPayment(ln.Payment{State: ln.PaymentInFlight, InFlight: 1})
+	require.ErrorIs(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionFail)), interceptor.ErrPaying)
+	require.ErrorIs(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)), interceptor.ErrPaying)
+	require.ErrorIs(t, c.engine.MarkNotPaying(t.Context(), []ln.CircuitKey{key}, ""), interceptor.ErrPaying)
+	lnd.mineTo(row.FailHeight)
+	lnd.until("still held past its deadline", func() bool { return lnd.held[key] })
+	setPayment(ln.Payment{State: ln.PaymentSucceeded, Preimage: preimageOf(1<<10 | key.HtlcID)})
+	lnd.mineTo(row.FailHeight + 1)
+	lnd.until("settled by the interceptor", func() bool { return lnd.htlcs[key].settled })
+	require.Equal(t, interceptor.OutcomeSettled, c.waitEvent(interceptor.EventGone, key).Row.Outcome)
+}
+
+func TestDeadlineFailsWhatNobodyDecides(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
+	c.connected()
+	key := lnd.add(1, jitSCID)
+	row := c.waitEvent(interceptor.EventOffered, key).Row
+	lnd.mineTo(row.FailHeight - 12)
+	require.Equal(t, int32(12), c.waitEvent(interceptor.EventNearDeadline, key).BlocksLeft)
+	lnd.mineTo(row.FailHeight)
+	lnd.until("failed", func() bool { return !lnd.htlcs[key].pending })
+	require.Equal(t, interceptor.StateFailed, c.waitEvent(interceptor.EventDecided, key).Row.State)
+	require.Less(t, row.FailHeight, row.AutoFailHeight)
+	late := lnd.add(1, jitSCID)
+	c.waitEvent(interceptor.EventOffered, late)
+}
+
+func TestLimitsRefuseWithAReason(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil,
+		func(cfg *engine.Config) { cfg.MaxHeldPerChannel = 2 })
+	c.connected()
+	for range 2 {
+		c.waitEvent(interceptor.EventOffered, lnd.add(1, jitSCID))
+	}
+	over := lnd.add(1, jitSCID)
+	lnd.until("failed", func() bool { return !lnd.htlcs[over].pending })
+	require.Contains(t, c.waitEvent(interceptor.EventDecided, over).Row.Reason, "limit reached")
+	c.waitEvent(interceptor.EventOffered, lnd.add(2, jitSCID))
+	require.Equal(t, 3, c.engine.Status().HeldHtlcs)
+}
+
+func TestStandbyTakesOverWithinSeconds(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		lnd := newFakeLnd(t)
+		first := startCar(t, lnd, open(), "a", nil, func(c *engine.Config) { c.KeepForwarding = false })
+		first.connected()
+		key := lnd.add(1, jitSCID)
+		first.waitEvent(interceptor.EventOffered, key)
+		second := startCar(t, lnd, open(), "b", nil, func(c *engine.Config) { c.KeepForwarding = false })
+		require.ErrorIs(t, second.engine.Decide(t.Context(), decide(key, interceptor.ActionFail)), interceptor.ErrUnavailable)
+		first.stop()
+		lnd.mu.Lock()
+		require.True(t, lnd.htlcs[key].pending, "a shutdown fails nothing")
+		lnd.mu.Unlock()
+		second.waitEvent(interceptor.EventOffered, key)
+		require.NoError(t, second.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+		lnd.until("resumed by the second", func() bool { return lnd.htlcs[key].moved })
+	})
+}
+
+// TestCrashAtEveryCommit crashes the process before and after each commit of a
+// small story, and lets its successor finish it.
+func TestCrashAtEveryCommit(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		for n := int64(1); n <= 10; n++ {
+			for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
+				crashStory(t, cfg, n, point)
+			}
+		}
+	})
+}
+
+func crashStory(t *testing.T, cfg store.Config, n int64, point storetest.Point) {
+	t.Helper()
+	faults := new(storetest.Faults)
+	cfg.RetryFor, cfg.Hooks = time.Millisecond, nil
+	clean := storetest.Open(t, cfg)
+	require.NoError(t, icstore.Migrate(t.Context(), clean))
+	require.NoError(t, storetest.Empty(t.Context(), clean))
+	lnd := newFakeLnd(t)
+	onOffered := func(c *car, r interceptor.Row) {
+		action := interceptor.ActionResume
+		if r.Key.ChanID == 2 {
+			action = interceptor.ActionFail
+		}
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			err := c.engine.Decide(ctx, decide(r.Key, action))
+			if err != nil && !errors.Is(err, interceptor.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("crash at %d %s: decide: %v", n, point, err)
+			}
+		}()
+	}
+	hooked := cfg
+	hooked.Hooks = faults.Hooks()
+	c := startCar(t, lnd, storetest.Open(t, hooked), "a", onOffered)
+	c.connected()
+	crashed := faults.CrashAt(n, point)
+	a, b := lnd.add(1, jitSCID), lnd.add(2, jitSCID)
+	select {
+	case <-crashed:
+	case <-time.After(300 * time.Millisecond):
+	}
+	c.stop()
+	lnd.flap(1, func() bool { return true })
+	c = startCar(t, lnd, clean, "a", onOffered)
+	lnd.until("both answered", func() bool {
+		return (lnd.htlcs[a].moved || !lnd.htlcs[a].pending) && !lnd.htlcs[b].pending && !lnd.held[a]
+	})
+	lnd.resolve(a, true)
+	c.stop()
+	lnd.mu.Lock()
+	defer lnd.mu.Unlock()
+	require.False(t, lnd.htlcs[b].moved, "crash at %d %s", n, point)
+}
+
+// TestChaos runs flaps, lnd restarts, process kills, database failures and
+// phantoms under load; the fake reports each loss.
+func TestChaos(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	faults := new(storetest.Faults)
+	cfg := storetest.SQLite(t)
+	cfg.Log = nil
+	cfg.RetryFor, cfg.Hooks = 10*time.Millisecond, faults.Hooks()
+	db := storetest.Open(t, cfg)
+	lnd := newFakeLnd(t)
+	var actions atomic.Uint64
+	onOffered := func(c *car, r interceptor.Row) {
+		action := []interceptor.Action{
+			interceptor.ActionResume, interceptor.ActionFail, interceptor.ActionRefuseUnknown,
+		}[actions.Add(1)%3]
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = c.engine.Decide(ctx, decide(r.Key, action))
+		}()
+	}
+	c := startCar(t, lnd, db, "a", onOffered)
+	phantom := func() bool { return rng.IntN(2) == 0 }
+	for range 1500 {
+		ch := ln.SCID(1 + rng.IntN(3))
+		switch rng.IntN(40) {
+		case 0:
+			lnd.restart(phantom)
+		case 1, 2, 3:
+			lnd.flap(ch, phantom)
+		case 4:
+			c.stop()
+			c = startCar(t, lnd, db, "a", onOffered)
+		case 5:
+			faults.Set(storetest.Gone)
+		case 6:
+			faults.Set(storetest.Full)
+		case 7, 8, 9:
+			faults.Set(storetest.Healthy)
+		case 10, 11, 12, 13, 14:
+			lnd.mu.Lock()
+			var moved []ln.CircuitKey
+			for _, key := range lnd.order {
+				if h := lnd.htlcs[key]; h.moved && h.pending {
+					moved = append(moved, key)
+				}
+			}
+			lnd.mu.Unlock()
+			for _, key := range moved {
+				lnd.resolve(key, rng.IntN(2) == 0)
+			}
+		case 15, 16, 17, 18:
+			time.Sleep(time.Duration(rng.IntN(5)) * time.Millisecond)
+		default:
+			scid := plainSCID
+			if rng.IntN(3) == 0 {
+				scid = jitSCID
+			}
+			lnd.add(ch, scid)
+		}
+	}
+	faults.Set(storetest.Healthy)
+	c.stop()
+	c = startCar(t, lnd, db, "a", onOffered)
+	lnd.until("everything is answered", func() bool { return len(lnd.held) == 0 })
+	for _, key := range lnd.order {
+		lnd.resolve(key, true)
+	}
+	require.Eventually(t, func() bool {
+		rows, err := c.engine.Rows(t.Context(), interceptor.RowFilter{OpenOnly: true})
+		return err == nil && len(rows) == 0
+	}, 20*time.Second, 10*time.Millisecond, "rows stay open")
+	t.Logf("%d HTLCs, %d listings, status %+v", len(lnd.order), lnd.listings, c.engine.Status())
+}

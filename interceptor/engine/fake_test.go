@@ -1,0 +1,376 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/interceptor/engine"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// fakeLnd is lnd as the engine's ports see it. It reports every loss of money
+// as a test error.
+type fakeLnd struct {
+	t testing.TB
+
+	mu       sync.Mutex
+	htlcs    map[ln.CircuitKey]*fakeHtlc
+	order    []ln.CircuitKey
+	next     map[ln.SCID]uint64
+	held     map[ln.CircuitKey]bool
+	session  *fakeSession
+	payments map[ln.Hash]ln.Payment
+	offline  bool
+	height   uint32
+	changed  chan struct{}
+	listings int
+	events   map[int]func(ln.HtlcEvent)
+	nextSub  int
+}
+
+type fakeHtlc struct {
+	offer   ln.InterceptedHtlc
+	pending bool
+	moved   bool
+	settled bool
+	acked   bool
+}
+
+func newFakeLnd(t testing.TB) *fakeLnd {
+	return &fakeLnd{
+		t: t, htlcs: make(map[ln.CircuitKey]*fakeHtlc), next: make(map[ln.SCID]uint64),
+		held: make(map[ln.CircuitKey]bool), payments: make(map[ln.Hash]ln.Payment), height: 100,
+		changed: make(chan struct{}), events: make(map[int]func(ln.HtlcEvent)),
+	}
+}
+
+func (f *fakeLnd) bump() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// until waits for a condition on the fake's state.
+func (f *fakeLnd) until(what string, ok func() bool) {
+	f.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		f.mu.Lock()
+		done, changed := ok(), f.changed
+		f.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			f.t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+func preimageOf(n uint64) ln.Preimage { return ln.Preimage{byte(n), byte(n >> 8), 1} }
+
+func (f *fakeLnd) add(ch, scid ln.SCID) ln.CircuitKey {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := ln.CircuitKey{ChanID: ch, HtlcID: f.next[ch]}
+	f.next[ch]++
+	expiry := f.height + 163
+	f.htlcs[key] = &fakeHtlc{pending: true, offer: ln.InterceptedHtlc{
+		Key: key, Hash: preimageOf(uint64(ch)<<10 | key.HtlcID).Hash(), IncomingMsat: 2000, OutgoingMsat: 1000,
+		IncomingExpiry: expiry, OutgoingExpiry: expiry - 80, OutgoingSCID: scid, AutoFailHeight: expiry - 19,
+	}}
+	f.order = append(f.order, key)
+	if f.session == nil {
+		f.htlcs[key].pending = false
+	} else {
+		f.offer(key)
+	}
+	f.bump()
+	return key
+}
+
+func (f *fakeLnd) offer(key ln.CircuitKey) {
+	if !f.held[key] {
+		f.held[key] = true
+		if f.session != nil {
+			f.session.push(f.htlcs[key].offer)
+		}
+	}
+}
+
+// flap makes a channel's link come up again: all that is in its packages is
+// offered, with phantoms.
+func (f *fakeLnd) flap(ch ln.SCID, phantom func() bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reoffer(ch, phantom)
+}
+
+func (f *fakeLnd) reoffer(ch ln.SCID, phantom func() bool) {
+	for _, key := range f.order {
+		h := f.htlcs[key]
+		if key.ChanID != ch || h.acked {
+			continue
+		}
+		if !h.pending && !phantom() {
+			h.acked = true
+			continue
+		}
+		f.offer(key)
+	}
+}
+
+func (f *fakeLnd) restart(phantom func() bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drop(ln.ErrUnavailable)
+	f.held = make(map[ln.CircuitKey]bool)
+	for ch := range f.next {
+		f.reoffer(ch, phantom)
+	}
+}
+
+func (f *fakeLnd) drop(err error) {
+	if f.session != nil {
+		f.session.end(err)
+		f.session = nil
+	}
+}
+
+func (f *fakeLnd) resolve(key ln.CircuitKey, settled bool) bool {
+	f.mu.Lock()
+	h := f.htlcs[key]
+	if !h.moved || !h.pending {
+		f.mu.Unlock()
+		return false
+	}
+	h.pending, h.settled = false, settled
+	ev := ln.HtlcEvent{Kind: ln.HtlcForwardFail, Incoming: key}
+	if settled {
+		ev.Kind = ln.HtlcSettled
+	}
+	var subs []func(ln.HtlcEvent)
+	for _, s := range f.events {
+		subs = append(subs, s)
+	}
+	f.bump()
+	f.mu.Unlock()
+	for _, s := range subs {
+		s(ev)
+	}
+	return true
+}
+
+func (f *fakeLnd) Open(ctx context.Context) (engine.Session, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.offline {
+		return nil, ln.ErrUnavailable
+	}
+	if f.session != nil {
+		return nil, ln.ErrStreamTaken
+	}
+	s := &fakeSession{f: f, woken: make(chan struct{}, 1), last: make(map[ln.CircuitKey]uint64)}
+	f.session = s
+	for _, key := range f.order {
+		if f.held[key] {
+			s.push(f.htlcs[key].offer)
+		}
+	}
+	f.bump()
+	return s, nil
+}
+
+func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.offline {
+		return nil, ln.ErrUnavailable
+	}
+	f.listings++
+	byChan := map[ln.SCID]*ln.Channel{}
+	for _, ch := range []ln.SCID{1, 2, 3} {
+		byChan[ch] = &ln.Channel{ChanID: ch}
+	}
+	for _, key := range f.order {
+		if f.htlcs[key].pending {
+			ch := byChan[key.ChanID]
+			ch.Htlcs = append(ch.Htlcs, ln.ChannelHtlc{Incoming: true, Index: key.HtlcID, Hash: f.htlcs[key].offer.Hash})
+		}
+	}
+	return []ln.Channel{*byChan[1], *byChan[2], *byChan[3]}, nil
+}
+
+func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p, ok := f.payments[hash]; ok {
+		return p, nil
+	}
+	return ln.Payment{Hash: hash, State: ln.PaymentUnknown}, nil
+}
+
+func (f *fakeLnd) SubscribeBlocks(ctx context.Context, handle func(ln.Block)) error {
+	for {
+		f.mu.Lock()
+		height, changed := f.height, f.changed
+		f.mu.Unlock()
+		handle(ln.Block{Height: height})
+		for again := false; !again; {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-changed:
+			}
+			f.mu.Lock()
+			again, changed = f.height != height, f.changed
+			f.mu.Unlock()
+		}
+	}
+}
+
+func (f *fakeLnd) mineTo(height uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.height = height
+	f.bump()
+}
+
+func (f *fakeLnd) SubscribeHtlcEvents(ctx context.Context, ready func(), handle func(ln.HtlcEvent)) error {
+	f.mu.Lock()
+	id := f.nextSub
+	f.nextSub++
+	f.events[id] = handle
+	f.mu.Unlock()
+	ready()
+	<-ctx.Done()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.events, id)
+	return ctx.Err()
+}
+
+func (f *fakeLnd) LookupResolution(_ context.Context, key ln.CircuitKey) (ln.Resolution, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h := f.htlcs[key]; !h.pending {
+		return ln.Resolution{Known: true, Settled: h.settled, OffChain: true}, nil
+	}
+	return ln.Resolution{}, nil
+}
+
+func (f *fakeLnd) ForwardingHistory(context.Context, time.Time, uint32, uint32) ([]ln.Forward, error) {
+	return nil, nil
+}
+
+type fakeSession struct {
+	f *fakeLnd
+
+	mu    sync.Mutex
+	queue []interceptor.Offer
+	seq   uint64
+	last  map[ln.CircuitKey]uint64
+	err   error
+	woken chan struct{}
+}
+
+func (s *fakeSession) push(o ln.InterceptedHtlc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	s.last[o.Key] = s.seq
+	s.queue = append(s.queue, interceptor.Offer{InterceptedHtlc: o, Seq: s.seq})
+	s.wake()
+}
+
+func (s *fakeSession) wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (s *fakeSession) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.wake()
+}
+
+func (s *fakeSession) Next(ctx context.Context) ([]interceptor.Offer, error) {
+	for {
+		s.mu.Lock()
+		queue, err := s.queue, s.err
+		s.queue = nil
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if len(queue) > 0 {
+			return queue, nil
+		}
+		select {
+		case <-s.woken:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Answer applies at once what lnd would do with the answer.
+func (s *fakeSession) Answer(a interceptor.Answer) error {
+	f := s.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.mu.Lock()
+	err, seq := s.err, s.last[a.Key]
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if seq != a.Seq || !f.held[a.Key] {
+		return fmt.Errorf("%s is not outstanding", a.Key)
+	}
+	delete(f.held, a.Key)
+	h := f.htlcs[a.Key]
+	switch a.Action {
+	case interceptor.AnswerResume:
+		if !h.pending {
+			f.t.Errorf("LOSS: resumed %s, which lnd no longer has", a.Key)
+		}
+		h.moved = true
+	case interceptor.AnswerFail:
+		if h.moved && h.pending {
+			f.t.Errorf("LOSS: failed %s after a RESUME", a.Key)
+		}
+		h.pending = false
+	case interceptor.AnswerSettle:
+		if a.Preimage.Hash() != h.offer.Hash {
+			f.t.Errorf("settled %s with a wrong preimage", a.Key)
+		}
+		if h.pending {
+			h.pending, h.settled = false, true
+		}
+	}
+	f.bump()
+	return nil
+}
+
+func (s *fakeSession) Close(context.Context) { s.Abort() }
+
+func (s *fakeSession) Abort() {
+	s.end(ln.ErrUnavailable)
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.f.session == s {
+		s.f.session = nil
+		s.f.bump()
+	}
+}
