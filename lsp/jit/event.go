@@ -13,8 +13,9 @@ type Event interface{ EventName() string }
 type (
 	// Start makes the offer known: the event of Create.
 	Start struct{ lsp.Moment }
-	// PartArrived: lnd offers an HTLC for the offer's SCID and it is held (the
-	// interceptor's ledger has it). Its hash may be another's: a probe.
+	// PartArrived: lnd offers an HTLC for the offer's SCID that law 3 calls new
+	// (the interceptor answers replays and phantoms itself) and it is held: the
+	// ledger has it. Its hash may be another's: a probe.
 	PartArrived struct {
 		lsp.Moment
 		Htlc ln.InterceptedHtlc `json:"htlc"`

@@ -54,6 +54,11 @@ func (h Held) near(o Offer, height uint32) (lsp.Reason, bool) {
 	return lsp.Reason{}, false
 }
 
+// isLast says that the id is that of the last open begun for the offer.
+func (o Offer) isLast(openingID string) bool {
+	return o.Opens > 0 && openingID == OpeningID(o.ID, o.Opens)
+}
+
 func askWallet(o Offer, amount ln.Msat) Effect {
 	return AskWallet{OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: o.Chan, Opens: o.Opens}
 }

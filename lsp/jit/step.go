@@ -74,12 +74,15 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		if p.Htlc.Key != key {
 			continue
 		}
-		switch s.(type) {
-		case Resuming, Forwarded, Paid:
+		_, resuming := s.(Resuming)
+		_, forwarded := s.(Forwarded)
+		if (resuming || forwarded) && p.Outcome == OutcomeOpen {
 			// lnd offers again what it was told to resume: again RESUME.
 			return s, []Effect{ResumeParts{OfferID: o.ID, Keys: []ln.CircuitKey{key}}}, nil
 		}
-		return s, nil, nil // held already
+		// Held already; or resolved already, and then a phantom, which must
+		// never be resumed (law 3).
+		return s, nil, nil
 	}
 	if how, reason, refused := Screen(o, Final(s), v.Htlc, v.Height); refused {
 		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
@@ -137,13 +140,13 @@ func stepOffered(s Offered, v Event) (State, []Effect, error) {
 		return expire(s.Offer, Held{}, lsp.Because(lsp.ReasonOfferExpired, "nobody paid before the offer expired"))
 	case OpeningUsable:
 		// An open that outlived its attempt: the retry will use its channel.
-		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+		if !s.isLast(v.OpeningID) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		s.OpenLive, s.Chan = false, v.ChanID
 		return s, nil, nil
 	case OpeningFailed:
-		if v.OpeningID != OpeningID(s.ID, s.Opens) || !s.OpenLive {
+		if !s.isLast(v.OpeningID) || !s.OpenLive {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		s.OpenLive = false
@@ -176,7 +179,7 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		}
 		return back(s.Offer, s.Held, RefuseTemporary, reason)
 	case OpeningUsable:
-		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+		if !s.isLast(v.OpeningID) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		s.OpenLive, s.Chan = false, v.ChanID
@@ -185,7 +188,7 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		}
 		return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
 	case OpeningFailed:
-		if v.OpeningID != OpeningID(s.ID, s.Opens) || !s.OpenLive {
+		if !s.isLast(v.OpeningID) || !s.OpenLive {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		s.OpenLive = false
@@ -209,7 +212,7 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	}
 	switch {
 	case v.Room != 0:
-		return mapping(o, s.Held, v.Room, v.At)
+		return s.use(v.Room, v.Moment)
 	case o.OpenLive:
 		// An earlier open has not told its fate: wait for it, never beside it.
 		return opening(o, s.Held, v.At, amount)
@@ -227,6 +230,17 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	o.Opens++
 	o.OpenLive = true
 	return opening(o, s.Held, v.At, amount)
+}
+
+// use takes a channel that has room. An open still under way for this payment
+// is not needed then (if it made this very channel, it is too late to end it).
+func (s Collecting) use(via ln.SCID, m lsp.Moment) (State, []Effect, error) {
+	next, effects, err := mapping(s.Offer, s.Held, via, m.At)
+	if s.OpenLive {
+		effects = append(effects, AbandonOpening{OfferID: s.ID, OpeningID: OpeningID(s.ID, s.Opens),
+			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment goes over a channel that has room for it")})
+	}
+	return next, effects, err
 }
 
 func stepOpening(s Opening, v Event) (State, []Effect, error) {

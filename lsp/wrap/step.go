@@ -260,7 +260,7 @@ func stepSettling(s Settling, v Event) (State, []Effect, error) {
 }
 
 func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
-	switch v := v.(type) {
+	switch v.(type) {
 	case InvoiceCanceled:
 		switch s.Ending {
 		case EndExpired:
@@ -275,18 +275,6 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 	case InvoiceSettled:
 		return s, []Effect{Alarm{OfferID: s.ID, Reason: lsp.Because(lsp.ReasonLost,
 			"the hold invoice of an offer that was being cancelled is settled: somebody settled it by hand; the wallet may be owed %s", s.WalletMsat)}}, nil
-	case OpeningUsable:
-		if v.OpeningID != OpeningID(s.ID, s.Opens) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		s.OpenLive, s.Chan = false, v.ChanID
-		return s, nil, nil
-	case OpeningFailed:
-		if v.OpeningID != OpeningID(s.ID, s.Opens) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		s.OpenLive = false
-		return s, nil, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }

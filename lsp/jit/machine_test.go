@@ -1,0 +1,106 @@
+package jit
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+var testStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+const testHeight = 800_000
+
+func testTerms(zeroConf bool) Terms {
+	return Terms{
+		ID: "offer-1", Client: ln.PubKey{2, 1}, SCID: ln.NewSCID(16_200_000, 1, 1), Hash: ln.Hash{5},
+		Part: lsp.PartTerms{
+			AmountMsat: 100_000_000, FeeMsat: 2_000_000, CltvDelta: 80, FinalCltvDelta: 80,
+			HtlcMinimumMsat: 1000, MaxParts: 2,
+		},
+		ZeroConf: zeroConf, Confs: 3, MayOpenMore: true, ExpiresAt: testStart.Add(10 * time.Minute),
+		CollectFor: 90 * time.Second, OpenFor: time.Minute, MapFor: time.Minute,
+		HoldMarginBlocks: 10, MaxOpens: 2,
+	}
+}
+
+// testPart is a part that is as agreed for its share of the amount.
+func testPart(n uint64, out ln.Msat) ln.InterceptedHtlc {
+	return ln.InterceptedHtlc{
+		Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: ln.Hash{5},
+		IncomingMsat: out + out/50, OutgoingMsat: out,
+		IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, AutoFailHeight: testHeight + 144,
+	}
+}
+
+func moment() lsp.Moment { return lsp.Moment{At: testStart, Height: testHeight} }
+
+func testEvents(s State) []Event {
+	o := OfferOf(s)
+	m := moment()
+	probe := testPart(90, 50_000_000)
+	probe.Hash = ln.Hash{6}
+	cheap := testPart(91, 100_000_000)
+	cheap.IncomingMsat = cheap.OutgoingMsat
+	short := testPart(92, 100_000_000)
+	short.IncomingExpiry -= 40
+	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
+	events := []Event{
+		Start{m},
+		PartArrived{m, testPart(4, 100_000_000)},
+		PartArrived{m, probe}, PartArrived{m, cheap}, PartArrived{m, short},
+		PartArrived{late, testPart(5, 100_000_000)},
+		PartGone{m, testPart(1, 0).Key, "on chain"},
+		WalletStatus{Moment: m},
+		WalletStatus{Moment: m, Online: true},
+		WalletStatus{Moment: m, Online: true, Room: 42},
+		WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")},
+		WalletOnline{m},
+		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
+		OpeningUsable{m, "another", 43},
+		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenFailed, "no"), true},
+		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenSlow, "slow"), true},
+		Mapped{m, 42}, Mapped{m, 43},
+		MapFailed{m, 42, "gone"}, MapFailed{m, 43, "gone"},
+		PartsResumed{m},
+		NewBlock{m},
+		NewBlock{lsp.Moment{At: testStart, Height: testHeight + 4}},
+		Tick{m}, Tick{late},
+		Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}},
+	}
+	// The set in two parts is tried in a first attempt only, and only an open
+	// that was slow or failed is followed by another: else the states multiply.
+	switch o.Last.Code {
+	case lsp.ReasonNone:
+		events = append(events, PartArrived{m, testPart(1, 50_000_000)}, PartArrived{m, testPart(2, 50_000_000)})
+		if len(PartsOf(s)) == 1 {
+			events = append(events, PartArrived{m, testPart(3, 10_000_000)})
+		}
+	case lsp.ReasonOpenSlow, lsp.ReasonOpenFailed:
+	default:
+		if !Final(s) {
+			return nil
+		}
+	}
+	for _, p := range PartsOf(s) {
+		n := p.Htlc.Key.HtlcID
+		key := testPart(n, 0).Key
+		events = append(events, PartSettled{m, key}, PartFailed{m, key, "no"}, PartFailed{late, key, "no"})
+	}
+	switch s.(type) {
+	case Resuming, Forwarded:
+		events = append(events, PartGone{m, testPart(1, 0).Key, "on chain"})
+	default:
+		events = append(events, Cancel{m, lsp.Reason{}})
+	}
+	return events
+}
+
+func TestDiagram(t *testing.T) {
+	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}},
+		Events:  testEvents,
+	})
+}

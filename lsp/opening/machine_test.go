@@ -1,0 +1,85 @@
+package opening
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+)
+
+var testStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func testPlan(zeroConf bool) Plan {
+	return Plan{
+		ID: "open-1", Owner: "offer-1", Client: ln.PubKey{2, 1}, CapacitySat: 200_000,
+		Type: ln.CommitmentAnchors, FeeRate: 1000, ZeroConf: zeroConf, Confs: 3, BuriedConfs: 6,
+		Seed: [32]byte{7}, Deadline: testStart.Add(time.Minute), BumpAfterBlocks: 4, MaxNegotiations: 2,
+	}
+}
+
+func testSelection() funding.Selection {
+	return funding.Selection{
+		Inputs:     []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}, Index: 1}, AmountSat: 300_000, PkScript: []byte{0x51, 32}}},
+		FundingSat: 200_000, ChangeSat: 99_000, FeeSat: 1000, FeeRate: 1000, WeightWU: 600,
+	}
+}
+
+var (
+	testTxID     = ln.TxID{9}
+	testOutpoint = ln.Outpoint{TxID: testTxID, Index: 0}
+)
+
+func moment(height uint32) lsp.Moment { return lsp.Moment{At: testStart, Height: height} }
+
+// testEvents are the events tried in every state; some are wrong on purpose.
+func testEvents(s State) []Event {
+	p := PlanOf(s)
+	m := moment(100)
+	late := lsp.Moment{At: p.Deadline, Height: 100}
+	unsigned := Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}
+	events := []Event{
+		Start{m},
+		CoinsLeased{m, testSelection(), []byte{0x51}},
+		CoinsRefused{m, 5, "short"},
+		NegotiationLost{m, "eof"},
+		PeerGone{m},
+		FundingPending{m, testOutpoint},
+		NodeAnswered{m, PresenceAbsent, 0},
+		NodeAnswered{m, PresencePending, 0},
+		NodeAnswered{m, PresenceActive, 42},
+		FundingSigned{m, testTxID, []byte("raw")},
+		SigningFailed{m, "locked"},
+		FundingPublished{m},
+		PublishFailed{m, "min relay fee"},
+		ChannelActive{m, 42},
+		ChannelInactive{m},
+		FundingConfirmed{moment(101), 101},
+		FundingConfirmed{moment(103), 101},
+		FundingConfirmed{moment(106), 101},
+		FundingReorged{m},
+		FundingConflicted{moment(101), ln.TxID{8}, 101},
+		FundingConflicted{moment(106), ln.TxID{8}, 101},
+		NewBlock{moment(101), 0},
+		NewBlock{moment(103), 0},
+		NewBlock{moment(106), 2000},
+		Tick{m}, Tick{late},
+	}
+	for _, n := range []uint32{0, 1} {
+		id := p.PendingID(n)
+		events = append(events, FundingBuilt{m, id, unsigned}, PeerRejected{m, id, "no"}, NegotiationFailed{m, id, "lnd"})
+	}
+	if CanAbandon(s) {
+		events = append(events, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough")})
+	}
+	return events
+}
+
+func TestDiagram(t *testing.T) {
+	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
+		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}},
+		Events:  testEvents,
+	})
+}

@@ -1,0 +1,71 @@
+package wrap
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+var (
+	testStart    = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	testPreimage = ln.Preimage{1, 2, 3}
+)
+
+const testHeight = 800_000
+
+func testTerms(zeroConf bool) Terms {
+	return Terms{
+		ID: "offer-1", Client: ln.PubKey{2, 1}, Hash: testPreimage.Hash(),
+		PayerMsat: 100_000_000, WalletMsat: 98_000_000, FeeMsat: 2_000_000,
+		WalletFinalCltv: 80, HoldFinalCltv: 180, PadBlocks: 3, MarginBlocks: 60, HoldExpiryDelta: 18,
+		ZeroConf: zeroConf, Confs: 3, MayOpenMore: true, ExpiresAt: testStart.Add(10 * time.Minute),
+		WaitFor: time.Minute, OpenFor: time.Minute, MaxOpens: 2, MaxPayments: 2,
+	}
+}
+
+func testHtlcs() []ln.InvoiceHtlc {
+	return []ln.InvoiceHtlc{
+		{Key: ln.CircuitKey{ChanID: 7, HtlcID: 1}, AmtMsat: 60_000_000, Expiry: testHeight + 183},
+		{Key: ln.CircuitKey{ChanID: 7, HtlcID: 2}, AmtMsat: 40_000_000, Expiry: testHeight + 181},
+	}
+}
+
+func moment() lsp.Moment { return lsp.Moment{At: testStart, Height: testHeight} }
+
+func testEvents(s State) []Event {
+	o := OfferOf(s)
+	m := moment()
+	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
+	high := lsp.Moment{At: testStart, Height: testHeight + 21}
+	events := []Event{
+		Start{m}, InvoiceAdded{m, "lnbcrt1"}, InvoiceRefused{m, "used"},
+		SetAccepted{m, testHtlcs()}, SetAccepted{high, testHtlcs()}, SetAccepted{m, testHtlcs()[:1]},
+		IncomingChecked{m, true, ""}, IncomingChecked{m, false, "zero-conf"},
+		WalletStatus{Moment: m}, WalletStatus{Moment: m, Online: true},
+		WalletStatus{Moment: m, Online: true, Room: 42}, WalletStatus{Moment: high, Online: true, Room: 42},
+		WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")},
+		WalletOnline{m},
+		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43}, OpeningUsable{high, OpeningID(o.ID, o.Opens), 43},
+		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenFailed, "no"), true},
+		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonWalletRejected, "no"), false},
+		PaymentSucceeded{m, NewSecret(testPreimage)},
+		PaymentFailed{m, "refused", false}, PaymentFailed{m, "flap", true}, PaymentFailed{high, "flap", true},
+		PaymentNotSent{m, "crash"}, PaymentCutOff{m, "eof"},
+		InvoiceSettled{m}, InvoiceCanceled{m},
+		NewBlock{m}, NewBlock{high}, Tick{m}, Tick{late},
+	}
+	if !InFlight(s) {
+		events = append(events, Cancel{m, lsp.Reason{}})
+	}
+	return events
+}
+
+func TestDiagram(t *testing.T) {
+	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}},
+		Events:  testEvents,
+	})
+}
