@@ -411,6 +411,7 @@ func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, a *applied[
 	}
 	// Before the hook, so that what the hook sends is learned of after this.
 	tx.OnCommit(func() { e.committed(a, terminal) })
+	tx.OnUnknown(func() { e.unsure(a.ID, a.Seq) })
 	if e.opt.InTx != nil {
 		if err := e.opt.InTx(ctx, tx, a.Transition); err != nil {
 			return fail(&hookError{err})

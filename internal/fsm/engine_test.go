@@ -364,3 +364,108 @@ func TestMalformedMachines(t *testing.T) {
 		require.Error(t, m.Validate(), name)
 	}
 }
+
+// A commit whose answer is lost is found out about: its effects run, once, and a
+// result that was stored is not stored again.
+func TestLostAnswers(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		var (
+			faults storetest.Faults
+			mu     sync.Mutex
+			ran    = make(map[string]int)
+		)
+		cfg.Hooks = faults.Hooks()
+		e := started(t, newEngine(t, storetest.Open(t, cfg), escrow(), options{
+			Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				ran[task.Key]++
+				if _, ok := task.Effect.(efPay); ok {
+					return []event{evDelivered{}}, nil
+				}
+				return []event{evSettled{}}, nil
+			},
+		}))
+		for n := range int64(3) {
+			id := fmt.Sprint("p", n)
+			faults.LoseAnswer(n + 1)
+			_, err := e.Create(t.Context(), id, stNew{}, evOffered{2})
+			if n == 0 {
+				require.ErrorIs(t, err, store.ErrOutcomeUnknown)
+			} else {
+				require.NoError(t, err)
+			}
+			require.Eventually(t, func() bool {
+				inst, err := e.Get(t.Context(), id)
+				return err == nil && inst.Terminal
+			}, 15*time.Second, time.Millisecond)
+			story, err := e.History(t.Context(), id)
+			require.NoError(t, err)
+			require.Len(t, story, 3)
+			for _, record := range story {
+				for _, f := range record.Effects {
+					require.Empty(t, f.Note)
+					require.Equal(t, 1, ran[f.Key], f.Key)
+				}
+			}
+		}
+	})
+}
+
+// Another process's transition leaves a gap in what this one has queued: it reads
+// the outbox for what it missed, and no more.
+func TestGapIsFilledOnce(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	var (
+		mu   sync.Mutex
+		log  []string
+		gate = make(chan struct{})
+		busy = make(chan struct{})
+	)
+	a := started(t, newEngine(t, db, escrow(), options{
+		Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
+			mu.Lock()
+			log = append(log, task.Key)
+			mu.Unlock()
+			if _, ok := task.Effect.(efPay); ok {
+				close(busy)
+				<-gate
+			}
+			return nil, nil
+		},
+	}))
+	b := newEngine(t, db, escrow(), options{})
+	_, err := a.Create(t.Context(), "x", stNew{}, evOffered{2})
+	require.NoError(t, err)
+	<-busy
+	_, err = b.Send(t.Context(), "x", evDelivered{})
+	require.NoError(t, err)
+	_, err = a.Send(t.Context(), "x", evSettled{})
+	require.NoError(t, err)
+	close(gate)
+	require.Eventually(t, func() bool {
+		pending, err := a.Pending(t.Context())
+		return err == nil && len(pending) == 0
+	}, 10*time.Second, time.Millisecond)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []string{"escrow/x/1/0", "escrow/x/2/0"}, log)
+}
+
+// The last effect of an instance that has come to its end is not forgotten.
+func TestEffectsOfFinishedInstances(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	old := newEngine(t, db, escrow(), options{})
+	_, err := old.Create(t.Context(), "x", stNew{}, evOffered{2})
+	require.NoError(t, err)
+	for _, v := range []event{evDelivered{}, evSettled{}} {
+		_, err = old.Send(t.Context(), "x", v)
+		require.NoError(t, err)
+	}
+	old.Close()
+	e := started(t, newEngine(t, db, escrow(), options{}))
+	require.Eventually(t, func() bool {
+		pending, err := e.Pending(t.Context())
+		return err == nil && len(pending) == 0
+	}, 10*time.Second, time.Millisecond)
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -182,4 +183,55 @@ func (e *Engine[S, V, F]) catchUp(ctx context.Context, id string, events []V) er
 		}
 		return nil
 	})
+}
+
+// unsureFor is how long a commit whose answer was lost may still be under way in
+// the database server.
+const unsureFor = 30 * time.Second
+
+// unsure finds out whether a transition took place whose commit got no answer.
+// If it did, its effects are in the outbox and nobody else would run them.
+func (e *Engine[S, V, F]) unsure(id string, seq int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.start(func() {
+		wait := e.opt.RetryMin
+		for until := e.opt.Clock.Now().Add(unsureFor); e.opt.Clock.Now().Before(until); wait = min(2*wait, e.opt.RetryMax) {
+			var inst Instance[S]
+			ok := e.persevere("a commit's outcome is not known", id, func() (err error) {
+				inst, err = e.Get(e.ctx, id)
+				if errors.Is(err, store.ErrNotFound) {
+					return nil
+				}
+				return err
+			})
+			if !ok || inst.Version >= seq {
+				e.refresh(id, inst)
+				return
+			}
+			if !e.pause(wait) {
+				return
+			}
+		}
+	})
+}
+
+// refresh takes over what the database says of an instance.
+func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if row.Version == 0 || e.closed {
+		return
+	}
+	inst := e.live[id]
+	if inst == nil {
+		inst = &instance[S, V, F]{id: id}
+		e.live[id] = inst
+	}
+	if row.Version > inst.version {
+		inst.state, inst.version, inst.known, inst.terminal = row.State, row.Version, true, row.Terminal
+		e.arm(inst)
+	}
+	inst.reload = inst.reload || inst.loaded < inst.version
+	e.work(inst)
 }

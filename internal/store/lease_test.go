@@ -154,3 +154,26 @@ func TestLeaseContenders(t *testing.T) {
 		require.Len(t, epochs, 9)
 	})
 }
+
+// A contender that was frozen must not take a lease that was renewed meanwhile.
+func TestLeaseOfAFrozenContender(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	holder, err := db.AcquireLease(t.Context(), short("a"))
+	require.NoError(t, err)
+	calls := 0
+	contender := store.LeaseConfig{
+		Name: "gw", Owner: "b", TTL: 900 * time.Millisecond, Margin: 50 * time.Millisecond, RenewEvery: 800 * time.Millisecond,
+		Now: func() time.Time {
+			if calls++; calls <= 2 {
+				return time.Now()
+			}
+			return time.Now().Add(time.Hour)
+		},
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
+	defer cancel()
+	_, err = db.AcquireLease(ctx, contender)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.True(t, holder.Valid())
+	require.NoError(t, holder.Release(t.Context()))
+}

@@ -18,6 +18,7 @@ type Tx struct {
 	db       *DB
 	readOnly bool
 	onCommit []func()
+	onUnsure []func()
 	topics   []string
 }
 
@@ -48,6 +49,11 @@ func (tx *Tx) Now() time.Time { return tx.db.now() }
 // returns, in the order of the calls. An attempt that is rolled back or retried
 // drops what it registered; so does a commit whose outcome is unknown.
 func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
+
+// OnUnknown runs f instead of OnCommit's functions when the commit's outcome is
+// unknown (ErrOutcomeUnknown): whoever acts on commits must look whether this one
+// took place. It may still be taking place when f runs.
+func (tx *Tx) OnUnknown(f func()) { tx.onUnsure = append(tx.onUnsure, f) }
 
 // Notify wakes the listeners of a topic once the transaction is durable. It is
 // a hint: a listener must also look at the tables when it starts.
@@ -167,6 +173,7 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 			return fmt.Errorf("commit: %w", ctx.Err())
 		}
 		if !readOnly && commitUnknown(err) {
+			tx.unsure()
 			return fmt.Errorf("commit: %w: %w: %w", ErrUnavailable, ErrOutcomeUnknown, err)
 		}
 		return fmt.Errorf("commit: %w", MapError(err))
@@ -176,6 +183,7 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	}
 	if db.hooks.AfterCommit != nil {
 		if err := db.hooks.AfterCommit(); err != nil {
+			tx.unsure()
 			return err
 		}
 	}
@@ -184,4 +192,10 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	}
 	db.wake.queue(tx.topics)
 	return nil
+}
+
+func (tx *Tx) unsure() {
+	for _, f := range tx.onUnsure {
+		f()
+	}
 }

@@ -51,6 +51,7 @@ type Faults struct {
 	point   Point
 	crashed chan struct{}
 	dead    bool
+	lost    int64
 }
 
 // Hooks are for store.Config.
@@ -77,6 +78,14 @@ func (f *Faults) CrashAt(n int64, point Point) <-chan struct{} {
 	defer f.mu.Unlock()
 	f.at, f.point, f.crashed = f.commits+n, point, make(chan struct{})
 	return f.crashed
+}
+
+// LoseAnswer makes the n-th commit from now durable without its caller learning
+// so, as when the connection breaks at that moment. The process lives on.
+func (f *Faults) LoseAnswer(n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost = f.commits + n
 }
 
 // Restart ends a crash and forgets a planned one.
@@ -126,6 +135,10 @@ func (f *Faults) commit(point Point) error {
 		if point == AfterCommit {
 			return fmt.Errorf("%w: %w: %w", store.ErrUnavailable, store.ErrOutcomeUnknown, ErrCrashed)
 		}
+	}
+	if point == AfterCommit && f.lost != 0 && f.lost == f.commits {
+		f.lost = 0
+		return fmt.Errorf("%w: %w: answer lost (by the test's wish)", store.ErrUnavailable, store.ErrOutcomeUnknown)
 	}
 	switch {
 	case f.dead && point == AfterCommit:
