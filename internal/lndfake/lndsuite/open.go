@@ -1,0 +1,179 @@
+package lndsuite
+
+import (
+	"context"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+)
+
+// jit is the request of recipe A: private, zero-conf, no fees of our own.
+func (e *env) jit(capacity int64) *lnrpc.OpenChannelRequest {
+	return &lnrpc.OpenChannelRequest{
+		NodePubkey: e.pubBytes(Wallet), LocalFundingAmount: capacity, Private: true, ZeroConf: true, ScidAlias: true,
+		CommitmentType: lnrpc.CommitmentType_ANCHORS, UseBaseFee: true, UseFeeRate: true, SpendUnconfirmed: true,
+	}
+}
+
+// open opens a channel and waits for its ACTIVE event at the gateway.
+func (e *env) open(r *lnrpc.OpenChannelRequest) *lnrpc.Channel {
+	e.Helper()
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	events, err := e.ln(Gateway).SubscribeChannelEvents(ctx, &lnrpc.ChannelEventSubscription{})
+	e.ok(err)
+	active := make(chan *lnrpc.ChannelPoint, 100)
+	go func() {
+		for {
+			ev, err := events.Recv()
+			if err != nil {
+				return
+			}
+			if ev.Type == lnrpc.ChannelEventUpdate_ACTIVE_CHANNEL {
+				active <- ev.GetActiveChannel()
+			}
+		}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	s, err := e.ln(Gateway).OpenChannel(e.ctx, r)
+	e.ok(err)
+	u, err := s.Recv()
+	e.ok(err)
+	p := u.GetChanPending()
+	require.NotNil(e.T, p, "%v", u)
+	for {
+		select {
+		case a := <-active:
+			if string(a.GetFundingTxidBytes()) == string(p.Txid) {
+				return e.find(p)
+			}
+		case <-time.After(deadline):
+			e.Fatal("the channel never became active")
+		}
+	}
+}
+
+func (e *env) find(p *lnrpc.PendingUpdate) *lnrpc.Channel {
+	e.Helper()
+	for _, c := range e.channels(Gateway) {
+		txid, err := lnrpc.GetChanPointFundingTxid(pointOf(c))
+		e.ok(err)
+		if string(txid[:]) == string(p.Txid) {
+			return c
+		}
+	}
+	e.Fatal("an active channel is not listed")
+	return nil
+}
+
+func pointOf(c *lnrpc.Channel) *lnrpc.ChannelPoint {
+	for i := range c.ChannelPoint {
+		if c.ChannelPoint[i] == ':' {
+			idx := uint32(0)
+			for _, d := range c.ChannelPoint[i+1:] {
+				idx = idx*10 + uint32(d-'0')
+			}
+			return &lnrpc.ChannelPoint{
+				FundingTxid: &lnrpc.ChannelPoint_FundingTxidStr{FundingTxidStr: c.ChannelPoint[:i]}, OutputIndex: idx,
+			}
+		}
+	}
+	return &lnrpc.ChannelPoint{}
+}
+
+func (e *env) openFails(r *lnrpc.OpenChannelRequest, why string) {
+	e.Helper()
+	s, err := e.ln(Gateway).OpenChannel(e.ctx, r)
+	if err == nil {
+		_, err = s.Recv()
+	}
+	require.ErrorContains(e.T, err, why)
+}
+
+func (e *env) alias(c *lnrpc.Channel) error {
+	_, err := e.router(Gateway).XAddLocalChanAliases(e.ctx, &routerrpc.AddAliasesRequest{AliasMaps: []*lnrpc.AliasMap{{
+		BaseScid: c.ChanId, Aliases: []uint64{fakeSCID},
+	}}})
+	return err
+}
+
+// channel makes an on-demand channel of 1,000,000 sat that X maps to, and waits for its policy.
+func (e *env) channel() *lnrpc.Channel {
+	e.Helper()
+	e.acceptor(true)
+	c := e.open(e.jit(1_000_000))
+	e.ok(e.alias(c))
+	e.policy(c)
+	return c
+}
+
+// policy waits until the gateway's own policy is in its own graph.
+func (e *env) policy(c *lnrpc.Channel) {
+	e.Helper()
+	me := e.pub(Gateway)
+	e.until("the own policy is in the graph", func() bool {
+		i, err := e.ln(Gateway).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: c.ChanId})
+		return err == nil && (i.Node1Pub == me && i.Node1Policy != nil || i.Node2Pub == me && i.Node2Policy != nil)
+	})
+}
+
+func (e *env) active(node, peer string) {
+	e.Helper()
+	pub := e.pub(peer)
+	e.until("the channel is active", func() bool {
+		r, err := e.ln(node).ListChannels(e.ctx, &lnrpc.ListChannelsRequest{})
+		if err != nil {
+			return false
+		}
+		for _, c := range r.Channels {
+			if c.RemotePubkey == pub && !c.Active {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// flap cuts the connection and waits until the channels are active again.
+func (e *env) flap(a, b string) {
+	e.Helper()
+	e.Flap(e.T, a, b)
+	time.Sleep(50 * time.Millisecond)
+	e.active(a, b)
+	e.active(b, a)
+}
+
+// restart kills a node and starts it, and waits until its channels are active.
+func (e *env) restart(node string, peers ...string) {
+	e.Helper()
+	e.Kill(e.T, node)
+	e.Start(e.T, node)
+	for _, p := range peers {
+		e.active(node, p)
+		e.active(p, node)
+	}
+}
+
+// entry is what ListChannels says of an incoming HTLC and of an outgoing one with the same hash.
+type entry struct {
+	present bool
+	forward uint64
+	out     bool
+}
+
+func (e *env) entry(q *routerrpc.ForwardHtlcInterceptRequest) (v entry) {
+	e.Helper()
+	for _, c := range e.channels(Gateway) {
+		for _, h := range c.PendingHtlcs {
+			switch {
+			case h.Incoming && c.ChanId == q.IncomingCircuitKey.ChanId && h.HtlcIndex == q.IncomingCircuitKey.HtlcId:
+				v.present, v.forward = true, h.ForwardingChannel
+			case !h.Incoming && string(h.HashLock) == string(q.PaymentHash):
+				v.out = true
+			}
+		}
+	}
+	return v
+}

@@ -1,0 +1,384 @@
+package lndsuite
+
+import (
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+)
+
+type offer = *routerrpc.ForwardHtlcInterceptRequest
+
+// window is wide enough for a test to act between RESUME and commitment.
+const window = 6 * time.Second
+
+func (e *env) required() *sidecar {
+	e.Helper()
+	e.start(Options{RequireInterceptor: true})
+	e.channel()
+	return e.sidecar()
+}
+
+// held pays a hold invoice and returns the offer.
+func (e *env) held(s *sidecar) (q offer, p *paying, preimage []byte) {
+	e.Helper()
+	req, pre := e.holdInvoice(nSat)
+	p = e.pay(req)
+	return s.next(), p, pre
+}
+
+// resumed is held, resumed, and committed at the wallet.
+func (e *env) resumed(s *sidecar) (q offer, p *paying, preimage []byte) {
+	e.Helper()
+	q, p, preimage = e.held(s)
+	s.resume(q)
+	e.accepted(Wallet, q.PaymentHash)
+	return q, p, preimage
+}
+
+func (e *env) expect(q offer, want entry) {
+	e.Helper()
+	got := e.entry(q)
+	require.Equal(e, want.present, got.present, "the incoming entry is there: %+v", got)
+	require.Equal(e, want.forward != 0, got.forward != 0, "forwarding_channel is set: %+v", got)
+	require.Equal(e, want.out, got.out, "the outgoing entry is there: %+v", got)
+}
+
+var (
+	unmoved  = entry{present: true}
+	moved    = entry{present: true, forward: 1, out: true}
+	signed   = entry{present: true, forward: 1}
+	onChain  = entry{out: true}
+	vanished = entry{}
+)
+
+// again waits for the re-offer, attaching anew if the stream is gone.
+func (e *env) again(s *sidecar, q offer) (*sidecar, offer) {
+	e.Helper()
+	select {
+	case <-s.ended:
+		s = e.sidecar()
+	case <-time.After(500 * time.Millisecond):
+	}
+	r := s.next()
+	require.Equal(e, key(q), key(r))
+	return s, r
+}
+
+// becomes waits for an entry.
+func (e *env) becomes(q offer, what string, cond func(entry) bool) {
+	e.Helper()
+	e.until(what, func() bool { return cond(e.entry(q)) })
+}
+
+// frozen resumes an HTLC while the wallet is frozen.
+func (e *env) frozen(s *sidecar) (q offer, p *paying, preimage []byte) {
+	e.Helper()
+	q, p, preimage = e.held(s)
+	e.Freeze(e.T, Wallet)
+	s.resume(q)
+	e.becomes(q, "signed", func(v entry) bool { return v.forward != 0 })
+	return q, p, preimage
+}
+
+// replays: the table of what was observed at the interceptor's callback, and how money was lost.
+func replays() map[string]func(*env) {
+	return map[string]func(*env){
+		"replays/unanswered": func(e *env) {
+			s := e.required()
+			q, _, _ := e.held(s)
+			e.expect(q, unmoved)
+			e.flap(Payer, Gateway)
+			e.flap(Wallet, Gateway)
+			s.none()
+			e.expect(q, unmoved)
+			e.restart(Gateway, Payer, Wallet)
+			_, q = e.again(s, q)
+			e.expect(q, unmoved)
+		},
+		"replays/resumed_and_committed": func(e *env) {
+			s := e.required()
+			q, p, pre := e.resumed(s)
+			e.becomes(q, "moved", func(v entry) bool { return v.out && v.forward != 0 })
+			e.flap(Wallet, Gateway)
+			s.none()
+			e.expect(q, moved)
+			e.flap(Payer, Gateway)
+			s, q = e.again(s, q)
+			e.expect(q, moved)
+			e.Kill(e.T, Gateway)
+			e.Start(e.T, Gateway)
+			e.expect(q, moved) // the first ListChannels, whatever links are up
+			s, q = e.again(s, q)
+			s.resume(q)
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+		"replays/resumed_in_the_window": func(e *env) {
+			e.start(Options{RequireInterceptor: true, CommitInterval: window})
+			e.channel()
+			s := e.sidecar()
+			q, p, pre := e.held(s)
+			s.resume(q)
+			time.Sleep(100 * time.Millisecond)
+			e.expect(q, unmoved)
+			e.accepted(Wallet, q.PaymentHash)
+			e.becomes(q, "moved", func(v entry) bool { return v == entry{true, v.forward, true} && v.forward != 0 })
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+		"replays/signed_wallet_frozen": func(e *env) {
+			s := e.required()
+			q, p, pre := e.frozen(s)
+			e.expect(q, signed)
+			e.Kill(e.T, Gateway)
+			e.Start(e.T, Gateway)
+			e.active(Gateway, Payer)
+			e.expect(q, signed)
+			e.Thaw(e.T, Wallet)
+			s, q = e.again(s, q)
+			s.resume(q)
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+		"replays/no_revocation_window": func(e *env) {
+			s := e.required()
+			_, p1, pre1 := e.frozen(s)
+			req, pre2 := e.holdPaid(s)
+			s.resume(req.q)
+			e.becomes(req.q, "opened", func(v entry) bool { return v.forward != 0 && !v.out })
+			e.Thaw(e.T, Wallet)
+			e.settleAtWallet(pre1)
+			e.settleAtWallet(pre2)
+			p1.succeeds()
+			req.p.succeeds()
+		},
+		"replays/no_revocation_window_reconnecting": func(e *env) {
+			s := e.required()
+			_, p1, pre1 := e.frozen(s)
+			two, pre2 := e.holdPaid(s)
+			s.resume(two.q)
+			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
+			e.Disconnect(e.T, Wallet, Gateway)
+			e.becomes(two.q, "unmoved again", func(v entry) bool { return v == unmoved })
+			e.Thaw(e.T, Wallet)
+			e.Connect(e.T, Wallet, Gateway)
+			e.becomes(two.q, "moved", func(v entry) bool { return v.forward != 0 })
+			e.settleAtWallet(pre1)
+			e.settleAtWallet(pre2)
+			p1.succeeds()
+			two.p.succeeds()
+		},
+		"replays/no_revocation_window_killed": func(e *env) {
+			s := e.required()
+			one, p1, pre1 := e.frozen(s)
+			two, _ := e.holdPaid(s)
+			s.resume(two.q)
+			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
+			e.Kill(e.T, Gateway)
+			e.Start(e.T, Gateway)
+			e.expect(one, signed)
+			e.expect(two.q, unmoved)
+			e.Thaw(e.T, Wallet)
+			<-s.ended
+			s = e.sidecar()
+			for range 2 {
+				s.resume(s.next())
+			}
+			// The one that was never committed can never be: to resume it fails it.
+			e.until("the payer's HTLC failed", func() bool {
+				m := two.p.now()
+				return m.Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED && m.Htlcs[0].Failure.Code == tempFail
+			})
+			e.settleAtWallet(pre1)
+			p1.waitOrFail(s)
+			require.Equal(e, lnrpc.Payment_SUCCEEDED, p1.now().Status)
+		},
+		"replays/mpp_first_part_resumed": func(e *env) {
+			s := e.required()
+			req, pre := e.holdInvoice(nSat)
+			p := e.payIn(req, 40_000)
+			a, b, c := s.next(), s.next(), s.next()
+			s.resume(a)
+			e.becomes(a, "moved", func(v entry) bool { return v.forward != 0 && v.out })
+			for _, q := range []offer{b, c} {
+				e.expect(q, entry{present: true, out: true})
+			}
+			s.resume(b)
+			s.resume(c)
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+		"replays/outgoing_force_closing": func(e *env) {
+			s := e.required()
+			e.Mine(e.T, 6)
+			q, _, _ := e.resumed(s)
+			e.becomes(q, "moved", func(v entry) bool { return v.out })
+			e.forceClose(Gateway, Wallet)
+			e.becomes(q, "out of sight", func(v entry) bool { return v.present && v.forward != 0 && !v.out })
+			e.restart(Gateway, Payer)
+			e.expect(q, signed)
+		},
+		"replays/incoming_force_closed": func(e *env) {
+			s := e.required()
+			q, _, pre := e.resumed(s)
+			e.becomes(q, "moved", func(v entry) bool { return v.out })
+			e.forceClose(Payer, Gateway)
+			e.Mine(e.T, 1)
+			e.becomes(q, "absent", func(v entry) bool { return v == onChain })
+			s, r := e.again(s, q)
+			require.EqualValues(e, r.IncomingExpiry, r.AutoFailHeight, "an on-chain offer")
+			s.settle(r, pre)
+			e.settleAtWallet(pre)
+		},
+		"replays/on_chain_answers_kill_the_stream": func(e *env) {
+			s := e.required()
+			q, _, _ := e.resumed(s)
+			e.forceClose(Payer, Gateway)
+			e.Mine(e.T, 1)
+			s, r := e.again(s, q)
+			s.resume(r)
+			select {
+			case <-s.ended:
+			case <-time.After(deadline):
+				e.Fatal("the stream goes on")
+			}
+			s = e.sidecar()
+			require.Equal(e, key(q), key(s.next()), "kept, and offered again")
+		},
+		"replays/phantom_absent_from_list_channels": func(e *env) {
+			s, q := e.phantom()
+			e.expect(q, vanished)
+			// To fail it does not lay it.
+			s.fail(q)
+			e.flap(Payer, Gateway)
+			e.expect(s.next(), vanished)
+		},
+		"replays/loss_by_resuming_a_phantom": func(e *env) {
+			s, q := e.phantom()
+			paid := e.local(Payer)
+			s.resume(q)
+			e.until("the wallet was paid", func() bool { return e.local(Wallet) == nSat })
+			e.quiet(Payer, Gateway, Wallet)
+			require.EqualValues(e, paid, e.local(Payer), "the payer paid nothing: the gateway lost it")
+		},
+		"replays/loss_in_the_window": func(e *env) {
+			e.start(Options{RequireInterceptor: true, CommitInterval: window})
+			e.channel()
+			s := e.sidecar()
+			paid := e.local(Payer)
+			q, p, pre := e.held(s)
+			s.resume(q)
+			time.Sleep(100 * time.Millisecond)
+			e.flap(Payer, Gateway)
+			s, q = e.again(s, q)
+			e.expect(q, unmoved) // what a naive sidecar takes for proof
+			e.accepted(Wallet, q.PaymentHash)
+			s.fail(q)
+			require.Equal(e, lnrpc.Payment_FAILED, p.waitOrFail(s).Status)
+			e.settleAtWallet(pre)
+			e.until("the wallet was paid", func() bool { return e.local(Wallet) == nSat })
+			e.quiet(Payer, Gateway, Wallet)
+			require.EqualValues(e, paid, e.local(Payer), "the payer paid nothing: the gateway lost it")
+		},
+		"replays/crash_between_resume_and_commitment": func(e *env) {
+			e.start(Options{RequireInterceptor: true, CommitInterval: window})
+			e.channel()
+			s := e.sidecar()
+			q, p, _ := e.held(s)
+			s.resume(q)
+			time.Sleep(200 * time.Millisecond)
+			e.restart(Gateway, Payer, Wallet)
+			s, q = e.again(s, q)
+			e.expect(q, unmoved)
+			s.resume(q)
+			e.until("the payer's HTLC failed", func() bool { return p.now().Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED })
+			require.Equal(e, tempFail, p.now().Htlcs[0].Failure.Code)
+			require.Zero(e, e.local(Wallet))
+		},
+		"replays/resume_again_wallet_offline": func(e *env) {
+			s := e.required()
+			q, p, pre := e.resumed(s)
+			e.Disconnect(e.T, Wallet, Gateway)
+			e.flap(Payer, Gateway)
+			s, q = e.again(s, q)
+			s.resume(q)
+			time.Sleep(settled)
+			require.Equal(e, lnrpc.Payment_IN_FLIGHT, p.now().Status)
+			e.Connect(e.T, Wallet, Gateway)
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+	}
+}
+
+type heldOne struct {
+	q offer
+	p *paying
+}
+
+func (e *env) holdPaid(s *sidecar) (heldOne, []byte) {
+	e.Helper()
+	q, p, pre := e.held(s)
+	return heldOne{q, p}, pre
+}
+
+func (e *env) forceClose(node, peer string) {
+	e.Helper()
+	c := e.channelsWith(node, peer)[0]
+	s, err := e.ln(node).CloseChannel(e.ctx, &lnrpc.CloseChannelRequest{ChannelPoint: pointOf(c), Force: true})
+	e.ok(err)
+	_, err = s.Recv()
+	e.ok(err)
+}
+
+// phantom makes lnd offer an HTLC that it has failed already: two in one commitment, the first failed, a kill, the
+// second failed, a flap.
+func (e *env) phantom() (*sidecar, offer) {
+	e.Helper()
+	s := e.required()
+	req, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: nSat, RouteHints: e.hint(80, 0)})
+	e.ok(err)
+	other, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: nSat, RouteHints: e.hint(80, 0)})
+	e.ok(err)
+	route := e.routeOver(req, other)
+	a, b := s.next(), s.next()
+	s.fail(a)
+	e.until("the first is failed", func() bool { return !e.entry(a).present })
+	e.restart(Gateway, Payer, Wallet)
+	s, b = e.again(s, b)
+	s.fail(b)
+	e.until("the second is failed", func() bool { return !e.entry(b).present })
+	<-route
+	<-route
+	e.flap(Payer, Gateway)
+	q := s.next()
+	require.Equal(e, key(b), key(q))
+	return s, q
+}
+
+// routeOver sends one HTLC for each invoice in one commitment, by hand so that the payer does not retry.
+func (e *env) routeOver(invs ...*lnrpc.AddInvoiceResponse) <-chan struct{} {
+	e.Helper()
+	h := e.height()
+	chanID := e.channelsWith(Payer, Gateway)[0].ChanId
+	gateway, wallet := e.pub(Gateway), e.pub(Wallet)
+	done := make(chan struct{}, len(invs))
+	for _, inv := range invs {
+		r := &routerrpc.SendToRouteRequest{PaymentHash: inv.RHash, Route: &lnrpc.Route{
+			TotalTimeLock: h + 163, TotalAmtMsat: nMsat, Hops: []*lnrpc.Hop{
+				{ChanId: chanID, PubKey: gateway, AmtToForwardMsat: nMsat, Expiry: h + 83, TlvPayload: true},
+				{
+					ChanId: fakeSCID, PubKey: wallet, AmtToForwardMsat: nMsat, Expiry: h + 83, TlvPayload: true,
+					MppRecord: &lnrpc.MPPRecord{PaymentAddr: inv.PaymentAddr, TotalAmtMsat: nMsat},
+				},
+			},
+		}}
+		go func() {
+			_, _ = e.router(Payer).SendToRouteV2(e.ctx, r)
+			done <- struct{}{}
+		}()
+	}
+	return done
+}

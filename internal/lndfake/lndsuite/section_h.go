@@ -1,0 +1,134 @@
+package lndsuite
+
+import (
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+)
+
+// payX pays once over X with no interceptor attached.
+func (e *env) payX() *paying {
+	e.Helper()
+	return e.pay(e.invoice(10_000).PaymentRequest)
+}
+
+// race reconnects the wallet before the gateway's own policy is in its graph; later the policy is there, but the
+// link was built with defaults.
+func (e *env) race() *lnrpc.Channel {
+	e.Helper()
+	e.acceptor(true)
+	c := e.open(e.jit(1_000_000))
+	e.ok(e.alias(c))
+	e.flap(Wallet, Gateway)
+	return c
+}
+
+func (e *env) updatePolicy(c *lnrpc.Channel) {
+	e.Helper()
+	e.until("the policy is updated", func() bool {
+		r, err := e.ln(Gateway).UpdateChannelPolicy(e.ctx, &lnrpc.PolicyUpdateRequest{
+			Scope: &lnrpc.PolicyUpdateRequest_ChanPoint{ChanPoint: pointOf(c)}, TimeLockDelta: 80, CreateMissingEdge: true,
+		})
+		return err == nil && len(r.FailedUpdates) == 0
+	})
+}
+
+// hinted says whether a private invoice of the wallet's carries a hint.
+func (e *env) hinted() bool {
+	e.Helper()
+	r, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: 10_000, Private: true})
+	e.ok(err)
+	d, err := e.ln(Wallet).DecodePayReq(e.ctx, &lnrpc.PayReqString{PayReq: r.PaymentRequest})
+	e.ok(err)
+	return len(d.RouteHints) > 0
+}
+
+// sectionH: restarts and X.
+func sectionH() map[string]func(*env) {
+	return map[string]func(*env){
+		"H/alias_over_confirmations": func(e *env) {
+			e.start(Options{})
+			e.channel()
+			e.payX().succeeds()
+			e.Mine(e.T, 1)
+			e.payX().succeeds()
+			e.Mine(e.T, 6)
+			e.payX().succeeds()
+		},
+		"H/alias_after_gateway_restart": func(e *env) {
+			e.start(Options{})
+			e.channel()
+			e.restart(Gateway, Payer, Wallet)
+			e.payX().succeeds()
+			e.Mine(e.T, 7)
+			e.restart(Gateway, Payer, Wallet)
+			e.payX().succeeds()
+		},
+		"H/alias_after_wallet_restart": func(e *env) {
+			e.start(Options{})
+			e.channel()
+			e.restart(Wallet, Gateway)
+			e.payX().succeeds()
+		},
+		"H/alias_again_already_exists": func(e *env) {
+			e.start(Options{})
+			c := e.channel()
+			require.ErrorContains(e, e.alias(c), "already exists")
+			e.restart(Gateway, Payer, Wallet)
+			require.ErrorContains(e, e.alias(c), "already exists")
+			r, err := e.ln(Gateway).ListAliases(e.ctx, &lnrpc.ListAliasesRequest{})
+			e.ok(err)
+			found := false
+			for _, m := range r.AliasMaps {
+				for _, a := range m.Aliases {
+					found = found || m.BaseScid == c.ChanId && a == fakeSCID
+				}
+			}
+			require.True(e, found, "%v", r)
+		},
+		"H/policy_race": func(e *env) {
+			e.start(Options{})
+			c := e.race()
+			e.policy(c)
+			e.payX().fails(lnrpc.Failure_FEE_INSUFFICIENT)
+			e.flap(Wallet, Gateway)
+			e.resetMissionControl()
+			e.payX().succeeds()
+		},
+		"H/policy_race_updated": func(e *env) {
+			e.start(Options{})
+			c := e.race()
+			e.updatePolicy(c)
+			e.payX().succeeds()
+		},
+		"H/policy_race_waited_for": func(e *env) {
+			e.start(Options{})
+			e.channel()
+			e.flap(Wallet, Gateway)
+			e.payX().succeeds()
+		},
+		"H/policy_race_default_fees_zero": func(e *env) {
+			e.start(Options{ZeroFees: true})
+			e.race()
+			e.payX().succeeds()
+		},
+		"H/no_hint_before_the_update": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			e.open(e.jit(1_000_000))
+			require.False(e, e.hinted())
+			e.until("the hint is there", e.hinted)
+		},
+		"H/hint_lost_by_a_drop": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			c := e.open(e.jit(1_000_000))
+			e.flap(Wallet, Gateway)
+			time.Sleep(10 * time.Second)
+			require.False(e, e.hinted())
+			e.updatePolicy(c)
+			e.until("the hint is there", e.hinted)
+		},
+	}
+}
