@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// BusinessCmd is the one switch for new business.
+type BusinessCmd struct {
+	Stop  StopCmd  `cmd:"" help:"Refuse new business; what is under way goes on."`
+	Start StartCmd `cmd:"" help:"Accept new business again."`
+}
+
+// StopCmd refuses new business.
+type StopCmd struct {
+	Reason string `required:"" placeholder:"TEXT" help:"Why; clients read it."`
+}
+
+// StartCmd accepts new business.
+type StartCmd struct {
+	Reason string `placeholder:"TEXT" help:"Why, for the log."`
+}
+
+// Run implements the command.
+func (c StopCmd) Run(w *world, g *Globals) error { return setBusiness(w, g, false, c.Reason) }
+
+// Run implements the command.
+func (c StartCmd) Run(w *world, g *Globals) error { return setBusiness(w, g, true, c.Reason) }
+
+func setBusiness(w *world, g *Globals, accepting bool, reason string) error {
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, s.op.SetBusiness, &lspv1.SetBusinessRequest{Accepting: accepting, Reason: reason})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, got)
+		}
+		p := w.printer()
+		if got.GetAccepting() {
+			p.Printf("New business is accepted.\n")
+		} else {
+			p.Printf("New business is refused; what is under way goes on. \"sluicectl drain --wait\" waits for its end.\n")
+		}
+		return p.Err
+	})
+}
+
+// DrainCmd stops new business and waits.
+type DrainCmd struct {
+	Reason   string        `default:"The gateway is being drained for maintenance." placeholder:"TEXT" help:"Why; clients read it."`
+	Wait     bool          `help:"Wait until nothing is under way; then sluiced may be stopped."`
+	Interval time.Duration `default:"1s" help:"How often to ask while waiting (${default})."`
+	For      time.Duration `placeholder:"DURATION" help:"Give up waiting after this long, with exit code 1; business stays stopped."`
+}
+
+// Run implements the command.
+func (c DrainCmd) Run(w *world, g *Globals) error {
+	if !c.Wait {
+		return setBusiness(w, g, false, c.Reason)
+	}
+	return g.with(func(s *session) error {
+		if _, err := call(w.ctx, s, s.op.SetBusiness, &lspv1.SetBusinessRequest{Reason: c.Reason}); err != nil {
+			return err
+		}
+		return c.wait(w, g, s)
+	})
+}
+
+func (c DrainCmd) wait(w *world, g *Globals, s *session) error {
+	// Progress goes to standard error: with --json standard output holds the
+	// final status only.
+	screen := cli.NewScreen(w.stderr)
+	ticker := time.NewTicker(max(c.Interval, 100*time.Millisecond))
+	defer ticker.Stop()
+	var late <-chan time.Time
+	if c.For > 0 {
+		timer := time.NewTimer(c.For)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for {
+		got, err := statusOnce(w.ctx, s)
+		text := ""
+		switch {
+		case w.ctx.Err() != nil:
+			return errStillStopped("interrupted")
+		case err != nil:
+			// The server may be restarting; whoever waits decides how long.
+			text = "waiting: " + cli.Clean(err.Error()) + "\n"
+		case got.GetAccepting():
+			return fmt.Errorf("somebody started new business again, so the gateway does not drain: agree with them and run this again")
+		case got.GetDrained():
+			if g.JSON {
+				return cli.WriteJSON(w.stdout, got)
+			}
+			p := w.printer()
+			p.Printf("Drained: nothing is under way, sluiced may be stopped.\n")
+			return p.Err
+		default:
+			text = "draining: " + underWay(got) + "\n"
+		}
+		if err := screen.Show(text); err != nil {
+			return err
+		}
+		select {
+		case <-w.ctx.Done():
+			return errStillStopped("interrupted")
+		case <-late:
+			return errStillStopped("not drained after " + cli.Duration(c.For))
+		case <-ticker.C:
+		}
+	}
+}
+
+func errStillStopped(why string) error {
+	return fmt.Errorf("%s; new business stays stopped (\"sluicectl business start\" accepts it again, \"sluicectl payments --open\" lists what is under way)", why)
+}
+
+// underWay names what still has to end, as far as the states tell.
+func underWay(s *lspv1.GetStatusResponse) string {
+	var parts []string
+	for _, group := range []struct {
+		what string
+		by   map[string]uint64
+	}{{"payments", s.GetPaymentsByState()}, {"channel opens", s.GetOpeningsByState()}} {
+		var states []string
+		for _, state := range slices.Sorted(maps.Keys(group.by)) {
+			if n := group.by[state]; n > 0 {
+				states = append(states, fmt.Sprintf("%s %d", cli.Words(state), n))
+			}
+		}
+		if len(states) > 0 {
+			parts = append(parts, group.what+": "+strings.Join(states, ", "))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing is listed, the server is finishing"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// ReconcileCmd compares the books with lnd.
+type ReconcileCmd struct{}
+
+// Run implements the command.
+func (ReconcileCmd) Run(w *world, g *Globals) error {
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, s.op.Reconcile, &lspv1.ReconcileRequest{})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			err = cli.WriteJSON(w.stdout, got)
+		} else {
+			err = printReconciliation(w.printer(), got)
+		}
+		if err == nil && !got.GetBalanced() {
+			return exitCode(1)
+		}
+		return err
+	})
+}
+
+func printReconciliation(p *cli.Printer, got *lspv1.ReconcileResponse) error {
+	t := cli.NewTable("ACCOUNT", ">BOOKS", ">LND", ">DIFFERENCE", "NOTE")
+	for _, l := range got.GetLines() {
+		difference := "0"
+		if l.GetDifferenceMsat() != 0 {
+			difference = cli.SignedMsatAsSat(l.GetDifferenceMsat())
+		}
+		t.Row(l.GetAccount(), cli.SignedMsatAsSat(l.GetBooksMsat()), cli.SignedMsatAsSat(l.GetLndMsat()), difference, l.GetNote())
+	}
+	p.Table(t)
+	switch {
+	case got.GetBalanced():
+		p.Printf("\nThe books equal lnd to the sat.\n")
+	case got.GetInFlight():
+		p.Printf("\nThe books differ from lnd, but something was in flight: run this again in a moment, or after \"sluicectl drain --wait\".\n")
+	default:
+		p.Printf("\nThe books differ from lnd and nothing was in flight. Stop new business (sluicectl business stop) and find out why before you go on.\n")
+	}
+	return p.Err
+}

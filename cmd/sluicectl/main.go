@@ -1,0 +1,105 @@
+// Command sluicectl is the operator's tool: what Sluice holds, opens and
+// earns, one payment's whole story, the switch that stops new business, and
+// the doctor of the gateway's lnd.
+//
+// It promises to exit 0 when all is well, 1 when a call failed or what was
+// asked for is not so (doctor, reconcile), and 2 when the command line is
+// wrong; with --json it prints JSON and nothing else on standard output.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
+)
+
+// exitUsage is the exit code for a wrong command line.
+const exitUsage = 2
+
+// CLI is the command line.
+type CLI struct {
+	Globals
+
+	Status     StatusCmd     `cmd:"" help:"Exposure against its caps, fees, coins and what is under way."`
+	Watch      WatchCmd      `cmd:"" help:"The same, refreshed until interrupted."`
+	Payments   PaymentsCmd   `cmd:"" help:"List payments, newest first."`
+	Payment    PaymentCmd    `cmd:"" help:"One payment's whole story, with times and reasons."`
+	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
+	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`
+	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
+	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
+	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
+	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
+	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
+	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
+	Version    VersionCmd    `cmd:"" help:"Print the version."`
+}
+
+// world is what the program is given from outside.
+type world struct {
+	ctx    context.Context //nolint:containedctx // the process's own, made in main
+	stdout io.Writer
+	stderr io.Writer
+	now    func() time.Time
+	model  *kong.Node
+}
+
+func (w *world) printer() *cli.Printer { return &cli.Printer{W: w.stdout} }
+
+// exitCode ends the program without a further message.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(&world{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, now: time.Now}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(w *world, args []string) int {
+	var root CLI
+	exited := false
+	parser, err := kong.New(&root,
+		kong.Name("sluicectl"),
+		kong.Description("Watch and steer a Sluice gateway."),
+		kong.Vars{"server": DefaultServer},
+		kong.Writers(w.stdout, w.stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.UsageOnError(),
+		kong.Exit(func(int) { exited = true }),
+	)
+	if err != nil {
+		_, _ = fmt.Fprintln(w.stderr, "sluicectl:", err)
+		return 1
+	}
+	w.model = parser.Model.Node
+	parsed, err := parser.Parse(args)
+	if exited {
+		// Help was asked for and printed.
+		return 0
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(w.stderr, "sluicectl: %s\nTry \"sluicectl --help\".\n", cli.Clean(err.Error()))
+		return exitUsage
+	}
+	err = parsed.Run(w, &root.Globals)
+	if err == nil {
+		return 0
+	}
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
+	}
+	_, _ = fmt.Fprintln(w.stderr, "sluicectl: "+cli.Stop(cli.Clean(err.Error())))
+	return 1
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// barCells is how wide the bars of exposures are.
+const barCells = 20
+
+// StatusCmd shows the overview once.
+type StatusCmd struct{}
+
+// Run implements the command.
+func (StatusCmd) Run(w *world, g *Globals) error {
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, got)
+		}
+		text, err := statusText(got)
+		if err != nil {
+			return err
+		}
+		p := w.printer()
+		p.Printf("%s", text)
+		return p.Err
+	})
+}
+
+// WatchCmd shows the overview until interrupted.
+type WatchCmd struct {
+	Interval time.Duration `default:"2s" help:"How often to ask (${default})."`
+	Count    int           `placeholder:"N" help:"End after so many refreshes."`
+}
+
+// Run implements the command. An error of one refresh is shown in its place:
+// whoever watches wants to see the server come back.
+func (c WatchCmd) Run(w *world, g *Globals) error {
+	return g.with(func(s *session) error {
+		screen := cli.NewScreen(w.stdout)
+		ticker := time.NewTicker(max(c.Interval, 100*time.Millisecond))
+		defer ticker.Stop()
+		for n := 1; ; n++ {
+			if err := c.refresh(w, g, s, screen); err != nil {
+				return err
+			}
+			if n == c.Count {
+				return nil
+			}
+			select {
+			case <-w.ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+		}
+	})
+}
+
+func (WatchCmd) refresh(w *world, g *Globals, s *session, screen *cli.Screen) error {
+	got, err := call(w.ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
+	switch {
+	case w.ctx.Err() != nil:
+		return nil
+	case err != nil && g.JSON:
+		return err
+	case err != nil:
+		return screen.Show(cli.Clean(err.Error()) + "\n")
+	case g.JSON:
+		return cli.WriteJSONLine(w.stdout, got)
+	}
+	text, err := statusText(got)
+	if err != nil {
+		return err
+	}
+	if !screen.Terminal() {
+		// Without a terminal each change is a paragraph of its own.
+		text += "\n"
+	}
+	return screen.Show(text)
+}
+
+// business says in words whether new business is accepted.
+func business(s *lspv1.GetStatusResponse) string {
+	if s.GetAccepting() {
+		return "accepting new payments"
+	}
+	reason := ""
+	if s.GetStoppedReason() != "" {
+		reason = ": " + cli.Clean(s.GetStoppedReason())
+	}
+	if s.GetDrained() {
+		return "stopped" + reason + " (drained: nothing is under way, sluiced may be stopped)"
+	}
+	return "stopped" + reason + " (draining: what is under way goes on)"
+}
+
+func statusText(s *lspv1.GetStatusResponse) (string, error) {
+	var b strings.Builder
+	p := &cli.Printer{W: &b}
+	facts := cli.NewTable("", "")
+	facts.Row("Gateway", cli.Hex(s.GetGatewayNodeKey()))
+	facts.Row("Block", cli.Group(uint64(s.GetBlockHeight())))
+	facts.Row("Business", business(s))
+	facts.Row("Earned", fmt.Sprintf("%s in opening fees; %s paid in chain fees", cli.MsatAsSat(s.GetFeesEarnedMsat()), cli.MsatAsSat(s.GetChainFeesMsat())))
+	facts.Row("Coins", fmt.Sprintf("%s for channels; %s kept to bump fees with", cli.Sat(s.GetUsableCoinsSat()), cli.Sat(s.GetAnchorReserveSat())))
+	facts.Row("Fee rate", feeRate(s))
+	p.Table(facts)
+
+	if len(s.GetExposures()) > 0 {
+		p.Printf("\n")
+		t := cli.NewTable("EXPOSURE", ">NOW", ">CAP", "UNIT", ">USED", "")
+		for _, e := range s.GetExposures() {
+			limit, used := "none", ""
+			if percent, ok := cli.Percent(e.GetUsed(), e.GetCap()); ok {
+				limit, used = cli.Group(e.GetCap()), fmt.Sprintf("%d %%", percent)
+			}
+			t.Row(cli.Words(e.GetKind()), cli.Group(e.GetUsed()), limit, unitWords(e.GetUnit()), used, cli.Bar(e.GetUsed(), e.GetCap(), barCells))
+		}
+		p.Table(t)
+	}
+	counts(p, "PAYMENTS", s.GetPaymentsByState())
+	counts(p, "CHANNEL OPENS", s.GetOpeningsByState())
+	return b.String(), p.Err
+}
+
+func unitWords(unit string) string {
+	switch unit {
+	case "sat_blocks":
+		return "sat·blocks"
+	case "count":
+		return ""
+	}
+	return unit
+}
+
+// feeRate shows the rate per kiloweight, as lnd counts, and per virtual byte,
+// as people do.
+func feeRate(s *lspv1.GetStatusResponse) string {
+	rate := s.GetFeeRateSatPerKw()
+	if rate == 0 {
+		return "unknown: no estimate from lnd yet, so no channel is opened"
+	}
+	text := fmt.Sprintf("%s sat/kw (%d.%02d sat/vB)", cli.Group(rate), rate*4/1000, rate*4%1000/10)
+	if s.GetFeeRateStale() {
+		text += " STALE: lnd gives no new estimate, so no channel is opened"
+	}
+	return text
+}
+
+func counts(p *cli.Printer, title string, by map[string]uint64) {
+	if len(by) == 0 {
+		return
+	}
+	p.Printf("\n")
+	t := cli.NewTable(title, ">COUNT")
+	for _, state := range slices.Sorted(maps.Keys(by)) {
+		t.Row(cli.Words(state), cli.Group(by[state]))
+	}
+	p.Table(t)
+}
+
+// statusOnce is for commands that poll.
+func statusOnce(ctx context.Context, s *session) (*lspv1.GetStatusResponse, error) {
+	return call(ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
+}
