@@ -295,7 +295,9 @@ func (e *Engine) inserted(t *tenure, r interceptor.Row) {
 			en.open = &offer
 		}
 	}
+	wake(t.list)
 	if r.State.Decided() {
+		t.soon = true
 		e.deliver(r, interceptor.EventDecided)
 		e.answer(t, en)
 		return
@@ -318,6 +320,8 @@ func (e *Engine) updated(t *tenure, r interceptor.Row) {
 	if old.Undecided() && r.State.Decided() {
 		t.held.remove(old)
 		en.since = t.class.Begin()
+		t.soon = t.soon || r.State != interceptor.StateResumed
+		wake(t.list)
 		e.deliver(r, interceptor.EventDecided)
 	} else if old.State != r.State {
 		e.deliver(r, interceptor.EventOffered)

@@ -349,14 +349,19 @@ func crashStory(t *testing.T, cfg store.Config, n int64, point storetest.Point) 
 	c.stop()
 	lnd.flap(1, func() bool { return true })
 	c = startCar(t, lnd, clean, "a", onOffered)
-	lnd.until("both answered", func() bool {
-		return (lnd.htlcs[a].moved || !lnd.htlcs[a].pending) && !lnd.htlcs[b].pending && !lnd.held[a]
-	})
+	lnd.until("both answered", func() bool { return !lnd.held[a] && !lnd.held[b] })
 	lnd.resolve(a, true)
+	rows, err := c.engine.Rows(t.Context(), interceptor.RowFilter{})
+	require.NoError(t, err)
 	c.stop()
 	lnd.mu.Lock()
 	defer lnd.mu.Unlock()
-	require.False(t, lnd.htlcs[b].moved, "crash at %d %s", n, point)
+	for _, r := range rows {
+		if r.Key == b {
+			require.False(t, lnd.htlcs[b].moved, "crash at %d %s: recorded, so never resumed", n, point)
+			require.Equal(t, interceptor.StateFailed, r.State)
+		}
+	}
 }
 
 // TestChaos runs flaps, lnd restarts, process kills, database failures and

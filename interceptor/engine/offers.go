@@ -200,26 +200,7 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 	failures := 0
 	for {
-		e.mu.Lock()
-		poll := e.cfg.PollEvery
-		if t.soon {
-			poll = e.cfg.PollSoon
-		}
-		if len(t.rows) == 0 && t.class.Remembered() == 0 {
-			poll = time.Hour
-		}
-		idle := len(t.waiting) == 0 && t.class.Ready()
-		e.mu.Unlock()
-		if idle {
-			timer := time.NewTimer(poll)
-			select {
-			case <-ctx.Done():
-			case <-t.list:
-			case <-timer.C:
-			}
-			timer.Stop()
-		}
-		if ctx.Err() != nil {
+		if !e.waitToList(ctx, t) {
 			return
 		}
 		e.mu.Lock()
@@ -241,6 +222,38 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 		}
 		e.mu.Unlock()
 	}
+}
+
+// waitToList waits until a listing is due: at once while offers wait or the
+// session has no baseline, else after the poll interval, which a wake-up makes
+// it look at again.
+func (e *Engine) waitToList(ctx context.Context, t *tenure) bool {
+	last := time.Now()
+	for ctx.Err() == nil {
+		e.mu.Lock()
+		poll := e.cfg.PollEvery
+		switch {
+		case len(t.waiting) > 0 || !t.class.Ready():
+			poll = 0
+		case t.soon:
+			poll = e.cfg.PollSoon
+		case len(t.rows) == 0 && t.class.Remembered() == 0:
+			poll = max(poll, time.Minute)
+		}
+		e.mu.Unlock()
+		left := poll - time.Since(last)
+		if left <= 0 {
+			return true
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-ctx.Done():
+		case <-t.list:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	return false
 }
 
 func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {

@@ -67,7 +67,7 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 			look = look || en.row.Outcome == interceptor.OutcomeUnknown
 			continue
 		}
-		if en.hint != interceptor.OutcomeUnknown {
+		if en.hint != interceptor.OutcomeUnknown || endsSoon(en.row, e.cfg.Now()) {
 			t.soon = true
 		}
 		if !l.Absent(key) || !l.Since(en.since) {
@@ -83,6 +83,13 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 	if look {
 		wake(t.chores)
 	}
+}
+
+// endsSoon: a failed or settled HTLC leaves the channel within a round trip,
+// while the peer is there.
+func endsSoon(r interceptor.Row, now time.Time) bool {
+	return (r.State == interceptor.StateFailed || r.State == interceptor.StateSettled) &&
+		now.Sub(r.DecidedAt) < time.Minute
 }
 
 // gone records the end of an HTLC (under mu).
