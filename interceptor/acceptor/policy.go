@@ -1,0 +1,163 @@
+// Package acceptor is the gateway's policy on channels that peers propose to
+// it: who may open, how large, how many at once, and who may be trusted with
+// zero confirmations.
+//
+// It promises to answer from memory, because lnd's funding of all peers waits
+// for each answer; to give every refusal a sentence that the peer's operator
+// can act on; and to grant zero-conf to nobody who is not listed, whatever the
+// proposal asks.
+package acceptor
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// MaxRefusal is lnd's limit on the text that a peer gets, in characters.
+const MaxRefusal = 500
+
+// Policy says which proposals are accepted. The zero value refuses everything
+// with a size above 0: sizes must be set.
+type Policy struct {
+	// MinSat and MaxSat bound the capacity, inclusively.
+	MinSat, MaxSat ln.Sat
+	// MaxPendingPerPeer bounds the channels that one peer has proposed and that
+	// are not yet open; 0 allows none.
+	MaxPendingPerPeer int
+	// ZeroConfFrom may open zero-conf channels: whoever is listed could spend
+	// the funding again and take what was forwarded meanwhile.
+	ZeroConfFrom map[ln.PubKey]bool
+	// AllowOnly, when not empty, lists the only peers that may open at all.
+	AllowOnly map[ln.PubKey]bool
+	// Deny lists peers that may not open.
+	Deny map[ln.PubKey]bool
+	// MinDepth is how many confirmations other channels need (0: lnd's rule).
+	MinDepth uint32
+	// MaxCsvDelay bounds how long our funds wait after we force-close (0: any).
+	MaxCsvDelay uint32
+	// Closed refuses everything, with this text for the peer when not empty.
+	Closed     bool
+	ClosedText string
+}
+
+// Acceptor applies a Policy. It is safe for concurrent use.
+type Acceptor struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	policy  Policy
+	pending map[ln.PubKey]map[ln.PendingChanID]time.Time
+	// open counts what lnd lists as opening, by peer.
+	open map[ln.PubKey]int
+}
+
+// proposalLife is how long an accepted proposal counts before lnd lists it as
+// opening; lnd's acceptor side forgets reservations after ten minutes.
+const proposalLife = 10 * time.Minute
+
+// New starts with a policy.
+func New(p Policy, now func() time.Time) *Acceptor {
+	return &Acceptor{
+		now: now, policy: p,
+		pending: make(map[ln.PubKey]map[ln.PendingChanID]time.Time), open: make(map[ln.PubKey]int),
+	}
+}
+
+// SetPolicy replaces the policy.
+func (a *Acceptor) SetPolicy(p Policy) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.policy = p
+}
+
+// SetOpening takes what lnd lists as opening. Proposals made before since are
+// in that list, or over.
+func (a *Acceptor) SetOpening(channels []ln.PendingChannel, since time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.open)
+	for _, c := range channels {
+		if c.Kind == ln.PendingOpen && !c.Initiator {
+			a.open[c.Peer]++
+		}
+	}
+	for peer, proposals := range a.pending {
+		for id, at := range proposals {
+			if at.Before(since) {
+				delete(proposals, id)
+			}
+		}
+		if len(proposals) == 0 {
+			delete(a.pending, peer)
+		}
+	}
+}
+
+// Decide answers one proposal (BOLT 2, open_channel).
+func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	if text := a.refusal(p, now); text != "" {
+		return ln.AcceptVerdict{Refusal: clip(text)}
+	}
+	if a.pending[p.Peer] == nil {
+		a.pending[p.Peer] = make(map[ln.PendingChanID]time.Time)
+	}
+	a.pending[p.Peer][p.PendingID] = now
+	v := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
+	if !v.ZeroConf {
+		v.MinDepth = a.policy.MinDepth
+	}
+	return v
+}
+
+func (a *Acceptor) refusal(p ln.OpenProposal, now time.Time) string {
+	pol := a.policy
+	switch {
+	case pol.Closed && pol.ClosedText != "":
+		return pol.ClosedText
+	case pol.Closed:
+		return "this node takes no new channels at the moment; please try again later"
+	case pol.Deny[p.Peer], len(pol.AllowOnly) > 0 && !pol.AllowOnly[p.Peer]:
+		return "this node takes no channels from your node; please contact its operator"
+	case p.CapacitySat < pol.MinSat:
+		return fmt.Sprintf("the channel is too small: %s proposed, at least %s wanted", p.CapacitySat, pol.MinSat)
+	case p.CapacitySat > pol.MaxSat:
+		return fmt.Sprintf("the channel is too large: %s proposed, at most %s taken", p.CapacitySat, pol.MaxSat)
+	case p.WantsZeroConf && !pol.ZeroConfFrom[p.Peer]:
+		return "this node does not take zero-conf channels from your node; propose the channel without zero-conf"
+	case pol.MaxCsvDelay > 0 && p.CsvDelay > pol.MaxCsvDelay:
+		return fmt.Sprintf("to_self_delay of %d blocks is too long: at most %d", p.CsvDelay, pol.MaxCsvDelay)
+	}
+	if n := a.pendingOf(p.Peer, now); n >= pol.MaxPendingPerPeer {
+		return fmt.Sprintf("%d channels from your node are still opening, at most %d may be: wait until one is open",
+			n, pol.MaxPendingPerPeer)
+	}
+	return ""
+}
+
+func (a *Acceptor) pendingOf(peer ln.PubKey, now time.Time) int {
+	proposals := a.pending[peer]
+	for id, at := range proposals {
+		if now.Sub(at) >= proposalLife {
+			delete(proposals, id)
+		}
+	}
+	return len(proposals) + a.open[peer]
+}
+
+// clip bounds a text by characters.
+func clip(s string) string {
+	n := 0
+	for i := range s {
+		if n == MaxRefusal {
+			return s[:i]
+		}
+		n++
+	}
+	return s
+}

@@ -1,0 +1,97 @@
+package acceptor
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Node is what the acceptor needs of lnd.
+type Node interface {
+	// RunAcceptor answers every proposal until its stream ends. While no
+	// acceptor is attached lnd takes what its own settings allow.
+	RunAcceptor(ctx context.Context, decide func(ln.OpenProposal) ln.AcceptVerdict) error
+	// PendingChannels lists what is opening or closing.
+	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
+}
+
+// Config says how to run an Acceptor.
+type Config struct {
+	Node Node
+	// RefreshEvery is the time between looks at what is opening (0: 30 s).
+	RefreshEvery time.Duration
+	// Backoff gives the wait before an attempt, counted from 0 (nil: up to 1 s).
+	Backoff func(attempt int) time.Duration
+	// Decided is told each verdict; it must not block. It may be nil.
+	Decided func(ln.OpenProposal, ln.AcceptVerdict)
+	Log     *zap.Logger
+}
+
+// Run keeps the acceptor attached until ctx ends.
+func (a *Acceptor) Run(ctx context.Context, cfg Config) {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.RefreshEvery == 0 {
+		cfg.RefreshEvery = 30 * time.Second
+	}
+	if cfg.Backoff == nil {
+		cfg.Backoff = func(attempt int) time.Duration {
+			if attempt == 0 {
+				return 0
+			}
+			return min(time.Second, 20*time.Millisecond<<min(attempt-1, 6))
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.refresh(ctx, cfg)
+	}()
+	defer func() { <-done }()
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		wait(ctx, cfg.Backoff(attempt))
+		started := a.now()
+		err := cfg.Node.RunAcceptor(ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
+			v := a.Decide(p)
+			cfg.Log.Info("channel proposal", zap.Stringer("peer", p.Peer), zap.Stringer("capacity", p.CapacitySat),
+				zap.Bool("zero_conf", p.WantsZeroConf), zap.Bool("accepted", v.Accept), zap.String("refusal", v.Refusal))
+			if cfg.Decided != nil {
+				cfg.Decided(p, v)
+			}
+			return v
+		})
+		if ctx.Err() == nil {
+			cfg.Log.Warn("the channel acceptor is detached; lnd's own settings apply meanwhile", zap.Error(err))
+		}
+		if a.now().Sub(started) > 10*time.Second {
+			attempt = -1
+		}
+	}
+}
+
+func (a *Acceptor) refresh(ctx context.Context, cfg Config) {
+	for ctx.Err() == nil {
+		since := a.now()
+		channels, err := cfg.Node.PendingChannels(ctx)
+		if err == nil {
+			// What was proposed shortly before the call may not be listed yet.
+			a.SetOpening(channels, since.Add(-time.Minute))
+		} else if ctx.Err() == nil {
+			cfg.Log.Debug("pending channels cannot be listed", zap.Error(err))
+		}
+		wait(ctx, cfg.RefreshEvery)
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
