@@ -423,6 +423,7 @@ func TestGapIsFilledOnce(t *testing.T) {
 		busy = make(chan struct{})
 	)
 	a := started(t, newEngine(t, db, escrow(), options{
+		Concurrent: func(f effect) bool { _, pay := f.(efPay); return pay },
 		Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
 			mu.Lock()
 			log = append(log, task.Key)
@@ -442,6 +443,11 @@ func TestGapIsFilledOnce(t *testing.T) {
 	require.NoError(t, err)
 	_, err = a.Send(t.Context(), "x", evSettled{})
 	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(log) > 1
+	}, 10*time.Second, time.Millisecond)
 	close(gate)
 	require.Eventually(t, func() bool {
 		pending, err := a.Pending(t.Context())
