@@ -135,7 +135,10 @@ func sectionD() map[string]func(*env) {
 			e.ok(err)
 			m, err := s.Recv()
 			e.ok(err)
-			require.Equal(e, lnrpc.PaymentFailureReason_FAILURE_REASON_INSUFFICIENT_BALANCE, m.FailureReason)
+			// Which of the two depends on what the gateway has in other channels.
+			require.Contains(e, []lnrpc.PaymentFailureReason{
+				lnrpc.PaymentFailureReason_FAILURE_REASON_INSUFFICIENT_BALANCE, lnrpc.PaymentFailureReason_FAILURE_REASON_NO_ROUTE,
+			}, m.FailureReason)
 			e.policy(c)
 			e.until("a payment finds the edge", func() bool {
 				s, err := e.router(Gateway).SendPaymentV2(e.ctx, &routerrpc.SendPaymentRequest{
