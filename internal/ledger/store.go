@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"time"
@@ -60,6 +61,18 @@ func Post(ctx context.Context, tx *store.Tx, e Entry) error {
 		}
 	}
 	return nil
+}
+
+// Exists reports whether an entry with this key was posted.
+func Exists(ctx context.Context, tx *store.Tx, key string) (bool, error) {
+	_, err := ledgerdb.New(tx).EntryDigest(ctx, key)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(store.MapError(err), store.ErrNotFound):
+		return false, nil
+	}
+	return false, fmt.Errorf("look for entry %q: %w", key, err)
 }
 
 // Balance is one account's balance in msat (zero for an unknown account).

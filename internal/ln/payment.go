@@ -89,6 +89,8 @@ type Invoice struct {
 	// Preimage is zero until a hold invoice is settled.
 	Preimage Preimage
 	Htlcs    []InvoiceHtlc
+	// SettleIndex is lnd's own count of settled invoices; 0 before.
+	SettleIndex uint64
 }
 
 // InvoiceHtlc is one HTLC that pays an invoice of ours.
@@ -142,6 +144,8 @@ type Payment struct {
 	Failure string
 	// InFlight counts attempts that are not resolved.
 	InFlight int
+	// Index is lnd's own count of payments.
+	Index uint64
 }
 
 // DirectPayment asks to pay an invoice's hash over one channel of ours to the

@@ -107,6 +107,36 @@ func (c *Client) CancelInvoice(ctx context.Context, hash ln.Hash) error {
 	return mapped
 }
 
+// SettledInvoices lists invoices that were settled after a settle index, with
+// the index to go on from. It reads every invoice: it is for bookkeeping, not
+// for a hot path.
+func (c *Client) SettledInvoices(ctx context.Context, after uint64) ([]ln.Invoice, uint64, error) {
+	var out []ln.Invoice
+	last := after
+	offset := uint64(0)
+	for {
+		resp, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{IndexOffset: offset, NumMaxInvoices: 1000})
+		if err != nil {
+			return nil, after, mapError("list invoices", err)
+		}
+		for _, inv := range resp.Invoices {
+			if inv.SettleIndex <= after || inv.State != lnrpc.Invoice_SETTLED {
+				continue
+			}
+			converted, err := invoiceFromRPC(inv)
+			if err != nil {
+				return nil, after, err
+			}
+			out = append(out, converted)
+			last = max(last, inv.SettleIndex)
+		}
+		if len(resp.Invoices) == 0 || resp.LastIndexOffset <= offset {
+			return out, last, nil
+		}
+		offset = resp.LastIndexOffset
+	}
+}
+
 func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
 	hash, err := ln.HashFromBytes(inv.RHash)
 	if err != nil {
@@ -116,7 +146,7 @@ func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
 	out := ln.Invoice{
 		Hash: hash, Bolt11: inv.PaymentRequest, AmountMsat: msat(inv.ValueMsat), PaidMsat: msat(inv.AmtPaidMsat),
 		FinalCltvDelta: uint32(inv.CltvExpiry), CreatedAt: created, Memo: inv.Memo,
-		ExpiresAt: created.Add(time.Duration(inv.Expiry) * time.Second),
+		ExpiresAt: created.Add(time.Duration(inv.Expiry) * time.Second), SettleIndex: inv.SettleIndex,
 	}
 	copy(out.PaymentAddr[:], inv.PaymentAddr)
 	switch inv.State {

@@ -97,7 +97,7 @@ func (c *Client) trackPayment(ctx context.Context, hash ln.Hash, untilTerminal b
 }
 
 func paymentFromRPC(hash ln.Hash, p *lnrpc.Payment) (ln.Payment, error) {
-	out := ln.Payment{Hash: hash, ValueMsat: msat(p.ValueMsat), FeeMsat: msat(p.FeeMsat)}
+	out := ln.Payment{Hash: hash, ValueMsat: msat(p.ValueMsat), FeeMsat: msat(p.FeeMsat), Index: p.PaymentIndex}
 	for _, h := range p.Htlcs {
 		if h.Status == lnrpc.HTLCAttempt_IN_FLIGHT {
 			out.InFlight++

@@ -34,6 +34,7 @@ type Options struct {
 	Routes Routes
 	Held   Held
 	Waker  Waker
+	Books  Bookkeeping
 	DB     *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.

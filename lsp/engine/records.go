@@ -224,24 +224,25 @@ func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.Sta
 	return nil
 }
 
-// postForward books a payment whose payer paid the fee, part by part. The
-// wallet's side goes to the channel that lnd chose, which is known only by the
-// peer (lnd forwards non-strictly): reconciliation assigns it.
+// postForward books a payment whose payer paid the fee, part by part, under
+// lnd's own name for the forward: reconciliation may have met it first, as an
+// ordinary forward, and then only what was earned is renamed. The wallet's
+// side goes by peer, because lnd forwards over any channel of the peer.
 func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) error {
 	for _, p := range paid.Parts {
 		if p.Outcome != jit.OutcomeSettled {
 			continue
 		}
 		in, out := int64(p.Htlc.IncomingMsat), int64(p.Htlc.OutgoingMsat) //nolint:gosec // amounts of lnd's, below 2^63
-		err := ledger.Post(ctx, tx, ledger.Entry{
+		err := postOrRename(ctx, tx, ledger.Entry{
 			Key: "forward/" + p.Htlc.Key.String(), At: paid.At, Reference: id,
 			Reason: "forwarded to the wallet over a channel on demand",
 			Lines: []ledger.Line{
 				{Account: chanIDAccount(p.Htlc.Key.ChanID), AmountMsat: in},
-				{Account: ledger.Account("channels/peer/" + paid.Client.String()), AmountMsat: -out},
+				{Account: peerAccount(paid.Client), AmountMsat: -out},
 				{Account: accountFeeIncome, AmountMsat: -(in - out)},
 			},
-		})
+		}, accountRouting, accountFeeIncome, -(in - out))
 		if err != nil {
 			return err
 		}
@@ -249,23 +250,58 @@ func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) er
 	return nil
 }
 
-// postWrap books a wrapped payment: what the payer paid came in with the held
-// HTLCs, what the wallet got left over its channel.
+// postWrap books a wrapped payment: what came in with the held HTLCs and what
+// left to the wallet meet in a clearing account, and the difference is the fee.
 func postWrap(ctx context.Context, tx *store.Tx, id string, s wrap.Settled) error {
+	clearing := ledger.Account("clearing/wrap")
 	var lines []ledger.Line
 	var in int64
 	for _, h := range s.Htlcs {
-		in += int64(h.AmtMsat)                                                                                 //nolint:gosec // an amount of lnd's, below 2^63
-		lines = append(lines, ledger.Line{Account: chanIDAccount(h.Key.ChanID), AmountMsat: int64(h.AmtMsat)}) //nolint:gosec // as above
+		amount := int64(h.AmtMsat) //nolint:gosec // an amount of lnd's, below 2^63
+		in += amount
+		lines = append(lines, ledger.Line{Account: chanIDAccount(h.Key.ChanID), AmountMsat: amount})
 	}
 	out := int64(s.AmountMsat) //nolint:gosec // our own amount
-	lines = append(
-		lines,
-		ledger.Line{Account: ledger.Account("channels/peer/" + s.Client.String()), AmountMsat: -out},
-		ledger.Line{Account: accountFeeIncome, AmountMsat: -(in - out)},
-	)
+	err := postOrRename(ctx, tx, ledger.Entry{
+		Key: "invoice/" + s.Hash.String(), At: s.At, Reference: id, Reason: "the payer paid the wrapped invoice",
+		Lines: append(lines, ledger.Line{Account: clearing, AmountMsat: -in}),
+	}, accountPaidIn, clearing, -in)
+	if err != nil {
+		return err
+	}
+	err = postOrRename(ctx, tx, ledger.Entry{
+		Key: "payment/" + s.Hash.String(), At: s.At, Reference: id, Reason: "the wallet was paid its own invoice",
+		Lines: []ledger.Line{{Account: peerAccount(s.Client), AmountMsat: -out}, {Account: clearing, AmountMsat: out}},
+	}, accountPaidOut, clearing, out)
+	if err != nil || in == out {
+		return err
+	}
 	return ledger.Post(ctx, tx, ledger.Entry{
-		Key: "wrap/" + s.Hash.String(), At: s.At, Reference: id,
-		Reason: "wrapped payment passed on to the wallet", Lines: lines,
+		Key: "wrap-fee/" + s.Hash.String(), At: s.At, Reference: id, Reason: "opening fee kept from a wrapped payment",
+		Lines: []ledger.Line{{Account: clearing, AmountMsat: in - out}, {Account: accountFeeIncome, AmountMsat: -(in - out)}},
 	})
+}
+
+// postOrRename posts an entry, or, when reconciliation has already posted one
+// of that key as foreign business, moves its counterpart from one account to
+// the other.
+func postOrRename(ctx context.Context, tx *store.Tx, entry ledger.Entry, from, to ledger.Account, amountMsat int64) error {
+	booked, err := ledger.Exists(ctx, tx, entry.Key)
+	if err != nil {
+		return err
+	}
+	if !booked {
+		return ledger.Post(ctx, tx, entry)
+	}
+	if amountMsat == 0 {
+		return nil
+	}
+	return ledger.Post(ctx, tx, ledger.Entry{
+		Key: "rename/" + entry.Key, At: entry.At, Reference: entry.Reference, Reason: entry.Reason,
+		Lines: []ledger.Line{{Account: from, AmountMsat: -amountMsat}, {Account: to, AmountMsat: amountMsat}},
+	})
+}
+
+func peerAccount(peer ln.PubKey) ledger.Account {
+	return ledger.Account("channels/peer/" + peer.String())
 }

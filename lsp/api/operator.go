@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"strings"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/engine"
+)
+
+type operator struct {
+	lspv1.UnimplementedOperatorServiceServer
+	s *Service
+}
+
+func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*lspv1.GetStatusResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	self := e.Config().Self
+	out := &lspv1.GetStatusResponse{
+		Accepting: s.Accepting, StoppedReason: s.StoppedReason, PaymentsByState: counts(s.Payments), OpeningsByState: counts(s.Openings),
+		FeesEarnedMsat: uint64(s.FeesEarned), ChainFeesMsat: uint64(s.ChainFees), UsableCoinsSat: uint64(s.Usage.FundableSat),
+		AnchorReserveSat: uint64(s.ReserveSat), FeeRateSatPerKw: uint64(s.FeeRate), FeeRateStale: s.FeeRateStale,
+		GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
+	}
+	all, most := s.Usage.All, s.Caps.All
+	out.Exposures = []*lspv1.Exposure{
+		{Kind: "unconfirmed", Used: uint64(s.UnconfirmedSat), Unit: "sat"},
+		{Kind: "held", Used: uint64(all.HeldSat), Cap: uint64(most.HeldSat), Unit: "sat"},
+		{Kind: "unpaid", Used: uint64(all.UnpaidSat), Cap: uint64(most.UnpaidSat), Unit: "sat"},
+		{Kind: "quoted", Used: uint64(all.QuotedSat), Cap: uint64(s.Usage.FundableSat), Unit: "sat"},
+		{Kind: "open_requests", Used: uint64(max(0, all.OpenRequests)), Cap: uint64(max(0, most.OpenRequests)), Unit: "count"},
+		{Kind: "opens_this_hour", Used: uint64(max(0, all.OpensLastHour)), Cap: uint64(max(0, most.OpensLastHour)), Unit: "count"},
+	}
+	return out, nil
+}
+
+func counts(in map[string]int64) map[string]uint64 {
+	out := make(map[string]uint64, len(in))
+	for k, v := range in {
+		out[k] = uint64(max(0, v))
+	}
+	return out
+}
+
+func (o *operator) FindPayments(ctx context.Context, r *lspv1.FindPaymentsRequest) (*lspv1.FindPaymentsResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	f := engine.PaymentFilter{State: r.State, OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
+	if len(r.ClientNodeKey) > 0 {
+		if f.Client, err = ln.PubKeyFromBytes(r.ClientNodeKey); err != nil {
+			return nil, errkind.New(errkind.Invalid, "client_node_key must be a compressed key of 33 bytes")
+		}
+	}
+	if len(r.PaymentHash) > 0 {
+		hash, err := ln.HashFromBytes(r.PaymentHash)
+		if err != nil {
+			return nil, errkind.New(errkind.Invalid, "payment_hash must have 32 bytes")
+		}
+		f.Hash = &hash
+	}
+	list, err := e.Payments(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.FindPaymentsResponse{Payments: paymentsToWire(list)}, nil
+}
+
+func (o *operator) ShowPayment(ctx context.Context, r *lspv1.ShowPaymentRequest) (*lspv1.ShowPaymentResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	var p engine.Payment
+	if hash, parseErr := ln.ParseHash(strings.ToLower(r.IdOrHash)); parseErr == nil {
+		p, err = e.PaymentByHash(ctx, hash)
+	} else {
+		p, err = e.Payment(ctx, ln.PubKey{}, r.IdOrHash)
+	}
+	if err != nil {
+		return nil, err
+	}
+	story, err := e.Story(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	opens, err := e.Opens(ctx, p.ID, "", false, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.ShowPaymentResponse{Payment: paymentToWire(p), Story: storyToWire(story), Openings: opensToWire(opens)}, nil
+}
+
+func (o *operator) WithdrawPayment(ctx context.Context, r *lspv1.WithdrawPaymentRequest) (*lspv1.WithdrawPaymentResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	why := r.Reason
+	if why == "" {
+		why = "the operator withdrew it"
+	}
+	if len(why) > 300 {
+		return nil, errkind.New(errkind.Invalid, "the reason may have 300 bytes")
+	}
+	p, err := e.Cancel(ctx, ln.PubKey{}, r.PaymentId, why)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.WithdrawPaymentResponse{Payment: paymentToWire(p)}, nil
+}
+
+func (o *operator) ListOpenings(ctx context.Context, r *lspv1.ListOpeningsRequest) (*lspv1.ListOpeningsResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	opens, err := e.Opens(ctx, "", r.BeforeId, r.OpenOnly, int(r.Limit))
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.ListOpeningsResponse{Openings: opensToWire(opens)}, nil
+}
+
+func (o *operator) SetBusiness(ctx context.Context, r *lspv1.SetBusinessRequest) (*lspv1.SetBusinessResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Reason) > 300 {
+		return nil, errkind.New(errkind.Invalid, "the reason may have 300 bytes")
+	}
+	if err := e.SetBusiness(ctx, r.Accepting, r.Reason); err != nil {
+		return nil, err
+	}
+	return &lspv1.SetBusinessResponse{Accepting: r.Accepting}, nil
+}
+
+func (o *operator) Reconcile(ctx context.Context, _ *lspv1.ReconcileRequest) (*lspv1.ReconcileResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	report, err := e.Reconcile(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &lspv1.ReconcileResponse{Balanced: report.Balanced, InFlight: report.InFlight}
+	for _, l := range report.Lines {
+		out.Lines = append(out.Lines, &lspv1.ReconcileLine{
+			Account: l.Account, BooksMsat: l.BooksMsat, LndMsat: l.NodeMsat, DifferenceMsat: l.NodeMsat - l.BooksMsat, Note: l.Note,
+		})
+	}
+	return out, nil
+}
+
+func opensToWire(opens []engine.Open) []*lspv1.Opening {
+	out := make([]*lspv1.Opening, 0, len(opens))
+	for _, x := range opens {
+		out = append(out, &lspv1.Opening{
+			OpeningId: x.ID, PaymentId: x.PaymentID, ClientNodeKey: x.Client[:], State: x.State, Reason: x.Reason,
+			Terminal: x.Terminal, CapacitySat: uint64(x.CapacitySat), ChainFeeSat: uint64(x.ChainFeeSat),
+			FundingOutpoint: x.Outpoint, ZeroConf: x.ZeroConf, CreatedMs: x.Created.UnixMilli(), UpdatedMs: x.Updated.UnixMilli(),
+		})
+	}
+	return out
+}

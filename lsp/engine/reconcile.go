@@ -1,0 +1,407 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ledger"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+)
+
+// Bookkeeping asks lnd for what the books have to explain.
+type Bookkeeping interface {
+	WalletBalance(ctx context.Context) (ln.Balances, error)
+	ForwardingHistory(ctx context.Context, since time.Time, offset, limit uint32) ([]ln.Forward, error)
+	SentPayments(ctx context.Context, after uint64) ([]ln.Payment, uint64, error)
+	SettledInvoices(ctx context.Context, after uint64) ([]ln.Invoice, uint64, error)
+}
+
+// ReconcileLine compares one account of the books with lnd.
+type ReconcileLine struct {
+	Account             string
+	BooksMsat, NodeMsat int64
+	Note                string
+}
+
+// ReconcileReport is the whole comparison.
+type ReconcileReport struct {
+	Balanced bool
+	// InFlight says that HTLCs or unconfirmed transactions make figures that
+	// still move.
+	InFlight bool
+	Lines    []ReconcileLine
+}
+
+// cursors say how far foreign business has been taken into the books.
+type cursors struct {
+	Began    time.Time `json:"began"`
+	Height   uint32    `json:"height"`
+	Forwards uint32    `json:"forwards"`
+	Payments uint64    `json:"payments"`
+	Invoices uint64    `json:"invoices"`
+	// Counted are transactions that were unconfirmed, and so part of the
+	// opening balance, when the books were opened.
+	Counted []string `json:"counted,omitempty"`
+}
+
+const (
+	settingCursors = "books"
+	// anchorsSat is what both anchors of a commitment take from its opener.
+	anchorsSat       = 660
+	accountEquity    = ledger.Account("equity/at_first_start")
+	accountExternal  = ledger.Account("equity/outside")
+	accountRouting   = ledger.Account("income/routing")
+	accountPaidOut   = ledger.Account("equity/own_payments")
+	accountPaidIn    = ledger.Account("equity/own_invoices")
+	accountElsewhere = ledger.Account("channels/foreign")
+	scopeChannels    = "channels/"
+	historyPage      = 1000
+)
+
+// Reconcile takes lnd's other business (ordinary forwards, own payments and
+// invoices, transactions, channels that Sluice did not open) into the books,
+// entry by entry under lnd's own identifiers, and compares the result. Nothing
+// is ever adjusted to fit: what no evidence explains stays a difference.
+func (e *Engine) Reconcile(ctx context.Context) (ReconcileReport, error) {
+	c, err := e.openBooks(ctx)
+	if err != nil {
+		return ReconcileReport{}, err
+	}
+	for _, step := range []func(context.Context, *cursors) error{
+		e.bookForwards, e.bookPayments, e.bookInvoices, e.bookTransactions,
+	} {
+		if err := step(ctx, &c); err != nil {
+			return ReconcileReport{}, err
+		}
+	}
+	node, err := e.nodeAssets(ctx)
+	if err != nil {
+		return ReconcileReport{}, err
+	}
+	var balances map[ledger.Account]int64
+	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		balances, err = ledger.Balances(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return ReconcileReport{}, fmt.Errorf("read the books: %w", err)
+	}
+	var channels, trial int64
+	for account, amount := range balances {
+		trial += amount
+		if strings.HasPrefix(string(account), scopeChannels) {
+			channels += amount
+		}
+	}
+	report := ReconcileReport{InFlight: node.inFlight, Lines: []ReconcileLine{
+		{Account: "channels", BooksMsat: channels, NodeMsat: node.channelsMsat},
+		{Account: string(accountOnChain), BooksMsat: balances[accountOnChain], NodeMsat: node.onChainMsat},
+		{Account: "trial balance", BooksMsat: trial},
+	}}
+	report.Balanced = true
+	for i, l := range report.Lines {
+		diff := l.NodeMsat - l.BooksMsat
+		switch {
+		case diff == 0:
+		// lnd shows whole satoshis: each channel may hide up to one.
+		case l.Account == "channels" && diff < 0 && diff > -1000*int64(node.channels+1):
+			report.Lines[i].Note = "less than a satoshi per channel, which lnd does not show"
+		case node.inFlight:
+			report.Lines[i].Note, report.Balanced = "payments or transactions are in flight: ask again when they are done", false
+		default:
+			report.Lines[i].Note, report.Balanced = "not explained by anything that lnd reports: see the runbook", false
+		}
+	}
+	return report, nil
+}
+
+// nodeAssets is what lnd says we own.
+type nodeAssets struct {
+	channels                  int
+	channelsMsat, onChainMsat int64
+	inFlight                  bool
+}
+
+func (e *Engine) nodeAssets(ctx context.Context) (nodeAssets, error) {
+	var a nodeAssets
+	open, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return a, err
+	}
+	pending, err := e.node.Channels.PendingChannels(ctx)
+	if err != nil {
+		return a, err
+	}
+	wallet, err := e.opt.Books.WalletBalance(ctx)
+	if err != nil {
+		return a, err
+	}
+	a.channels = len(open)
+	for _, c := range open {
+		a.channelsMsat += channelValueMsat(c)
+		a.inFlight = a.inFlight || len(c.Htlcs) > 0
+	}
+	for _, p := range pending {
+		a.inFlight = true
+		if p.Kind == ln.PendingOpen {
+			a.channelsMsat += pendingValueMsat(p)
+		} else {
+			a.channelsMsat += int64(p.LimboSat) * 1000 //nolint:gosec // bounded by the capacity
+		}
+	}
+	a.onChainMsat = int64(wallet.ConfirmedSat+wallet.UnconfirmedSat+wallet.LockedSat) * 1000 //nolint:gosec // bounded by all bitcoin
+	return a, nil
+}
+
+// channelValueMsat is what we own in a channel: our balance and, as its opener,
+// the commitment fee and the anchors, which come out of it. HTLCs that we
+// offered are still ours until they settle.
+func channelValueMsat(c ln.Channel) int64 {
+	value := int64(c.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
+	if c.Initiator {
+		value += int64(c.CommitFeeSat+anchorsSat) * 1000 //nolint:gosec // as above
+	}
+	for _, h := range c.Htlcs {
+		if !h.Incoming {
+			value += int64(h.AmtMsat) //nolint:gosec // as above
+		}
+	}
+	return value
+}
+
+func pendingValueMsat(p ln.PendingChannel) int64 {
+	value := int64(p.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
+	if p.Initiator {
+		value += int64(p.CommitFeeSat+anchorsSat) * 1000 //nolint:gosec // as above
+	}
+	return value
+}
+
+// openBooks writes the opening balance once: what lnd held when Sluice first
+// looked. From then on every change has an entry.
+func (e *Engine) openBooks(ctx context.Context) (cursors, error) {
+	var c cursors
+	found := true
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		value, err := lspdb.New(tx).GetSetting(ctx, settingCursors)
+		if errors.Is(store.MapError(err), store.ErrNotFound) {
+			found = false
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(value, &c)
+	})
+	if err != nil || found {
+		return c, err
+	}
+	assets, err := e.nodeAssets(ctx)
+	if err != nil {
+		return c, err
+	}
+	now := e.opt.Now().UTC()
+	c = cursors{Began: now, Height: e.world.tip()}
+	if c, err = e.skipPast(ctx, c); err != nil {
+		return c, err
+	}
+	txs, err := e.node.Chain.Transactions(ctx, int32(c.Height)) //nolint:gosec // a height
+	if err != nil {
+		return c, err
+	}
+	for _, tx := range txs {
+		if tx.Confirmations == 0 {
+			c.Counted = append(c.Counted, tx.TxID.String())
+		}
+	}
+	return c, e.saveCursors(ctx, c, ledger.Entry{
+		Key: "opening-balance", At: now, Reason: "what lnd held when Sluice first looked",
+		Lines: []ledger.Line{
+			{Account: accountElsewhere, AmountMsat: assets.channelsMsat},
+			{Account: accountOnChain, AmountMsat: assets.onChainMsat},
+			{Account: accountEquity, AmountMsat: -assets.channelsMsat - assets.onChainMsat},
+		},
+	})
+}
+
+// skipPast moves the cursors beyond everything that happened before the
+// opening balance.
+func (e *Engine) skipPast(ctx context.Context, c cursors) (cursors, error) {
+	for {
+		page, err := e.opt.Books.ForwardingHistory(ctx, time.Unix(0, 0), c.Forwards, historyPage)
+		if err != nil {
+			return c, err
+		}
+		c.Forwards += uint32(len(page)) //nolint:gosec // at most historyPage
+		if len(page) < historyPage {
+			break
+		}
+	}
+	for {
+		page, next, err := e.opt.Books.SentPayments(ctx, c.Payments)
+		if err != nil {
+			return c, err
+		}
+		if len(page) == 0 {
+			break
+		}
+		c.Payments = next
+	}
+	for {
+		page, next, err := e.opt.Books.SettledInvoices(ctx, c.Invoices)
+		if err != nil {
+			return c, err
+		}
+		if len(page) == 0 {
+			return c, nil
+		}
+		c.Invoices = next
+	}
+}
+
+func (e *Engine) saveCursors(ctx context.Context, c cursors, entries ...ledger.Entry) error {
+	value, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode the books' cursors: %w", err)
+	}
+	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		for _, entry := range entries {
+			// A flow of ours may have booked the same thing under the same key.
+			booked, err := ledger.Exists(ctx, tx, entry.Key)
+			if err != nil {
+				return err
+			}
+			if booked {
+				continue
+			}
+			if err := ledger.Post(ctx, tx, entry); err != nil {
+				return err
+			}
+		}
+		return lspdb.New(tx).PutSetting(ctx, lspdb.PutSettingParams{
+			Name: settingCursors, Value: value, UpdatedMs: e.opt.Now().UnixMilli(),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("write the books: %w", err)
+	}
+	return nil
+}
+
+func (e *Engine) bookForwards(ctx context.Context, c *cursors) error {
+	for {
+		page, err := e.opt.Books.ForwardingHistory(ctx, time.Unix(0, 0), c.Forwards, historyPage)
+		if err != nil {
+			return err
+		}
+		entries := make([]ledger.Entry, 0, len(page))
+		for _, f := range page {
+			in, out := int64(f.IncomingMsat), int64(f.OutgoingMsat) //nolint:gosec // amounts of lnd's
+			key := "forward/" + f.Incoming.String()
+			if !f.HasIndexes {
+				key = fmt.Sprintf("forward-at/%d", f.Offset)
+			}
+			entries = append(entries, ledger.Entry{
+				Key: key, At: f.At, Reason: "ordinary forward",
+				Lines: []ledger.Line{
+					{Account: chanIDAccount(f.Incoming.ChanID), AmountMsat: in},
+					{Account: ledger.Account("channels/out/" + f.Outgoing.ChanID.String()), AmountMsat: -out},
+					{Account: accountRouting, AmountMsat: -(in - out)},
+				},
+			})
+		}
+		c.Forwards += uint32(len(page)) //nolint:gosec // at most historyPage
+		if err := e.saveCursors(ctx, *c, entries...); err != nil {
+			return err
+		}
+		if len(page) < historyPage {
+			return nil
+		}
+	}
+}
+
+func (e *Engine) bookPayments(ctx context.Context, c *cursors) error {
+	for {
+		page, next, err := e.opt.Books.SentPayments(ctx, c.Payments)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		var entries []ledger.Entry
+		for _, p := range page {
+			if p.State == ln.PaymentInFlight {
+				// Its cursor must not pass until it has an outcome.
+				return e.saveCursors(ctx, *c, entries...)
+			}
+			if p.State == ln.PaymentSucceeded {
+				total := int64(p.ValueMsat + p.FeeMsat) //nolint:gosec // amounts of lnd's
+				entries = append(entries, ledger.Entry{
+					Key: "payment/" + p.Hash.String(), At: e.opt.Now(), Reason: "payment sent by the gateway's node",
+					Lines: []ledger.Line{
+						{Account: accountElsewhere, AmountMsat: -total},
+						{Account: accountPaidOut, AmountMsat: total},
+					},
+				})
+			}
+			c.Payments = p.Index
+		}
+		c.Payments = next
+		if err := e.saveCursors(ctx, *c, entries...); err != nil {
+			return err
+		}
+	}
+}
+
+func (e *Engine) bookInvoices(ctx context.Context, c *cursors) error {
+	for {
+		page, next, err := e.opt.Books.SettledInvoices(ctx, c.Invoices)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		var entries []ledger.Entry
+		for _, inv := range page {
+			paid := int64(inv.PaidMsat) //nolint:gosec // an amount of lnd's
+			entries = append(entries, ledger.Entry{
+				Key: "invoice/" + inv.Hash.String(), At: e.opt.Now(), Reason: "invoice of the gateway's node settled",
+				Lines: []ledger.Line{
+					{Account: accountElsewhere, AmountMsat: paid},
+					{Account: accountPaidIn, AmountMsat: -paid},
+				},
+			})
+		}
+		c.Invoices = next
+		if err := e.saveCursors(ctx, *c, entries...); err != nil {
+			return err
+		}
+	}
+}
+
+// bookTransactions takes in what happened on chain since the books were
+// opened, apart from our own funding transactions, which are booked already.
+func (e *Engine) bookTransactions(ctx context.Context, c *cursors) error {
+	txs, err := e.node.Chain.Transactions(ctx, int32(c.Height)+1) //nolint:gosec // a height
+	if err != nil {
+		return err
+	}
+	var entries []ledger.Entry
+	for _, tx := range txs {
+		if strings.HasPrefix(tx.Label, "sluice open ") || slices.Contains(c.Counted, tx.TxID.String()) {
+			continue
+		}
+		amount := tx.AmountSat * 1000
+		entries = append(entries, ledger.Entry{
+			Key: "tx/" + tx.TxID.String(), At: tx.At, Reason: "transaction of the gateway's wallet",
+			Lines: []ledger.Line{
+				{Account: accountOnChain, AmountMsat: amount},
+				{Account: accountExternal, AmountMsat: -amount},
+			},
+		})
+	}
+	return e.saveCursors(ctx, *c, entries...)
+}
