@@ -12,11 +12,12 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
-// MaxRefusal is lnd's limit on the text that a peer gets, in characters.
+// MaxRefusal is lnd's limit on the text that a peer gets, in bytes.
 const MaxRefusal = 500
 
 // Policy says which proposals are accepted. The zero value refuses everything
@@ -150,14 +151,14 @@ func (a *Acceptor) pendingOf(peer ln.PubKey, now time.Time) int {
 	return len(proposals) + a.open[peer]
 }
 
-// clip bounds a text by characters.
+// clip bounds a text without splitting a character.
 func clip(s string) string {
-	n := 0
-	for i := range s {
-		if n == MaxRefusal {
-			return s[:i]
-		}
-		n++
+	if len(s) <= MaxRefusal {
+		return s
 	}
-	return s
+	end := MaxRefusal
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
 }

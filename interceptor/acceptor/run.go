@@ -79,7 +79,7 @@ func (a *Acceptor) refresh(ctx context.Context, cfg Config) {
 		channels, err := cfg.Node.PendingChannels(ctx)
 		if err == nil {
 			// What was proposed shortly before the call may not be listed yet.
-			a.SetOpening(channels, since.Add(-time.Minute))
+			a.SetOpening(channels, since.Add(-5*time.Second))
 		} else if ctx.Err() == nil {
 			cfg.Log.Debug("pending channels cannot be listed", zap.Error(err))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -431,12 +432,17 @@ func TestChaos(t *testing.T) {
 	c.stop()
 	c = startCar(t, lnd, db, "a", onOffered)
 	lnd.until("everything is answered", func() bool { return len(lnd.held) == 0 })
-	for _, key := range lnd.order {
+	lnd.mu.Lock()
+	all := slices.Clone(lnd.order)
+	lnd.mu.Unlock()
+	for _, key := range all {
 		lnd.resolve(key, true)
 	}
 	require.Eventually(t, func() bool {
 		rows, err := c.engine.Rows(t.Context(), interceptor.RowFilter{OpenOnly: true})
 		return err == nil && len(rows) == 0
 	}, 20*time.Second, 10*time.Millisecond, "rows stay open")
+	lnd.mu.Lock()
+	defer lnd.mu.Unlock()
 	t.Logf("%d HTLCs, %d listings, status %+v", len(lnd.order), lnd.listings, c.engine.Status())
 }

@@ -72,7 +72,64 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 5 * time.Second
 	}
+	pctx, cancel := context.WithTimeout(ctx, cfg.ProbeTimeout)
+	defer cancel()
 	client := routerrpc.NewRouterClient(cfg.Conn)
+	s, err := begin(ctx, client, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	// lnd handles both streams at the same time, so the probe may be the one
+	// that is accepted: then it takes the stream's place. Two refusals of
+	// probes and then silence on the stream for several round trips show that
+	// it was taken. Nothing of value rests on that silence: a stream refused
+	// even later ends with ln.ErrStreamTaken, whereupon its owner distrusts what
+	// it listed meanwhile (Classifier.Foreign).
+	started := time.Now()
+	refused, swaps := 0, 0
+	for refused < 2 {
+		probe, err := begin(ctx, client, cfg.Log)
+		if err != nil {
+			s.Abort()
+			return nil, err
+		}
+		select {
+		case <-probe.done:
+			refused++
+			if err := probe.Err(); !errors.Is(err, ln.ErrStreamTaken) {
+				s.Abort()
+				return nil, err
+			}
+		case <-s.done:
+			if err := s.Err(); !errors.Is(err, ln.ErrStreamTaken) || swaps == 3 {
+				probe.Abort()
+				return nil, err
+			}
+			swaps++
+			refused = 0
+			s, probe = probe, s
+		case <-pctx.Done():
+			probe.Abort()
+			s.Abort()
+			return nil, fmt.Errorf("lnd neither took nor refused the stream: %w: %w", ln.ErrUnavailable, pctx.Err())
+		}
+		probe.Abort()
+	}
+	quiet := time.NewTimer(min(max(4*time.Since(started), 10*time.Millisecond), 250*time.Millisecond))
+	defer quiet.Stop()
+	select {
+	case <-quiet.C:
+		return s, nil
+	case <-s.done:
+		return nil, s.Err()
+	case <-pctx.Done():
+		s.Abort()
+		return nil, fmt.Errorf("%w: %w", ln.ErrUnavailable, pctx.Err())
+	}
+}
+
+// begin opens a stream that lnd has yet to take or refuse.
+func begin(ctx context.Context, client routerrpc.RouterClient, log *zap.Logger) (*Session, error) {
 	// The stream outlives the call that opens it.
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stream, err := client.HtlcInterceptor(streamCtx)
@@ -81,56 +138,14 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, mapError(err)
 	}
 	s := &Session{
-		log: cfg.Log, stream: stream, cancel: cancel,
+		log: log, stream: stream, cancel: cancel,
 		outstanding: make(map[ln.CircuitKey]interceptor.Offer),
 		offered:     make(chan struct{}, 1), answered: make(chan struct{}, 1),
 		done: make(chan struct{}),
 	}
 	s.workers.Go(s.read)
 	s.workers.Go(s.write)
-	if err := s.prove(ctx, client, cfg.ProbeTimeout); err != nil {
-		s.end(err)
-		s.workers.Wait()
-		return nil, s.Err()
-	}
 	return s, nil
-}
-
-// prove waits until lnd refuses a second stream while this one lives. Two
-// probes, one after the other: a refusal of this stream that was already on its
-// way has arrived by the second one's.
-func (s *Session) prove(ctx context.Context, client routerrpc.RouterClient, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for range 2 {
-		refused := make(chan error, 1)
-		go func() {
-			probe, err := client.HtlcInterceptor(ctx)
-			if err == nil {
-				_, err = probe.Recv()
-			}
-			refused <- err
-		}()
-		select {
-		case <-s.done:
-			return s.Err()
-		case err := <-refused:
-			if err == nil {
-				// The probe itself was accepted: lnd kept the offer for whoever
-				// comes next.
-				return fmt.Errorf("lnd took the probe in place of the stream: %w", ln.ErrUnavailable)
-			}
-			if err := mapError(err); !errors.Is(err, ln.ErrStreamTaken) {
-				return err
-			}
-		}
-	}
-	select {
-	case <-s.done:
-		return s.Err()
-	default:
-		return nil
-	}
 }
 
 // Next waits for offers and gives all that have come, in lnd's order. It fails
