@@ -42,8 +42,13 @@ func (k PubKey) Short() string { return hex.EncodeToString(k[:4]) }
 // IsZero reports the absence of a key.
 func (k PubKey) IsZero() bool { return k == PubKey{} }
 
-// MarshalText gives lower-case hex.
-func (k PubKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+// MarshalText gives lower-case hex; the zero key gives the empty text.
+func (k PubKey) MarshalText() ([]byte, error) {
+	if k.IsZero() {
+		return nil, nil
+	}
+	return []byte(k.String()), nil
+}
 
 // UnmarshalText reads what MarshalText wrote; the empty text is the zero key.
 func (k *PubKey) UnmarshalText(b []byte) error {

@@ -1,0 +1,223 @@
+package funding
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/btcutil/psbt"
+	"github.com/btcsuite/btcd/wire"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+func script(k kind, fill byte) []byte {
+	switch k {
+	case p2wpkh:
+		return append([]byte{0, 20}, bytes.Repeat([]byte{fill}, 20)...)
+	case p2wsh:
+		return append([]byte{0, 32}, bytes.Repeat([]byte{fill}, 32)...)
+	default:
+		return append([]byte{0x51, 32}, bytes.Repeat([]byte{fill}, 32)...)
+	}
+}
+
+func coin(n byte, amount ln.Sat, confs int64, k kind) ln.Coin {
+	return ln.Coin{Outpoint: ln.Outpoint{TxID: ln.TxID{n, 31: n * 7}, Index: uint32(n)}, AmountSat: amount, Confirmations: confs, PkScript: script(k, n)}
+}
+
+// The weight counted is that of the transaction as signed with the largest
+// signatures, measured by serialising it.
+func TestWeightIsExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		change := script(rapid.SampledFrom([]kind{p2wpkh, p2tr}).Draw(t, "change"), 200)
+		var coins []ln.Coin
+		for i := range rapid.IntRange(1, 5).Draw(t, "coins") {
+			coins = append(coins, coin(byte(i+1), 50_000, 1, rapid.SampledFrom([]kind{p2wpkh, p2tr}).Draw(t, "kind")))
+		}
+		all := ln.Sat(len(coins)) * 50_000
+		sel, err := Select(coins, Request{FundingSat: all - 12_000, FeeRate: 1000, ChangeScript: change})
+		require.NoError(t, err)
+		fundingScript := script(p2wsh, 100)
+		u, err := Build(sel, fundingScript, change)
+		require.NoError(t, err)
+		packet, err := psbt.NewFromRawBytes(bytes.NewReader(u.Psbt), false)
+		require.NoError(t, err)
+		tx := packet.UnsignedTx
+		require.Equal(t, u.TxID, ln.TxID(tx.TxHash()))
+		require.Equal(t, fundingScript, tx.TxOut[u.FundingIndex].PkScript)
+		require.EqualValues(t, sel.FundingSat, tx.TxOut[u.FundingIndex].Value)
+		require.Equal(t, change, tx.TxOut[u.ChangeIndex].PkScript)
+		var in, out int64
+		for i, input := range packet.Inputs {
+			in += input.WitnessUtxo.Value
+			if kindOf(input.WitnessUtxo.PkScript) == p2wpkh {
+				tx.TxIn[i].Witness = wire.TxWitness{make([]byte, 72), make([]byte, 33)}
+			} else {
+				tx.TxIn[i].Witness = wire.TxWitness{make([]byte, 64)}
+			}
+		}
+		for _, o := range tx.TxOut {
+			out += o.Value
+		}
+		require.EqualValues(t, sel.FeeSat, in-out)
+		require.EqualValues(t, sel.WeightWU, tx.SerializeSizeStripped()*3+tx.SerializeSize())
+		again, err := Build(sel, fundingScript, change)
+		require.NoError(t, err)
+		require.Equal(t, u, again)
+	})
+}
+
+func TestSelectionProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := Request{
+			FundingSat: ln.Sat(rapid.Uint64Range(1, 1_000_000).Draw(t, "funding")),
+			FeeRate:    ln.FeeRateSatPerKW(rapid.Uint64Range(253, 20_000).Draw(t, "rate")),
+			// Change of the gateway's own wallet.
+			ChangeScript:  script(p2tr, 200),
+			MinChangeSat:  ln.Sat(rapid.Uint64Range(0, 5000).Draw(t, "min change")),
+			AllowNoChange: rapid.Bool().Draw(t, "no change"),
+			ReserveSat:    ln.Sat(rapid.Uint64Range(0, 100_000).Draw(t, "reserve")),
+			MaxDepth:      rapid.IntRange(0, 3).Draw(t, "max depth"),
+			Leased:        map[ln.Outpoint]bool{},
+			Depth:         map[ln.Outpoint]int{},
+		}
+		var coins []ln.Coin
+		var wallet ln.Sat
+		for i := range rapid.IntRange(0, 8).Draw(t, "coins") {
+			c := coin(byte(i+1), ln.Sat(rapid.Uint64Range(1, 600_000).Draw(t, "amount")), rapid.Int64Range(0, 2).Draw(t, "confs"),
+				rapid.SampledFrom([]kind{p2wpkh, p2tr, p2wsh}).Draw(t, "kind"))
+			coins = append(coins, c)
+			switch rapid.IntRange(0, 3).Draw(t, "fate") {
+			case 0:
+				r.Leased[c.Outpoint] = true
+				continue
+			case 1:
+				r.Depth[c.Outpoint] = rapid.IntRange(1, 4).Draw(t, "depth")
+			}
+			wallet += c.AmountSat
+		}
+		sel, err := Select(coins, r)
+		var short *CoinsShortError
+		if errors.As(err, &short) {
+			require.Positive(t, short.MissingSat)
+			require.Equal(t, errkind.Unavailable, errkind.Of(err))
+			return
+		}
+		require.NoError(t, err)
+		require.NoError(t, sel.check())
+		used := map[ln.Outpoint]bool{}
+		for _, c := range sel.Inputs {
+			require.False(t, r.Leased[c.Outpoint])
+			require.False(t, used[c.Outpoint])
+			used[c.Outpoint] = true
+			if c.Confirmations == 0 {
+				depth, ours := r.Depth[c.Outpoint]
+				require.True(t, ours && depth <= r.MaxDepth)
+			}
+		}
+		fee, err := r.FeeRate.Fee(sel.WeightWU)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, sel.FeeSat, fee)
+		if sel.HasChange() {
+			require.Equal(t, fee, sel.FeeSat)
+			require.GreaterOrEqual(t, sel.ChangeSat, max(r.MinChangeSat, 330))
+		} else {
+			require.True(t, r.AllowNoChange)
+		}
+		require.GreaterOrEqual(t, wallet-sel.FundingSat-sel.FeeSat, r.ReserveSat)
+
+		// The order in which the wallet lists its coins does not matter.
+		other, err := Select(rapid.Permutation(coins).Draw(t, "order"), r)
+		require.NoError(t, err)
+		require.Equal(t, sel, other)
+	})
+}
+
+func TestSelectPrefersConfirmed(t *testing.T) {
+	young := coin(1, 500_000, 0, p2tr)
+	r := Request{FundingSat: 100_000, FeeRate: 253, ChangeScript: script(p2tr, 200), MaxDepth: 2, Depth: map[ln.Outpoint]int{young.Outpoint: 1}}
+	sel, err := Select([]ln.Coin{young, coin(2, 60_000, 1, p2tr), coin(3, 60_000, 1, p2tr), coin(4, 300_000, 1, p2tr), coin(5, 200_000, 1, p2tr)}, r)
+	require.NoError(t, err)
+	require.Len(t, sel.Inputs, 1)
+	require.Equal(t, ln.Sat(200_000), sel.Inputs[0].AmountSat, "the smallest confirmed coin that suffices")
+	sel, err = Select([]ln.Coin{young, coin(2, 60_000, 1, p2tr)}, r)
+	require.NoError(t, err)
+	require.Equal(t, young.Outpoint, sel.Inputs[0].Outpoint)
+	r.Depth[young.Outpoint] = 3
+	_, err = Select([]ln.Coin{young, coin(2, 60_000, 1, p2tr)}, r)
+	var short *CoinsShortError
+	require.ErrorAs(t, err, &short)
+	require.Greater(t, short.MissingSat, ln.Sat(40_000))
+	require.Less(t, short.MissingSat, ln.Sat(41_000))
+}
+
+func TestBuildRefusesNonsense(t *testing.T) {
+	sel := Selection{Inputs: []ln.Coin{coin(1, 10_000, 1, p2tr)}, FundingSat: 5000, ChangeSat: 4000, FeeSat: 1000}
+	_, err := Build(sel, script(p2wsh, 1), script(p2tr, 2))
+	require.NoError(t, err)
+	bad := sel
+	bad.FeeSat++
+	_, err = Build(bad, script(p2wsh, 1), script(p2tr, 2))
+	require.ErrorContains(t, err, "the inputs bring")
+	_, err = Build(sel, script(p2wpkh, 1), script(p2tr, 2))
+	require.Error(t, err)
+	_, err = Build(sel, script(p2tr, 2), script(p2tr, 2))
+	require.Error(t, err)
+	bad = sel
+	bad.Inputs = []ln.Coin{coin(1, 5000, 1, p2tr), coin(1, 5000, 1, p2tr)}
+	_, err = Build(bad, script(p2wsh, 1), script(p2tr, 2))
+	require.ErrorContains(t, err, "twice")
+}
+
+// The package, not the child, reaches the target.
+func TestChildBump(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		parentWU := rapid.Uint64Range(400, 5000).Draw(t, "weight")
+		rate := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 5000).Draw(t, "rate"))
+		target := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 50_000).Draw(t, "target"))
+		ceiling := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 50_000).Draw(t, "ceiling"))
+		change := ln.Sat(rapid.Uint64Range(0, 200_000).Draw(t, "change"))
+		parentFee, err := rate.Fee(parentWU)
+		require.NoError(t, err)
+		b, err := ChildBump(parentFee, parentWU, change, script(p2tr, 1), target, ceiling)
+		if errors.Is(err, ErrNoBump) {
+			require.True(t, rate+1 >= min(target, ceiling)*9/10 || change < 1000 || parentWU*uint64(rate) > (parentWU+500)*uint64(min(target, ceiling))-1_000_000)
+			return
+		}
+		require.NoError(t, err)
+		require.LessOrEqual(t, b.ChildFeeSat+330, change)
+		relay, err := ln.MinFeeRate.Fee(b.ChildWU)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, b.ChildFeeSat, relay)
+		if !b.Capped {
+			require.GreaterOrEqual(t, b.PackageRate, target)
+		}
+		if b.ChildFeeSat > relay {
+			// Rounding up to a whole sat is all that may exceed the ceiling.
+			require.LessOrEqual(t, uint64(parentFee+b.ChildFeeSat-1)*1000, uint64(min(target, ceiling))*(parentWU+b.ChildWU))
+		}
+	})
+}
+
+func TestRatePolicy(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	p := RatePolicy{Floor: 300, Ceiling: 10_000, MaxAge: time.Minute}
+	require.NoError(t, p.Check())
+	require.Error(t, RatePolicy{Floor: 252, Ceiling: 300, MaxAge: 1}.Check())
+	require.Error(t, RatePolicy{Floor: 400, Ceiling: 300, MaxAge: 1}.Check())
+	require.Equal(t, Rate{Rate: 500}, p.Decide(Estimate{500, now.Add(-time.Minute)}, now))
+	require.Equal(t, Rate{Rate: 300}, p.Decide(Estimate{253, now}, now))
+	high := p.Decide(Estimate{20_000, now}, now)
+	require.Equal(t, ln.FeeRateSatPerKW(10_000), high.Rate)
+	require.NotEmpty(t, high.Alarm)
+	require.False(t, high.Stale)
+	old := p.Decide(Estimate{500, now.Add(-time.Minute - 1)}, now)
+	require.True(t, old.Stale)
+	require.Equal(t, ln.FeeRateSatPerKW(500), old.Rate)
+	require.True(t, p.Decide(Estimate{}, now).Stale)
+}

@@ -1,0 +1,260 @@
+package jit
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// again is what the database makes of a value.
+func again[T any](t require.TestingT, v T) T {
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	p := reflect.New(reflect.TypeOf(v))
+	require.NoError(t, json.Unmarshal(raw, p.Interface()))
+	second, err := json.Marshal(p.Elem().Interface())
+	require.NoError(t, err)
+	require.JSONEq(t, string(raw), string(second))
+	return p.Elem().Interface().(T)
+}
+
+// world remembers what was asked of it and checks the promises of the package.
+type world struct {
+	t        *rapid.T
+	terms    Terms
+	resumed  map[ln.CircuitKey]bool
+	refused  map[ln.CircuitKey]bool
+	arrived  map[ln.CircuitKey]ln.InterceptedHtlc
+	gone     map[ln.CircuitKey]bool
+	mapped   bool
+	opens    map[string]string // "", "usable", "failed"
+	lastOpen string
+}
+
+func (w *world) take(s State, effects []Effect) {
+	t := w.t
+	for _, f := range effects {
+		switch f := again(t, f).(type) {
+		case ResumeParts:
+			require.True(t, w.mapped, "resumed before the SCID was mapped")
+			var out ln.Msat
+			for _, k := range f.Keys {
+				require.False(t, w.refused[k], "resumed after it was refused: %s", k)
+				require.Contains(t, w.arrived, k)
+				out += w.arrived[k].OutgoingMsat
+				if len(f.Keys) == 1 && w.resumed[k] {
+					out = w.terms.Part.AmountMsat // offered again
+				}
+				w.resumed[k] = true
+			}
+			require.GreaterOrEqual(t, out, w.terms.Part.AmountMsat, "an incomplete set was resumed")
+		case RefuseParts:
+			require.False(t, f.How == RefuseUnknown && w.mapped, "RESUME of a mapped SCID would forward")
+			require.False(t, f.Reason.IsZero())
+			for _, k := range f.Keys {
+				require.False(t, w.resumed[k], "refused after it was resumed: %s", k)
+				w.refused[k] = true
+			}
+		case MapChannel:
+			w.mapped = true
+		case OpenChannel:
+			if f.OpeningID != w.lastOpen {
+				require.NotContains(t, w.opens, f.OpeningID)
+				for id, fate := range w.opens {
+					require.Equal(t, "failed", fate, "%s begun beside %s", f.OpeningID, id)
+				}
+				w.opens[f.OpeningID], w.lastOpen = "", f.OpeningID
+			}
+		}
+	}
+	// Nothing is forgotten: whatever arrived is held, resumed, refused or gone.
+	held := map[ln.CircuitKey]bool{}
+	for _, p := range PartsOf(s) {
+		held[p.Htlc.Key] = true
+	}
+	for k := range w.arrived {
+		require.True(t, held[k] || w.resumed[k] || w.refused[k] || w.gone[k], "%s: nobody answers %s", s.StateName(), k)
+		if held[k] {
+			require.False(t, w.refused[k], "%s: %s is held after it was refused", s.StateName(), k)
+		}
+	}
+}
+
+func TestRandomDays(t *testing.T) {
+	ended := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		terms := testTerms(rapid.Bool().Draw(t, "zero conf"))
+		terms.Part.MaxParts = 3
+		w := &world{
+			t: t, terms: terms, resumed: map[ln.CircuitKey]bool{}, refused: map[ln.CircuitKey]bool{},
+			arrived: map[ln.CircuitKey]ln.InterceptedHtlc{}, gone: map[ln.CircuitKey]bool{}, opens: map[string]string{},
+		}
+		var s State = Offered{Offer{Terms: terms}}
+		now, height, next := testStart, uint32(testHeight), uint64(0)
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "seconds")) * time.Second)
+			m := lsp.Moment{At: now, Height: height}
+			var v Event
+			switch rapid.IntRange(0, 15).Draw(t, "event") {
+			case 0, 1, 2:
+				next++
+				h := testPart(next, ln.Msat(rapid.SampledFrom([]uint64{30, 50, 100, 120}).Draw(t, "out"))*1_000_000)
+				h.IncomingExpiry += height - testHeight
+				h.OutgoingExpiry += height - testHeight
+				h.AutoFailHeight += height - testHeight
+				switch rapid.IntRange(0, 6).Draw(t, "fault") {
+				case 0:
+					h.Hash = ln.Hash{9}
+				case 1:
+					h.IncomingMsat = h.OutgoingMsat
+				case 2:
+					h.OutgoingExpiry -= 10
+				}
+				w.arrived[h.Key] = h
+				v = PartArrived{m, h}
+			case 3, 4, 5:
+				v = WalletStatus{Moment: m, Online: rapid.IntRange(0, 3).Draw(t, "online") > 0, Room: rapid.SampledFrom([]ln.SCID{0, 0, 42}).Draw(t, "room")}
+			case 6:
+				if w.lastOpen == "" || w.opens[w.lastOpen] == "failed" {
+					continue
+				}
+				w.opens[w.lastOpen] = "usable"
+				v = OpeningUsable{m, w.lastOpen, 43}
+			case 7:
+				if w.lastOpen == "" || w.opens[w.lastOpen] == "usable" {
+					continue
+				}
+				w.opens[w.lastOpen] = "failed"
+				v = OpeningFailed{m, w.lastOpen, lsp.Because(rapid.SampledFrom([]lsp.ReasonCode{lsp.ReasonOpenSlow, lsp.ReasonOpenFailed}).Draw(t, "why"), "no"), true}
+			case 8, 9:
+				if q, ok := s.(Mapping); ok {
+					v = Mapped{m, q.Via}
+				} else {
+					v = Mapped{m, 42}
+				}
+			case 10:
+				v = MapFailed{m, 42, "no"}
+			case 11:
+				v = PartsResumed{m}
+			case 12:
+				if rapid.IntRange(0, 3).Draw(t, "block") == 0 {
+					height++
+				}
+				v = NewBlock{lsp.Moment{At: now, Height: height}}
+			case 13:
+				v = Tick{m}
+			default:
+				parts := PartsOf(s)
+				if len(parts) == 0 {
+					continue
+				}
+				p := rapid.SampledFrom(parts).Draw(t, "part")
+				switch rapid.IntRange(0, 4).Draw(t, "fate") {
+				case 0:
+					w.gone[p.Htlc.Key] = true
+					v = PartGone{m, p.Htlc.Key, "auto-fail"}
+				case 1:
+					v = PartFailed{m, p.Htlc.Key, "no"}
+				case 2:
+					v = PartArrived{m, p.Htlc} // offered again
+				default:
+					v = PartSettled{m, p.Htlc.Key}
+				}
+			}
+			after, effects, err := Step(again(t, s), again(t, v))
+			if errors.Is(err, fsm.ErrIllegal) {
+				// An arrival must always be answered.
+				_, arrival := v.(PartArrived)
+				require.False(t, arrival)
+				continue
+			}
+			require.NoError(t, err)
+			s = after
+			w.take(s, effects)
+		}
+		if paid, ok := s.(Paid); ok {
+			var in, out ln.Msat
+			for _, p := range paid.Parts {
+				if p.Outcome == OutcomeSettled {
+					in, out = in+p.Htlc.IncomingMsat, out+p.Htlc.OutgoingMsat
+				}
+			}
+			require.Equal(t, in-out, paid.FeeEarnedMsat)
+			require.Equal(t, out, paid.ForwardedMsat)
+		}
+		ended[s.StateName()]++
+	})
+	t.Log(ended)
+	for _, name := range []string{"paid", "offered", "refunded"} {
+		require.Positive(t, ended[name], "the random days never end in %s: %v", name, ended)
+	}
+}
+
+// The story of design and issue: a part fails as a probe, two parts pay, the
+// channel is opened, both are resumed together and the fee is earned.
+func TestHappyDay(t *testing.T) {
+	var s State = Offered{Offer{Terms: testTerms(true)}}
+	step := func(v Event, want string, effects ...string) {
+		t.Helper()
+		next, got, err := Step(s, v)
+		require.NoError(t, err)
+		s = next
+		require.Equal(t, want, s.StateName())
+		var names []string
+		for _, f := range got {
+			names = append(names, f.EffectName())
+		}
+		require.Equal(t, effects, names)
+	}
+	m := moment()
+	probe := testPart(9, 100_000_000)
+	probe.Hash = ln.Hash{1}
+	step(PartArrived{m, probe}, "offered", "refuse_parts")
+	step(PartArrived{m, testPart(1, 50_000_000)}, "collecting", "ask_wallet")
+	step(WalletStatus{Moment: m}, "collecting", "wake_wallet")
+	step(PartArrived{m, testPart(2, 50_000_000)}, "collecting", "ask_wallet")
+	step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
+	step(PartArrived{m, testPart(3, 50_000_000)}, "opening", "refuse_parts")
+	step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+	step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
+	_, _, err := Step(s, Cancel{m, lsp.Reason{}})
+	require.ErrorIs(t, err, ErrTooLate)
+	step(PartsResumed{m}, "forwarded")
+	step(PartSettled{m, testPart(1, 0).Key}, "forwarded")
+	step(PartSettled{m, testPart(2, 0).Key}, "paid")
+	require.Equal(t, ln.Msat(2_000_000), s.(Paid).FeeEarnedMsat)
+}
+
+// A slow open outlives its attempt: the payer is refunded, and the retry uses
+// the channel instead of opening another.
+func TestRetryUsesLateChannel(t *testing.T) {
+	var s State = Offered{Offer{Terms: testTerms(true)}}
+	m := moment()
+	late := lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}
+	for _, v := range []Event{
+		PartArrived{m, testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true}, Tick{late},
+		OpeningUsable{late, "offer-1-open-1", 43}, PartArrived{late, testPart(2, 100_000_000)},
+		WalletStatus{Moment: late, Online: true, Room: 43},
+	} {
+		next, effects, err := Step(s, v)
+		require.NoError(t, err)
+		s = next
+		for _, f := range effects {
+			if r, ok := f.(RefuseParts); ok {
+				require.Equal(t, RefuseTemporary, r.How)
+				require.Equal(t, []ln.CircuitKey{testPart(1, 0).Key}, r.Keys)
+			}
+		}
+	}
+	require.Equal(t, ln.SCID(43), s.(Mapping).Via)
+	require.EqualValues(t, 1, OfferOf(s).Opens)
+}
