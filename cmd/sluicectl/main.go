@@ -74,6 +74,7 @@ func run(w *world, args []string) int {
 		kong.Name("sluicectl"),
 		kong.Description("Watch and steer a Sluice gateway."),
 		kong.Vars{"server": DefaultServer},
+		kong.Vars(doctorVars()),
 		kong.Writers(w.stdout, w.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.UsageOnError(),

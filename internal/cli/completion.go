@@ -214,7 +214,7 @@ func (m model) zsh() string {
 		b.WriteString(") ;;\n")
 	}
 	fmt.Fprintf(&b, `  esac
-  _describe -V %s found
+  _describe %s found
 }
 if [[ "$funcstack[1]" == %s ]]; then %s "$@"; else compdef %s %s; fi
 `, m.name, m.ident(), m.ident(), m.ident(), m.name)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 )
 
@@ -23,6 +24,9 @@ type Target struct {
 	// CertFlag, MacaroonFlag and AddressFlag are the flags to name.
 	AddressFlag, CertFlag, MacaroonFlag string
 	CertFile, MacaroonFile              string
+	// MacaroonHint says where a missing macaroon comes from; empty: the server
+	// writes it.
+	MacaroonHint string
 }
 
 // Explain turns what a call returned into a sentence that says what to do
@@ -47,9 +51,9 @@ func (t Target) Explain(err error) error {
 		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded), isStatus && s.Code() == codes.DeadlineExceeded:
 		return fmt.Errorf("%s at %s did not answer in time. It may be busy or out of reach: try again, give it longer with --timeout, or look at its log", t.Program, t.Address)
-	case isStatus && s.Code() == codes.Unavailable && isConnectionError(text):
+	case (isStatus && s.Code() == codes.Unavailable || errors.Is(err, ln.ErrUnavailable)) && isConnectionError(text):
 		return fmt.Errorf("%s does not answer at %s. Is it running (systemctl status %s)? Is that its address? Another one is named with %s. (%s)",
-			t.Program, t.Address, t.Program, t.AddressFlag, lastPart(s.Message()))
+			t.Program, t.Address, t.Program, t.AddressFlag, lastPart(text))
 	case isStatus && s.Code() == codes.Unimplemented:
 		return fmt.Errorf("%s at %s does not offer this call: its version and that of this program differ, or the service is not started there", t.Program, t.Address)
 	}
@@ -88,8 +92,11 @@ func (t Target) explainFile(err error) error {
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("there is no file %s, where %s's %s should be: %s writes it when it first starts; name another place with %s",
-			pathErr.Path, t.Program, what, t.Program, flag)
+		origin := t.Program + " writes it when it first starts"
+		if what == "macaroon" && t.MacaroonHint != "" {
+			origin = t.MacaroonHint
+		}
+		return fmt.Errorf("there is no file %s, where %s's %s should be: %s; name another place with %s", pathErr.Path, t.Program, what, origin, flag)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("you may not read %s, %s's %s: run this as the user that %s runs as, or have a copy made for you and name it with %s",
 			pathErr.Path, t.Program, what, t.Program, flag)
@@ -113,7 +120,7 @@ func isConnectionError(text string) bool {
 
 // lastPart is the innermost cause that a transport error quotes.
 func lastPart(text string) string {
-	text = strings.TrimRight(Clean(text), `"`)
+	text = strings.TrimRight(Clean(text), `")`)
 	if i := strings.LastIndex(text, `desc = "`); i >= 0 {
 		text = text[i+len(`desc = "`):]
 	}

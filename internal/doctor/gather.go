@@ -1,0 +1,83 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+)
+
+// Node tells about lnd. Every call only reads.
+type Node interface {
+	Info(ctx context.Context) (ln.NodeInfo, error)
+	Version(ctx context.Context) (lnd.Version, error)
+	CheckPermission(ctx context.Context, macaroon []byte, method string) (lnd.Permission, error)
+	ListChannels(ctx context.Context) ([]ln.Channel, error)
+	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
+}
+
+// Wallet tells about lnd's coins. Every call only reads.
+type Wallet interface {
+	ListCoins(ctx context.Context, minConfs int32) ([]ln.Coin, error)
+	WalletBalance(ctx context.Context) (ln.Balances, error)
+}
+
+// SettingsReader reads lnd's settings; it may use a macaroon of its own.
+type SettingsReader interface {
+	Settings(ctx context.Context) (lnd.Settings, error)
+}
+
+// Sources is whom to ask.
+type Sources struct {
+	Address  string
+	Node     Node
+	Wallet   Wallet
+	Settings SettingsReader
+	// Macaroon is sluiced's, whose rights are checked.
+	Macaroon     []byte
+	MacaroonFile string
+	// Sluiced asks the daemon; its error says why it could not.
+	Sluiced func(context.Context) (Sluiced, error)
+	Now     func() time.Time
+}
+
+// Gather asks for every fact. It stops early only when lnd does not answer.
+func Gather(ctx context.Context, s Sources) Facts {
+	f := Facts{Address: s.Address, MacaroonFile: s.MacaroonFile}
+	f.Info, f.NoInfo = s.Node.Info(ctx)
+	f.Now = s.Now()
+	if f.NoInfo != nil {
+		return f
+	}
+	f.Version, f.NoVers = s.Node.Version(ctx)
+	f.Channels, f.NoChannels = s.Node.ListChannels(ctx)
+	f.Pending, f.NoPending = s.Node.PendingChannels(ctx)
+	f.Coins, f.NoCoins = s.Wallet.ListCoins(ctx, 1)
+	f.Balance, f.NoBalance = s.Wallet.WalletBalance(ctx)
+	f.Settings, f.NoSettings = s.Settings.Settings(ctx)
+	f.Missing, f.Absent, f.NoRights = checkRights(ctx, s)
+	f.Sluiced, f.NoSluiced = s.Sluiced(ctx)
+	return f
+}
+
+func checkRights(ctx context.Context, s Sources) (missing, absent []string, err error) {
+	if len(s.Macaroon) == 0 {
+		return nil, nil, errors.New("no macaroon was given")
+	}
+	for _, r := range lnd.GatewayRightsTable() {
+		answer, err := s.Node.CheckPermission(ctx, s.Macaroon, r.Method)
+		switch {
+		case errors.Is(err, ln.ErrPermission):
+			return []string{"/lnrpc.Lightning/CheckMacaroonPermissions"}, nil, nil
+		case err != nil:
+			return nil, nil, err
+		case answer == lnd.Refused:
+			missing = append(missing, r.Method)
+		case answer == lnd.Absent:
+			absent = append(absent, r.Method)
+		}
+	}
+	return missing, absent, nil
+}

@@ -1,0 +1,121 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// coins judges whether channels can be opened now: each open leases coins of
+// its own, so their number counts besides their sum.
+func coins(f Facts, w Want) Finding {
+	x := Finding{Check: "coins", Title: "confirmed coins"}
+	if f.NoCoins != nil {
+		x.Level, x.Found = Note, "unknown: "+f.NoCoins.Error()
+		return x
+	}
+	useful, sum := 0, ln.Sat(0)
+	for _, c := range f.Coins {
+		total, err := sum.Add(c.AmountSat)
+		if err != nil {
+			x.Level, x.Found = Fail, "lnd's coins sum up to more than can exist: "+err.Error()
+			return x
+		}
+		sum = total
+		if c.AmountSat >= w.MinCoinSat {
+			useful++
+		}
+	}
+	x.Found = fmt.Sprintf("%d coins with %s; %d of them hold %s or more, enough for a channel", len(f.Coins), sum, useful, w.MinCoinSat)
+	switch {
+	case useful == 0:
+		x.Level = Fail
+		x.Fix = "Send coins to the gateway and let them confirm: without one no channel can be opened."
+		x.Lines = []string{"lncli newaddress p2tr"}
+	case useful < w.ConcurrentOpens:
+		x.Level = Warn
+		x.Fix = fmt.Sprintf("Each channel that is being opened needs a coin of its own: split them, so that %d can be opened at once.", w.ConcurrentOpens)
+		x.Lines = []string{fmt.Sprintf("lncli sendmany '{\"ADDRESS1\": %[1]d, \"ADDRESS2\": %[1]d}'", share(sum, w))}
+	default:
+		x.Level = OK
+	}
+	return x
+}
+
+// share is an equal part of the sum for each concurrent open, in round
+// figures and after some fee, but never below a useful coin.
+func share(sum ln.Sat, w Want) ln.Sat {
+	part := sum / ln.Sat(max(w.ConcurrentOpens, 1)+1) //nolint:gosec // a small count
+	return max(part-part%10_000, w.MinCoinSat)
+}
+
+// reserve judges what is left to bump commitments with. lnd's own rule counts
+// public channels only.
+func reserve(f Facts, w Want) Finding {
+	x := Finding{Check: "reserve", Title: "reserve for force-closes"}
+	if err := errors.Join(f.NoChannels, f.NoBalance); err != nil {
+		x.Level, x.Found = Note, "unknown: "+err.Error()
+		return x
+	}
+	need := min(max(w.MinReserveSat, ln.Sat(len(f.Channels))*w.ReservePerChannelSat), w.MaxReserveSat)
+	x.Found = fmt.Sprintf("%d channels need %s to bump their commitments with (lnd itself keeps %s, ignoring private channels); the wallet has %s confirmed",
+		len(f.Channels), need, f.Balance.ReservedSat, f.Balance.ConfirmedSat)
+	switch {
+	case f.Balance.ConfirmedSat < need:
+		x.Level = Fail
+		x.Fix = "Send coins to the gateway: without a reserve a force-close cannot be hurried, and held HTLCs may be lost with it."
+		x.Lines = []string{"lncli newaddress p2tr"}
+	case f.Balance.ConfirmedSat < 2*need:
+		x.Level = Warn
+		x.Fix = "Little is left for channels beyond the reserve: send coins to the gateway."
+		x.Lines = []string{"lncli newaddress p2tr"}
+	default:
+		x.Level = OK
+	}
+	return x
+}
+
+// maxPendingInbound is where lnd refuses every further inbound open.
+const maxPendingInbound = 50
+
+func pendingChannels(f Facts, _ Want) Finding {
+	x := Finding{Check: "pending_channels", Title: "pending channels"}
+	if f.NoPending != nil {
+		x.Level, x.Found = Note, "unknown: "+f.NoPending.Error()
+		return x
+	}
+	opening, closing := sortedPending(f.Pending)
+	x.Level, x.Found = OK, fmt.Sprintf("%d opening, %d closing", opening, closing)
+	if opening > maxPendingInbound/2 {
+		x.Level = Warn
+		x.Found += fmt.Sprintf(": lnd refuses inbound channels above %d pending ones", maxPendingInbound)
+		x.Fix = "See which hang and why; a funding transaction that lags can be hurried."
+		x.Lines = []string{"lncli pendingchannels", "lncli wallet bumpfee"}
+	}
+	return x
+}
+
+func sluiced(f Facts, _ Want) Finding {
+	x := Finding{Check: "sluiced", Level: OK, Title: "sluiced"}
+	switch {
+	case f.NoSluiced != nil:
+		x.Level, x.Found = Note, f.NoSluiced.Error()
+	case f.Sluiced.GatewayNodeKey != f.Info.PubKey:
+		x.Level = Fail
+		x.Found = fmt.Sprintf("sluiced serves another node, %s", f.Sluiced.GatewayNodeKey)
+		x.Fix = "Name the lnd that sluiced is attached to, or the sluiced of this lnd (--server)."
+	case behind(f.Info.BlockHeight, f.Sluiced.BlockHeight) > 1:
+		x.Level = Warn
+		x.Found = fmt.Sprintf("sluiced is at block %d, lnd at %d", f.Sluiced.BlockHeight, f.Info.BlockHeight)
+		x.Fix = "Look at sluiced's log: deadlines are counted in blocks."
+	case !f.Sluiced.Accepting:
+		x.Level, x.Found = Note, "running; new business is stopped: "+f.Sluiced.StoppedReason
+		x.Fix, x.Lines = "When all is well, accept it again.", []string{"sluicectl business start"}
+	default:
+		x.Found = "running, and accepts new business"
+	}
+	return x
+}
+
+func behind(lnd, ours uint32) uint32 { return max(lnd, ours) - min(lnd, ours) }
