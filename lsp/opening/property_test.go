@@ -1,0 +1,221 @@
+package opening
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// again is what the database makes of a value.
+func again[T any](t require.TestingT, v T) T {
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	p := reflect.New(reflect.TypeOf(v))
+	require.NoError(t, json.Unmarshal(raw, p.Interface()))
+	second, err := json.Marshal(p.Elem().Interface())
+	require.NoError(t, err)
+	require.JSONEq(t, string(raw), string(second))
+	return p.Elem().Interface().(T)
+}
+
+// Random events, right and wrong, in any order, every value through the
+// database's form: the promises of the package hold.
+func TestRandomDays(t *testing.T) {
+	ended := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		var s State = Planned{testPlan(rapid.Bool().Draw(t, "zero conf"))}
+		var verified, signAsked, signed, released, told bool
+		var published []byte
+		height := uint32(100)
+		for range rapid.IntRange(1, 80).Draw(t, "events") {
+			var v Event
+			if rapid.IntRange(0, 2).Draw(t, "forward") == 0 {
+				v = rapid.SampledFrom(testEvents(s)).Draw(t, "event")
+			} else {
+				v = usual(t, s, &height)
+			}
+			before := s
+			next, effects, err := Step(again(t, s), again(t, v))
+			if errors.Is(err, fsm.ErrIllegal) {
+				continue
+			}
+			require.NoError(t, err)
+			s = next
+			for _, f := range effects {
+				switch f := again(t, f).(type) {
+				case Verify:
+					_, stored := s.(Built)
+					require.True(t, stored, "verified before the transaction was stored")
+					verified = true
+				case Sign:
+					require.True(t, verified)
+					signAsked = true
+				case Publish:
+					require.True(t, signAsked)
+					if published == nil {
+						_, stored := s.(Signed)
+						require.True(t, stored, "published before the signed transaction was stored")
+						published = f.Raw
+					}
+					require.Equal(t, published, f.Raw, "other bytes were published")
+				case AbandonChannel:
+					require.False(t, signed, "abandoned after it was signed")
+				case ReleaseCoins:
+					released = true
+					require.True(t, Final(s), "coins released in %s", s.StateName())
+				case NotifyOwner:
+					if f.Notice == NoticeUsable {
+						require.False(t, told, "told twice")
+						told = true
+						require.NotNil(t, published)
+					}
+					if f.Notice == NoticeFailed || f.Notice == NoticeRejected {
+						require.False(t, signed)
+						require.NotEmpty(t, f.Reason.Text)
+					}
+				}
+			}
+			if _, ok := s.(Signed); ok {
+				signed = true
+			}
+			if signed {
+				require.False(t, CanAbandon(s), "%s led from %s back to %s", v.EventName(), before.StateName(), s.StateName())
+			}
+			require.Equal(t, Final(s), released, "%s: leases must end with the open", s.StateName())
+			if Final(s) {
+				break
+			}
+		}
+		ended[s.StateName()]++
+	})
+	t.Log(ended)
+}
+
+// usual is an event that the world would likely send next.
+func usual(t *rapid.T, s State, height *uint32) Event {
+	m := moment(*height)
+	p := PlanOf(s)
+	switch s := s.(type) {
+	case Planned:
+		return CoinsLeased{m, testSelection(), []byte{0x51}}
+	case Leased:
+		return FundingBuilt{m, p.PendingID(s.Negotiation), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}}
+	case Built:
+		return FundingPending{m, testOutpoint}
+	case Unknown:
+		return NodeAnswered{m, PresencePending, 0}
+	case Pending:
+		return FundingSigned{m, testTxID, []byte("raw")}
+	case Signed:
+		return FundingPublished{m}
+	}
+	*height++
+	switch rapid.IntRange(0, 3).Draw(t, "chain") {
+	case 0:
+		return ChannelActive{moment(*height), 42}
+	case 1:
+		return FundingConfirmed{moment(*height), *height}
+	default:
+		return NewBlock{moment(*height), 3000}
+	}
+}
+
+func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
+	t.Helper()
+	var effects []Effect
+	for _, v := range events {
+		next, f, err := Step(s, v)
+		require.NoError(t, err, "%s in %s", v.EventName(), s.StateName())
+		s, effects = next, f
+	}
+	return s, effects
+}
+
+func built(zeroConf bool) []Event {
+	m := moment(100)
+	return []Event{
+		Start{m}, CoinsLeased{m, testSelection(), nil},
+		FundingBuilt{m, testPlan(zeroConf).PendingID(0), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}},
+	}
+}
+
+// The channel is active before anyone signed, as lnd's zero-conf channels are:
+// the owner hears of it only after the transaction was published.
+func TestActiveBeforeSigned(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Planned{testPlan(true)}, append(built(true), ChannelActive{m, 42}, FundingSigned{m, testTxID, []byte("raw")})...)
+	require.Equal(t, "signed", s.StateName())
+	s, effects := walk(t, s, FundingPublished{m})
+	require.Equal(t, "usable", s.StateName())
+	require.Equal(t, NoticeUsable, effects[0].(NotifyOwner).Notice)
+	require.Equal(t, ln.SCID(42), effects[0].(NotifyOwner).ChanID)
+}
+
+func TestDeclinedZeroConfWaitsForItsConfirmations(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Planned{testPlan(false)}, append(built(false), FundingPending{m, testOutpoint}, FundingSigned{m, testTxID, []byte("raw")},
+		FundingPublished{m}, ChannelActive{m, 42}, FundingConfirmed{moment(101), 101}, NewBlock{moment(102), 0})...)
+	require.Equal(t, "published", s.StateName())
+	s, effects := walk(t, s, NewBlock{moment(103), 0})
+	require.Equal(t, "confirmed", s.StateName())
+	require.Equal(t, NoticeUsable, effects[0].(NotifyOwner).Notice)
+	s, effects = walk(t, s, FundingReorged{moment(103)})
+	require.Equal(t, "published", s.StateName())
+	require.Equal(t, "publish", effects[1].EffectName())
+	s, effects = walk(t, s, FundingConfirmed{moment(104), 104})
+	require.Equal(t, "confirmed", s.StateName())
+	require.Len(t, effects, 1, "usable is told once")
+	s, _ = walk(t, s, NewBlock{moment(109), 0})
+	require.Equal(t, "buried", s.StateName())
+}
+
+// A crash between storing the unsigned transaction and psbt_verify, or after:
+// the node is asked, and its answer decides.
+func TestCrashAroundVerify(t *testing.T) {
+	m := moment(100)
+	s, effects := walk(t, Planned{testPlan(true)}, append(built(true), NegotiationLost{m, "restart"})...)
+	require.Equal(t, []Effect{AskNode{OpeningID: "open-1", PendingID: testPlan(true).PendingID(0), Outpoint: testOutpoint}}, effects)
+	gone, effects := walk(t, s, NodeAnswered{m, PresenceAbsent, 0})
+	require.True(t, gone.(Failed).Temporary)
+	require.Len(t, effects, 3)
+	there, effects := walk(t, s, NodeAnswered{m, PresencePending, 0})
+	require.Equal(t, "pending", there.StateName())
+	require.Equal(t, "sign", effects[0].EffectName())
+}
+
+func TestNeverAnotherTransaction(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Planned{testPlan(true)}, append(built(true), FundingPending{m, testOutpoint})...)
+	_, _, err := Step(s, FundingSigned{m, ln.TxID{1}, []byte("raw")})
+	require.ErrorContains(t, err, "must not be published")
+	require.NotErrorIs(t, err, fsm.ErrIllegal)
+	s, _ = walk(t, s, FundingSigned{m, testTxID, []byte("raw")})
+	_, _, err = Step(s, Abandon{m, lsp.Reason{}})
+	require.ErrorIs(t, err, ErrTooLate)
+}
+
+func TestBumpAndConflict(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Planned{testPlan(true)}, append(built(true), FundingPending{m, testOutpoint}, FundingSigned{m, testTxID, []byte("raw")}, FundingPublished{m})...)
+	s, effects := walk(t, s, NewBlock{moment(103), 2000})
+	require.Len(t, effects, 1, "not yet")
+	s, effects = walk(t, s, NewBlock{moment(104), 2000})
+	require.Equal(t, ln.FeeRateSatPerKW(2000), effects[1].(BumpFee).PackageRate)
+	require.Equal(t, ln.Outpoint{TxID: testTxID, Index: 1}, effects[1].(BumpFee).Change)
+	s, effects = walk(t, s, NewBlock{moment(108), 2000})
+	require.Len(t, effects, 1, "the same rate again is no bump")
+	s, effects = walk(t, s, FundingConflicted{moment(109), ln.TxID{8}, 109}, NewBlock{moment(113), 0})
+	require.Empty(t, effects)
+	s, effects = walk(t, s, NewBlock{moment(114), 0})
+	require.Equal(t, "conflicted", s.StateName())
+	require.Equal(t, NoticeConflicted, effects[1].(NotifyOwner).Notice)
+	require.NotEmpty(t, s.(Conflicted).Reason.Text)
+}
