@@ -1,0 +1,233 @@
+package wrap
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// again is what the database makes of a value.
+func again[T any](t require.TestingT, v T) T {
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	p := reflect.New(reflect.TypeOf(v))
+	require.NoError(t, json.Unmarshal(raw, p.Interface()))
+	second, err := json.Marshal(p.Elem().Interface())
+	require.NoError(t, err)
+	require.JSONEq(t, string(raw), string(second))
+	return p.Elem().Interface().(T)
+}
+
+// TestRandomDays plays an honest world: a payment's outcome is told only for a
+// payment that was asked for, and nothing else is promised about the order of
+// what happens. It checks that the hold is never cancelled while a payment may
+// be in flight, that every payment keeps law 4's margin, that one channel at
+// most is made, and that what the payer pays is what the wallet and the
+// gateway get.
+func TestRandomDays(t *testing.T) {
+	ended := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		terms := testTerms(rapid.Bool().Draw(t, "zero conf"))
+		var s State = Offered{Offer{Terms: terms}}
+		var inFlight, settled bool
+		var live string
+		channels := 0
+		now, height := testStart, uint32(testHeight)
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 10).Draw(t, "seconds")) * time.Second)
+			if rapid.IntRange(0, 4).Draw(t, "block") == 0 {
+				height++
+			}
+			m := lsp.Moment{At: now, Height: height}
+			v := rapid.SampledFrom(append(testEvents(s), likely(s)...)).Draw(t, "event")
+			v = at(v, m)
+			switch v := v.(type) {
+			case PaymentSucceeded, PaymentFailed, PaymentNotSent:
+				if !inFlight {
+					continue
+				}
+				inFlight = false
+			case OpeningUsable:
+				if v.OpeningID != live {
+					continue
+				}
+				channels++
+				live = ""
+			case OpeningFailed:
+				if v.OpeningID != live {
+					continue
+				}
+				live = ""
+			case SetAccepted:
+				for i := range v.Htlcs {
+					v.Htlcs[i].Expiry += height - testHeight
+				}
+			}
+			next, effects, err := Step(again(t, s), again(t, v))
+			if errors.Is(err, fsm.ErrIllegal) {
+				switch v.(type) {
+				case PaymentSucceeded, PaymentFailed, PaymentNotSent:
+					t.Fatalf("%s does not take a payment's outcome", s.StateName())
+				}
+				continue
+			}
+			require.NoError(t, err)
+			s = next
+			for _, f := range effects {
+				switch f := again(t, f).(type) {
+				case Pay:
+					require.False(t, inFlight, "a second payment beside the first")
+					inFlight = true
+					h := s.(Paying)
+					require.LessOrEqual(t, f.Payment.ExpiryHeight+terms.MarginBlocks+terms.HoldExpiryDelta, h.EarliestExpiry)
+					require.GreaterOrEqual(t, f.SendUntilHeight, height)
+					require.Equal(t, terms.WalletMsat, f.Payment.AmountMsat)
+				case CancelInvoice:
+					require.False(t, inFlight, "cancelled while a payment may be in flight")
+					require.False(t, settled)
+				case SettleInvoice:
+					require.Equal(t, terms.Hash, f.Preimage.Preimage().Hash())
+					settled = true
+				case OpenChannel:
+					require.Empty(t, live, "an open beside another")
+					require.Zero(t, channels, "a second channel for one payment")
+					live = f.OpeningID
+				}
+			}
+			require.Equal(t, inFlight || settled && !Final(s), InFlight(s), s.StateName())
+			switch s := s.(type) {
+			case Settled:
+				require.Equal(t, s.HeldMsat, s.AmountMsat+s.FeeEarnedMsat)
+			case Lost:
+				require.Equal(t, terms.Hash, s.Preimage.Preimage().Hash())
+			case Refunded:
+				require.NotEmpty(t, s.Reason.Text)
+				require.False(t, settled)
+			}
+			if Final(s) {
+				break
+			}
+		}
+		ended[s.StateName()]++
+	})
+	t.Log(ended)
+	require.Positive(t, ended["refunded"]+ended["settled"], "%v", ended)
+}
+
+// likely leads on from a state, so that the days get somewhere.
+func likely(s State) []Event {
+	var v Event
+	o := OfferOf(s)
+	switch s := s.(type) {
+	case Offered:
+		v = InvoiceAdded{Bolt11: "lnbcrt1"}
+	case InvoiceMade:
+		v = SetAccepted{Htlcs: testHtlcs()}
+	case Accepted:
+		v = WalletStatus{Online: true}
+		if !s.Safe {
+			v = IncomingChecked{Safe: true}
+		}
+	case Opening:
+		v = OpeningUsable{OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43}
+	case Paying, PaymentUnknown:
+		v = PaymentSucceeded{Preimage: NewSecret(testPreimage)}
+	case Settling:
+		v = InvoiceSettled{}
+	default:
+		return nil
+	}
+	var many []Event
+	for range 30 {
+		many = append(many, v)
+	}
+	return many
+}
+
+// at sets an event's moment.
+func at(v Event, m lsp.Moment) Event {
+	p := reflect.New(reflect.TypeOf(v)).Elem()
+	p.Set(reflect.ValueOf(v))
+	p.FieldByName("Moment").Set(reflect.ValueOf(m))
+	return p.Interface().(Event)
+}
+
+func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
+	t.Helper()
+	var effects []Effect
+	for _, v := range events {
+		next, f, err := Step(s, v)
+		require.NoError(t, err, "%s in %s", v.EventName(), s.StateName())
+		s, effects = next, f
+	}
+	return s, effects
+}
+
+func paying() []Event {
+	m := moment()
+	return []Event{
+		Start{m}, InvoiceAdded{m, "lnbcrt1"}, SetAccepted{m, testHtlcs()}, IncomingChecked{m, true, ""},
+		WalletStatus{Moment: m, Online: true}, OpeningUsable{m, "offer-1-open-1", 43},
+	}
+}
+
+func TestHappyDay(t *testing.T) {
+	m := moment()
+	s, effects := walk(t, Offered{Offer{Terms: testTerms(true)}}, paying()...)
+	require.Equal(t, ln.DirectPayment{
+		Hash: testPreimage.Hash(), AmountMsat: 98_000_000, ChanID: 43, Peer: ln.PubKey{2, 1}, ExpiryHeight: testHeight + 83,
+	}, effects[0].(Pay).Payment)
+	require.EqualValues(t, testHeight+3, effects[0].(Pay).SendUntilHeight)
+	s, _ = walk(t, s, PaymentSucceeded{m, NewSecret(testPreimage)}, InvoiceSettled{m})
+	require.Equal(t, ln.Msat(2_000_000), s.(Settled).FeeEarnedMsat)
+}
+
+// Law 4's margin, to the block: the earliest part expires at h+181, the payment
+// at h+83, 60 blocks of margin and 18 of lnd's own lie between.
+func TestMarginToTheBlock(t *testing.T) {
+	m := moment()
+	last := lsp.Moment{At: testStart, Height: testHeight + 20}
+	first := lsp.Moment{At: testStart, Height: testHeight + 21}
+	s, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, paying()[:5]...)
+	ok, _ := walk(t, s, NewBlock{last}, OpeningUsable{last, "offer-1-open-1", 43})
+	require.Equal(t, "paying", ok.StateName())
+	over, effects := walk(t, s, OpeningUsable{first, "offer-1-open-1", 43})
+	require.Equal(t, lsp.ReasonMargin, over.(Cancelling).Reason.Code)
+	require.Equal(t, "cancel_invoice", effects[0].EffectName())
+	over, _ = walk(t, s, NewBlock{first})
+	require.Equal(t, "cancelling", over.StateName())
+	// A retry is computed anew as well.
+	retry, _ := walk(t, ok, PaymentFailed{first, "flap", true})
+	require.Equal(t, "cancelling", retry.StateName())
+	retry, _ = walk(t, ok, PaymentFailed{m, "flap", true})
+	require.EqualValues(t, 2, OfferOf(retry).Payments)
+}
+
+// The payment is cut off and the node cancels the hold meanwhile: nothing is
+// assumed, and what TrackPaymentV2 says decides between refund and loss.
+func TestCutOffPayment(t *testing.T) {
+	m := moment()
+	s, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, paying()...)
+	s, effects := walk(t, s, PaymentCutOff{m, "eof"})
+	require.Equal(t, "track_payment", effects[0].EffectName())
+	_, _, err := Step(s, Cancel{m, lsp.Reason{}})
+	require.ErrorIs(t, err, ErrTooLate)
+	s, effects = walk(t, s, InvoiceCanceled{m})
+	require.Equal(t, "payment_unknown", s.StateName())
+	require.Equal(t, "alarm", effects[0].EffectName())
+	failed, _ := walk(t, s, PaymentFailed{m, "timeout", true})
+	require.Equal(t, "refunded", failed.StateName(), "nothing is paid again for a hold that is gone")
+	lost, _ := walk(t, s, PaymentSucceeded{m, NewSecret(testPreimage)})
+	require.Equal(t, testPreimage, lost.(Lost).Preimage.Preimage())
+	_, _, err = Step(s, PaymentSucceeded{m, NewSecret(ln.Preimage{9})})
+	require.ErrorContains(t, err, "does not open its hash")
+}
