@@ -61,12 +61,15 @@ func ChildBump(parentFee ln.Sat, parentWU uint64, changeSat ln.Sat, changeScript
 	if changeSat < dust+least {
 		return Bump{}, ErrNoBump
 	}
-	if fee > changeSat-dust {
-		fee, b.Capped = changeSat-dust, true
-	}
 	vbytes := (childWU + 3) / 4
-	b.ChildFeeSat = fee
 	b.ChildRateSatPerVByte = (uint64(fee) + vbytes - 1) / vbytes
+	if fee > changeSat-dust {
+		// All that the change can give; the rate is rounded down, or lnd would
+		// find the change too small.
+		fee, b.Capped = changeSat-dust, true
+		b.ChildRateSatPerVByte = uint64(fee) / vbytes
+	}
+	b.ChildFeeSat = fee
 	b.PackageRate = ln.FeeRateSatPerKW(uint64(parentFee+fee) * 1000 / (parentWU + childWU))
 	return b, nil
 }
