@@ -1,0 +1,231 @@
+package app
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/obs"
+	"github.com/sluice-lsp/sluice/lsp"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+)
+
+// Config is sluiced's configuration file.
+type Config struct {
+	DataDir     string            `toml:"data_dir" help:"where sluiced keeps its database, certificate and macaroon" required:"true"`
+	Lnd         LndConfig         `toml:"lnd" help:"the gateway's lnd"`
+	Database    DatabaseConfig    `toml:"database" help:"where state is kept"`
+	RPC         RPCConfig         `toml:"rpc" help:"what sluiced listens on"`
+	Log         obs.LogConfig     `toml:"log" help:"what is logged, and how"`
+	Trace       obs.TraceConfig   `toml:"trace" help:"OpenTelemetry traces; off without an endpoint"`
+	Limits      auth.Limits       `toml:"limits" help:"how often callers may call"`
+	Interceptor InterceptorConfig `toml:"interceptor" help:"how held payments are bounded"`
+	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
+	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
+}
+
+// LndConfig says how to reach the gateway's lnd.
+type LndConfig struct {
+	Address  string            `toml:"address" help:"host:port of lnd's gRPC listener" required:"true"`
+	TLSCert  string            `toml:"tls_cert" help:"path of lnd's tls.cert" required:"true"`
+	Macaroon config.SecretFile `toml:"macaroon_file" help:"path of a macaroon for sluiced; 'sluiced macaroon' prints how to bake one" required:"true"`
+	Network  string            `toml:"network" help:"the bitcoin network" oneof:"mainnet|testnet|signet|regtest"`
+}
+
+// DatabaseConfig says where state is kept.
+type DatabaseConfig struct {
+	Engine  string            `toml:"engine" help:"sqlite (a file in data_dir) or postgres" oneof:"sqlite|postgres"`
+	DSNFile config.SecretFile `toml:"dsn_file" help:"path of a file that holds PostgreSQL's connection string"`
+}
+
+// RPCConfig says what sluiced listens on.
+type RPCConfig struct {
+	Listen   string          `toml:"listen" help:"host:port for gRPC" required:"true"`
+	REST     string          `toml:"rest_listen" help:"host:port for REST; empty turns it off"`
+	Admin    string          `toml:"admin_listen" help:"loopback host:port for metrics and health; empty turns it off"`
+	TLSHosts []string        `toml:"tls_hosts" help:"names and addresses for the certificate, besides localhost"`
+	LoginFor config.Duration `toml:"login_for" help:"how long a wallet's login lasts" min:"1m" max:"30d"`
+	Profile  bool            `toml:"profiling" help:"serve profiles on the admin address"`
+}
+
+// InterceptorConfig bounds what is held.
+type InterceptorConfig struct {
+	FailSafetyBlocks  uint32          `toml:"fail_safety_blocks" help:"a held payment is failed so many blocks before lnd would" min:"1" max:"100"`
+	NearBlocks        uint32          `toml:"near_blocks" help:"its service is warned so many blocks before that" min:"1" max:"200"`
+	MaxHeldPerChannel int             `toml:"max_held_per_channel" help:"held payments per incoming channel, of its 483 slots" min:"1" max:"482"`
+	MaxHeld           int             `toml:"max_held" help:"held payments in all" min:"1"`
+	MaxHeldSat        config.Sat      `toml:"max_held_sat" help:"sats held in all"`
+	LeaseFor          config.Duration `toml:"lease_for" help:"how long a standby waits for a silent owner" min:"2s" max:"1m"`
+	AbsentGrace       config.Duration `toml:"absent_grace" help:"how long a service may be away before its policy applies" min:"1s"`
+}
+
+// AcceptorConfig says who may open channels to the gateway.
+type AcceptorConfig struct {
+	MinSat            config.Sat `toml:"min_sat" help:"smallest channel"`
+	MaxSat            config.Sat `toml:"max_sat" help:"largest channel"`
+	MaxPendingPerPeer int        `toml:"max_pending_per_peer" help:"channels that one peer may have opening at once" min:"1"`
+	ZeroConfFrom      []string   `toml:"zero_conf_from" help:"node keys that may open zero-conf channels to us: each could double-spend and take what was forwarded"`
+	Deny              []string   `toml:"deny" help:"node keys that may not open channels"`
+}
+
+// LSPConfig is the business of channels on demand.
+type LSPConfig struct {
+	URIs             []string        `toml:"uris" help:"how wallets reach the gateway's node, as KEY@HOST:PORT; empty asks lnd"`
+	CltvDelta        uint32          `toml:"cltv_delta" help:"lnd's bitcoin.timelockdelta" min:"18" max:"2016"`
+	Menu             []MenuItem      `toml:"menu" help:"what channels cost, from cheap to dear"`
+	OfferFor         config.Duration `toml:"offer_for" help:"how long a price stands" min:"10m" max:"1d"`
+	Taproot          bool            `toml:"taproot" help:"open simple taproot channels instead of anchor channels"`
+	MinChannel       config.Sat      `toml:"min_channel_sat" help:"smallest channel on demand" min:"20000"`
+	MaxChannel       config.Sat      `toml:"max_channel_sat" help:"largest channel on demand"`
+	Headroom         config.Sat      `toml:"headroom_sat" help:"capacity beyond the payment"`
+	HeadroomPPM      uint32          `toml:"headroom_ppm" help:"capacity beyond the payment, in parts per million of it"`
+	StressPercent    uint32          `toml:"stress_percent" help:"how much of today's commitment fee a channel must afford, in percent" min:"100" max:"2000"`
+	ReservePerChan   config.Sat      `toml:"reserve_per_channel_sat" help:"kept on chain to bump commitments, per channel"`
+	MaxReserve       config.Sat      `toml:"max_reserve_sat" help:"kept on chain at most"`
+	MaxUnconfirmed   int             `toml:"max_unconfirmed_depth" help:"longest chain of unconfirmed change to build on; 0 spends confirmed coins only" min:"0" max:"20"`
+	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
+	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate" min:"253"`
+	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate" min:"253"`
+	FeeStaleAfter    config.Duration `toml:"fee_stale_after" help:"no new channels when the fee estimate is older" min:"1m"`
+	BumpAfter        uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks; 0 never"`
+	CollectFor       config.Duration `toml:"collect_for" help:"how long the first part waits for the others and for the wallet" min:"10s" max:"10m"`
+	OpenFor          config.Duration `toml:"open_for" help:"how long a channel open may take" min:"5s" max:"10m"`
+	HoldMargin       uint32          `toml:"hold_margin_blocks" help:"held payments go back so many blocks before lnd would take them back" min:"7"`
+	PayMargin        uint32          `toml:"pay_margin_blocks" help:"blocks between the end of a payment of ours and of the one it is paid from" min:"20"`
+	HoldExpiryDelta  uint32          `toml:"hold_expiry_delta" help:"lnd's invoices.holdexpirydelta" min:"1"`
+	MaxConfs         uint32          `toml:"max_confirmations" help:"most confirmations that a wallet may ask for" min:"1" max:"20"`
+	RequestsEach     int             `toml:"open_requests_per_client" help:"agreements that one client may have open; 0 no limit"`
+	Requests         int             `toml:"open_requests" help:"agreements open in all; 0 no limit"`
+	UnpaidEach       config.Sat      `toml:"unpaid_per_client_sat" help:"capacity opened for one client and not paid for yet; 0 no limit"`
+	Unpaid           config.Sat      `toml:"unpaid_sat" help:"capacity opened and not paid for in all; 0 no limit"`
+	HeldEach         config.Sat      `toml:"held_per_client_sat" help:"sats held for one client; 0 no limit"`
+	Held             config.Sat      `toml:"held_sat" help:"sats held for channels in all; 0 no limit"`
+	OpensPerHourEach int             `toml:"opens_per_hour_per_client" help:"channels opened for one client per hour; 0 no limit"`
+	OpensPerHour     int             `toml:"opens_per_hour" help:"channels opened per hour in all; 0 no limit"`
+}
+
+// MenuItem is one price (bLIP-52, opening_fee_params).
+type MenuItem struct {
+	MinFee       config.Msat `toml:"min_fee_msat" help:"least fee"`
+	PPM          uint32      `toml:"proportional_ppm" help:"proportional fee in parts per million of the payment"`
+	MinLifetime  uint32      `toml:"min_lifetime_blocks" help:"the channel stays open at least so long"`
+	MaxSelfDelay uint32      `toml:"max_client_to_self_delay_blocks" help:"largest to_self_delay that a wallet may ask of us"`
+	MinPayment   config.Msat `toml:"min_payment_size_msat" help:"smallest payment"`
+	MaxPayment   config.Msat `toml:"max_payment_size_msat" help:"largest payment"`
+}
+
+// DefaultConfig is safe for a small gateway on mainnet.
+func DefaultConfig() Config {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "."
+	}
+	b := lspengine.Defaults()
+	menu := make([]MenuItem, 0, len(b.Menu))
+	for _, m := range b.Menu {
+		menu = append(menu, MenuItem{
+			MinFee: config.Msat(m.MinFeeMsat), PPM: m.ProportionalPPM, MinLifetime: m.MinLifetimeBlocks,
+			MaxSelfDelay: m.MaxClientToSelfDelay, MinPayment: config.Msat(m.MinPaymentSizeMsat), MaxPayment: config.Msat(m.MaxPaymentSizeMsat),
+		})
+	}
+	return Config{
+		DataDir: filepath.Join(home, ".sluice"),
+		Lnd: LndConfig{
+			Address: "127.0.0.1:10009", TLSCert: filepath.Join(home, ".lnd", "tls.cert"),
+			Macaroon: config.SecretFile(filepath.Join(home, ".sluice", "lnd.macaroon")), Network: "mainnet",
+		},
+		Database: DatabaseConfig{Engine: "sqlite"},
+		RPC: RPCConfig{
+			Listen: "127.0.0.1:10200", REST: "127.0.0.1:10280", Admin: "127.0.0.1:10290", LoginFor: config.Duration(24 * time.Hour),
+		},
+		Log:    obs.DefaultLogConfig(),
+		Limits: auth.DefaultLimits(),
+		Interceptor: InterceptorConfig{
+			FailSafetyBlocks: 6, NearBlocks: 12, MaxHeldPerChannel: 200, MaxHeld: 2000, MaxHeldSat: 1_000_000_000,
+			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
+		},
+		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
+		LSP: LSPConfig{
+			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor),
+			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),
+			Headroom: config.Sat(b.Capacity.HeadroomSat), HeadroomPPM: b.Capacity.HeadroomPPM, StressPercent: b.Capacity.StressPercent,
+			ReservePerChan: config.Sat(b.ReservePerChan), MaxReserve: config.Sat(b.MaxReserveSat), MaxUnconfirmed: b.MaxUnconfirmed,
+			FeeTarget: b.Fees.TargetBlocks, FeeFloor: uint64(b.Fees.Floor), FeeCeiling: uint64(b.Fees.Ceiling),
+			FeeStaleAfter: config.Duration(b.Fees.StaleAfter), BumpAfter: b.BumpAfterBlocks,
+			CollectFor: config.Duration(b.CollectFor), OpenFor: config.Duration(b.OpenFor),
+			HoldMargin: b.HoldMarginBlocks, PayMargin: b.PayMarginBlocks, HoldExpiryDelta: b.HoldExpiryDelta, MaxConfs: b.MaxConfs,
+			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
+			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),
+			HeldEach: config.Sat(b.Caps.Client.HeldSat), Held: config.Sat(b.Caps.All.HeldSat),
+			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
+		},
+	}
+}
+
+// Validate checks what tags cannot.
+func (c Config) Validate() error {
+	if c.Database.Engine == "postgres" && c.Database.DSNFile == "" {
+		return fmt.Errorf("database.dsn_file is missing: with postgres it names a file (mode 0600) that holds the connection string")
+	}
+	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
+		return err
+	}
+	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {
+		if _, err := keySet(list); err != nil {
+			return fmt.Errorf("acceptor: %w", err)
+		}
+	}
+	return nil
+}
+
+func keySet(keys []string) (map[ln.PubKey]bool, error) {
+	out := make(map[ln.PubKey]bool, len(keys))
+	for _, text := range keys {
+		key, err := ln.ParsePubKey(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		out[key] = true
+	}
+	return out, nil
+}
+
+// lspConfig turns settings into the engine's configuration.
+func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, error) {
+	s := c.LSP
+	out := lspengine.Defaults()
+	out.Network, out.Self, out.URIs, out.CltvDelta = c.Lnd.Network, self, uris, s.CltvDelta
+	if len(s.URIs) > 0 {
+		out.URIs = s.URIs
+	}
+	out.Menu = nil
+	for _, m := range s.Menu {
+		out.Menu = append(out.Menu, lsp.OpeningFeeParams{
+			MinFeeMsat: m.MinFee.Amount(), ProportionalPPM: m.PPM, MinLifetimeBlocks: m.MinLifetime,
+			MaxClientToSelfDelay: m.MaxSelfDelay, MinPaymentSizeMsat: m.MinPayment.Amount(), MaxPaymentSizeMsat: m.MaxPayment.Amount(),
+		})
+	}
+	out.OfferFor = s.OfferFor.Std()
+	if s.Taproot {
+		out.Type = ln.CommitmentSimpleTaproot
+	}
+	out.Capacity.MinSat, out.Capacity.MaxSat = s.MinChannel.Amount(), s.MaxChannel.Amount()
+	out.Capacity.HeadroomSat, out.Capacity.HeadroomPPM, out.Capacity.StressPercent = s.Headroom.Amount(), s.HeadroomPPM, s.StressPercent
+	out.ReservePerChan, out.MaxReserveSat, out.MaxUnconfirmed = s.ReservePerChan.Amount(), s.MaxReserve.Amount(), s.MaxUnconfirmed
+	out.MinReserveSat = min(out.MinReserveSat, out.MaxReserveSat)
+	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
+	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
+	out.CollectFor, out.OpenFor = s.CollectFor.Std(), s.OpenFor.Std()
+	out.HoldMarginBlocks, out.PayMarginBlocks, out.HoldExpiryDelta, out.MaxConfs = s.HoldMargin, s.PayMargin, s.HoldExpiryDelta, s.MaxConfs
+	client, all := &out.Caps.Client, &out.Caps.All
+	client.OpenRequests, all.OpenRequests = s.RequestsEach, s.Requests
+	client.UnpaidSat, all.UnpaidSat = s.UnpaidEach.Amount(), s.Unpaid.Amount()
+	client.HeldSat, all.HeldSat = s.HeldEach.Amount(), s.Held.Amount()
+	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
+	return out, out.Validate()
+}
