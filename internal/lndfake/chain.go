@@ -33,8 +33,6 @@ type chain struct {
 	minersMsat   int64
 	feeRatePerKW int64
 	refuse       error
-	watchers     map[int]func(reorgFrom int)
-	nextWatcher  int
 }
 
 type block struct {
@@ -75,7 +73,7 @@ func newChain(w *World) *chain {
 		txs: map[chainhash.Hash]*mempoolTx{}, owned: map[*Node]map[opKey]*coin{},
 		owner: map[string]*Node{}, internal: map[wire.OutPoint]*channel{},
 		contracts:    map[wire.OutPoint]*contract{},
-		feeRatePerKW: 2500, watchers: map[int]func(int){},
+		feeRatePerKW: 2500,
 	}
 	c.blocks = []*block{{height: genesisHeight, header: *c.header(chainhash.Hash{}, 0), hash: chainhash.Hash{}}}
 	c.blocks[0].hash = c.blocks[0].header.BlockHash()
@@ -99,7 +97,7 @@ func (c *chain) mine() {
 	}
 	c.mempool = nil
 	c.blocks = append(c.blocks, b)
-	c.w.onBlock(0)
+	c.w.onBlock()
 }
 
 func (c *chain) reorg(depth int, confirm bool) {
@@ -318,7 +316,6 @@ func (c *chain) evict(txid chainhash.Hash) {
 		}
 	}
 	c.minersMsat -= e.feeSat * 1000
-	c.w.onTxGone(e)
 }
 
 // strangersMsat is what lies on outputs that neither a node nor a channel owns.

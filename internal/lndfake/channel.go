@@ -48,7 +48,7 @@ type channel struct {
 	up       bool // the link
 	gen      int
 	failed   bool // the link failed and waits for a reconnection
-	frozenBy bool // test: commitments are held back
+	heldBack bool // by HoldCommits: no commitment is signed
 	closing  *closing
 	pendID   [32]byte
 	born     uint32
@@ -360,7 +360,7 @@ func (w *World) HoldCommits(a, b *Node) (release func()) {
 		w.do(func() {
 			for _, c := range w.channels {
 				if c.between(a, b) {
-					c.frozenBy = v
+					c.heldBack = v
 					c.sides[0].kick()
 					c.sides[1].kick()
 				}

@@ -324,7 +324,7 @@ func (w *World) ForceClose(n *Node, point string) error {
 }
 
 // onBlock is everybody's reaction to a block.
-func (w *World) onBlock(int) {
+func (w *World) onBlock() {
 	tip := w.chain.tip()
 	for _, n := range w.order {
 		if !n.up {
@@ -366,5 +366,3 @@ func (w *World) onTx(e *mempoolTx) {
 		}
 	}
 }
-
-func (w *World) onTxGone(*mempoolTx) {}

@@ -100,7 +100,7 @@ func (s *side) kick() {
 // sign is the batch tick of a link. Keystones reach the disk here, before the signature.
 func (s *side) sign() {
 	c := s.c
-	if !c.up || c.frozenBy || len(s.mailbox)+len(s.resbox) == 0 {
+	if !c.up || c.heldBack || len(s.mailbox)+len(s.resbox) == 0 {
 		return
 	}
 	if s.signed != nil {

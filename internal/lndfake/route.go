@@ -69,10 +69,7 @@ func (m *missionControl) report(n *Node, a *attempt) lnrpc.PaymentFailureReason 
 		}
 	case f.code == lnrpc.Failure_TEMPORARY_NODE_FAILURE, f.code == lnrpc.Failure_PERMANENT_NODE_FAILURE:
 		both(f.src)
-	case f.code == lnrpc.Failure_INVALID_ONION_HMAC, f.code == lnrpc.Failure_INVALID_ONION_KEY,
-		f.code == lnrpc.Failure_INVALID_ONION_VERSION:
-		m.fail(node(f.src), node(f.src+1), 0)
-	default:
+	default: // UNKNOWN_NEXT_PEER and all else that the hop says of the channel after it
 		m.fail(node(f.src), node(f.src+1), 0)
 	}
 	return lnrpc.PaymentFailureReason_FAILURE_REASON_NONE
@@ -99,7 +96,7 @@ func (n *Node) edges(hints []*lnrpc.RouteHint, dest string) []edge {
 			switch {
 			case s.node == n && s.active() && s.graph != nil:
 				e.own = s
-			case s.node == n, c.private, s.graph == nil, s.other().node == n && false:
+			case s.node == n, c.private, s.graph == nil:
 				continue
 			default:
 				e.policy = *s.graph
@@ -143,10 +140,8 @@ func (n *Node) findShard(p *payment, amt int64, parts int) (*onion, lnrpc.Paymen
 		return nil, lnrpc.PaymentFailureReason_FAILURE_REASON_INSUFFICIENT_BALANCE
 	}
 	for parts > 0 {
-		if parts > 1 || amt >= p.value || true {
-			if o := n.findRoute(p, edges, amt); o != nil {
-				return o, 0
-			}
+		if o := n.findRoute(p, edges, amt); o != nil {
+			return o, 0
 		}
 		if parts == 1 || p.addr == nil || amt/2 < minShardMsat {
 			break

@@ -55,7 +55,6 @@ type World struct {
 
 	mu       sync.Mutex
 	rng      *rand.Rand
-	now0     time.Time
 	queue    []func()
 	timers   timerHeap
 	seq      uint64
