@@ -311,7 +311,7 @@ func (n *Node) outgoingResolved(h *htlc) {
 		return
 	}
 	if k.res == nil && h.inKey.chanID != 0 && h.res.preimage != nil {
-		now := n.w.nowUnix()
+		now := time.Now()
 		n.forwards = append(n.forwards, &lnrpc.ForwardingEvent{
 			Timestamp: uint64(now.Unix()), TimestampNs: uint64(now.UnixNano()), ChanIdIn: k.key.chanID, ChanIdOut: k.outChan,
 			AmtIn: uint64(k.inAmt / 1000), AmtOut: uint64(k.outAmt / 1000), Fee: uint64((k.inAmt - k.outAmt) / 1000),
@@ -340,12 +340,10 @@ func (n *Node) deliver(k *circuit, res *resolution) {
 	}
 }
 
-func (w *World) nowUnix() time.Time { return time.Now() }
-
 func (n *Node) htlcEvent(k circuitKey, out uint64, outID uint64, set func(*routerrpc.HtlcEvent)) {
 	e := &routerrpc.HtlcEvent{
 		IncomingChannelId: k.chanID, IncomingHtlcId: k.htlcID, OutgoingChannelId: out, OutgoingHtlcId: outID,
-		TimestampNs: uint64(n.w.nowUnix().UnixNano()), EventType: routerrpc.HtlcEvent_FORWARD,
+		TimestampNs: uint64(time.Now().UnixNano()), EventType: routerrpc.HtlcEvent_FORWARD,
 	}
 	if k.chanID == 0 {
 		e.EventType, e.IncomingHtlcId = routerrpc.HtlcEvent_SEND, k.htlcID

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/txscript"
@@ -195,7 +196,7 @@ func (s *side) publishPolicy(p policy) {
 	if s.graph != nil || s.gone || s.c.phase != phaseOpen {
 		return
 	}
-	p.updated = s.c.w.nowUnix().Unix()
+	p.updated = time.Now().Unix()
 	s.graph = &p
 }
 

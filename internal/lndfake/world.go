@@ -67,7 +67,6 @@ type World struct {
 	order    []*Node
 	channels []*channel
 	conns    map[[2]*Node]*conn
-	onions   map[[32]byte]*onion
 	hook     Hook
 	supply   int64
 	trace    func(string)
@@ -78,7 +77,6 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5eed)),
 		nodes: map[string]*Node{}, byPub: map[string]*Node{}, conns: map[[2]*Node]*conn{},
-		onions: map[[32]byte]*onion{},
 	}
 	w.chain = newChain(w)
 	return w
