@@ -14,6 +14,7 @@ import (
 const (
 	incomingBroadcastDelta = 10  // blocks before expiry at which lnd goes on chain to claim
 	claimFeeSat            = 250 // of an HTLC's claim or time-out transaction
+	closeConfs             = 3   // lnd 0.21 takes a close for final after three to six, by size
 )
 
 // closing is the end of a channel on chain.
@@ -175,7 +176,7 @@ func (c *channel) settleOnChain() {
 	if cl.tx != nil && chain.txs[cl.tx.TxHash()] == nil {
 		_ = chain.publish(cl.tx, "closechannel")
 	}
-	if chain.confirmations(cl.tx.TxHash()) == 0 {
+	if chain.confirmations(cl.tx.TxHash()) < closeConfs {
 		return
 	}
 	if !cl.confirmed {
@@ -308,6 +309,13 @@ func initiator(i int) lnrpc.Initiator {
 		return lnrpc.Initiator_INITIATOR_LOCAL
 	}
 	return lnrpc.Initiator_INITIATOR_REMOTE
+}
+
+// listed says whether ListChannels still has the channel: a peer that did not close it itself learns of the close
+// by its confirmations only.
+func (s *side) listed() bool {
+	c := s.c
+	return c.phase == phaseOpen || c.phase == phaseClosing && c.closing.force && c.closing.initiator != s.i && !c.closing.confirmed
 }
 
 // ForceClose makes a node publish its commitment of the channel, named as lnd prints channel points.

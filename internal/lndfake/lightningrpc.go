@@ -76,7 +76,7 @@ func (n *Node) sides(keep func(*side) bool) (out []*side) {
 func (s *lightningServer) ListChannels(_ context.Context, r *lnrpc.ListChannelsRequest) (*lnrpc.ListChannelsResponse, error) {
 	out := &lnrpc.ListChannelsResponse{}
 	err := s.do(func() error {
-		for _, sd := range s.node.sides(func(x *side) bool { return x.c.phase == phaseOpen }) {
+		for _, sd := range s.node.sides((*side).listed) {
 			if len(r.Peer) > 0 && hex.EncodeToString(r.Peer) != sd.other().node.pub || r.ActiveOnly && !sd.active() ||
 				r.InactiveOnly && sd.active() || r.PrivateOnly && !sd.c.private || r.PublicOnly && sd.c.private {
 				continue
@@ -110,6 +110,7 @@ func (s *lightningServer) PendingChannels(context.Context, *lnrpc.PendingChannel
 					Channel: sd.pendingRPC(), CommitFee: c.commitFeeSat(), CommitWeight: c.weight(0), FeePerKw: c.feePerKW,
 					ConfirmationsUntilActive: c.numConfs - min(confs, c.numConfs), FundingExpiryBlocks: 2016,
 				})
+			case sd.listed():
 			case c.phase == phaseClosing && !cl.confirmed:
 				out.WaitingCloseChannels = append(out.WaitingCloseChannels, &lnrpc.PendingChannelsResponse_WaitingCloseChannel{
 					Channel: sd.pendingRPC(), ClosingTxid: cl.tx.TxHash().String(), LimboBalance: sd.localSat(),

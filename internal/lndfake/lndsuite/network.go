@@ -23,6 +23,8 @@ type Options struct {
 	RequireInterceptor bool
 	// CommitInterval is --channel-commit-interval, lnd's 50 ms if zero: the window between RESUME and commitment.
 	CommitInterval time.Duration
+	// PayerBatch makes the payer sign what it sends within half a second in one commitment.
+	PayerBatch bool
 	// ZeroFees is --bitcoin.basefee=0 --bitcoin.feerate=0.
 	ZeroFees bool
 	// FeeRateSatPerKW is what the estimator says, if not zero.

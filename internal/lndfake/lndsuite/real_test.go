@@ -34,6 +34,9 @@ func newReal(t *testing.T, opts Options) Network {
 	if opts.CommitInterval > 0 {
 		cfg.Gateway.ExtraArgs = append(cfg.Gateway.ExtraArgs, "--channel-commit-interval="+opts.CommitInterval.String())
 	}
+	if opts.PayerBatch {
+		cfg.Payer.ExtraArgs = append(cfg.Payer.ExtraArgs, "--channel-commit-interval=500ms")
+	}
 	s := devnet.StartStandard(t, cfg)
 	if opts.FeeRateSatPerKW > 0 {
 		s.Fees().SetSatPerVByte(uint32(opts.FeeRateSatPerKW / 250))

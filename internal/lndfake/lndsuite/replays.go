@@ -225,7 +225,7 @@ func replays() map[string]func(*env) {
 			q, _, pre := e.resumed(s)
 			e.becomes(q, "moved", func(v entry) bool { return v.out })
 			e.forceClose(Payer, Gateway)
-			e.Mine(e.T, 1)
+			e.Mine(e.T, 6)
 			e.becomes(q, "absent", func(v entry) bool { return v == onChain })
 			s, r := e.again(s, q)
 			require.EqualValues(e, r.IncomingExpiry, r.AutoFailHeight, "an on-chain offer")
@@ -236,7 +236,7 @@ func replays() map[string]func(*env) {
 			s := e.required()
 			q, _, _ := e.resumed(s)
 			e.forceClose(Payer, Gateway)
-			e.Mine(e.T, 1)
+			e.Mine(e.T, 6)
 			s, r := e.again(s, q)
 			s.resume(r)
 			select {
@@ -337,7 +337,9 @@ func (e *env) forceClose(node, peer string) {
 // second failed, a flap.
 func (e *env) phantom() (*sidecar, offer) {
 	e.Helper()
-	s := e.required()
+	e.start(Options{RequireInterceptor: true, PayerBatch: true})
+	e.channel()
+	s := e.sidecar()
 	req, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: nSat, RouteHints: e.hint(80, 0)})
 	e.ok(err)
 	other, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: nSat, RouteHints: e.hint(80, 0)})
