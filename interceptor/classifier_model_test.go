@@ -276,7 +276,15 @@ func (s *modelCar) list() {
 	}
 }
 
+// Some of the holes that this test is to find took hundreds of runs to show.
 func TestClassifierLosesNothingAgainstAModelOfLnd(t *testing.T) {
+	for range 20 {
+		checkClassifier(t)
+	}
+}
+
+func checkClassifier(t *testing.T) {
+	t.Helper()
 	rapid.Check(t, func(t *rapid.T) {
 		lnd := &modelLnd{
 			t: t, htlcs: make(map[ln.CircuitKey]*modelHtlc),

@@ -237,10 +237,7 @@ func (e *Engine) failed(t *tenure, accepted []*request, update []interceptor.Row
 		if r.isNew && errors.Is(err, interceptor.ErrInvalid) {
 			// It can never be recorded: lnd's auto-fail resolves it.
 			e.log.Error("an HTLC cannot be recorded", zap.Stringer("key", r.insert), zap.Error(err))
-			if p, ok := t.recording[r.insert]; ok {
-				t.held.remove(p.row)
-				delete(t.recording, r.insert)
-			}
+			e.drop(t, r.insert)
 			continue
 		}
 		if r.isNew {

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // All of this file runs under Engine.mu, listLoop excepted.
@@ -50,18 +51,24 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 	e.lastID = max(e.lastID+1, now.UnixMicro())
 	row := interceptor.NewRow(o.InterceptedHtlc, h.Name, e.cfg.FailSafetyBlocks, e.height, now)
 	row.ID = e.lastID
-	p := pendingRow{row: row, offer: o, gen: t.gen}
-	if reason := e.mustRefuse(t, row, h, here); reason != "" {
-		p.refuse, p.row.Reason = true, reason
-	}
+	p := pendingRow{row: row, offer: o, gen: t.gen, since: t.class.Begin()}
+	p.row.Reason = e.mustRefuse(t, row, h, here)
 	t.recording[o.Key] = p
 	t.held.add(row)
-	if p.refuse {
+	if p.row.Reason != "" {
 		t.refusals = append(t.refusals, o.Key)
 		wake(t.refuse)
 		return
 	}
 	e.record(t, o.Key)
+}
+
+// drop forgets an HTLC that ended before the database took its row.
+func (e *Engine) drop(t *tenure, key ln.CircuitKey) {
+	if p, ok := t.recording[key]; ok {
+		t.held.remove(p.row)
+		delete(t.recording, key)
+	}
 }
 
 // mustRefuse says why a new HTLC cannot be held, or "".
@@ -163,6 +170,7 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 		e.stats.phantoms++
 		e.log.Warn("lnd offered an HTLC that it no longer has; failing it",
 			zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()), zap.Bool("recorded", recorded))
+		e.drop(t, o.Key)
 		e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerFail})
 	case interceptor.VerdictRecorded:
 		en.open = &o

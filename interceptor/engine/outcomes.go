@@ -62,6 +62,11 @@ func (e *Engine) onListedChannel(t *tenure, key ln.CircuitKey) bool {
 func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 	t.soon = false
 	look := false
+	for key, p := range t.recording {
+		if l.Absent(key) && l.Since(p.since) {
+			e.drop(t, key)
+		}
+	}
 	for key, en := range t.rows {
 		if en.row.Gone() {
 			look = look || en.row.Outcome == interceptor.OutcomeUnknown

@@ -72,10 +72,9 @@ type waitingOffer struct {
 type pendingRow struct {
 	row interceptor.Row
 	// offer and gen are those of the offer that was verified.
-	offer interceptor.Offer
-	gen   uint64
-	// refuse fails the HTLC once recorded.
-	refuse bool
+	offer  interceptor.Offer
+	gen    uint64
+	since  interceptor.Ticket
 	queued bool
 }
 
