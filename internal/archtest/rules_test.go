@@ -139,9 +139,6 @@ func exceptions() []exception {
 		{small, "internal/devnet/standard.go", "TB is the part of testing.TB that the harness needs, for programs that are no tests"},
 		{small, "internal/lndfake/lndsuite/network.go", "the one suite drives the fake and real nodes through it: every verb is a thing that happens to a network"},
 		{state, "internal/store/storetest/postgres.go", "one PostgreSQL server for a test process, whose scope is the process"},
-		{state, "internal/lndfake/lndsuite/replays.go", "the rows of facts/replays.md, named; nothing assigns to them"},
-		{state, "internal/lndfake/walletrpc.go", "a hash, which Go has no constants of; nothing assigns to it"},
-		{"length", "internal/lndfake/lightningrpc.go", "one RPC service of lnd's in the fake; to be split by what the calls are about"},
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 const defaultLease = 10 * time.Minute
 
 // fundPsbtLockID is the id of the leases that FundPsbt takes.
-var fundPsbtLockID = sha256.Sum256([]byte("fund psbt of the fake"))
+func fundPsbtLockID() [32]byte { return sha256.Sum256([]byte("fund psbt of the fake")) }
 
 type walletServer struct {
 	walletrpc.UnimplementedWalletKitServer
@@ -198,7 +198,7 @@ func (s *walletServer) FundPsbt(_ context.Context, r *walletrpc.FundPsbtRequest)
 		if err != nil {
 			return err
 		}
-		id, d := fundPsbtLockID, defaultLease
+		id, d := fundPsbtLockID(), defaultLease
 		if len(r.CustomLockId) == 32 {
 			id = [32]byte(r.CustomLockId)
 		}

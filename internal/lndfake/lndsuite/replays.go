@@ -45,13 +45,12 @@ func (e *env) expect(q offer, want entry) {
 	require.Equal(e, want.out, got.out, "the outgoing entry is there: %+v", got)
 }
 
-var (
-	unmoved  = entry{present: true}
-	moved    = entry{present: true, forward: 1, out: true}
-	signed   = entry{present: true, forward: 1}
-	onChain  = entry{out: true}
-	vanished = entry{}
-)
+// The rows' cells: the incoming entry present or not, forwarding_channel set or not, an outgoing entry or not.
+func unmoved() entry  { return entry{present: true} }
+func moved() entry    { return entry{present: true, forward: 1, out: true} }
+func signed() entry   { return entry{present: true, forward: 1} }
+func onChain() entry  { return entry{out: true} }
+func vanished() entry { return entry{} }
 
 // again waits for the re-offer, attaching anew if the stream is gone.
 func (e *env) again(s *sidecar, q offer) (*sidecar, offer) {
@@ -88,14 +87,14 @@ func replays() map[string]func(*env) {
 		"replays/unanswered": func(e *env) {
 			s := e.required()
 			q, _, _ := e.held(s)
-			e.expect(q, unmoved)
+			e.expect(q, unmoved())
 			e.flap(Payer, Gateway)
 			e.flap(Wallet, Gateway)
 			s.none()
-			e.expect(q, unmoved)
+			e.expect(q, unmoved())
 			e.restart(Gateway, Payer, Wallet)
 			_, q = e.again(s, q)
-			e.expect(q, unmoved)
+			e.expect(q, unmoved())
 		},
 		"replays/resumed_and_committed": func(e *env) {
 			s := e.required()
@@ -103,13 +102,13 @@ func replays() map[string]func(*env) {
 			e.becomes(q, "moved", func(v entry) bool { return v.out && v.forward != 0 })
 			e.flap(Wallet, Gateway)
 			s.none()
-			e.expect(q, moved)
+			e.expect(q, moved())
 			e.flap(Payer, Gateway)
 			s, q = e.again(s, q)
-			e.expect(q, moved)
+			e.expect(q, moved())
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
-			e.expect(q, moved) // the first ListChannels, whatever links are up
+			e.expect(q, moved()) // the first ListChannels, whatever links are up
 			s, q = e.again(s, q)
 			s.resume(q)
 			e.settleAtWallet(pre)
@@ -122,7 +121,7 @@ func replays() map[string]func(*env) {
 			q, p, pre := e.held(s)
 			s.resume(q)
 			time.Sleep(100 * time.Millisecond)
-			e.expect(q, unmoved)
+			e.expect(q, unmoved())
 			e.accepted(Wallet, q.PaymentHash)
 			e.becomes(q, "moved", func(v entry) bool { return v == entry{true, v.forward, true} && v.forward != 0 })
 			e.settleAtWallet(pre)
@@ -131,11 +130,11 @@ func replays() map[string]func(*env) {
 		"replays/signed_wallet_frozen": func(e *env) {
 			s := e.required()
 			q, p, pre := e.frozen(s)
-			e.expect(q, signed)
+			e.expect(q, signed())
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
 			e.active(Gateway, Payer)
-			e.expect(q, signed)
+			e.expect(q, signed())
 			e.Thaw(e.T, Wallet)
 			s, q = e.again(s, q)
 			s.resume(q)
@@ -161,7 +160,7 @@ func replays() map[string]func(*env) {
 			s.resume(two.q)
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
 			e.Disconnect(e.T, Wallet, Gateway)
-			e.becomes(two.q, "unmoved again", func(v entry) bool { return v == unmoved })
+			e.becomes(two.q, "unmoved again", func(v entry) bool { return v == unmoved() })
 			e.Thaw(e.T, Wallet)
 			e.Connect(e.T, Wallet, Gateway)
 			e.becomes(two.q, "moved", func(v entry) bool { return v.forward != 0 })
@@ -178,8 +177,8 @@ func replays() map[string]func(*env) {
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
-			e.expect(one, signed)
-			e.expect(two.q, unmoved)
+			e.expect(one, signed())
+			e.expect(two.q, unmoved())
 			e.Thaw(e.T, Wallet)
 			<-s.ended
 			s = e.sidecar()
@@ -218,7 +217,7 @@ func replays() map[string]func(*env) {
 			e.forceClose(Gateway, Wallet)
 			e.becomes(q, "out of sight", func(v entry) bool { return v.present && v.forward != 0 && !v.out })
 			e.restart(Gateway, Payer)
-			e.expect(q, signed)
+			e.expect(q, signed())
 		},
 		"replays/incoming_force_closed": func(e *env) {
 			s := e.required()
@@ -226,7 +225,7 @@ func replays() map[string]func(*env) {
 			e.becomes(q, "moved", func(v entry) bool { return v.out })
 			e.forceClose(Payer, Gateway)
 			e.Mine(e.T, 6)
-			e.becomes(q, "absent", func(v entry) bool { return v == onChain })
+			e.becomes(q, "absent", func(v entry) bool { return v == onChain() })
 			s, r := e.again(s, q)
 			require.EqualValues(e, r.IncomingExpiry, r.AutoFailHeight, "an on-chain offer")
 			s.settle(r, pre)
@@ -249,11 +248,11 @@ func replays() map[string]func(*env) {
 		},
 		"replays/phantom_absent_from_list_channels": func(e *env) {
 			s, q := e.phantom()
-			e.expect(q, vanished)
+			e.expect(q, vanished())
 			// To fail it does not lay it.
 			s.fail(q)
 			e.flap(Payer, Gateway)
-			e.expect(s.next(), vanished)
+			e.expect(s.next(), vanished())
 		},
 		"replays/loss_by_resuming_a_phantom": func(e *env) {
 			s, q := e.phantom()
@@ -273,7 +272,7 @@ func replays() map[string]func(*env) {
 			time.Sleep(100 * time.Millisecond)
 			e.flap(Payer, Gateway)
 			s, q = e.again(s, q)
-			e.expect(q, unmoved) // what a naive sidecar takes for proof
+			e.expect(q, unmoved()) // what a naive sidecar takes for proof
 			e.accepted(Wallet, q.PaymentHash)
 			s.fail(q)
 			require.Equal(e, lnrpc.Payment_FAILED, p.waitOrFail(s).Status)
@@ -291,7 +290,7 @@ func replays() map[string]func(*env) {
 			time.Sleep(200 * time.Millisecond)
 			e.restart(Gateway, Payer, Wallet)
 			s, q = e.again(s, q)
-			e.expect(q, unmoved)
+			e.expect(q, unmoved())
 			s.resume(q)
 			e.until("the payer's HTLC failed", func() bool { return p.now().Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED })
 			require.Equal(e, tempFail, p.now().Htlcs[0].Failure.Code)
