@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,6 +52,9 @@ func setBusiness(w *world, g *Globals, accepting bool, reason string) error {
 		return p.Err
 	})
 }
+
+// maxPage is the longest page that the server gives.
+const maxPage = 500
 
 // DrainCmd stops new business and waits.
 type DrainCmd struct {
@@ -104,7 +108,11 @@ func (c DrainCmd) wait(w *world, g *Globals, s *session) error {
 			p.Printf("Drained: nothing is under way, sluiced may be stopped.\n")
 			return p.Err
 		default:
-			text = "draining: " + underWay(got) + "\n"
+			left, err := underWay(w.ctx, s)
+			if err != nil {
+				left = cli.Clean(err.Error())
+			}
+			text = "draining: " + left + "\n"
 		}
 		if err := screen.Show(text); err != nil {
 			return err
@@ -123,27 +131,31 @@ func errStillStopped(why string) error {
 	return fmt.Errorf("%s; new business stays stopped (\"sluicectl business start\" accepts it again, \"sluicectl payments --open\" lists what is under way)", why)
 }
 
-// underWay names what still has to end, as far as the states tell.
-func underWay(s *lspv1.GetStatusResponse) string {
+// underWay counts what still has to end, by state.
+func underWay(ctx context.Context, s *session) (string, error) {
+	payments, err := call(ctx, s, s.op.FindPayments, &lspv1.FindPaymentsRequest{OpenOnly: true, Limit: maxPage})
+	if err != nil {
+		return "", err
+	}
+	opens, err := call(ctx, s, s.op.ListOpenings, &lspv1.ListOpeningsRequest{OpenOnly: true, Limit: maxPage})
+	if err != nil {
+		return "", err
+	}
+	byState := map[string]int{}
+	for _, p := range payments.GetPayments() {
+		byState["payments "+cli.Words(p.GetState())]++
+	}
+	for _, o := range opens.GetOpenings() {
+		byState["channel opens "+cli.Words(o.GetState())]++
+	}
 	var parts []string
-	for _, group := range []struct {
-		what string
-		by   map[string]uint64
-	}{{"payments", s.GetPaymentsByState()}, {"channel opens", s.GetOpeningsByState()}} {
-		var states []string
-		for _, state := range slices.Sorted(maps.Keys(group.by)) {
-			if n := group.by[state]; n > 0 {
-				states = append(states, fmt.Sprintf("%s %d", cli.Words(state), n))
-			}
-		}
-		if len(states) > 0 {
-			parts = append(parts, group.what+": "+strings.Join(states, ", "))
-		}
+	for _, what := range slices.Sorted(maps.Keys(byState)) {
+		parts = append(parts, fmt.Sprintf("%s: %d", what, byState[what]))
 	}
 	if len(parts) == 0 {
-		return "nothing is listed, the server is finishing"
+		return "nothing is listed any more, the server is finishing", nil
 	}
-	return strings.Join(parts, "; ")
+	return strings.Join(parts, ", "), nil
 }
 
 // ReconcileCmd compares the books with lnd.

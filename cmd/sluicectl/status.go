@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
@@ -28,7 +29,7 @@ func (StatusCmd) Run(w *world, g *Globals) error {
 		if g.JSON {
 			return cli.WriteJSON(w.stdout, got)
 		}
-		text, err := statusText(got)
+		text, err := statusText(got, interceptorStatus(w.ctx, s))
 		if err != nil {
 			return err
 		}
@@ -79,7 +80,7 @@ func (WatchCmd) refresh(w *world, g *Globals, s *session, screen *cli.Screen) er
 	case g.JSON:
 		return cli.WriteJSONLine(w.stdout, got)
 	}
-	text, err := statusText(got)
+	text, err := statusText(got, interceptorStatus(w.ctx, s))
 	if err != nil {
 		return err
 	}
@@ -105,13 +106,27 @@ func business(s *lspv1.GetStatusResponse) string {
 	return "stopped" + reason + " (draining: what is under way goes on)"
 }
 
-func statusText(s *lspv1.GetStatusResponse) (string, error) {
+// interceptorStatus asks the interceptor on the same server; nil when it runs
+// elsewhere or does not answer, since the overview is worth having without.
+func interceptorStatus(ctx context.Context, s *session) *interceptorv1.GetStatusResponse {
+	got, err := call(ctx, s, interceptorv1.NewInterceptorClient(s.conn).GetStatus, &interceptorv1.GetStatusRequest{})
+	if err != nil {
+		return nil
+	}
+	return got
+}
+
+func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusResponse) (string, error) {
 	var b strings.Builder
 	p := &cli.Printer{W: &b}
 	facts := cli.NewTable("", "")
 	facts.Row("Gateway", cli.Hex(s.GetGatewayNodeKey()))
 	facts.Row("Block", cli.Group(uint64(s.GetBlockHeight())))
 	facts.Row("Business", business(s))
+	if held != nil {
+		facts.Row("Interceptor", interceptorWords(held))
+		facts.Row("Held", heldWords(held))
+	}
 	facts.Row("Earned", fmt.Sprintf("%s in opening fees; %s paid in chain fees", cli.MsatAsSat(s.GetFeesEarnedMsat()), cli.MsatAsSat(s.GetChainFeesMsat())))
 	facts.Row("Coins", fmt.Sprintf("%s for channels; %s kept to bump fees with", cli.Sat(s.GetUsableCoinsSat()), cli.Sat(s.GetAnchorReserveSat())))
 	facts.Row("Fee rate", feeRate(s))

@@ -102,12 +102,17 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// Ago writes how long before now a moment of unix milliseconds was.
+// Ago writes how long before now a moment of unix milliseconds was, in whole
+// seconds.
 func Ago(ms int64, now time.Time) string {
 	if ms == 0 {
 		return "-"
 	}
-	return Duration(max(0, now.Sub(time.UnixMilli(ms)))) + " ago"
+	d := max(0, now.Sub(time.UnixMilli(ms)))
+	if d < time.Minute {
+		return fmt.Sprintf("%d s ago", d/time.Second)
+	}
+	return Duration(d) + " ago"
 }
 
 // Hex writes bytes whole; "-" for none.

@@ -49,3 +49,6 @@ func marshal(v any) ([]byte, error) {
 	}
 	return json.Marshal(v)
 }
+
+// Raw is a message in the form of WriteJSON, as a part of a larger value.
+func Raw(m proto.Message) (json.RawMessage, error) { return marshal(m) }

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		// The command itself, with its clock stopped.
+		"sluicectl": func() {
+			os.Exit(run(&world{ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr, now: fakeNow}, os.Args[1:]))
+		},
+	})
+}
+
+var update = flag.Bool("update", false, "rewrite the expected outputs in testdata")
+
+// TestScripts runs the command as a process of its own against a fake gateway.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"), UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			dir, other := filepath.Join(e.WorkDir, "gateway"), filepath.Join(e.WorkDir, "other")
+			addr, stop := startFake(t, dir)
+			e.Defer(stop)
+			// Another gateway's files, to mistake for ours.
+			_, stopOther := startFake(t, other)
+			stopOther()
+			free, err := net.Listen("tcp", "localhost:0")
+			if err != nil {
+				return err
+			}
+			nobody := free.Addr().String()
+			if err := free.Close(); err != nil {
+				return err
+			}
+			e.Vars = append(e.Vars, "HOME="+e.WorkDir, "SLUICECTL_SERVER="+addr, "SLUICECTL_DATA_DIR="+dir, "NOBODY="+nobody)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// hide writes the last outputs to stdout.txt and stderr.txt without
+			// what differs between runs.
+			"hide": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, name := range []string{"stdout", "stderr"} {
+					text := ts.ReadFile(name)
+					for _, pair := range [][2]string{
+						{ts.Getenv("WORK"), "WORK"}, {ts.Getenv("SLUICECTL_SERVER"), "SERVER"}, {ts.Getenv("NOBODY"), "NOBODY"},
+					} {
+						text = strings.ReplaceAll(text, pair[0], pair[1])
+					}
+					ts.Check(os.WriteFile(ts.MkAbs(name+".txt"), []byte(text), 0o600))
+				}
+			},
+		},
+	})
+}
+
+// TestBashCompletion runs the script in bash, where there is one.
+func TestBashCompletion(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash here")
+	}
+	out := new(strings.Builder)
+	require.Zero(t, run(&world{ctx: t.Context(), stdout: out, stderr: os.Stderr, now: fakeNow}, []string{"completion", "bash"}))
+	script := filepath.Join(t.TempDir(), "completion.bash")
+	require.NoError(t, os.WriteFile(script, []byte(out.String()), 0o600))
+	complete := func(words ...string) []string {
+		quoted := make([]string, len(words))
+		for i, w := range words {
+			quoted[i] = "'" + w + "'"
+		}
+		line := fmt.Sprintf(`source %s; COMP_WORDS=(%s); COMP_CWORD=%d; _sluicectl; echo "${COMPREPLY[@]}"`, script, strings.Join(quoted, " "), len(words)-1)
+		got, err := exec.CommandContext(t.Context(), bash, "--norc", "-c", line).CombinedOutput()
+		require.NoError(t, err, string(got))
+		return strings.Fields(string(got))
+	}
+	require.Equal(t, []string{"payments", "payment"}, complete("sluicectl", "pay"))
+	require.Equal(t, []string{"stop", "start"}, complete("sluicectl", "business", "st"))
+	require.Equal(t, []string{"bash", "zsh", "fish"}, complete("sluicectl", "completion", "")[:3])
+	require.Contains(t, complete("sluicectl", "payments", "--"), "--client")
+	require.NotContains(t, complete("sluicectl", "status", "--"), "--client")
+	require.Equal(t, []string{"stop", "start"}, complete("sluicectl", "--server", "status", "business", "st"), "a flag's value is no command")
+	require.Empty(t, complete("sluicectl", "payments", "--client", "st"), "a flag's value is not completed with commands")
+}
