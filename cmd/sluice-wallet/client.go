@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/lsp/agent"
+	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
+)
+
+func (c *cli) socket() string {
+	if c.Control != "" {
+		return c.Control
+	}
+	return filepath.Join(c.DataDir, agent.SocketFile)
+}
+
+// wallet calls the daemon and gives its errors their kind and words back.
+func (c *cli) wallet(ctx context.Context, call func(context.Context, agentv1.WalletClient) error) error {
+	if _, err := os.Stat(c.socket()); errors.Is(err, os.ErrNotExist) {
+		return errkind.Newf(errkind.Unavailable, "the daemon is not running (no socket %s): start it with `sluice-wallet run`, or name its --data-dir", c.socket())
+	}
+	// The socket's mode is what protects it: only the daemon's user opens it.
+	conn, err := grpc.NewClient("unix:"+c.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	err = rpcserver.FromStatus(call(ctx, agentv1.NewWalletClient(conn)))
+	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
+		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+c.socket()+": start it with `sluice-wallet run`")
+	}
+	return err
+}
+
+// printJSON writes a message as protojson does, with every field.
+func printJSON(w io.Writer, m proto.Message) error {
+	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	// protojson varies its spaces on purpose; programs deserve one form.
+	var v json.RawMessage = raw
+	out, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", out)
+	return err
+}
+
+// amountArg is an amount on the command line: satoshis, or with its unit.
+type amountArg ln.Msat
+
+// UnmarshalText reads "100000", "100_000", "100000sat" or "1500msat".
+func (a *amountArg) UnmarshalText(text []byte) error {
+	s := strings.ReplaceAll(string(text), "_", "")
+	digits, factor := s, uint64(1000)
+	switch {
+	case strings.HasSuffix(s, "msat"):
+		digits, factor = strings.TrimSuffix(s, "msat"), 1
+	case strings.HasSuffix(s, "sat"):
+		digits = strings.TrimSuffix(s, "sat")
+	}
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || n > uint64(ln.MaxMsat)/factor {
+		return fmt.Errorf("%q: want an amount like 100000 (satoshis) or 1500msat", clip(string(text)))
+	}
+	*a = amountArg(n * factor)
+	return nil
+}
+
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Mode says who pays the opening fee.
+type Mode string
+
+// The modes.
+const (
+	PayerPays    Mode = "payer_pays"
+	ReceiverPays Mode = "receiver_pays"
+)
+
+// Agreement is a payment that an LSP agreed to deliver. It holds no secret.
+type Agreement struct {
+	LSP       string    `json:"lsp"`
+	NodeKey   ln.PubKey `json:"node_key"`
+	PaymentID string    `json:"payment_id"`
+	Hash      ln.Hash   `json:"payment_hash"`
+	Mode      Mode      `json:"mode"`
+	// Bolt11 is the invoice to show to the payer.
+	Bolt11    string  `json:"bolt11"`
+	PayerMsat ln.Msat `json:"payer_msat"`
+	// WalletMsat is what arrives.
+	WalletMsat   ln.Msat `json:"wallet_msat"`
+	FeeMsat      ln.Msat `json:"fee_msat"`
+	OpensChannel bool    `json:"opens_channel"`
+	CapacitySat  ln.Sat  `json:"capacity_sat,omitempty"`
+	ZeroConf     bool    `json:"zero_conf"`
+	// Confirmations that the payment waits for without zero-conf.
+	Confirmations uint32    `json:"confirmations,omitempty"`
+	CreatedAt     time.Time `json:"created_at"`
+	ExpiresAt     time.Time `json:"expires_at"`
+}
+
+const (
+	// openGrace is how long after an agreement's end its channel may still be
+	// proposed: the payment came in at the last moment.
+	openGrace = time.Hour
+	// keepFor is how long ended agreements are remembered for `receive --wait`.
+	keepFor       = 7 * 24 * time.Hour
+	maxAgreements = 10_000
+)
+
+// agreements remembers what was agreed over restarts, so that the acceptor
+// keeps asking for the confirmations that the user asked for.
+type agreements struct {
+	path string
+
+	mu   sync.Mutex
+	list []Agreement
+}
+
+func openAgreements(path string) (*agreements, error) {
+	a := &agreements{path: path}
+	content, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agreements: %w", err)
+	}
+	if err := json.Unmarshal(content, &a.list); err != nil {
+		return nil, fmt.Errorf("agreements %s: the file is damaged; move it away to go on without it: %w", path, err)
+	}
+	return a, nil
+}
+
+// add stores an agreement before its invoice is shown.
+func (a *agreements) add(g Agreement, now time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := slices.DeleteFunc(slices.Clone(a.list), func(old Agreement) bool {
+		return now.After(old.ExpiresAt.Add(keepFor))
+	})
+	if len(next) >= maxAgreements {
+		return errkind.Newf(errkind.Exhausted, "%d payments wait already: let some expire first", len(next))
+	}
+	next = append(next, g)
+	content, err := json.MarshalIndent(next, "", " ")
+	if err != nil {
+		return fmt.Errorf("agreements: %w", err)
+	}
+	if err := writeAtomic(a.path, content); err != nil {
+		return fmt.Errorf("agreements: %w", err)
+	}
+	a.list = next
+	return nil
+}
+
+func (a *agreements) byHash(hash ln.Hash) (Agreement, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, g := range slices.Backward(a.list) {
+		if g.Hash == hash {
+			return g, true
+		}
+	}
+	return Agreement{}, false
+}
+
+// wish is what the standing agreements with a node say of its next channel.
+func (a *agreements) wish(node ln.PubKey, now time.Time) Wish {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var w Wish
+	trusting := false
+	for _, g := range a.list {
+		if g.NodeKey != node || !g.OpensChannel || now.After(g.ExpiresAt.Add(openGrace)) {
+			continue
+		}
+		if g.ZeroConf {
+			trusting = true
+			continue
+		}
+		w.Declined = true
+		w.Confirmations = max(w.Confirmations, g.Confirmations)
+	}
+	w.Declined = w.Declined && !trusting
+	return w
+}

@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// LSPStatus is how one LSP stands.
+type LSPStatus struct {
+	LSP
+	Connected bool
+	LoggedIn  bool
+	Accepting bool
+	// Problem says what is wrong; nil when nothing is.
+	Problem error
+}
+
+// ChannelStatus is one channel with what it can carry.
+type ChannelStatus struct {
+	Outpoint    ln.Outpoint
+	Peer        ln.PubKey
+	LSP         string
+	CapacitySat ln.Sat
+	InboundSat  ln.Sat
+	OutboundSat ln.Sat
+	Active      bool
+	Unconfirmed bool
+	Htlcs       int
+	// State is "open" or lnd's word for what is pending.
+	State string
+}
+
+// Blocker kinds.
+const (
+	// BlockHTLC: money is in flight on a channel. Offline, the other side would
+	// have to close the channel by force when it expires.
+	BlockHTLC = "htlc"
+	// BlockArriving: an LSP holds a payment, which would go back to its payer.
+	BlockArriving = "arriving"
+	// BlockUnknown: lnd or an LSP did not say.
+	BlockUnknown = "unknown"
+)
+
+// Blocker is one reason not to go offline.
+type Blocker struct {
+	Kind   string
+	Reason string
+}
+
+// Status is the overview.
+type Status struct {
+	Node        ln.NodeInfo
+	Acceptor    bool
+	LSPs        []LSPStatus
+	Channels    []ChannelStatus
+	Payments    []Payment
+	Blockers    []Blocker
+	InboundSat  ln.Sat
+	OutboundSat ln.Sat
+}
+
+// statusTimeout bounds what an overview waits for an LSP that is away.
+const statusTimeout = 5 * time.Second
+
+// each runs f for all LSPs at once and waits.
+func each(lsps []LSP, f func(i int, l LSP)) {
+	var wg sync.WaitGroup
+	for i, l := range lsps {
+		wg.Go(func() { f(i, l) })
+	}
+	wg.Wait()
+}
+
+// Status asks lnd and every LSP. What an LSP does not answer is its problem in
+// the overview, not an error.
+func (a *Agent) Status(ctx context.Context) (Status, error) {
+	info, err := a.ports.Node.Info(ctx)
+	if err != nil {
+		return Status{}, nodeError(err)
+	}
+	s := Status{Node: info, Acceptor: a.accepting.Load()}
+	open, err := a.ports.Channels.ListChannels(ctx)
+	if err != nil {
+		return Status{}, nodeError(err)
+	}
+	if s.Channels, err = a.channels(ctx, open); err != nil {
+		return Status{}, err
+	}
+	for _, ch := range s.Channels {
+		s.InboundSat = max(s.InboundSat, ch.InboundSat)
+		s.OutboundSat += ch.OutboundSat
+	}
+	if s.LSPs, err = a.LSPStatus(ctx); err != nil {
+		return Status{}, err
+	}
+	quick, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	payments, away := a.Payments(quick, 0, true)
+	s.Payments = payments
+	s.Blockers = blockers(open, payments, away)
+	return s, nil
+}
+
+// LSPStatus asks every LSP.
+func (a *Agent) LSPStatus(ctx context.Context) ([]LSPStatus, error) {
+	online, err := a.ports.Peers.ConnectedPeers(ctx)
+	if err != nil {
+		return nil, nodeError(err)
+	}
+	lsps := a.book.List()
+	out := make([]LSPStatus, len(lsps))
+	quick, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	each(lsps, func(i int, l LSP) {
+		out[i] = LSPStatus{LSP: l, Connected: slices.Contains(online, l.NodeKey)}
+		m, err := a.menu(quick, l)
+		out[i].LoggedIn, out[i].Accepting, out[i].Problem = err == nil, m.Accepting, err
+		if err == nil && !out[i].Connected {
+			out[i].Problem = fmt.Errorf("its node at %s is not connected; trying again every %s", l.Address, a.cfg.KeepEvery)
+		}
+	})
+	return out, nil
+}
+
+func unconfirmed(ch ln.Channel) bool { return ch.ZeroConf && ch.ConfirmedSCID == 0 }
+
+func (a *Agent) channels(ctx context.Context, open []ln.Channel) ([]ChannelStatus, error) {
+	names := map[ln.PubKey]string{}
+	for _, l := range a.book.List() {
+		names[l.NodeKey] = l.Name
+	}
+	var out []ChannelStatus
+	for _, ch := range open {
+		out = append(out, ChannelStatus{
+			Outpoint: ch.Outpoint, Peer: ch.Peer, LSP: names[ch.Peer], CapacitySat: ch.CapacitySat,
+			InboundSat: Receivable(ch).ToSatFloor(), OutboundSat: Sendable(ch).ToSatFloor(),
+			Active: ch.Active, Unconfirmed: unconfirmed(ch), Htlcs: len(ch.Htlcs), State: "open",
+		})
+	}
+	pending, err := a.ports.Channels.PendingChannels(ctx)
+	if err != nil {
+		return nil, nodeError(err)
+	}
+	for _, p := range pending {
+		out = append(out, ChannelStatus{
+			Outpoint: p.Outpoint, Peer: p.Peer, LSP: names[p.Peer], CapacitySat: p.CapacitySat, State: string(p.Kind),
+		})
+	}
+	return out, nil
+}
+
+// blockers are the reasons not to go offline: HTLCs first.
+func blockers(open []ln.Channel, payments []Payment, away []error) []Blocker {
+	var out []Blocker
+	for _, ch := range open {
+		if n := len(ch.Htlcs); n > 0 {
+			out = append(out, Blocker{BlockHTLC, fmt.Sprintf("%d payment part(s) in flight on channel %s: offline, the channel would be closed by force when they expire", n, ch.Outpoint)})
+		}
+	}
+	for _, p := range payments {
+		if p.ReceivedMsat > 0 && !p.Terminal {
+			out = append(out, Blocker{BlockArriving, fmt.Sprintf("%s holds a payment of %s for you (%s): offline, it would go back to its payer", p.LSP, p.AmountMsat, p.State)})
+		}
+	}
+	for _, err := range away {
+		out = append(out, Blocker{BlockUnknown, "not known whether a payment is on its way: " + sentence(err)})
+	}
+	return out
+}
+
+// risky says whether a blocker stands against going offline. An LSP that does
+// not answer can deliver nothing either.
+func risky(b Blocker) bool { return b.Kind != BlockUnknown }
+
+// Offline's rhythm: lnd has no event for an HTLC that left a commitment. It
+// lists an HTLC only while it is on both commitments, so that one quiet look
+// can fall into the moment between: calm of them in a row are asked for.
+const (
+	offlineEvery = 500 * time.Millisecond
+	calm         = 3
+)
+
+// WatchOffline reports what stands against going offline, now and at every
+// change, and returns nil once nothing did several times in a row.
+func (a *Agent) WatchOffline(ctx context.Context, report func([]Blocker)) error {
+	var last []Blocker
+	quiet, first := 0, true
+	for {
+		open, err := a.ports.Channels.ListChannels(ctx)
+		if err != nil {
+			return nodeError(err)
+		}
+		quick, cancel := context.WithTimeout(ctx, statusTimeout)
+		payments, away := a.Payments(quick, 0, true)
+		cancel()
+		now := blockers(open, payments, away)
+		if slices.ContainsFunc(now, risky) {
+			quiet = 0
+		} else {
+			quiet++
+		}
+		if first || !slices.Equal(now, last) {
+			report(now)
+		}
+		if quiet >= calm {
+			return nil
+		}
+		first, last = false, now
+		if err := pause(ctx, offlineEvery); err != nil {
+			return err
+		}
+	}
+}
