@@ -143,41 +143,35 @@ func replays() map[string]func(*env) {
 		},
 		"replays/no_revocation_window": func(e *env) {
 			s := e.required()
-			_, p1, pre1 := e.frozen(s)
-			req, pre2 := e.holdPaid(s)
-			s.resume(req.q)
-			e.becomes(req.q, "opened", func(v entry) bool { return v.forward != 0 && !v.out })
+			one, two := e.noWindow(s)
+			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 && !v.out })
 			e.Thaw(e.T, Wallet)
-			e.settleAtWallet(pre1)
-			e.settleAtWallet(pre2)
-			p1.succeeds()
-			req.p.succeeds()
+			e.settleAtWallet(one.preimage)
+			e.settleAtWallet(two.preimage)
+			one.p.succeeds()
+			two.p.succeeds()
 		},
 		"replays/no_revocation_window_reconnecting": func(e *env) {
 			s := e.required()
-			_, p1, pre1 := e.frozen(s)
-			two, pre2 := e.holdPaid(s)
-			s.resume(two.q)
+			one, two := e.noWindow(s)
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
 			e.Disconnect(e.T, Wallet, Gateway)
 			e.becomes(two.q, "unmoved again", func(v entry) bool { return v == unmoved() })
 			e.Thaw(e.T, Wallet)
 			e.Connect(e.T, Wallet, Gateway)
 			e.becomes(two.q, "moved", func(v entry) bool { return v.forward != 0 })
-			e.settleAtWallet(pre1)
-			e.settleAtWallet(pre2)
-			p1.succeeds()
+			e.settleAtWallet(one.preimage)
+			e.settleAtWallet(two.preimage)
+			one.p.succeeds()
 			two.p.succeeds()
 		},
 		"replays/no_revocation_window_killed": func(e *env) {
 			s := e.required()
-			one, p1, pre1 := e.frozen(s)
-			two, _ := e.holdPaid(s)
-			s.resume(two.q)
+			one, two := e.noWindow(s)
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
-			e.expect(one, signed())
+			e.expect(one.q, signed())
 			e.expect(two.q, unmoved())
 			e.Thaw(e.T, Wallet)
 			<-s.ended
@@ -190,9 +184,8 @@ func replays() map[string]func(*env) {
 				m := two.p.now()
 				return m.Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED && m.Htlcs[0].Failure.Code == tempFail
 			})
-			e.settleAtWallet(pre1)
-			p1.waitOrFail(s)
-			require.Equal(e, lnrpc.Payment_SUCCEEDED, p1.now().Status)
+			e.settleAtWallet(one.preimage)
+			require.Equal(e, lnrpc.Payment_SUCCEEDED, one.p.waitOrFail(s).Status)
 		},
 		"replays/mpp_first_part_resumed": func(e *env) {
 			s := e.required()
@@ -313,14 +306,25 @@ func replays() map[string]func(*env) {
 }
 
 type heldOne struct {
-	q offer
-	p *paying
+	q        offer
+	p        *paying
+	preimage []byte
 }
 
-func (e *env) holdPaid(s *sidecar) (heldOne, []byte) {
+// noWindow resumes two HTLCs while the wallet is frozen: the first is signed, the second cannot be.
+func (e *env) noWindow(s *sidecar) (one, two heldOne) {
 	e.Helper()
-	q, p, pre := e.held(s)
-	return heldOne{q, p}, pre
+	req1, pre1 := e.holdInvoice(nSat)
+	req2, pre2 := e.holdInvoice(nSat) // made while the wallet still answers
+	one = heldOne{p: e.pay(req1), preimage: pre1}
+	one.q = s.next()
+	two = heldOne{p: e.pay(req2), preimage: pre2}
+	two.q = s.next()
+	e.Freeze(e.T, Wallet)
+	s.resume(one.q)
+	e.becomes(one.q, "signed", func(v entry) bool { return v.forward != 0 })
+	s.resume(two.q)
+	return one, two
 }
 
 func (e *env) forceClose(node, peer string) {
