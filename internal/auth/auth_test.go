@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -366,8 +367,22 @@ func TestOperatorFile(t *testing.T) {
 	require.ErrorIs(t, err, errkind.Unauthenticated)
 }
 
-// The rule of lnd's SignMessage, checked against lnd's own parts: its message
-// prefix and double hash in sign, its z-base-32 in the vector.
+// A vector made with the libraries that lnd's SignMessage uses (btcec's compact
+// signature, tv42's zbase32) for the private key of 32 bytes 0x01.
+func TestRecoverSignerVector(t *testing.T) {
+	const (
+		key = "031b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17f5e9d5dd078f"
+		sig = "rbiujgb71upjifa4jn1874ep1eqhrpz84yxgqcafe5rdneoehypaaukg5o6asm79bw6gsxf141s6nx39re9bkhhw68z86bke1e3scd9i"
+	)
+	got, err := auth.RecoverSigner("sluice test vector", sig)
+	require.NoError(t, err)
+	require.Equal(t, key, got.String())
+	secret, _ := btcec.PrivKeyFromBytes(bytes.Repeat([]byte{1}, 32))
+	own, err := node{secret}.sign(t.Context(), "sluice test vector")
+	require.NoError(t, err)
+	require.Equal(t, sig, own)
+}
+
 func TestRecoverSigner(t *testing.T) {
 	n := newNode(t)
 	sig, err := n.sign(t.Context(), "hello")
