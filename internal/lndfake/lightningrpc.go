@@ -57,6 +57,23 @@ func (s *lightningServer) GetInfo(context.Context, *lnrpc.GetInfoRequest) (*lnrp
 	return out, err
 }
 
+// GetDebugInfo implements lnrpc.LightningServer with the settings that the fake has.
+func (s *lightningServer) GetDebugInfo(context.Context, *lnrpc.GetDebugInfoRequest) (*lnrpc.GetDebugInfoResponse, error) {
+	c := s.node.cfg
+	return &lnrpc.GetDebugInfoResponse{Config: map[string]string{
+		"requireinterceptor": fmt.Sprint(c.RequireInterceptor), "bitcoin.basefee": fmt.Sprint(*c.BaseFeeMsat),
+		"bitcoin.feerate": fmt.Sprint(*c.FeeRatePPM), "bitcoin.timelockdelta": fmt.Sprint(c.TimeLockDelta),
+		"invoices.holdexpirydelta": fmt.Sprint(c.HoldExpiryDelta), "protocol.zero-conf": fmt.Sprint(!c.NoZeroConf),
+		"protocol.option-scid-alias": fmt.Sprint(!c.NoScidAlias), "rejectpush": fmt.Sprint(c.RejectPush),
+		"maxpendingchannels": fmt.Sprint(c.MaxPendingChannels), "bitcoin.regtest": "true",
+	}}, nil
+}
+
+// CheckMacaroonPermissions implements lnrpc.LightningServer: the fake has no macaroons, so anybody may do anything.
+func (s *lightningServer) CheckMacaroonPermissions(context.Context, *lnrpc.CheckMacPermRequest) (*lnrpc.CheckMacPermResponse, error) {
+	return &lnrpc.CheckMacPermResponse{Valid: true}, nil
+}
+
 // StopDaemon implements lnrpc.LightningServer.
 func (s *lightningServer) StopDaemon(context.Context, *lnrpc.StopRequest) (*lnrpc.StopResponse, error) {
 	go s.node.Kill()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/chainrpc"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 )
@@ -179,19 +181,25 @@ func (e *endpoint) dial(ctx context.Context) (net.Conn, error) {
 // Addr is the node's loopback address, empty if it serves in memory.
 func (n *Node) Addr() string { return n.endpoint.addr }
 
-// Dial connects to the node. The connection outlives restarts, as one to a real node would.
-func (n *Node) Dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	opts = append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)),
-	}, opts...)
+// DialOptions make a client of any library's reach the node, at any address, without TLS.
+func (n *Node) DialOptions() []grpc.DialOption {
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	if n.endpoint.addr != "" {
-		return grpc.NewClient("passthrough:///"+n.endpoint.addr, opts...)
+		return opts
 	}
-	opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+	return append(opts, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return n.endpoint.dial(ctx)
 	}))
-	return grpc.NewClient("passthrough:///"+n.name, opts...)
+}
+
+// Dial connects to the node. The connection outlives restarts, as one to a real node would.
+func (n *Node) Dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	opts = append(append(n.DialOptions(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20))), opts...)
+	target := n.endpoint.addr
+	if target == "" {
+		target = n.name
+	}
+	return grpc.NewClient("passthrough:///"+target, opts...)
 }
 
 // instance is one run of a node, from start to kill; calls of an instance that is gone change nothing.
@@ -204,7 +212,10 @@ type instance struct {
 
 func newInstance(n *Node) *instance {
 	i := &instance{node: n, mem: n.mem, done: make(chan struct{})}
-	i.srv = grpc.NewServer(grpc.UnaryInterceptor(i.unary), grpc.StreamInterceptor(i.stream))
+	i.srv = grpc.NewServer(
+		grpc.UnaryInterceptor(i.unary), grpc.StreamInterceptor(i.stream),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
 	lnrpc.RegisterLightningServer(i.srv, &lightningServer{instance: i})
 	lnrpc.RegisterStateServer(i.srv, &stateServer{instance: i})
 	routerrpc.RegisterRouterServer(i.srv, &routerServer{instance: i})
