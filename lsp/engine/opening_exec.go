@@ -31,11 +31,11 @@ type negotiation struct {
 	cancel context.CancelFunc
 }
 
-// concurrentOpening names the effects that may wait for a peer: telling the
-// owner that a transaction is signed must not wait behind them.
+// concurrentOpening names the effects that may wait for a peer: giving an open
+// up must not queue behind them.
 func concurrentOpening(f opening.Effect) bool {
 	switch f.(type) {
-	case opening.WatchChain, opening.NotifyOwner:
+	case opening.Negotiate, opening.Verify, opening.WatchChain, opening.NotifyOwner:
 		return true
 	}
 	return false
