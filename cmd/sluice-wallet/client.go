@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,8 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -23,44 +19,28 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 )
 
-func (c *cli) socket() string {
-	if c.Control != "" {
-		return c.Control
+func (g *Globals) socket() string {
+	if g.Control != "" {
+		return g.Control
 	}
-	return filepath.Join(c.DataDir, agent.SocketFile)
+	return filepath.Join(g.DataDir, agent.SocketFile)
 }
 
 // wallet calls the daemon and gives its errors their kind and words back.
-func (c *cli) wallet(ctx context.Context, call func(context.Context, agentv1.WalletClient) error) error {
-	if _, err := os.Stat(c.socket()); errors.Is(err, os.ErrNotExist) {
-		return errkind.Newf(errkind.Unavailable, "the daemon is not running (no socket %s): start it with `sluice-wallet run`, or name its --data-dir", c.socket())
+func (g *Globals) wallet(ctx context.Context, call func(context.Context, agentv1.WalletClient) error) error {
+	if _, err := os.Stat(g.socket()); errors.Is(err, os.ErrNotExist) {
+		return errkind.Newf(errkind.Unavailable, "the daemon is not running (no socket %s): start it with `sluice-wallet run`, or name its --data-dir", g.socket())
 	}
 	// The socket's mode is what protects it: only the daemon's user opens it.
-	conn, err := grpc.NewClient("unix:"+c.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+g.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	err = rpcserver.FromStatus(call(ctx, agentv1.NewWalletClient(conn)))
 	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
-		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+c.socket()+": start it with `sluice-wallet run`")
+		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+g.socket()+": start it with `sluice-wallet run`")
 	}
-	return err
-}
-
-// printJSON writes a message as protojson does, with every field.
-func printJSON(w io.Writer, m proto.Message) error {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-	if err != nil {
-		return err
-	}
-	// protojson varies its spaces on purpose; programs deserve one form.
-	var v json.RawMessage = raw
-	out, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "%s\n", out)
 	return err
 }
 
@@ -90,9 +70,4 @@ func clip(s string) string {
 		return s[:80] + "…"
 	}
 	return s
-}
-
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 )
 
@@ -19,50 +17,44 @@ type lspsCmd struct {
 	Remove lspsRemoveCmd `cmd:"" aliases:"leave" help:"Leave an LSP: its zero-conf channels are no longer accepted. Channels that exist stay."`
 }
 
-type lspsListCmd struct {
-	JSON bool `name:"json" help:"Print JSON."`
-}
+type lspsListCmd struct{}
 
 // Run lists.
-func (c *lspsListCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.ListLsps(ctx, &agentv1.ListLspsRequest{})
+func (c *lspsListCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.ListLsps(ctx, &agentv1.ListLspsRequest{})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
-		case len(r.GetLsps()) == 0:
-			fmt.Println("No LSP is configured: add one with `sluice-wallet lsps add`.")
-			return nil
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		return lspTable(r.GetLsps())
+		p := w.printer()
+		lspTable(p, r.GetLsps())
+		return p.Err
 	})
 }
 
-func lspTable(all []*agentv1.Lsp) error {
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LSP\tNODE\tCONNECTED\tLOGGED IN\tOPEN FOR BUSINESS\tZERO-CONF")
+func lspTable(p *cli.Printer, all []*agentv1.Lsp) {
+	if len(all) == 0 {
+		p.Printf("No LSP is configured: add one with `sluice-wallet lsps add`.\n")
+		return
+	}
+	t := cli.NewTable("LSP", "NODE", "CONNECTED", "LOGGED IN", "OPEN FOR BUSINESS", "ZERO-CONF")
 	for _, l := range all {
-		fmt.Fprintf(t, "%s\t%.16s\t%s\t%s\t%s\t%s\n", l.GetName(), l.GetNodeKey(),
-			yes(l.GetConnected()), yes(l.GetLoggedIn()), yes(l.GetAccepting()), yes(l.GetZeroConf()))
+		t.Row(l.GetName(), fmt.Sprintf("%.16s", l.GetNodeKey()), cli.YesNo(l.GetConnected()), cli.YesNo(l.GetLoggedIn()),
+			cli.YesNo(l.GetAccepting()), cli.YesNo(l.GetZeroConf()))
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, l := range all {
-		if l.GetProblem() != "" {
-			fmt.Printf("  ! %s: %s\n", l.GetName(), l.GetProblem())
-		}
-	}
-	return nil
+	p.Table(t)
+	problems(p, all)
 }
 
-func yes(b bool) string {
-	if b {
-		return "yes"
+func problems(p *cli.Printer, all []*agentv1.Lsp) {
+	for _, l := range all {
+		if l.GetProblem() != "" {
+			p.Printf("  ! %s\n", cli.Clean(l.GetProblem()))
+		}
 	}
-	return "no"
 }
 
 type lspsAddCmd struct {
@@ -72,11 +64,10 @@ type lspsAddCmd struct {
 	Cert      string `type:"existingfile" placeholder:"FILE" help:"The service's TLS certificate; its key is pinned. Without it the system's roots decide."`
 	ZeroConf  bool   `default:"true" negatable:"" help:"Trust this LSP's channels before they confirm."`
 	Unchecked bool   `help:"Add it although it does not answer now."`
-	JSON      bool   `name:"json" help:"Print JSON."`
 }
 
 // Run adds.
-func (c *lspsAddCmd) Run(ctx context.Context, g *cli) error {
+func (c *lspsAddCmd) Run(w *world, g *Globals) error {
 	key, address, ok := strings.Cut(c.URI, "@")
 	if !ok {
 		return errkind.Newf(errkind.Invalid, "%q: want NODEKEY@HOST:PORT", clip(c.URI))
@@ -85,76 +76,74 @@ func (c *lspsAddCmd) Run(ctx context.Context, g *cli) error {
 	if err != nil {
 		return err
 	}
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.AddLsp(ctx, &agentv1.AddLspRequest{Unchecked: c.Unchecked, Lsp: &agentv1.Lsp{
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.AddLsp(ctx, &agentv1.AddLspRequest{Unchecked: c.Unchecked, Lsp: &agentv1.Lsp{
 			Name: c.Name, NodeKey: key, Address: address, Grpc: c.GRPC, Certificate: cert, ZeroConf: c.ZeroConf,
 		}})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		fmt.Printf("Added %s.\n", c.Name)
-		return lspTable([]*agentv1.Lsp{r.GetLsp()})
+		p := w.printer()
+		p.Printf("Added %s.\n", c.Name)
+		lspTable(p, []*agentv1.Lsp{r.GetLsp()})
+		return p.Err
 	})
 }
 
 type lspsRemoveCmd struct {
 	Name string `arg:"" help:"The LSP's name."`
-	JSON bool   `name:"json" help:"Print JSON."`
 }
 
 // Run removes.
-func (c *lspsRemoveCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.RemoveLsp(ctx, &agentv1.RemoveLspRequest{Name: c.Name})
+func (c *lspsRemoveCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.RemoveLsp(ctx, &agentv1.RemoveLspRequest{Name: c.Name})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		fmt.Printf("Left %s: its zero-conf channels are no longer accepted.\n", c.Name)
+		p := w.printer()
+		p.Printf("Left %s: its zero-conf channels are no longer accepted.\n", c.Name)
 		if n := r.GetChannels(); n > 0 {
-			fmt.Printf("%d channel(s) with it stay and keep working; close them with lncli if you like.\n", n)
+			p.Printf("%d channel(s) with it stay and keep working; close them with lncli if you like.\n", n)
 		}
-		return nil
+		return p.Err
 	})
 }
 
 type offersCmd struct {
 	Amount amountArg `arg:"" help:"The amount in satoshis (or 1500msat)."`
-	JSON   bool      `name:"json" help:"Print JSON."`
 }
 
 // Run compares.
-func (c *offersCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.ListOffers(ctx, &agentv1.ListOffersRequest{AmountMsat: uint64(c.Amount)})
+func (c *offersCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.ListOffers(ctx, &agentv1.ListOffersRequest{AmountMsat: uint64(c.Amount)})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "LSP\tFEE\tAT LEAST\tPPM\tPAYMENTS\tLIFETIME\tVALID UNTIL\t")
+		t := cli.NewTable("LSP", ">FEE", ">AT LEAST", ">PPM", ">FROM", ">TO", ">LIFETIME", "VALID UNTIL", "")
 		for _, o := range r.GetOffers() {
-			fee := ln.Msat(o.GetFeeMsat()).String()
+			fee := cli.MsatAsSat(o.GetFeeMsat())
 			if o.GetUnfit() != "" {
 				fee = "-"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s to %s\t%d blocks\t%s\t%s\n", o.GetLsp(), fee, ln.Msat(o.GetMinFeeMsat()),
-				o.GetProportionalPpm(), ln.Msat(o.GetMinPaymentSizeMsat()), ln.Msat(o.GetMaxPaymentSizeMsat()),
-				o.GetMinLifetimeBlocks(), time.UnixMilli(o.GetValidUntilMs()).Local().Format("15:04:05"), o.GetUnfit())
+			t.Row(o.GetLsp(), fee, cli.MsatAsSat(o.GetMinFeeMsat()), cli.Group(uint64(o.GetProportionalPpm())),
+				cli.MsatAsSat(o.GetMinPaymentSizeMsat()), cli.MsatAsSat(o.GetMaxPaymentSizeMsat()),
+				fmt.Sprintf("%d blocks", o.GetMinLifetimeBlocks()),
+				time.UnixMilli(o.GetValidUntilMs()).UTC().Format("15:04:05 UTC"), o.GetUnfit())
 		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
-		for _, l := range r.GetUnreachable() {
-			fmt.Printf("  ! %s: %s\n", l.GetName(), l.GetProblem())
-		}
-		return nil
+		p := w.printer()
+		p.Table(t)
+		problems(p, r.GetUnreachable())
+		return p.Err
 	})
 }

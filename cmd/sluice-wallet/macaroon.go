@@ -1,8 +1,10 @@
 package main
 
 import (
-	"fmt"
+	"path/filepath"
 	"strings"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
 )
 
 // needed are the calls that the daemon makes of lnd, and nothing else: it can
@@ -27,16 +29,24 @@ func needed() []string {
 const payCall = "/routerrpc.Router/SendPaymentV2"
 
 type macaroonCmd struct {
-	Out string `default:"sluice-wallet.macaroon" help:"The file to save it to."`
+	Out string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
 	Pay bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
 }
 
 // Run prints the line.
-func (c *macaroonCmd) Run() error {
+func (c *macaroonCmd) Run(w *world, g *Globals) error {
+	out := c.Out
+	if out == "" {
+		out = filepath.Join(g.DataDir, macaroonFile)
+	}
 	calls := needed()
 	if c.Pay {
 		calls = append(calls, payCall)
 	}
-	fmt.Printf("lncli bakemacaroon --save_to %s \\\n  uri:%s\n", c.Out, strings.Join(calls, " \\\n  uri:"))
-	return nil
+	if g.JSON {
+		return cli.WriteJSON(w.stdout, map[string]any{"save_to": out, "uris": calls})
+	}
+	p := w.printer()
+	p.Printf("lncli bakemacaroon --save_to %s \\\n  uri:%s\n", out, strings.Join(calls, " \\\n  uri:"))
+	return p.Err
 }

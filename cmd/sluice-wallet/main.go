@@ -11,13 +11,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
@@ -28,79 +31,123 @@ const (
 	exitNotArrived = 4
 )
 
-// exitError carries an exit code; its text may be empty when all was said.
-type exitError struct {
-	code int
-	text string
+// exitCode ends the program when all was said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// CLI is the command line.
+type CLI struct {
+	Globals
+
+	Run        runCmd        `cmd:"" help:"Run the daemon beside lnd."`
+	Receive    receiveCmd    `cmd:"" help:"Make an invoice, with a channel opened on demand if one is needed."`
+	Status     statusCmd     `cmd:"" help:"Show node, LSPs, channels, payments, and whether it is safe to go offline."`
+	Offline    offlineCmd    `cmd:"" help:"Say whether it is safe to go offline, or wait until it is."`
+	Lsps       lspsCmd       `cmd:"" help:"List, add and leave LSPs."`
+	Offers     offersCmd     `cmd:"" help:"Compare what each LSP would charge for an amount."`
+	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
+	Pay        payCmd        `cmd:"" help:"Pay an invoice."`
+	Macaroon   macaroonCmd   `cmd:"" help:"Print how to bake a macaroon of least rights for the daemon."`
+	Config     configCmd     `cmd:"" help:"Print a sample configuration file with every setting."`
+	Completion completionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
 }
 
-func (e exitError) Error() string { return e.text }
-
-type cli struct {
+// Globals are the flags of every command.
+type Globals struct {
 	DataDir string `type:"path" default:"${data_dir}" env:"SLUICE_WALLET_DATA_DIR" help:"Where the daemon keeps its list of LSPs and its control socket."`
 	Control string `type:"path" placeholder:"FILE" help:"The control socket, where it is not wallet.sock in the data directory."`
-
-	Run      runCmd      `cmd:"" help:"Run the daemon beside lnd."`
-	Receive  receiveCmd  `cmd:"" help:"Make an invoice, with a channel opened on demand if one is needed."`
-	Status   statusCmd   `cmd:"" help:"Show node, LSPs, channels, payments, and whether it is safe to go offline."`
-	Offline  offlineCmd  `cmd:"" help:"Say whether it is safe to go offline, or wait until it is."`
-	Lsps     lspsCmd     `cmd:"" help:"List, add and leave LSPs."`
-	Offers   offersCmd   `cmd:"" help:"Compare what each LSP would charge for an amount."`
-	Payments paymentsCmd `cmd:"" help:"List payments agreed with the LSPs."`
-	Pay      payCmd      `cmd:"" help:"Pay an invoice."`
-	Macaroon macaroonCmd `cmd:"" help:"Print how to bake a macaroon of least rights for the daemon."`
-	Config   configCmd   `cmd:"" help:"Print a sample configuration file with every setting."`
+	JSON    bool   `name:"json" help:"Print JSON for programs, and nothing else on standard output."`
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+// world is what the program is given from outside.
+type world struct {
+	ctx    context.Context //nolint:containedctx // the process's own, made in main
+	stdout io.Writer
+	stderr io.Writer
+	env    []string
+	home   string
+	model  *kong.Node
+}
 
-func run(args []string) int {
+func (w *world) printer() *cli.Printer { return &cli.Printer{W: w.stdout} }
+
+// terminal says that a person looks at standard output.
+func (w *world) terminal() bool { return cli.NewScreen(w.stdout).Terminal() }
+
+func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	var c cli
-	parser, err := kong.New(&c, kong.Name("sluice-wallet"),
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "."
+	}
+	code := run(&world{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), home: home}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(w *world, args []string) int {
+	var root CLI
+	exited := false
+	parser, err := kong.New(&root, kong.Name("sluice-wallet"),
 		kong.Description("Receive over Lightning before you have a channel: an LSP of your choice opens one when the payment comes.\n\n"+
 			"Start with `sluice-wallet macaroon`, then `sluice-wallet run`, `sluice-wallet lsps add`, `sluice-wallet receive 100000`."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"data_dir": defaultDataDir()},
-		kong.BindTo(ctx, (*context.Context)(nil)))
+		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet")},
+		kong.Writers(w.stdout, w.stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.UsageOnError(),
+		kong.Exit(func(int) { exited = true }),
+	)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "sluice-wallet:", err)
+		_, _ = fmt.Fprintln(w.stderr, "sluice-wallet:", err)
+		return exitFailed
+	}
+	w.model = parser.Model.Node
+	parsed, err := parser.Parse(args)
+	if exited {
+		// Help was asked for and printed.
+		return 0
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(w.stderr, "sluice-wallet: %s\nTry \"sluice-wallet --help\".\n", cli.Clean(err.Error()))
 		return exitUsage
 	}
-	cmd, err := parser.Parse(args)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "sluice-wallet: %s\n`sluice-wallet --help` shows the commands.\n", err)
-		return exitUsage
-	}
-	return exitCode(cmd.Run(&c))
-}
-
-func exitCode(err error) int {
+	err = parsed.Run(w, &root.Globals)
 	if err == nil {
 		return 0
 	}
-	if e, ok := errors.AsType[exitError](err); ok {
-		if e.text != "" {
-			fmt.Fprintln(os.Stderr, e.text)
-		}
-		return e.code
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
 	}
 	text := errkind.Sentence(err)
 	if text == "" {
 		text = err.Error()
 	}
-	fmt.Fprintln(os.Stderr, "sluice-wallet:", text)
+	// Several LSPs may each have said a sentence: they keep their lines.
+	for i, line := range strings.Split(text, "\n") {
+		prefix := "sluice-wallet: "
+		if i > 0 {
+			prefix = "  "
+		}
+		_, _ = fmt.Fprintln(w.stderr, prefix+cli.Stop(cli.Clean(line)))
+	}
 	if errkind.Of(err) == errkind.Invalid {
 		return exitUsage
 	}
 	return exitFailed
 }
 
-func defaultDataDir() string {
-	home, err := os.UserHomeDir()
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Run prints the script.
+func (c completionCmd) Run(w *world) error {
+	script, err := cli.Completion(c.Shell, w.model)
 	if err != nil {
-		return ".sluice-wallet"
+		return err
 	}
-	return filepath.Join(home, ".sluice-wallet")
+	p := w.printer()
+	p.Printf("%s", script)
+	return p.Err
 }

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"rsc.io/qr"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 )
 
@@ -26,16 +25,15 @@ type receiveCmd struct {
 	Confs          uint32        `placeholder:"N" help:"Confirmations to wait for with --no-zero-conf (default 3)."`
 	AnotherChannel bool          `default:"true" negatable:"" help:"Agree to a further channel when those there are lack room."`
 	Description    string        `short:"d" help:"What the payer reads in the invoice."`
-	Expiry         time.Duration `default:"1h" help:"For how long the invoice can be paid."`
+	Expiry         time.Duration `default:"1h" help:"For how long the invoice can be paid; the LSP's offer may end it sooner."`
 	Lsp            string        `placeholder:"NAME" help:"Ask this LSP only, rather than the cheapest."`
 	MaxFee         amountArg     `placeholder:"AMOUNT" help:"Refuse a higher opening fee."`
 	Wait           bool          `short:"w" help:"Show what happens until the payment has arrived; exit code 4 if it does not."`
-	JSON           bool          `name:"json" help:"Print one line of JSON: the agreement; with --wait also one per state."`
 	NoQR           bool          `name:"no-qr" help:"No QR code."`
 }
 
 // Run makes the invoice.
-func (c *receiveCmd) Run(ctx context.Context, g *cli) error {
+func (c *receiveCmd) Run(w *world, g *Globals) error {
 	if c.Expiry < time.Minute || c.Expiry > 30*24*time.Hour {
 		return errkind.New(errkind.Invalid, "--expiry must be between 1m and 720h")
 	}
@@ -43,8 +41,8 @@ func (c *receiveCmd) Run(ctx context.Context, g *cli) error {
 	if c.PayerPays {
 		payer = agentv1.FeePayer_FEE_PAYER_PAYER
 	}
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.Receive(ctx, &agentv1.ReceiveRequest{
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.Receive(ctx, &agentv1.ReceiveRequest{
 			AmountMsat: uint64(c.Amount), FeePayer: payer, NoZeroConf: c.NoZeroConf, Confirmations: c.Confs,
 			NoFurtherChannel: !c.AnotherChannel, Description: c.Description,
 			ExpirySeconds: uint32(c.Expiry / time.Second), Lsp: c.Lsp, MaxFeeMsat: uint64(c.MaxFee),
@@ -52,42 +50,43 @@ func (c *receiveCmd) Run(ctx context.Context, g *cli) error {
 		if err != nil {
 			return err
 		}
-		if c.JSON {
-			err = printJSON(os.Stdout, r)
+		if g.JSON {
+			err = cli.WriteJSONLine(w.stdout, r)
 		} else {
-			err = c.show(os.Stdout, r)
+			err = c.show(w, r)
 		}
 		if err != nil || !c.Wait {
 			return err
 		}
-		return c.wait(ctx, w, r.GetPaymentHash())
+		return c.wait(ctx, w, g, wallet, r.GetPaymentHash())
 	})
 }
 
-func (c *receiveCmd) show(w io.Writer, r *agentv1.ReceiveResponse) error {
-	var b strings.Builder
-	if !c.NoQR && isTerminal(os.Stdout) {
+func (c *receiveCmd) show(w *world, r *agentv1.ReceiveResponse) error {
+	p := w.printer()
+	if !c.NoQR && w.terminal() {
 		if code, err := qr.Encode(strings.ToUpper("lightning:"+r.GetBolt11()), qr.L); err == nil {
-			drawQR(&b, code)
+			p.Printf("%s", drawQR(code))
 		}
 	}
-	fmt.Fprintf(&b, "%s\n\n", r.GetBolt11())
-	fmt.Fprintf(&b, "The payer pays   %s%s\n", ln.Msat(r.GetPayerPaysMsat()), routing(r))
-	fmt.Fprintf(&b, "You receive      %s\n", ln.Msat(r.GetWalletGetsMsat()))
-	fmt.Fprintf(&b, "Opening fee      %s, to %s\n", ln.Msat(r.GetFeeMsat()), r.GetLsp())
-	switch {
+	p.Printf("%s\n\n", cli.Clean(r.GetBolt11()))
+	t := cli.NewTable("", "")
+	t.Row("The payer pays", cli.MsatAsSat(r.GetPayerPaysMsat())+routing(r))
+	t.Row("You receive", cli.MsatAsSat(r.GetWalletGetsMsat()))
+	t.Row("Opening fee", fmt.Sprintf("%s, to %s", cli.MsatAsSat(r.GetFeeMsat()), r.GetLsp()))
+	capacity := cli.Sat(r.GetChannelCapacitySat())
+	switch confs := r.GetConfirmations(); {
 	case !r.GetOpensChannel():
-		b.WriteString("Channel          the present one has room: nothing is opened\n")
-	case r.GetConfirmations() > 0:
-		fmt.Fprintf(&b, "Channel          a new one of %s; the payment waits for %d confirmation(s), about %s: keep the wallet online\n",
-			ln.Sat(r.GetChannelCapacitySat()), r.GetConfirmations(), time.Duration(r.GetConfirmations())*10*time.Minute)
+		t.Row("Channel", "the present one has room: nothing is opened")
+	case confs > 0:
+		t.Row("Channel", fmt.Sprintf("a new one of %s; the payment waits for %d confirmation(s), about %s: keep the wallet online",
+			capacity, confs, cli.Duration(time.Duration(confs)*10*time.Minute)))
 	default:
-		fmt.Fprintf(&b, "Channel          a new one of %s, usable at once: until it confirms you trust %s not to double-spend it\n",
-			ln.Sat(r.GetChannelCapacitySat()), r.GetLsp())
+		t.Row("Channel", fmt.Sprintf("a new one of %s, usable at once: until it confirms you trust %s not to double-spend it", capacity, r.GetLsp()))
 	}
-	fmt.Fprintf(&b, "Pay before       %s\n", time.UnixMilli(r.GetExpiresMs()).Local().Format("2006-01-02 15:04:05"))
-	_, err := io.WriteString(w, b.String())
-	return err
+	t.Row("Pay before", time.UnixMilli(r.GetExpiresMs()).UTC().Format("2006-01-02 15:04:05 UTC"))
+	p.Table(t)
+	return p.Err
 }
 
 func routing(r *agentv1.ReceiveResponse) string {
@@ -97,13 +96,14 @@ func routing(r *agentv1.ReceiveResponse) string {
 	return ""
 }
 
-func (c *receiveCmd) wait(ctx context.Context, w agentv1.WalletClient, hash string) error {
-	stream, err := w.WatchReceive(ctx, &agentv1.WatchReceiveRequest{PaymentHash: hash})
+func (c *receiveCmd) wait(ctx context.Context, w *world, g *Globals, wallet agentv1.WalletClient, hash string) error {
+	stream, err := wallet.WatchReceive(ctx, &agentv1.WatchReceiveRequest{PaymentHash: hash})
 	if err != nil {
 		return err
 	}
+	p := w.printer()
 	var last *agentv1.Payment
-	for {
+	for p.Err == nil {
 		resp, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			break
@@ -112,26 +112,28 @@ func (c *receiveCmd) wait(ctx context.Context, w agentv1.WalletClient, hash stri
 			return err
 		}
 		last = resp.GetPayment()
-		if c.JSON {
-			if err := printJSON(os.Stdout, resp); err != nil {
-				return err
-			}
+		if g.JSON {
+			p.Err = cli.WriteJSONLine(w.stdout, last)
 			continue
 		}
-		fmt.Printf("%s  %-16s %s\n", time.Now().Format("15:04:05"), last.GetState(), last.GetReason())
+		p.Printf("%s  %-16s %s\n", time.Now().UTC().Format("15:04:05"), cli.Words(cli.Clean(last.GetState())), cli.Clean(last.GetReason()))
 	}
-	if last == nil || !last.GetPaid() {
-		return exitError{exitNotArrived, "the payment did not arrive: " + last.GetReason()}
+	switch {
+	case p.Err != nil:
+		return p.Err
+	case !last.GetPaid():
+		_, _ = fmt.Fprintln(w.stderr, "sluice-wallet: the payment did not arrive: "+cli.Stop(cli.Clean(last.GetReason())))
+		return exitCode(exitNotArrived)
+	case !g.JSON:
+		p.Printf("Received %s.\n", cli.MsatAsSat(last.GetAmountMsat()))
 	}
-	if !c.JSON {
-		fmt.Printf("received %s\n", ln.Msat(last.GetAmountMsat()))
-	}
-	return nil
+	return p.Err
 }
 
 // drawQR draws two rows of the code per line of text, dark on light with a
 // quiet zone of four, as scanners want it.
-func drawQR(b *strings.Builder, code *qr.Code) {
+func drawQR(code *qr.Code) string {
+	var b strings.Builder
 	const quiet = 4
 	at := func(x, y int) bool {
 		return x >= 0 && y >= 0 && x < code.Size && y < code.Size && code.Black(x, y)
@@ -151,4 +153,5 @@ func drawQR(b *strings.Builder, code *qr.Code) {
 		}
 		b.WriteByte('\n')
 	}
+	return b.String()
 }

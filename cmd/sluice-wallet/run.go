@@ -33,13 +33,14 @@ type settings struct {
 	Log obs.LogConfig `toml:"log" help:"what is logged"`
 }
 
-func defaultSettings() settings {
+// macaroonFile is the macaroon's usual name, in the data directory.
+const macaroonFile = "sluice-wallet.macaroon"
+
+func defaultSettings(home, dataDir string) settings {
 	var s settings
 	s.LND.Address = "127.0.0.1:10009"
-	if home, err := os.UserHomeDir(); err == nil {
-		s.LND.TLS = filepath.Join(home, ".lnd", "tls.cert")
-	}
-	s.LND.Macaroon = "sluice-wallet.macaroon"
+	s.LND.TLS = filepath.Join(home, ".lnd", "tls.cert")
+	s.LND.Macaroon = filepath.Join(dataDir, macaroonFile)
 	p := agent.DefaultPolicy()
 	s.Channels.MaxChannelSat = config.Sat(p.MaxChannelSat)
 	s.Channels.MaxToSelfDelayBlocks = p.MaxToSelfDelayBlocks
@@ -74,9 +75,9 @@ func ourEnv(env []string) []string {
 	return out
 }
 
-func (c *runCmd) load(dataDir string) (settings, error) {
-	s := defaultSettings()
-	source := config.Source{Path: c.Config, Env: ourEnv(os.Environ()), Flags: map[string]string{}}
+func (c *runCmd) load(w *world, dataDir string) (settings, error) {
+	s := defaultSettings(w.home, dataDir)
+	source := config.Source{Path: c.Config, Env: ourEnv(w.env), Flags: map[string]string{}}
 	if source.Path == "" {
 		usual := filepath.Join(dataDir, "sluice-wallet.toml")
 		if _, err := os.Stat(usual); err == nil {
@@ -96,8 +97,9 @@ func (c *runCmd) load(dataDir string) (settings, error) {
 }
 
 // Run is the daemon.
-func (c *runCmd) Run(ctx context.Context, g *cli) (err error) {
-	s, err := c.load(g.DataDir)
+func (c *runCmd) Run(w *world, g *Globals) error {
+	ctx := w.ctx
+	s, err := c.load(w, g.DataDir)
 	if err != nil {
 		return err
 	}
@@ -182,6 +184,6 @@ func absolute(path string) (string, error) {
 type configCmd struct{}
 
 // Run prints the sample.
-func (configCmd) Run() error {
-	return config.Sample(os.Stdout, "sluice-wallet: put this file into the data directory as sluice-wallet.toml.", defaultSettings())
+func (configCmd) Run(w *world, g *Globals) error {
+	return config.Sample(w.stdout, "sluice-wallet: put this file into the data directory as sluice-wallet.toml.", defaultSettings(w.home, g.DataDir))
 }

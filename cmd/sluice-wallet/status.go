@@ -5,78 +5,67 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"text/tabwriter"
+	"strings"
 	"time"
 
-	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 )
 
-type statusCmd struct {
-	JSON bool `name:"json" help:"Print JSON."`
-}
+type statusCmd struct{}
 
 // Run shows the overview.
-func (c *statusCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		s, err := w.GetStatus(ctx, &agentv1.GetStatusRequest{})
+func (c *statusCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		s, err := wallet.GetStatus(ctx, &agentv1.GetStatusRequest{})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, s)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, s)
 		}
-		return show(s)
+		p := w.printer()
+		show(p, s)
+		return p.Err
 	})
 }
 
-func show(s *agentv1.GetStatusResponse) error {
-	fmt.Printf("Node      %s  %s\n", s.GetNodeKey(), s.GetAlias())
-	fmt.Printf("lnd       %s on %s, block %d%s\n", s.GetLndVersion(), s.GetNetwork(), s.GetBlockHeight(), unless(s.GetSynced(), "  (still catching up with the chain)"))
-	fmt.Printf("Can       receive %s at once, send %s\n", ln.Sat(s.GetInboundSat()), ln.Sat(s.GetOutboundSat()))
+func show(p *cli.Printer, s *agentv1.GetStatusResponse) {
+	t := cli.NewTable("", "")
+	t.Row("Node", s.GetNodeKey()+"  "+s.GetAlias())
+	synced := ""
+	if !s.GetSynced() {
+		synced = " (still catching up with the chain)"
+	}
+	t.Row("lnd", fmt.Sprintf("%s on %s, block %d%s", s.GetLndVersion(), s.GetNetwork(), s.GetBlockHeight(), synced))
+	t.Row("Can receive", cli.Sat(s.GetInboundSat())+" at once without a new channel")
+	t.Row("Can send", cli.Sat(s.GetOutboundSat()))
+	p.Table(t)
 	if !s.GetAcceptorAttached() {
-		fmt.Println("  ! lnd's channel acceptor is not attached: no LSP can open a channel on demand now. The daemon's log says why.")
+		p.Printf("  ! lnd's channel acceptor is not attached: no LSP can open a channel on demand now. The daemon's log says why.\n")
 	}
-	fmt.Println()
-	if len(s.GetLsps()) == 0 {
-		fmt.Println("No LSP is configured: add one with `sluice-wallet lsps add`.")
-	} else if err := lspTable(s.GetLsps()); err != nil {
-		return err
-	}
-	fmt.Println()
-	if err := channelTable(s.GetChannels()); err != nil {
-		return err
-	}
+	p.Printf("\n")
+	lspTable(p, s.GetLsps())
+	p.Printf("\n")
+	channelTable(p, s.GetChannels())
 	if len(s.GetPayments()) > 0 {
-		fmt.Println()
-		if err := paymentTable(s.GetPayments()); err != nil {
-			return err
-		}
+		p.Printf("\n")
+		paymentTable(p, s.GetPayments())
 	}
-	fmt.Println()
-	showBlockers(s.GetBlockers())
-	return nil
+	p.Printf("\n")
+	showBlockers(p, s.GetBlockers())
 }
 
-func unless(ok bool, text string) string {
-	if ok {
-		return ""
-	}
-	return text
-}
-
-func channelTable(all []*agentv1.Channel) error {
+func channelTable(p *cli.Printer, all []*agentv1.Channel) {
 	if len(all) == 0 {
-		fmt.Println("No channel yet: `sluice-wallet receive` gets one with the first payment.")
-		return nil
+		p.Printf("No channel yet: `sluice-wallet receive` gets one with the first payment.\n")
+		return
 	}
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CHANNEL\tWITH\tCAPACITY\tINBOUND\tOUTBOUND\tIN FLIGHT\tSTATE")
+	t := cli.NewTable("CHANNEL", "WITH", ">CAPACITY", ">INBOUND", ">OUTBOUND", ">IN FLIGHT", "STATE")
 	for _, ch := range all {
-		with, state := ch.GetLsp(), ch.GetState()
+		with, state := ch.GetLsp(), cli.Words(ch.GetState())
 		if with == "" {
-			with = fmt.Sprintf("%.8s", ch.GetPeer())
+			with = fmt.Sprintf("%.16s", ch.GetPeer())
 		}
 		if state == "open" && !ch.GetActive() {
 			state = "inactive (is the peer connected?)"
@@ -84,46 +73,46 @@ func channelTable(all []*agentv1.Channel) error {
 		if ch.GetUnconfirmed() {
 			state += ", unconfirmed"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", short(ch.GetOutpoint()), with, ln.Sat(ch.GetCapacitySat()),
-			ln.Sat(ch.GetInboundSat()), ln.Sat(ch.GetOutboundSat()), ch.GetPendingHtlcs(), state)
+		t.Row(short(ch.GetOutpoint()), with, cli.Sat(ch.GetCapacitySat()), cli.Sat(ch.GetInboundSat()),
+			cli.Sat(ch.GetOutboundSat()), cli.Group(uint64(ch.GetPendingHtlcs())), state)
 	}
-	return t.Flush()
+	p.Table(t)
 }
 
-// short keeps both ends of an outpoint.
+// short is an outpoint with the middle of its transaction id left out.
 func short(outpoint string) string {
-	if len(outpoint) < 24 {
+	txid, index, ok := strings.Cut(outpoint, ":")
+	if !ok || len(txid) != 64 {
 		return outpoint
 	}
-	return outpoint[:8] + "…" + outpoint[64-4:]
+	return txid[:8] + "…" + txid[60:] + ":" + index
 }
 
-func paymentTable(all []*agentv1.Payment) error {
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PAYMENT\tLSP\tAMOUNT\tFEE\tFEE BY\tSTATE\tAGREED\tREASON")
-	for _, p := range all {
+func paymentTable(p *cli.Printer, all []*agentv1.Payment) {
+	t := cli.NewTable("PAYMENT", "LSP", ">AMOUNT", ">FEE", "FEE BY", "STATE", "AGREED", "WHAT IT MEANS")
+	for _, pay := range all {
 		by := "receiver"
-		if p.GetFeePayer() == agentv1.FeePayer_FEE_PAYER_PAYER {
+		if pay.GetFeePayer() == agentv1.FeePayer_FEE_PAYER_PAYER {
 			by = "payer"
 		}
-		fmt.Fprintf(t, "%.8s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.GetPaymentHash(), p.GetLsp(), ln.Msat(p.GetAmountMsat()), ln.Msat(p.GetFeeMsat()),
-			by, p.GetState(), time.UnixMilli(p.GetCreatedMs()).Local().Format("01-02 15:04:05"), p.GetReason())
+		t.Row(fmt.Sprintf("%.8s", pay.GetPaymentHash()), pay.GetLsp(), cli.MsatAsSat(pay.GetAmountMsat()), cli.MsatAsSat(pay.GetFeeMsat()),
+			by, cli.Words(pay.GetState()), time.UnixMilli(pay.GetCreatedMs()).UTC().Format("2006-01-02 15:04:05"), pay.GetReason())
 	}
-	return t.Flush()
+	p.Table(t)
 }
 
-func showBlockers(all []*agentv1.Blocker) {
-	if len(all) == 0 {
-		fmt.Println("Safe to go offline.")
+func showBlockers(p *cli.Printer, all []*agentv1.Blocker) {
+	switch {
+	case len(all) == 0:
+		p.Printf("Safe to go offline.\n")
 		return
-	}
-	if notYet(all) {
-		fmt.Println("Stay online (`sluice-wallet offline --wait` says when not):")
-	} else {
-		fmt.Println("Safe to go offline, as far as is known:")
+	case notYet(all):
+		p.Printf("Stay online (`sluice-wallet offline --wait` says when not):\n")
+	default:
+		p.Printf("Safe to go offline, as far as is known:\n")
 	}
 	for _, b := range all {
-		fmt.Println("  -", b.GetReason())
+		p.Printf("  - %s\n", cli.Clean(b.GetReason()))
 	}
 }
 
@@ -140,66 +129,62 @@ func notYet(all []*agentv1.Blocker) bool {
 
 type offlineCmd struct {
 	Wait bool `short:"w" help:"Wait until it is safe."`
-	JSON bool `name:"json" help:"Print one line of JSON per change."`
 }
 
 // Run says whether it is safe to go offline: exit code 0 if so, 3 if not.
-func (c *offlineCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
+func (c *offlineCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		stream, err := w.WatchOffline(ctx, &agentv1.WatchOfflineRequest{})
+		stream, err := wallet.WatchOffline(ctx, &agentv1.WatchOfflineRequest{})
 		if err != nil {
 			return err
 		}
-		for {
+		p := w.printer()
+		for p.Err == nil {
 			r, err := stream.Recv()
 			if errors.Is(err, io.EOF) {
-				if !c.JSON {
-					fmt.Println("Safe to go offline now.")
+				if !g.JSON {
+					p.Printf("Safe to go offline now.\n")
 				}
-				return nil
+				return p.Err
 			}
 			if err != nil {
 				return err
 			}
-			if c.JSON {
-				if err := printJSON(os.Stdout, r); err != nil {
-					return err
-				}
-			} else if len(r.GetBlockers()) > 0 {
-				showBlockers(r.GetBlockers())
+			switch {
+			case g.JSON:
+				p.Err = cli.WriteJSONLine(w.stdout, r)
+			case len(r.GetBlockers()) > 0:
+				showBlockers(p, r.GetBlockers())
 			}
-			if notYet(r.GetBlockers()) && !c.Wait {
-				return exitError{code: exitNotYet}
+			if p.Err == nil && notYet(r.GetBlockers()) && !c.Wait {
+				return exitCode(exitNotYet)
 			}
 		}
+		return p.Err
 	})
 }
 
 type paymentsCmd struct {
 	Limit uint32 `default:"50" help:"At most so many per LSP."`
 	Open  bool   `help:"Only those that are not over."`
-	JSON  bool   `name:"json" help:"Print JSON."`
 }
 
 // Run lists payments.
-func (c *paymentsCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.ListPayments(ctx, &agentv1.ListPaymentsRequest{Limit: c.Limit, OpenOnly: c.Open})
+func (c *paymentsCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.ListPayments(ctx, &agentv1.ListPaymentsRequest{Limit: c.Limit, OpenOnly: c.Open})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		if err := paymentTable(r.GetPayments()); err != nil {
-			return err
-		}
-		for _, l := range r.GetUnreachable() {
-			fmt.Println("  !", l.GetProblem())
-		}
-		return nil
+		p := w.printer()
+		paymentTable(p, r.GetPayments())
+		problems(p, r.GetUnreachable())
+		return p.Err
 	})
 }
 
@@ -207,20 +192,20 @@ type payCmd struct {
 	Invoice string    `arg:"" help:"The invoice (BOLT 11)."`
 	Amount  amountArg `placeholder:"AMOUNT" help:"The amount in satoshis, for an invoice that names none."`
 	MaxFee  amountArg `placeholder:"AMOUNT" help:"The most to pay in routing fees (default 5 % and at least 10 sat)."`
-	JSON    bool      `name:"json" help:"Print JSON."`
 }
 
 // Run pays.
-func (c *payCmd) Run(ctx context.Context, g *cli) error {
-	return g.wallet(ctx, func(ctx context.Context, w agentv1.WalletClient) error {
-		r, err := w.Pay(ctx, &agentv1.PayRequest{Bolt11: c.Invoice, AmountMsat: uint64(c.Amount), MaxFeeMsat: uint64(c.MaxFee)})
+func (c *payCmd) Run(w *world, g *Globals) error {
+	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
+		r, err := wallet.Pay(ctx, &agentv1.PayRequest{Bolt11: c.Invoice, AmountMsat: uint64(c.Amount), MaxFeeMsat: uint64(c.MaxFee)})
 		switch {
 		case err != nil:
 			return err
-		case c.JSON:
-			return printJSON(os.Stdout, r)
+		case g.JSON:
+			return cli.WriteJSON(w.stdout, r)
 		}
-		fmt.Printf("paid %s, routing fee %s\npreimage %s\n", ln.Msat(r.GetAmountMsat()), ln.Msat(r.GetFeeMsat()), r.GetPreimage())
-		return nil
+		p := w.printer()
+		p.Printf("Paid %s, routing fee %s.\npreimage %s\n", cli.MsatAsSat(r.GetAmountMsat()), cli.MsatAsSat(r.GetFeeMsat()), r.GetPreimage())
+		return p.Err
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +50,7 @@ const (
 	// claimTime is how much longer than the wrapped invoice the wallet's own
 	// lives, so that a payment held by the LSP while it opens a channel still
 	// finds it open; each confirmation may take blockTime.
-	claimTime = 2 * time.Hour
+	claimTime = 10 * time.Minute
 	blockTime = time.Hour
 )
 
@@ -118,51 +119,45 @@ func (a *Agent) Receive(ctx context.Context, r ReceiveRequest) (Agreement, error
 	for _, u := range away {
 		failed = append(failed, u.Err)
 	}
-	// With room in a channel there is nothing to pay for: a plain invoice does.
-	for _, m := range menus {
-		if !hasRoom(channels, m.LSP.NodeKey, r) {
+	// With room in a channel there is nothing to pay for: a plain invoice does,
+	// and even while the LSP's service is away.
+	for _, l := range lsps {
+		if !hasRoom(channels, l.NodeKey, r) {
 			continue
 		}
-		g, err := a.receiveByChannel(ctx, r, m)
+		g, err := a.receiveByChannel(ctx, r, l, menus)
 		if err == nil {
 			return g, nil
 		}
-		a.log.Info("the present channel cannot be used after all", zap.String("lsp", m.LSP.Name), zap.Error(err))
+		a.log.Info("the present channel cannot be used after all", zap.String("lsp", l.Name), zap.Error(err))
 	}
-	out := map[string]bool{}
+	tried := map[string]bool{}
 	for _, c := range Rank(menus, a.cfg.Policy, r.Mode, r.AmountMsat, a.now()) {
-		name := c.Menu.LSP.Name
-		switch {
-		case out[name]:
+		l := c.Menu.LSP
+		if tried[l.Name] {
 			continue
-		case c.Unfit == nil && r.MaxFeeMsat > 0 && c.Quote.FeeMsat > r.MaxFeeMsat:
+		}
+		if c.Unfit == nil && r.MaxFeeMsat > 0 && c.Quote.FeeMsat > r.MaxFeeMsat {
 			c.Unfit = errkind.Newf(errkind.Invalid, "the fee would be %s, above your limit of %s: raise --max-fee or receive more at once", c.Quote.FeeMsat, r.MaxFeeMsat)
 		}
 		if c.Unfit != nil {
-			failed = append(failed, prefixed(name, c.Unfit))
+			failed = append(failed, prefixed(l.Name, c.Unfit))
 			continue
 		}
+		tried[l.Name] = true
 		g, err := a.agree(ctx, r, c)
+		if errors.Is(err, errkind.Conflict) && r.Mode == ReceiverPays && !r.NoZeroConf {
+			// The LSP sees room in a channel where we saw none.
+			if g, byChannel := a.receiveByChannel(ctx, r, l, menus); byChannel == nil {
+				return g, nil
+			}
+		}
 		if err == nil {
 			return g, nil
 		}
 		failed = append(failed, err)
-		if !passOver(err) {
-			break
-		}
-		out[name] = true
 	}
 	return Agreement{}, noneFits(failed)
-}
-
-// passOver says that another LSP may do what this one cannot.
-func passOver(err error) bool {
-	switch errkind.Of(err) {
-	case errkind.Unavailable, errkind.Exhausted, errkind.Denied, errkind.Unauthenticated, errkind.Internal, errkind.Invalid:
-		return true
-	default:
-		return false
-	}
 }
 
 func prefixed(name string, err error) error {
@@ -182,9 +177,11 @@ func noneFits(errs []error) error {
 	if len(errs) == 0 {
 		return errkind.New(errkind.Unavailable, "no LSP offers channels at the moment: try again later")
 	}
-	said := make([]string, 0, len(errs))
+	var said []string
 	for _, err := range errs {
-		said = append(said, sentence(err))
+		if s := sentence(err); !slices.Contains(said, s) {
+			said = append(said, s)
+		}
 	}
 	return errkind.Wrap(errkind.Of(errs[0]), errors.Join(errs...), strings.Join(said, "\n"))
 }
@@ -208,23 +205,60 @@ func (a *Agent) agree(ctx context.Context, r ReceiveRequest, c Candidate) (Agree
 }
 
 // receiveByChannel makes an invoice over the channel that there is. Its hint
-// names the SCID that the LSP gives, not the channel's own: lnd knows that one
-// only after the peer's channel_update came.
-func (a *Agent) receiveByChannel(ctx context.Context, r ReceiveRequest, m Menu) (Agreement, error) {
-	if len(m.Offers) == 0 {
-		return Agreement{}, errkind.Newf(errkind.Unavailable, "%s: its menu is empty", m.LSP.Name)
-	}
+// names an SCID that the LSP gives, not the channel's own: lnd knows that one
+// only once the peer's channel_update came. Where the LSP gives none, lnd's own
+// hint does, if it is there.
+func (a *Agent) receiveByChannel(ctx context.Context, r ReceiveRequest, l LSP, menus []Menu) (Agreement, error) {
 	// No channel is opened, so there is nothing to trust or to wait for.
 	r.Mode, r.NoFurtherChannel, r.NoZeroConf, r.Confirmations = PayerPays, true, false, 0
-	c := Candidate{Menu: m, Params: m.Offers[0]}
-	for _, p := range m.Offers {
-		if p.CheckSize(r.AmountMsat) == nil {
-			c.Params = p
-			break
+	var asked error
+	for _, m := range menus {
+		if m.LSP != l || len(m.Offers) == 0 {
+			continue
 		}
+		c := Candidate{Menu: m, Params: m.Offers[0]}
+		c.Quote.WalletMsat, c.Quote.PayerMsat = r.AmountMsat, r.AmountMsat
+		g, err := a.receivePayerPays(ctx, r, c)
+		if err == nil {
+			return g, nil
+		}
+		asked = err
 	}
-	c.Quote.WalletMsat, c.Quote.PayerMsat = r.AmountMsat, r.AmountMsat
-	return a.receivePayerPays(ctx, r, c)
+	g, err := a.receivePlain(ctx, r, l)
+	if err != nil {
+		return Agreement{}, errors.Join(asked, err)
+	}
+	return g, nil
+}
+
+// receivePlain makes an invoice with lnd's own hints and keeps it only if one
+// of them leads through the LSP.
+func (a *Agent) receivePlain(ctx context.Context, r ReceiveRequest, l LSP) (Agreement, error) {
+	self, err := a.self(ctx)
+	if err != nil {
+		return Agreement{}, err
+	}
+	bolt11, hash, err := a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
+		AmountMsat: r.AmountMsat, Memo: r.Description, Expiry: r.Expiry, FinalCltvDelta: finalCltv, Private: true,
+	})
+	if err != nil {
+		return Agreement{}, nodeError(err)
+	}
+	own, err := a.ports.Decode(self.Network, bolt11)
+	if err == nil && !slices.ContainsFunc(own.RouteHints, func(route []ln.RouteHint) bool {
+		return len(route) == 1 && route[0].Node == l.NodeKey
+	}) {
+		err = errkind.New(errkind.Unavailable, "lnd has no route hint for the channel with "+l.Name+" yet: try again in a few seconds")
+	}
+	if err != nil {
+		a.cancelInvoice(hash)
+		return Agreement{}, err
+	}
+	return a.conclude(Agreement{
+		LSP: l.Name, NodeKey: l.NodeKey, Hash: hash, Mode: PayerPays, Bolt11: bolt11,
+		PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat, ZeroConf: true,
+		CreatedAt: a.now().UTC(), ExpiresAt: own.ExpiresAt().UTC(),
+	}, nil)
 }
 
 // receivePayerPays agrees on a route hint and makes the wallet's own invoice
@@ -254,9 +288,11 @@ func (a *Agent) receivePayerPays(ctx context.Context, r ReceiveRequest, c Candid
 		a.withdraw(l, client, resp.GetPaymentId())
 		return Agreement{}, err
 	}
+	// Nobody shall pay an invoice whose hint leads nowhere any more.
+	life := min(r.Expiry, n.ExpiresAt.Sub(a.now()).Truncate(time.Second))
 	bolt11, made, err := a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
 		Preimage: preimage, AmountMsat: r.AmountMsat, Memo: r.Description,
-		Expiry: r.Expiry, FinalCltvDelta: finalCltv, RouteHints: []ln.RouteHint{n.Hint},
+		Expiry: max(life, time.Second), FinalCltvDelta: finalCltv, RouteHints: []ln.RouteHint{n.Hint},
 	})
 	if err == nil && made != hash {
 		err = fmt.Errorf("lnd made an invoice of another hash")
@@ -269,7 +305,7 @@ func (a *Agent) receivePayerPays(ctx context.Context, r ReceiveRequest, c Candid
 		LSP: l.Name, NodeKey: l.NodeKey, PaymentID: n.PaymentID, Hash: hash, Mode: PayerPays, Bolt11: bolt11,
 		PayerMsat: n.PayerMsat, WalletMsat: r.AmountMsat, FeeMsat: n.FeeMsat, OpensChannel: n.OpensChannel,
 		CapacitySat: n.CapacitySat, ZeroConf: !r.NoZeroConf, Confirmations: r.Confirmations,
-		CreatedAt: a.now().UTC(), ExpiresAt: n.ExpiresAt,
+		CreatedAt: a.now().UTC(), ExpiresAt: a.now().Add(life).UTC(),
 	}
 	return a.conclude(g, client)
 }
@@ -331,7 +367,9 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 // conclude stores an agreement before anyone sees its invoice.
 func (a *Agent) conclude(g Agreement, client lspv1.ChannelsServiceClient) (Agreement, error) {
 	if err := a.agreements.add(g, a.now()); err != nil {
-		a.withdraw(LSP{Name: g.LSP}, client, g.PaymentID)
+		if client != nil {
+			a.withdraw(LSP{Name: g.LSP}, client, g.PaymentID)
+		}
 		a.cancelInvoice(g.Hash)
 		return Agreement{}, err
 	}

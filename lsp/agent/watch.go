@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 
@@ -53,17 +55,16 @@ func paymentFromProto(l string, p *lspv1.Payment) (Payment, error) {
 // printable keeps an LSP's words from steering the terminal that shows them.
 func printable(s string) string {
 	const most = 500
-	out := make([]rune, 0, min(len(s), most))
-	for _, r := range s {
-		if len(out) == most {
-			break
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return ' '
 		}
-		if r < ' ' || (r >= 0x7f && r < 0xa0) {
-			r = ' '
-		}
-		out = append(out, r)
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:most])
 	}
-	return string(out)
+	return s
 }
 
 // delivered are the states in which the LSP says that the wallet was paid:
@@ -98,6 +99,7 @@ func (a *Agent) Watch(ctx context.Context, hash ln.Hash, report func(Payment)) (
 		LSP: g.LSP, PaymentID: g.PaymentID, Hash: g.Hash, Mode: g.Mode, AmountMsat: g.WalletMsat, FeeMsat: g.FeeMsat,
 		State: "agreed", Reason: "waiting for the payer", CreatedAt: g.CreatedAt, ExpiresAt: g.ExpiresAt,
 	}
+	report(last)
 	for {
 		select {
 		case <-ctx.Done():
