@@ -18,6 +18,12 @@ const (
 	// VerdictResumeOnly: a RESUME may have moved it. Failing it, or settling it
 	// with anything but its own preimage, could lose its amount.
 	VerdictResumeOnly Verdict = "resume_only"
+	// VerdictInFlight: lnd has forwarded it, and its end will come without an
+	// answer. A RESUME changes nothing while it is in flight, but if it ends in
+	// the moment before, lnd would forward it anew. So it is best left, until
+	// it is gone (then it is a phantom) or lnd's auto-fail comes near (then it
+	// is resumed: the auto-fail would fail what is in flight).
+	VerdictInFlight Verdict = "in_flight"
 	// VerdictPhantom: lnd no longer has it. Fail it, and never resume it,
 	// whatever any record says.
 	VerdictPhantom Verdict = "phantom"
@@ -206,9 +212,11 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, recorded bool, l *Listing) Ver
 	switch {
 	case !ok:
 		return VerdictPhantom
+	case h.ForwardingChan != 0:
+		return VerdictInFlight
 	case recorded:
 		return VerdictRecorded
-	case c.MayHaveMoved(o.Key), h.ForwardingChan != 0:
+	case c.MayHaveMoved(o.Key):
 		return VerdictResumeOnly
 	}
 	if _, before := c.base.Htlc(o.Key); !before {

@@ -105,3 +105,13 @@ func TestAChannelIsKnownUnderEachName(t *testing.T) {
 		require.Equal(t, VerdictPhantom, c.Listed(offerAt(name, 6), false, l), name)
 	}
 }
+
+func TestWhatIsInFlightIsLeft(t *testing.T) {
+	c := NewClassifier()
+	inFlight := NewListing(c.Begin(), []ln.Channel{{ChanID: 1, Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 3, ForwardingChan: 2}}}})
+	c.Baseline(inFlight)
+	for _, recorded := range []bool{true, false} {
+		require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), recorded, inFlight))
+	}
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), true, listed(c, 1)))
+}

@@ -200,7 +200,11 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 	for _, key := range f.order {
 		if f.htlcs[key].pending {
 			ch := byChan[key.ChanID]
-			ch.Htlcs = append(ch.Htlcs, ln.ChannelHtlc{Incoming: true, Index: key.HtlcID, Hash: f.htlcs[key].offer.Hash})
+			h := ln.ChannelHtlc{Incoming: true, Index: key.HtlcID, Hash: f.htlcs[key].offer.Hash}
+			if f.htlcs[key].moved {
+				h.ForwardingChan = 9
+			}
+			ch.Htlcs = append(ch.Htlcs, h)
 		}
 	}
 	return []ln.Channel{*byChan[1], *byChan[2], *byChan[3]}, nil

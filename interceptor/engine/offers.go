@@ -21,6 +21,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 		en.open = nil
 	}
 	delete(t.inquiring, o.Key)
+	delete(t.parked, o.Key)
 	delete(t.waiting, o.Key)
 	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
 	case interceptor.VerdictNew:
@@ -28,7 +29,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	case interceptor.VerdictSettleOnly:
 		e.onSettleOnly(t, o)
 	case interceptor.VerdictNeedListing, interceptor.VerdictResumeOnly,
-		interceptor.VerdictPhantom, interceptor.VerdictRecorded:
+		interceptor.VerdictPhantom, interceptor.VerdictRecorded, interceptor.VerdictInFlight:
 		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 		wake(t.list)
 	}
@@ -174,19 +175,13 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 		e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerFail})
 	case interceptor.VerdictRecorded:
 		en.open = &o
-		h, _ := l.Htlc(o.Key)
-		if en.row.State == interceptor.StateHeld &&
-			(h.ForwardingChan != 0 || (e.cfg.DistrustRows && en.inherited)) {
-			e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
-				zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()))
-			en.moved = true
-			e.edit(t, o.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
-				next, changed := r.Moved(e.cfg.Now())
-				return next, changed, nil
-			})
+		if en.row.State == interceptor.StateHeld && e.cfg.DistrustRows && en.inherited {
+			e.movedBefore(t, en)
 			return
 		}
 		e.answer(t, en)
+	case interceptor.VerdictInFlight:
+		e.onInFlight(t, o)
 	case interceptor.VerdictResumeOnly:
 		e.stats.resumeOnly++
 		if t.class.ResumedHere(o.Key) {
@@ -232,6 +227,40 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 	}
 }
 
+// onInFlight leaves what lnd has forwarded to its own end.
+func (e *Engine) onInFlight(t *tenure, o interceptor.Offer) {
+	en, recorded := t.rows[o.Key]
+	if recorded {
+		switch en.row.State {
+		case interceptor.StateHeld:
+			e.movedBefore(t, en)
+		case interceptor.StatePaying, interceptor.StateSettled:
+			// A preimage is never wrong.
+			en.open = &o
+			e.answer(t, en)
+			return
+		case interceptor.StateResumed, interceptor.StateRefusedUnknown, interceptor.StateFailed, interceptor.StateLapsed:
+		}
+	}
+	if near := e.height != 0 && e.height+e.cfg.FailSafetyBlocks >= o.AutoFailHeight; near {
+		e.resume(t, o)
+		return
+	}
+	t.parked[o.Key] = o
+}
+
+// movedBefore: lnd, or the state of the database, shows that an HTLC was, or
+// may have been, resumed, though its row says held.
+func (e *Engine) movedBefore(t *tenure, en *entry) {
+	e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
+		zap.Stringer("key", en.row.Key), zap.String("hash", en.row.Hash.Short()))
+	en.moved = true
+	e.edit(t, en.row.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+		next, changed := r.Moved(e.cfg.Now())
+		return next, changed, nil
+	})
+}
+
 // waitToList waits until a listing is due: at once while offers wait or the
 // session has no baseline, else after the poll interval, which a wake-up makes
 // it look at again.
@@ -274,6 +303,10 @@ func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
 			ready = append(ready, w.offer)
 			delete(t.waiting, key)
 		}
+	}
+	for key, o := range t.parked {
+		ready = append(ready, o)
+		delete(t.parked, key)
 	}
 	sortOffers(ready)
 	for _, o := range ready {

@@ -34,6 +34,9 @@ type tenure struct {
 	// inquiring offers may have been resumed by a predecessor or are on chain,
 	// without a row: a payment of ours decides what becomes of them.
 	inquiring map[ln.CircuitKey]interceptor.Offer
+	// parked offers are in flight already: they are left until they are gone,
+	// or until lnd's auto-fail comes near.
+	parked map[ln.CircuitKey]interceptor.Offer
 	// refusals wait for lnd's word on payments before they are recorded.
 	refusals []ln.CircuitKey
 	requests []*request
@@ -87,8 +90,9 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		chain: interceptor.NewChain(), class: interceptor.NewClassifier(),
 		rows: make(map[ln.CircuitKey]*entry), held: newCounters(),
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
-		inquiring: make(map[ln.CircuitKey]interceptor.Offer), stale: make(map[ln.CircuitKey]struct{}),
-		list: make(chan struct{}, 1), commit: make(chan struct{}, 1),
+		inquiring: make(map[ln.CircuitKey]interceptor.Offer), parked: make(map[ln.CircuitKey]interceptor.Offer),
+		stale: make(map[ln.CircuitKey]struct{}),
+		list:  make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1),
 	}
 	err := e.load(tctx, t)
@@ -267,6 +271,7 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	t.class.Connected()
 	clear(t.waiting)
 	clear(t.inquiring)
+	clear(t.parked)
 	for _, en := range t.rows {
 		en.open = nil
 	}
