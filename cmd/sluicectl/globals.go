@@ -15,7 +15,7 @@ import (
 )
 
 // DefaultServer is where sluiced serves gRPC unless configured otherwise.
-const DefaultServer = "localhost:10029"
+const DefaultServer = "127.0.0.1:10200"
 
 // Globals are the flags of every command.
 type Globals struct {

@@ -41,12 +41,12 @@ func (t Target) Explain(err error) error {
 	s, isStatus := status.FromError(err)
 	text := err.Error()
 	switch {
+	case strings.Contains(text, "first record does not look like a TLS handshake"):
+		return fmt.Errorf("what listens at %s does not speak TLS, so it is not %s's gRPC port: check %s", t.Address, t.Program, t.AddressFlag)
 	case strings.Contains(text, "the server's TLS key is not that of"),
 		strings.Contains(text, "x509:"), strings.Contains(text, "tls: "):
 		return fmt.Errorf("%s at %s shows a TLS certificate that %s does not vouch for. If the server was set up anew, copy its tls.cert again, by a way you trust, and name it with %s; otherwise check %s: something else may be listening there",
 			t.Program, t.Address, orNone(t.CertFile, "the given file"), t.CertFlag, t.AddressFlag)
-	case strings.Contains(text, "first record does not look like a TLS handshake"):
-		return fmt.Errorf("what listens at %s does not speak TLS, so it is not %s's gRPC port: check %s", t.Address, t.Program, t.AddressFlag)
 	case errors.Is(err, context.Canceled), isStatus && s.Code() == codes.Canceled:
 		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded), isStatus && s.Code() == codes.DeadlineExceeded:

@@ -20,6 +20,7 @@ func coins(f Facts, w Want) Finding {
 		total, err := sum.Add(c.AmountSat)
 		if err != nil {
 			x.Level, x.Found = Fail, "lnd's coins sum up to more than can exist: "+err.Error()
+			x.Fix = "Do no business with this lnd: whatever answers here is not one."
 			return x
 		}
 		sum = total

@@ -160,7 +160,7 @@ func holdExpiryDelta(f Facts, w Want) Finding {
 const maxPing = 10 * time.Second
 
 func pings(f Facts, _ Want) Finding {
-	x := Finding{Check: "grpc_pings", Title: "gRPC pings", Lines: []string{"[grpc]", "grpc.server-ping-time=3s", "grpc.server-ping-timeout=5s"}}
+	x := Finding{Check: "grpc_pings", Title: "gRPC pings", Lines: []string{"[grpc]", "grpc.server-ping-time=2s", "grpc.server-ping-timeout=4s"}}
 	x.Fix = "Add to lnd.conf and restart lnd: a standby can take over only after lnd has dropped a frozen stream."
 	every, err1 := time.ParseDuration(f.Settings["grpc.server-ping-time"])
 	timeout, err2 := time.ParseDuration(f.Settings["grpc.server-ping-timeout"])
