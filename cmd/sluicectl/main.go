@@ -77,7 +77,6 @@ func run(w *world, args []string) int {
 		kong.Vars(doctorVars()),
 		kong.Writers(w.stdout, w.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.UsageOnError(),
 		kong.Exit(func(int) { exited = true }),
 	)
 	if err != nil {

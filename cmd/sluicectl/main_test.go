@@ -37,6 +37,8 @@ func TestScripts(t *testing.T) {
 			// Another gateway's files, to mistake for ours.
 			_, stopOther := startFake(t, other)
 			stopOther()
+			lndAddr, stopLnd := startFakeLnd(t, filepath.Join(e.WorkDir, "lnd"))
+			e.Defer(stopLnd)
 			free, err := net.Listen("tcp", "localhost:0")
 			if err != nil {
 				return err
@@ -45,7 +47,7 @@ func TestScripts(t *testing.T) {
 			if err := free.Close(); err != nil {
 				return err
 			}
-			e.Vars = append(e.Vars, "HOME="+e.WorkDir, "SLUICECTL_SERVER="+addr, "SLUICECTL_DATA_DIR="+dir, "NOBODY="+nobody)
+			e.Vars = append(e.Vars, "HOME="+e.WorkDir, "SLUICECTL_SERVER="+addr, "SLUICECTL_DATA_DIR="+dir, "NOBODY="+nobody, "SLUICECTL_LND="+lndAddr)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
