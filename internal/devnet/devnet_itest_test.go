@@ -76,6 +76,12 @@ func caseLinkCut(ctx context.Context, t *testing.T, s *Standard) {
 	_, err = s.Payer.WaitChannelActive(ctx, s.PayerChannel.Point)
 	require.NoError(t, err)
 	pay(ctx, t, s.Payer, s.Gateway, 5_000)
+
+	require.NoError(t, s.Disconnect(ctx, s.Payer, s.Gateway))
+	require.NoError(t, s.WaitDisconnected(ctx, s.Payer, s.Gateway))
+	require.NoError(t, s.ConnectVia(ctx, s.Payer, s.Gateway, s.PayerLink))
+	_, err = s.Payer.WaitChannelActive(ctx, s.PayerChannel.Point)
+	require.NoError(t, err)
 }
 
 func caseKillAndFreeze(ctx context.Context, t *testing.T, s *Standard) {

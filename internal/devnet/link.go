@@ -67,6 +67,13 @@ func (l *Link) Connections() int {
 	return len(l.conns) / 2
 }
 
+// Idle tells whether the link would relay but carries no connection.
+func (l *Link) Idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) == 0 && !l.cut && !l.stall && !l.closed
+}
+
 // Close ends the link for good.
 func (l *Link) Close() error {
 	l.set(func() { l.closed = true; l.dropLocked() })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,7 @@ type Net struct {
 	closed   bool
 	nodes    []*Node
 	links    []*Link
+	redials  map[*Link]*redial
 	closers  []func() error // processes and servers that others added
 	extras   []ProcInfo     // described beside the nodes
 	closeErr error
@@ -113,7 +115,7 @@ func Start(ctx context.Context, config Config) (_ *Net, err error) {
 	}
 	n := &Net{
 		dir: dir, lnd: filepath.Join(config.PeersDir, "lnd"), log: config.Log,
-		keepDir: config.KeepDir, started: time.Now(),
+		keepDir: config.KeepDir, started: time.Now(), redials: map[*Link]*redial{},
 	}
 	defer func() {
 		if err != nil {
@@ -263,11 +265,15 @@ func (n *Net) Close() error {
 	}
 	n.closed = true
 	closers, nodes, links, keep := n.closers, n.nodes, n.links, n.keepDir
+	redials := slices.Collect(maps.Values(n.redials))
 	n.mu.Unlock()
 
 	var errs []error
 	for _, closer := range slices.Backward(closers) {
 		errs = append(errs, closer())
+	}
+	for _, r := range redials {
+		r.stop()
 	}
 	for _, link := range links {
 		errs = append(errs, link.Close())

@@ -281,6 +281,12 @@ func (p *Proc) Frozen() bool {
 	return run != nil && run.frozen.Load()
 }
 
+// Usable tells whether the process is alive and not frozen.
+func (p *Proc) Usable() bool {
+	run := p.current()
+	return run != nil && !run.frozen.Load()
+}
+
 func (p *Proc) setFrozen(frozen bool, sig syscall.Signal) error {
 	if err := p.Signal(sig); err != nil {
 		return err
