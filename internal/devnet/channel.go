@@ -42,10 +42,9 @@ func (c Channel) RPCPoint() *lnrpc.ChannelPoint {
 	}
 }
 
-// OpenChannel opens a channel, mines the six blocks after which it is
-// announced (none for ZeroConf), and waits
-// until both ends can use it and know both policies, so that a payment may
-// follow at once. from and to must be connected.
+// OpenChannel opens a channel, mines the six blocks after which it is announced
+// (none for ZeroConf), and waits until both ends can use it and know both
+// policies, so that a payment may follow at once. from and to must be connected.
 func (n *Net) OpenChannel(ctx context.Context, from, to *Node, params ChannelParams) (Channel, error) {
 	channel, err := n.openChannel(ctx, from, to, params)
 	if err != nil {
