@@ -34,7 +34,7 @@ func healthy() Facts {
 		},
 		Balance: ln.Balances{ConfirmedSat: 4_000_500, ReservedSat: 0},
 		Settings: lnd.Settings{
-			"bitcoin.basefee": "0", "bitcoin.feerate": "0", "bitcoin.timelockdelta": "80", "invoices.holdexpirydelta": "18",
+			"bitcoin.basefee": "0 mSAT", "bitcoin.feerate": "0 mSAT", "bitcoin.timelockdelta": "80", "invoices.holdexpirydelta": "18",
 			"grpc.server-ping-time": "3s", "grpc.server-ping-timeout": "5s", "num-restricted-slots": "1000", "rejecthtlc": "false",
 			"minchansize": "1000000",
 		},
@@ -105,7 +105,7 @@ func TestAilments(t *testing.T) {
 		{"zero-conf mandatory", func(f *Facts, _ *Want) { delete(f.Info.Features, 51); f.Info.Features[50] = "zero-conf" }, nil, ""},
 		{"wumbo wanted", func(_ *Facts, w *Want) { w.MaxChannelSat = 20_000_000 }, one("big_channels", Fail), "protocol.wumbo-channels=true"},
 		{"wumbo there", func(f *Facts, w *Want) { w.MaxChannelSat, f.Info.Features[19] = 20_000_000, "wumbo" }, nil, ""},
-		{"default base fee", func(f *Facts, _ *Want) { f.Settings["bitcoin.basefee"] = "1000" }, one("default_fees", Warn), "bitcoin.basefee=0"},
+		{"default base fee", func(f *Facts, _ *Want) { f.Settings["bitcoin.basefee"] = "1000 mSAT" }, one("default_fees", Warn), "bitcoin.basefee=0"},
 		{"default fee rate", func(f *Facts, _ *Want) { f.Settings["bitcoin.feerate"] = "1" }, one("default_fees", Warn), "bitcoin.feerate=0"},
 		{"delta larger", func(f *Facts, _ *Want) { f.Settings["bitcoin.timelockdelta"] = "144" }, one("timelock_delta", Fail), "bitcoin.timelockdelta=80"},
 		{"delta smaller", func(f *Facts, _ *Want) { f.Settings["bitcoin.timelockdelta"] = "40" }, nil, ""},

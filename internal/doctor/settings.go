@@ -98,8 +98,9 @@ func unread(f Facts) string {
 	return "not readable with this macaroon (--lnd-readonly-macaroon reads lnd's settings)"
 }
 
+// number reads a setting as lnd prints it: fees, even rates, as "1000 mSAT".
 func number(f Facts, key string) (uint64, bool) {
-	n, err := strconv.ParseUint(f.Settings[key], 10, 64)
+	n, err := strconv.ParseUint(strings.TrimSuffix(f.Settings[key], " mSAT"), 10, 64)
 	return n, err == nil
 }
 
