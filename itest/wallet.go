@@ -151,3 +151,21 @@ func (w *rawWallet) waitState(ctx context.Context, id string, states ...string) 
 		}
 	}
 }
+
+// receiveReceiverPays makes the wallet's own invoice and has it wrapped.
+func (w *rawWallet) receiveReceiverPays(ctx context.Context, amount ln.Msat, wish *lspv1.ChannelWish) (*lspv1.WrapResponse, ln.Bolt11) {
+	w.t.Helper()
+	params := w.menu(ctx).OpeningFeeParamsMenu[0]
+	fee := max(ln.Msat(params.MinFeeMsat), (amount*ln.Msat(params.ProportionalPpm)+999_999)/1_000_000)
+	own, _, err := w.lnd.AddInvoice(ctx, ln.InvoiceRequest{
+		AmountMsat: amount - fee, Memo: "a wrapped test", Expiry: 20 * time.Minute, FinalCltvDelta: 80,
+	})
+	require.NoError(w.t, err)
+	wrapped, err := w.api.Wrap(ctx, &lspv1.WrapRequest{
+		Bolt11: own, AmountMsat: uint64(amount), OpeningFeeParams: params, Channel: wish,
+	})
+	require.NoError(w.t, err)
+	decoded, err := lnd.DecodeBolt11("regtest", own)
+	require.NoError(w.t, err)
+	return wrapped, decoded
+}

@@ -223,11 +223,11 @@ func (e *Engine) openBooks(ctx context.Context) (cursors, error) {
 	}
 	return c, e.saveCursors(ctx, c, ledger.Entry{
 		Key: "opening-balance", At: now, Reason: "what lnd held when Sluice first looked",
-		Lines: []ledger.Line{
-			{Account: accountElsewhere, AmountMsat: assets.channelsMsat},
-			{Account: accountOnChain, AmountMsat: assets.onChainMsat},
-			{Account: accountEquity, AmountMsat: -assets.channelsMsat - assets.onChainMsat},
-		},
+		Lines: nonZero(
+			ledger.Line{Account: accountElsewhere, AmountMsat: assets.channelsMsat},
+			ledger.Line{Account: accountOnChain, AmountMsat: assets.onChainMsat},
+			ledger.Line{Account: accountEquity, AmountMsat: -assets.channelsMsat - assets.onChainMsat},
+		),
 	})
 }
 
@@ -310,11 +310,11 @@ func (e *Engine) bookForwards(ctx context.Context, c *cursors) error {
 			}
 			entries = append(entries, ledger.Entry{
 				Key: key, At: f.At, Reason: "ordinary forward",
-				Lines: []ledger.Line{
-					{Account: chanIDAccount(f.Incoming.ChanID), AmountMsat: in},
-					{Account: ledger.Account("channels/out/" + f.Outgoing.ChanID.String()), AmountMsat: -out},
-					{Account: accountRouting, AmountMsat: -(in - out)},
-				},
+				Lines: nonZero(
+					ledger.Line{Account: chanIDAccount(f.Incoming.ChanID), AmountMsat: in},
+					ledger.Line{Account: ledger.Account("channels/out/" + f.Outgoing.ChanID.String()), AmountMsat: -out},
+					ledger.Line{Account: accountRouting, AmountMsat: -(in - out)},
+				),
 			})
 		}
 		c.Forwards += uint32(len(page)) //nolint:gosec // at most historyPage
@@ -395,6 +395,9 @@ func (e *Engine) bookTransactions(ctx context.Context, c *cursors) error {
 			continue
 		}
 		amount := tx.AmountSat * 1000
+		if amount == 0 {
+			continue
+		}
 		entries = append(entries, ledger.Entry{
 			Key: "tx/" + tx.TxID.String(), At: tx.At, Reason: "transaction of the gateway's wallet",
 			Lines: []ledger.Line{

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
@@ -237,11 +238,11 @@ func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) er
 		err := postOrRename(ctx, tx, ledger.Entry{
 			Key: "forward/" + p.Htlc.Key.String(), At: paid.At, Reference: id,
 			Reason: "forwarded to the wallet over a channel on demand",
-			Lines: []ledger.Line{
-				{Account: chanIDAccount(p.Htlc.Key.ChanID), AmountMsat: in},
-				{Account: peerAccount(paid.Client), AmountMsat: -out},
-				{Account: accountFeeIncome, AmountMsat: -(in - out)},
-			},
+			Lines: nonZero(
+				ledger.Line{Account: chanIDAccount(p.Htlc.Key.ChanID), AmountMsat: in},
+				ledger.Line{Account: peerAccount(paid.Client), AmountMsat: -out},
+				ledger.Line{Account: accountFeeIncome, AmountMsat: -(in - out)},
+			),
 		}, accountRouting, accountFeeIncome, -(in - out))
 		if err != nil {
 			return err
@@ -300,6 +301,12 @@ func postOrRename(ctx context.Context, tx *store.Tx, entry ledger.Entry, from, t
 		Key: "rename/" + entry.Key, At: entry.At, Reference: entry.Reference, Reason: entry.Reason,
 		Lines: []ledger.Line{{Account: from, AmountMsat: -amountMsat}, {Account: to, AmountMsat: amountMsat}},
 	})
+}
+
+// nonZero leaves out lines that move nothing, such as the fee of a payment
+// that opened no channel.
+func nonZero(lines ...ledger.Line) []ledger.Line {
+	return slices.DeleteFunc(lines, func(l ledger.Line) bool { return l.AmountMsat == 0 })
 }
 
 func peerAccount(peer ln.PubKey) ledger.Account {

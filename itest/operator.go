@@ -1,0 +1,65 @@
+//go:build itest
+
+package itest
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// operator is the operator of a sluiced.
+type operator struct {
+	t   *testing.T
+	api lspv1.OperatorServiceClient
+}
+
+func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
+	t.Helper()
+	tlsConfig, err := selfcert.ClientTLS(s.TLSCert)
+	require.NoError(t, err)
+	macaroon, err := auth.NewFileCredentials(s.Macaroon)
+	require.NoError(t, err)
+	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithPerRPCCredentials(macaroon))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn)}
+}
+
+// reconcile opens the books, or takes in what happened.
+func (o *operator) reconcile(ctx context.Context) *lspv1.ReconcileResponse {
+	o.t.Helper()
+	report, err := o.api.Reconcile(ctx, &lspv1.ReconcileRequest{})
+	require.NoError(o.t, err)
+	return report
+}
+
+// waitBalanced waits until the books equal lnd's to the sat, without any entry
+// that no event explains. lnd writes its forwarding history up to 15 s late.
+func (o *operator) waitBalanced(ctx context.Context) {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 45*time.Second)
+	defer cancel()
+	var last *lspv1.ReconcileResponse
+	err := devnet.WaitFor(ctx, "the books to equal lnd's", func(ctx context.Context) (bool, error) {
+		var err error
+		last, err = o.api.Reconcile(ctx, &lspv1.ReconcileRequest{})
+		return err == nil && last.Balanced, err
+	})
+	text := ""
+	for _, l := range last.GetLines() {
+		text += fmt.Sprintf("\n  %-16s books %d lnd %d difference %d (%s)", l.Account, l.BooksMsat, l.LndMsat, l.DifferenceMsat, l.Note)
+	}
+	require.NoError(o.t, err, "books:%s", text)
+	o.t.Logf("books:%s", text)
+}
