@@ -2,9 +2,9 @@ package main
 
 import (
 	"path/filepath"
-	"strings"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/internal/lnd"
 )
 
 // needed are the calls that the daemon makes of lnd, and nothing else: it can
@@ -47,6 +47,10 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 		return cli.WriteJSON(w.stdout, map[string]any{"save_to": out, "uris": calls})
 	}
 	p := w.printer()
-	p.Printf("lncli bakemacaroon --save_to %s \\\n  uri:%s\n", out, strings.Join(calls, " \\\n  uri:"))
+	rights := make([]string, 0, len(calls))
+	for _, call := range calls {
+		rights = append(rights, "uri:"+call)
+	}
+	p.Printf("%s\n", lnd.BakeCommand(out, rights))
 	return p.Err
 }

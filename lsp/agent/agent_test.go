@@ -327,6 +327,18 @@ func TestOffline(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, []string{agent.BlockHTLC, agent.BlockArriving, ""}, kinds)
+
+	// The LSP lags behind: what the wallet has is not on its way any more.
+	g, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: 2 * amount})
+	require.NoError(t, err)
+	f.held = []*lspv1.Payment{{PaymentHash: g.Hash[:], ReceivedMsat: 5, State: "forwarded"}}
+	s, err := w.agent.Status(ctx)
+	require.NoError(t, err)
+	require.Len(t, s.Blockers, 1)
+	w.set(g.Hash, ln.InvoiceSettled)
+	s, err = w.agent.Status(ctx)
+	require.NoError(t, err)
+	require.Empty(t, s.Blockers)
 }
 
 func TestControlSocket(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -113,7 +114,7 @@ func (c *control) GetStatus(ctx context.Context, _ *agentv1.GetStatusRequest) (*
 		return nil, err
 	}
 	out := &agentv1.GetStatusResponse{
-		NodeKey: s.Node.PubKey.String(), Alias: s.Node.Alias, LndVersion: s.Node.Version, Network: s.Node.Network,
+		NodeKey: s.Node.PubKey.String(), Alias: s.Node.Alias, LndVersion: release(s.Node.Version), Network: s.Node.Network,
 		BlockHeight: s.Node.BlockHeight, Synced: s.Node.SyncedToChain, AcceptorAttached: s.Acceptor,
 		InboundSat: uint64(s.InboundSat), OutboundSat: uint64(s.OutboundSat), Blockers: blockersToProto(s.Blockers),
 	}
@@ -280,6 +281,12 @@ func (c *control) Pay(ctx context.Context, r *agentv1.PayRequest) (*agentv1.PayR
 		// The payment is over: its preimage is the payer's receipt now.
 		Preimage: hex.EncodeToString(p.Preimage.Bytes()),
 	}, nil
+}
+
+// release is lnd's version without the commit that it appends.
+func release(version string) string {
+	number, _, _ := strings.Cut(version, " ")
+	return number
 }
 
 func feePayer(m Mode) agentv1.FeePayer {

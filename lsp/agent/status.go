@@ -100,10 +100,25 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	}
 	quick, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	payments, away := a.Payments(quick, 0, true)
+	payments, away := a.underWay(quick)
 	s.Payments = payments
 	s.Blockers = blockers(open, payments, away)
 	return s, nil
+}
+
+// underWay lists payments that are not over. An LSP may be a moment behind the
+// wallet's own node, whose word decides whether the money is here.
+func (a *Agent) underWay(ctx context.Context) ([]Payment, []error) {
+	payments, away := a.Payments(ctx, 0, true)
+	for i, p := range payments {
+		if p.ReceivedMsat == 0 {
+			continue
+		}
+		if inv, err := a.ports.Invoices.LookupInvoice(ctx, p.Hash); err == nil {
+			payments[i].Paid = inv.State == ln.InvoiceSettled
+		}
+	}
+	return payments, away
 }
 
 // LSPStatus asks every LSP.
@@ -163,7 +178,7 @@ func blockers(open []ln.Channel, payments []Payment, away []error) []Blocker {
 		}
 	}
 	for _, p := range payments {
-		if p.ReceivedMsat > 0 && !p.Terminal {
+		if p.ReceivedMsat > 0 && !p.Terminal && !p.Paid {
 			out = append(out, Blocker{BlockArriving, fmt.Sprintf("%s holds a payment of %s for you (%s): offline, it would go back to its payer", p.LSP, p.AmountMsat, p.State)})
 		}
 	}
@@ -196,7 +211,7 @@ func (a *Agent) WatchOffline(ctx context.Context, report func([]Blocker)) error 
 			return nodeError(err)
 		}
 		quick, cancel := context.WithTimeout(ctx, statusTimeout)
-		payments, away := a.Payments(quick, 0, true)
+		payments, away := a.underWay(quick)
 		cancel()
 		now := blockers(open, payments, away)
 		if slices.ContainsFunc(now, risky) {

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+)
+
+func call(t *testing.T, args ...string) (out, errOut string, code int) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(&world{ctx: t.Context(), stdout: &o, stderr: &e, home: t.TempDir()}, args)
+	return o.String(), e.String(), code
+}
+
+func TestExitCodesAndWords(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"receive", "ten"}, exitUsage, "want an amount like 100000"},
+		{[]string{"receive", "10", "--payer-pays", "--receiver-pays"}, exitUsage, "can't be used together"},
+		{[]string{"receive", "10", "--expiry", "1s"}, exitUsage, "--expiry must be between"},
+		{[]string{"receive", "10"}, exitFailed, "start it with `sluice-wallet run`"},
+		{[]string{"lsps", "add", "a", "key", "--grpc", "h:1"}, exitUsage, "want NODEKEY@HOST:PORT"},
+		{[]string{"run", "--set", "lnd.adress=x"}, exitFailed, "did you mean \"lnd.address\""},
+		{[]string{"run"}, exitFailed, "TLS certificate"},
+		{[]string{"frobnicate"}, exitUsage, "--help"},
+	} {
+		_, errOut, code := call(t, c.args...)
+		require.Equal(t, c.code, code, "%v: %s", c.args, errOut)
+		require.Contains(t, errOut, c.says)
+	}
+	_, _, code := call(t, "--help")
+	require.Zero(t, code)
+}
+
+// The daemon asks for no right that the adapter's own table does not give to
+// wallets, and for nothing that can spend unless it was asked to.
+func TestMacaroon(t *testing.T) {
+	for _, uri := range needed() {
+		require.Contains(t, lnd.WalletRights(), "uri:"+uri)
+	}
+	out, _, code := call(t, "macaroon", "--out", "/x/y.macaroon")
+	require.Zero(t, code)
+	require.True(t, strings.HasPrefix(out, "lncli bakemacaroon --save_to /x/y.macaroon \\\n"), out)
+	require.NotContains(t, out, "SendPayment")
+	out, _, _ = call(t, "macaroon", "--pay")
+	require.Contains(t, out, "SendPaymentV2")
+}
+
+func TestSampleLoads(t *testing.T) {
+	out, _, code := call(t, "config")
+	require.Zero(t, code)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "sluice-wallet.toml"), []byte(out), 0o600))
+	c := &runCmd{}
+	c.LND.Address = "10.0.0.1:1"
+	s, err := c.load(&world{home: dir, env: []string{"SLUICE_WALLET_CHANNELS_MAX_CHANNEL_SAT=50000", "SLUICE_LND_ADDRESS=not:ours", "SLUICE_WALLET_DATA_DIR=x"}}, dir)
+	require.NoError(t, err)
+	require.Equal(t, "10.0.0.1:1", s.LND.Address)
+	require.EqualValues(t, 50_000, s.Channels.MaxChannelSat)
+}
+
+func TestAmount(t *testing.T) {
+	for text, want := range map[string]ln.Msat{"100000": 100_000_000, "100_000": 100_000_000, "7sat": 7_000, "1500msat": 1_500, "0": 0} {
+		var a amountArg
+		require.NoError(t, a.UnmarshalText([]byte(text)), text)
+		require.EqualValues(t, want, a, text)
+	}
+	for _, text := range []string{"", "-1", "1.5", "1btc", "99999999999999999999", "2100000000000001sat", "msat"} {
+		var a amountArg
+		require.Error(t, a.UnmarshalText([]byte(text)), text)
+	}
+}
