@@ -11,8 +11,11 @@ NAME ?=
 # Real nodes and compilers share the machine: packages with real nodes run one at a time.
 ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
 
+# The packages that have tests on real nodes.
+REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./itest/...
+
 .DEFAULT_GOAL := help
-.PHONY: help build peers demo test test-full itest bench lint generate clean
+.PHONY: help build peers demo test test-full itest bench check lint generate clean
 
 help: ## this table
 	@echo 'Sluice: on-demand channels and services for an unpatched lnd.'
@@ -37,11 +40,11 @@ demo: build peers ## a real network, the main job played on it, and a table at t
 
 test: build peers ## everything: unit and property tests, both databases, real nodes
 	$(GO) test ./...
-	$(GO) test $(ITEST_FLAGS) ./internal/devnet/... ./itest/...
+	$(GO) test $(ITEST_FLAGS) $(REAL)
 
 test-full: build peers ## the same with long soaks and high repeat counts
 	SLUICE_TEST_FULL=1 $(GO) test -count=1 -timeout 120m ./...
-	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m ./internal/devnet/... ./itest/...
+	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL) ./internal/lndfake/lndsuite/...
 
 itest: build peers ## tests on real nodes; CASE=<regexp> selects
 	$(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest/...
@@ -58,8 +61,11 @@ lint: ## gofmt, go vet, and golangci-lint and buf where installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else echo 'golangci-lint is not installed: skipped'; fi
 	@if command -v buf >/dev/null && [ -f buf.yaml ]; then buf lint; else echo 'buf is not installed: skipped'; fi
 
-generate: ## generated code (protobuf, queries, diagrams, sample configuration)
-	$(GO) generate ./...
+check: lint ## lint, and that generated code is current
+	$(GO) run ./internal/tools/generate --check
+
+generate: ## generated code: protobuf, REST and OpenAPI
+	$(GO) run ./internal/tools/generate
 
 clean: ## removes what was built
 	rm -rf $(BUILD)
