@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"go.uber.org/zap"
@@ -16,64 +20,198 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Help() string {
-	return `Each step prints what happened and how long it took. The demo ends with a table of
-channels and balances, exit status 0, and no process or file left behind.`
+	return `Each step prints what happened and how long it took. The demo ends with tables of
+payments, channels and balances, exit status 0, and no process or file left behind.`
 }
 
 func (c *demoCmd) Run(e *env) (err error) {
 	show := newSteps(e.stdout)
-	var s *devnet.Standard
+	story := &story{out: e.stdout}
 	defer func() {
-		if s == nil {
+		if story.net == nil {
 			return
 		}
 		if err != nil && e.ctx.Err() == nil {
-			s.Keep()
-			fmt.Fprintf(e.stdout, "logs are kept in %s/logs\n", s.Dir())
+			story.net.Keep()
+			fmt.Fprintf(e.stdout, "logs are kept in %s/logs\n", story.net.Dir())
 		}
-		err = errors.Join(err, s.Close())
+		err = errors.Join(err, story.net.Close())
 	}()
-
-	err = show.run(e.ctx, startLimit, "Start btcd, a gateway, a payer and a wallet",
-		func(ctx context.Context) (_ string, err error) {
-			config := e.config(zap.NewNop())
-			config.KeepDir = c.Keep
-			s, err = devnet.StartStandardNet(ctx, devnet.StandardConfig{Net: config})
-			if err != nil {
-				return "", err
-			}
-			return "three unpatched lnds; the payer has a channel to the gateway, the wallet has none", nil
-		})
-	if err != nil {
-		return err
-	}
-	for _, step := range demoSteps(s) {
+	begin := time.Now()
+	for _, step := range story.steps(e.config(zap.NewNop()), c.Keep) {
 		if err := show.run(e.ctx, step.limit, step.name, step.run); err != nil {
 			return err
 		}
 	}
-	return showBalances(e.ctx, e.stdout, s)
+	if err := story.paymentTable(e.ctx); err != nil {
+		return err
+	}
+	if err := showBalances(e.ctx, e.stdout, story.net); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "\nThe main job, played on real nodes in %s.\n", time.Since(begin).Round(time.Second))
+	return nil
 }
 
-// demoSteps is the story that the demo plays on a running network.
-func demoSteps(s *devnet.Standard) []step {
+// story is the main job, played through the commands that people use.
+type story struct {
+	out      io.Writer
+	net      *devnet.Standard
+	services *services
+	payments []paid
+}
+
+// paid is one payment of the story, for the table at its end.
+type paid struct {
+	what               string
+	payerSat, arrived  int64
+	feeMsat, routeMsat int64
+	took               time.Duration
+	channel            string
+}
+
+func (s *story) steps(config devnet.Config, keep bool) []step {
+	config.KeepDir = keep
 	return []step{
-		{
-			name: "The payer pays the gateway over their channel", limit: paymentLimit,
-			run: func(ctx context.Context) (string, error) {
-				invoice, err := s.Gateway.Invoice(ctx, 100_000_000)
-				if err != nil {
-					return "", err
-				}
-				payment, err := s.Payer.Pay(ctx, invoice.PaymentRequest)
-				if err != nil {
-					return "", err
-				}
-				if payment.Status != lnrpc.Payment_SUCCEEDED {
-					return "", fmt.Errorf("the payment failed: %s", payment.FailureReason)
-				}
-				return fmt.Sprintf("%s sat arrived, fee %d msat", groupDigits(payment.ValueSat), payment.FeeMsat), nil
-			},
-		},
+		{"Start btcd and three unpatched lnds: a gateway, a payer and a wallet", startLimit, func(ctx context.Context) (string, error) {
+			net, err := devnet.StartStandardNet(ctx, devnet.StandardConfig{Net: config})
+			if err != nil {
+				return "", err
+			}
+			s.net = net
+			return "the payer has a channel to the gateway, the wallet has none", nil
+		}},
+		{"Attach sluiced to the gateway and sluice-wallet to the wallet", startLimit, func(ctx context.Context) (string, error) {
+			ours, err := startServices(ctx, s.net, "")
+			if err != nil {
+				return "", err
+			}
+			s.services = ours
+			return "macaroons of least rights; the wallet has logged in with its node key", nil
+		}},
+		{"The wallet, without a channel, is paid 100,000 sat: the payer pays the opening fee", paymentLimit, func(ctx context.Context) (string, error) {
+			return s.receive(ctx, "first payment", "100000", "--payer-pays")
+		}},
+		{"A second payment over the same channel", paymentLimit, func(ctx context.Context) (string, error) {
+			return s.receive(ctx, "same channel", "7000")
+		}},
+		{"A payment larger than the inbound liquidity opens another channel, the receiver pays", paymentLimit, func(ctx context.Context) (string, error) {
+			return s.receive(ctx, "second channel", "400000")
+		}},
+		{"Three blocks confirm both channels", paymentLimit, func(ctx context.Context) (string, error) {
+			if err := s.net.Mine(ctx, 3); err != nil {
+				return "", err
+			}
+			return s.confirmed(ctx)
+		}},
+		{"The wallet pays 50,000 sat back out", paymentLimit, s.payBack},
 	}
+}
+
+// receive has the wallet make an invoice with sluice-wallet and the payer pay
+// it with its stock lnd. No block is mined: the money arrives before any.
+func (s *story) receive(ctx context.Context, what string, args ...string) (string, error) {
+	before, err := s.walletFunds(ctx)
+	if err != nil {
+		return "", err
+	}
+	out, err := s.services.wallet.Command(ctx, append([]string{"receive", "--json"}, args...)...)
+	if err != nil {
+		return "", err
+	}
+	var invoice struct {
+		Bolt11  string `json:"bolt11"`
+		FeeMsat int64  `json:"fee_msat,string"`
+	}
+	if err := json.Unmarshal(out, &invoice); err != nil {
+		return "", fmt.Errorf("what `sluice-wallet receive --json` printed: %w", err)
+	}
+	begin := time.Now()
+	payment, err := s.net.Payer.Pay(ctx, invoice.Bolt11)
+	if err != nil {
+		return "", err
+	}
+	took := time.Since(begin).Round(time.Millisecond)
+	if payment.Status != lnrpc.Payment_SUCCEEDED {
+		return "", fmt.Errorf("the payment failed: %s", payment.FailureReason)
+	}
+	if err := s.net.Wallet.WaitNoHTLCs(ctx); err != nil {
+		return "", err
+	}
+	after, err := s.walletFunds(ctx)
+	if err != nil {
+		return "", err
+	}
+	channel := "the same"
+	if after.channels > before.channels {
+		channel = "opened by this payment"
+	}
+	s.payments = append(s.payments, paid{
+		what: what, payerSat: payment.ValueSat, arrived: after.sat - before.sat, feeMsat: invoice.FeeMsat,
+		routeMsat: payment.FeeMsat, took: took, channel: channel,
+	})
+	return fmt.Sprintf("paid in %s; %s sat arrived; channel: %s; blocks mined: none",
+		took, groupDigits(after.sat-before.sat), channel), nil
+}
+
+type funds struct {
+	sat      int64
+	channels int
+}
+
+func (s *story) walletFunds(ctx context.Context) (funds, error) {
+	list, err := s.net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	if err != nil {
+		return funds{}, fmt.Errorf("the wallet's channels: %w", err)
+	}
+	f := funds{channels: len(list.Channels)}
+	for _, c := range list.Channels {
+		f.sat += c.LocalBalance
+	}
+	return f, nil
+}
+
+func (s *story) confirmed(ctx context.Context) (string, error) {
+	confirmed := 0
+	err := devnet.WaitFor(ctx, "the channels to confirm", func(ctx context.Context) (bool, error) {
+		list, err := s.net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+		if err != nil {
+			return false, err
+		}
+		confirmed = 0
+		for _, c := range list.Channels {
+			if c.ZeroConfConfirmedScid != 0 {
+				confirmed++
+			}
+		}
+		return confirmed == len(list.Channels), nil
+	})
+	return fmt.Sprintf("%d channels that were in use unconfirmed are now on the chain", confirmed), err
+}
+
+func (s *story) payBack(ctx context.Context) (string, error) {
+	invoice, err := s.net.Payer.Invoice(ctx, 50_000_000)
+	if err != nil {
+		return "", err
+	}
+	begin := time.Now()
+	payment, err := s.net.Wallet.Pay(ctx, invoice.PaymentRequest)
+	if err != nil {
+		return "", err
+	}
+	if payment.Status != lnrpc.Payment_SUCCEEDED {
+		return "", fmt.Errorf("the payment failed: %s", payment.FailureReason)
+	}
+	return fmt.Sprintf("arrived in %s, routing fee %d msat", time.Since(begin).Round(time.Millisecond), payment.FeeMsat), nil
+}
+
+func (s *story) paymentTable(_ context.Context) error {
+	fmt.Fprintln(s.out)
+	table := tabwriter.NewWriter(s.out, 2, 4, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "payment\tinvoice sat\tarrived sat\tpaid on top msat\topening fee msat\ttook\tchannel\t")
+	for _, p := range s.payments {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", p.what, groupDigits(p.payerSat), groupDigits(p.arrived),
+			groupDigits(p.routeMsat), groupDigits(p.feeMsat), p.took, p.channel)
+	}
+	return table.Flush()
 }

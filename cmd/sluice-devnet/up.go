@@ -14,7 +14,7 @@ import (
 
 type upCmd struct {
 	NoInterceptor bool `help:"Run the gateway without --requireinterceptor, so that it forwards with no client attached."`
-	Postgres      bool `help:"Also start PostgreSQL, for programs that use it."`
+	Postgres      bool `help:"Also start PostgreSQL, and let sluiced use it instead of SQLite."`
 	Keep          bool `help:"Leave the network's directory behind at the end, for reading logs."`
 }
 
@@ -28,7 +28,7 @@ macaroons, process ids and logs.`
 const startLimit = 3 * time.Minute
 
 func (c *upCmd) Run(e *env) (err error) {
-	fmt.Fprintln(e.stdout, "starting btcd and three lnds (about ten seconds)")
+	fmt.Fprintln(e.stdout, "starting btcd, three lnds, sluiced and sluice-wallet (about fifteen seconds)")
 	startCtx, cancel := context.WithTimeout(e.ctx, startLimit)
 	defer cancel()
 	begin := time.Now()
@@ -46,8 +46,19 @@ func (c *upCmd) Run(e *env) (err error) {
 			return err
 		}
 	}
-	if err := startServices(startCtx, s); err != nil {
-		return err
+	var ours *services
+	if c.NoInterceptor {
+		fmt.Fprintln(e.stdout, "without --requireinterceptor sluiced does not attach: it is left out")
+	} else {
+		dsn := ""
+		if pg != nil {
+			if dsn, err = pg.CreateDatabase(startCtx, "sluice"); err != nil {
+				return err
+			}
+		}
+		if ours, err = startServices(startCtx, s, dsn); err != nil {
+			return err
+		}
 	}
 	file, err := s.WriteDescription()
 	if err != nil {
@@ -55,6 +66,9 @@ func (c *upCmd) Run(e *env) (err error) {
 	}
 	fmt.Fprintf(e.stdout, "ready after %s\n\n", time.Since(begin).Round(100*time.Millisecond))
 	printGuide(e.stdout, s.Describe(), pg, file)
+	if ours != nil {
+		ours.printGuide(e.stdout)
+	}
 
 	select {
 	case <-e.ctx.Done():

@@ -70,7 +70,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 func load(f config.Flags) (app.Config, error) {
 	cfg := app.DefaultConfig()
-	if err := config.Load(f.Source(os.Environ()), &cfg); err != nil {
+	source := f.Source(os.Environ())
+	// What the repository's own harness reads is nobody's setting.
+	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS")
+	if err := config.Load(source, &cfg); err != nil {
 		return cfg, fmt.Errorf("%w\n`sluiced config sample` prints every setting with its default", err)
 	}
 	return cfg, nil
@@ -78,9 +81,25 @@ func load(f config.Flags) (app.Config, error) {
 
 type runCmd struct {
 	config.Flags
+	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp. None means all."`
+}
+
+func (c *runCmd) Help() string {
+	return `The interceptor can run as a process of its own, small and rarely changed, so that
+upgrading the services never drops lnd's stream:
+
+  sluiced run interceptor -c interceptor.toml
+  sluiced run lsp -c lsp.toml                   with interceptor.address set
+
+Each has a data directory of its own. Several of the same kind that share one
+PostgreSQL database are one owner and its standbys.`
 }
 
 func (c *runCmd) Run(e *env) error {
+	roles, err := app.ParseRoles(c.Services)
+	if err != nil {
+		return err
+	}
 	cfg, err := load(c.Flags)
 	if err != nil {
 		return err
@@ -89,7 +108,7 @@ func (c *runCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	err = app.Run(e.ctx, cfg, log)
+	err = app.Run(e.ctx, cfg, roles, log)
 	return errors.Join(err, flush())
 }
 

@@ -53,15 +53,19 @@ type RPCConfig struct {
 	Profile  bool            `toml:"profiling" help:"serve profiles on the admin address"`
 }
 
-// InterceptorConfig bounds what is held.
+// InterceptorConfig bounds what is held, and says where the interceptor runs
+// when it is a process of its own.
 type InterceptorConfig struct {
-	FailSafetyBlocks  uint32          `toml:"fail_safety_blocks" help:"a held payment is failed so many blocks before lnd would" min:"1" max:"100"`
-	NearBlocks        uint32          `toml:"near_blocks" help:"its service is warned so many blocks before that" min:"1" max:"200"`
-	MaxHeldPerChannel int             `toml:"max_held_per_channel" help:"held payments per incoming channel, of its 483 slots" min:"1" max:"482"`
-	MaxHeld           int             `toml:"max_held" help:"held payments in all" min:"1"`
-	MaxHeldSat        config.Sat      `toml:"max_held_sat" help:"sats held in all"`
-	LeaseFor          config.Duration `toml:"lease_for" help:"how long a standby waits for a silent owner" min:"2s" max:"1m"`
-	AbsentGrace       config.Duration `toml:"absent_grace" help:"how long a service may be away before its policy applies" min:"1s"`
+	Address           string            `toml:"address" help:"host:port of an interceptor that runs as a process of its own (sluiced run interceptor); empty runs it in this process"`
+	TLSCert           string            `toml:"tls_cert" help:"path of that process's tls.cert"`
+	Macaroon          config.SecretFile `toml:"macaroon_file" help:"path of that process's operator.macaroon"`
+	FailSafetyBlocks  uint32            `toml:"fail_safety_blocks" help:"a held payment is failed so many blocks before lnd would" min:"1" max:"100"`
+	NearBlocks        uint32            `toml:"near_blocks" help:"its service is warned so many blocks before that" min:"1" max:"200"`
+	MaxHeldPerChannel int               `toml:"max_held_per_channel" help:"held payments per incoming channel, of its 483 slots" min:"1" max:"482"`
+	MaxHeld           int               `toml:"max_held" help:"held payments in all" min:"1"`
+	MaxHeldSat        config.Sat        `toml:"max_held_sat" help:"sats held in all"`
+	LeaseFor          config.Duration   `toml:"lease_for" help:"how long a standby waits for a silent owner" min:"2s" max:"1m"`
+	AbsentGrace       config.Duration   `toml:"absent_grace" help:"how long a service may be away before its policy applies" min:"1s"`
 }
 
 // AcceptorConfig says who may open channels to the gateway.
@@ -171,6 +175,9 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	if c.Database.Engine == "postgres" && c.Database.DSNFile == "" {
 		return fmt.Errorf("database.dsn_file is missing: with postgres it names a file (mode 0600) that holds the connection string")
+	}
+	if c.Interceptor.Address != "" && (c.Interceptor.TLSCert == "" || c.Interceptor.Macaroon == "") {
+		return fmt.Errorf("interceptor.tls_cert and interceptor.macaroon_file are needed with interceptor.address")
 	}
 	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
 		return err

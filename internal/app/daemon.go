@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -11,24 +10,19 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluice-lsp/sluice/interceptor/acceptor"
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
-	"github.com/sluice-lsp/sluice/interceptor/stream"
-	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/obs"
-	"github.com/sluice-lsp/sluice/internal/rpcserver"
-	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
-	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
 
@@ -41,32 +35,64 @@ const (
 	fileKey        = "tls.key"
 	fileOperator   = "operator.macaroon"
 	dirRootKeys    = "rootkeys"
-	leaseName      = "gateway"
+	leaseGateway   = "gateway"
+	leaseServices  = "services"
 	advanceEvery   = time.Minute
 )
 
 // Daemon is one sluiced.
 type Daemon struct {
-	cfg Config
-	log *zap.Logger
-	now func() time.Time
+	cfg   Config
+	roles Roles
+	log   *zap.Logger
+	now   func() time.Time
 
-	db    *store.DB
-	lnd   *lnd.Client
-	info  ln.NodeInfo
-	lsp   *lspapi.Service
-	lease atomic.Pointer[store.Lease]
-	ready atomic.Pointer[string]
+	registry *prometheus.Registry
+	db       *store.DB
+	lnd      *lnd.Client
+	info     ln.NodeInfo
+	hold     *interceptorengine.Engine
+	lsp      *lspapi.Service
+	lease    atomic.Pointer[store.Lease]
+	ready    atomic.Pointer[string]
 	// restored says that the database is an older copy of itself: what it says
 	// of held payments may have been decided otherwise since.
 	restored bool
 }
 
-// Run runs sluiced until ctx ends. notReady-to-ready changes are logged, and
-// /ready on the admin address tells.
-func Run(ctx context.Context, cfg Config, log *zap.Logger) error {
-	d := &Daemon{cfg: cfg, log: log, now: time.Now, lsp: lspapi.New()}
+// Roles says which services a process runs.
+type Roles struct{ Interceptor, LSP bool }
+
+// ParseRoles reads the services named on the command line; none means all.
+func ParseRoles(names []string) (Roles, error) {
+	if len(names) == 0 {
+		return Roles{Interceptor: true, LSP: true}, nil
+	}
+	var r Roles
+	for _, name := range names {
+		switch name {
+		case "interceptor":
+			r.Interceptor = true
+		case lspapi.Name:
+			r.LSP = true
+		default:
+			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, or name none for all", name)
+		}
+	}
+	return r, nil
+}
+
+// Run runs sluiced until ctx ends. /ready on the admin address tells whether
+// it does business.
+func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
+	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New()}
 	d.state("starting")
+	if roles.LSP && !roles.Interceptor && cfg.Interceptor.Address == "" {
+		return errors.New("lsp without an interceptor: set interceptor.address to one that runs as a process of its own, or run both")
+	}
+	if cfg.Interceptor.Address != "" && roles.LSP {
+		d.roles.Interceptor = false
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
@@ -86,6 +112,14 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) error {
 		return err
 	}
 	defer func() { _ = d.lnd.Close() }()
+	if d.registry, err = obs.NewRegistry(); err != nil {
+		return err
+	}
+	if d.roles.Interceptor {
+		if err := d.newInterceptor(); err != nil {
+			return err
+		}
+	}
 	server, err := d.listen(ctx)
 	if err != nil {
 		return err
@@ -98,6 +132,9 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) error {
 			return err
 		}
 		group.Go(func() error { return admin.Run(ctx) })
+	}
+	if d.roles.Interceptor {
+		group.Go(func() error { return d.hold.Run(ctx) })
 	}
 	group.Go(func() error { return d.serve(ctx) })
 	group.Go(func() error { return d.advance(ctx) })
@@ -203,107 +240,6 @@ func (d *Daemon) checkNode(ctx context.Context, client *lnd.Client) error {
 	return nil
 }
 
-func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
-	certificate, err := selfcert.Open(selfcert.Config{
-		CertPath: d.path(fileCert), KeyPath: d.path(fileKey), Hosts: d.cfg.RPC.TLSHosts, Now: d.now, Rand: rand.Reader,
-		Report: func(event string, err error) {
-			d.log.Info("TLS certificate", zap.String("event", event), zap.Error(err))
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	keys, err := auth.NewFileRootKeys(d.path(dirRootKeys))
-	if err != nil {
-		return nil, err
-	}
-	bakery, err := auth.NewBakery(ctx, keys, rand.Reader, d.now)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := bakery.OperatorFile(ctx, d.path(fileOperator)); err != nil {
-		return nil, err
-	}
-	login, err := auth.NewLogin(auth.LoginConfig{
-		Server: auth.Server{NodeKey: d.info.PubKey, ID: "sluiced"}, Bakery: bakery, Services: []string{lspapi.Name},
-		MacaroonLife: d.cfg.RPC.LoginFor.Std(), Rand: rand.Reader, Now: d.now,
-	})
-	if err != nil {
-		return nil, err
-	}
-	registry, err := obs.NewRegistry()
-	if err != nil {
-		return nil, err
-	}
-	return rpcserver.Listen(ctx, rpcserver.Config{
-		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
-		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: registry,
-	}, login, d.lsp)
-}
-
-func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {
-	registry, err := obs.NewRegistry()
-	if err != nil {
-		return nil, err
-	}
-	return rpcserver.ListenAdmin(ctx, rpcserver.AdminConfig{
-		Address: d.cfg.RPC.Admin, Metrics: registry, Profiling: d.cfg.RPC.Profile,
-		Ready: func(context.Context) error {
-			if s := *d.ready.Load(); s != "" {
-				return errors.New(s)
-			}
-			return nil
-		},
-	})
-}
-
-// serve owns the gateway whenever this process has the lease.
-func (d *Daemon) serve(ctx context.Context) error {
-	rows := interceptorstore.New(d.db, leaseName)
-	owner, err := d.owner()
-	if err != nil {
-		return err
-	}
-	hold, err := interceptorengine.New(interceptorengine.Config{
-		Open: func(ctx context.Context) (interceptorengine.Session, error) {
-			return stream.Open(ctx, stream.Config{Conn: d.lnd.Conn(), Log: d.log})
-		},
-		Acquire: func(ctx context.Context) (interceptorengine.Lease, error) {
-			d.state("on standby: another sluiced owns the gateway")
-			l, err := rows.Acquire(ctx, store.LeaseConfig{Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
-			if err != nil {
-				return nil, err
-			}
-			d.lease.Store(l)
-			return l, nil
-		},
-		Rows: rows, Handlers: rows, Node: d.lnd, Outcomes: d.lnd,
-		KeepForwarding:   d.db.Engine() == store.SQLite,
-		DistrustRows:     d.restored,
-		FailSafetyBlocks: d.cfg.Interceptor.FailSafetyBlocks, NearBlocks: d.cfg.Interceptor.NearBlocks,
-		MaxHeldPerChannel: d.cfg.Interceptor.MaxHeldPerChannel, MaxHeld: d.cfg.Interceptor.MaxHeld,
-		MaxHeldMsat: ln.Msat(d.cfg.Interceptor.MaxHeldSat) * 1000, AbsentGrace: d.cfg.Interceptor.AbsentGrace.Std(),
-		Now: d.now, Log: d.log.Named("interceptor"),
-	})
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return hold.Run(ctx) })
-	group.Go(func() error {
-		for ctx.Err() == nil {
-			if err := hold.WaitActive(ctx); err != nil {
-				return nil
-			}
-			if err := d.tenure(ctx, hold); err != nil && ctx.Err() == nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return group.Wait()
-}
-
 // owner names this process for the lease: the data directory's lock makes it
 // the only one of its name.
 func (d *Daemon) owner() (string, error) {
@@ -316,76 +252,6 @@ func (d *Daemon) owner() (string, error) {
 		return "", fmt.Errorf("data directory: %w", err)
 	}
 	return host + ":" + dir, nil
-}
-
-// tenure runs the services while this process owns the gateway.
-func (d *Daemon) tenure(ctx context.Context, hold *interceptorengine.Engine) error {
-	lease := d.lease.Load()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
-	go func() {
-		select {
-		case <-lease.Lost():
-			d.log.Warn("the lease is lost: services stop until it is back")
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	holds := lspHolds{registry: hold, ledger: hold}
-	if err := holds.register(ctx); err != nil {
-		return err
-	}
-	settings, err := d.cfg.lspConfig(d.info.PubKey, d.info.URIs)
-	if err != nil {
-		return err
-	}
-	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd), Routes: holds, Held: holds, Books: d.lnd, DB: d.db, Fence: lease.Check,
-		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
-		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
-	})
-	if err != nil {
-		return err
-	}
-	policy, err := d.acceptorPolicy()
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		acceptor.New(policy, d.now).Run(ctx, acceptor.Config{Node: d.lnd, Log: d.log.Named("acceptor")})
-		return nil
-	})
-	group.Go(func() error {
-		return business.Run(ctx, func() {
-			d.lsp.Ready(business)
-			d.state("")
-			d.log.Info("ready")
-			d.acceptRestore(ctx)
-		})
-	})
-	err = group.Wait()
-	d.lsp.Ready(nil)
-	d.state("services are stopped")
-	return err
-}
-
-func (d *Daemon) acceptorPolicy() (acceptor.Policy, error) {
-	c := d.cfg.Acceptor
-	zeroConf, err := keySet(c.ZeroConfFrom)
-	if err != nil {
-		return acceptor.Policy{}, err
-	}
-	deny, err := keySet(c.Deny)
-	if err != nil {
-		return acceptor.Policy{}, err
-	}
-	return acceptor.Policy{
-		MinSat: c.MinSat.Amount(), MaxSat: c.MaxSat.Amount(), MaxPendingPerPeer: c.MaxPendingPerPeer,
-		ZeroConfFrom: zeroConf, Deny: deny,
-	}, nil
 }
 
 // recogniseRestore finds out whether the database was restored from an older

@@ -1,12 +1,14 @@
 package devnet
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -152,4 +154,61 @@ func (n *Node) Bake(ctx context.Context, path string, rights []string) error {
 		return fmt.Errorf("macaroon: %w", err)
 	}
 	return nil
+}
+
+// WalletAgent is a sluice-wallet daemon beside one of the network's lnds.
+type WalletAgent struct {
+	*Proc
+	Dir    string
+	binary string
+}
+
+// StartWalletAgent runs sluice-wallet beside a node, with a gateway's sluiced
+// as its one LSP, and returns when it is logged in there.
+func (n *Net) StartWalletAgent(ctx context.Context, node, gateway *Node, s *Sluiced, rights []string) (*WalletAgent, error) {
+	bin, err := FindSluice()
+	if err != nil {
+		return nil, err
+	}
+	a := &WalletAgent{Dir: filepath.Join(n.dir, "sluice-"+node.Name), binary: filepath.Join(bin, "sluice-wallet")}
+	if err := os.MkdirAll(a.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of sluice-wallet: %w", err)
+	}
+	macaroon := filepath.Join(a.Dir, "sluice-wallet.macaroon")
+	if err := node.Bake(ctx, macaroon, rights); err != nil {
+		return nil, err
+	}
+	a.Proc = n.NewProc(Command{
+		Name: "sluice-" + node.Name, Path: a.binary,
+		Args: []string{
+			"--data-dir", a.Dir, "run", "--lnd.address", node.RPCAddr, "--lnd.tls", node.TLSCertPath, "--lnd.macaroon", macaroon,
+			"--lsp", fmt.Sprintf("gateway,%s@%s,grpc=%s,cert=%s", gateway.PubKey, gateway.P2PAddr, s.GRPC, s.TLSCert),
+		},
+		Ready: a.waitReady,
+	})
+	return a, a.Start(ctx)
+}
+
+func (a *WalletAgent) waitReady(ctx context.Context) error {
+	return WaitFor(ctx, "sluice-wallet to be logged in at its LSP", func(ctx context.Context) (bool, error) {
+		out, err := a.Command(ctx, "status", "--json")
+		if err != nil {
+			return false, nil
+		}
+		text := string(out)
+		return strings.Contains(text, `"logged_in": true`) && strings.Contains(text, `"acceptor_attached": true`), nil
+	})
+}
+
+// Command runs one of the agent's commands, as a person would, and returns
+// what it prints.
+func (a *WalletAgent) Command(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, a.binary, append([]string{"--data-dir", a.Dir}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("sluice-wallet %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
 }

@@ -26,6 +26,10 @@ import (
 // Name is the service's word in macaroons and health checks.
 const Name = "lsp"
 
+// lndMaxCSV is the longest to_self_delay that a stock lnd asks of its peer: it
+// scales with the channel and ends at two weeks.
+const lndMaxCSV = 2016
+
 // Service plugs into rpcserver.
 type Service struct {
 	engine atomic.Pointer[engine.Engine]
@@ -110,7 +114,7 @@ func (c *channels) GetMenu(ctx context.Context, _ *lspv1.GetMenuRequest) (*lspv1
 	cfg := e.Config()
 	out := &lspv1.GetMenuResponse{
 		GatewayNodeKey: cfg.Self[:], GatewayUris: cfg.URIs, CltvDeltaBlocks: cfg.CltvDelta, Accepting: e.Accepting(),
-		Network: cfg.Network, MaxChannelSat: uint64(cfg.Capacity.MaxSat),
+		Network: cfg.Network, MaxChannelSat: uint64(cfg.Capacity.MaxSat), MaxWalletToSelfDelayBlocks: lndMaxCSV,
 	}
 	for _, p := range e.Menu(client) {
 		out.OpeningFeeParamsMenu = append(out.OpeningFeeParamsMenu, ParamsToWire(p))

@@ -171,7 +171,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if !own.HasPaymentAddr {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice has no payment secret: make it with a current wallet")
 	}
-	room, channels, err := e.room(ctx, r.Client, own.AmountMsat)
+	room, channels, err := e.room(ctx, r.Client, r.AmountMsat)
 	if err != nil {
 		return Agreement{}, err
 	}

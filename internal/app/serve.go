@@ -1,0 +1,99 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+
+	interceptorapi "github.com/sluice-lsp/sluice/interceptor/api"
+	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
+	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
+	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
+	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+)
+
+func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
+	certificate, err := selfcert.Open(selfcert.Config{
+		CertPath: d.path(fileCert), KeyPath: d.path(fileKey), Hosts: d.cfg.RPC.TLSHosts, Now: d.now, Rand: rand.Reader,
+		Report: func(event string, err error) {
+			d.log.Info("TLS certificate", zap.String("event", event), zap.Error(err))
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	keys, err := auth.NewFileRootKeys(d.path(dirRootKeys))
+	if err != nil {
+		return nil, err
+	}
+	bakery, err := auth.NewBakery(ctx, keys, rand.Reader, d.now)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := bakery.OperatorFile(ctx, d.path(fileOperator)); err != nil {
+		return nil, err
+	}
+	login, err := auth.NewLogin(auth.LoginConfig{
+		Server: auth.Server{NodeKey: d.info.PubKey, ID: "sluiced"}, Bakery: bakery, Services: []string{lspapi.Name},
+		MacaroonLife: d.cfg.RPC.LoginFor.Std(), Rand: rand.Reader, Now: d.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	services := []rpcserver.Service{login}
+	if d.roles.Interceptor {
+		services = append(services, holdService{d.hold})
+	}
+	if d.roles.LSP {
+		services = append(services, d.lsp)
+	}
+	return rpcserver.Listen(ctx, rpcserver.Config{
+		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
+		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: d.registry,
+	}, services...)
+}
+
+func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {
+	return rpcserver.ListenAdmin(ctx, rpcserver.AdminConfig{
+		Address: d.cfg.RPC.Admin, Metrics: d.registry, Profiling: d.cfg.RPC.Profile,
+		Ready: func(context.Context) error {
+			if s := *d.ready.Load(); s != "" {
+				return errors.New(s)
+			}
+			return nil
+		},
+	})
+}
+
+// holdService plugs the interceptor into the server. All of it is for the
+// operator: services of other processes attach with the operator's macaroon.
+type holdService struct{ engine *interceptorengine.Engine }
+
+func (h holdService) Name() string { return serviceInterceptor }
+
+func (h holdService) Permissions() auth.Permissions {
+	operators := auth.Permission{Service: serviceInterceptor, For: auth.Operators}
+	table := auth.Permissions{}
+	for _, m := range interceptorv1.Interceptor_ServiceDesc.Methods {
+		table["/"+interceptorv1.Interceptor_ServiceDesc.ServiceName+"/"+m.MethodName] = operators
+	}
+	for _, s := range interceptorv1.Interceptor_ServiceDesc.Streams {
+		table["/"+interceptorv1.Interceptor_ServiceDesc.ServiceName+"/"+s.StreamName] = operators
+	}
+	return table
+}
+
+func (h holdService) RegisterGRPC(r grpc.ServiceRegistrar) {
+	interceptorv1.RegisterInterceptorServer(r, interceptorapi.NewServer(h.engine, h.engine, h.engine))
+}
+
+func (h holdService) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn *grpc.ClientConn) error {
+	return interceptorv1.RegisterInterceptorHandler(ctx, mux, conn)
+}

@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/store"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+)
+
+// tenure runs the services of this process until the lease is lost or ctx
+// ends. Losing the lease is no error: the next tenure begins when it is back.
+func (d *Daemon) tenure(ctx context.Context, lease *store.Lease, holds lspHolds) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-lease.Lost():
+			d.log.Warn("the lease is lost: services stop until it is back")
+			cancel()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	if d.roles.Interceptor {
+		if err := d.runAcceptor(ctx, group); err != nil {
+			return err
+		}
+	}
+	if d.roles.LSP {
+		group.Go(func() error { return d.runLSP(ctx, lease, holds) })
+	} else {
+		d.nowReady(ctx)
+	}
+	err := group.Wait()
+	d.lsp.Ready(nil)
+	d.state("services are stopped")
+	return err
+}
+
+func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds) error {
+	d.registerHolds(ctx, holds)
+	settings, err := d.cfg.lspConfig(d.info.PubKey, d.info.URIs)
+	if err != nil {
+		return err
+	}
+	business, err := lspengine.New(lspengine.Options{
+		Node: lspNode(d.lnd), Routes: holds, Held: holds, Books: d.lnd, DB: d.db, Fence: lease.Check,
+		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
+		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
+	})
+	if err != nil {
+		return err
+	}
+	return business.Run(ctx, func() {
+		d.lsp.Ready(business)
+		d.nowReady(ctx)
+	})
+}
+
+// registerHolds makes the service known at the interceptor, waiting for one
+// that runs elsewhere until ctx ends.
+func (d *Daemon) registerHolds(ctx context.Context, holds lspHolds) {
+	for {
+		err := holds.register(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		d.state("waiting for the interceptor")
+		if !errors.Is(err, interceptor.ErrUnavailable) {
+			d.log.Warn("the interceptor does not take the registration; trying again", zap.Error(err))
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (d *Daemon) nowReady(ctx context.Context) {
+	d.state("")
+	d.log.Info("ready")
+	d.acceptRestore(ctx)
+}
