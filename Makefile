@@ -8,6 +8,8 @@ PEERS  := $(BUILD)/peers
 # Which cases of itest/ or which benchmark: make itest CASE=OnDemand, make bench NAME=jit.
 CASE ?= .
 NAME ?=
+# For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 40 -seed 1'.
+BENCH_FLAGS ?=
 # Real nodes and compilers share the machine: packages with real nodes run one at a time.
 ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
 
@@ -51,7 +53,7 @@ itest: build peers ## tests on real nodes; CASE=<regexp> selects
 
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
 	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory)' >&2; exit 2; }
-	@$(GO) run -tags itest ./itest/bench '$(NAME)'
+	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
 lint: ## gofmt, go vet, and golangci-lint and buf where installed
 	@files="$$(gofmt -l cmd internal interceptor lsp lws swaps watchtower backupsvc itest 2>/dev/null)"; \

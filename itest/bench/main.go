@@ -1,0 +1,108 @@
+// Command bench measures Sluice on real nodes: btcd, unpatched lnds and sluiced,
+// on this machine.
+//
+//	make bench NAME=jit       a payment that opens its own channel, beside a bare program
+//	make bench NAME=forward   ordinary forwards, beside a gateway without interceptor
+//	make bench NAME=memory    what sluiced needs, and how soon it is ready
+//
+// It promises that whatever is compared runs in one process run, arm by arm
+// interleaved, so that a busy machine slows both; ratios are what counts, and
+// absolute figures are printed beside them. The last line of standard output is
+// "NAME: key=value ...". The exit status is 1 when a gate is missed or a payment
+// fails, 2 when the command line is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// errMissed says that everything ran and a gate was missed.
+var errMissed = errors.New("a gate was missed")
+
+// bench is what a benchmark is given.
+type bench struct {
+	out      io.Writer
+	seed     uint64
+	payments int // jit: per arm
+	blocks   int // forward: per arm
+	stored   int // memory
+	keep     bool
+	began    time.Time
+}
+
+// say prints one line of progress.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.out, "%7.1fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	b := &bench{out: stdout, began: time.Now()}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Uint64Var(&b.seed, "seed", uint64(b.began.UnixNano()), "seed of the resampling") //nolint:gosec // any number will do
+	flags.IntVar(&b.payments, "payments", 30, "jit: payments per arm")
+	flags.IntVar(&b.blocks, "blocks", 16, "forward: blocks of 200 payments per arm")
+	flags.IntVar(&b.stored, "stored", 10_000, "memory: payments in the database")
+	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
+	flags.Usage = func() {
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|memory")
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	benches := map[string]func(context.Context, *bench) (result, error){
+		"jit": runJit, "forward": runForward, "memory": runMemory,
+	}
+	do, known := benches[flags.Arg(0)]
+	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 {
+		flags.Usage()
+		return 2
+	}
+	res, err := do(ctx, b)
+	if err == nil || errors.Is(err, errMissed) {
+		b.say("other programs on this machine slow absolute figures, not ratios")
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "bench %s: %v\n", flags.Arg(0), err)
+	}
+	if len(res) > 0 {
+		fmt.Fprintf(stdout, "%s: %s\n", flags.Arg(0), res)
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// result is the last line's figures, in order.
+type result []figure
+
+type figure struct{ key, value string }
+
+func (r *result) add(key, format string, value any) {
+	*r = append(*r, figure{key, fmt.Sprintf(format, value)})
+}
+
+func (r result) String() string {
+	parts := make([]string, 0, len(r))
+	for _, f := range r {
+		parts = append(parts, f.key+"="+f.value)
+	}
+	return strings.Join(parts, " ")
+}
