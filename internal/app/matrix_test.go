@@ -1,6 +1,9 @@
 package app
 
 import (
+	"fmt"
+	"os"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 )
 
 // virtual runs f in a bubble whose clock jumps over waiting.
@@ -38,4 +42,77 @@ func TestEveryKindOfPayment(t *testing.T) {
 			})
 		}
 	}
+}
+
+// crashRun plays one payment; sluiced dies at the n-th commit from its
+// agreement on, 0 never. It tells how many commits it took until the payment
+// was over, and until everything was at rest.
+func crashRun(t *testing.T, c rigConfig, n int64, point storetest.Point) (over, rest int64) {
+	t.Helper()
+	r := newRig(t, c)
+	r.openBooks()
+	from := r.faults.Commits()
+	if n > 0 {
+		r.crashAt(n, point)
+	}
+	a := r.agree()
+	// Without sluiced lnd refuses every forward: that is a payer's bad luck.
+	r.up()
+	m := r.outcome(r.pay(a.bolt11))
+	require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
+	r.await(a.id)
+	over = r.faults.Commits() - from
+	r.settle()
+	rest = r.faults.Commits() - from
+	r.calm()
+	r.check(a, m)
+	return over, rest
+}
+
+// TestCrashAtEveryCommit kills sluiced before and after each commit of each
+// kind of payment. It is back within a second, so every payer is paid.
+func TestCrashAtEveryCommit(t *testing.T) {
+	for _, j := range jobs() {
+		t.Run(j.name, func(t *testing.T) {
+			t.Parallel()
+			c := rigConfig{seed: seed(t), job: j, latency: lndfake.Observed()}
+			var commits int64
+			virtual(t, func(t *testing.T) {
+				over, rest := crashRun(t, c, 0, 0)
+				// What follows a payment (blocks that bury its channel) is the same
+				// for all: one kind goes through it.
+				commits = over
+				if j.name == "payer-pays" || runs(0) > 0 {
+					commits = rest
+				}
+			})
+			for n := int64(1); n <= commits; n++ {
+				for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
+					t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
+						virtual(t, func(t *testing.T) { crashRun(t, c, n, point) })
+					})
+				}
+			}
+		})
+	}
+}
+
+// seed is the run's seed: SLUICE_SEED, or 1, so that every machine plays the
+// same matrix. Tests that draw at random print theirs.
+func seed(t *testing.T) uint64 {
+	t.Helper()
+	if text := os.Getenv("SLUICE_SEED"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err, "SLUICE_SEED")
+		return n
+	}
+	return 1
+}
+
+// runs is SLUICE_RUNS, or the default.
+func runs(otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv("SLUICE_RUNS")); err == nil {
+		return n
+	}
+	return otherwise
 }

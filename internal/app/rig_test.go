@@ -92,9 +92,8 @@ type rig struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	// crashed is closed at the crash planned last; kill ends the process.
 	mu      sync.Mutex
-	crashed <-chan struct{}
+	// kill ends the process.
 	kill    chan struct{}
 	service atomic.Pointer[services]
 	starts  atomic.Int64
@@ -283,7 +282,7 @@ func (r *rig) process() error {
 	defer func() { _ = client.Close() }()
 	r.mu.Lock()
 	r.kill = make(chan struct{})
-	kill, crashed := r.kill, r.crashed
+	kill := r.kill
 	r.mu.Unlock()
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -291,7 +290,6 @@ func (r *rig) process() error {
 	watching.Go(func() {
 		select {
 		case <-kill:
-		case <-crashed:
 		case <-ctx.Done():
 			return
 		}
@@ -336,9 +334,34 @@ func (r *rig) process() error {
 
 // crashAt plans the death of the process at a commit.
 func (r *rig) crashAt(n int64, p storetest.Point) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.crashed = r.faults.CrashAt(n, p)
+	crashed := r.faults.CrashAt(n, p)
+	r.running.Go(func() {
+		select {
+		case <-crashed:
+			r.killProcess()
+		case <-r.ctx.Done():
+		}
+	})
+}
+
+// calm forgets a crash that was planned and did not come.
+func (r *rig) calm() {
+	r.faults.Restart()
+	r.up()
+}
+
+// up waits until sluiced serves.
+func (r *rig) up() {
+	r.t.Helper()
+	for range 500 {
+		if s := r.service.Load(); s != nil {
+			if _, err := s.operator.GetStatus(r.ctx, &lspv1.GetStatusRequest{}); err == nil {
+				return
+			}
+		}
+		r.pause(r.step)
+	}
+	r.t.Fatal("sluiced does not come up")
 }
 
 // killProcess is kill -9 at any moment.
@@ -499,6 +522,21 @@ func (r *rig) outcome(paid <-chan *lnrpc.Payment) *lnrpc.Payment {
 	r.t.Fatalf("the payer is neither paid nor refunded; in flight: payer %d, gateway %d msat",
 		r.w.Wealth(r.payer).InFlightMsat, r.w.Wealth(r.gateway).InFlightMsat)
 	return nil
+}
+
+// await waits until the payment has ended in sluiced's own eyes.
+func (r *rig) await(id string) {
+	r.t.Helper()
+	for range 2000 {
+		if s := r.service.Load(); s != nil {
+			p, err := s.channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: id})
+			if err == nil && p.Payment.Terminal {
+				return
+			}
+		}
+		r.pause(r.step)
+	}
+	r.t.Fatalf("payment %s does not end\n%s", id, r.stories())
 }
 
 // settle brings everything back and waits until nothing moves any more.

@@ -62,6 +62,7 @@ func textMeanings() []struct {
 		{"there are no existing invoices", ln.ErrNotFound},
 		{"not found", ln.ErrNotFound},
 		{"unknown channel", ln.ErrNotFound},
+		{"unable to find closed channel summary", ln.ErrNotFound},
 		{"waiting to start", ln.ErrUnavailable},
 		{"in the process of starting up", ln.ErrUnavailable},
 		{"server is shutting down", ln.ErrUnavailable},

@@ -311,7 +311,7 @@ func (s *lightningServer) AbandonChannel(_ context.Context, r *lnrpc.AbandonChan
 	err := s.do(func() error {
 		sd, err := s.node.findPoint(r.ChannelPoint)
 		if err != nil {
-			return err
+			return s.node.closedPoint(r.ChannelPoint)
 		}
 		if !r.IKnowWhatIAmDoing {
 			if r.PendingFundingShimOnly {
@@ -338,6 +338,21 @@ func (n *Node) findPoint(p *lnrpc.ChannelPoint) (*side, error) {
 		}
 	}
 	return nil, fmt.Errorf("unable to find channel %v", op)
+}
+
+// closedPoint is AbandonChannel's answer for what is not open: a channel that was closed or abandoned is done, one
+// that never was is an error about the summary that lnd looked for instead.
+func (n *Node) closedPoint(p *lnrpc.ChannelPoint) error {
+	op, err := parsePoint(p)
+	if err != nil {
+		return err
+	}
+	for _, c := range n.w.channels {
+		if c.op == op && c.sideOf(n) != nil {
+			return nil
+		}
+	}
+	return errors.New("unable to find closed channel summary")
 }
 
 func parsePoint(p *lnrpc.ChannelPoint) (op wire.OutPoint, err error) {
