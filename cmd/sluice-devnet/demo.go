@@ -98,8 +98,8 @@ func (s *story) steps(config devnet.Config, keep bool) []step {
 		{"A payment larger than the inbound liquidity opens another channel, the receiver pays", paymentLimit, func(ctx context.Context) (string, error) {
 			return s.receive(ctx, "second channel", "400000")
 		}},
-		{"Three blocks confirm both channels", paymentLimit, func(ctx context.Context) (string, error) {
-			if err := s.net.Mine(ctx, 3); err != nil {
+		{"Blocks confirm both channels", paymentLimit, func(ctx context.Context) (string, error) {
+			if err := s.net.Mine(ctx, 6); err != nil {
 				return "", err
 			}
 			return s.confirmed(ctx)
@@ -186,7 +186,7 @@ func (s *story) confirmed(ctx context.Context) (string, error) {
 		}
 		return confirmed == len(list.Channels), nil
 	})
-	return fmt.Sprintf("%d channels that were in use unconfirmed are now on the chain", confirmed), err
+	return fmt.Sprintf("%d channels that were in use unconfirmed are now six blocks deep", confirmed), err
 }
 
 func (s *story) payBack(ctx context.Context) (string, error) {
