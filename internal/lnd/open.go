@@ -2,9 +2,12 @@ package lnd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -57,7 +60,7 @@ func (s *OpenStream) Next() (ln.OpenUpdate, error) {
 	for {
 		msg, err := s.stream.Recv()
 		if err != nil {
-			return ln.OpenUpdate{}, mapError("open a channel", err)
+			return ln.OpenUpdate{}, openError(err)
 		}
 		switch u := msg.Update.(type) {
 		case *lnrpc.OpenStatusUpdate_PsbtFund:
@@ -72,6 +75,20 @@ func (s *OpenStream) Next() (ln.OpenUpdate, error) {
 			return ln.OpenUpdate{Open: &op}, err
 		}
 	}
+}
+
+// openError is mapError with the peer's own words first: lnd puts them behind
+// two ids, where whoever shortens the text loses them.
+func openError(err error) error {
+	mapped := mapError("open a channel", err)
+	if !errors.Is(mapped, ln.ErrPeerRejected) {
+		return mapped
+	}
+	_, words, found := strings.Cut(status.Convert(err).Message(), ", err=")
+	if !found {
+		return mapped
+	}
+	return fmt.Errorf("%w: %s", ln.ErrPeerRejected, words)
 }
 
 // VerifyPsbt hands lnd the unsigned funding transaction. With skip_finalize

@@ -129,7 +129,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	e.wraps, err = fsm.New(wrap.Machine(), fsm.Options[wrap.State, wrap.Event, wrap.Effect]{
 		DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
-		RetryMax: 5 * time.Second, Log: opt.Log,
+		Concurrent: concurrentWrap, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
@@ -148,6 +148,11 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	}
 	e.world.run(e.ctx, e.spawn)
 	e.fees.run(e.ctx, e.spawn)
+	// Without a first estimate every request would be refused for stale fees;
+	// an lnd that has none yet is asked again in the background.
+	if err := e.fees.refresh(ctx); err != nil {
+		e.log.Warn("there is no fee estimate yet: no channels are opened until there is", zap.Error(err))
+	}
 	if err := e.world.ready(ctx); err != nil {
 		return fmt.Errorf("lsp: waiting for the node's state: %w", err)
 	}

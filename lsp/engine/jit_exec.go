@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 )
 
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
@@ -59,13 +60,25 @@ type walletStatus struct {
 
 func (e *Engine) askWallet(ctx context.Context, client ln.PubKey, amount ln.Msat, prefer ln.SCID, opens uint32) (walletStatus, error) {
 	status := walletStatus{online: e.world.online(client)}
+	// Whether a channel may be opened is looked up beside, because most
+	// payments that come here need one.
+	type answer struct {
+		refusal lsp.Reason
+		err     error
+	}
+	refusal := make(chan answer, 1)
+	go func() {
+		reason, err := e.refusal(ctx, client, amount, opens)
+		refusal <- answer{reason, err}
+	}()
 	all, err := e.node.Channels.ListChannels(ctx)
+	a := <-refusal
 	if err != nil {
 		return status, err
 	}
 	status.room, status.channels = e.roomFor(all, client, amount, prefer)
 	if status.room == 0 {
-		status.refusal, err = e.refusal(ctx, client, amount, opens)
+		status.refusal, err = a.refusal, a.err
 	}
 	return status, err
 }
@@ -259,7 +272,9 @@ func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
 	case r.Known && r.Settled:
 		return jit.PartSettled{Moment: e.moment(), Key: r.Htlc.Key}, true
 	case r.Known && r.Resumed:
-		return jit.PartFailed{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}, true
+		// lnd tells the gateway that a forward failed, not why: the row's reason
+		// is that of its RESUME.
+		return jit.PartFailed{Moment: e.moment(), Key: r.Htlc.Key, Text: "it came back after it was forwarded"}, true
 	case !r.Resumed:
 		return jit.PartGone{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}, true
 	}
@@ -316,11 +331,24 @@ func (e *Engine) partGone(ev HtlcEvent) {
 	}
 }
 
+// offerFor finds the offer that a SCID belongs to. Those that are over are not
+// kept in memory; a late part still finds them in the database.
 func (e *Engine) offerFor(scid ln.SCID) (string, bool) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	id, ok := e.bySCID[scid]
-	return id, ok
+	e.mu.Unlock()
+	if ok {
+		return id, true
+	}
+	err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+		row, err := lspdb.New(tx).GetPaymentByScid(ctx, scid.Bytes())
+		id = row.ID
+		return err
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) && e.ctx.Err() == nil {
+		e.log.Warn("the offer of a channel id could not be looked up", zap.Stringer("scid", scid), zap.Error(err))
+	}
+	return id, err == nil
 }
 
 func (e *Engine) isWaiting(id string) bool {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -17,9 +18,10 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
 
-// leaseFor is how long a coin stays ours without being renewed: longer than
-// any negotiation, and renewed with every block while its open lives.
-const leaseFor = time.Hour
+// leaseFor is how long a coin stays ours without being renewed. Leases are
+// renewed with every block and at every start until the transaction is public;
+// the rest is for a gateway that was down.
+const leaseFor = 24 * time.Hour
 
 // minChangeSat is what a change output must be worth to lift a lagging funding
 // transaction.
@@ -60,7 +62,8 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 	case opening.AbandonChannel:
 		return nil, e.abandonChannel(ctx, f)
 	case opening.ReleaseCoins:
-		return nil, e.releaseCoins(ctx, f.LeaseID)
+		_, err := e.releaseCoins(ctx, f.LeaseID)
+		return nil, err
 	case opening.BumpFee:
 		return nil, e.bumpFee(ctx, f)
 	case opening.NotifyOwner:
@@ -73,31 +76,46 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 // leaseCoins chooses and leases. Two opens may choose the same coin at the
 // same time: lnd's lease decides, and the loser chooses again.
 func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]opening.Event, error) {
-	// Leases of an earlier attempt of this effect were never built upon: its
-	// result was not stored.
-	if err := e.releaseCoins(ctx, f.LeaseID); err != nil {
-		return nil, err
-	}
-	change, err := e.changeScript(ctx)
-	if err != nil {
+	// A payer waits: what does not depend on each other is asked at once.
+	var (
+		change []byte
+		coins  []ln.Coin
+		stale  bool
+	)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		// Leases of an earlier attempt of this effect were never built upon: its
+		// result was not stored.
+		stale, err = e.releaseCoins(groupCtx, f.LeaseID)
+		return err
+	})
+	group.Go(func() (err error) {
+		change, err = e.changeScript(groupCtx)
+		return err
+	})
+	group.Go(func() (err error) {
+		coins, err = e.node.Coins.ListCoins(groupCtx, 0)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	for {
-		coins, err := e.node.Coins.ListCoins(ctx, 0)
-		if err != nil {
-			return nil, err
+		if stale {
+			// lnd leaves leased coins out of its list.
+			var err error
+			if coins, err = e.node.Coins.ListCoins(ctx, 0); err != nil {
+				return nil, err
+			}
 		}
-		channels, err := e.node.Channels.ListChannels(ctx)
-		if err != nil {
-			return nil, err
-		}
+		stale = true
 		depth, err := e.depths(ctx, coins)
 		if err != nil {
 			return nil, err
 		}
 		selection, err := funding.Select(coins, funding.Request{
 			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
-			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(len(channels) + 1),
+			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
 		})
 		var short *funding.CoinsShortError
 		switch {
@@ -110,7 +128,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		if err == nil {
 			return []opening.Event{opening.CoinsLeased{Moment: e.moment(), Selection: selection, ChangeScript: change}}, nil
 		}
-		if releaseErr := e.releaseCoins(ctx, f.LeaseID); releaseErr != nil {
+		if _, releaseErr := e.releaseCoins(ctx, f.LeaseID); releaseErr != nil {
 			return nil, errors.Join(err, releaseErr)
 		}
 		if !errors.Is(err, ln.ErrLeased) {
@@ -129,20 +147,23 @@ func (e *Engine) leaseAll(ctx context.Context, id [32]byte, coins []ln.Coin) err
 	return nil
 }
 
-func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
+// releaseCoins gives back every coin leased under the id, and tells whether
+// there was any.
+func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) (found bool, err error) {
 	leases, err := e.node.Coins.ListLeases(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, l := range leases {
 		if l.ID != id {
 			continue
 		}
 		if err := e.node.Coins.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
-			return err
+			return found, err
 		}
+		found = true
 	}
-	return nil
+	return found, nil
 }
 
 func (e *Engine) changeScript(ctx context.Context) ([]byte, error) {
@@ -395,6 +416,7 @@ func (e *Engine) notifyOwner(ctx context.Context, f opening.NotifyOwner) error {
 // reconcileOpening asks lnd how things stand with an open that an earlier
 // process left.
 func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.State) ([]opening.Event, error) {
+	e.renewLeases(ctx, id)
 	switch s := s.(type) {
 	case opening.Planned:
 		return []opening.Event{opening.Start{Moment: e.moment()}}, nil

@@ -156,8 +156,46 @@ func (e *Engine) nodeAssets(ctx context.Context) (nodeAssets, error) {
 			a.channelsMsat += int64(p.LimboSat) * 1000 //nolint:gosec // bounded by the capacity
 		}
 	}
-	a.onChainMsat = int64(wallet.ConfirmedSat+wallet.UnconfirmedSat+wallet.LockedSat) * 1000 //nolint:gosec // bounded by all bitcoin
+	leased, err := e.leasedUnspent(ctx)
+	if err != nil {
+		return a, err
+	}
+	a.onChainMsat = int64(wallet.ConfirmedSat+wallet.UnconfirmedSat+leased) * 1000 //nolint:gosec // bounded by all bitcoin
 	return a, nil
+}
+
+// leaseBlocks is more blocks than any lease lives on after its coin was spent.
+const leaseBlocks = 144
+
+// leasedUnspent is what the wallet's leased coins are worth. lnd's own
+// locked_balance also counts leased coins that are spent already, until their
+// leases end: those of every funding transaction that is not buried.
+func (e *Engine) leasedUnspent(ctx context.Context) (ln.Sat, error) {
+	leases, err := e.node.Coins.ListLeases(ctx)
+	if err != nil || len(leases) == 0 {
+		return 0, err
+	}
+	tip := e.world.tip()
+	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, leaseBlocks))) //nolint:gosec // a height
+	if err != nil {
+		return 0, err
+	}
+	spent := make(map[ln.Outpoint]bool)
+	for _, tx := range txs {
+		for _, op := range tx.Spends {
+			spent[op] = true
+		}
+	}
+	var sum ln.Sat
+	for _, l := range leases {
+		if spent[l.Outpoint] {
+			continue
+		}
+		if sum, err = sum.Add(l.AmountSat); err != nil {
+			return 0, err
+		}
+	}
+	return sum, nil
 }
 
 // channelValueMsat is what we own in a channel: our balance and, as its opener,

@@ -111,8 +111,10 @@ func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 	} else {
 		delete(e.waitingJit, id)
 	}
-	// A paid offer keeps its SCID: parts that lnd offers again, and late ones,
-	// still find it.
+	if jit.Final(s) {
+		delete(e.bySCID, offer.SCID)
+		return
+	}
 	e.bySCID[offer.SCID] = id
 }
 

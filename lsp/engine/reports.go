@@ -180,10 +180,14 @@ func (e *Engine) wasConfirmed(id string) bool {
 	return ok && tx.ConfirmedHeight > 0
 }
 
-// renewLeases keeps the coins of an open that is not public yet.
+// renewLeases keeps the coins of an open that is not public yet: one that is
+// signed above all, because another open that spent its coin would undo it.
 func (e *Engine) renewLeases(ctx context.Context, id string) {
 	inst, err := e.openings.Get(ctx, id)
-	if err != nil || !opening.CanAbandon(inst.State) {
+	if err != nil {
+		return
+	}
+	if _, signed := inst.State.(opening.Signed); !signed && !opening.CanAbandon(inst.State) {
 		return
 	}
 	selection, ok := opening.SelectionOf(inst.State)

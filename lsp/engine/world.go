@@ -269,6 +269,13 @@ func (w *world) tip() uint32 {
 	return w.height
 }
 
+// channelCount is how many channels are open or opening.
+func (w *world) channelCount() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.links)
+}
+
 // online reports whether the peer is connected.
 func (w *world) online(p ln.PubKey) bool {
 	w.mu.Lock()

@@ -13,6 +13,16 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
+// concurrentWrap names the effects that wait for as long as a wallet holds a
+// payment: thousands of them must not use up the workers.
+func concurrentWrap(f wrap.Effect) bool {
+	switch f.(type) {
+	case wrap.Pay, wrap.TrackPayment:
+		return true
+	}
+	return false
+}
+
 func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wrap.Event, error) {
 	switch f := t.Effect.(type) {
 	case wrap.MakeInvoice:
