@@ -52,9 +52,7 @@ type cursors struct {
 }
 
 const (
-	settingCursors = "books"
-	// anchorsSat is what both anchors of a commitment take from its opener.
-	anchorsSat       = 660
+	settingCursors   = "books"
 	accountEquity    = ledger.Account("equity/at_first_start")
 	accountExternal  = ledger.Account("equity/outside")
 	accountRouting   = ledger.Account("income/routing")
@@ -110,8 +108,9 @@ func (e *Engine) Reconcile(ctx context.Context) (ReconcileReport, error) {
 		diff := l.NodeMsat - l.BooksMsat
 		switch {
 		case diff == 0:
-		// lnd shows whole satoshis: each channel may hide up to one.
-		case l.Account == "channels" && diff < 0 && diff > -1000*int64(node.channels+1):
+		// lnd shows whole satoshis: each channel may hide up to one, the peer's
+		// where we opened it and ours where the peer did.
+		case l.Account == "channels" && max(diff, -diff) < 1000*int64(node.channels+1):
 			report.Lines[i].Note = "less than a satoshi per channel, which lnd does not show"
 		case node.inFlight:
 			report.Lines[i].Note, report.Balanced = "payments or transactions are in flight: ask again when they are done", false
@@ -198,28 +197,31 @@ func (e *Engine) leasedUnspent(ctx context.Context) (ln.Sat, error) {
 	return sum, nil
 }
 
-// channelValueMsat is what we own in a channel: our balance and, as its opener,
-// the commitment fee and the anchors, which come out of it. HTLCs that we
-// offered are still ours until they settle.
+// channelValueMsat is what we own in a channel. Its opener owns all that is
+// not the peer's: the commitment fee and the anchors come out of its balance.
+// They are not added up from lnd's commit_fee, which contains the peer's
+// anchor whenever the commitment leaves that out (nothing is the peer's yet).
+// HTLCs are their offerer's until they settle.
 func channelValueMsat(c ln.Channel) int64 {
-	value := int64(c.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
-	if c.Initiator {
-		value += int64(c.CommitFeeSat+anchorsSat) * 1000 //nolint:gosec // as above
-	}
+	ours, theirs := int64(c.LocalSat)*1000, int64(c.RemoteSat)*1000 //nolint:gosec // bounded by the capacity
 	for _, h := range c.Htlcs {
-		if !h.Incoming {
-			value += int64(h.AmtMsat) //nolint:gosec // as above
+		if h.Incoming {
+			theirs += int64(h.AmtMsat) //nolint:gosec // bounded by the capacity
+		} else {
+			ours += int64(h.AmtMsat) //nolint:gosec // bounded by the capacity
 		}
 	}
-	return value
+	if c.Initiator {
+		return int64(c.CapacitySat)*1000 - theirs //nolint:gosec // bounded by all bitcoin
+	}
+	return ours
 }
 
 func pendingValueMsat(p ln.PendingChannel) int64 {
-	value := int64(p.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
 	if p.Initiator {
-		value += int64(p.CommitFeeSat+anchorsSat) * 1000 //nolint:gosec // as above
+		return int64(p.CapacitySat)*1000 - int64(p.RemoteSat)*1000 //nolint:gosec // bounded by all bitcoin
 	}
-	return value
+	return int64(p.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
 }
 
 // openBooks writes the opening balance once: what lnd held when Sluice first
