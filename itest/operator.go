@@ -52,9 +52,12 @@ func (o *operator) waitBalanced(ctx context.Context) {
 	defer cancel()
 	var last *lspv1.ReconcileResponse
 	err := devnet.WaitFor(ctx, "the books to equal lnd's", func(ctx context.Context) (bool, error) {
-		var err error
-		last, err = o.api.Reconcile(ctx, &lspv1.ReconcileRequest{})
-		return err == nil && last.Balanced, err
+		report, err := o.api.Reconcile(ctx, &lspv1.ReconcileRequest{})
+		if err != nil {
+			return false, err
+		}
+		last = report
+		return report.Balanced, nil
 	})
 	text := ""
 	for _, l := range last.GetLines() {

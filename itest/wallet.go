@@ -5,6 +5,7 @@ package itest
 import (
 	"context"
 	"crypto/rand"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,8 @@ type rawWallet struct {
 	lnd  *lnd.Client
 	key  ln.PubKey
 	api  lspv1.ChannelsServiceClient
+	// proposal may change what the wallet answers to a channel proposed to it.
+	proposal *atomic.Pointer[func(*ln.AcceptVerdict)]
 }
 
 func dialNode(t *testing.T, n *devnet.Node) *lnd.Client {
@@ -65,7 +68,7 @@ func dialGateway(t *testing.T, s *devnet.Sluiced, gateway *devnet.Node, key ln.P
 // the gateway when accept is true.
 func newRawWallet(ctx context.Context, t *testing.T, s *devnet.Sluiced, gateway, wallet *devnet.Node, accept bool) *rawWallet {
 	t.Helper()
-	w := &rawWallet{t: t, node: wallet, lnd: dialNode(t, wallet), key: mustKey(t, wallet.PubKey)}
+	w := &rawWallet{t: t, node: wallet, lnd: dialNode(t, wallet), key: mustKey(t, wallet.PubKey), proposal: &atomic.Pointer[func(*ln.AcceptVerdict)]{}}
 	w.api = lspv1.NewChannelsServiceClient(dialGateway(t, s, gateway, w.key, w.lnd))
 	acceptCtx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -75,7 +78,11 @@ func newRawWallet(ctx context.Context, t *testing.T, s *devnet.Sluiced, gateway,
 			if !accept {
 				return ln.AcceptVerdict{Refusal: "this wallet takes no channels"}
 			}
-			return ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
+			verdict := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
+			if f := w.proposal.Load(); f != nil && *f != nil {
+				(*f)(&verdict)
+			}
+			return verdict
 		})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
