@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/obs"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
 
@@ -118,6 +119,11 @@ func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	if d.roles.Interceptor {
 		if err := d.newInterceptor(); err != nil {
 			return err
+		}
+	}
+	if d.roles.LSP {
+		if err := d.registry.Register(lspengine.NewCollector(d.lsp.Status, d.log)); err != nil {
+			return fmt.Errorf("metrics: %w", err)
 		}
 	}
 	server, err := d.listen(ctx)

@@ -41,6 +41,15 @@ func New() *Service { return &Service{} }
 // Ready hands over the running engine.
 func (s *Service) Ready(e *engine.Engine) { s.engine.Store(e) }
 
+// Status is the engine's, or that it does not run now.
+func (s *Service) Status(ctx context.Context) (engine.Status, error) {
+	e, err := s.running()
+	if err != nil {
+		return engine.Status{}, err
+	}
+	return e.Status(ctx)
+}
+
 // Name implements rpcserver.Service.
 func (s *Service) Name() string { return Name }
 

@@ -31,14 +31,8 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 		AnchorReserveSat: uint64(s.ReserveSat), FeeRateSatPerKw: uint64(s.FeeRate), FeeRateStale: s.FeeRateStale,
 		GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
 	}
-	all, most := s.Usage.All, s.Caps.All
-	out.Exposures = []*lspv1.Exposure{
-		{Kind: "unconfirmed", Used: uint64(s.UnconfirmedSat), Unit: "sat"},
-		{Kind: "held", Used: uint64(all.HeldSat), Cap: uint64(most.HeldSat), Unit: "sat"},
-		{Kind: "unpaid", Used: uint64(all.UnpaidSat), Cap: uint64(most.UnpaidSat), Unit: "sat"},
-		{Kind: "quoted", Used: uint64(all.QuotedSat), Cap: uint64(s.Usage.FundableSat), Unit: "sat"},
-		{Kind: "open_requests", Used: uint64(max(0, all.OpenRequests)), Cap: uint64(max(0, most.OpenRequests)), Unit: "count"},
-		{Kind: "opens_this_hour", Used: uint64(max(0, all.OpensLastHour)), Cap: uint64(max(0, most.OpensLastHour)), Unit: "count"},
+	for _, x := range s.Exposures() {
+		out.Exposures = append(out.Exposures, &lspv1.Exposure{Kind: x.Kind, Used: x.Used, Cap: x.Cap, Unit: x.Unit})
 	}
 	return out, nil
 }
