@@ -43,6 +43,7 @@ const (
 	ReasonOfferExpired    ReasonCode = "offer_expired"
 	ReasonCancelled       ReasonCode = "cancelled"
 	ReasonOpenFailed      ReasonCode = "channel_open_failed"
+	ReasonOpenCutOff      ReasonCode = "channel_open_cut_off"
 	ReasonOpenSlow        ReasonCode = "channel_open_too_slow"
 	ReasonNotMapped       ReasonCode = "channel_could_not_be_mapped"
 	ReasonAttempts        ReasonCode = "attempts_used_up"

@@ -264,9 +264,11 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 			reason.Text = v.Reason.Text + "; " + reason.Text
 			return refunded(s.Offer, s.Held, s.never(), reason)
 		}
-		if v.Reason.Code == lsp.ReasonOpenSlow && (s.Deadline.IsZero() || v.At.Before(s.Deadline)) {
+		again := v.Reason.Code == lsp.ReasonOpenSlow || v.Reason.Code == lsp.ReasonOpenCutOff
+		if again && (s.Deadline.IsZero() || v.At.Before(s.Deadline)) {
 			// Given up by an earlier attempt of this very payment, whose parts
-			// went back; this attempt has time left and begins its own.
+			// went back, or cut off by a restart: this attempt has time left and
+			// begins its own.
 			s.Opens++
 			s.OpenLive = true
 			return opening(s.Offer, s.Held, v.At, s.outgoing())

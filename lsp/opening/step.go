@@ -118,7 +118,8 @@ func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
 	case NodeAnswered:
 		switch v.Presence {
 		case PresenceAbsent:
-			return ended(s, openFailed("the negotiation was cut off and the node does not know the channel"))
+			return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonOpenCutOff,
+				"the channel's negotiation was cut off and the node does not know the channel: nothing was spent; try again")})
 		case PresenceActive:
 			s.Active, s.ChanID = true, v.ChanID
 		case PresencePending:
