@@ -122,9 +122,9 @@ func storyTable(b *bench, ours []sample) {
 			if e.AtMs < s.intercepted.UnixMilli() {
 				continue // the agreement
 			}
-			// An open is named by its id.
+			// An open goes by its id there.
 			machine := "payment"
-			if e.Machine != "jit" {
+			if e.Machine != "payment" {
 				machine = "channel"
 			}
 			name := machine + "\t" + e.Event
