@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -52,12 +53,13 @@ func runMemory(ctx context.Context, b *bench) (_ result, err error) {
 	if err := s.daemon.Stop(ctx); err != nil {
 		return nil, err
 	}
+	database := filepath.Join(s.daemon.Dir, "sluice.db")
 	// One in twenty waits for its payer: what unfinished business costs counts too.
 	waiting := b.stored / 20
-	if err := multiply(ctx, s, finished, b.stored-waiting-1); err != nil {
+	if err := multiply(ctx, database, finished, b.stored-waiting-1); err != nil {
 		return nil, err
 	}
-	if err := multiply(ctx, s, open, waiting-1); err != nil {
+	if err := multiply(ctx, database, open, waiting-1); err != nil {
 		return nil, err
 	}
 	b.say("the database holds %d payments, %d of which wait for their payer", b.stored, waiting)

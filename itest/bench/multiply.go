@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -46,12 +45,12 @@ type rowSet struct {
 	rows    [][]any
 }
 
-// multiply stores n more payments like the model in a sluiced's database: the
+// multiply stores n more payments like the model in a stopped sluiced's SQLite file: the
 // same rows in every table, under ids, hashes and SCIDs of their own. It is
 // what n such payments would have left, without opening n channels. The books
 // get no lines, so that their sums stay lnd's.
-func multiply(ctx context.Context, s *sluice, m model, n int) error {
-	db, err := sql.Open("sqlite", filepath.Join(s.daemon.Dir, "sluice.db")+"?_txlock=immediate")
+func multiply(ctx context.Context, database string, m model, n int) error {
+	db, err := sql.Open("sqlite", database+"?_txlock=immediate")
 	if err != nil {
 		return fmt.Errorf("sluiced's database: %w", err)
 	}
@@ -132,6 +131,8 @@ func storeOne(ctx context.Context, tx *sql.Tx, sets []rowSet, m model, serial in
 					row[i] = names.Replace(v)
 				case []byte:
 					switch {
+					case len(v) == 0:
+						row[i] = []byte{} // empty, which a nil slice is not
 					case bytes.Equal(v, m.hash[:]):
 						row[i] = secret.hash[:]
 					case bytes.Equal(v, m.scid.Bytes()):
