@@ -1,0 +1,267 @@
+// Package docs_test keeps the documentation equal to the code: states,
+// methods, errors, reasons, commands, settings and links.
+package docs_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
+	"github.com/sluice-lsp/sluice/internal/app"
+	"github.com/sluice-lsp/sluice/internal/auth/api/authv1"
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+const root = ".."
+
+// pages are the documents that people read.
+func pages(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/deploy/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		require.NoError(t, err)
+		out = append(out, found...)
+	}
+	require.NotEmpty(t, out)
+	return out
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(content)
+}
+
+// rows are the first table below a heading, cell by cell, without its head.
+func rows(t *testing.T, page, heading string) [][]string {
+	t.Helper()
+	_, below, found := strings.Cut(page, "\n"+heading+"\n")
+	require.True(t, found, "heading %q", heading)
+	var out [][]string
+	for line := range strings.SplitSeq(below, "\n") {
+		if !strings.HasPrefix(line, "|") {
+			if len(out) > 0 {
+				break
+			}
+			continue
+		}
+		var cells []string
+		for cell := range strings.SplitSeq(strings.Trim(line, "|"), "|") {
+			cells = append(cells, strings.Trim(strings.TrimSpace(cell), "`"))
+		}
+		out = append(out, cells)
+	}
+	require.Greater(t, len(out), 2, "table below %q", heading)
+	return out[2:]
+}
+
+func column(table [][]string, n int) []string {
+	var out []string
+	for _, r := range table {
+		out = append(out, r[n])
+	}
+	return out
+}
+
+// machine is what a page says of a state machine, from the machine itself.
+func machine[S fsm.State, V fsm.Event, F fsm.Effect](m fsm.Machine[S, V, F], end string) (names []string, over, ends map[string]bool) {
+	over, ends = map[string]bool{}, map[string]bool{}
+	for _, s := range m.States {
+		names = append(names, s.StateName())
+		over[s.StateName()] = m.Terminal(s)
+	}
+	for _, e := range m.Edges {
+		if e.Event == end {
+			ends[e.From] = true
+		}
+	}
+	return names, over, ends
+}
+
+func TestStates(t *testing.T) {
+	page := read(t, "protocol.md")
+	check := func(heading string, names []string, over, ends map[string]bool) {
+		table := rows(t, page, heading)
+		require.ElementsMatch(t, names, column(table, 0), "states below %q", heading)
+		for _, r := range table {
+			require.Equal(t, over[r[0]], r[1] == "yes", "%s: is %s over?", heading, r[0])
+			require.Equal(t, ends[r[0]], r[3] == "yes", "%s: can %s be ended?", heading, r[0])
+		}
+	}
+	names, over, ends := machine(jit.Machine(), "cancel")
+	check("### The payer pays", names, over, ends)
+	names, over, ends = machine(wrap.Machine(), "cancel")
+	check("### The receiver pays", names, over, ends)
+	names, over, ends = machine(opening.Machine(), "abandon")
+	check("## States of a channel open", names, over, ends)
+
+	table := rows(t, page, "## States of a held HTLC")
+	require.ElementsMatch(t, []string{
+		string(interceptor.StateHeld), string(interceptor.StatePaying), string(interceptor.StateResumed),
+		string(interceptor.StateRefusedUnknown), string(interceptor.StateFailed), string(interceptor.StateSettled),
+		string(interceptor.StateLapsed),
+	}, column(table, 0))
+	for _, r := range table {
+		require.True(t, interceptor.State(r[0]).Valid(), r[0])
+		require.Equal(t, interceptor.State(r[0]).Decided(), r[1] == "yes", r[0])
+	}
+}
+
+func TestErrors(t *testing.T) {
+	table := rows(t, read(t, "protocol.md"), "## Errors")
+	require.Len(t, table, len(errkind.Kinds()))
+	for i, kind := range errkind.Kinds() {
+		code := rpcserver.Code(kind)
+		require.Equal(t, []string{string(kind), code.String(), fmt.Sprint(rpcserver.HTTPStatus(code))}, table[i][:3])
+	}
+}
+
+func TestReasons(t *testing.T) {
+	var codes []string
+	for _, m := range regexp.MustCompile(`ReasonCode = "(\w+)"`).FindAllStringSubmatch(read(t, filepath.Join(root, "lsp/reason.go")), -1) {
+		codes = append(codes, m[1])
+	}
+	require.NotEmpty(t, codes)
+	require.ElementsMatch(t, codes, column(rows(t, read(t, "protocol.md"), "## Reasons"), 0))
+}
+
+func TestMethods(t *testing.T) {
+	page := read(t, "protocol.md")
+	routes := routes(t)
+	for _, desc := range []grpc.ServiceDesc{
+		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
+	} {
+		var names []string
+		for _, m := range desc.Methods {
+			names = append(names, m.MethodName)
+		}
+		for _, s := range desc.Streams {
+			names = append(names, s.StreamName)
+		}
+		short := desc.ServiceName[strings.LastIndex(desc.ServiceName, ".")+1:]
+		for _, name := range names {
+			row := regexp.MustCompile("(?m)^\\| `" + short + "." + name + "` \\|.*$").FindString(page)
+			require.NotEmpty(t, row, "%s.%s is not in the table of methods", short, name)
+			if route, ok := routes[desc.ServiceName+"."+name]; ok {
+				require.Contains(t, row, "`"+route+"`")
+			}
+		}
+	}
+}
+
+// routes are the REST routes by selector.
+func routes(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, file := range []string{
+		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
+	} {
+		text := read(t, filepath.Join(root, file))
+		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {
+			out[m[1]] = strings.ToUpper(m[2]) + " " + m[3]
+		}
+	}
+	require.NotEmpty(t, out)
+	return out
+}
+
+func TestSampleConfiguration(t *testing.T) {
+	var want bytes.Buffer
+	require.NoError(t, app.WriteSample(&want))
+	require.Equal(t, want.String(), read(t, "sluiced.sample.toml"),
+		"run: go run ./cmd/sluiced config sample > docs/sluiced.sample.toml")
+}
+
+// TestSettings: what stands in backticks and looks like a setting is one.
+func TestSettings(t *testing.T) {
+	keys, section := map[string]bool{}, ""
+	for line := range strings.SplitSeq(read(t, "sluiced.sample.toml"), "\n") {
+		if name, ok := strings.CutPrefix(strings.TrimPrefix(line, "# "), "["); ok {
+			section = strings.Trim(name, "[]") + "."
+			keys[strings.TrimSuffix(section, ".")] = true
+		} else if m := regexp.MustCompile(`^# (\w+) = `).FindStringSubmatch(line); m != nil {
+			keys[section+m[1]] = true
+		}
+	}
+	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp)\\.[a-z_.]+)(?: = [^`]*)?`")
+	seen := 0
+	for _, page := range pages(t) {
+		for _, m := range setting.FindAllStringSubmatch(read(t, page), -1) {
+			if strings.HasSuffix(m[1], ".conf") || strings.HasSuffix(m[1], ".toml") {
+				continue
+			}
+			seen++
+			require.True(t, keys[m[1]], "%s names the setting %s, which the sample does not have", page, m[1])
+		}
+	}
+	require.Greater(t, seen, 30)
+}
+
+var (
+	linkPattern    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	headingPattern = regexp.MustCompile(`(?m)^#+ (.+)$`)
+)
+
+// TestLinks: every link within the repository leads somewhere, to its heading
+// where it names one.
+func TestLinks(t *testing.T) {
+	for _, page := range pages(t) {
+		for _, m := range linkPattern.FindAllStringSubmatch(read(t, page), -1) {
+			link, err := url.Parse(m[1])
+			require.NoError(t, err, "%s: %s", page, m[1])
+			if link.IsAbs() {
+				continue
+			}
+			target := page
+			if link.Path != "" {
+				target = filepath.Join(filepath.Dir(page), filepath.FromSlash(link.Path))
+			}
+			_, err = os.Stat(target)
+			require.NoError(t, err, "%s: %s", page, m[1])
+			if link.Fragment != "" {
+				require.Contains(t, anchors(read(t, target)), link.Fragment, "%s: %s", page, m[1])
+			}
+		}
+	}
+}
+
+// anchors are what forges make of headings.
+func anchors(text string) []string {
+	var out []string
+	for _, m := range headingPattern.FindAllStringSubmatch(text, -1) {
+		name := strings.ToLower(strings.ReplaceAll(m[1], " ", "-"))
+		out = append(out, regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(name, ""))
+	}
+	return out
+}
+
+// TestMetrics: every metric that the documents name is one of the code's.
+func TestMetrics(t *testing.T) {
+	var code strings.Builder
+	for _, file := range []string{"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go"} {
+		code.WriteString(read(t, filepath.Join(root, file)))
+	}
+	for _, page := range pages(t) {
+		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
+			require.Contains(t, code.String(), `"`+m[1]+`"`, "%s: %s", page, m[0])
+		}
+	}
+}
