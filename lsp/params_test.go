@@ -142,11 +142,15 @@ func TestCheckPartsRefusals(t *testing.T) {
 		"twice the same": {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[1].Key = p[0].Key; return p }, 1000, lsp.ReasonAmountShort},
 		"too many":       {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { return append(p, p[0]) }, 1000, lsp.ReasonTooManyParts},
 		"fee 3 short":    {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].IncomingMsat -= 3; return p }, 1000, lsp.ReasonFeeShort},
-		"delta 79":       {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[1].IncomingExpiry--; return p }, 1000, lsp.ReasonCltv},
-		"a block later":  {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { return p }, 1001, lsp.ReasonCltv},
-		"tiny part":      {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].OutgoingMsat = 999; return p }, 1000, lsp.ReasonPartTooSmall},
-		"negative fee":   {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].IncomingMsat = 49_999; return p }, 1000, lsp.ReasonFeeShort},
-		"huge":           {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].IncomingMsat = math.MaxUint64; return p }, 1000, lsp.ReasonAmountOver},
+		"a free part": {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc {
+			p[0].IncomingMsat, p[1].IncomingMsat = 50_000, 52_000
+			return p
+		}, 1000, lsp.ReasonFeeShort},
+		"delta 79":      {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[1].IncomingExpiry--; return p }, 1000, lsp.ReasonCltv},
+		"a block later": {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { return p }, 1001, lsp.ReasonCltv},
+		"tiny part":     {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].OutgoingMsat = 999; return p }, 1000, lsp.ReasonPartTooSmall},
+		"negative fee":  {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].IncomingMsat = 49_999; return p }, 1000, lsp.ReasonFeeShort},
+		"huge":          {func(p []ln.InterceptedHtlc) []ln.InterceptedHtlc { p[0].IncomingMsat = math.MaxUint64; return p }, 1000, lsp.ReasonAmountOver},
 	} {
 		require.Equal(t, c.want, terms.CheckParts(c.change(good()), c.height).Code, name)
 	}

@@ -1,6 +1,10 @@
 package lsp
 
-import "github.com/sluice-lsp/sluice/internal/ln"
+import (
+	"math/bits"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
 
 // PartTerms are what the HTLCs of one payment must bring, whoever wrote the
 // route hint.
@@ -52,8 +56,10 @@ func (t PartTerms) CheckFinalDelta(h ln.InterceptedHtlc, height uint32) Reason {
 
 // CheckParts judges a complete set before a channel is opened for it and again
 // before it is forwarded: every part by itself, no part twice, their number,
-// the sum for the wallet, and the fee. Rounding of the hint's ppm may cost one
-// msat per part, no more. The zero Reason means that the set is as agreed.
+// the sum for the wallet, and the fee, which each part must bring its share of:
+// a wallet that takes only some of the parts must not keep those without a fee.
+// Rounding of the hint's ppm may cost one msat per part, no more. The zero
+// Reason means that the set is as agreed.
 func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason {
 	if len(parts) > t.MaxParts {
 		return Because(ReasonTooManyParts, "the payment came in %d parts, more than the %d allowed: send it in fewer", len(parts), t.MaxParts)
@@ -68,6 +74,9 @@ func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason 
 			return Because(ReasonAmountShort, "one HTLC was counted twice")
 		}
 		seen[h.Key] = true
+		if !t.feeShare(h) {
+			return Because(ReasonFeeShort, "a part of %s leaves the gateway %s, less than its share of the fee of %s: the invoice's route hint promises too little; ask the receiver for a new invoice", h.OutgoingMsat, h.IncomingMsat-h.OutgoingMsat, t.FeeMsat)
+		}
 		var err error
 		if in, err = in.Add(h.IncomingMsat); err != nil {
 			return Because(ReasonAmountOver, "the parts claim more than can exist: they were sent back")
@@ -84,4 +93,12 @@ func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason 
 		return Because(ReasonFeeShort, "the parts leave the gateway a fee of %s, %s was agreed: the invoice's route hint promises too little; ask the receiver for a new invoice", fee, t.FeeMsat)
 	}
 	return Reason{}
+}
+
+// feeShare says whether the part brings the fee in proportion to what it brings
+// the wallet, but for the msat that a payer's rounding may cost.
+func (t PartTerms) feeShare(h ln.InterceptedHtlc) bool {
+	haveHi, haveLo := bits.Mul64(uint64(h.IncomingMsat-h.OutgoingMsat)+1, uint64(t.AmountMsat))
+	wantHi, wantLo := bits.Mul64(uint64(t.FeeMsat), uint64(h.OutgoingMsat))
+	return haveHi > wantHi || (haveHi == wantHi && haveLo >= wantLo)
 }

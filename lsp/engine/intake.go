@@ -116,7 +116,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		// Without a fee no channel is opened: the present ones must do.
 		MayOpenMore: r.Wish.AllowAnother && !room,
 		ExpiresAt:   expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
-		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.cfg.MaxOpens,
+		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.maxOpens(room),
 	}
 	// The claim outlives the offer a little, so that a part that comes at the
 	// last moment is answered by the offer, not forwarded into nowhere.
@@ -209,7 +209,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: e.cfg.HoldExpiryDelta,
 		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && !room,
 		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor,
-		MaxOpens: e.cfg.MaxOpens, MaxPayments: e.cfg.MaxPayments,
+		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
 	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish))
 	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
@@ -233,6 +233,16 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	return Agreement{
 		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: !room, CapacitySat: capacity, Bolt11: bolt11,
 	}, nil
+}
+
+// maxOpens is how many opens may be begun for a payment. One that was agreed
+// for no fee gets none: its wallet could close the channel that had room, and
+// be opened another for nothing.
+func (e *Engine) maxOpens(room bool) uint32 {
+	if room {
+		return 0
+	}
+	return e.cfg.MaxOpens
 }
 
 // awaitInvoice waits until the hold invoice exists, or why it never will.

@@ -53,7 +53,10 @@ func edges() []fsm.Edge {
 		{From: "mapping", Event: "cancel", To: "cancelled", Effects: []string{"abandon_opening", "refuse_parts"}},
 
 		{From: "resuming", Event: "part_arrived", To: "resuming", Effects: []string{"refuse_parts", "resume_parts"}},
+		{From: "resuming", Event: "part_gone", To: "offered"},
 		{From: "resuming", Event: "part_gone", To: "resuming"},
+		{From: "resuming", Event: "part_gone", To: "paid"},
+		{From: "resuming", Event: "part_gone", To: "refunded"},
 		{From: "resuming", Event: "parts_resumed", To: "forwarded"},
 		{From: "resuming", Event: "part_settled", To: "resuming"},
 		{From: "resuming", Event: "part_settled", To: "paid"},
@@ -63,7 +66,10 @@ func edges() []fsm.Edge {
 		{From: "resuming", Event: "part_failed", To: "refunded"},
 
 		{From: "forwarded", Event: "part_arrived", To: "forwarded", Effects: []string{"refuse_parts", "resume_parts"}},
+		{From: "forwarded", Event: "part_gone", To: "offered"},
 		{From: "forwarded", Event: "part_gone", To: "forwarded"},
+		{From: "forwarded", Event: "part_gone", To: "paid"},
+		{From: "forwarded", Event: "part_gone", To: "refunded"},
 		{From: "forwarded", Event: "part_settled", To: "forwarded"},
 		{From: "forwarded", Event: "part_settled", To: "paid"},
 		{From: "forwarded", Event: "part_failed", To: "offered"},

@@ -20,8 +20,9 @@ type (
 		lsp.Moment
 		Htlc ln.InterceptedHtlc `json:"htlc"`
 	}
-	// PartGone: lnd itself resolved or took away a held part (auto-fail, or the
-	// incoming channel went on chain); it can no longer be answered.
+	// PartGone: a part that was never resumed went back, or was taken away, by
+	// the interceptor or lnd (a deadline, or the incoming channel on chain); it
+	// can no longer be forwarded.
 	PartGone struct {
 		lsp.Moment
 		Key  ln.CircuitKey `json:"key"`

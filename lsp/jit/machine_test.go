@@ -91,7 +91,9 @@ func testEvents(s State) []Event {
 	}
 	switch s.(type) {
 	case Resuming, Forwarded:
-		events = append(events, PartGone{m, testPart(1, 0).Key, "on chain"})
+		for _, p := range PartsOf(s) {
+			events = append(events, PartGone{late, p.Htlc.Key, "taken back"}, PartGone{m, p.Htlc.Key, "taken back"})
+		}
 	default:
 		events = append(events, Cancel{m, lsp.Reason{}})
 	}

@@ -128,6 +128,9 @@ func mapping(o Offer, h Held, via ln.SCID, at time.Time) (State, []Effect, error
 }
 
 func attemptsUsed(o Offer) lsp.Reason {
+	if o.MaxOpens == 0 {
+		return lsp.Because(lsp.ReasonNoRoom, "this payment was agreed without an opening fee, for a channel that had room for it and has it no more: ask for a new invoice")
+	}
 	return lsp.Because(lsp.ReasonAttempts, "%d attempts to open a channel for this payment failed: ask for a new invoice", o.Opens)
 }
 

@@ -258,3 +258,36 @@ func TestRetryUsesLateChannel(t *testing.T) {
 	require.Equal(t, ln.SCID(43), s.(Mapping).Via)
 	require.EqualValues(t, 1, OfferOf(s).Opens)
 }
+
+// The interceptor fails a part at its deadline before the RESUME reaches it:
+// nothing else will be told of that part, and the payment ends all the same.
+func TestPartTakenBackBeforeItsResume(t *testing.T) {
+	var s State = Offered{Offer{Terms: testTerms(true)}}
+	m := moment()
+	for _, v := range []Event{
+		PartArrived{m, testPart(1, 50_000_000)}, PartArrived{m, testPart(2, 50_000_000)},
+		WalletStatus{Moment: m, Online: true, Room: 42}, Mapped{m, 42},
+		PartGone{m, testPart(1, 0).Key, "its deadline came"}, PartsResumed{m},
+		PartFailed{m, testPart(2, 0).Key, "the set is not complete"},
+	} {
+		next, _, err := Step(s, v)
+		require.NoError(t, err, v.EventName())
+		s = next
+	}
+	require.Equal(t, "offered", s.StateName())
+}
+
+// A payment that was agreed without a fee opens no channel, also when the
+// wallet has closed the one that had room.
+func TestNoFeeNoChannel(t *testing.T) {
+	terms := testTerms(true)
+	terms.Part.FeeMsat, terms.MayOpenMore, terms.MaxOpens = 0, false, 0
+	var s State = Offered{Offer{Terms: terms}}
+	m := moment()
+	for _, v := range []Event{PartArrived{m, testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true}} {
+		next, _, err := Step(s, v)
+		require.NoError(t, err)
+		s = next
+	}
+	require.Equal(t, lsp.ReasonNoRoom, s.(Refunded).Reason.Code)
+}

@@ -356,9 +356,10 @@ func stepOutcome(s State, o Offer, h Held, via ln.SCID, v Event) (State, []Effec
 	case PartFailed:
 		key, outcome, text, at = v.Key, OutcomeFailed, v.Text, v.At
 	case PartGone:
-		// Its channel went on chain after the RESUME: lnd carries the preimage
-		// there by itself, WatchParts tells how it ends.
-		return s, nil, nil
+		// The interceptor or lnd took it back between the decision and the
+		// RESUME: no other word of it will come. (What goes on chain after a
+		// RESUME is no PartGone: its fate is told once it is known.)
+		key, outcome, text, at = v.Key, OutcomeFailed, v.Text, v.At
 	case Cancel:
 		return nil, nil, ErrTooLate
 	default:
