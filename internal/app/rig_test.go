@@ -131,6 +131,17 @@ var template = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(filepath.Join(dir, fileDatabase))
 })
 
+// memoryDir is a directory in memory where there is one: processes die here,
+// not machines, and waiting for the disk is most of a run.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "sluice-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 type rigConfig struct {
 	seed    uint64
 	job     job
@@ -143,7 +154,7 @@ type rigConfig struct {
 func newRig(t *testing.T, c rigConfig) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, rng: rand.New(rand.NewPCG(c.seed, 0xc0ffee)), job: c.job, dir: t.TempDir(), conns: make(map[*lndfake.Node]*grpc.ClientConn),
+		t: t, rng: rand.New(rand.NewPCG(c.seed, 0xc0ffee)), job: c.job, dir: memoryDir(t), conns: make(map[*lndfake.Node]*grpc.ClientConn),
 		w: lndfake.New(lndfake.Config{Seed: c.seed, Latency: c.latency}), step: 500 * time.Millisecond,
 		log: zap.NewNop(), kill: make(chan struct{}), before: make(map[*lndfake.Node]int64),
 	}
@@ -187,9 +198,7 @@ func newRig(t *testing.T, c rigConfig) *rig {
 		require.NoError(t, err)
 	}
 	if c.job.channelSat > 0 {
-		_, err := r.w.OpenChannel(r.gateway, r.wallet, c.job.channelSat, 0)
-		require.NoError(t, err)
-		r.channelsBefore = 1
+		r.privateChannel()
 	}
 	r.w.Connect(r.gateway, r.wallet)
 	for _, n := range r.nodes() {
@@ -208,6 +217,29 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	r.running.Go(r.supervise)
 	t.Cleanup(r.close)
 	return r
+}
+
+// privateChannel is one that an earlier payment opened: private, like all of
+// the wallet's.
+func (r *rig) privateChannel() {
+	r.t.Helper()
+	r.w.Connect(r.gateway, r.wallet)
+	_, err := r.ln(r.gateway).OpenChannelSync(r.ctx, &lnrpc.OpenChannelRequest{
+		NodePubkey: r.walletKey[:], LocalFundingAmount: r.job.channelSat, Private: true, CommitmentType: lnrpc.CommitmentType_ANCHORS,
+		SatPerVbyte: 2,
+	})
+	require.NoError(r.t, err)
+	r.w.Mine(6)
+	for range 500 {
+		list, err := r.ln(r.wallet).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{ActiveOnly: true})
+		require.NoError(r.t, err)
+		if len(list.Channels) == 1 {
+			r.channelsBefore = 1
+			return
+		}
+		r.pause(r.step)
+	}
+	r.t.Fatal("the wallet's first channel does not become active")
 }
 
 // trace logs everything when SLUICE_TRACE is set.
@@ -348,6 +380,8 @@ func (r *rig) crashAt(n int64, p storetest.Point) {
 // calm forgets a crash that was planned and did not come.
 func (r *rig) calm() {
 	r.faults.Restart()
+	r.faults.LoseAnswer(-r.faults.Commits())
+	r.faults.Set(storetest.Healthy)
 	r.up()
 }
 

@@ -97,7 +97,16 @@ func (i *instance) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServer
 	if err := i.ask(Call{Method: info.FullMethod, Phase: BeforeCall}); err != nil {
 		return err
 	}
-	err := next(srv, &hookedStream{ServerStream: ss, i: i, method: info.FullMethod})
+	// A lost message is a broken connection: the whole stream ends, whichever of the handler's goroutines met it.
+	hooked := &hookedStream{ServerStream: ss, i: i, method: info.FullMethod, lost: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() { done <- next(srv, hooked) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-hooked.lost:
+		return errLost
+	}
 	if lost := i.ask(Call{Method: info.FullMethod, Phase: AfterCall, Err: err}); lost != nil {
 		return lost
 	}
@@ -118,10 +127,20 @@ type hookedStream struct {
 	grpc.ServerStream
 	i      *instance
 	method string
+	lost   chan struct{}
+	once   sync.Once
+}
+
+func (s *hookedStream) ask(phase Phase, m any) error {
+	err := s.i.ask(Call{Method: s.method, Phase: phase, Message: m})
+	if err != nil {
+		s.once.Do(func() { close(s.lost) })
+	}
+	return err
 }
 
 func (s *hookedStream) SendMsg(m any) error {
-	if err := s.i.ask(Call{Method: s.method, Phase: StreamSend, Message: m}); err != nil {
+	if err := s.ask(StreamSend, m); err != nil {
 		return err
 	}
 	return s.ServerStream.SendMsg(m)
@@ -131,7 +150,7 @@ func (s *hookedStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	return s.i.ask(Call{Method: s.method, Phase: StreamRecv, Message: m})
+	return s.ask(StreamRecv, m)
 }
 
 // endpoint is where clients find a node, whichever instance of it runs.
