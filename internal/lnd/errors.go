@@ -85,6 +85,13 @@ func mapError(doing string, err error) error {
 	if !ok {
 		return fmt.Errorf("%s: %w: %w", doing, ln.ErrUnavailable, err)
 	}
+	// These codes are the connection's word or that of a proxy, not lnd's about
+	// what was asked: a text in them ("404 (Not Found)") must not be read as one.
+	switch st.Code() {
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.Unimplemented, codes.ResourceExhausted:
+		return fmt.Errorf("%s: %w (lnd: %s)", doing, ln.ErrUnavailable, st.Message())
+	default:
+	}
 	text := strings.ToLower(st.Message())
 	for _, m := range textMeanings() {
 		if strings.Contains(text, m.contains) {
@@ -92,8 +99,6 @@ func mapError(doing string, err error) error {
 		}
 	}
 	switch st.Code() {
-	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Aborted:
-		return fmt.Errorf("%s: %w (lnd: %s)", doing, ln.ErrUnavailable, st.Message())
 	case codes.NotFound:
 		return fmt.Errorf("%s: %w (lnd: %s)", doing, ln.ErrNotFound, st.Message())
 	case codes.AlreadyExists:
