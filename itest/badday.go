@@ -38,11 +38,16 @@ type scene struct {
 	op *operator
 }
 
-// newScene starts the network, sluiced with these settings, and further
-// wallets, all linked to the gateway. It opens the books.
+// newScene starts the network and sluiced with these settings, and opens the
+// books.
 func newScene(ctx context.Context, t *testing.T, network devnet.StandardConfig, config devnet.SluicedConfig) *scene {
 	t.Helper()
-	net := devnet.StartStandard(t, network)
+	return sceneOn(ctx, t, devnet.StartStandard(t, network), config)
+}
+
+// sceneOn is newScene on a network that runs already.
+func sceneOn(ctx context.Context, t *testing.T, net *devnet.Standard, config devnet.SluicedConfig) *scene {
+	t.Helper()
 	if config.Settings == nil {
 		config.Settings = map[string]string{}
 	}

@@ -1,0 +1,286 @@
+//go:build itest
+
+package itest
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/txscript"
+	"github.com/btcsuite/btcd/wire"
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// TestOnDemandBadDaysOfTheGateway are the days on which the gateway is short
+// of coins, and the days on which its funding transactions wait.
+func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	defer cancel()
+	sc := newScene(ctx, t, devnet.StandardConfig{GatewayCoins: 1, GatewayCoinSat: 700_000}, devnet.SluicedConfig{
+		Settings: map[string]string{"lsp.bump_after_blocks": "1"},
+	})
+	w := sc.first(ctx)
+
+	// Nothing is agreed that could not be funded.
+	sc.day(ctx, "too few coins for an agreement: refused", func(sc *scene) {
+		_, err := w.in(sc).tryNegotiate(ctx, 900_000_000, nil, offerWish{})
+		requireRefusal(sc.t, err, "too few free coins")
+	})
+
+	// Refunded: the coins went elsewhere after the agreement. Paid, when tried
+	// again with coins back.
+	sc.day(ctx, "the coins are gone when the payment comes: refunded, then paid", func(sc *scene) {
+		w := w.in(sc)
+		o := w.negotiate(ctx, 200_000_000, offerWish{})
+		bolt11 := w.invoice(ctx, o)
+		address, err := sc.Payer.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
+		require.NoError(sc.t, err)
+		_, err = sc.Gateway.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{Addr: address.Address, SendAll: true, SatPerVbyte: 2})
+		require.NoError(sc.t, err)
+		require.NoError(sc.t, sc.Mine(ctx, 1))
+		failed := sc.refunded(sc.pay(ctx, bolt11), refundedWithin)
+		require.Equal(sc.t, []lnrpc.Failure_FailureCode{lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE}, failureCodes(failed))
+		w.waitReason(ctx, o.PaymentId, "too few free coins", "offered")
+		require.Zero(sc.t, w.channels(ctx))
+		require.NoError(sc.t, sc.Fund(ctx, devnet.Funding{Node: sc.Gateway, CoinSat: 2_000_000, Coins: 1}))
+		sc.paid(sc.payInParts(ctx, bolt11), paidWithin)
+		w.waitState(ctx, o.PaymentId, "paid")
+		require.Equal(sc.t, 1, w.channels(ctx))
+	})
+
+	// Paid twice, the second channel funded from the first one's change.
+	sc.day(ctx, "only unconfirmed change is left: paid", func(sc *scene) {
+		w := w.in(sc)
+		before := w.channels(ctx)
+		o := w.negotiate(ctx, 400_000_000, offerWish{another: true})
+		sc.paid(sc.pay(ctx, w.invoice(ctx, o)), paidWithin)
+		w.waitState(ctx, o.PaymentId, "paid")
+		require.Equal(sc.t, before+1, w.channels(ctx))
+		require.NoError(sc.t, sc.Mine(ctx, 6))
+	})
+
+	// Paid at once, zero-conf; then the fees rise, blocks leave the funding
+	// transaction out, and a child of its change lifts it.
+	sc.day(ctx, "the funding transaction lags: paid, and bumped", func(sc *scene) {
+		w := w.in(sc)
+		o := w.negotiate(ctx, 600_000_000, offerWish{another: true})
+		sc.paid(sc.pay(ctx, w.invoice(ctx, o)), paidWithin)
+		w.waitState(ctx, o.PaymentId, "paid")
+		point := w.waitFunding(ctx, o.PaymentId)
+		const rate = 20
+		sc.Fees().SetSatPerVByte(rate)
+		defer sc.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
+		require.NoError(sc.t, sc.s.Stop(ctx))
+		require.NoError(sc.t, sc.s.Start(ctx), "a start asks for the fees at once")
+		for range 2 {
+			require.NoError(sc.t, mineEmpty(ctx, sc.Miner()))
+			require.NoError(sc.t, sc.WaitSynced(ctx))
+		}
+		var child *wire.MsgTx
+		waitCtx, cancel := context.WithTimeout(ctx, paidWithin)
+		defer cancel()
+		err := devnet.WaitFor(waitCtx, "a child that lifts the funding transaction", func(ctx context.Context) (bool, error) {
+			txids, err := sc.Miner().Mempool(ctx)
+			for _, id := range txids {
+				tx, _, txErr := sc.Miner().Tx(ctx, id)
+				if txErr == nil && tx.TxIn[0].PreviousOutPoint.Hash == point.Hash {
+					child = tx
+				}
+			}
+			return child != nil, err
+		})
+		require.NoError(sc.t, err)
+		parent, _, err := sc.Miner().Tx(ctx, point.Hash)
+		require.NoError(sc.t, err)
+		fee, size := sc.packageOf(ctx, parent, child)
+		sc.t.Logf("parent and child pay %d sat for %d vbytes", fee, size)
+		require.GreaterOrEqual(sc.t, fee, int64(rate*size*95/100))
+		require.NoError(sc.t, sc.Mine(ctx, 6))
+		_, err = w.node.WaitChannelActive(ctx, point)
+		require.NoError(sc.t, err)
+	})
+}
+
+// packageOf is what two transactions, the second spending the first, pay
+// together, and their virtual size.
+func (sc *scene) packageOf(ctx context.Context, parent, child *wire.MsgTx) (feeSat int64, vbytes int) {
+	sc.t.Helper()
+	for _, tx := range []*wire.MsgTx{parent, child} {
+		for _, in := range tx.TxIn {
+			prev, _, err := sc.Miner().Tx(ctx, in.PreviousOutPoint.Hash)
+			require.NoError(sc.t, err)
+			feeSat += prev.TxOut[in.PreviousOutPoint.Index].Value
+		}
+		for _, out := range tx.TxOut {
+			feeSat -= out.Value
+		}
+		vbytes += (tx.SerializeSizeStripped()*3 + tx.SerializeSize() + 3) / 4
+	}
+	return feeSat, vbytes
+}
+
+// mineEmpty makes a block that leaves the mempool where it is.
+func mineEmpty(ctx context.Context, m *devnet.Miner) error {
+	height, err := m.Height(ctx)
+	if err != nil {
+		return err
+	}
+	best, err := m.BlockHash(ctx, height)
+	if err != nil {
+		return err
+	}
+	previous, err := m.Block(ctx, best)
+	if err != nil {
+		return err
+	}
+	script, err := txscript.NewScriptBuilder().AddInt64(height + 1).AddInt64(0).Script()
+	if err != nil {
+		return err
+	}
+	coinbase := wire.NewMsgTx(1)
+	coinbase.AddTxIn(wire.NewTxIn(wire.NewOutPoint(&chainhash.Hash{}, wire.MaxPrevOutIndex), script, nil))
+	coinbase.AddTxOut(wire.NewTxOut(0, []byte{txscript.OP_TRUE}))
+	block := wire.NewMsgBlock(&wire.BlockHeader{
+		Version: previous.Header.Version, PrevBlock: best, MerkleRoot: coinbase.TxHash(),
+		Timestamp: previous.Header.Timestamp.Add(time.Second), Bits: previous.Header.Bits,
+	})
+	if err := block.AddTransaction(coinbase); err != nil {
+		return err
+	}
+	// Regtest's target leaves a hash's highest bit free: every other one works.
+	for {
+		hash := block.BlockHash()
+		if hash[chainhash.HashSize-1] < 0x7f {
+			break
+		}
+		if block.Header.Nonce++; block.Header.Nonce == 0 {
+			return errors.New("no proof of work")
+		}
+	}
+	var raw bytes.Buffer
+	if err := block.Serialize(&raw); err != nil {
+		return err
+	}
+	var answer *string
+	if err := m.Call(ctx, &answer, "submitblock", hex.EncodeToString(raw.Bytes())); err != nil {
+		return err
+	}
+	if answer != nil {
+		return fmt.Errorf("btcd refuses the empty block: %s", *answer)
+	}
+	return nil
+}
+
+// TestOnDemandTwentyAtOnce: 20 payments at once, to two wallets in turn, each
+// for itself and in parts in turn. All are paid, over at most one channel each.
+func TestOnDemandTwentyAtOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{
+		"lsp.opens_per_hour_per_client": "0", "lsp.collect_for": "30s",
+	}})
+	wallets := append(sc.persons(ctx, "second"), sc.first(ctx))
+	for _, each := range []struct {
+		name    string
+		wallets []*person
+	}{
+		{"to two wallets", wallets},
+		{"to one wallet", wallets[:1]},
+	} {
+		sc.day(ctx, each.name+": all paid", func(sc *scene) {
+			const count, amount = 20, ln.Msat(60_000_000)
+			before := map[*person]int{}
+			for _, w := range each.wallets {
+				before[w] = w.in(sc).channels(ctx)
+			}
+			offers := make([]offer, count)
+			var payments []*routerrpc.SendPaymentRequest
+			for i := range offers {
+				w := each.wallets[i%len(each.wallets)].in(sc)
+				// Another amount each time, so that a mix-up would show.
+				offers[i] = w.negotiate(ctx, amount+ln.Msat(i)*1_000_000, offerWish{another: true})
+				req := &routerrpc.SendPaymentRequest{PaymentRequest: w.invoice(ctx, offers[i]), MaxParts: 16}
+				if i%4 < 2 {
+					req.MaxShardSizeMsat = uint64(amount)*2/3 + 1_000_000
+				}
+				payments = append(payments, req)
+			}
+			began := time.Now()
+			var done []<-chan outcome
+			for _, req := range payments {
+				done = append(done, sc.attempt(ctx, req))
+			}
+			for i := range done {
+				sc.paid(done[i], 3*paidWithin)
+			}
+			sc.t.Logf("20 payments in %s", time.Since(began).Round(time.Millisecond))
+			opened := 0
+			for i, o := range offers {
+				each.wallets[i%len(each.wallets)].in(sc).waitState(ctx, o.PaymentId, "paid")
+				live := 0
+				for _, x := range sc.openings(ctx, o.PaymentId) {
+					if x.State != "failed" {
+						live++
+					}
+				}
+				require.LessOrEqual(sc.t, live, 1, "payment %s opened %d channels", o.PaymentId, live)
+				opened += live
+			}
+			for _, w := range each.wallets {
+				opened -= w.in(sc).channels(ctx) - before[w]
+			}
+			require.Zero(sc.t, opened, "every channel belongs to a payment")
+		})
+	}
+}
+
+// bothWays plays the main job: a payment whose payer pays the fee, and one
+// whose receiver does.
+func bothWays(ctx context.Context, sc *scene, w *person) {
+	sc.t.Helper()
+	o := w.negotiate(ctx, 100_000_000, offerWish{})
+	sc.paid(sc.pay(ctx, w.invoice(ctx, o)), paidWithin)
+	w.waitState(ctx, o.PaymentId, "paid")
+	agreed, _ := w.receiveReceiverPays(ctx, 500_000_000, &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: true})
+	sc.paid(sc.pay(ctx, agreed.Bolt11), paidWithin)
+	w.waitState(ctx, agreed.PaymentId, "settled")
+	require.Equal(sc.t, 2, w.channels(ctx))
+}
+
+// TestOnDemandTaprootOnPostgres is the main job over simple taproot channels,
+// with PostgreSQL as the database: paid, both ways.
+func TestOnDemandTaprootOnPostgres(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	pg, err := net.StartPostgres(ctx)
+	if errors.Is(err, devnet.ErrNoPostgres) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	dsn, err := pg.CreateDatabase(ctx, "sluice")
+	require.NoError(t, err)
+	sc := sceneOn(ctx, t, net, devnet.SluicedConfig{DSN: dsn, Settings: map[string]string{"lsp.taproot": "true"}})
+	w := sc.first(ctx)
+	sc.day(ctx, "both ways: paid", func(sc *scene) {
+		bothWays(ctx, sc, w.in(sc))
+		channels, err := sc.Gateway.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{Peer: w.key[:]})
+		require.NoError(sc.t, err)
+		for _, c := range channels.Channels {
+			require.Equal(sc.t, lnrpc.CommitmentType_SIMPLE_TAPROOT, c.CommitmentType)
+		}
+		require.NoError(sc.t, sc.Mine(ctx, 6))
+	})
+}
