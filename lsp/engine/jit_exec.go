@@ -132,13 +132,31 @@ type openingWish struct {
 func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) error {
 	plan, err := e.planOpening(machine, paymentID, openingID, w)
 	if err != nil {
-		return err
+		return e.notPlanned(ctx, machine, paymentID, openingID, err)
 	}
 	_, err = e.openings.Create(ctx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
 	if errors.Is(err, store.ErrUnique) {
 		return e.repeatNotice(ctx, openingID)
 	}
 	return err
+}
+
+// notPlanned fails an open that cannot be drawn up, because fees are unknown or
+// have risen since the wallet was asked. Trying again instead would keep the
+// payer's money: the refusal of its parts waits in line behind this effect.
+func (e *Engine) notPlanned(ctx context.Context, machine, paymentID, openingID string, cause error) error {
+	_, err := e.openings.Get(ctx, openingID)
+	switch {
+	case err == nil:
+		return e.repeatNotice(ctx, openingID)
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	e.log.Warn("an open cannot be planned", zap.String("opening", openingID), zap.Error(cause))
+	return e.notifyOwner(ctx, opening.NotifyOwner{
+		OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeFailed, Temporary: true,
+		Reason: lsp.Because(lsp.ReasonOpenFailed, "the channel could not be opened (%s): the payment went back; try again later", cause),
+	})
 }
 
 // repeatNotice tells an owner again how its open ended or that it is usable,

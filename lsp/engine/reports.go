@@ -180,14 +180,22 @@ func (e *Engine) wasConfirmed(id string) bool {
 	return ok && tx.ConfirmedHeight > 0
 }
 
-// renewLeases keeps the coins of an open that is not public yet: one that is
-// signed above all, because another open that spent its coin would undo it.
+// renewLeases keeps the coins of an open that is not public yet, or no more:
+// one that is signed above all, because another open that spent its coin would
+// undo it.
 func (e *Engine) renewLeases(ctx context.Context, id string) {
 	inst, err := e.openings.Get(ctx, id)
 	if err != nil {
 		return
 	}
-	if _, signed := inst.State.(opening.Signed); !signed && !opening.CanAbandon(inst.State) {
+	tx, signed := opening.TxOf(inst.State)
+	_, unpublished := inst.State.(opening.Signed)
+	switch {
+	case opening.Final(inst.State), tx.ConfirmedHeight > 0:
+		return
+	case signed && !unpublished && tx.Trouble.IsZero():
+		// lnd's wallet knows that the coins are spent. A transaction that the
+		// network refuses later, in a spike of fees, it forgets again.
 		return
 	}
 	selection, ok := opening.SelectionOf(inst.State)
