@@ -57,6 +57,9 @@ UPDATE lsp_openings SET paid = TRUE WHERE payment_id = $1;
 -- name: GetOpening :one
 SELECT * FROM lsp_openings WHERE id = $1;
 
+-- name: OpeningByOutpoint :one
+SELECT * FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1;
+
 -- name: OpeningsOfPayment :many
 SELECT * FROM lsp_openings WHERE payment_id = $1 ORDER BY created_ms, id;
 

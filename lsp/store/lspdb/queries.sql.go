@@ -442,6 +442,32 @@ func (q *Queries) OpenRequestsOf(ctx context.Context, client []byte) (OpenReques
 	return i, err
 }
 
+const openingByOutpoint = `-- name: OpeningByOutpoint :one
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1
+`
+
+func (q *Queries) OpeningByOutpoint(ctx context.Context, outpoint string) (LspOpening, error) {
+	row := q.db.QueryRowContext(ctx, openingByOutpoint, outpoint)
+	var i LspOpening
+	err := row.Scan(
+		&i.ID,
+		&i.PaymentID,
+		&i.Client,
+		&i.CapacitySat,
+		&i.ChainFeeSat,
+		&i.Outpoint,
+		&i.ZeroConf,
+		&i.Paid,
+		&i.Confirmed,
+		&i.State,
+		&i.Reason,
+		&i.Terminal,
+		&i.CreatedMs,
+		&i.UpdatedMs,
+	)
+	return i, err
+}
+
 const openingStates = `-- name: OpeningStates :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS openings, CAST(COALESCE(SUM(chain_fee_sat), 0) AS BIGINT) AS chain_fee_sat
 FROM lsp_openings GROUP BY state ORDER BY state
