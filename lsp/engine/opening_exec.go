@@ -37,7 +37,7 @@ type negotiation struct {
 // up must not queue behind them.
 func concurrentOpening(f opening.Effect) bool {
 	switch f.(type) {
-	case opening.Negotiate, opening.Verify, opening.WatchChain, opening.NotifyOwner:
+	case opening.Negotiate, opening.Verify, opening.AskNode, opening.WatchChain, opening.NotifyOwner:
 		return true
 	}
 	return false
@@ -287,7 +287,7 @@ func (e *Engine) askNode(ctx context.Context, f opening.AskNode) ([]opening.Even
 	if err := e.node.Opener.CancelShim(ctx, f.PendingID); err != nil && errors.Is(err, ln.ErrUnavailable) {
 		return nil, err
 	}
-	answer, err := e.presence(ctx, f.Outpoint)
+	answer, err := e.lastingPresence(ctx, f.Outpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -374,7 +374,7 @@ func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
 		e.log.Warn("the funding transaction cannot be bumped", zap.String("opening", f.OpeningID), zap.Error(err))
 		return nil
 	}
-	err = e.node.Chain.BumpFee(ctx, f.Change, bump.ChildRateSatPerVByte, bump.ChildFeeSat)
+	err = e.node.Chain.BumpFee(ctx, f.Change, bump.ChildRateSatPerVByte, bump.BudgetSat)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
 		e.log.Warn("lnd would not bump the funding transaction; the next block tries again", zap.String("opening", f.OpeningID), zap.Error(err))
 		return nil

@@ -16,6 +16,10 @@ type Bump struct {
 	// ChildRateSatPerVByte is what to tell lnd's BumpFee, which prices the
 	// child alone; rounded up.
 	ChildRateSatPerVByte uint64
+	// BudgetSat is the most that lnd may spend on the child. It must exceed
+	// what the rate costs: lnd's estimate of the weight is not ours, and its
+	// sweeper refuses a budget that leaves the rate no room to rise.
+	BudgetSat ln.Sat
 	// PackageRate is the rate that parent and child reach together, at least.
 	PackageRate ln.FeeRateSatPerKW
 	// Capped says that the ceiling or the change kept it below the target.
@@ -63,13 +67,18 @@ func ChildBump(parentFee ln.Sat, parentWU uint64, changeSat ln.Sat, changeScript
 	}
 	vbytes := (childWU + 3) / 4
 	b.ChildRateSatPerVByte = (uint64(fee) + vbytes - 1) / vbytes
-	if fee > changeSat-dust {
-		// All that the change can give; the rate is rounded down, or lnd would
-		// find the change too small.
-		fee, b.Capped = changeSat-dust, true
-		b.ChildRateSatPerVByte = uint64(fee) / vbytes
+	room := changeSat - dust
+	// A little more than the child's size, or lnd would find the change too
+	// small for a rate that takes all of it.
+	if size := vbytes + 2; b.ChildRateSatPerVByte > uint64(room)/size {
+		b.ChildRateSatPerVByte, b.Capped = uint64(room)/size, true
+		if b.ChildRateSatPerVByte == 0 {
+			return Bump{}, ErrNoBump
+		}
+		fee = min(fee, room)
 	}
 	b.ChildFeeSat = fee
+	b.BudgetSat = min(room, fee+fee/4+ln.Sat(vbytes))
 	b.PackageRate = ln.FeeRateSatPerKW(uint64(parentFee+fee) * 1000 / (parentWU + childWU))
 	return b, nil
 }

@@ -191,6 +191,10 @@ func TestChildBump(t *testing.T) {
 		}
 		require.NoError(t, err)
 		require.LessOrEqual(t, b.ChildFeeSat+330, change)
+		// What lnd is told to spend covers the rate it is told, for a child one
+		// weight unit larger than ours (seen), and leaves dust.
+		require.LessOrEqual(t, b.BudgetSat+330, change)
+		require.LessOrEqual(t, b.ChildRateSatPerVByte*250*(b.ChildWU+1)/1000, uint64(b.BudgetSat))
 		relay, err := ln.MinFeeRate.Fee(b.ChildWU)
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, b.ChildFeeSat, relay)
