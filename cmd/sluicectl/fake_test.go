@@ -48,7 +48,6 @@ type fakeGateway struct {
 	reason    string
 	// statusCalls counts polls while stopped: it drains at the third.
 	statusCalls int
-	withdrawn   string
 }
 
 func (f *fakeGateway) Name() string { return "lsp" }

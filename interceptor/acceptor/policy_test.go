@@ -62,7 +62,8 @@ func TestPendingPerPeer(t *testing.T) {
 	require.False(t, propose(3))
 	now = now.Add(time.Minute)
 	a.SetOpening([]ln.PendingChannel{
-		{Kind: ln.PendingOpen, Peer: peer}, {Kind: ln.PendingOpen, Peer: peer, Initiator: true},
+		{Kind: ln.PendingOpen, Peer: peer},
+		{Kind: ln.PendingOpen, Peer: peer, Initiator: true},
 		{Kind: ln.PendingForceClose, Peer: peer},
 	}, now)
 	require.True(t, propose(4), "one of its own is opening, ours and closing ones do not count")

@@ -186,7 +186,9 @@ func TestLoginRefuses(t *testing.T) {
 	}
 	f := newFixture(t)
 	for _, req := range []*authv1.ChallengeRequest{
-		{}, {NodeId: "02ab"}, {NodeId: strings.Repeat("zz", 33)},
+		{},
+		{NodeId: "02ab"},
+		{NodeId: strings.Repeat("zz", 33)},
 		{NodeId: wallet.pub(t).String(), Services: []string{"admin"}},
 		{NodeId: wallet.pub(t).String(), Services: []string{"lsp", "lsp"}},
 		{NodeId: wallet.pub(t).String(), Services: make([]string, 100)},
@@ -331,6 +333,7 @@ type brokenKeys struct{}
 func (brokenKeys) RootKey(context.Context, uint64) ([]byte, error) {
 	return nil, errors.New("disk on fire")
 }
+
 func (brokenKeys) PutRootKey(_ context.Context, _ uint64, k []byte) ([]byte, error) {
 	return k, nil
 }

@@ -34,7 +34,7 @@ type sample struct {
 	Secret  config.SecretFile `toml:"secret_file" help:"path of a secret"`
 	LSP     lspConfig         `toml:"lsp" help:"on-demand channels"`
 	Peers   []peer            `toml:"peers" help:"one table for each peer"`
-	hidden  int
+	hidden  int               //nolint:unused // shows that what has no key is left alone
 	NoKey   int
 }
 

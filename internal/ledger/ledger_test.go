@@ -59,8 +59,10 @@ func TestValidate(t *testing.T) {
 		"zero line":  {entry("k", ledger.Move("a", "b", 0)...), ledger.ErrInvalid},
 		"too large":  {entry("k", ledger.Move("a", "b", big+1)...), ledger.ErrInvalid},
 		"min int64":  {entry("k", ledger.Move("a", "b", math.MinInt64)...), ledger.ErrInvalid},
-		"overflow": {entry("k", slices.Repeat([]ledger.Line{{Account: "a", AmountMsat: big}}, 5)...),
-			ledger.ErrOverflow},
+		"overflow": {
+			entry("k", slices.Repeat([]ledger.Line{{Account: "a", AmountMsat: big}}, 5)...),
+			ledger.ErrOverflow,
+		},
 		// Sums that wrap around to zero must not pass for balanced.
 		"underflow":  {entry("k", slices.Repeat([]ledger.Line{{Account: "a", AmountMsat: -big}}, 5)...), ledger.ErrOverflow},
 		"bad path":   {entry("k", ledger.Move("a//b", "b", 1)...), ledger.ErrInvalid},
@@ -191,7 +193,8 @@ func TestReconcile(t *testing.T) {
 	}
 	observed := map[ledger.Account]int64{"chan/a": 1_000_000, "onchain": 2_999_000, "chan/d": 1000}
 	require.Equal(t, []ledger.Difference{
-		{Account: "chan/b", BookMsat: 2_000_000}, {Account: "chan/d", ObservedMsat: 1000},
+		{Account: "chan/b", BookMsat: 2_000_000},
+		{Account: "chan/d", ObservedMsat: 1000},
 		{Account: "onchain", BookMsat: 3_000_000, ObservedMsat: 2_999_000},
 	}, ledger.Reconcile(books, observed, "chan"))
 	require.EqualValues(t, -1000, ledger.Difference{BookMsat: 3_000_000, ObservedMsat: 2_999_000}.OffByMsat())

@@ -145,7 +145,6 @@ type forward struct {
 	hash   [32]byte
 	onion  *onion
 	pos    int // the hop of the onion that this node is, -1 for the payer
-	wire   map[uint64][]byte
 }
 
 func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {

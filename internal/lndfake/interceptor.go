@@ -28,7 +28,6 @@ type held struct {
 	f        *forward
 	autoFail uint32
 	onChain  bool
-	chain    *channel
 }
 
 func (ic *interceptor) hold(h *held) {

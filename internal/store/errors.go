@@ -143,7 +143,7 @@ func retryable(err error) bool {
 		return lite.Code()&0xff == sqliteBusy || lite.Code()&0xff == sqliteLocked
 	}
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && classifyPostgres(pg.Code) == ErrConflict
+	return errors.As(err, &pg) && errors.Is(classifyPostgres(pg.Code), ErrConflict)
 }
 
 // commitUnknown says whether a failed COMMIT may have been carried out: the
@@ -158,6 +158,6 @@ func commitUnknown(err error) bool {
 	if errors.As(err, &lite) {
 		return lite.Code()&0xff == sqliteIOErr
 	}
-	return classify(err) == ErrUnavailable || errors.Is(err, context.Canceled) ||
+	return errors.Is(classify(err), ErrUnavailable) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, context.DeadlineExceeded)
 }

@@ -385,9 +385,14 @@ func TestControlSocket(t *testing.T) {
 func TestRequestsThatCannotBe(t *testing.T) {
 	w, _ := one(t)
 	for i, r := range []agent.ReceiveRequest{
-		{}, {AmountMsat: ln.MaxMsat + 1}, {AmountMsat: amount, Mode: "nobody"}, {AmountMsat: amount, Confirmations: 2},
-		{AmountMsat: amount, Mode: agent.PayerPays, NoZeroConf: true}, {AmountMsat: amount, Expiry: time.Second},
-		{AmountMsat: amount, NoZeroConf: true, Confirmations: 1000}, {AmountMsat: amount, Description: string(make([]byte, 1000))},
+		{},
+		{AmountMsat: ln.MaxMsat + 1},
+		{AmountMsat: amount, Mode: "nobody"},
+		{AmountMsat: amount, Confirmations: 2},
+		{AmountMsat: amount, Mode: agent.PayerPays, NoZeroConf: true},
+		{AmountMsat: amount, Expiry: time.Second},
+		{AmountMsat: amount, NoZeroConf: true, Confirmations: 1000},
+		{AmountMsat: amount, Description: string(make([]byte, 1000))},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			_, err := w.agent.Receive(t.Context(), r)

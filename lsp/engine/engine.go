@@ -156,6 +156,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	if err := e.world.ready(ctx); err != nil {
 		return fmt.Errorf("lsp: waiting for the node's state: %w", err)
 	}
+	if err := e.beginBooks(ctx); err != nil {
+		return fmt.Errorf("lsp: open the books: %w", err)
+	}
 	for _, recover := range []func(context.Context) (fsm.Report, error){
 		e.openings.Recover, e.jits.Recover, e.wraps.Recover,
 	} {

@@ -185,6 +185,12 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 			return nil, err
 		}
 	}
+	// One that a restart left behind, with a newer one begun or the open given
+	// up since, would only use up the peer's allowance of pending channels.
+	wanted, err := e.wantsNegotiation(ctx, f)
+	if err != nil || !wanted {
+		return nil, err
+	}
 	// The stream outlives this call: Verify goes on with it.
 	streamCtx, cancel := context.WithCancel(e.ctx)
 	stream, err := e.node.Opener.OpenChannel(streamCtx, ln.OpenRequest{
@@ -221,9 +227,30 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 	e.mu.Lock()
 	e.negotiations[f.PendingID] = &negotiation{stream: stream, cancel: cancel}
 	e.mu.Unlock()
+	if wanted, err = e.wantsNegotiation(ctx, f); err == nil && !wanted {
+		// Given up while the peer was asked, perhaps before lnd had a shim that
+		// could be cancelled.
+		if n := e.takeNegotiation(f.PendingID); n != nil {
+			n.cancel()
+		}
+		if err := e.node.Opener.CancelShim(ctx, f.PendingID); err != nil {
+			e.log.Warn("a negotiation could not be cancelled", zap.Error(err))
+		}
+		return nil, nil
+	}
 	return []opening.Event{opening.FundingBuilt{Moment: e.moment(), PendingID: f.PendingID, Unsigned: opening.Unsigned{
 		Psbt: built.Psbt, Outpoint: built.FundingOutpoint(), ChangeOutpoint: built.ChangeOutpoint(),
 	}}}, nil
+}
+
+// wantsNegotiation says that the open still waits for exactly this negotiation.
+func (e *Engine) wantsNegotiation(ctx context.Context, f opening.Negotiate) (bool, error) {
+	inst, err := e.openings.Get(ctx, f.Plan.ID)
+	if err != nil {
+		return false, err
+	}
+	leased, ok := inst.State.(opening.Leased)
+	return ok && leased.PendingID(leased.Negotiation) == f.PendingID, nil
 }
 
 // negotiationEnded says what an error before psbt_verify means: lnd holds no

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
@@ -222,6 +224,23 @@ func pendingValueMsat(p ln.PendingChannel) int64 {
 		return int64(p.CapacitySat)*1000 - int64(p.RemoteSat)*1000 //nolint:gosec // bounded by all bitcoin
 	}
 	return int64(p.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
+}
+
+// beginBooks opens the books before anything of ours can move money: a channel
+// funded earlier would be counted twice. lnd being away for a while is waited
+// for.
+func (e *Engine) beginBooks(ctx context.Context) error {
+	for {
+		_, err := e.openBooks(ctx)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, ln.ErrUnavailable) {
+			return err
+		}
+		e.log.Warn("the books could not be opened yet", zap.Error(err))
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // openBooks writes the opening balance once: what lnd held when Sluice first

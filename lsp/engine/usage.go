@@ -105,7 +105,11 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount ln.Msat, 
 	if err != nil {
 		return lsp.Reason{}, err
 	}
-	err = lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage, e.cfg.Caps)
+	// What is held includes this payment already.
+	held := amount.ToSatCeil()
+	usage.Client.HeldSat -= min(usage.Client.HeldSat, held)
+	usage.All.HeldSat -= min(usage.All.HeldSat, held)
+	err = lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity, HoldSat: held}, usage, e.cfg.Caps)
 	if err == nil {
 		return lsp.Reason{}, nil
 	}

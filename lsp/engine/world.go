@@ -283,14 +283,6 @@ func (w *world) online(p ln.PubKey) bool {
 	return w.peers[p]
 }
 
-// linkOf is what is known of a channel's link.
-func (w *world) linkOf(op ln.Outpoint) (link, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l, ok := w.links[op]
-	return l, ok
-}
-
 // byChanID finds a channel by lnd's name for it.
 func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
 	w.mu.Lock()

@@ -241,8 +241,11 @@ func TestRetryUsesLateChannel(t *testing.T) {
 	m := moment()
 	late := lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true}, Tick{late},
-		OpeningUsable{late, "offer-1-open-1", 43}, PartArrived{late, testPart(2, 100_000_000)},
+		PartArrived{m, testPart(1, 100_000_000)},
+		WalletStatus{Moment: m, Online: true},
+		Tick{late},
+		OpeningUsable{late, "offer-1-open-1", 43},
+		PartArrived{late, testPart(2, 100_000_000)},
 		WalletStatus{Moment: late, Online: true, Room: 43},
 	} {
 		next, effects, err := Step(s, v)
@@ -265,9 +268,12 @@ func TestPartTakenBackBeforeItsResume(t *testing.T) {
 	var s State = Offered{Offer{Terms: testTerms(true)}}
 	m := moment()
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 50_000_000)}, PartArrived{m, testPart(2, 50_000_000)},
-		WalletStatus{Moment: m, Online: true, Room: 42}, Mapped{m, 42},
-		PartGone{m, testPart(1, 0).Key, "its deadline came"}, PartsResumed{m},
+		PartArrived{m, testPart(1, 50_000_000)},
+		PartArrived{m, testPart(2, 50_000_000)},
+		WalletStatus{Moment: m, Online: true, Room: 42},
+		Mapped{m, 42},
+		PartGone{m, testPart(1, 0).Key, "its deadline came"},
+		PartsResumed{m},
 		PartFailed{m, testPart(2, 0).Key, "the set is not complete"},
 	} {
 		next, _, err := Step(s, v)

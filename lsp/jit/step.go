@@ -237,8 +237,10 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 func (s Collecting) use(via ln.SCID, m lsp.Moment) (State, []Effect, error) {
 	next, effects, err := mapping(s.Offer, s.Held, via, m.At)
 	if s.OpenLive {
-		effects = append(effects, AbandonOpening{OfferID: s.ID, OpeningID: OpeningID(s.ID, s.Opens),
-			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment goes over a channel that has room for it")})
+		effects = append(effects, AbandonOpening{
+			OfferID: s.ID, OpeningID: OpeningID(s.ID, s.Opens),
+			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment goes over a channel that has room for it"),
+		})
 	}
 	return next, effects, err
 }

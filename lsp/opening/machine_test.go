@@ -65,7 +65,8 @@ func testEvents(s State) []Event {
 		NewBlock{moment(101), 0},
 		NewBlock{moment(103), 0},
 		NewBlock{moment(106), 2000},
-		Tick{m}, Tick{late},
+		Tick{m},
+		Tick{late},
 	}
 	for _, n := range []uint32{0, 1} {
 		id := p.PendingID(n)

@@ -142,7 +142,8 @@ func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
 func built(zeroConf bool) []Event {
 	m := moment(100)
 	return []Event{
-		Start{m}, CoinsLeased{m, testSelection(), nil},
+		Start{m},
+		CoinsLeased{m, testSelection(), nil},
 		FundingBuilt{m, testPlan(zeroConf).PendingID(0), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}},
 	}
 }

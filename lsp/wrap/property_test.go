@@ -175,8 +175,12 @@ func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
 func paying() []Event {
 	m := moment()
 	return []Event{
-		Start{m}, InvoiceAdded{m, "lnbcrt1"}, SetAccepted{m, testHtlcs()}, IncomingChecked{m, true, ""},
-		WalletStatus{Moment: m, Online: true}, OpeningUsable{m, "offer-1-open-1", 43},
+		Start{m},
+		InvoiceAdded{m, "lnbcrt1"},
+		SetAccepted{m, testHtlcs()},
+		IncomingChecked{m, true, ""},
+		WalletStatus{Moment: m, Online: true},
+		OpeningUsable{m, "offer-1-open-1", 43},
 	}
 }
 

@@ -37,8 +37,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Channels serves wallets. Every call but GetMenu acts for the node key that
-// the caller proved at login; nobody sees another one's payments.
+// Channels serves wallets. Every call acts for the node key that the caller
+// proved at login; nobody sees another one's payments.
 type ChannelsServiceClient interface {
 	// GetMenu lists the opening fees on offer, each with a promise bound to the
 	// caller's node key (bLIP-52, opening_fee_params_menu).
@@ -151,8 +151,8 @@ func (c *channelsServiceClient) CancelPayment(ctx context.Context, in *CancelPay
 // All implementations must embed UnimplementedChannelsServiceServer
 // for forward compatibility.
 //
-// Channels serves wallets. Every call but GetMenu acts for the node key that
-// the caller proved at login; nobody sees another one's payments.
+// Channels serves wallets. Every call acts for the node key that the caller
+// proved at login; nobody sees another one's payments.
 type ChannelsServiceServer interface {
 	// GetMenu lists the opening fees on offer, each with a promise bound to the
 	// caller's node key (bLIP-52, opening_fee_params_menu).
