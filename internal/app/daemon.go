@@ -59,6 +59,8 @@ type Daemon struct {
 	// restored says that the database is an older copy of itself: what it says
 	// of held payments may have been decided otherwise since.
 	restored bool
+	// accepted: it was reconciled and is trusted.
+	accepted atomic.Bool
 }
 
 // Roles says which services a process runs.
@@ -265,6 +267,16 @@ func (d *Daemon) owner() (string, error) {
 // asked about each.
 func (d *Daemon) recogniseRestore(ctx context.Context) error {
 	_, err := store.CheckGeneration(ctx, d.db, d.path(fileGeneration))
+	if restored := (*store.RestoredError)(nil); errors.As(err, &restored) && restored.Kind == store.RestoreNoFile {
+		joined, joinErr := d.joins(ctx)
+		if joinErr != nil {
+			return joinErr
+		}
+		if joined {
+			d.log.Info("joined a database that another sluiced is using")
+			return nil
+		}
+	}
 	if errors.Is(err, store.ErrRestored) {
 		d.restored = true
 		d.log.Error("the database is an older copy: nothing that may have been decided since is decided anew until lnd was asked", zap.Error(err))
@@ -273,16 +285,63 @@ func (d *Daemon) recogniseRestore(ctx context.Context) error {
 	return err
 }
 
+// joins finds out whether a machine without a generation file is a new replica:
+// a database whose leases are being renewed by another is in use, and so is not
+// an older copy of what is in use. Without this every new standby would resume,
+// at its first take-over, what it ought to go on holding.
+func (d *Daemon) joins(ctx context.Context) (bool, error) {
+	if d.db.Engine() != store.Postgres {
+		return false, nil
+	}
+	renewed := func(seen map[string]store.LeaseInfo) (bool, error) {
+		for _, name := range []string{leaseGateway, leaseServices} {
+			info, err := d.db.LeaseInfo(ctx, name)
+			if errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+			before, known := seen[name]
+			if known && info.Owner != "" && info.Expires.After(before.Expires) {
+				return true, nil
+			}
+			seen[name] = info
+		}
+		return false, nil
+	}
+	seen := map[string]store.LeaseInfo{}
+	end := time.After(d.cfg.Interceptor.LeaseFor.Std())
+	for {
+		used, err := renewed(seen)
+		if err != nil {
+			return false, err
+		}
+		if used {
+			_, err := store.AcceptRestore(ctx, d.db, d.path(fileGeneration))
+			return err == nil, err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-end:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
 // acceptRestore goes on with a restored database once its services have asked
 // lnd about everything unfinished.
 func (d *Daemon) acceptRestore(ctx context.Context) {
-	if !d.restored {
+	if !d.distrusted() {
 		return
 	}
 	if _, err := store.AcceptRestore(ctx, d.db, d.path(fileGeneration)); err != nil {
 		d.log.Error("the restored database could not be accepted: it is distrusted until it is", zap.Error(err))
 		return
 	}
+	d.accepted.Store(true)
 	d.log.Warn("the restored database was reconciled with lnd and is trusted from now on")
 }
 
@@ -294,11 +353,31 @@ func (d *Daemon) advance(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			// So that a copy made while sluiced ran is older than what it left.
+			d.lastAdvance(context.WithoutCancel(ctx))
 			return nil
 		case <-ticker.C:
-			if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil && !d.restored {
+			// It would overwrite what makes a restored database recognisable
+			// after a crash before it was reconciled.
+			if d.distrusted() {
+				continue
+			}
+			if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
 				d.log.Warn("the database's generation could not be raised", zap.Error(err))
 			}
 		}
+	}
+}
+
+func (d *Daemon) distrusted() bool { return d.restored && !d.accepted.Load() }
+
+func (d *Daemon) lastAdvance(ctx context.Context) {
+	if d.distrusted() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil {
+		d.log.Info("the database's generation could not be raised at the end", zap.Error(err))
 	}
 }
