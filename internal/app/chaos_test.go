@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 )
@@ -229,14 +227,4 @@ func (r *rig) strike(rng *rand.Rand) {
 		r.pause(spell / 4)
 		_ = r.gateway.Start()
 	}
-}
-
-// TestSeedsThatFoundBugs plays the days again on which something was wrong.
-func TestSeedsThatFoundBugs(t *testing.T) {
-	for _, s := range []uint64{} {
-		t.Run(fmt.Sprintf("seed-%d", s), func(t *testing.T) {
-			virtual(t, func(t *testing.T) { randomDay(t, s, false) })
-		})
-	}
-	require.NotNil(t, t)
 }
