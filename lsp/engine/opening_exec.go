@@ -388,7 +388,28 @@ func (e *Engine) abandonChannel(ctx context.Context, f opening.AbandonChannel) e
 	if f.Outpoint.IsZero() {
 		return nil
 	}
-	return e.node.Opener.AbandonChannel(ctx, f.Outpoint)
+	return e.forgetChannel(ctx, f.Outpoint)
+}
+
+// forgetBlocks is how far back forgetChannel looks for a funding transaction.
+const forgetBlocks = 4_032
+
+// forgetChannel makes lnd forget a channel that nothing funds. lnd's wallet is
+// asked first: a database that is an older copy may not know that the funding
+// transaction was signed since, and forgetting a funded channel loses it.
+func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
+	tip := e.world.tip()
+	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, forgetBlocks))) //nolint:gosec // a height
+	if err != nil {
+		return err
+	}
+	for _, tx := range txs {
+		if tx.TxID == op.TxID {
+			e.log.Error("a channel that the database has given up is funded: it is kept, and a person must look", zap.Stringer("outpoint", op))
+			return nil
+		}
+	}
+	return e.node.Opener.AbandonChannel(ctx, op)
 }
 
 func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {

@@ -124,9 +124,9 @@ func (e *Engine) abandonLate(op ln.Outpoint) {
 		return
 	}
 	if err == nil {
-		e.log.Warn("a channel came up whose open was given up: it is abandoned, nothing funds it",
+		e.log.Warn("a channel came up whose open was given up: it is abandoned unless something funds it",
 			zap.String("opening", row.ID), zap.Stringer("outpoint", op))
-		err = e.node.Opener.AbandonChannel(e.ctx, op)
+		err = e.forgetChannel(e.ctx, op)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) && e.ctx.Err() == nil {
 		e.log.Error("a channel that may have been given up could not be looked up or abandoned: do not pay over it",

@@ -269,8 +269,28 @@ func (e *Engine) settleInvoice(ctx context.Context, f wrap.SettleInvoice) ([]wra
 	return nil, err
 }
 
+// cancelInvoice gives the payer's money back. lnd is asked first, whatever the
+// database (an older copy, say) believes: while a payment of ours for the hash
+// may succeed nothing is cancelled (law 4), and one that has is settled for.
 func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wrap.Event, error) {
-	err := e.node.Invoices.CancelInvoice(ctx, f.Hash)
+	p, err := e.node.Payments.TrackPayment(ctx, f.Hash)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.State == ln.PaymentSucceeded:
+		inv, err := e.node.Invoices.LookupInvoice(ctx, f.Hash)
+		if err != nil && !errors.Is(err, ln.ErrNotFound) {
+			return nil, err
+		}
+		if err != nil || inv.State != ln.InvoiceAccepted {
+			break
+		}
+		e.log.Error("the wallet of a payment that was to be given back has been paid: it is settled instead", zap.String("payment", f.OfferID))
+		return e.settleInvoice(ctx, wrap.SettleInvoice{OfferID: f.OfferID, Hash: f.Hash, Preimage: wrap.NewSecret(p.Preimage)})
+	case p.State == ln.PaymentInFlight, p.InFlight > 0:
+		return nil, fmt.Errorf("lnd is paying %s: the payer's money is not given back before that has ended", f.Hash.Short())
+	}
+	err = e.node.Invoices.CancelInvoice(ctx, f.Hash)
 	switch {
 	case err == nil, errors.Is(err, ln.ErrNotFound):
 		return []wrap.Event{wrap.InvoiceCanceled{Moment: e.moment()}}, nil
