@@ -168,6 +168,12 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if own.Payee != r.Client {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice is not signed by the node key you logged in with: send an invoice of your own node")
 	}
+	// Payers' nodes lock money for 2016 blocks at most (lnd's max-cltv-expiry),
+	// and what the wallet asks for is how long it can keep ours and theirs.
+	if own.FinalCltvDelta > 2016 ||
+		wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish)) > 2016 {
+		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice's final CLTV delta of %d blocks is too long to be wrapped: choose 80 (lnd's default)", own.FinalCltvDelta)
+	}
 	if !own.HasPaymentAddr {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice has no payment secret: make it with a current wallet")
 	}
