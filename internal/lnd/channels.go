@@ -161,14 +161,38 @@ func (c *Client) SetPolicy(ctx context.Context, op ln.Outpoint, p ln.ChannelPoli
 		BaseFeeMsat: int64(p.BaseFeeMsat), FeeRatePpm: uint32(p.FeePPM), TimeLockDelta: p.TimeLockDelta,
 		CreateMissingEdge: true,
 	}
+	fail := func(err error) error { return mapError(fmt.Sprintf("set the policy of channel %s", op), err) }
 	resp, err := c.lightning.UpdateChannelPolicy(ctx, req)
 	if err != nil {
-		return mapError(fmt.Sprintf("set the policy of channel %s", op), err)
+		return fail(err)
+	}
+	// An edge that lnd makes anew has no largest HTLC and is refused for that,
+	// unless it is named: no more than the peer takes in flight.
+	if len(resp.FailedUpdates) > 0 && req.MaxHtlcMsat == 0 {
+		if req.MaxHtlcMsat, err = c.maxInFlight(ctx, op); err != nil {
+			return fail(err)
+		}
+		if resp, err = c.lightning.UpdateChannelPolicy(ctx, req); err != nil {
+			return fail(err)
+		}
 	}
 	for _, f := range resp.FailedUpdates {
 		return fmt.Errorf("set the policy of channel %s: lnd: %s", op, f.UpdateError)
 	}
 	return nil
+}
+
+func (c *Client) maxInFlight(ctx context.Context, op ln.Outpoint) (uint64, error) {
+	list, err := c.lightning.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	if err != nil {
+		return 0, err
+	}
+	for _, ch := range list.Channels {
+		if ch.ChannelPoint == op.String() {
+			return ch.GetLocalConstraints().GetMaxPendingAmtMsat(), nil
+		}
+	}
+	return 0, nil
 }
 
 // OwnPolicy is our forwarding policy of a channel as lnd's graph has it, or

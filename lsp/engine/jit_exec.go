@@ -210,10 +210,23 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
 }
 
+// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
+// channel into its graph; it was seen to take a second.
+const ownPolicyWithin = 3 * time.Second
+
 // ensurePolicy sees to it that the channel forwards for no fee and with our
-// CLTV delta.
+// CLTV delta. While lnd is about to make the edge itself it is not made here:
+// of two that are made at once one can lose the peer's policy.
 func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID) error {
 	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
+	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
+		select {
+		case <-time.After(ownPolicyWithin / 30):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ln.ErrUnavailable, ctx.Err())
+		}
+		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
+	}
 	if err == nil && policy.BaseFeeMsat == 0 && policy.FeePPM == 0 && policy.TimeLockDelta == e.cfg.CltvDelta && !policy.Disabled {
 		return nil
 	}
