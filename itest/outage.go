@@ -81,6 +81,7 @@ func (sc *scene) waitMoment(ctx context.Context, id string, m moment) {
 					return
 				}
 			}
+			require.False(sc.t, seen.Payment.Terminal, "payment %s ended without ever reaching %s; its story:\n%s", id, m, storyText(seen))
 		}
 		require.NoError(sc.t, ctx.Err(), "payment %s never reached %s; its story:\n%s", id, m, storyText(last))
 	}

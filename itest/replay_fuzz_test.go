@@ -93,15 +93,9 @@ func TestReplayFuzz(t *testing.T) {
 	defer cancel()
 	rng := rand.New(rand.NewPCG(seed, 1))
 
-	settings := map[string]string{
+	settings := unlimited(map[string]string{
 		"lsp.collect_for": "10s", "lsp.max_channel_sat": "1500000", "lsp.headroom_sat": "200000",
-	}
-	for _, cap := range []string{
-		"open_requests_per_client", "open_requests", "unpaid_per_client_sat", "unpaid_sat", "held_per_client_sat", "held_sat",
-		"opens_per_hour_per_client", "opens_per_hour",
-	} {
-		settings["lsp."+cap] = "0"
-	}
+	})
 	sc := newScene(ctx, t, devnet.StandardConfig{
 		// Commitments with several HTLCs, which is what makes phantoms.
 		Payer:        devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=200ms"}},

@@ -1,0 +1,377 @@
+//go:build itest
+
+package itest
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+const (
+	replayMsat  = 100_000_000
+	replayDelta = 80
+)
+
+// naive is a sidecar that answers by its own memory only. Restarted, it has
+// none, and takes what it is offered for what it looks like.
+type naive struct {
+	t      *testing.T
+	stream routerrpc.Router_HtlcInterceptorClient
+	offers chan *routerrpc.ForwardHtlcInterceptRequest
+	ended  chan struct{}
+	cancel context.CancelFunc
+}
+
+// attachNaive returns once lnd has taken the sidecar's stream: it refuses a
+// second one only then.
+func attachNaive(ctx context.Context, t *testing.T, n *devnet.Node) *naive {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	var s *naive
+	err := devnet.WaitFor(ctx, "lnd to take the naive sidecar", func(context.Context) (bool, error) {
+		if s == nil || isClosed(s.ended) {
+			streamCtx, end := context.WithCancel(ctx)
+			stream, err := n.Router.HtlcInterceptor(streamCtx)
+			if err != nil {
+				end()
+				return false, err
+			}
+			s = &naive{t: t, stream: stream, cancel: end, ended: make(chan struct{}), offers: make(chan *routerrpc.ForwardHtlcInterceptRequest, 100)}
+			go s.read()
+		}
+		probeCtx, end := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer end()
+		probe, err := n.Router.HtlcInterceptor(probeCtx)
+		if err != nil {
+			return false, err
+		}
+		_, err = probe.Recv()
+		return err != nil && strings.Contains(err.Error(), "already exists") && !isClosed(s.ended), nil
+	})
+	require.NoError(t, err)
+	t.Cleanup(cancel)
+	return s
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *naive) read() {
+	defer close(s.ended)
+	for {
+		q, err := s.stream.Recv()
+		if err != nil {
+			return
+		}
+		s.offers <- q
+	}
+}
+
+// dies ends the sidecar with all that it remembers.
+func (s *naive) dies() {
+	s.cancel()
+	<-s.ended
+}
+
+func (s *naive) next() *routerrpc.ForwardHtlcInterceptRequest {
+	s.t.Helper()
+	timer := time.NewTimer(time.Minute)
+	defer timer.Stop()
+	select {
+	case q := <-s.offers:
+		return q
+	case <-s.ended:
+		require.FailNow(s.t, "lnd ended the naive sidecar's stream")
+	case <-timer.C:
+		require.FailNow(s.t, "lnd offered nothing")
+	}
+	return nil
+}
+
+// offered waits for the offer of a payment, whatever else comes first.
+func (s *naive) offered(hash []byte) *routerrpc.ForwardHtlcInterceptRequest {
+	s.t.Helper()
+	for {
+		if q := s.next(); string(q.PaymentHash) == string(hash) {
+			return q
+		}
+	}
+}
+
+func (s *naive) answer(q *routerrpc.ForwardHtlcInterceptRequest, a routerrpc.ResolveHoldForwardAction) {
+	s.t.Helper()
+	require.NoError(s.t, s.stream.Send(&routerrpc.ForwardHtlcInterceptResponse{IncomingCircuitKey: q.IncomingCircuitKey, Action: a}))
+}
+
+// street is a payer, a gateway and a wallet in a row, with ordinary channels.
+type street struct {
+	*devnet.Standard
+	t      *testing.T
+	onward devnet.Channel
+}
+
+func newStreet(ctx context.Context, t *testing.T, config devnet.StandardConfig) *street {
+	t.Helper()
+	s := &street{Standard: devnet.StartStandard(t, config), t: t}
+	var err error
+	s.onward, err = s.OpenChannel(ctx, s.Gateway, s.Wallet, devnet.ChannelParams{CapacitySat: 1_900_000})
+	require.NoError(t, err)
+	return s
+}
+
+// wealth is what nodes own in their channels.
+func wealth(ctx context.Context, t *testing.T, n *devnet.Node) int64 {
+	t.Helper()
+	b, err := n.Balances(ctx)
+	require.NoError(t, err)
+	return int64(b.LocalMsat) //nolint:gosec // bounded by the capacity
+}
+
+// send makes the payer send one HTLC along the street, without any retry.
+func (s *street) send(ctx context.Context, hash, addr []byte) <-chan *lnrpc.HTLCAttempt {
+	s.t.Helper()
+	height, err := s.Miner().Height(ctx)
+	require.NoError(s.t, err)
+	expiry := uint32(height) + 100 //nolint:gosec // a height
+	route := &lnrpc.Route{TotalTimeLock: expiry + replayDelta, TotalAmtMsat: replayMsat, Hops: []*lnrpc.Hop{
+		{ChanId: s.PayerChannel.ChanID, PubKey: s.Gateway.PubKey, AmtToForwardMsat: replayMsat, Expiry: expiry, TlvPayload: true},
+		{
+			ChanId: s.onward.ChanID, PubKey: s.Wallet.PubKey, AmtToForwardMsat: replayMsat, Expiry: expiry, TlvPayload: true,
+			MppRecord: &lnrpc.MPPRecord{PaymentAddr: addr, TotalAmtMsat: replayMsat},
+		},
+	}}
+	done := make(chan *lnrpc.HTLCAttempt, 1)
+	go func() {
+		attempt, err := s.Payer.Router.SendToRouteV2(ctx, &routerrpc.SendToRouteRequest{PaymentHash: hash, Route: route})
+		if err != nil {
+			s.t.Logf("send: %v", err)
+		}
+		done <- attempt
+	}()
+	return done
+}
+
+func (s *street) attempt(done <-chan *lnrpc.HTLCAttempt, want lnrpc.HTLCAttempt_HTLCStatus) {
+	s.t.Helper()
+	timer := time.NewTimer(2 * time.Minute)
+	defer timer.Stop()
+	select {
+	case a := <-done:
+		require.NotNil(s.t, a)
+		require.Equal(s.t, want, a.Status, "%v", a.Failure)
+	case <-timer.C:
+		require.FailNow(s.t, "the payer's HTLC has no end")
+	}
+}
+
+// incoming is what the gateway's lnd says of an HTLC that it was offered.
+func (s *street) incoming(ctx context.Context, hash []byte) (present, forwarded bool) {
+	s.t.Helper()
+	list, err := s.Gateway.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	require.NoError(s.t, err)
+	for _, c := range list.Channels {
+		for _, h := range c.PendingHtlcs {
+			if string(h.HashLock) != string(hash) {
+				continue
+			}
+			if h.Incoming {
+				present, forwarded = true, forwarded || h.ForwardingChannel != 0
+			} else {
+				forwarded = true
+			}
+		}
+	}
+	return present, forwarded
+}
+
+func (s *street) quiet(ctx context.Context) {
+	s.t.Helper()
+	for _, n := range []*devnet.Node{s.Payer, s.Gateway, s.Wallet} {
+		require.NoError(s.t, n.WaitNoHTLCs(ctx))
+	}
+}
+
+// flapPayer cuts the payer off for a moment and waits until it is back.
+func (s *street) flapPayer(ctx context.Context) {
+	s.t.Helper()
+	s.PayerLink.Cut()
+	require.NoError(s.t, s.WaitDisconnected(ctx, s.Payer, s.Gateway))
+	s.PayerLink.Restore()
+	require.NoError(s.t, s.WaitConnected(ctx, s.Payer, s.Gateway))
+}
+
+func (s *street) sluiced(ctx context.Context) *scene {
+	s.t.Helper()
+	return newSceneOn(ctx, s.t, s.Standard, devnet.SluicedConfig{})
+}
+
+// TestReplayWindow is the loss between RESUME and commitment: lnd has been told
+// to forward and shows no sign of it yet, the payer's link flaps, and the HTLC
+// is offered again. A naive sidecar that was restarted takes it for new, fails
+// it, and pays for it. Sluiced, started in the same moment, does not.
+func TestReplayWindow(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	defer cancel()
+	// Wide enough for a sidecar to die, and for sluiced to start, in it.
+	s := newStreet(ctx, t, devnet.StandardConfig{Gateway: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=8s"}}})
+
+	// window resumes an HTLC, kills the naive sidecar, and flaps the payer's
+	// link before lnd has forwarded it.
+	window := func() (o offer, done <-chan *lnrpc.HTLCAttempt) {
+		o, addr := s.holdInvoice(ctx)
+		hash := o.preimage.Hash()
+		first := attachNaive(ctx, t, s.Gateway)
+		done = s.send(ctx, hash[:], addr)
+		first.answer(first.offered(hash[:]), routerrpc.ResolveHoldForwardAction_RESUME)
+		first.dies()
+		s.flapPayer(ctx)
+		present, forwarded := s.incoming(ctx, hash[:])
+		require.True(t, present)
+		require.False(t, forwarded, "lnd forwarded before the window was used")
+		return o, done
+	}
+	wallet := func(t *testing.T) *person { return &person{rawWallet: &rawWallet{t: t, node: s.Wallet}} }
+
+	// It holds what it takes for new until it gives up on it; lnd has forwarded
+	// it meanwhile.
+	t.Run("a naive sidecar loses the amount", func(t *testing.T) {
+		before := wealth(ctx, t, s.Gateway)
+		o, done := window()
+		hash := o.preimage.Hash()
+		second := attachNaive(ctx, t, s.Gateway)
+		q := second.offered(hash[:])
+		wallet(t).waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
+		second.answer(q, routerrpc.ResolveHoldForwardAction_FAIL)
+		s.attempt(done, lnrpc.HTLCAttempt_FAILED)
+		wallet(t).claim(ctx, o)
+		s.quiet(ctx)
+		second.dies()
+		require.EqualValues(t, -replayMsat, wealth(ctx, t, s.Gateway)-before, "exactly the amount is lost")
+	})
+	t.Run("sluiced loses nothing", func(t *testing.T) {
+		before := wealth(ctx, t, s.Gateway)
+		o, done := window()
+		sc := s.sluiced(ctx)
+		hash := o.preimage.Hash()
+		_, forwarded := s.incoming(ctx, hash[:])
+		t.Logf("when sluiced was ready, lnd had forwarded: %t", forwarded)
+		wallet(t).waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
+		wallet(t).claim(ctx, o)
+		s.attempt(done, lnrpc.HTLCAttempt_SUCCEEDED)
+		s.quiet(ctx)
+		require.EqualValues(t, before, wealth(ctx, t, s.Gateway))
+		require.NoError(t, sc.s.Stop(ctx))
+	})
+}
+
+// TestReplayPhantom is the other loss: lnd offers an HTLC again that it has
+// failed back already. A sidecar that resumes what it does not know pays it out
+// of the gateway's pocket. Sluiced, which knows it no better, does not.
+func TestReplayPhantom(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	defer cancel()
+	// The payer signs two HTLCs in one commitment.
+	s := newStreet(ctx, t, devnet.StandardConfig{Payer: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=500ms"}}})
+	before := wealth(ctx, t, s.Gateway)
+
+	first := attachNaive(ctx, t, s.Gateway)
+	var done []<-chan *lnrpc.HTLCAttempt
+	for range 2 {
+		inv, err := s.Wallet.Invoice(ctx, replayMsat)
+		require.NoError(t, err)
+		done = append(done, s.send(ctx, inv.RHash, inv.PaymentAddr))
+	}
+	a, b := first.next(), first.next()
+	first.answer(a, routerrpc.ResolveHoldForwardAction_FAIL)
+	gone := func(q *routerrpc.ForwardHtlcInterceptRequest) {
+		require.NoError(t, devnet.WaitFor(ctx, "the HTLC to be failed back", func(ctx context.Context) (bool, error) {
+			present, _ := s.incoming(ctx, q.PaymentHash)
+			return !present, nil
+		}))
+	}
+	gone(a)
+	first.dies()
+	require.NoError(t, s.Gateway.Kill())
+	require.NoError(t, s.Gateway.Start(ctx))
+	require.NoError(t, s.WaitConnected(ctx, s.Payer, s.Gateway))
+	require.NoError(t, s.WaitConnected(ctx, s.Wallet, s.Gateway))
+	second := attachNaive(ctx, t, s.Gateway)
+	b = second.offered(b.PaymentHash)
+	second.answer(b, routerrpc.ResolveHoldForwardAction_FAIL)
+	gone(b)
+	for _, d := range done {
+		s.attempt(d, lnrpc.HTLCAttempt_FAILED)
+	}
+	second.dies()
+	s.quiet(ctx)
+	for _, end := range []*devnet.Node{s.Gateway, s.Wallet} {
+		_, err := end.WaitChannelActive(ctx, s.onward.Point)
+		require.NoError(t, err)
+	}
+
+	// From here on the payer has its money back, and lnd offers the second one
+	// again at every reconnection.
+	t.Run("sluiced loses nothing", func(t *testing.T) {
+		sc := s.sluiced(ctx)
+		for n := range 2 {
+			s.flapPayer(ctx)
+			require.NoError(t, devnet.WaitFor(ctx, "sluiced to see the phantom", func(ctx context.Context) (bool, error) {
+				v, ok := gauge(ctx, sc.s, "sluice_interceptor_phantoms_total")
+				return ok && v > float64(n), nil
+			}))
+		}
+		s.quiet(ctx)
+		require.EqualValues(t, before, wealth(ctx, t, s.Gateway))
+		sc.op.waitBalanced(ctx)
+		require.NoError(t, sc.s.Stop(ctx))
+	})
+	t.Run("a naive sidecar loses the amount", func(t *testing.T) {
+		third := attachNaive(ctx, t, s.Gateway)
+		s.flapPayer(ctx)
+		q := third.offered(b.PaymentHash)
+		present, _ := s.incoming(ctx, q.PaymentHash)
+		require.False(t, present, "a phantom is on no channel")
+		third.answer(q, routerrpc.ResolveHoldForwardAction_RESUME)
+		p := &person{rawWallet: &rawWallet{t: t, node: s.Wallet}}
+		p.waitInvoice(ctx, hashFrom(t, b.PaymentHash), lnrpc.Invoice_SETTLED)
+		s.quiet(ctx)
+		require.EqualValues(t, -replayMsat, wealth(ctx, t, s.Gateway)-before, "exactly the amount is lost")
+	})
+}
+
+// holdInvoice is an invoice of the wallet that waits for the test to claim it.
+func (s *street) holdInvoice(ctx context.Context) (o offer, addr []byte) {
+	s.t.Helper()
+	_, err := rand.Read(o.preimage[:])
+	require.NoError(s.t, err)
+	hash := o.preimage.Hash()
+	inv, err := s.Wallet.Invoices.AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{
+		Hash: hash[:], ValueMsat: replayMsat, Expiry: 600, CltvExpiry: replayDelta,
+	})
+	require.NoError(s.t, err)
+	return o, inv.PaymentAddr
+}
+
+func hashFrom(t *testing.T, raw []byte) (h ln.Hash) {
+	t.Helper()
+	require.Len(t, raw, len(h))
+	copy(h[:], raw)
+	return h
+}
