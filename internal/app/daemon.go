@@ -16,6 +16,7 @@ import (
 
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
+	"github.com/sluice-lsp/sluice/internal/auth/sqlkeys"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -108,16 +109,35 @@ func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 		return err
 	}
 	defer func() { _ = d.db.Close() }()
+	defer d.hangUp()
+	if d.registry, err = obs.NewRegistry(); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	if d.cfg.RPC.Admin != "" {
+		// Before lnd is asked anything: while sluiced waits, /ready says for what.
+		admin, err := d.admin(ctx)
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return admin.Run(ctx) })
+	}
+	group.Go(func() error { return d.run(ctx, group) })
+	return group.Wait()
+}
+
+// run does what needs lnd. What it starts in the group outlives it.
+func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	if err := d.recogniseRestore(ctx); err != nil {
 		return err
 	}
 	if err := d.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while waiting
+		}
 		return err
 	}
-	defer func() { _ = d.lnd.Close() }()
-	if d.registry, err = obs.NewRegistry(); err != nil {
-		return err
-	}
+	context.AfterFunc(ctx, func() { d.log.Info("stopping: nothing that is held is failed") })
 	if d.roles.Interceptor {
 		if err := d.newInterceptor(); err != nil {
 			return err
@@ -132,21 +152,20 @@ func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Run(ctx) })
-	if d.cfg.RPC.Admin != "" {
-		admin, err := d.admin(ctx)
-		if err != nil {
-			return err
-		}
-		group.Go(func() error { return admin.Run(ctx) })
-	}
 	if d.roles.Interceptor {
 		group.Go(func() error { return d.hold.Run(ctx) })
 	}
 	group.Go(func() error { return d.serve(ctx) })
 	group.Go(func() error { return d.advance(ctx) })
-	return group.Wait()
+	return nil
+}
+
+// hangUp ends the connection to lnd, once everything that used it has ended.
+func (d *Daemon) hangUp() {
+	if d.lnd != nil {
+		_ = d.lnd.Close()
+	}
 }
 
 func (d *Daemon) path(name string) string { return filepath.Join(d.cfg.DataDir, name) }
@@ -182,7 +201,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

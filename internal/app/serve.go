@@ -14,8 +14,10 @@ import (
 	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
 	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/auth/sqlkeys"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
+	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 )
 
@@ -29,7 +31,7 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := auth.NewFileRootKeys(d.path(dirRootKeys))
+	keys, err := d.rootKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +72,15 @@ func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {
 			return nil
 		},
 	})
+}
+
+// rootKeys are where macaroons come from: files of this machine, or for replicas
+// their shared database, so that each takes what another one gave.
+func (d *Daemon) rootKeys() (auth.RootKeys, error) {
+	if d.db.Engine() == store.Postgres {
+		return sqlkeys.New(d.db), nil
+	}
+	return auth.NewFileRootKeys(d.path(dirRootKeys))
 }
 
 // holdService plugs the interceptor into the server. All of it is for the
