@@ -191,13 +191,15 @@ func TestOnDemandTwentyAtOnce(t *testing.T) {
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{
 		"lsp.opens_per_hour_per_client": "0", "lsp.collect_for": "30s",
 	}})
-	wallets := append(sc.persons(ctx, "second"), sc.first(ctx))
+	// The third has no channel when it agrees: room that is there then would be
+	// promised to each payment, and serve the first few.
+	wallets := append(sc.persons(ctx, "second", "third"), sc.first(ctx))
 	for _, each := range []struct {
 		name    string
 		wallets []*person
 	}{
-		{"to two wallets", wallets},
-		{"to one wallet", wallets[:1]},
+		{"to two wallets", []*person{wallets[0], wallets[2]}},
+		{"to one wallet", wallets[1:2]},
 	} {
 		sc.day(ctx, each.name+": all paid", func(sc *scene) {
 			const count, amount = 20, ln.Msat(60_000_000)
