@@ -29,6 +29,11 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 	}
 	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
 		d := byKey[r.Key]
+		if e.distrusted(r) && (d.Action == interceptor.ActionFail || d.Action == interceptor.ActionRefuseUnknown) {
+			// It may have been resumed since the copy was made.
+			d.Action, d.Reason = interceptor.ActionResume, "the database was restored: only resumed, not "+d.Reason
+			d.Reason = d.Reason[:min(len(d.Reason), interceptor.MaxReason)]
+		}
 		next, changed, err := r.Decide(d, e.cfg.Now())
 		if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
 			e.height != 0 && r.BlocksLeft(e.height) <= 0 {
@@ -36,6 +41,16 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 		}
 		return next, changed, err
 	})
+}
+
+// distrusted says that a held row is of a time before the database was replaced
+// by an older copy of itself (under mu).
+func (e *Engine) distrusted(r interceptor.Row) bool {
+	if !e.cfg.DistrustRows || e.t == nil || r.State != interceptor.StateHeld {
+		return false
+	}
+	en, ok := e.t.rows[r.Key]
+	return ok && en.inherited
 }
 
 // askBefore asks lnd for payments of ours before anything is decided that would

@@ -261,6 +261,20 @@ func (e *Engine) movedBefore(t *tenure, en *entry) {
 	})
 }
 
+// lookForMoved finds held rows of a restored database whose HTLC lnd has
+// forwarded since the copy was made: lnd offers those again only at the next
+// reconnection (under mu).
+func (e *Engine) lookForMoved(t *tenure, l *interceptor.Listing) {
+	for key, en := range t.rows {
+		if en.moved || !en.inherited || en.row.State != interceptor.StateHeld {
+			continue
+		}
+		if h, listed := l.Htlc(key); listed && h.ForwardingChan != 0 {
+			e.movedBefore(t, en)
+		}
+	}
+}
+
 // waitToList waits until a listing is due: at once while offers wait or the
 // session has no baseline, else after the poll interval, which a wake-up makes
 // it look at again.
@@ -313,5 +327,8 @@ func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
 		e.onListed(t, o, l)
 	}
 	t.class.Prune(l)
+	if e.cfg.DistrustRows {
+		e.lookForMoved(t, l)
+	}
 	e.lookForEnded(t, l)
 }

@@ -39,6 +39,9 @@ type Options struct {
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.
 	Fence func(ctx context.Context, tx *store.Tx) error
+	// Restored: the database is an older copy of itself, so that lnd may have
+	// channels of payments that it takes for unopened.
+	Restored bool
 	// DecodeBolt11 reads and verifies an invoice of the configured network.
 	DecodeBolt11 func(text string) (ln.Bolt11, error)
 	Config       Config

@@ -354,7 +354,7 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 		ID: openingID, Owner: owner(machine, paymentID), Client: w.client, CapacitySat: capacity, Type: e.cfg.Type,
 		FeeRate: rate, ZeroConf: w.zeroConf, Confs: w.confs, BuriedConfs: e.cfg.BuriedConfs,
 		MaxLocalCSV: uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
-		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: "sluice " + paymentID,
+		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
 	if _, err := io.ReadFull(e.opt.Random, plan.Seed[:]); err != nil {

@@ -130,6 +130,12 @@ type openingWish struct {
 // beginOpening creates the open unless it exists; one that exists reports
 // again what it last told.
 func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) error {
+	if e.opt.Restored {
+		forgotten, err := e.forgottenChannel(ctx, machine, paymentID, openingID)
+		if err != nil || forgotten {
+			return err
+		}
+	}
 	plan, err := e.planOpening(machine, paymentID, openingID, w)
 	if err != nil {
 		return e.notPlanned(ctx, machine, paymentID, openingID, err)
@@ -140,6 +146,45 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 	}
 	return err
 }
+
+// forgottenChannel looks for a channel that was opened for this payment before
+// the database was replaced by an older copy, by the memo that every open
+// leaves in lnd. The payment goes on over that one.
+func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openingID string) (bool, error) {
+	if _, err := e.openings.Get(ctx, openingID); !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range channels {
+		if c.Memo != openMemo(paymentID) {
+			continue
+		}
+		if !c.Active {
+			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not active: %w", c.Outpoint, paymentID, ln.ErrUnavailable)
+		}
+		e.log.Error("a channel was opened for this payment before the database was restored: it is used",
+			zap.String("payment", paymentID), zap.Stringer("outpoint", c.Outpoint))
+		return true, e.notifyOwner(ctx, opening.NotifyOwner{
+			OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeUsable, Outpoint: c.Outpoint, ChanID: c.ChanID,
+		})
+	}
+	pending, err := e.node.Channels.PendingChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range pending {
+		if p.Memo == openMemo(paymentID) && p.Kind == ln.PendingOpen {
+			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not open yet: %w", p.Outpoint, paymentID, ln.ErrUnavailable)
+		}
+	}
+	return false, nil
+}
+
+// openMemo is what lnd keeps with a channel that was opened for a payment.
+func openMemo(paymentID string) string { return "sluice " + paymentID }
 
 // notPlanned fails an open that cannot be drawn up, because fees are unknown or
 // have risen since the wallet was asked. Trying again instead would keep the
