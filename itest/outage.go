@@ -175,7 +175,10 @@ func waitGauge(ctx context.Context, t *testing.T, s *devnet.Sluiced, name string
 		if !ok {
 			return false, fmt.Errorf("%s is not served", name)
 		}
-		return v == want, fmt.Errorf("it is %v", v)
+		if v != want {
+			return false, fmt.Errorf("it is %v", v)
+		}
+		return true, nil
 	})
 	require.NoError(t, err)
 }
