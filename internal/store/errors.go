@@ -114,6 +114,7 @@ func classifyPostgres(code string) error {
 	case len(code) == 5 && (code[:2] == "08" || code[:2] == "53" || code[:2] == "58" || code[:3] == "57P"),
 		code == "55P03", // lock not available
 		code == "55000", // the database takes no connections
+		code == "25P03", // the server ended a transaction that stood still
 		code == "25006", // read-only: a standby, or a fail-over under way
 		code == "3D000": // the database does not exist (any more)
 		return ErrUnavailable

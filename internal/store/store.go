@@ -189,6 +189,11 @@ func (db *DB) openPostgres(cfg Config) error {
 	if pc.ConnectTimeout == 0 {
 		pc.ConnectTimeout = 5 * time.Second
 	}
+	// A process that is frozen inside a transaction must not keep a standby
+	// from the rows that it has locked, the lease's least of all.
+	if pc.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
+		pc.RuntimeParams["idle_in_transaction_session_timeout"] = idleInTransaction
+	}
 	db.pgConfig = pc
 	pool := stdlib.OpenDB(*pc)
 	conns := cfg.MaxConns
@@ -201,6 +206,10 @@ func (db *DB) openPostgres(cfg Config) error {
 	db.writer, db.reader = pool, pool
 	return nil
 }
+
+// idleInTransaction is far above the pauses within a transaction, which makes no
+// call but the database's, and below the least lease.
+const idleInTransaction = "2s"
 
 // check makes the first connection, and says so when the server would forget
 // commits that this package calls durable.
