@@ -253,6 +253,17 @@ func (p *person) forward(ctx context.Context, amountMsat int64) (*lnrpc.Payment,
 	return p.node.Pay(ctx, inv.PaymentRequest)
 }
 
+// knowsItsChannels waits until the wallet's router has both policies of each of
+// its channels, which it learns a second after they became active.
+func (p *person) knowsItsChannels(ctx context.Context) {
+	p.t.Helper()
+	list, err := p.node.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	require.NoError(p.t, err)
+	for _, c := range list.Channels {
+		require.NoError(p.t, p.node.WaitPolicies(ctx, c.ChanId))
+	}
+}
+
 func (p *person) forwards(ctx context.Context, amountMsat int64) {
 	p.t.Helper()
 	began := time.Now()

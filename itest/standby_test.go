@@ -184,6 +184,7 @@ func TestStandbyInterceptorApart(t *testing.T) {
 		w := w.in(sc)
 		o := w.negotiate(ctx, 800_000_000, offerWish{another: true})
 		bolt11 := w.invoice(ctx, o)
+		w.knowsItsChannels(ctx)
 		require.NoError(t, sc.s.Kill())
 		done := sc.pay(ctx, bolt11)
 		waitGauge(ctx, t, hold, "sluice_interceptor_held_htlcs", 1)
