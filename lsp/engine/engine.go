@@ -76,6 +76,8 @@ type Engine struct {
 	// blocks and wallets coming online concern.
 	waitingJit  map[string]ln.PubKey
 	waitingWrap map[string]ln.PubKey
+	// spots are what payments on their way will take of channels, by payment.
+	spots map[string]spot
 	// byOutpoint finds the open that a channel belongs to.
 	byOutpoint map[ln.Outpoint]string
 	// watched are openings whose transaction is awaited on the chain.
@@ -109,7 +111,7 @@ func New(opt Options) (*Engine, error) {
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
-		waitingWrap: make(map[string]ln.PubKey), byOutpoint: make(map[ln.Outpoint]string),
+		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), byOutpoint: make(map[ln.Outpoint]string),
 		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		ids: ulid.Monotonic(opt.Random, 0),

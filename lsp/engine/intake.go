@@ -304,7 +304,9 @@ func (e *Engine) room(ctx context.Context, client ln.PubKey, amount ln.Msat) (ro
 	if err != nil {
 		return false, 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
 	}
-	via, channels := e.roomFor(all, client, amount, 0)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	via, channels := e.roomFor(all, client, amount, 0, e.spotsLocked(client))
 	return via != 0, channels, nil
 }
 

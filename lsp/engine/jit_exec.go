@@ -20,7 +20,7 @@ import (
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
 	switch f := t.Effect.(type) {
 	case jit.AskWallet:
-		status, err := e.askWallet(ctx, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.Prefer, f.Opens)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ type walletStatus struct {
 	refusal  lsp.Reason
 }
 
-func (e *Engine) askWallet(ctx context.Context, client ln.PubKey, amount ln.Msat, prefer ln.SCID, opens uint32) (walletStatus, error) {
+func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, opens uint32) (walletStatus, error) {
 	status := walletStatus{online: e.world.online(client)}
 	// Whether a channel may be opened is looked up beside, because most
 	// payments that come here need one.
@@ -71,41 +71,16 @@ func (e *Engine) askWallet(ctx context.Context, client ln.PubKey, amount ln.Msat
 		reason, err := e.refusal(ctx, client, amount, opens)
 		refusal <- answer{reason, err}
 	}()
-	all, err := e.node.Channels.ListChannels(ctx)
+	var err error
+	status.room, status.channels, err = e.takeRoom(ctx, id, client, amount, prefer)
 	a := <-refusal
 	if err != nil {
 		return status, err
 	}
-	status.room, status.channels = e.roomFor(all, client, amount, prefer)
 	if status.room == 0 {
 		status.refusal, err = a.refusal, a.err
 	}
 	return status, err
-}
-
-// roomFor finds an active channel to the wallet through which the amount fits,
-// the preferred one first, else the one that it leaves fullest.
-func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int) {
-	rate, _ := e.fees.current()
-	rate = min(rate, maxCommitRate)
-	var best ln.Channel
-	for _, c := range all {
-		if c.Peer != client {
-			continue
-		}
-		channels++
-		if !c.Active {
-			continue
-		}
-		spendable, err := lsp.Spendable(c, rate, e.cfg.expectedParts())
-		if err != nil || spendable < amount {
-			continue
-		}
-		if room == 0 || c.ChanID == prefer || (room != prefer && c.LocalSat < best.LocalSat) {
-			room, best = c.ChanID, c
-		}
-	}
-	return room, channels
 }
 
 func (e *Engine) wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amount ln.Msat) {

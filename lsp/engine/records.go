@@ -111,6 +111,9 @@ func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 	} else {
 		delete(e.waitingJit, id)
 	}
+	_, collecting := s.(jit.Collecting)
+	sp, ok := jitSpot(s)
+	e.moveSpot(id, sp, ok, collecting)
 	if jit.Final(s) {
 		delete(e.bySCID, offer.SCID)
 		return
@@ -155,6 +158,9 @@ func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
 	} else {
 		delete(e.waitingWrap, id)
 	}
+	_, accepted := s.(wrap.Accepted)
+	sp, ok := wrapSpot(s)
+	e.moveSpot(id, sp, ok, accepted)
 }
 
 func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held ln.Msat, atMs int64) error {

@@ -33,7 +33,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.CheckIncoming:
 		return e.checkIncoming(ctx, f)
 	case wrap.AskWallet:
-		status, err := e.askWallet(ctx, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.Prefer, f.Opens)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"strings"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// A spot is what a payment on its way to a wallet will take from a channel.
+// lnd's balances show it only once the HTLC is there: without it every payment
+// that arrives meanwhile would see the same room, and all but one would fail
+// after they were forwarded.
+type spot struct {
+	client ln.PubKey
+	hash   ln.Hash
+	amount ln.Msat
+	// via is zero for a payment that waits for a channel of its own.
+	via ln.SCID
+	// decided says that the payment's state names the spot: asking about the
+	// wallet again, too late, does not move it.
+	decided bool
+}
+
+// jitSpot is the spot of a payment in this state; ok is false if it has none.
+// One that is being collected keeps what askWallet found for it.
+func jitSpot(s jit.State) (sp spot, ok bool) {
+	o := jit.OfferOf(s)
+	sp = spot{client: o.Client, hash: o.Hash, amount: o.Part.AmountMsat, decided: true}
+	switch s := s.(type) {
+	case jit.Opening:
+	case jit.Mapping:
+		sp.via = s.Via
+	case jit.Resuming:
+		sp.via = s.Via
+	case jit.Forwarded:
+		sp.via = s.Via
+	default:
+		return spot{}, false
+	}
+	return sp, true
+}
+
+func wrapSpot(s wrap.State) (sp spot, ok bool) {
+	o := wrap.OfferOf(s)
+	sp = spot{client: o.Client, hash: o.Hash, amount: o.WalletMsat, decided: true}
+	switch s := s.(type) {
+	case wrap.Opening:
+	case wrap.Paying:
+		sp.via = s.ChanID
+	case wrap.PaymentUnknown:
+		sp.via = s.ChanID
+	default:
+		return spot{}, false
+	}
+	return sp, true
+}
+
+// moveSpot keeps a payment's spot in step with its state. Callers hold e.mu.
+func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
+	switch {
+	case ok:
+		e.spots[id] = sp
+	case !collecting:
+		delete(e.spots, id)
+	}
+}
+
+// takeRoom finds room for a payment and takes its spot there, in one step.
+func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, err error) {
+	before := e.spotsOf(client)
+	all, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// What ended while lnd was asked may still be missing from its answer.
+	maps.Copy(before, e.spotsLocked(client))
+	delete(before, id)
+	room, channels = e.roomFor(all, client, amount, prefer, before)
+	_, jitHeld := e.waitingJit[id]
+	_, wrapHeld := e.waitingWrap[id]
+	switch {
+	case e.spots[id].decided:
+	case room != 0 && (jitHeld || wrapHeld):
+		e.spots[id] = spot{client: client, amount: amount, via: room}
+	default:
+		delete(e.spots, id)
+	}
+	return room, channels, nil
+}
+
+func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.spotsLocked(client)
+}
+
+func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
+	out := maps.Clone(e.spots)
+	maps.DeleteFunc(out, func(_ string, sp spot) bool { return sp.client != client })
+	return out
+}
+
+// roomFor finds an active channel to the wallet through which the amount fits
+// beside what others will take of it: the preferred one first, else the one
+// that it leaves fullest. Callers hold e.mu.
+func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot) (room ln.SCID, channels int) {
+	rate, _ := e.fees.current()
+	rate = min(rate, maxCommitRate)
+	shown := make(map[ln.Hash]ln.Msat)
+	for _, c := range all {
+		for _, h := range c.Htlcs {
+			if c.Peer == client && !h.Incoming {
+				shown[h.Hash] += h.AmtMsat
+			}
+		}
+	}
+	var best ln.Channel
+	for _, c := range all {
+		if c.Peer != client {
+			continue
+		}
+		channels++
+		if !c.Active {
+			continue
+		}
+		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")
+		need := amount
+		for id, sp := range others {
+			if sp.via == c.ChanID || (sp.via == 0 && id == owner) {
+				need += sp.amount - min(sp.amount, shown[sp.hash])
+			}
+		}
+		spendable, err := lsp.Spendable(c, rate, e.cfg.expectedParts())
+		if err != nil || spendable < need {
+			continue
+		}
+		if room == 0 || c.ChanID == prefer || (room != prefer && c.LocalSat < best.LocalSat) {
+			room, best = c.ChanID, c
+		}
+	}
+	return room, channels
+}
