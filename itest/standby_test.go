@@ -5,6 +5,7 @@ package itest
 import (
 	"context"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -53,6 +54,10 @@ func TestStandbyTakesOver(t *testing.T) {
 		return &replica{Sluiced: s, database: link}
 	}
 	attach := func(r *replica) {
+		require.NoError(t, devnet.WaitFor(ctx, r.Name()+" to serve", func(context.Context) (bool, error) {
+			_, err := os.Stat(r.Macaroon)
+			return err == nil, err
+		}))
 		r.sc = &scene{Standard: net, t: t, s: r.Sluiced, op: newOperator(t, r.Sluiced)}
 		r.w = r.sc.first(ctx)
 	}

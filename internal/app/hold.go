@@ -2,7 +2,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -93,11 +95,40 @@ func (d *Daemon) serve(ctx context.Context) error {
 		if err := d.hold.WaitActive(ctx); err != nil {
 			return nil
 		}
-		if err := d.tenure(ctx, d.lease.Load(), lspHolds{registry: d.hold, ledger: d.hold}); err != nil && ctx.Err() == nil {
+		// Law 8: with KeepForwarding the interceptor goes on without its lease,
+		// and so must the process; the services wait until the lease is back.
+		lease := d.lease.Load()
+		if !lease.Valid() {
+			pause(ctx)
+			continue
+		}
+		if err := d.tenure(ctx, lease, lspHolds{registry: d.hold, ledger: d.hold}); d.fatal(ctx, lease, err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// fatal tells an error that ends the process from one that ends with the
+// database's outage. Ending the process would end lnd's stream.
+func (d *Daemon) fatal(ctx context.Context, lease *store.Lease, err error) bool {
+	if err == nil || ctx.Err() != nil {
+		return false
+	}
+	if lease.Valid() && !errors.Is(err, store.ErrUnavailable) {
+		return true
+	}
+	d.log.Warn("services ended without the database; they begin again when it is back", zap.Error(err))
+	pause(ctx)
+	return false
+}
+
+// pause keeps attempts apart; nothing rests on its length.
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(100 * time.Millisecond):
+	case <-ctx.Done():
+	}
 }
 
 // serveApart runs the services against an interceptor elsewhere, under a lease
@@ -122,12 +153,13 @@ func (d *Daemon) serveApart(ctx context.Context) error {
 			return err
 		}
 		err = d.tenure(ctx, lease, holds)
+		fatal := d.fatal(ctx, lease, err)
 		// The lease is given back even when we are told to stop, so that a
 		// standby need not wait for it to run out.
 		if releaseErr := lease.Release(context.WithoutCancel(ctx)); releaseErr != nil {
 			d.log.Warn("the lease could not be given back; it will run out", zap.Error(releaseErr))
 		}
-		if err != nil && ctx.Err() == nil {
+		if fatal {
 			return err
 		}
 	}
