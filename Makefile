@@ -45,11 +45,11 @@ test: build peers ## everything: unit and property tests, both databases, real n
 	$(GO) test $(ITEST_FLAGS) $(REAL)
 
 test-full: build peers ## the same with long soaks and high repeat counts
-	SLUICE_TEST_FULL=1 $(GO) test -count=1 -timeout 120m ./...
+	SLUICE_TEST_FULL=1 SLUICE_RUNS=2000 $(GO) test -count=1 -timeout 240m ./...
 	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL) ./internal/lndfake/lndsuite/...
 
 itest: build peers ## tests on real nodes; CASE=<regexp> selects
-	$(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest/...
+	SLUICE_ITEST=1 SLUICE_REPLAY_SECONDS=$${SLUICE_REPLAY_SECONDS:-120} $(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest
 
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
 	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory)' >&2; exit 2; }

@@ -14,8 +14,8 @@ import (
 
 func short(owner string) store.LeaseConfig {
 	return store.LeaseConfig{
-		Name: "gw", Owner: owner, TTL: 900 * time.Millisecond,
-		Margin: 150 * time.Millisecond, RenewEvery: 200 * time.Millisecond,
+		Name: "gw", Owner: owner, TTL: 3 * time.Second,
+		Margin: 300 * time.Millisecond, RenewEvery: 300 * time.Millisecond,
 	}
 }
 
