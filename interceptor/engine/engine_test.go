@@ -50,7 +50,7 @@ func startCar(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, onOffered 
 	cfg := engine.Config{
 		Open: lnd.Open, Rows: ledger, Handlers: ledger, Node: lnd, Outcomes: lnd,
 		Acquire: func(ctx context.Context) (engine.Lease, error) {
-			l, err := ledger.Acquire(ctx, store.LeaseConfig{Owner: owner, TTL: 2 * time.Second})
+			l, err := ledger.Acquire(ctx, store.LeaseConfig{Owner: owner, TTL: 6 * time.Second})
 			if err != nil {
 				return nil, err
 			}
