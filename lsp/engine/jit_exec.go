@@ -72,7 +72,7 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 		refusal <- answer{reason, err}
 	}()
 	var err error
-	status.room, status.channels, err = e.takeRoom(ctx, id, client, amount, prefer)
+	status.room, status.channels, err = e.awaitRoom(ctx, id, client, amount, prefer)
 	a := <-refusal
 	if err != nil {
 		return status, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -24,6 +25,9 @@ type spot struct {
 	// decided says that the payment's state names the spot: asking about the
 	// wallet again, too late, does not move it.
 	decided bool
+	// forwarded says that lnd was told to forward it: its balances may show it
+	// already, or even that it has settled, before its outcome is known here.
+	forwarded bool
 }
 
 // jitSpot is the spot of a payment in this state; ok is false if it has none.
@@ -38,7 +42,7 @@ func jitSpot(s jit.State) (sp spot, ok bool) {
 	case jit.Resuming:
 		sp.via = s.Via
 	case jit.Forwarded:
-		sp.via = s.Via
+		sp.via, sp.forwarded = s.Via, true
 	default:
 		return spot{}, false
 	}
@@ -68,6 +72,39 @@ func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
 	case !collecting:
 		delete(e.spots, id)
 	}
+}
+
+// outcomeWithin is how long a payment without room waits for the outcome of
+// those that were just forwarded to the same wallet.
+const outcomeWithin = 3 * time.Second
+
+// awaitRoom is takeRoom, but a payment that finds no room only because others
+// were just forwarded waits until their outcome is known: until then they count
+// although lnd's balances may have taken them off already.
+func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, err error) {
+	end := e.opt.Now().Add(outcomeWithin)
+	for {
+		room, channels, err = e.takeRoom(ctx, id, client, amount, prefer)
+		if err != nil || room != 0 || !e.forwardedTo(client, id) || !e.opt.Now().Before(end) {
+			return room, channels, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		}
+	}
+}
+
+// forwardedTo reports payments to the wallet, other than this one, that were
+// forwarded and have no outcome yet.
+func (e *Engine) forwardedTo(client ln.PubKey, id string) bool {
+	for other, sp := range e.spotsOf(client) {
+		if other != id && sp.forwarded {
+			return true
+		}
+	}
+	return false
 }
 
 // takeRoom finds room for a payment and takes its spot there, in one step.
