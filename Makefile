@@ -40,7 +40,7 @@ peers: ## btcd, lnd, lncli, loop and loopd, into .build/peers (minutes at first,
 demo: build peers ## a real network, the main job played on it, and a table at the end
 	@$(BIN)/sluice-devnet demo
 
-test: build peers ## everything: unit and property tests, both databases, real nodes
+test: build peers ## unit and property tests, both databases, and the trusted cases on real nodes
 	$(GO) test ./...
 	$(GO) test $(ITEST_FLAGS) $(REAL)
 
