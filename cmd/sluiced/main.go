@@ -72,7 +72,7 @@ func load(f config.Flags) (app.Config, error) {
 	cfg := app.DefaultConfig()
 	source := f.Source(os.Environ())
 	// What the repository's own harness reads is nobody's setting.
-	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS", "SLUICE_REPLAY_SECONDS")
+	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS", "SLUICE_REPLAY_SECONDS", "SLUICE_ITEST")
 	if err := config.Load(source, &cfg); err != nil {
 		return cfg, fmt.Errorf("%w\n`sluiced config sample` prints every setting with its default", err)
 	}
