@@ -104,6 +104,7 @@ func (e *Engine) inquired(t *tenure, o interceptor.Offer, p ln.Payment) {
 		row.OnChain = o.OnChain()
 		row.Reason = "lnd had paid this hash for us, which no record explained"
 		t.recording[o.Key] = pendingRow{row: row, offer: o, gen: t.gen}
+		wake(t.hear)
 		e.record(t, o.Key)
 	case p.State == ln.PaymentInFlight || p.InFlight > 0:
 		// Neither resumed nor failed until that payment is over (law 4).

@@ -193,6 +193,31 @@ func TestHeldHtlcIsDecidedAndItsOutcomeTold(t *testing.T) {
 	})
 }
 
+// Every forward makes lnd send several events, so the gateway's ordinary ones
+// must not be listened to.
+func TestEventsAreHeardOnlyWhileSomethingIsOnRecord(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
+	c.connected()
+	plain := lnd.add(1, plainSCID)
+	lnd.until("the ordinary forward is resumed", func() bool { return lnd.htlcs[plain].moved })
+	lnd.mu.Lock()
+	require.Zero(t, lnd.nextSub, "nobody listens")
+	lnd.mu.Unlock()
+
+	held := lnd.add(1, jitSCID)
+	lnd.until("held HTLCs are listened for", func() bool { return len(lnd.events) == 1 })
+	require.NoError(t, c.engine.Decide(t.Context(), decide(c.waitEvent(interceptor.EventOffered, held).Row.Key, interceptor.ActionResume)))
+	lnd.until("it is resumed", func() bool { return lnd.htlcs[held].moved })
+	require.True(t, lnd.resolve(held, true))
+	require.Equal(t, interceptor.OutcomeSettled, c.waitEvent(interceptor.EventGone, held).Row.Outcome)
+	lnd.until("nobody listens any more", func() bool { return len(lnd.events) == 0 })
+
+	again := lnd.add(1, jitSCID)
+	lnd.until("the next one is listened for", func() bool { return len(lnd.events) == 1 })
+	c.waitEvent(interceptor.EventOffered, again)
+}
+
 func TestWithoutDatabaseOnlyWhatIsSafeIsAnswered(t *testing.T) {
 	faults := new(storetest.Faults)
 	cfg := storetest.SQLite(t)

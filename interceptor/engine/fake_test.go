@@ -250,12 +250,14 @@ func (f *fakeLnd) SubscribeHtlcEvents(ctx context.Context, ready func(), handle 
 	id := f.nextSub
 	f.nextSub++
 	f.events[id] = handle
+	f.bump()
 	f.mu.Unlock()
 	ready()
 	<-ctx.Done()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.events, id)
+	f.bump()
 	return ctx.Err()
 }
 

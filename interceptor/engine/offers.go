@@ -56,6 +56,7 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 	p.row.Reason = e.mustRefuse(t, row, h, here)
 	t.recording[o.Key] = p
 	t.held.add(row)
+	wake(t.hear)
 	if p.row.Reason != "" {
 		t.refusals = append(t.refusals, o.Key)
 		wake(t.refuse)

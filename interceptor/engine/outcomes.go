@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,10 +14,17 @@ import (
 
 // eventLoop listens to what lnd says of forwards. The stream has no replay, so
 // its word is a hint that makes the answer quick; listings and lnd's records
-// are what a finished row rests on.
+// are what a finished row rests on. It listens only while there are rows: lnd
+// tells of every forward several times, and ordinary ones would pay for it.
 func (e *Engine) eventLoop(t *tenure) {
-	for attempt := 0; t.ctx.Err() == nil; attempt++ {
-		err := e.cfg.Outcomes.SubscribeHtlcEvents(t.ctx, func() { attempt = 0 }, func(ev ln.HtlcEvent) {
+	for attempt := 0; e.waitForRows(t); attempt++ {
+		ctx, cancel := context.WithCancel(t.ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			e.waitForNoRows(ctx, t)
+			cancel()
+		})
+		err := e.cfg.Outcomes.SubscribeHtlcEvents(ctx, func() { attempt = 0 }, func(ev ln.HtlcEvent) {
 			var hint interceptor.Outcome
 			switch {
 			case ev.Kind == ln.HtlcSettled, ev.Kind == ln.HtlcFinal && ev.Settled:
@@ -28,11 +36,53 @@ func (e *Engine) eventLoop(t *tenure) {
 			}
 			e.hint(t, ev.Incoming, hint, ev.Kind == ln.HtlcFinal)
 		})
-		if t.ctx.Err() == nil {
+		idle := ctx.Err() != nil
+		cancel()
+		watch.Wait()
+		if !idle && t.ctx.Err() == nil {
 			e.log.Debug("HTLC events ended", zap.Error(err))
 			pause(t.ctx, e.cfg.Backoff(min(attempt+1, 20)))
 		}
 	}
+}
+
+// waitForRows waits until an HTLC is, or is about to be, on record; false once
+// the tenure is over.
+func (e *Engine) waitForRows(t *tenure) bool {
+	for t.ctx.Err() == nil {
+		if e.hasRows(t) {
+			return true
+		}
+		select {
+		case <-t.ctx.Done():
+		case <-t.hear:
+		}
+	}
+	return false
+}
+
+// waitForNoRows waits until nothing was on record for a whole poll interval.
+func (e *Engine) waitForNoRows(ctx context.Context, t *tenure) {
+	for idle := 0; idle < 2 && ctx.Err() == nil; {
+		pause(ctx, e.cfg.PollEvery)
+		if idle++; e.hasRows(t) {
+			idle = 0
+		}
+	}
+}
+
+func (e *Engine) hasRows(t *tenure) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(t.recording) > 0 {
+		return true
+	}
+	for _, en := range t.rows {
+		if !en.row.Gone() {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Engine) hint(t *tenure, key ln.CircuitKey, outcome interceptor.Outcome, final bool) {

@@ -41,7 +41,7 @@ type tenure struct {
 	refusals []ln.CircuitKey
 	requests []*request
 
-	list, commit, refuse, chores chan struct{}
+	list, commit, refuse, chores, hear chan struct{}
 	// soon: an HTLC is about to end, so the next listing should come early.
 	soon bool
 	// stale rows must be read again before anything is done about them.
@@ -93,7 +93,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		inquiring: make(map[ln.CircuitKey]interceptor.Offer), parked: make(map[ln.CircuitKey]interceptor.Offer),
 		stale: make(map[ln.CircuitKey]struct{}),
 		list:  make(chan struct{}, 1), commit: make(chan struct{}, 1),
-		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1),
+		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
 	}
 	err := e.load(tctx, t)
 	if err == nil {
