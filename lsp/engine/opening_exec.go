@@ -82,11 +82,19 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		coins  []ln.Coin
 		stale  bool
 	)
+	wanted := false
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		// Leases of an earlier attempt of this effect were never built upon: its
-		// result was not stored.
-		stale, err = e.releaseCoins(groupCtx, f.LeaseID)
+	group.Go(func() error {
+		inst, err := e.openings.Get(groupCtx, f.OpeningID)
+		if err != nil {
+			return err
+		}
+		// Leases of an earlier attempt of this effect were never built upon as
+		// long as its result is not stored. Afterwards they are what the open
+		// spends, and letting go of them would have another open spend them too.
+		if _, wanted = inst.State.(opening.Planned); wanted {
+			stale, err = e.releaseCoins(groupCtx, f.LeaseID)
+		}
 		return err
 	})
 	group.Go(func() (err error) {
@@ -97,7 +105,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		coins, err = e.node.Coins.ListCoins(groupCtx, 0)
 		return err
 	})
-	if err := group.Wait(); err != nil {
+	if err := group.Wait(); err != nil || !wanted {
 		return nil, err
 	}
 	for {
@@ -467,7 +475,7 @@ func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.Stat
 	e.renewLeases(ctx, id)
 	switch s := s.(type) {
 	case opening.Planned:
-		return []opening.Event{opening.Start{Moment: e.moment()}}, nil
+		// Its coins are being leased: that effect runs again by itself.
 	case opening.Leased:
 		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
 	case opening.Pending:

@@ -303,10 +303,9 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 // reconcileWrap takes up a payment that an earlier process left: its hold
 // invoice is followed again, and one that may have been paid is asked about.
 func (e *Engine) reconcileWrap(ctx context.Context, id string, s wrap.State) ([]wrap.Event, error) {
-	offer := wrap.OfferOf(s)
-	if _, fresh := s.(wrap.Offered); fresh {
-		return []wrap.Event{wrap.Start{Moment: e.moment()}}, nil
+	// One whose invoice is being made has that effect run again by itself.
+	if _, fresh := s.(wrap.Offered); !fresh {
+		e.watchInvoice(id, wrap.OfferOf(s).Hash)
 	}
-	e.watchInvoice(id, offer.Hash)
 	return nil, nil
 }
