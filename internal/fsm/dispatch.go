@@ -171,12 +171,15 @@ func (e *Engine[S, V, F]) load(inst *instance[S, V, F]) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	// All that was committed up to upTo was visible to the query; it may have
-	// seen more.
+	// seen more, of which committed has queued some meanwhile.
+	queued := inst.loaded
 	for _, task := range tasks {
-		upTo = max(upTo, task.seq)
+		if task.seq > queued {
+			inst.queue = append(inst.queue, task)
+			upTo = max(upTo, task.seq)
+		}
 	}
-	inst.loaded = max(inst.loaded, upTo)
-	inst.queue = append(inst.queue, tasks...)
+	inst.loaded = max(queued, upTo)
 }
 
 // persevere repeats f with backoff until it succeeds or the engine closes, and
