@@ -172,14 +172,14 @@ func (e *Engine[S, V, F]) load(inst *instance[S, V, F]) {
 	defer e.mu.Unlock()
 	// All that was committed up to upTo was visible to the query; it may have
 	// seen more, of which committed has queued some meanwhile.
-	queued := inst.loaded
+	have := inst.loaded
 	for _, task := range tasks {
-		if task.seq > queued {
+		if task.seq > have {
 			inst.queue = append(inst.queue, task)
 			upTo = max(upTo, task.seq)
 		}
 	}
-	inst.loaded = max(queued, upTo)
+	inst.loaded = max(have, upTo)
 }
 
 // persevere repeats f with backoff until it succeeds or the engine closes, and

@@ -80,6 +80,9 @@ type Engine struct {
 	spots map[string]spot
 	// byOutpoint finds the open that a channel belongs to.
 	byOutpoint map[ln.Outpoint]string
+	// unfunded are channels of ours whose funding transaction was not published,
+	// never will be, or is contested: see funded.go.
+	unfunded map[ln.Outpoint]bool
 	// watched are openings whose transaction is awaited on the chain.
 	watched      map[string]opening.WatchChain
 	negotiations map[ln.PendingChanID]*negotiation
@@ -111,7 +114,7 @@ func New(opt Options) (*Engine, error) {
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
-		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), byOutpoint: make(map[ln.Outpoint]string),
+		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		ids: ulid.Monotonic(opt.Random, 0),

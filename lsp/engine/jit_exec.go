@@ -219,6 +219,9 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	if !found || !l.active {
 		return failed("the channel is not active")
 	}
+	if !e.isFunded(op) {
+		return failed("the channel's funding transaction is in doubt")
+	}
 	if l.rebuilt {
 		if err := e.ensurePolicy(ctx, op, f.Via); err != nil {
 			if errors.Is(err, ln.ErrUnavailable) {

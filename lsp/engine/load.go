@@ -58,6 +58,9 @@ func (e *Engine) load(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := e.loadUnfunded(ctx); err != nil {
+		return err
+	}
 	return each(ctx, e.openings, func(i fsm.Instance[opening.State]) { e.openingMoved(i.ID, i.State) })
 }
 

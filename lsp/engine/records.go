@@ -60,6 +60,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 func (e *Engine) openingMoved(id string, s opening.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.noteFunding(s)
 	if opening.Final(s) {
 		delete(e.liveOpenings, id)
 		delete(e.watched, id)

@@ -164,7 +164,7 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 			continue
 		}
 		channels++
-		if !c.Active {
+		if !c.Active || e.unfunded[c.Outpoint] {
 			continue
 		}
 		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")

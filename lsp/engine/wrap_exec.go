@@ -212,6 +212,9 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 			Text:   fmt.Sprintf("the chain is at height %d, past %d: paying now could outlive the held payment", info.BlockHeight, f.SendUntilHeight),
 		}}, nil
 	}
+	if op, _, found := e.world.byChanID(f.Payment.ChanID); found && !e.isFunded(op) {
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the channel's funding transaction is in doubt"}}, nil
+	}
 	// The HTLC outlives this process: only lnd can say how it ends, so the
 	// call's own context must not make it look ended.
 	result, err := e.node.Payments.PayDirect(ctx, f.Payment)

@@ -233,7 +233,8 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 }
 
 // use takes a channel that has room. An open still under way for this payment
-// is not needed then (if it made this very channel, it is too late to end it).
+// is not needed then. If it made this very channel, it is too late to end it:
+// a channel has room only once its funding transaction is published.
 func (s Collecting) use(via ln.SCID, m lsp.Moment) (State, []Effect, error) {
 	next, effects, err := mapping(s.Offer, s.Held, via, m.At)
 	if s.OpenLive {

@@ -77,6 +77,17 @@ func UnsignedOf(s State) (Unsigned, bool) {
 	return Unsigned{}, false
 }
 
+// Funded says that the channel's money is in a transaction which the network
+// has, and which nothing contests as far as is known.
+func Funded(s State) bool {
+	tx, signed := TxOf(s)
+	switch s.(type) {
+	case Published, Usable, Confirmed, Buried:
+		return signed && tx.SpenderHeight == 0
+	}
+	return false
+}
+
 // ChangeScriptOf is where the funding transaction's change goes; nil before
 // the transaction is built.
 func ChangeScriptOf(s State) []byte {

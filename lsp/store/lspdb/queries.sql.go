@@ -731,6 +731,33 @@ func (q *Queries) SetPaymentBolt11(ctx context.Context, arg SetPaymentBolt11Para
 	return result.RowsAffected()
 }
 
+const unfundedOutpoints = `-- name: UnfundedOutpoints :many
+SELECT outpoint FROM lsp_openings WHERE outpoint <> '' AND state IN ('failed', 'rejected', 'conflicted')
+`
+
+func (q *Queries) UnfundedOutpoints(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, unfundedOutpoints)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var outpoint string
+		if err := rows.Scan(&outpoint); err != nil {
+			return nil, err
+		}
+		items = append(items, outpoint)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const updateOpening = `-- name: UpdateOpening :execrows
 UPDATE lsp_openings SET chain_fee_sat = $2, outpoint = $3, confirmed = $4, state = $5, reason = $6, terminal = $7,
     updated_ms = $8 WHERE id = $1

@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+)
+
+// TestNoRoomInAChannelThatNothingFunds: lnd shows the wallet's new zero-conf
+// channel as active and empty from the moment that commitments are exchanged,
+// and lets money pass. What passes before the funding transaction is out, or
+// after its coins were spent otherwise, is lost to the wallet.
+func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
+	const amount = ln.Msat(20_000_000)
+	client := ln.PubKey{2, 1}
+	cfg := database(t)
+	n := newFakeNode()
+	e := newEngine(t, cfg, n, nil)
+
+	begin := func(id string, txid byte) ln.Outpoint {
+		t.Helper()
+		op := ln.Outpoint{TxID: ln.TxID{txid}}
+		plan, err := e.planOpening(machineJit, id, id+"-open-1", openingWish{client: client, amountMsat: 100_000_000, zeroConf: true, openFor: time.Minute})
+		require.NoError(t, err)
+		_, err = e.openings.Create(t.Context(), id+"-open-1", opening.Planned{Plan: plan}, opening.Start{Moment: at(100)})
+		require.NoError(t, err)
+		for _, ev := range []opening.Event{
+			opening.CoinsLeased{Moment: at(100), Selection: funding.Selection{
+				Inputs: []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{0xaa, txid}}, AmountSat: plan.CapacitySat + 100}}, FundingSat: plan.CapacitySat, FeeSat: 100,
+			}},
+			opening.FundingBuilt{Moment: at(100), PendingID: plan.PendingID(0), Unsigned: opening.Unsigned{Psbt: []byte{1}, Outpoint: op}},
+			opening.FundingPending{Moment: at(100), Outpoint: op},
+		} {
+			_, err := e.openings.Send(t.Context(), id+"-open-1", ev)
+			require.NoError(t, err)
+		}
+		n.channels = append(n.channels, ln.Channel{
+			ChanID: ln.NewSCID(16_000_000, uint32(txid), 0), Outpoint: op, Peer: client, Active: true, Initiator: true, ZeroConf: true,
+			CapacitySat: plan.CapacitySat, LocalSat: plan.CapacitySat - 2_000, CommitFeeSat: 1_000, CommitmentType: "ANCHORS",
+		})
+		return op
+	}
+	send := func(id string, ev opening.Event) {
+		t.Helper()
+		_, err := e.openings.Send(t.Context(), id+"-open-1", ev)
+		require.NoError(t, err)
+	}
+	room := func(e *Engine) ln.SCID {
+		t.Helper()
+		scid, _, err := e.takeRoom(t.Context(), "another", client, amount, 0)
+		require.NoError(t, err)
+		return scid
+	}
+
+	op := begin("p", 1)
+	require.Zero(t, room(e), "both sides have signed commitments, nobody the funding transaction")
+	send("p", opening.ChannelActive{Moment: at(100), ChanID: n.channels[0].ChanID})
+	require.Zero(t, room(e), "active, and still unsigned")
+	send("p", opening.FundingSigned{Moment: at(100), TxID: op.TxID, Raw: []byte{1}})
+	require.Zero(t, room(e), "signed, but the network does not have it")
+	send("p", opening.FundingPublished{Moment: at(100)})
+	require.Equal(t, n.channels[0].ChanID, room(e))
+
+	spender := opening.FundingConflicted{Moment: at(101), Spender: ln.TxID{0xbb}, SpenderHeight: 101}
+	send("p", spender)
+	require.Zero(t, room(e), "another transaction in a block spends its coins")
+	send("p", opening.FundingReorged{Moment: at(101)})
+	require.Equal(t, n.channels[0].ChanID, room(e), "that block is gone")
+	send("p", spender)
+	send("p", opening.NewBlock{Moment: at(120)})
+	require.Zero(t, room(e), "that block is buried")
+
+	begin("q", 2)
+	send("q", opening.Abandon{Moment: at(120), Reason: lsp.Because(lsp.ReasonOpenSlow, "too slow")})
+	require.Zero(t, room(e), "the open was given up, whatever lnd shows")
+	require.Zero(t, room(newEngine(t, cfg, n, nil)), "the next process knows it, too")
+}
