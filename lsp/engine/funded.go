@@ -2,7 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
@@ -48,6 +52,47 @@ func (e *Engine) loadUnfunded(ctx context.Context) error {
 		e.unfunded[op] = true
 	}
 	return nil
+}
+
+// abandonLate makes lnd forget a channel whose open was given up before it was
+// signed. A peer that keeps its signature back until then has lnd complete the
+// negotiation afterwards (a shim cannot be cancelled once it was verified): the
+// channel would be active, with room for payments, and funded by nothing. It
+// goes on until lnd has forgotten it.
+func (e *Engine) abandonLate(ctx context.Context, op ln.Outpoint) {
+	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
+		err := e.abandonGivenUp(ctx, op)
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil {
+			e.log.Error("a channel that may have been given up could not be looked up or abandoned: trying again",
+				zap.Stringer("outpoint", op), zap.Duration("in", wait), zap.Error(err))
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (e *Engine) abandonGivenUp(ctx context.Context, op ln.Outpoint) error {
+	var row lspdb.LspOpening
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		row, err = lspdb.New(tx).OpeningByOutpoint(ctx, op.String())
+		return store.MapError(err)
+	})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case row.State != (opening.Failed{}).StateName() && row.State != (opening.Rejected{}).StateName():
+		return nil
+	}
+	e.log.Warn("a channel came up whose open was given up: it is abandoned unless something funds it",
+		zap.String("opening", row.ID), zap.Stringer("outpoint", op))
+	return e.forgetChannel(ctx, op)
 }
 
 // isFunded says that money may be sent over the channel.

@@ -77,7 +77,23 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	require.Zero(t, room(e), "that block is buried")
 
 	begin("q", 2)
+	second := n.channels[1].Outpoint
 	send("q", opening.Abandon{Moment: at(120), Reason: lsp.Because(lsp.ReasonOpenSlow, "too slow")})
 	require.Zero(t, room(e), "the open was given up, whatever lnd shows")
-	require.Zero(t, room(newEngine(t, cfg, n, nil)), "the next process knows it, too")
+	next := newEngine(t, cfg, n, nil)
+	require.Zero(t, room(next), "the next process knows it, too")
+
+	// lnd is told to forget it until it has, not once.
+	tries := 0
+	n.forget = func(op ln.Outpoint) error {
+		require.Equal(t, second, op)
+		if tries++; tries < 3 {
+			return ln.ErrUnavailable
+		}
+		return nil
+	}
+	next.abandonLate(t.Context(), second)
+	require.Equal(t, 3, tries)
+	next.abandonLate(t.Context(), op)
+	require.Equal(t, 3, tries, "one that was funded once is a person's business")
 }

@@ -2,16 +2,13 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
-	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -88,7 +85,7 @@ func (e *Engine) onChannel(op ln.Outpoint, l link) {
 	e.mu.Unlock()
 	if !ours {
 		if l.active {
-			e.spawn(func() { e.abandonLate(op) })
+			e.spawn(func() { e.abandonLate(e.ctx, op) })
 		}
 		return
 	}
@@ -107,30 +104,6 @@ func (e *Engine) onChannel(op ln.Outpoint, l link) {
 				e.log.Warn("the forwarding policy of a channel could not be restored", zap.Stringer("outpoint", op), zap.Error(err))
 			}
 		})
-	}
-}
-
-// abandonLate makes lnd forget a channel whose open was given up before it was
-// signed. A peer that keeps its signature back until then has lnd complete the
-// negotiation afterwards (a shim cannot be cancelled once it was verified): the
-// channel would be active, with room for payments, and funded by nothing.
-func (e *Engine) abandonLate(op ln.Outpoint) {
-	var row lspdb.LspOpening
-	err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		row, err = lspdb.New(tx).OpeningByOutpoint(ctx, op.String())
-		return store.MapError(err)
-	})
-	if err == nil && row.State != (opening.Failed{}).StateName() && row.State != (opening.Rejected{}).StateName() {
-		return
-	}
-	if err == nil {
-		e.log.Warn("a channel came up whose open was given up: it is abandoned unless something funds it",
-			zap.String("opening", row.ID), zap.Stringer("outpoint", op))
-		err = e.forgetChannel(e.ctx, op)
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) && e.ctx.Err() == nil {
-		e.log.Error("a channel that may have been given up could not be looked up or abandoned: do not pay over it",
-			zap.Stringer("outpoint", op), zap.Error(err))
 	}
 }
 
