@@ -96,6 +96,7 @@ func TestOnDemandBadDaysOfTheOffer(t *testing.T) {
 		o.HintCltvDeltaBlocks--
 		failed := sc.refunded(sc.pay(ctx, w.invoice(ctx, o)), refundedWithin)
 		require.Equal(sc.t, []lnrpc.Failure_FailureCode{lnrpc.Failure_UNKNOWN_NEXT_PEER}, failureCodes(failed))
+		w.waitReason(ctx, o.PaymentId, "fewer than its", "offered")
 		require.Zero(sc.t, w.channels(ctx))
 		require.Empty(sc.t, sc.openings(ctx, o.PaymentId))
 	})

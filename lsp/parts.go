@@ -23,9 +23,13 @@ type PartTerms struct {
 	MaxParts        int     `json:"max_parts"`
 }
 
-// CheckPart judges one HTLC by itself, at the given height: amounts, CLTV
-// delta, final delta. The zero Reason means that it may join. The hash is the
-// caller's business.
+// CheckPart judges one HTLC by itself, at the given height: amounts, its share
+// of the fee, CLTV delta, final delta. The zero Reason means that it may join.
+// The hash is the caller's business.
+//
+// The fee is a matter of each part, not of the set alone: a wallet that takes
+// only some of the parts must not keep those without a fee, and a stranger who
+// knows hash and SCID must not spoil the set with a part of his own.
 func (t PartTerms) CheckPart(h ln.InterceptedHtlc, height uint32) Reason {
 	switch {
 	case h.OnChain():
@@ -41,6 +45,8 @@ func (t PartTerms) CheckPart(h ln.InterceptedHtlc, height uint32) Reason {
 	// An overpaying part is bounded by BOLT 4's rule for the whole: twice.
 	case uint64(h.OutgoingMsat) > 2*uint64(t.AmountMsat):
 		return Because(ReasonAmountOver, "a part brings more than twice the invoice's amount: it was sent back")
+	case !t.feeShare(h):
+		return Because(ReasonFeeShort, "a part of %s leaves the gateway %s, less than its share of the fee of %s: the invoice's route hint promises too little; ask the receiver for a new invoice", h.OutgoingMsat, h.IncomingMsat-h.OutgoingMsat, t.FeeMsat)
 	}
 	return t.CheckFinalDelta(h, height)
 }
@@ -56,9 +62,7 @@ func (t PartTerms) CheckFinalDelta(h ln.InterceptedHtlc, height uint32) Reason {
 
 // CheckParts judges a complete set before a channel is opened for it and again
 // before it is forwarded: every part by itself, no part twice, their number,
-// the sum for the wallet, and the fee, which each part must bring its share of:
-// a wallet that takes only some of the parts must not keep those without a fee.
-// Rounding of the hint's ppm may cost one msat per part, no more. The zero
+// the sum for the wallet, and the fee. Rounding of the hint's ppm may cost one msat per part, no more. The zero
 // Reason means that the set is as agreed.
 func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason {
 	if len(parts) > t.MaxParts {
@@ -74,9 +78,6 @@ func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason 
 			return Because(ReasonAmountShort, "one HTLC was counted twice")
 		}
 		seen[h.Key] = true
-		if !t.feeShare(h) {
-			return Because(ReasonFeeShort, "a part of %s leaves the gateway %s, less than its share of the fee of %s: the invoice's route hint promises too little; ask the receiver for a new invoice", h.OutgoingMsat, h.IncomingMsat-h.OutgoingMsat, t.FeeMsat)
-		}
 		var err error
 		if in, err = in.Add(h.IncomingMsat); err != nil {
 			return Because(ReasonAmountOver, "the parts claim more than can exist: they were sent back")

@@ -46,6 +46,8 @@ func testEvents(s State) []Event {
 	cheap.IncomingMsat = cheap.OutgoingMsat
 	short := testPart(92, 100_000_000)
 	short.IncomingExpiry -= 40
+	soon := testPart(93, 100_000_000)
+	soon.AutoFailHeight = testHeight + 5
 	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
 	events := []Event{
 		Start{m},
@@ -53,6 +55,7 @@ func testEvents(s State) []Event {
 		PartArrived{m, probe},
 		PartArrived{m, cheap},
 		PartArrived{m, short},
+		PartArrived{m, soon},
 		PartArrived{late, testPart(5, 100_000_000)},
 		PartGone{m, testPart(1, 0).Key, "on chain"},
 		WalletStatus{Moment: m},

@@ -100,7 +100,7 @@ func TestRandomDays(t *testing.T) {
 		}
 		var s State = Offered{Offer{Terms: terms}}
 		now, height, next := testStart, uint32(testHeight), uint64(0)
-		for range rapid.IntRange(1, 60).Draw(t, "events") {
+		for range rapid.IntRange(10, 120).Draw(t, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "seconds")) * time.Second)
 			m := lsp.Moment{At: now, Height: height}
 			var v Event
@@ -296,4 +296,56 @@ func TestNoFeeNoChannel(t *testing.T) {
 		s = next
 	}
 	require.Equal(t, lsp.ReasonNoRoom, s.(Refunded).Reason.Code)
+}
+
+// A stranger who has seen the invoice sends a part that leaves the gateway no
+// fee. It goes back alone: the payer's own parts stay, and the payment is
+// forwarded.
+func TestAStrangersPartSpoilsNothing(t *testing.T) {
+	free := testPart(9, 1_000_000)
+	free.IncomingMsat = free.OutgoingMsat
+	m := moment()
+	for name, first := range map[string]uint64{"before the payer's": 0, "between the payer's": 1, "after the payer's": 2} {
+		var s State = Offered{Offer{Terms: testTerms(true)}}
+		for i := range uint64(3) {
+			part := free
+			if i != first {
+				part = testPart(i+1, 50_000_000)
+			}
+			next, effects, err := Step(s, PartArrived{m, part})
+			require.NoError(t, err, name)
+			s = next
+			for _, f := range effects {
+				if r, ok := f.(RefuseParts); ok {
+					require.Equal(t, []ln.CircuitKey{free.Key}, r.Keys, name)
+				}
+			}
+			if i == first {
+				require.Contains(t, effects[0].(RefuseParts).Reason.Text, "share of the fee", name)
+			}
+		}
+		require.Equal(t, ln.Msat(100_000_000), s.(Collecting).outgoing(), name)
+	}
+}
+
+// Whatever is wrong with a part that came alone, the client reads it; a probe
+// is not its business.
+func TestTheClientReadsWhyAPartWentBack(t *testing.T) {
+	m := moment()
+	for name, c := range map[string]struct {
+		change func(*ln.InterceptedHtlc)
+		want   lsp.ReasonCode
+	}{
+		"no fee":            {func(h *ln.InterceptedHtlc) { h.IncomingMsat = h.OutgoingMsat }, lsp.ReasonFeeShort},
+		"too few blocks":    {func(h *ln.InterceptedHtlc) { h.IncomingExpiry-- }, lsp.ReasonCltv},
+		"too small":         {func(h *ln.InterceptedHtlc) { h.OutgoingMsat = 1 }, lsp.ReasonPartTooSmall},
+		"far above":         {func(h *ln.InterceptedHtlc) { h.OutgoingMsat, h.IncomingMsat = 300_000_000, 310_000_000 }, lsp.ReasonAmountOver},
+		"another's payment": {func(h *ln.InterceptedHtlc) { h.Hash[0]++ }, lsp.ReasonNone},
+	} {
+		h := testPart(1, 100_000_000)
+		c.change(&h)
+		next, _, err := Step(Offered{Offer{Terms: testTerms(true)}}, PartArrived{m, h})
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, ReasonOf(next).Code, name)
+	}
 }

@@ -85,6 +85,11 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		return s, nil, nil
 	}
 	if how, reason, refused := Screen(o, Final(s), v.Htlc, v.Height); refused {
+		// The client must read why; a probe concerns nobody.
+		if waiting, ok := s.(Offered); ok && reason.Code != lsp.ReasonOtherHash {
+			waiting.Last = reason
+			s = waiting
+		}
 		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
 	}
 	part := Part{Htlc: v.Htlc, At: v.At}
