@@ -282,10 +282,12 @@ func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Even
 	return []jit.Event{jit.PartsResumed{Moment: e.moment()}}, nil
 }
 
-// refuseParts refuses every part that has no decision yet.
+// refuseParts refuses every part that has no decision yet. To refuse with
+// unknown_next_peer is to resume: a database that is an older copy may not know
+// that lnd maps the SCID by now, and then it would forward.
 func (e *Engine) refuseParts(ctx context.Context, f jit.RefuseParts) error {
 	verdict := VerdictFail
-	if f.How == jit.RefuseUnknown {
+	if f.How == jit.RefuseUnknown && !e.opt.Restored {
 		verdict = VerdictRefuseUnknown
 	}
 	for _, key := range f.Keys {
@@ -343,17 +345,21 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
-		if !ev.Resumed {
-			if id, ok := e.offerFor(ev.Htlc.OutgoingSCID); ok && e.isWaiting(id) {
-				tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: ev.Reason}))
-			}
+		if ev.Resumed {
+			return
+		}
+		if id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID); err == nil && ok && e.isWaiting(id) {
+			tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: ev.Reason}))
 		}
 	case HtlcSynced:
 	}
 }
 
 func (e *Engine) partOffered(ev HtlcEvent) {
-	id, ok := e.offerFor(ev.Htlc.OutgoingSCID)
+	id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID)
+	if err != nil {
+		return
+	}
 	if ok {
 		_, err := e.jits.Send(e.ctx, id, jit.PartArrived{Moment: e.moment(), Htlc: ev.Htlc})
 		switch {
@@ -364,15 +370,24 @@ func (e *Engine) partOffered(ev HtlcEvent) {
 			return
 		}
 	}
-	// Nobody waits for it: the agreement is over or never was.
-	err := e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, VerdictRefuseUnknown, "no agreement with a wallet uses this channel id any more")
+	// Nobody waits for it: there never was an agreement, or the database has
+	// forgotten it, and then lnd may map the SCID.
+	verdict := VerdictRefuseUnknown
+	if ok || e.opt.Restored {
+		verdict = VerdictFail
+	}
+	err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, verdict, "no agreement with a wallet uses this channel id any more")
 	if err != nil && !errors.Is(err, ErrDecided) {
 		e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
 	}
 }
 
 func (e *Engine) partGone(ev HtlcEvent) {
-	if id, ok := e.offerFor(ev.Htlc.OutgoingSCID); ok {
+	id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID)
+	if err != nil {
+		return
+	}
+	if ok {
 		if fate, known := e.partFate(ev); known {
 			tell(e, e.jits, id, fate)
 		}
@@ -386,23 +401,37 @@ func (e *Engine) partGone(ev HtlcEvent) {
 }
 
 // offerFor finds the offer that a SCID belongs to. Those that are over are not
-// kept in memory; a late part still finds them in the database.
-func (e *Engine) offerFor(scid ln.SCID) (string, bool) {
+// kept in memory; a late part still finds them in the database. It waits for a
+// database that does not answer, because an offer that cannot be looked up is
+// not one that does not exist: refusing its HTLC as unknown would forward it.
+// The error is that the engine stops.
+func (e *Engine) offerFor(scid ln.SCID) (id string, ok bool, err error) {
 	e.mu.Lock()
-	id, ok := e.bySCID[scid]
+	id, ok = e.bySCID[scid]
 	e.mu.Unlock()
 	if ok {
-		return id, true
+		return id, true, nil
 	}
-	err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) error {
-		row, err := lspdb.New(tx).GetPaymentByScid(ctx, scid.Bytes())
-		id = row.ID
-		return err
-	})
-	if err != nil && !errors.Is(err, store.ErrNotFound) && e.ctx.Err() == nil {
-		e.log.Warn("the offer of a channel id could not be looked up", zap.Stringer("scid", scid), zap.Error(err))
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+			row, err := lspdb.New(tx).GetPaymentByScid(ctx, scid.Bytes())
+			id = row.ID
+			return err
+		})
+		switch {
+		case err == nil:
+			return id, true, nil
+		case errors.Is(err, store.ErrNotFound):
+			return "", false, nil
+		case e.ctx.Err() != nil:
+			return "", false, err
+		}
+		e.log.Warn("the offer of a channel id could not be looked up; trying again", zap.Stringer("scid", scid), zap.Error(err))
+		select {
+		case <-time.After(wait):
+		case <-e.ctx.Done():
+		}
 	}
-	return id, err == nil
 }
 
 func (e *Engine) isWaiting(id string) bool {

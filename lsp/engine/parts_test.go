@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+)
+
+// heldBy notes what is decided about HTLCs.
+type heldBy struct {
+	Held
+	decide func(ln.CircuitKey, Verdict)
+}
+
+func (h heldBy) Decide(_ context.Context, keys []ln.CircuitKey, v Verdict, _ string) error {
+	for _, k := range keys {
+		h.decide(k, v)
+	}
+	return nil
+}
+
+// TestADatabaseThatDoesNotAnswerIsNoReasonToForward: an HTLC comes over the
+// SCID of an agreement that is over, and which lnd still maps to the wallet's
+// channel, while the database is away. To refuse it as unknown is to resume it:
+// it would be forwarded without a fee.
+func TestADatabaseThatDoesNotAnswerIsNoReasonToForward(t *testing.T) {
+	scid := ln.NewSCID(16_200_000, 1, 1)
+	htlc := ln.InterceptedHtlc{
+		Key: ln.CircuitKey{ChanID: 7, HtlcID: 1}, Hash: ln.Hash{5}, IncomingMsat: 100_000, OutgoingMsat: 100_000,
+		OutgoingSCID: scid, IncomingExpiry: 300, OutgoingExpiry: 200, AutoFailHeight: 281,
+	}
+	cfg := database(t)
+	var away atomic.Int32
+	cfg.RetryFor = time.Millisecond
+	cfg.Hooks = &store.Hooks{Begin: func(readOnly bool) error {
+		if readOnly && away.Add(-1) >= 0 {
+			return fmt.Errorf("the test says so: %w", store.ErrUnavailable)
+		}
+		return nil
+	}}
+	decided := make(map[ln.CircuitKey]Verdict)
+	e := newEngine(t, cfg, newFakeNode(), func(o *Options) {
+		o.Held = heldBy{decide: func(k ln.CircuitKey, v Verdict) {
+			decided[k] = v
+		}}
+	})
+	terms := jit.Terms{
+		ID: "over", Client: ln.PubKey{2, 1}, SCID: scid, Hash: htlc.Hash, ExpiresAt: time.Now().Add(time.Hour),
+		Part: lsp.PartTerms{AmountMsat: 100_000, MaxParts: 3},
+	}
+	require.NoError(t, e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		if err := e.insertPayment(ctx, tx, lspdb.InsertPaymentParams{
+			ID: terms.ID, Machine: machineJit, Client: terms.Client[:], PaymentHash: terms.Hash[:], JitScid: scid.Bytes(),
+		}); err != nil {
+			return err
+		}
+		offer := jit.Offer{Terms: terms, Progress: jit.Progress{Mapped: true}}
+		_, err := e.jits.CreateTx(ctx, tx, terms.ID, jit.Offered{Offer: offer}, jit.Start{Moment: at(100)})
+		return err
+	}))
+	_, err := e.jits.Send(t.Context(), terms.ID, jit.Cancel{Moment: at(100)})
+	require.NoError(t, err)
+
+	away.Store(3)
+	e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: htlc})
+	require.Empty(t, decided, "nothing but the agreement's own machine answers its HTLCs")
+	_, err = e.jits.Recover(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		inst, err := e.jits.Pending(t.Context())
+		return err == nil && len(inst) == 0
+	}, 10*time.Second, time.Millisecond)
+	require.Equal(t, map[ln.CircuitKey]Verdict{htlc.Key: VerdictFail}, decided, "mapped: a RESUME would forward")
+
+	// One that never was an agreement's is refused for good.
+	stranger := htlc
+	stranger.Key.HtlcID, stranger.OutgoingSCID = 2, ln.NewSCID(16_200_000, 2, 2)
+	e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: stranger})
+	require.Equal(t, VerdictRefuseUnknown, decided[stranger.Key])
+}
+
+// TestARestoredDatabaseRefusesWithoutAResume: an older copy says that the SCID
+// was never mapped; lnd may know better.
+func TestARestoredDatabaseRefusesWithoutAResume(t *testing.T) {
+	key := ln.CircuitKey{ChanID: 7, HtlcID: 1}
+	for restored, want := range map[bool]Verdict{false: VerdictRefuseUnknown, true: VerdictFail} {
+		var got Verdict
+		e := newEngine(t, database(t), newFakeNode(), func(o *Options) {
+			o.Restored, o.Held = restored, heldBy{decide: func(_ ln.CircuitKey, v Verdict) { got = v }}
+		})
+		require.NoError(t, e.refuseParts(t.Context(), jit.RefuseParts{OfferID: "p", Keys: []ln.CircuitKey{key}, How: jit.RefuseUnknown}))
+		require.Equal(t, want, got)
+		e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{Key: key, OutgoingSCID: 1}})
+		require.Equal(t, want, got)
+	}
+}
