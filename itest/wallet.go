@@ -165,7 +165,8 @@ func (w *rawWallet) receiveReceiverPays(ctx context.Context, amount ln.Msat, wis
 	params := w.menu(ctx).OpeningFeeParamsMenu[0]
 	fee := max(ln.Msat(params.MinFeeMsat), (amount*ln.Msat(params.ProportionalPpm)+999_999)/1_000_000)
 	own, _, err := w.lnd.AddInvoice(ctx, ln.InvoiceRequest{
-		AmountMsat: amount - fee, Memo: "a wrapped test", Expiry: 20 * time.Minute, FinalCltvDelta: 80,
+		AmountMsat: amount - fee, Memo: "a wrapped test", FinalCltvDelta: 80,
+		Expiry: 20*time.Minute + time.Duration(wish.MinConfirmations)*time.Hour,
 	})
 	require.NoError(w.t, err)
 	wrapped, err := w.api.Wrap(ctx, &lspv1.WrapRequest{

@@ -452,7 +452,7 @@ func (r *rig) ask() (agreement, error) {
 		if r.job.opens {
 			fee = max(int64(params.MinFeeMsat), (amount*int64(params.ProportionalPpm)+999_999)/1_000_000)
 		}
-		own, err := r.ln(r.wallet).AddInvoice(ctx, &lnrpc.Invoice{RPreimage: preimage.Bytes(), ValueMsat: amount - fee, Expiry: 1200, CltvExpiry: 80})
+		own, err := r.ln(r.wallet).AddInvoice(ctx, &lnrpc.Invoice{RPreimage: preimage.Bytes(), ValueMsat: amount - fee, Expiry: 1200 + 3600*int64(r.job.confs), CltvExpiry: 80})
 		if err != nil {
 			return agreement{}, err
 		}

@@ -122,6 +122,7 @@ func TestLies(t *testing.T) {
 		"expired":     func(_ *lspv1.WrapResponse, b *ln.Bolt11) { b.Expiry = 0 },
 		"cltv":        func(_ *lspv1.WrapResponse, b *ln.Bolt11) { b.FinalCltvDelta = 90 },
 		"fee":         func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.FeeMsat = 2_000_001 },
+		"no channel":  func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.OpensChannel = false },
 		"no secret":   func(_ *lspv1.WrapResponse, b *ln.Bolt11) { b.HasPaymentAddr = false },
 		"capacity":    func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.ChannelCapacitySat = 1 << 40 },
 	} {

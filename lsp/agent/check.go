@@ -91,6 +91,8 @@ func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.W
 		return bad("it names no payment")
 	case fee > c.Quote.FeeMsat:
 		return bad("a fee of %s instead of %s", fee, c.Quote.FeeMsat)
+	case !r.GetOpensChannel() && wrapped.AmountMsat > own.AmountMsat:
+		return bad("a fee of %s for a channel that it does not open", wrapped.AmountMsat-own.AmountMsat)
 	case r.GetOpensChannel() && capacity > policy.MaxChannelSat:
 		return bad("a channel of %s, above your limit of %s (channels.max_channel_sat)", capacity, policy.MaxChannelSat)
 	}
@@ -98,6 +100,7 @@ func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.W
 		LSP: c.Menu.LSP.NodeKey, Network: c.Menu.Network,
 		PayerMsat: c.Quote.PayerMsat, MaxFeeMsat: c.Quote.FeeMsat,
 		MinCltvOver: wrap.DefaultHoldExpiryDelta + confirmations,
+		HoldFor:     time.Duration(confirmations) * 10 * time.Minute,
 	}, now)
 }
 

@@ -294,7 +294,7 @@ func (f *fakeLSP) Wrap(_ context.Context, r *lspv1.WrapRequest) (*lspv1.WrapResp
 	}
 	b := own
 	b.Payee, b.AmountMsat, b.FinalCltvDelta = f.key, ln.Msat(r.AmountMsat), own.FinalCltvDelta+87
-	b.Expiry = own.Expiry - 90*time.Second
+	b.Expiry = own.Expiry - 150*time.Second - time.Duration(r.Channel.MinConfirmations)*time.Hour
 	resp := &lspv1.WrapResponse{PaymentId: "wrap-1", FeeMsat: r.AmountMsat - uint64(own.AmountMsat), OpensChannel: true, ChannelCapacitySat: 200_000}
 	if f.bendWrap != nil {
 		f.bendWrap(resp, &b)

@@ -149,6 +149,10 @@ func (n *fakeNode) SubscribeInvoice(ctx context.Context, _ ln.Hash, _ func(ln.In
 	return ln.ErrUnavailable
 }
 
+func (n *fakeNode) AddHoldInvoice(context.Context, ln.HoldInvoiceRequest) (string, error) {
+	return "wrapped", nil
+}
+
 func (n *fakeNode) SettleInvoice(_ context.Context, p ln.Preimage) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -194,6 +198,16 @@ func newEngine(t *testing.T, cfg store.Config, n *fakeNode, change func(*Options
 	require.NoError(t, e.load(t.Context()))
 	require.NoError(t, e.fees.refresh(t.Context()))
 	return e
+}
+
+// rich gives the node coins to open channels with.
+func (n *fakeNode) rich() {
+	script := append([]byte{0x51, 32}, make([]byte, 32)...)
+	for i := range byte(3) {
+		n.coins = append(n.coins, ln.Coin{
+			Outpoint: ln.Outpoint{TxID: ln.TxID{i + 1}}, AmountSat: 1_000_000 + ln.Sat(i), PkScript: script, Confirmations: 6,
+		})
+	}
 }
 
 func at(height uint32) lsp.Moment { return lsp.Moment{At: time.Now().UTC(), Height: height} }

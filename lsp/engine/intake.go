@@ -199,9 +199,10 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 			return Agreement{}, err
 		}
 	}
-	expires := earliest(own.ExpiresAt().Add(-e.cfg.CollectFor), r.Params.ValidUntil)
+	late := e.cfg.claimFor(r.Wish)
+	expires := earliest(own.ExpiresAt().Add(-late), r.Params.ValidUntil)
 	if !expires.After(now) {
-		return Agreement{}, errBadExpiry
+		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice expires too soon: after the payer has paid, up to %s may pass until your node is paid, so make it good for longer than that", late)
 	}
 	id, err := e.newID()
 	if err != nil {
@@ -295,6 +296,18 @@ func (c Config) waitBlocks(w Wish) uint32 {
 		return slack
 	}
 	return slack + w.Confs*c.BlocksPerConf
+}
+
+// claimFor is how long after the payer's last moment the wallet's own invoice
+// must still be good: for a wallet that comes online late, the open, and the
+// confirmations that it wants. Otherwise a channel would be opened for a
+// payment that the wallet's node refuses.
+func (c Config) claimFor(w Wish) time.Duration {
+	wait := c.CollectFor + c.OpenFor
+	if !w.ZeroConf {
+		wait += time.Duration(w.Confs) * time.Duration(c.BlocksPerConf) * 10 * time.Minute
+	}
+	return wait
 }
 
 // room says whether the client's active channels can take the amount now. A

@@ -17,12 +17,7 @@ import (
 func TestARestartWhilePlannedKeepsTheCoins(t *testing.T) {
 	cfg := database(t)
 	n := newFakeNode()
-	script := append([]byte{0x51, 32}, make([]byte, 32)...)
-	for i := range byte(3) {
-		n.coins = append(n.coins, ln.Coin{
-			Outpoint: ln.Outpoint{TxID: ln.TxID{i + 1}}, AmountSat: 1_000_000 + ln.Sat(i), PkScript: script, Confirmations: 6,
-		})
-	}
+	n.rich()
 	rival := [32]byte{0xee}
 	n.onRelease = func(op ln.Outpoint) { n.leases[op] = rival }
 

@@ -23,6 +23,9 @@ type Promised struct {
 	// most that we let payers lock up (0: 2016, lnd's payers' own limit).
 	MinCltvOver  uint32
 	MaxFinalCltv uint32
+	// HoldFor is how long the payment will be held for confirmations at least:
+	// our own invoice must be good for so much longer.
+	HoldFor time.Duration
 }
 
 // maxFinalCltv: lnd's payers refuse routes of more than 2016 blocks.
@@ -67,7 +70,7 @@ func CheckWrap(own, wrapped ln.Bolt11, p Promised, now time.Time) error {
 	if wrapped.CreatedAt.After(now.Add(maxClockSkew)) {
 		bad("it is dated in the future: check the clocks")
 	}
-	if wrapped.ExpiresAt().After(own.ExpiresAt()) {
+	if wrapped.ExpiresAt().Add(p.HoldFor).After(own.ExpiresAt()) {
 		bad("payers could still pay it when the wallet's own invoice has expired")
 	}
 	if !wrapped.HasPaymentAddr {

@@ -14,7 +14,7 @@ import (
 
 func TestCheckWrap(t *testing.T) {
 	lspKey := ln.PubKey{3, 9}
-	promised := Promised{LSP: lspKey, Network: "regtest", PayerMsat: 100_000, MaxFeeMsat: 2000, MinCltvOver: 81}
+	promised := Promised{LSP: lspKey, Network: "regtest", PayerMsat: 100_000, MaxFeeMsat: 2000, MinCltvOver: 81, HoldFor: 20 * time.Minute}
 	own := func() ln.Bolt11 {
 		return ln.Bolt11{
 			Network: "regtest", Hash: ln.Hash{1}, Payee: ln.PubKey{2, 1}, AmountMsat: 98_000, Description: "tea",
@@ -23,7 +23,7 @@ func TestCheckWrap(t *testing.T) {
 	}
 	good := func() ln.Bolt11 {
 		w := own()
-		w.Payee, w.AmountMsat, w.FinalCltvDelta = lspKey, 100_000, 180
+		w.Payee, w.AmountMsat, w.FinalCltvDelta, w.Expiry = lspKey, 100_000, 180, 40*time.Minute
 		return w
 	}
 	now := testStart.Add(time.Minute)
