@@ -5,8 +5,8 @@
 //
 // It promises:
 //   - parts of one payment share one fate: they are resumed together once the
-//     set is complete and checked, or refused together; a part beyond the
-//     agreed amount is refused (why is told at Step);
+//     set is complete and checked, or refused together; never more than the
+//     agreed amount is handed on (what becomes of the rest is told at Step);
 //   - a part that was resumed is never failed; when lnd offers it again it is
 //     resumed again;
 //   - at most one channel is opened per payment: while an open's fate is not

@@ -42,6 +42,10 @@ func deadline(s State) (time.Time, Event, bool) {
 		due = s.Deadline
 	case Mapping:
 		due = s.Deadline
+	case Resuming:
+		due = Forwarded(s).waitUntil()
+	case Forwarded:
+		due = s.waitUntil()
 	}
 	t := Tick{}
 	t.At = due

@@ -18,7 +18,7 @@ func testTerms(zeroConf bool) Terms {
 		ID: "offer-1", Client: ln.PubKey{2, 1}, SCID: ln.NewSCID(16_200_000, 1, 1), Hash: ln.Hash{5},
 		Part: lsp.PartTerms{
 			AmountMsat: 100_000_000, FeeMsat: 2_000_000, CltvDelta: 80, FinalCltvDelta: 80,
-			HtlcMinimumMsat: 1000, MaxParts: 2,
+			HtlcMinimumMsat: 1000, MaxParts: 3,
 		},
 		ZeroConf: zeroConf, Confs: 3, MayOpenMore: true, ExpiresAt: testStart.Add(10 * time.Minute),
 		CollectFor: 90 * time.Second, OpenFor: time.Minute, MapFor: time.Minute,

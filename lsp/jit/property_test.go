@@ -56,7 +56,11 @@ func (w *world) take(s State, effects []Effect) {
 				}
 				w.resumed[k] = true
 			}
-			require.GreaterOrEqual(t, out, w.terms.Part.AmountMsat, "an incomplete set was resumed")
+			if out < w.terms.Part.AmountMsat {
+				// In place of what came back, and never for more than the amount.
+				require.True(t, len(w.resumed) > len(f.Keys), "an incomplete set was resumed")
+				require.LessOrEqual(t, liveOf(s), w.terms.Part.AmountMsat)
+			}
 		case RefuseParts:
 			require.False(t, f.How == RefuseUnknown && w.mapped, "RESUME of a mapped SCID would forward")
 			require.False(t, f.Reason.IsZero())
@@ -87,6 +91,22 @@ func (w *world) take(s State, effects []Effect) {
 			require.False(t, w.refused[k], "%s: %s is held after it was refused", s.StateName(), k)
 		}
 	}
+}
+
+// liveOf is what was handed on and has not come back.
+func liveOf(s State) (live ln.Msat) {
+	f, ok := s.(Forwarded)
+	if q, resuming := s.(Resuming); resuming {
+		f, ok = Forwarded(q), true
+	}
+	if ok {
+		for _, p := range f.Parts {
+			if p.Outcome != OutcomeFailed {
+				live += p.Htlc.OutgoingMsat
+			}
+		}
+	}
+	return live
 }
 
 func TestRandomDays(t *testing.T) {
@@ -348,4 +368,66 @@ func TestTheClientReadsWhyAPartWentBack(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, ReasonOf(next).Code, name)
 	}
+}
+
+// A part finds no room in the channel that lnd chose for it, and the payer sends
+// its money again in two, before lnd's word of the failure is here: they wait
+// for it, and are handed on. What does not fit goes back when its time is over.
+func TestPartSentAgainBeforeItsFailureIsKnown(t *testing.T) {
+	terms := testTerms(true)
+	terms.Part.MaxParts = 6
+	var s State = Offered{Offer{Terms: terms}}
+	var effects []Effect
+	step := func(v Event) {
+		t.Helper()
+		var err error
+		s, effects, err = Step(again(t, s), again(t, v))
+		require.NoError(t, err)
+	}
+	m := moment()
+	for _, v := range []Event{
+		PartArrived{m, testPart(1, 60_000_000)},
+		PartArrived{m, testPart(2, 40_000_000)},
+		WalletStatus{Moment: m, Online: true, Room: 42},
+		Mapped{m, 42},
+		PartsResumed{m},
+	} {
+		step(v)
+	}
+	for n := uint64(3); n <= 5; n++ {
+		step(PartArrived{m, testPart(n, 20_000_000)})
+		require.Empty(t, effects, "it waits")
+		step(PartArrived{m, testPart(n, 20_000_000)})
+		require.Empty(t, effects, "offered again, it still waits")
+	}
+	step(PartFailed{m, testPart(2, 0).Key, "no room"})
+	require.Equal(t, ResumeParts{OfferID: terms.ID, Keys: []ln.CircuitKey{testPart(3, 0).Key, testPart(4, 0).Key}}, effects[0])
+	due, tick, ok := deadline(s)
+	require.True(t, ok)
+	require.Equal(t, testStart.Add(terms.CollectFor), due)
+	step(tick)
+	require.Equal(t, []ln.CircuitKey{testPart(5, 0).Key}, effects[0].(RefuseParts).Keys)
+	for _, n := range []uint64{1, 3, 4} {
+		step(PartSettled{m, testPart(n, 0).Key})
+	}
+	require.Equal(t, ln.Msat(100_000_000), s.(Paid).ForwardedMsat)
+	require.Equal(t, ln.Msat(2_000_000), s.(Paid).FeeEarnedMsat)
+}
+
+// The wallet refuses the whole: what waited begins the next attempt.
+func TestSparesBeginTheNextAttempt(t *testing.T) {
+	var s State = Offered{Offer{Terms: testTerms(true)}}
+	m := moment()
+	for _, v := range []Event{
+		PartArrived{m, testPart(1, 100_000_000)},
+		WalletStatus{Moment: m, Online: true, Room: 42},
+		Mapped{m, 42},
+		PartArrived{m, testPart(2, 100_000_000)},
+		PartFailed{m, testPart(1, 0).Key, "no room"},
+	} {
+		next, _, err := Step(s, v)
+		require.NoError(t, err, v.EventName())
+		s = next
+	}
+	require.Equal(t, []Part{{Htlc: testPart(2, 100_000_000), At: testStart}}, s.(Collecting).Parts)
 }

@@ -1,6 +1,7 @@
 package jit
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -71,6 +72,12 @@ type Held struct {
 	Parts []Part `json:"parts"`
 }
 
+// Waiting are parts beyond the amount that came while the fate of forwarded
+// ones was open (see Forwarded.extra).
+type Waiting struct {
+	Spares []Part `json:"spares,omitempty"`
+}
+
 // Offer is the part every state has.
 type Offer struct {
 	Terms
@@ -114,12 +121,14 @@ type (
 	Resuming struct {
 		Offer
 		Held
+		Waiting
 		Via ln.SCID `json:"via"`
 	}
 	// Forwarded: lnd has the decision; the wallet claims, or not.
 	Forwarded struct {
 		Offer
 		Held
+		Waiting
 		Via ln.SCID `json:"via"`
 	}
 	// Paid: final; the wallet has its money and the gateway its fee.
@@ -176,9 +185,9 @@ func PartsOf(s State) []Part {
 	case Mapping:
 		return s.Parts
 	case Resuming:
-		return s.Parts
+		return slices.Concat(s.Parts, s.Spares)
 	case Forwarded:
-		return s.Parts
+		return slices.Concat(s.Parts, s.Spares)
 	case Paid:
 		return s.Parts
 	}

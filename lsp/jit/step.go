@@ -1,8 +1,6 @@
 package jit
 
 import (
-	"time"
-
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -11,13 +9,13 @@ import (
 // Step decides. It is pure; see fsm.Machine.
 //
 // A part beyond the amount. Parts join until their sum reaches the amount
-// agreed; one that arrives afterwards is refused, whatever the state. The
-// gateway cannot see the onion's total, but a payer that follows the invoice
-// sends no such part, and joining it would either resize a channel already
-// being opened or, after the RESUME, add money that the fee and the exposure
-// were not agreed for. Refusing is safe for all: a wallet that was promised
-// more than the amount (an overpaying sender's last part) does not claim an
-// incomplete set, so the payer is refunded in full.
+// agreed. The gateway cannot see the onion's total, but a payer that follows the
+// invoice sends more only in place of what came back, so one that arrives
+// before the RESUME is refused: joining it would resize a channel that is being
+// opened. One that arrives after it waits for the fate of what was forwarded
+// (Forwarded.extra). Never more than the amount is handed on: a wallet that was
+// promised more (an overpaying sender's last part) does not claim an incomplete
+// set, so the payer is refunded in full.
 func Step(s State, v Event) (State, []Effect, error) {
 	if v, ok := v.(PartArrived); ok {
 		return arrived(s, v)
@@ -35,9 +33,9 @@ func Step(s State, v Event) (State, []Effect, error) {
 		if _, ok := v.(PartsResumed); ok {
 			return Forwarded(s), nil, nil
 		}
-		return stepOutcome(s, s.Offer, s.Held, s.Via, v)
+		return Forwarded(s).step(s, v)
 	case Forwarded:
-		return stepOutcome(s, s.Offer, s.Held, s.Via, v)
+		return s.step(s, v)
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
@@ -74,9 +72,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		if p.Htlc.Key != key {
 			continue
 		}
-		_, resuming := s.(Resuming)
-		_, forwarded := s.(Forwarded)
-		if (resuming || forwarded) && p.Outcome == OutcomeOpen {
+		if p.Outcome == OutcomeOpen && wasResumed(s, key) {
 			// lnd offers again what it was told to resume: again RESUME.
 			return s, []Effect{ResumeParts{OfferID: o.ID, Keys: []ln.CircuitKey{key}}}, nil
 		}
@@ -110,9 +106,12 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 			s.Held = add(s.Held, part)
 			return joined(s, v.Moment)
 		}
+	case Resuming:
+		return Forwarded(s).extra(s, part, v.Height)
+	case Forwarded:
+		return s.extra(s, part, v.Height)
 	}
-	reason := lsp.Because(lsp.ReasonExtraPart, "the payment was complete already: a part beyond its amount was sent back")
-	return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, reason)}, nil
+	return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, beyond())}, nil
 }
 
 // joined looks at a set that has grown: complete sets are checked and then ask
@@ -347,66 +346,4 @@ func held(s State, o Offer, h Held, v Event) (State, []Effect, error) {
 		return cancel(o, h, v.Reason)
 	}
 	return nil, nil, fsm.Illegal(s, v)
-}
-
-// stepOutcome follows resumed parts to their end. Time and height no longer
-// matter: the wallet may take as long as its HTLCs live.
-func stepOutcome(s State, o Offer, h Held, via ln.SCID, v Event) (State, []Effect, error) {
-	var (
-		key     ln.CircuitKey
-		outcome Outcome
-		text    string
-		at      time.Time
-	)
-	switch v := v.(type) {
-	case PartSettled:
-		key, outcome, at = v.Key, OutcomeSettled, v.At
-	case PartFailed:
-		key, outcome, text, at = v.Key, OutcomeFailed, v.Text, v.At
-	case PartGone:
-		// The interceptor or lnd took it back between the decision and the
-		// RESUME: no other word of it will come. (What goes on chain after a
-		// RESUME is no PartGone: its fate is told once it is known.)
-		key, outcome, text, at = v.Key, OutcomeFailed, v.Text, v.At
-	case Cancel:
-		return nil, nil, ErrTooLate
-	default:
-		return nil, nil, fsm.Illegal(s, v)
-	}
-	parts := append([]Part(nil), h.Parts...)
-	var found bool
-	open, settled := 0, 0
-	var in, out ln.Msat
-	for i := range parts {
-		if parts[i].Htlc.Key == key && parts[i].Outcome == OutcomeOpen {
-			parts[i].Outcome, found = outcome, true
-		}
-		switch parts[i].Outcome {
-		case OutcomeOpen:
-			open++
-		case OutcomeSettled:
-			settled++
-			in += parts[i].Htlc.IncomingMsat
-			out += parts[i].Htlc.OutgoingMsat
-		}
-	}
-	if !found {
-		return nil, nil, fsm.Illegal(s, v)
-	}
-	h = Held{Parts: parts}
-	switch {
-	case open > 0:
-		if _, ok := s.(Resuming); ok {
-			return Resuming{Offer: o, Held: h, Via: via}, nil, nil
-		}
-		return Forwarded{Offer: o, Held: h, Via: via}, nil, nil
-	case settled > 0:
-		// in >= out for every part: CheckPart let no other join.
-		return Paid{Offer: o, Held: h, Via: via, ForwardedMsat: out, FeeEarnedMsat: in - out, At: at}, nil, nil
-	}
-	o.Last = lsp.Because(lsp.ReasonWalletRefused, "the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(text))
-	if !at.Before(o.ExpiresAt) {
-		return Refunded{Offer: o, Reason: o.Last}, nil, nil
-	}
-	return Offered{Offer: o}, nil, nil
 }

@@ -1,0 +1,200 @@
+package jit
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// All of this file serves Resuming as well, which has the same fields: from is
+// the state that is left.
+
+func (s Forwarded) like(from State) State {
+	if _, ok := from.(Resuming); ok {
+		return Resuming(s)
+	}
+	return s
+}
+
+// wasResumed says that the state handed this part on.
+func wasResumed(s State, key ln.CircuitKey) bool {
+	switch s := s.(type) {
+	case Resuming:
+		return slices.Contains(s.keys(), key)
+	case Forwarded:
+		return slices.Contains(s.keys(), key)
+	}
+	return false
+}
+
+func beyond() lsp.Reason {
+	return lsp.Because(lsp.ReasonExtraPart, "the payment was complete already: a part beyond its amount was sent back")
+}
+
+// extra takes a part that came after the set was handed on. lnd puts each part
+// into any channel of the wallet, so one may come back for want of room in the
+// channel it met. Its payer sends that money again, often split, and this can
+// arrive before lnd's word of the failure: refused, it would leave the wallet
+// with an incomplete set for minutes and the payer without a route. So it
+// joins at once if it fits, and else waits for the fate of what was forwarded,
+// for CollectFor at most.
+func (s Forwarded) extra(from State, p Part, height uint32) (State, []Effect, error) {
+	if reason, near := (Held{Parts: []Part{p}}).near(s.Offer, height); near {
+		return from, []Effect{s.sendBack([]ln.CircuitKey{p.Htlc.Key}, reason)}, nil
+	}
+	live := 0
+	for _, q := range s.Parts {
+		if q.Outcome != OutcomeFailed {
+			live++
+		}
+	}
+	// The second bound is for the stored state: every retry leaves a part in it.
+	if live+len(s.Spares) >= s.Part.MaxParts || len(s.Parts)+len(s.Spares) >= 4*s.Part.MaxParts {
+		return from, []Effect{s.sendBack([]ln.CircuitKey{p.Htlc.Key}, beyond())}, nil
+	}
+	s.Spares = append(slices.Clone(s.Spares), p)
+	next, effects := s.admit()
+	return next.like(from), effects, nil
+}
+
+// admit hands on the spares that fit into what came back.
+func (s Forwarded) admit() (Forwarded, []Effect) {
+	var live ln.Msat
+	for _, p := range s.Parts {
+		if p.Outcome != OutcomeFailed {
+			live += p.Htlc.OutgoingMsat
+		}
+	}
+	var keys []ln.CircuitKey
+	var rest []Part
+	parts := slices.Clone(s.Parts)
+	for _, p := range s.Spares {
+		if live+p.Htlc.OutgoingMsat > s.Part.AmountMsat {
+			rest = append(rest, p)
+			continue
+		}
+		live += p.Htlc.OutgoingMsat
+		keys = append(keys, p.Htlc.Key)
+		parts = append(parts, p)
+	}
+	if len(keys) == 0 {
+		return s, nil
+	}
+	s.Parts, s.Spares = parts, rest
+	return s, []Effect{ResumeParts{OfferID: s.ID, Keys: keys}, WatchParts{OfferID: s.ID, Keys: keys}}
+}
+
+func (s Forwarded) sendBack(keys []ln.CircuitKey, reason lsp.Reason) Effect {
+	return refuse(s.Offer, keys, RefuseTemporary, reason)
+}
+
+// dismiss refuses the spares of which want says so.
+func (s Forwarded) dismiss(from State, v Event, reason lsp.Reason, want func(Part) bool) (State, []Effect, error) {
+	var keys []ln.CircuitKey
+	var rest []Part
+	for _, p := range s.Spares {
+		if want(p) {
+			keys = append(keys, p.Htlc.Key)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil, fsm.Illegal(from, v)
+	}
+	s.Spares = rest
+	return s.like(from), []Effect{s.sendBack(keys, reason)}, nil
+}
+
+// step follows resumed parts to their end. Time and height no longer matter to
+// them: the wallet may take as long as its HTLCs live.
+func (s Forwarded) step(from State, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case PartSettled:
+		return s.ended(from, v, v.Moment, v.Key, OutcomeSettled, "")
+	case PartFailed:
+		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, v.Text)
+	case PartGone:
+		if i := slices.IndexFunc(s.Spares, func(p Part) bool { return p.Htlc.Key == v.Key }); i >= 0 {
+			s.Spares = slices.Delete(slices.Clone(s.Spares), i, i+1)
+			return s.like(from), nil, nil
+		}
+		// The interceptor or lnd took it back between the decision and the
+		// RESUME: no other word of it will come. (What goes on chain after a
+		// RESUME is no PartGone: its fate is told once it is known.)
+		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, v.Text)
+	case Tick:
+		return s.dismiss(from, v, beyond(), func(p Part) bool { return !v.At.Before(p.At.Add(s.CollectFor)) })
+	case NewBlock:
+		return s.dismiss(from, v, beyond(), func(p Part) bool {
+			_, near := (Held{Parts: []Part{p}}).near(s.Offer, v.Height)
+			return near
+		})
+	case Cancel:
+		return nil, nil, ErrTooLate
+	}
+	return nil, nil, fsm.Illegal(from, v)
+}
+
+func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, outcome Outcome, text string) (State, []Effect, error) {
+	i := slices.IndexFunc(s.Parts, func(p Part) bool { return p.Htlc.Key == key && p.Outcome == OutcomeOpen })
+	if i < 0 {
+		return nil, nil, fsm.Illegal(from, v)
+	}
+	s.Parts = slices.Clone(s.Parts)
+	s.Parts[i].Outcome = outcome
+	open, settled := 0, 0
+	var in, out ln.Msat
+	for _, p := range s.Parts {
+		switch p.Outcome {
+		case OutcomeOpen:
+			open++
+		case OutcomeSettled:
+			settled++
+			in += p.Htlc.IncomingMsat
+			out += p.Htlc.OutgoingMsat
+		}
+	}
+	if open > 0 {
+		next, effects := s.admit()
+		return next.like(from), effects, nil
+	}
+	o := s.Offer
+	var next State
+	if settled > 0 {
+		// in >= out for every part: CheckPart let no other join.
+		next = Paid{Offer: o, Held: s.Held, Via: s.Via, ForwardedMsat: out, FeeEarnedMsat: in - out, At: m.At}
+	} else {
+		o.Last = lsp.Because(lsp.ReasonWalletRefused, "the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(text))
+		next = Offered{Offer: o}
+		if !m.At.Before(o.ExpiresAt) {
+			next = Refunded{Offer: o, Reason: o.Last}
+		}
+	}
+	// What still waits is judged as if it arrived now: it is the next attempt, or
+	// too late.
+	var effects []Effect
+	for _, p := range s.Spares {
+		var more []Effect
+		var err error
+		if next, more, err = arrived(next, PartArrived{Moment: m, Htlc: p.Htlc}); err != nil {
+			return nil, nil, err
+		}
+		effects = append(effects, more...)
+	}
+	return next, effects, nil
+}
+
+// waitUntil is when the first spare has waited long enough; zero if none waits.
+func (s Forwarded) waitUntil() time.Time {
+	var due time.Time
+	for _, p := range s.Spares {
+		if at := p.At.Add(s.CollectFor); due.IsZero() || at.Before(due) {
+			due = at
+		}
+	}
+	return due
+}
