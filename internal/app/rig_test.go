@@ -559,10 +559,12 @@ func (r *rig) outcome(paid <-chan *lnrpc.Payment) *lnrpc.Payment {
 	return nil
 }
 
-// await waits until the payment has ended in sluiced's own eyes.
+// await waits until the payment has ended in sluiced's own eyes. One that was
+// refunded ends with its invoice, which ask lets live for hours where
+// confirmations are awaited.
 func (r *rig) await(id string) {
 	r.t.Helper()
-	for range 2000 {
+	for until := time.Now().Add(time.Hour * time.Duration(1+r.job.confs)); time.Now().Before(until); {
 		if s := r.service.Load(); s != nil {
 			p, err := s.channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: id})
 			if err == nil && p.Payment.Terminal {
