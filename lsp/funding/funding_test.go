@@ -214,14 +214,46 @@ func TestRatePolicy(t *testing.T) {
 	require.NoError(t, p.Check())
 	require.Error(t, RatePolicy{Floor: 252, Ceiling: 300, MaxAge: 1}.Check())
 	require.Error(t, RatePolicy{Floor: 400, Ceiling: 300, MaxAge: 1}.Check())
-	require.Equal(t, Rate{Rate: 500}, p.Decide(Estimate{500, now.Add(-time.Minute)}, now))
-	require.Equal(t, Rate{Rate: 300}, p.Decide(Estimate{253, now}, now))
-	high := p.Decide(Estimate{20_000, now}, now)
-	require.Equal(t, ln.FeeRateSatPerKW(10_000), high.Rate)
-	require.NotEmpty(t, high.Alarm)
-	require.False(t, high.Stale)
-	old := p.Decide(Estimate{500, now.Add(-time.Minute - 1)}, now)
-	require.True(t, old.Stale)
-	require.Equal(t, ln.FeeRateSatPerKW(500), old.Rate)
-	require.True(t, p.Decide(Estimate{}, now).Stale)
+	require.Equal(t, Rate{Rate: 500, Asked: 500, Age: time.Minute}, p.Decide(Estimate{500, now.Add(-time.Minute)}, now))
+	require.Equal(t, Rate{Rate: 300, Asked: 253}, p.Decide(Estimate{253, now}, now))
+	require.Equal(t, Rate{Rate: 10_000, Asked: 10_000}, p.Decide(Estimate{10_000, now}, now))
+	require.Equal(t, Rate{Rate: 10_000, Asked: 10_001, High: true}, p.Decide(Estimate{10_001, now}, now))
+	require.Equal(t, Rate{Rate: 500, Asked: 500, Age: time.Minute + 1, Stale: true}, p.Decide(Estimate{500, now.Add(-time.Minute - 1)}, now))
+	require.Equal(t, Rate{Rate: 300, Stale: true}, p.Decide(Estimate{}, now))
+	// A clock that was set back makes an estimate no older.
+	require.Equal(t, Rate{Rate: 500, Asked: 500}, p.Decide(Estimate{500, now.Add(time.Hour)}, now))
+
+	for alarm, e := range map[string]Estimate{
+		"":          {500, now},
+		"no fee":    {},
+		"old":       {500, now.Add(-time.Hour)},
+		"more than": {20_000, now},
+	} {
+		got := p.Decide(e, now).Alarm()
+		require.Contains(t, got, alarm)
+		require.Equal(t, alarm == "", got == "", got)
+	}
+}
+
+// The weight that prices are made from is that of the transactions themselves.
+func TestExpectedWeights(t *testing.T) {
+	for n := 1; n <= 3; n++ {
+		var coins []ln.Coin
+		for i := range n {
+			coins = append(coins, coin(byte(i+1), 50_000, 1, p2wpkh))
+		}
+		sel, err := Select(coins, Request{FundingSat: ln.Sat(n)*50_000 - 10_000, FeeRate: 1000, ChangeScript: script(p2tr, 200)})
+		require.NoError(t, err)
+		require.Len(t, sel.Inputs, n)
+		require.Equal(t, sel.WeightWU, OpeningWU(n))
+	}
+	require.Equal(t, OpeningWU(1), OpeningWU(0))
+
+	tx := wire.NewMsgTx(2)
+	in := wire.NewTxIn(&wire.OutPoint{}, nil, wire.TxWitness{nil, make([]byte, 72), make([]byte, 72), make([]byte, 71)})
+	tx.AddTxIn(in)
+	for range 2 {
+		tx.AddTxOut(wire.NewTxOut(1, script(p2tr, 1)))
+	}
+	require.EqualValues(t, tx.SerializeSizeStripped()*3+tx.SerializeSize(), ClosingWU)
 }

@@ -76,3 +76,18 @@ func countWU(n int) uint64 {
 
 // fundingScriptLen: a channel's funding output is P2WSH or P2TR.
 const fundingScriptLen = 34
+
+// p2trScriptLen is the longest script that a wallet's own output has.
+const p2trScriptLen = 34
+
+// OpeningWU is what a funding transaction weighs at most that spends so many
+// coins and has change.
+func OpeningWU(inputs int) uint64 {
+	n := max(inputs, 1)
+	return txBaseWU + countWU(n) + uint64(n)*(inputBaseWU+p2wpkhWitnessWU) + //nolint:gosec // positive
+		uint64(8+1+fundingScriptLen)*4 + uint64(8+1+p2trScriptLen)*4
+}
+
+// ClosingWU is what a cooperative close weighs at most: the funding output is
+// spent (two signatures, a 2-of-2 script), and each side has an output.
+const ClosingWU = txBaseWU + 4 + inputBaseWU + (1 + 1 + 2*(1+72) + 1 + 71) + 2*(8+1+p2trScriptLen)*4
