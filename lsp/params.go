@@ -29,7 +29,7 @@ type OpeningFeeParams struct {
 var (
 	ErrOfferExpired  = errkind.New(errkind.Invalid, "these opening fee parameters have expired: ask for the menu again and choose from it")
 	ErrPromiseBad    = errkind.New(errkind.Invalid, "these opening fee parameters were altered, or given to another client: ask for the menu again and send an item back unchanged")
-	ErrPromiseOldKey = errkind.New(errkind.Invalid, "these opening fee parameters were promised under a key that is no longer in use: ask for the menu again")
+	ErrPromiseOldKey = errkind.New(errkind.Invalid, "this offer has expired or is unknown: ask for the menu again and choose from it")
 	ErrFeeTooLarge   = errkind.New(errkind.Invalid, "the opening fee would be as large as the payment: ask to receive more")
 	ErrTooSmall      = errkind.New(errkind.Invalid, "the payment is smaller than this offer opens a channel for: ask to receive more")
 	ErrTooLarge      = errkind.New(errkind.Invalid, "the payment is larger than this offer opens a channel for: ask to receive less, or in several payments")

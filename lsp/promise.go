@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -16,12 +17,16 @@ import (
 // MaxPromiseLen is bLIP-52's bound of a promise, in bytes of printable ASCII.
 const MaxPromiseLen = 512
 
-// PromiseKey is one secret under which promises are made. Versions are never
-// used twice.
+// PromiseKey is one secret under which promises are made, from SignsFrom until
+// the next one's. Versions are never used twice.
 type PromiseKey struct {
-	Version uint32
-	Secret  [32]byte
+	Version   uint32
+	Secret    [32]byte
+	Made      time.Time
+	SignsFrom time.Time
 }
+
+var errNoKeys = errors.New("there is no promise key")
 
 // String keeps the secret out of logs.
 func (k PromiseKey) String() string { return fmt.Sprintf("promise key %d", k.Version) }
@@ -52,6 +57,9 @@ func NewPromiser(current PromiseKey, older ...PromiseKey) (*Promiser, error) {
 	}
 	return p, nil
 }
+
+// Version is that of the key that signs.
+func (p *Promiser) Version() uint32 { return p.current.Version }
 
 // Promise gives the parameters with their promise for this client. ValidUntil
 // is cut to whole seconds in UTC, so that every client's way of writing it
