@@ -29,6 +29,7 @@ const (
 	ReasonWalletRefused   ReasonCode = "wallet_refused_payment"
 	ReasonCoinsShort      ReasonCode = "gateway_coins_short"
 	ReasonLimit           ReasonCode = "limit_reached"
+	ReasonChainFees       ReasonCode = "chain_fees_too_high"
 	ReasonNoConsent       ReasonCode = "wallet_did_not_agree_to_a_channel"
 	ReasonPartMissing     ReasonCode = "part_missing"
 	ReasonExtraPart       ReasonCode = "part_beyond_the_amount"

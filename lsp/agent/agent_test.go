@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -170,6 +171,35 @@ func TestCheapestAndFallback(t *testing.T) {
 	_, err = world.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: amount, MaxFeeMsat: 4_000_000})
 	require.ErrorContains(t, err, "no coins left")
 	require.ErrorContains(t, err, "--max-fee")
+}
+
+// TestNothingOffered: while the LSP offers no channels its words reach the
+// person, and what a present channel can receive still comes over it.
+func TestNothingOffered(t *testing.T) {
+	w, f := one(t)
+	f.bendMenu = func(r *lspv1.GetMenuResponse) {
+		r.OpeningFeeParamsMenu, r.Refusal = nil, "the chain's fees are too high: try again in about 10 minutes"+strings.Repeat("!", 1_000)
+	}
+	for _, mode := range []agent.Mode{agent.PayerPays, agent.ReceiverPays} {
+		_, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: amount, Mode: mode})
+		require.ErrorIs(t, err, errkind.Unavailable)
+		require.Contains(t, errkind.Sentence(err), "try again in about 10 minutes")
+		require.Less(t, len(errkind.Sentence(err)), 600)
+	}
+	offers, away := w.agent.Offers(t.Context(), amount)
+	require.Empty(t, offers)
+	require.ErrorContains(t, away[0].Err, "too high")
+	stand, err := w.agent.LSPStatus(t.Context())
+	require.NoError(t, err)
+	require.True(t, stand[0].LoggedIn)
+	require.False(t, stand[0].Accepting)
+
+	f.room = true
+	w.channels = []ln.Channel{roomy(f.key, 200_000)}
+	g, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: amount})
+	require.NoError(t, err)
+	require.Zero(t, g.FeeMsat)
+	require.Nil(t, f.asked[0].OpeningFeeParams)
 }
 
 func TestRoomNeedsNoChannel(t *testing.T) {

@@ -150,7 +150,7 @@ func fromGateway(l LSP, err error) error {
 	return errkind.Wrap(kind, err, "LSP "+l.Name+": "+said)
 }
 
-// Unreachable is an LSP that did not answer, and why.
+// Unreachable is an LSP that did not answer or offers nothing, and why.
 type Unreachable struct {
 	LSP LSP
 	Err error

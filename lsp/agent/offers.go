@@ -22,6 +22,9 @@ type Menu struct {
 	Network       string
 	MaxWalletCSV  uint32
 	MaxChannelSat ln.Sat
+	// Refused is why it offers no channels at the moment, in its words; nil
+	// when it does.
+	Refused error
 }
 
 // Bounds of a menu that is read.
@@ -29,6 +32,7 @@ const (
 	maxMenuItems    = 64
 	maxHintCltv     = 1_008
 	maxPromiseBytes = lsp.MaxPromiseLen
+	maxRefusalBytes = 500
 )
 
 // menuFromProto reads a menu and refuses one of another node or network.
@@ -45,6 +49,9 @@ func menuFromProto(l LSP, network string, r *lspv1.GetMenuResponse) (Menu, error
 		return Menu{}, errkind.Newf(errkind.Invalid, "LSP %s is on %q, this wallet on %q", l.Name, clip(m.Network), network)
 	case len(r.GetOpeningFeeParamsMenu()) > maxMenuItems:
 		return Menu{}, errkind.Newf(errkind.Invalid, "LSP %s: its menu has more than %d items", l.Name, maxMenuItems)
+	}
+	if said := r.GetRefusal(); said != "" && len(r.GetOpeningFeeParamsMenu()) == 0 {
+		m.Refused = errkind.New(errkind.Unavailable, "LSP "+l.Name+": "+said[:min(len(said), maxRefusalBytes)])
 	}
 	for _, item := range r.GetOpeningFeeParamsMenu() {
 		params, err := paramsFromProto(item)
@@ -71,8 +78,12 @@ func paramsFromProto(p *lspv1.OpeningFeeParams) (lsp.OpeningFeeParams, error) {
 	}, nil
 }
 
-// paramsToProto gives an item back unchanged, as the promise demands.
+// paramsToProto gives an item back unchanged, as the promise demands; none
+// where there is none.
 func paramsToProto(p lsp.OpeningFeeParams) *lspv1.OpeningFeeParams {
+	if p.Promise == "" {
+		return nil
+	}
 	return &lspv1.OpeningFeeParams{
 		MinFeeMsat: uint64(p.MinFeeMsat), ProportionalPpm: uint64(p.ProportionalPPM),
 		ValidUntilMs: p.ValidUntil.UnixMilli(), MinLifetimeBlocks: p.MinLifetimeBlocks,

@@ -131,6 +131,11 @@ func (a *Agent) Receive(ctx context.Context, r ReceiveRequest) (Agreement, error
 		}
 		a.log.Info("the present channel cannot be used after all", zap.String("lsp", l.Name), zap.Error(err))
 	}
+	for _, m := range menus {
+		if m.Refused != nil {
+			failed = append(failed, m.Refused)
+		}
+	}
 	tried := map[string]bool{}
 	for _, c := range Rank(menus, a.cfg.Policy, r.Mode, r.AmountMsat, a.now()) {
 		l := c.Menu.LSP
@@ -213,10 +218,13 @@ func (a *Agent) receiveByChannel(ctx context.Context, r ReceiveRequest, l LSP, m
 	r.Mode, r.NoFurtherChannel, r.NoZeroConf, r.Confirmations = PayerPays, true, false, 0
 	var asked error
 	for _, m := range menus {
-		if m.LSP != l || len(m.Offers) == 0 {
+		if m.LSP != l {
 			continue
 		}
-		c := Candidate{Menu: m, Params: m.Offers[0]}
+		c := Candidate{Menu: m}
+		if len(m.Offers) > 0 {
+			c.Params = m.Offers[0]
+		}
 		c.Quote.WalletMsat, c.Quote.PayerMsat = r.AmountMsat, r.AmountMsat
 		g, err := a.receivePayerPays(ctx, r, c)
 		if err == nil {
@@ -406,8 +414,13 @@ func (a *Agent) cancelInvoice(hash ln.Hash) {
 }
 
 // Offers asks every LSP what an amount would cost when the receiver pays; those
-// that do not answer come second. Prices are the same when the payer pays.
+// that do not answer, or offer nothing at the moment, come second. Prices are the same when the payer pays.
 func (a *Agent) Offers(ctx context.Context, amount ln.Msat) ([]Candidate, []Unreachable) {
 	menus, away := a.menus(ctx, a.book.List())
+	for _, m := range menus {
+		if m.Refused != nil {
+			away = append(away, Unreachable{LSP: m.LSP, Err: m.Refused})
+		}
+	}
 	return Rank(menus, a.cfg.Policy, ReceiverPays, amount, a.now()), away
 }

@@ -134,7 +134,10 @@ func (a *Agent) LSPStatus(ctx context.Context) ([]LSPStatus, error) {
 	each(lsps, func(i int, l LSP) {
 		out[i] = LSPStatus{LSP: l, Connected: slices.Contains(online, l.NodeKey)}
 		m, err := a.menu(quick, l)
-		out[i].LoggedIn, out[i].Accepting, out[i].Problem = err == nil, m.Accepting, err
+		out[i].LoggedIn, out[i].Accepting, out[i].Problem = err == nil, m.Accepting && m.Refused == nil, err
+		if err == nil {
+			out[i].Problem = m.Refused
+		}
 		if err == nil && !out[i].Connected {
 			out[i].Problem = fmt.Errorf("its node at %s is not connected; trying again every %s", l.Address, a.cfg.KeepEvery)
 		}

@@ -125,8 +125,15 @@ func (c *channels) GetMenu(ctx context.Context, _ *lspv1.GetMenuRequest) (*lspv1
 		GatewayNodeKey: cfg.Self[:], GatewayUris: cfg.URIs, CltvDeltaBlocks: cfg.CltvDelta, Accepting: e.Accepting(),
 		Network: cfg.Network, MaxChannelSat: uint64(cfg.Capacity.MaxSat), MaxWalletToSelfDelayBlocks: lndMaxCSV,
 	}
-	for _, p := range e.Menu(client) {
+	menu, err := e.Menu(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range menu.Items {
 		out.OpeningFeeParamsMenu = append(out.OpeningFeeParamsMenu, ParamsToWire(p))
+	}
+	if menu.Refusal != nil {
+		out.Refusal, out.RetryAfterSeconds = errkind.Sentence(menu.Refusal), uint32(menu.RetryAfter/time.Second) //nolint:gosec // minutes
 	}
 	return out, nil
 }
@@ -140,9 +147,13 @@ func (c *channels) Negotiate(ctx context.Context, r *lspv1.NegotiateRequest) (*l
 	if err != nil {
 		return nil, errkind.New(errkind.Invalid, "payment_hash must have 32 bytes")
 	}
-	params, err := ParamsFromWire(r.OpeningFeeParams)
-	if err != nil {
-		return nil, err
+	var params *lsp.OpeningFeeParams
+	if r.OpeningFeeParams != nil {
+		chosen, err := ParamsFromWire(r.OpeningFeeParams)
+		if err != nil {
+			return nil, err
+		}
+		params = &chosen
 	}
 	if ln.Msat(r.AmountMsat) > ln.MaxMsat {
 		return nil, errkind.New(errkind.Invalid, "amount_msat is more than can exist")

@@ -28,13 +28,30 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 	out := &lspv1.GetStatusResponse{
 		Accepting: s.Accepting, StoppedReason: s.StoppedReason, PaymentsByState: counts(s.Payments), OpeningsByState: counts(s.Openings),
 		FeesEarnedMsat: uint64(s.FeesEarned), ChainFeesMsat: uint64(s.ChainFees), UsableCoinsSat: uint64(s.Usage.FundableSat),
-		AnchorReserveSat: uint64(s.ReserveSat), FeeRateSatPerKw: uint64(s.FeeRate), FeeRateStale: s.FeeRateStale,
-		GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
+		AnchorReserveSat: uint64(s.ReserveSat), GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
 	}
+	feesToWire(out, s.Fees)
 	for _, x := range s.Exposures() {
 		out.Exposures = append(out.Exposures, &lspv1.Exposure{Kind: x.Kind, Used: x.Used, Cap: x.Cap, Unit: x.Unit})
 	}
 	return out, nil
+}
+
+func feesToWire(out *lspv1.GetStatusResponse, f engine.FeeStatus) {
+	out.FeeRateSatPerKw, out.FeeRateEstimateSatPerKw, out.FeeRateAgeMs = uint64(f.Rate.Rate), uint64(f.Asked), f.Age.Milliseconds()
+	out.FeeRateFloorSatPerKw, out.FeeRateCeilingSatPerKw = uint64(f.Floor), uint64(f.Ceiling)
+	out.FeeRateStale, out.FeeRateAboveCeiling = f.Stale, f.High
+	out.OpeningCostCoveredSat, out.MenuRefusal = uint64(f.CoverSat), f.Refusal
+	for _, item := range f.Menu {
+		wire := ParamsToWire(item)
+		wire.ValidUntilMs = 0
+		out.Menu = append(out.Menu, wire)
+	}
+	for _, k := range f.Keys {
+		out.PromiseKeys = append(out.PromiseKeys, &lspv1.PromiseKey{
+			Version: k.Version, MadeMs: k.Made.UnixMilli(), SignsFromMs: k.SignsFrom.UnixMilli(), Signs: k.Signs,
+		})
+	}
 }
 
 func counts(in map[string]int64) map[string]uint64 {

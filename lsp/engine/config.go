@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 )
 
 // Config is how the gateway does business. The zero value of a cap means that
@@ -20,10 +21,14 @@ type Config struct {
 	// CltvDelta is the gateway's time-lock delta for the route hint: lnd's
 	// bitcoin.timelockdelta, which lnd enforces on every forward.
 	CltvDelta uint32
-	// Menu is what channels on demand cost, without promise and validity.
-	Menu []lsp.OpeningFeeParams
+	// Menu is what channels on demand cost while the chain is cheap, without
+	// promise and validity; Prices raise it to what the chain asks.
+	Menu   []lsp.OpeningFeeParams
+	Prices lsp.ChainPrices
 	// OfferFor is how long a menu item can be used (bLIP-52: at least 10 min).
 	OfferFor time.Duration
+	// PromiseKeyFor is how long offers are promised under one key.
+	PromiseKeyFor time.Duration
 
 	Type ln.CommitmentType
 	// Capacity sizes channels; its CommitFeeRate is filled in from the fee
@@ -77,8 +82,9 @@ func Defaults() Config {
 			MinFeeMsat: 2_000_000, ProportionalPPM: 10_000, MinLifetimeBlocks: 4_320,
 			MaxClientToSelfDelay: 2_016, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 10_000_000_000,
 		}},
-		OfferFor: 30 * time.Minute,
-		Type:     ln.CommitmentAnchors,
+		Prices:   lsp.ChainPrices{OpeningWU: funding.OpeningWU(1), MarginPercent: 150, TolerancePercent: 200},
+		OfferFor: 30 * time.Minute, PromiseKeyFor: 30 * 24 * time.Hour,
+		Type: ln.CommitmentAnchors,
 		Capacity: lsp.CapacityPolicy{
 			StressPercent: 200, HeadroomSat: 20_000, HeadroomPPM: 50_000, DustLimitSat: 573, MinSat: 100_000, MaxSat: 16_000_000,
 		},
@@ -109,7 +115,9 @@ func (c Config) Validate() error {
 		{"network", c.Network != ""},
 		{"the gateway's node key", !c.Self.IsZero()},
 		{"cltv_delta", c.CltvDelta > 0},
-		{"offer_for (at least 10 minutes, bLIP-52)", c.OfferFor >= 10*time.Minute},
+		{"offer_for (10 minutes, bLIP-52, to 2 hours: fees move by a multiple in more)", c.OfferFor >= 10*time.Minute && c.OfferFor <= lsp.MaxOfferFor},
+		{"promise_key_for (at least a day)", c.PromiseKeyFor >= 24*time.Hour},
+		{"the expected weight of an opening", c.Prices.OpeningWU > 0},
 		{"min_channel_sat (at least 20,000 sat, lnd's minimum)", c.Capacity.MinSat >= 20_000},
 		{"max_channel_sat (at least min_channel_sat)", c.Capacity.MaxSat >= c.Capacity.MinSat},
 		{"stress_percent (at least 100)", c.Capacity.StressPercent >= 100},

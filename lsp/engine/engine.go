@@ -58,7 +58,7 @@ type Engine struct {
 	world *world
 	db    *store.DB
 	log   *zap.Logger
-	keys  *lsp.Promiser
+	keys  *keyring
 	fees  *feeSource
 
 	openings *openings
@@ -111,6 +111,7 @@ func New(opt Options) (*Engine, error) {
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log,
 		world:  newWorld(opt.Node.Events, opt.Node.Channels, opt.Log),
 		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
+		keys:   &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
@@ -156,6 +157,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	}
 	e.world.run(e.ctx, e.spawn)
 	e.fees.run(e.ctx, e.spawn)
+	e.keys.run(e.ctx, e.spawn)
 	// Without a first estimate every request would be refused for stale fees;
 	// an lnd that has none yet is asked again in the background.
 	if err := e.fees.refresh(ctx); err != nil {

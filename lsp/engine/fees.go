@@ -2,17 +2,18 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 )
 
-// feeSource is the one place that fee rates come from: lnd's estimate, kept
-// between a floor and a ceiling, with an alarm when it grows old. Opens read
-// it from memory.
+// feeSource is the one place that fee rates come from: lnd's estimate, judged
+// by the operator's policy. Opens read it from memory and never wait for it.
 type feeSource struct {
 	cfg   FeeConfig
 	chain Chain
@@ -20,9 +21,8 @@ type feeSource struct {
 	log   *zap.Logger
 
 	mu    sync.Mutex
-	rate  ln.FeeRateSatPerKW
-	asked time.Time
-	alarm bool
+	last  funding.Estimate
+	alarm string
 }
 
 func newFeeSource(cfg FeeConfig, chain Chain, now func() time.Time, log *zap.Logger) *feeSource {
@@ -47,39 +47,62 @@ func (f *feeSource) run(ctx context.Context, spawn func(func())) {
 	})
 }
 
+// errNoEstimate takes an estimate of nothing for none.
+var errNoEstimate = errors.New("lnd's estimate is a fee rate of 0")
+
 func (f *feeSource) refresh(ctx context.Context) error {
 	began := f.now()
 	rate, relay, err := f.chain.EstimateFee(ctx, f.cfg.TargetBlocks)
+	if rate = max(rate, relay); err == nil && rate == 0 {
+		err = errNoEstimate
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err == nil {
-		f.rate, f.asked = max(rate, relay), began
+	// Two that ask at once may be answered in the other order.
+	if err == nil && !began.Before(f.last.At) {
+		f.last = funding.Estimate{Rate: rate, At: began}
 	}
-	stale := f.staleLocked()
-	if stale && !f.alarm {
-		f.log.Error("the fee rate is stale: no new channels until lnd's estimate is back", zap.Time("last", f.asked))
-	}
-	f.alarm = stale
+	f.sayLocked()
 	return err
 }
 
-func (f *feeSource) staleLocked() bool {
-	return f.asked.IsZero() || f.now().Sub(f.asked) > f.cfg.StaleAfter
+// sayLocked logs when an alarm begins and when all is well again.
+func (f *feeSource) sayLocked() {
+	now := f.cfg.policy().Decide(f.last, f.now())
+	kind := ""
+	switch {
+	case now.Stale:
+		kind = "stale"
+	case now.High:
+		kind = "high"
+	}
+	switch {
+	case kind == f.alarm:
+		return
+	case kind == "":
+		f.log.Info("the fee rate is well again: channels are offered", zap.Uint64("sat_per_kw", uint64(now.Rate)))
+	default:
+		f.log.Error(now.Alarm(), zap.Time("estimated", f.last.At), zap.Uint64("ceiling_sat_per_kw", uint64(f.cfg.Ceiling)))
+	}
+	f.alarm = kind
 }
 
-// current is the rate for a new funding transaction; fresh is false when it is
-// too old to do business on.
-func (f *feeSource) current() (rate ln.FeeRateSatPerKW, fresh bool) {
+// current is the last estimate as it is to be seen now.
+func (f *feeSource) current() funding.Rate {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return min(max(f.rate, f.cfg.Floor), f.cfg.Ceiling), !f.staleLocked()
+	return f.cfg.policy().Decide(f.last, f.now())
 }
 
 // target is the rate that waiting transactions are bumped to; 0 while unknown.
 func (f *feeSource) target() ln.FeeRateSatPerKW {
-	rate, fresh := f.current()
-	if !fresh {
+	rate := f.current()
+	if rate.Stale {
 		return 0
 	}
-	return rate
+	return rate.Rate
+}
+
+func (c FeeConfig) policy() funding.RatePolicy {
+	return funding.RatePolicy{Floor: c.Floor, Ceiling: c.Ceiling, MaxAge: c.StaleAfter}
 }

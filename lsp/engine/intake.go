@@ -25,23 +25,14 @@ type Wish struct {
 	AllowAnother bool
 }
 
-// Menu is what channels cost this client now, with promises.
-func (e *Engine) Menu(client ln.PubKey) []lsp.OpeningFeeParams {
-	until := e.opt.Now().Add(e.cfg.OfferFor)
-	out := make([]lsp.OpeningFeeParams, 0, len(e.cfg.Menu))
-	for _, item := range e.cfg.Menu {
-		item.ValidUntil = until
-		out = append(out, e.keys.Promise(client, item))
-	}
-	return out
-}
-
 // NegotiateRequest asks for a route hint for one payment.
 type NegotiateRequest struct {
-	Client         ln.PubKey
-	Hash           ln.Hash
-	AmountMsat     ln.Msat
-	Params         lsp.OpeningFeeParams
+	Client     ln.PubKey
+	Hash       ln.Hash
+	AmountMsat ln.Msat
+	// Params is an item of the menu; nil will do where present channels have
+	// room, since then nothing is charged.
+	Params         *lsp.OpeningFeeParams
 	Wish           Wish
 	FinalCltvDelta uint32
 	InvoiceExpires time.Time
@@ -66,8 +57,13 @@ var errBadExpiry = errkind.New(errkind.Invalid, "the invoice expires in the past
 // is returned, HTLCs over its SCID are held from then on, whatever crashes.
 func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, error) {
 	now := e.opt.Now()
-	if err := e.checkParams(r.Client, r.Params, now); err != nil {
-		return Agreement{}, err
+	// What no item of the menu bounds lasts as long as one would.
+	params := lsp.OpeningFeeParams{ValidUntil: now.Add(e.cfg.OfferFor).UTC().Truncate(time.Second)}
+	if r.Params != nil {
+		params = *r.Params
+		if err := e.checkParams(ctx, r.Client, params, now); err != nil {
+			return Agreement{}, err
+		}
 	}
 	if !r.Wish.ZeroConf {
 		// The payer's onion leaves the wallet only its final delta and three
@@ -87,14 +83,17 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
 	var capacity ln.Sat
 	if !room {
-		if quote, err = r.Params.QuotePayerPays(r.AmountMsat); err != nil {
+		if r.Params == nil {
+			return Agreement{}, errkind.New(errkind.Conflict, "your channels cannot receive this payment: ask for the menu and choose an item, or receive less")
+		}
+		if quote, err = params.QuotePayerPays(r.AmountMsat); err != nil {
 			return Agreement{}, err
 		}
-		if capacity, err = e.admitOffer(ctx, r.Client, r.AmountMsat, r.Wish, channels); err != nil {
+		if capacity, err = e.admitOffer(ctx, r.Client, r.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
 			return Agreement{}, err
 		}
 	}
-	expires := earliest(r.InvoiceExpires, r.Params.ValidUntil)
+	expires := earliest(r.InvoiceExpires, params.ValidUntil)
 	if !expires.After(now) {
 		return Agreement{}, errBadExpiry
 	}
@@ -112,7 +111,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 			AmountMsat: r.AmountMsat, FeeMsat: quote.FeeMsat, CltvDelta: e.cfg.CltvDelta, FinalCltvDelta: r.FinalCltvDelta,
 			MarginBlocks: 0, HtlcMinimumMsat: 1_000, MaxParts: e.cfg.MaxParts,
 		},
-		Params: r.Params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
+		Params: params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
 		// Without a fee no channel is opened: the present ones must do.
 		MayOpenMore: r.Wish.AllowAnother && !room,
 		ExpiresAt:   expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
@@ -155,7 +154,7 @@ type WrapRequest struct {
 // Wrap agrees on a payment whose receiver pays the fee.
 func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	now := e.opt.Now()
-	if err := e.checkParams(r.Client, r.Params, now); err != nil {
+	if err := e.checkParams(ctx, r.Client, r.Params, now); err != nil {
 		return Agreement{}, err
 	}
 	if err := e.checkWish(r.Wish); err != nil {
@@ -195,7 +194,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 			return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice is over %s; for a payment of %s with a fee of %s it must be over %s",
 				own.AmountMsat, r.AmountMsat, quote.FeeMsat, quote.WalletMsat)
 		}
-		if capacity, err = e.admitOffer(ctx, r.Client, own.AmountMsat, r.Wish, channels); err != nil {
+		if capacity, err = e.admitOffer(ctx, r.Client, own.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
 			return Agreement{}, err
 		}
 	}
@@ -272,8 +271,8 @@ func (e *Engine) awaitInvoice(ctx context.Context, id string) (string, error) {
 	return "", errkind.New(errkind.Unavailable, "the gateway's node does not answer: try again shortly")
 }
 
-func (e *Engine) checkParams(client ln.PubKey, p lsp.OpeningFeeParams, now time.Time) error {
-	if err := e.keys.Verify(client, p); err != nil {
+func (e *Engine) checkParams(ctx context.Context, client ln.PubKey, p lsp.OpeningFeeParams, now time.Time) error {
+	if err := e.keys.verify(ctx, client, p); err != nil {
 		return err
 	}
 	return p.Valid(now)
@@ -324,12 +323,12 @@ func (e *Engine) room(ctx context.Context, client ln.PubKey, amount ln.Msat) (ro
 }
 
 // admitOffer checks the limits that a new offer needs, and sizes its channel.
-func (e *Engine) admitOffer(ctx context.Context, client ln.PubKey, amount ln.Msat, w Wish, channels int) (ln.Sat, error) {
+func (e *Engine) admitOffer(ctx context.Context, client ln.PubKey, amount, fee ln.Msat, w Wish, channels int) (ln.Sat, error) {
 	if channels > 0 && !w.AllowAnother {
 		return 0, errkind.New(errkind.Conflict, "your channels cannot receive this payment: agree to another channel, or receive less")
 	}
-	if _, fresh := e.fees.current(); !fresh {
-		return 0, errStaleFees
+	if err := e.newAgreement(fee, w.ZeroConf); err != nil {
+		return 0, err
 	}
 	capacity, err := e.capacityFor(amount)
 	if err != nil {
@@ -357,13 +356,13 @@ func (e *Engine) insertPayment(ctx context.Context, tx *store.Tx, p lspdb.Insert
 
 // planOpening draws up one channel open.
 func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish) (opening.Plan, error) {
-	capacity, err := e.capacityFor(w.amountMsat)
+	rate, reason := e.openingRate(w.feeMsat, w.zeroConf)
+	if !reason.IsZero() {
+		return opening.Plan{}, refusedError{reason}
+	}
+	capacity, err := e.capacityAt(w.amountMsat, rate)
 	if err != nil {
 		return opening.Plan{}, err
-	}
-	rate, fresh := e.fees.current()
-	if !fresh {
-		return opening.Plan{}, errStaleFees
 	}
 	plan := opening.Plan{
 		ID: openingID, Owner: owner(machine, paymentID), Client: w.client, CapacitySat: capacity, Type: e.cfg.Type,
@@ -372,6 +371,7 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
+	plan.MaxFeeSat, _ = e.cfg.Prices.MaxOpeningFee(w.feeMsat)
 	if _, err := io.ReadFull(e.opt.Random, plan.Seed[:]); err != nil {
 		return opening.Plan{}, fmt.Errorf("draw a seed: %w", err)
 	}

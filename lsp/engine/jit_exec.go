@@ -20,7 +20,7 @@ import (
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
 	switch f := t.Effect.(type) {
 	case jit.AskWallet:
-		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf)
 		if err != nil {
 			return nil, err
 		}
@@ -32,7 +32,7 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		return nil, nil
 	case jit.OpenChannel:
 		return nil, e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
-			client: f.Terms.Client, amountMsat: f.AmountMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
+			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.Part.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
 		})
 	case jit.AbandonOpening:
@@ -58,7 +58,7 @@ type walletStatus struct {
 	refusal  lsp.Reason
 }
 
-func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, opens uint32) (walletStatus, error) {
+func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amount, fee ln.Msat, prefer ln.SCID, zeroConf bool) (walletStatus, error) {
 	status := walletStatus{online: e.world.online(client)}
 	// Whether a channel may be opened is looked up beside, because most
 	// payments that come here need one.
@@ -68,7 +68,7 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 	}
 	refusal := make(chan answer, 1)
 	go func() {
-		reason, err := e.refusal(ctx, client, amount, opens)
+		reason, err := e.refusal(ctx, client, amount, fee, zeroConf)
 		refusal <- answer{reason, err}
 	}()
 	var err error
@@ -96,6 +96,7 @@ func (e *Engine) wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amoun
 type openingWish struct {
 	client      ln.PubKey
 	amountMsat  ln.Msat
+	feeMsat     ln.Msat
 	zeroConf    bool
 	confs       uint32
 	maxLocalCSV uint32
@@ -173,9 +174,12 @@ func (e *Engine) notPlanned(ctx context.Context, machine, paymentID, openingID s
 		return err
 	}
 	e.log.Warn("an open cannot be planned", zap.String("opening", openingID), zap.Error(cause))
+	reason := lsp.Because(lsp.ReasonOpenFailed, "the channel could not be opened (%s): the payment went back; try again later", cause)
+	if refused, ok := errors.AsType[refusedError](cause); ok {
+		reason = refused.Reason
+	}
 	return e.notifyOwner(ctx, opening.NotifyOwner{
-		OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeFailed, Temporary: true,
-		Reason: lsp.Because(lsp.ReasonOpenFailed, "the channel could not be opened (%s): the payment went back; try again later", cause),
+		OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeFailed, Temporary: true, Reason: reason,
 	})
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,18 +12,14 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
-	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
-// The settings' names.
-const (
-	settingPromiseKeys = "promise_keys"
-	settingBusiness    = "business"
-)
+// settingBusiness is the setting's name.
+const settingBusiness = "business"
 
 // business is the operator's switch.
 type business struct {
@@ -33,16 +28,9 @@ type business struct {
 	Since   time.Time `json:"since,omitzero"`
 }
 
-// storedKey is one promise key as the database has it.
-type storedKey struct {
-	Version uint32    `json:"version"`
-	Secret  []byte    `json:"secret"`
-	Made    time.Time `json:"made"`
-}
-
 // load rebuilds what the engine keeps in memory.
 func (e *Engine) load(ctx context.Context) error {
-	if err := e.loadKeys(ctx); err != nil {
+	if err := e.keys.refresh(ctx); err != nil {
 		return err
 	}
 	if err := e.loadBusiness(ctx); err != nil {
@@ -80,48 +68,6 @@ func each[S fsm.State, V fsm.Event, F fsm.Effect](ctx context.Context, m *fsm.En
 			return nil
 		}
 	}
-}
-
-// loadKeys reads the promise keys, and makes the first at the first start.
-func (e *Engine) loadKeys(ctx context.Context) error {
-	fresh := storedKey{Version: 1, Secret: make([]byte, 32), Made: e.opt.Now().UTC()}
-	if _, err := io.ReadFull(e.opt.Random, fresh.Secret); err != nil {
-		return fmt.Errorf("draw a promise key: %w", err)
-	}
-	first, err := json.Marshal([]storedKey{fresh})
-	if err != nil {
-		return fmt.Errorf("encode the promise key: %w", err)
-	}
-	var stored []storedKey
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		q := lspdb.New(tx)
-		if _, err := q.PutSettingOnce(ctx, lspdb.PutSettingOnceParams{
-			Name: settingPromiseKeys, Value: first, UpdatedMs: fresh.Made.UnixMilli(),
-		}); err != nil {
-			return err
-		}
-		value, err := q.GetSetting(ctx, settingPromiseKeys)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(value, &stored)
-	})
-	if err != nil {
-		return fmt.Errorf("promise keys: %w", err)
-	}
-	keys := make([]lsp.PromiseKey, 0, len(stored))
-	for _, k := range stored {
-		key := lsp.PromiseKey{Version: k.Version}
-		if copy(key.Secret[:], k.Secret) != len(key.Secret) {
-			return fmt.Errorf("promise key %d is damaged", k.Version)
-		}
-		keys = append(keys, key)
-	}
-	if len(keys) == 0 {
-		return errors.New("the database holds an empty list of promise keys")
-	}
-	e.keys, err = lsp.NewPromiser(keys[0], keys[1:]...)
-	return err
 }
 
 func (e *Engine) loadBusiness(ctx context.Context) error {

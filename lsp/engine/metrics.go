@@ -18,7 +18,9 @@ type Collector struct {
 	status func(context.Context) (Status, error)
 	log    *zap.Logger
 
-	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, rate, stale *prometheus.Desc
+	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve *prometheus.Desc
+	// What the chain asks, and what is asked of wallets for it.
+	rate, asked, ceiling, age, stale, high, cover, leastFee, offered, keyAge, keys *prometheus.Desc
 }
 
 // NewCollector describes the metrics; the caller registers it. status is asked
@@ -41,14 +43,24 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 		coins:     desc("usable_coins_sat", "Coins that channels can be funded with now."),
 		reserve:   desc("anchor_reserve_sat", "Kept on chain to bump commitments."),
 		rate:      desc("fee_rate_sat_per_kw", "The fee rate in use for funding transactions."),
-		stale:     desc("fee_rate_stale", "1 while the fee rate is too old to open channels."),
+		asked:     desc("fee_rate_estimate_sat_per_kw", "lnd's last estimate itself, before floor and ceiling; absent without any."),
+		ceiling:   desc("fee_rate_ceiling_sat_per_kw", "The fee rate above which no channels are offered."),
+		age:       desc("fee_rate_age_seconds", "How old the last estimate is; absent without any."),
+		stale:     desc("fee_rate_stale", "1 while the estimate is too old to offer channels."),
+		high:      desc("fee_rate_above_ceiling", "1 while the network asks more than the ceiling, so that no channels are offered."),
+		cover:     desc("opening_cost_covered_sat", "What the least opening fee must cover at this fee rate."),
+		leastFee:  desc("menu_min_fee_msat", "The least opening fee of the cheapest item offered; absent while nothing is."),
+		offered:   desc("menu_items", "How many items the menu has; 0 while no channels are offered."),
+		keyAge:    desc("promise_key_age_seconds", "How old the key is under which offers are promised."),
+		keys:      desc("promise_keys", "How many keys for promises are accepted."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.rate, c.stale,
+		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve,
+		c.rate, c.asked, c.ceiling, c.age, c.stale, c.high, c.cover, c.leastFee, c.offered, c.keyAge, c.keys,
 	} {
 		ch <- d
 	}
@@ -70,7 +82,6 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.up, 1)
 	gauge(c.accepting, truth(s.Accepting))
 	gauge(c.drained, truth(s.Drained))
-	gauge(c.stale, truth(s.FeeRateStale))
 	for _, x := range s.Exposures() {
 		gauge(c.exposure, float64(x.Used), x.Kind, x.Unit)
 		if x.Cap > 0 {
@@ -87,7 +98,29 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.chainFees, float64(s.ChainFees))
 	gauge(c.coins, float64(s.Usage.FundableSat))
 	gauge(c.reserve, float64(s.ReserveSat))
-	gauge(c.rate, float64(s.FeeRate))
+	c.collectFees(s.Fees, gauge)
+}
+
+func (c *Collector) collectFees(s FeeStatus, gauge func(*prometheus.Desc, float64, ...string)) {
+	gauge(c.rate, float64(s.Rate.Rate))
+	gauge(c.ceiling, float64(s.Ceiling))
+	gauge(c.stale, truth(s.Stale))
+	gauge(c.high, truth(s.High))
+	gauge(c.cover, float64(s.CoverSat))
+	gauge(c.offered, float64(len(s.Menu)))
+	if s.Known() {
+		gauge(c.asked, float64(s.Asked))
+		gauge(c.age, s.Age.Seconds())
+	}
+	if len(s.Menu) > 0 {
+		gauge(c.leastFee, float64(s.Menu[0].MinFeeMsat))
+	}
+	gauge(c.keys, float64(len(s.Keys)))
+	for _, k := range s.Keys {
+		if k.Signs {
+			gauge(c.keyAge, k.Age.Seconds())
+		}
+	}
 }
 
 func truth(b bool) float64 {

@@ -407,8 +407,7 @@ type Status struct {
 	FeesEarned     ln.Msat
 	ChainFees      ln.Msat
 	ReserveSat     ln.Sat
-	FeeRate        ln.FeeRateSatPerKW
-	FeeRateStale   bool
+	Fees           FeeStatus
 	Height         uint32
 	Drained        bool
 }
@@ -419,7 +418,6 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	rate, fresh := e.fees.current()
 	e.mu.Lock()
 	b := e.business
 	busy := len(e.waitingJit) + len(e.waitingWrap)
@@ -428,7 +426,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.mu.Unlock()
 	s := Status{
-		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.cfg.Caps, FeeRate: rate, FeeRateStale: !fresh,
+		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.cfg.Caps, Fees: e.feeStatus(),
 		Height: e.world.tip(), Payments: map[string]int64{}, Openings: map[string]int64{},
 	}
 	if s.Usage.FundableSat, err = e.fundable(ctx); err != nil {

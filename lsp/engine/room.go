@@ -148,7 +148,7 @@ func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
 // beside what others will take of it: the preferred one first, else the one
 // that it leaves fullest. Callers hold e.mu.
 func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot) (room ln.SCID, channels int) {
-	rate, _ := e.fees.current()
+	rate := e.fees.current().Rate
 	rate = min(rate, maxCommitRate)
 	shown := make(map[ln.Hash]ln.Msat)
 	for _, c := range all {

@@ -17,10 +17,6 @@ import (
 // anchor commitment starts no higher and is bumped by its anchors.
 const maxCommitRate ln.FeeRateSatPerKW = 2_500
 
-// errStaleFees answers business that needs a channel while nobody knows what a
-// transaction costs.
-var errStaleFees = errkind.New(errkind.Unavailable, "the gateway has no current fee estimate and opens no channels until it has: try again in a few minutes")
-
 // usage is the present load of one client and of all. For the zero client its
 // own part is empty.
 func (e *Engine) usage(ctx context.Context, client ln.PubKey) (lsp.Usage, error) {
@@ -93,11 +89,12 @@ func (e *Engine) anchorReserve(channels int) ln.Sat {
 }
 
 // refusal says why no channel may be opened for a payment now; zero if it may.
-func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount ln.Msat, _ uint32) (lsp.Reason, error) {
-	if _, fresh := e.fees.current(); !fresh {
-		return lsp.Because(lsp.ReasonOpenFailed, "%s", errkind.Sentence(errStaleFees)), nil
+func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.Msat, zeroConf bool) (lsp.Reason, error) {
+	rate, reason := e.openingRate(fee, zeroConf)
+	if !reason.IsZero() {
+		return reason, nil
 	}
-	capacity, err := e.capacityFor(amount)
+	capacity, err := e.capacityAt(amount, rate)
 	if err != nil {
 		return lsp.Because(lsp.ReasonLimit, "%s", err.Error()), nil
 	}
@@ -121,7 +118,10 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount ln.Msat, 
 
 // capacityFor sizes a channel for a payment at today's fee rate.
 func (e *Engine) capacityFor(amount ln.Msat) (ln.Sat, error) {
-	rate, _ := e.fees.current()
+	return e.capacityAt(amount, e.fees.current().Rate)
+}
+
+func (e *Engine) capacityAt(amount ln.Msat, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
 	policy := e.cfg.Capacity
 	policy.CommitFeeRate = min(rate, maxCommitRate)
 	return policy.Capacity(amount, e.cfg.expectedParts(), e.cfg.Type)

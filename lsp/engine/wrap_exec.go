@@ -33,7 +33,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.CheckIncoming:
 		return e.checkIncoming(ctx, f)
 	case wrap.AskWallet:
-		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.Prefer, f.Opens)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf)
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 		return nil, nil
 	case wrap.OpenChannel:
 		return nil, e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
-			client: f.Terms.Client, amountMsat: f.AmountMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
+			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
 		})
 	case wrap.AbandonOpening:

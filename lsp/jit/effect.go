@@ -34,6 +34,9 @@ type (
 		// Opens says how many opens this offer has begun (0: a channel would
 		// be its first).
 		Opens uint32 `json:"opens"`
+		// FeeMsat is the opening fee agreed: what a channel may cost depends on it.
+		FeeMsat  ln.Msat `json:"fee_msat"`
+		ZeroConf bool    `json:"zero_conf"`
 	}
 	// WakeWallet pokes an offline wallet; a repeat is a harmless second poke.
 	WakeWallet struct {

@@ -60,7 +60,10 @@ func (o Offer) isLast(openingID string) bool {
 }
 
 func askWallet(o Offer, amount ln.Msat) Effect {
-	return AskWallet{OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: o.Chan, Opens: o.Opens}
+	return AskWallet{
+		OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: o.Chan, Opens: o.Opens,
+		FeeMsat: o.Part.FeeMsat, ZeroConf: o.ZeroConf,
+	}
 }
 
 func refuse(o Offer, keys []ln.CircuitKey, how Refusal, reason lsp.Reason) Effect {

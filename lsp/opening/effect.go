@@ -20,6 +20,7 @@ type (
 		LeaseID     [32]byte           `json:"lease_id"`
 		CapacitySat ln.Sat             `json:"capacity_sat"`
 		FeeRate     ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw"`
+		MaxFeeSat   ln.Sat             `json:"max_fee_sat,omitempty"`
 	}
 	// Negotiate cancels the shims named, calls OpenChannel with the PSBT shim
 	// PendingID, waits for the funding output, builds the unsigned transaction

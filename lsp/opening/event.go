@@ -32,11 +32,13 @@ type (
 		Selection    funding.Selection `json:"selection"`
 		ChangeScript []byte            `json:"change_script"`
 	}
-	// CoinsRefused: the wallet cannot fund it; MissingSat says by how much.
+	// CoinsRefused: the wallet cannot fund it; MissingSat says by how much. Or
+	// it can, but the transaction would pay FeeSat, more than the plan allows.
 	CoinsRefused struct {
 		lsp.Moment
 		MissingSat ln.Sat `json:"missing_sat"`
 		Text       string `json:"text"`
+		FeeSat     ln.Sat `json:"fee_sat,omitempty"`
 	}
 	// FundingBuilt: lnd named the funding output of the negotiation and the
 	// unsigned transaction was built. psbt_verify has NOT been called.

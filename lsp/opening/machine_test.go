@@ -43,7 +43,8 @@ func testEvents(s State) []Event {
 	events := []Event{
 		Start{m},
 		CoinsLeased{m, testSelection(), []byte{0x51}},
-		CoinsRefused{m, 5, "short"},
+		CoinsRefused{m, 5, "short", 0},
+		CoinsRefused{m, 0, "dear", 5_000},
 		NegotiationLost{m, "eof"},
 		PeerGone{m},
 		FundingPending{m, testOutpoint},

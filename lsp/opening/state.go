@@ -19,7 +19,9 @@ type Plan struct {
 	CapacitySat ln.Sat             `json:"capacity_sat"`
 	Type        ln.CommitmentType  `json:"commitment_type"`
 	FeeRate     ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw"`
-	ZeroConf    bool               `json:"zero_conf"`
+	// MaxFeeSat is the most that the funding transaction may pay; 0 is no bound.
+	MaxFeeSat ln.Sat `json:"max_fee_sat,omitempty"`
+	ZeroConf  bool   `json:"zero_conf"`
 	// Confs are the confirmations that make the channel usable without
 	// zero-conf; with it they are ignored.
 	Confs uint32 `json:"confs,omitempty"`

@@ -36,7 +36,7 @@ func Step(s State, v Event) (State, []Effect, error) {
 func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case Start:
-		return s, []Effect{LeaseCoins{OpeningID: s.ID, LeaseID: s.LeaseID(), CapacitySat: s.CapacitySat, FeeRate: s.FeeRate}}, nil
+		return s, []Effect{LeaseCoins{OpeningID: s.ID, LeaseID: s.LeaseID(), CapacitySat: s.CapacitySat, FeeRate: s.FeeRate, MaxFeeSat: s.MaxFeeSat}}, nil
 	case CoinsLeased:
 		if v.Selection.FundingSat != s.CapacitySat || len(v.Selection.Inputs) == 0 {
 			return nil, nil, fmt.Errorf("open %s: coins for %d sat were leased, not for its %d sat", s.ID, v.Selection.FundingSat, s.CapacitySat)
@@ -44,6 +44,10 @@ func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 		next := Leased{Plan: s.Plan, Coins: Coins{Selection: v.Selection, ChangeScript: v.ChangeScript}}
 		return next, []Effect{negotiate(next)}, nil
 	case CoinsRefused:
+		if v.FeeSat > 0 {
+			return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonChainFees,
+				"the gateway's coins are so many small ones that the funding transaction would pay %s, more than the %s that the agreed opening fee bears: the payment went back; try again in about 10 minutes", v.FeeSat, s.MaxFeeSat)})
+		}
 		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonCoinsShort,
 			"the gateway has too few free coins to open the channel (%s missing): the payment went back; try again later", v.MissingSat)})
 	}

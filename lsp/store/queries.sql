@@ -100,3 +100,12 @@ INSERT INTO lsp_settings (name, value, updated_ms) VALUES ($1, $2, $3) ON CONFLI
 
 -- name: UnfundedOutpoints :many
 SELECT outpoint FROM lsp_openings WHERE outpoint <> '' AND state IN ('failed', 'rejected', 'conflicted');
+
+-- name: PromiseKeys :many
+SELECT * FROM lsp_promise_keys ORDER BY version;
+
+-- name: InsertPromiseKey :execrows
+INSERT INTO lsp_promise_keys (version, secret, made_ms, signs_from_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (version) DO NOTHING;
+
+-- name: DeletePromiseKey :exec
+DELETE FROM lsp_promise_keys WHERE version = $1;

@@ -37,6 +37,8 @@ type (
 		AmountMsat ln.Msat   `json:"amount_msat"`
 		Prefer     ln.SCID   `json:"prefer,omitempty"`
 		Opens      uint32    `json:"opens"`
+		FeeMsat    ln.Msat   `json:"fee_msat"`
+		ZeroConf   bool      `json:"zero_conf"`
 	}
 	// WakeWallet pokes an offline wallet.
 	WakeWallet struct {

@@ -280,7 +280,10 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 }
 
 func askWallet(o Offer) Effect {
-	return AskWallet{OfferID: o.ID, Client: o.Client, AmountMsat: o.WalletMsat, Prefer: o.Chan, Opens: o.Opens}
+	return AskWallet{
+		OfferID: o.ID, Client: o.Client, AmountMsat: o.WalletMsat, Prefer: o.Chan, Opens: o.Opens,
+		FeeMsat: o.FeeMsat, ZeroConf: o.ZeroConf,
+	}
 }
 
 func settle(o Offer, p Secret) Effect {

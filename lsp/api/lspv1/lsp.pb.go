@@ -256,9 +256,7 @@ func (x *ChannelWish) GetAllowAnotherChannel() bool {
 
 // GetMenuRequest asks for the menu.
 type GetMenuRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// A coupon for other prices; empty for the public ones.
-	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -293,17 +291,10 @@ func (*GetMenuRequest) Descriptor() ([]byte, []int) {
 	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *GetMenuRequest) GetToken() string {
-	if x != nil {
-		return x.Token
-	}
-	return ""
-}
-
 // GetMenuResponse is the menu and what the wallet must know of the gateway.
 type GetMenuResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The offers, the cheapest first.
+	// The offers, the cheapest first. Empty while no channels are offered.
 	OpeningFeeParamsMenu []*OpeningFeeParams `protobuf:"bytes,1,rep,name=opening_fee_params_menu,json=openingFeeParamsMenu,proto3" json:"opening_fee_params_menu,omitempty"`
 	// The gateway's node key.
 	GatewayNodeKey []byte `protobuf:"bytes,2,opt,name=gateway_node_key,json=gatewayNodeKey,proto3" json:"gateway_node_key,omitempty"`
@@ -319,8 +310,13 @@ type GetMenuResponse struct {
 	MaxWalletToSelfDelayBlocks uint32 `protobuf:"varint,7,opt,name=max_wallet_to_self_delay_blocks,json=maxWalletToSelfDelayBlocks,proto3" json:"max_wallet_to_self_delay_blocks,omitempty"`
 	// The largest channel that the gateway opens on demand.
 	MaxChannelSat uint64 `protobuf:"varint,8,opt,name=max_channel_sat,json=maxChannelSat,proto3" json:"max_channel_sat,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Why no channels are offered at the moment, for people; empty while they
+	// are. Payments that the wallet's present channels can receive go on.
+	Refusal string `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// When to ask again, if there is a refusal.
+	RetryAfterSeconds uint32 `protobuf:"varint,10,opt,name=retry_after_seconds,json=retryAfterSeconds,proto3" json:"retry_after_seconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetMenuResponse) Reset() {
@@ -409,6 +405,20 @@ func (x *GetMenuResponse) GetMaxChannelSat() uint64 {
 	return 0
 }
 
+func (x *GetMenuResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+func (x *GetMenuResponse) GetRetryAfterSeconds() uint32 {
+	if x != nil {
+		return x.RetryAfterSeconds
+	}
+	return 0
+}
+
 // NegotiateRequest describes the payment that the wallet wants to receive.
 type NegotiateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -417,7 +427,8 @@ type NegotiateRequest struct {
 	PaymentHash []byte `protobuf:"bytes,1,opt,name=payment_hash,json=paymentHash,proto3" json:"payment_hash,omitempty"`
 	// What arrives at the wallet.
 	AmountMsat uint64 `protobuf:"varint,2,opt,name=amount_msat,json=amountMsat,proto3" json:"amount_msat,omitempty"`
-	// One offer of the menu, unchanged.
+	// One offer of the menu, unchanged. It may be left out when the wallet's
+	// present channels can receive the payment: then nothing is charged.
 	OpeningFeeParams *OpeningFeeParams `protobuf:"bytes,3,opt,name=opening_fee_params,json=openingFeeParams,proto3" json:"opening_fee_params,omitempty"`
 	// What the wallet wants of a channel.
 	Channel *ChannelWish `protobuf:"bytes,4,opt,name=channel,proto3" json:"channel,omitempty"`
@@ -1591,16 +1602,34 @@ type GetStatusResponse struct {
 	UsableCoinsSat uint64 `protobuf:"varint,8,opt,name=usable_coins_sat,json=usableCoinsSat,proto3" json:"usable_coins_sat,omitempty"`
 	// The reserve that is kept for anchors.
 	AnchorReserveSat uint64 `protobuf:"varint,9,opt,name=anchor_reserve_sat,json=anchorReserveSat,proto3" json:"anchor_reserve_sat,omitempty"`
-	// The fee rate in use for funding transactions.
+	// The fee rate of funding transactions: the estimate within floor and ceiling.
 	FeeRateSatPerKw uint64 `protobuf:"varint,10,opt,name=fee_rate_sat_per_kw,json=feeRateSatPerKw,proto3" json:"fee_rate_sat_per_kw,omitempty"`
-	// Set when the fee rate is stale.
+	// Set when the estimate is stale: no channels are offered then.
 	FeeRateStale bool `protobuf:"varint,11,opt,name=fee_rate_stale,json=feeRateStale,proto3" json:"fee_rate_stale,omitempty"`
 	// The gateway's node key.
 	GatewayNodeKey []byte `protobuf:"bytes,12,opt,name=gateway_node_key,json=gatewayNodeKey,proto3" json:"gateway_node_key,omitempty"`
 	// The chain's height as the gateway sees it.
 	BlockHeight uint32 `protobuf:"varint,13,opt,name=block_height,json=blockHeight,proto3" json:"block_height,omitempty"`
 	// True once nothing is under way: after stopping business, safe to stop.
-	Drained       bool `protobuf:"varint,14,opt,name=drained,proto3" json:"drained,omitempty"`
+	Drained bool `protobuf:"varint,14,opt,name=drained,proto3" json:"drained,omitempty"`
+	// lnd's last estimate itself; 0 before the first.
+	FeeRateEstimateSatPerKw uint64 `protobuf:"varint,15,opt,name=fee_rate_estimate_sat_per_kw,json=feeRateEstimateSatPerKw,proto3" json:"fee_rate_estimate_sat_per_kw,omitempty"`
+	// How old that estimate is.
+	FeeRateAgeMs int64 `protobuf:"varint,16,opt,name=fee_rate_age_ms,json=feeRateAgeMs,proto3" json:"fee_rate_age_ms,omitempty"`
+	// The fee rate that is never paid less than.
+	FeeRateFloorSatPerKw uint64 `protobuf:"varint,17,opt,name=fee_rate_floor_sat_per_kw,json=feeRateFloorSatPerKw,proto3" json:"fee_rate_floor_sat_per_kw,omitempty"`
+	// The fee rate that is never paid more than: above it no channels are offered.
+	FeeRateCeilingSatPerKw uint64 `protobuf:"varint,18,opt,name=fee_rate_ceiling_sat_per_kw,json=feeRateCeilingSatPerKw,proto3" json:"fee_rate_ceiling_sat_per_kw,omitempty"`
+	// Set while the estimate is above the ceiling.
+	FeeRateAboveCeiling bool `protobuf:"varint,19,opt,name=fee_rate_above_ceiling,json=feeRateAboveCeiling,proto3" json:"fee_rate_above_ceiling,omitempty"`
+	// What the least opening fee must cover at this fee rate.
+	OpeningCostCoveredSat uint64 `protobuf:"varint,20,opt,name=opening_cost_covered_sat,json=openingCostCoveredSat,proto3" json:"opening_cost_covered_sat,omitempty"`
+	// What is offered now, without promises and validity.
+	Menu []*OpeningFeeParams `protobuf:"bytes,21,rep,name=menu,proto3" json:"menu,omitempty"`
+	// Why nothing is offered; empty while something is.
+	MenuRefusal string `protobuf:"bytes,22,opt,name=menu_refusal,json=menuRefusal,proto3" json:"menu_refusal,omitempty"`
+	// The keys under which offers are promised, oldest first.
+	PromiseKeys   []*PromiseKey `protobuf:"bytes,23,rep,name=promise_keys,json=promiseKeys,proto3" json:"promise_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1733,6 +1762,142 @@ func (x *GetStatusResponse) GetDrained() bool {
 	return false
 }
 
+func (x *GetStatusResponse) GetFeeRateEstimateSatPerKw() uint64 {
+	if x != nil {
+		return x.FeeRateEstimateSatPerKw
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetFeeRateAgeMs() int64 {
+	if x != nil {
+		return x.FeeRateAgeMs
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetFeeRateFloorSatPerKw() uint64 {
+	if x != nil {
+		return x.FeeRateFloorSatPerKw
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetFeeRateCeilingSatPerKw() uint64 {
+	if x != nil {
+		return x.FeeRateCeilingSatPerKw
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetFeeRateAboveCeiling() bool {
+	if x != nil {
+		return x.FeeRateAboveCeiling
+	}
+	return false
+}
+
+func (x *GetStatusResponse) GetOpeningCostCoveredSat() uint64 {
+	if x != nil {
+		return x.OpeningCostCoveredSat
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetMenu() []*OpeningFeeParams {
+	if x != nil {
+		return x.Menu
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetMenuRefusal() string {
+	if x != nil {
+		return x.MenuRefusal
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetPromiseKeys() []*PromiseKey {
+	if x != nil {
+		return x.PromiseKeys
+	}
+	return nil
+}
+
+// PromiseKey is one key under which offers are promised, without its secret.
+type PromiseKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number, which every promise made under it carries.
+	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// When it was made.
+	MadeMs int64 `protobuf:"varint,2,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`
+	// From when on offers are promised under it.
+	SignsFromMs int64 `protobuf:"varint,3,opt,name=signs_from_ms,json=signsFromMs,proto3" json:"signs_from_ms,omitempty"`
+	// Whether new offers are promised under it; others are only accepted.
+	Signs         bool `protobuf:"varint,4,opt,name=signs,proto3" json:"signs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseKey) Reset() {
+	*x = PromiseKey{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseKey) ProtoMessage() {}
+
+func (x *PromiseKey) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseKey.ProtoReflect.Descriptor instead.
+func (*PromiseKey) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PromiseKey) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PromiseKey) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *PromiseKey) GetSignsFromMs() int64 {
+	if x != nil {
+		return x.SignsFromMs
+	}
+	return 0
+}
+
+func (x *PromiseKey) GetSigns() bool {
+	if x != nil {
+		return x.Signs
+	}
+	return false
+}
+
 // FindPaymentsRequest selects payments.
 type FindPaymentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1754,7 +1919,7 @@ type FindPaymentsRequest struct {
 
 func (x *FindPaymentsRequest) Reset() {
 	*x = FindPaymentsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1931,7 @@ func (x *FindPaymentsRequest) String() string {
 func (*FindPaymentsRequest) ProtoMessage() {}
 
 func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1944,7 @@ func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FindPaymentsRequest) GetLimit() uint32 {
@@ -1835,7 +2000,7 @@ type FindPaymentsResponse struct {
 
 func (x *FindPaymentsResponse) Reset() {
 	*x = FindPaymentsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +2012,7 @@ func (x *FindPaymentsResponse) String() string {
 func (*FindPaymentsResponse) ProtoMessage() {}
 
 func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +2025,7 @@ func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FindPaymentsResponse) GetPayments() []*Payment {
@@ -1881,7 +2046,7 @@ type ShowPaymentRequest struct {
 
 func (x *ShowPaymentRequest) Reset() {
 	*x = ShowPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2058,7 @@ func (x *ShowPaymentRequest) String() string {
 func (*ShowPaymentRequest) ProtoMessage() {}
 
 func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2071,7 @@ func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentRequest.ProtoReflect.Descriptor instead.
 func (*ShowPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ShowPaymentRequest) GetIdOrHash() string {
@@ -1931,7 +2096,7 @@ type ShowPaymentResponse struct {
 
 func (x *ShowPaymentResponse) Reset() {
 	*x = ShowPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2108,7 @@ func (x *ShowPaymentResponse) String() string {
 func (*ShowPaymentResponse) ProtoMessage() {}
 
 func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2121,7 @@ func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentResponse.ProtoReflect.Descriptor instead.
 func (*ShowPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShowPaymentResponse) GetPayment() *Payment {
@@ -1993,7 +2158,7 @@ type WithdrawPaymentRequest struct {
 
 func (x *WithdrawPaymentRequest) Reset() {
 	*x = WithdrawPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2170,7 @@ func (x *WithdrawPaymentRequest) String() string {
 func (*WithdrawPaymentRequest) ProtoMessage() {}
 
 func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2183,7 @@ func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WithdrawPaymentRequest) GetPaymentId() string {
@@ -2046,7 +2211,7 @@ type WithdrawPaymentResponse struct {
 
 func (x *WithdrawPaymentResponse) Reset() {
 	*x = WithdrawPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2223,7 @@ func (x *WithdrawPaymentResponse) String() string {
 func (*WithdrawPaymentResponse) ProtoMessage() {}
 
 func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2236,7 @@ func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WithdrawPaymentResponse) GetPayment() *Payment {
@@ -2114,7 +2279,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2291,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2304,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Opening) GetOpeningId() string {
@@ -2241,7 +2406,7 @@ type ListOpeningsRequest struct {
 
 func (x *ListOpeningsRequest) Reset() {
 	*x = ListOpeningsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2418,7 @@ func (x *ListOpeningsRequest) String() string {
 func (*ListOpeningsRequest) ProtoMessage() {}
 
 func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2431,7 @@ func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsRequest.ProtoReflect.Descriptor instead.
 func (*ListOpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListOpeningsRequest) GetLimit() uint32 {
@@ -2301,7 +2466,7 @@ type ListOpeningsResponse struct {
 
 func (x *ListOpeningsResponse) Reset() {
 	*x = ListOpeningsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2478,7 @@ func (x *ListOpeningsResponse) String() string {
 func (*ListOpeningsResponse) ProtoMessage() {}
 
 func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2491,7 @@ func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsResponse.ProtoReflect.Descriptor instead.
 func (*ListOpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListOpeningsResponse) GetOpenings() []*Opening {
@@ -2349,7 +2514,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +2526,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +2539,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -2402,7 +2567,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2579,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2592,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -2446,7 +2611,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2623,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2636,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
 }
 
 // ReconcileLine compares one account.
@@ -2493,7 +2658,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2670,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2683,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -2572,7 +2737,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2749,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2762,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -2639,9 +2804,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\vChannelWish\x12\x1b\n" +
 	"\tzero_conf\x18\x01 \x01(\bR\bzeroConf\x12+\n" +
 	"\x11min_confirmations\x18\x02 \x01(\rR\x10minConfirmations\x122\n" +
-	"\x15allow_another_channel\x18\x03 \x01(\bR\x13allowAnotherChannel\"&\n" +
-	"\x0eGetMenuRequest\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\"\x87\x03\n" +
+	"\x15allow_another_channel\x18\x03 \x01(\bR\x13allowAnotherChannel\"\x1d\n" +
+	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xd1\x03\n" +
 	"\x0fGetMenuResponse\x12V\n" +
 	"\x17opening_fee_params_menu\x18\x01 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x14openingFeeParamsMenu\x12(\n" +
 	"\x10gateway_node_key\x18\x02 \x01(\fR\x0egatewayNodeKey\x12!\n" +
@@ -2650,7 +2814,10 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\taccepting\x18\x05 \x01(\bR\taccepting\x12\x18\n" +
 	"\anetwork\x18\x06 \x01(\tR\anetwork\x12C\n" +
 	"\x1fmax_wallet_to_self_delay_blocks\x18\a \x01(\rR\x1amaxWalletToSelfDelayBlocks\x12&\n" +
-	"\x0fmax_channel_sat\x18\b \x01(\x04R\rmaxChannelSat\"\xc0\x02\n" +
+	"\x0fmax_channel_sat\x18\b \x01(\x04R\rmaxChannelSat\x12\x18\n" +
+	"\arefusal\x18\t \x01(\tR\arefusal\x12.\n" +
+	"\x13retry_after_seconds\x18\n" +
+	" \x01(\rR\x11retryAfterSeconds\"\xc0\x02\n" +
 	"\x10NegotiateRequest\x12!\n" +
 	"\fpayment_hash\x18\x01 \x01(\fR\vpaymentHash\x12\x1f\n" +
 	"\vamount_msat\x18\x02 \x01(\x04R\n" +
@@ -2748,7 +2915,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x04R\x03cap\x12\x12\n" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\"\x12\n" +
-	"\x10GetStatusRequest\"\xc2\x06\n" +
+	"\x10GetStatusRequest\"\xa2\n" +
+	"\n" +
 	"\x11GetStatusResponse\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12%\n" +
 	"\x0estopped_reason\x18\x02 \x01(\tR\rstoppedReason\x125\n" +
@@ -2764,13 +2932,28 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x0efee_rate_stale\x18\v \x01(\bR\ffeeRateStale\x12(\n" +
 	"\x10gateway_node_key\x18\f \x01(\fR\x0egatewayNodeKey\x12!\n" +
 	"\fblock_height\x18\r \x01(\rR\vblockHeight\x12\x18\n" +
-	"\adrained\x18\x0e \x01(\bR\adrained\x1aB\n" +
+	"\adrained\x18\x0e \x01(\bR\adrained\x12=\n" +
+	"\x1cfee_rate_estimate_sat_per_kw\x18\x0f \x01(\x04R\x17feeRateEstimateSatPerKw\x12%\n" +
+	"\x0ffee_rate_age_ms\x18\x10 \x01(\x03R\ffeeRateAgeMs\x127\n" +
+	"\x19fee_rate_floor_sat_per_kw\x18\x11 \x01(\x04R\x14feeRateFloorSatPerKw\x12;\n" +
+	"\x1bfee_rate_ceiling_sat_per_kw\x18\x12 \x01(\x04R\x16feeRateCeilingSatPerKw\x123\n" +
+	"\x16fee_rate_above_ceiling\x18\x13 \x01(\bR\x13feeRateAboveCeiling\x127\n" +
+	"\x18opening_cost_covered_sat\x18\x14 \x01(\x04R\x15openingCostCoveredSat\x123\n" +
+	"\x04menu\x18\x15 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x04menu\x12!\n" +
+	"\fmenu_refusal\x18\x16 \x01(\tR\vmenuRefusal\x12<\n" +
+	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x1aB\n" +
 	"\x14PaymentsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
 	"\x14OpeningsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xc6\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"y\n" +
+	"\n" +
+	"PromiseKey\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
+	"\amade_ms\x18\x02 \x01(\x03R\x06madeMs\x12\"\n" +
+	"\rsigns_from_ms\x18\x03 \x01(\x03R\vsignsFromMs\x12\x14\n" +
+	"\x05signs\x18\x04 \x01(\bR\x05signs\"\xc6\x01\n" +
 	"\x13FindPaymentsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tbefore_id\x18\x02 \x01(\tR\bbeforeId\x12\x1b\n" +
@@ -2869,7 +3052,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),        // 1: sluice.lsp.v1.OpeningFeeParams
@@ -2893,22 +3076,23 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*Exposure)(nil),                // 19: sluice.lsp.v1.Exposure
 	(*GetStatusRequest)(nil),        // 20: sluice.lsp.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),       // 21: sluice.lsp.v1.GetStatusResponse
-	(*FindPaymentsRequest)(nil),     // 22: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),    // 23: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),      // 24: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),     // 25: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),  // 26: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil), // 27: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                 // 28: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),     // 29: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),    // 30: sluice.lsp.v1.ListOpeningsResponse
-	(*SetBusinessRequest)(nil),      // 31: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),     // 32: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),        // 33: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),           // 34: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),       // 35: sluice.lsp.v1.ReconcileResponse
-	nil,                             // 36: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                             // 37: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*PromiseKey)(nil),              // 22: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),     // 23: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),    // 24: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),      // 25: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),     // 26: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),  // 27: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil), // 28: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                 // 29: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),     // 30: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),    // 31: sluice.lsp.v1.ListOpeningsResponse
+	(*SetBusinessRequest)(nil),      // 32: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),     // 33: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),        // 34: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),           // 35: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),       // 36: sluice.lsp.v1.ReconcileResponse
+	nil,                             // 37: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                             // 38: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -2923,48 +3107,50 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	19, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	36, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	37, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
-	9,  // 14: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
-	9,  // 15: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	10, // 16: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	28, // 17: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
-	9,  // 18: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	28, // 19: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	34, // 20: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	3,  // 21: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 22: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 23: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 24: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 25: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 26: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 27: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	20, // 28: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	22, // 29: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	24, // 30: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	26, // 31: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	29, // 32: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	31, // 33: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	33, // 34: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	4,  // 35: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 36: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 37: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 38: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 39: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 40: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 41: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	21, // 42: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	23, // 43: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	25, // 44: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	27, // 45: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	30, // 46: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	32, // 47: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	35, // 48: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	35, // [35:49] is the sub-list for method output_type
-	21, // [21:35] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	37, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	38, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
+	22, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
+	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
+	9,  // 17: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	10, // 18: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	29, // 19: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
+	9,  // 20: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	29, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
+	35, // 22: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	3,  // 23: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 24: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 25: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 26: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 27: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 28: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 29: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	20, // 30: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	23, // 31: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	25, // 32: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	27, // 33: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	30, // 34: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	32, // 35: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	34, // 36: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	4,  // 37: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 38: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 39: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 40: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 41: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 42: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 43: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	21, // 44: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	24, // 45: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	26, // 46: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	28, // 47: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	31, // 48: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	33, // 49: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	36, // 50: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	37, // [37:51] is the sub-list for method output_type
+	23, // [23:37] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -2978,7 +3164,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

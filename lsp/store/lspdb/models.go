@@ -40,6 +40,13 @@ type LspPayment struct {
 	ExpiresMs   int64
 }
 
+type LspPromiseKey struct {
+	Version     int64
+	Secret      []byte
+	MadeMs      int64
+	SignsFromMs int64
+}
+
 type LspSetting struct {
 	Name      string
 	Value     []byte

@@ -9,6 +9,15 @@ import (
 	"context"
 )
 
+const deletePromiseKey = `-- name: DeletePromiseKey :exec
+DELETE FROM lsp_promise_keys WHERE version = $1
+`
+
+func (q *Queries) DeletePromiseKey(ctx context.Context, version int64) error {
+	_, err := q.db.ExecContext(ctx, deletePromiseKey, version)
+	return err
+}
+
 const findOpenings = `-- name: FindOpenings :many
 SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
 ORDER BY id DESC LIMIT $3
@@ -304,6 +313,30 @@ func (q *Queries) InsertPayment(ctx context.Context, arg InsertPaymentParams) er
 		arg.ExpiresMs,
 	)
 	return err
+}
+
+const insertPromiseKey = `-- name: InsertPromiseKey :execrows
+INSERT INTO lsp_promise_keys (version, secret, made_ms, signs_from_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (version) DO NOTHING
+`
+
+type InsertPromiseKeyParams struct {
+	Version     int64
+	Secret      []byte
+	MadeMs      int64
+	SignsFromMs int64
+}
+
+func (q *Queries) InsertPromiseKey(ctx context.Context, arg InsertPromiseKeyParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, insertPromiseKey,
+		arg.Version,
+		arg.Secret,
+		arg.MadeMs,
+		arg.SignsFromMs,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const markOpeningsPaid = `-- name: MarkOpeningsPaid :execrows
@@ -666,6 +699,38 @@ func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]Lsp
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.ExpiresMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const promiseKeys = `-- name: PromiseKeys :many
+SELECT version, secret, made_ms, signs_from_ms FROM lsp_promise_keys ORDER BY version
+`
+
+func (q *Queries) PromiseKeys(ctx context.Context) ([]LspPromiseKey, error) {
+	rows, err := q.db.QueryContext(ctx, promiseKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspPromiseKey
+	for rows.Next() {
+		var i LspPromiseKey
+		if err := rows.Scan(
+			&i.Version,
+			&i.Secret,
+			&i.MadeMs,
+			&i.SignsFromMs,
 		); err != nil {
 			return nil, err
 		}
