@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/obs"
 	"github.com/sluice-lsp/sluice/lsp"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 )
 
 // Config is sluiced's configuration file.
@@ -81,8 +82,9 @@ type AcceptorConfig struct {
 type LSPConfig struct {
 	URIs             []string        `toml:"uris" help:"how wallets reach the gateway's node, as KEY@HOST:PORT; empty asks lnd"`
 	CltvDelta        uint32          `toml:"cltv_delta" help:"lnd's bitcoin.timelockdelta" min:"18" max:"2016"`
-	Menu             []MenuItem      `toml:"menu" help:"what channels cost, from cheap to dear"`
-	OfferFor         config.Duration `toml:"offer_for" help:"how long a price stands" min:"10m" max:"1d"`
+	Menu             []MenuItem      `toml:"menu" help:"what channels cost while the chain is cheap, from cheap to dear; see fee_margin_percent"`
+	OfferFor         config.Duration `toml:"offer_for" help:"how long a price stands; the longer, the further the chain's fees can leave it behind" min:"10m" max:"2h"`
+	PromiseKeyFor    config.Duration `toml:"promise_key_for" help:"how long prices are promised under one key before the next;\nan old key is accepted until what it promised has expired, then deleted" min:"1d" max:"365d"`
 	Taproot          bool            `toml:"taproot" help:"open simple taproot channels instead of anchor channels"`
 	MinChannel       config.Sat      `toml:"min_channel_sat" help:"smallest channel on demand" min:"20000"`
 	MaxChannel       config.Sat      `toml:"max_channel_sat" help:"largest channel on demand"`
@@ -93,9 +95,13 @@ type LSPConfig struct {
 	MaxReserve       config.Sat      `toml:"max_reserve_sat" help:"kept on chain at most"`
 	MaxUnconfirmed   int             `toml:"max_unconfirmed_depth" help:"longest chain of unconfirmed change to build on; 0 spends confirmed coins only" min:"0" max:"20"`
 	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
-	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate" min:"253"`
-	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate" min:"253"`
-	FeeStaleAfter    config.Duration `toml:"fee_stale_after" help:"no new channels when the fee estimate is older" min:"1m"`
+	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate (250 sat/kw is 1 sat/vbyte)" min:"253"`
+	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate that is ever paid; while the network asks more, no channels are offered" min:"253"`
+	FeeStaleAfter    config.Duration `toml:"fee_stale_after" help:"no channels are offered while the fee estimate is older" min:"1m"`
+	FeeMargin        uint32          `toml:"fee_margin_percent" help:"how much of an opening's expected chain fee the least fee of every offer covers, in percent:\na menu item below it is raised, and the smallest payment with it; 0 leaves the menu as it is written" max:"1000"`
+	FeeInputs        int             `toml:"fee_expected_inputs" help:"how many coins an opening is expected to spend" min:"1" max:"50"`
+	FeeCoverClosing  bool            `toml:"fee_cover_closing" help:"let the least fee also cover a cooperative close at today's rate"`
+	FeeTolerance     uint32          `toml:"fee_tolerance_percent" help:"what was promised is kept while the funding transaction pays at most so many percent of the opening fee;\nabove that the payment goes back to its payer; 0 opens whatever it costs" max:"10000"`
 	BumpAfter        uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks; 0 never"`
 	CollectFor       config.Duration `toml:"collect_for" help:"how long the first part waits for the others and for the wallet" min:"10s" max:"10m"`
 	OpenFor          config.Duration `toml:"open_for" help:"how long a channel open may take" min:"5s" max:"10m"`
@@ -155,12 +161,13 @@ func DefaultConfig() Config {
 		},
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
-			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor),
+			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
 			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),
 			Headroom: config.Sat(b.Capacity.HeadroomSat), HeadroomPPM: b.Capacity.HeadroomPPM, StressPercent: b.Capacity.StressPercent,
 			ReservePerChan: config.Sat(b.ReservePerChan), MaxReserve: config.Sat(b.MaxReserveSat), MaxUnconfirmed: b.MaxUnconfirmed,
 			FeeTarget: b.Fees.TargetBlocks, FeeFloor: uint64(b.Fees.Floor), FeeCeiling: uint64(b.Fees.Ceiling),
 			FeeStaleAfter: config.Duration(b.Fees.StaleAfter), BumpAfter: b.BumpAfterBlocks,
+			FeeMargin: b.Prices.MarginPercent, FeeInputs: 1, FeeTolerance: b.Prices.TolerancePercent,
 			CollectFor: config.Duration(b.CollectFor), OpenFor: config.Duration(b.OpenFor),
 			HoldMargin: b.HoldMarginBlocks, PayMargin: b.PayMarginBlocks, HoldExpiryDelta: b.HoldExpiryDelta, MaxConfs: b.MaxConfs,
 			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
@@ -217,7 +224,11 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 			MaxClientToSelfDelay: m.MaxSelfDelay, MinPaymentSizeMsat: m.MinPayment.Amount(), MaxPaymentSizeMsat: m.MaxPayment.Amount(),
 		})
 	}
-	out.OfferFor = s.OfferFor.Std()
+	out.OfferFor, out.PromiseKeyFor = s.OfferFor.Std(), s.PromiseKeyFor.Std()
+	out.Prices = lsp.ChainPrices{OpeningWU: funding.OpeningWU(s.FeeInputs), MarginPercent: s.FeeMargin, TolerancePercent: s.FeeTolerance}
+	if s.FeeCoverClosing {
+		out.Prices.ClosingWU = funding.ClosingWU
+	}
 	if s.Taproot {
 		out.Type = ln.CommitmentSimpleTaproot
 	}
