@@ -81,7 +81,8 @@ type rig struct {
 	store  store.Config
 	faults storetest.Faults
 	// step is the pause between two looks at something awaited.
-	step time.Duration
+	step      time.Duration
+	configure func(*Config)
 
 	payer, gateway, wallet *lndfake.Node
 	conns                  map[*lndfake.Node]*grpc.ClientConn
@@ -149,6 +150,8 @@ type rigConfig struct {
 	// postgres runs in real time: the clock of a bubble stands still while a
 	// connection waits for the server.
 	postgres bool
+	// configure changes sluiced's configuration.
+	configure func(*Config)
 }
 
 func newRig(t *testing.T, c rigConfig) *rig {
@@ -156,7 +159,7 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	r := &rig{
 		t: t, rng: rand.New(rand.NewPCG(c.seed, 0xc0ffee)), job: c.job, dir: memoryDir(t), conns: make(map[*lndfake.Node]*grpc.ClientConn),
 		w: lndfake.New(lndfake.Config{Seed: c.seed, Latency: c.latency}), step: 500 * time.Millisecond,
-		log: zap.NewNop(), kill: make(chan struct{}), before: make(map[*lndfake.Node]int64),
+		log: zap.NewNop(), kill: make(chan struct{}), before: make(map[*lndfake.Node]int64), configure: c.configure,
 	}
 	r.trace()
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -337,6 +340,9 @@ func (r *rig) process() error {
 	defer func() { _ = db.Close() }()
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.Lnd.Network = r.dir, "regtest"
+	if r.configure != nil {
+		r.configure(&cfg)
+	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: time.Now,
 		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(),
@@ -434,12 +440,19 @@ func (r *rig) ask() (agreement, error) {
 	if s == nil {
 		return agreement{}, errAway
 	}
-	ctx := r.asWallet()
-	menu, err := s.channels.GetMenu(ctx, &lspv1.GetMenuRequest{})
+	menu, err := s.channels.GetMenu(r.asWallet(), &lspv1.GetMenuRequest{})
 	if err != nil {
 		return agreement{}, err
 	}
-	params := menu.OpeningFeeParamsMenu[0]
+	if len(menu.OpeningFeeParamsMenu) == 0 {
+		return agreement{}, errors.New(menu.Refusal)
+	}
+	return r.askFor(s, menu.OpeningFeeParamsMenu[0])
+}
+
+// askFor gets an invoice under an item of the menu; nil is none.
+func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, error) {
+	ctx := r.asWallet()
 	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true}
 	amount := r.job.amountSat * 1000
 	var preimage ln.Preimage

@@ -133,8 +133,9 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), Text: err.Error()}}, nil
 		}
 		if f.MaxFeeSat > 0 && selection.FeeSat > f.MaxFeeSat {
-			text := fmt.Sprintf("%d coins would have to be spent, for %s", len(selection.Inputs), selection.FeeSat)
-			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), FeeSat: selection.FeeSat, Text: text}}, nil
+			return []opening.Event{opening.CoinsRefused{
+				Moment: e.moment(), FeeSat: selection.FeeSat, Text: fmt.Sprintf("it must spend %d coins", len(selection.Inputs)),
+			}}, nil
 		}
 		err = e.leaseAll(ctx, f.LeaseID, selection.Inputs)
 		if err == nil {

@@ -264,15 +264,18 @@ func storyOf(machine string, records []fsm.Record) []StoryEvent {
 // reasonIn finds the sentence that an event carries, whatever its type.
 func reasonIn(data json.RawMessage) string {
 	var fields struct {
-		Text   string          `json:"text"`
-		Reason json.RawMessage `json:"reason"`
+		Text    string          `json:"text"`
+		Reason  json.RawMessage `json:"reason"`
+		Refusal json.RawMessage `json:"refusal"`
 	}
 	if json.Unmarshal(data, &fields) != nil {
 		return ""
 	}
-	var reason lsp.Reason
-	if json.Unmarshal(fields.Reason, &reason) == nil && !reason.IsZero() {
-		return reason.String()
+	for _, raw := range []json.RawMessage{fields.Reason, fields.Refusal} {
+		var reason lsp.Reason
+		if json.Unmarshal(raw, &reason) == nil && !reason.IsZero() {
+			return reason.String()
+		}
 	}
 	return fields.Text
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -109,6 +110,9 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"node key":        func(c *Config) { c.Self = ln.PubKey{} },
 		"cltv_delta":      func(c *Config) { c.CltvDelta = 0 },
 		"offer_for":       func(c *Config) { c.OfferFor = 1 },
+		"2 hours":         func(c *Config) { c.OfferFor = 3 * time.Hour },
+		"promise_key_for": func(c *Config) { c.PromiseKeyFor = time.Hour },
+		"weight":          func(c *Config) { c.Prices.OpeningWU = 0 },
 		"min_channel_sat": func(c *Config) { c.Capacity.MinSat = 1 },
 		"max_channel_sat": func(c *Config) { c.Capacity.MaxSat = c.Capacity.MinSat - 1 },
 		"stress_percent":  func(c *Config) { c.Capacity.StressPercent = 99 },

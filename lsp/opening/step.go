@@ -46,7 +46,7 @@ func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 	case CoinsRefused:
 		if v.FeeSat > 0 {
 			return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonChainFees,
-				"the gateway's coins are so many small ones that the funding transaction would pay %s, more than the %s that the agreed opening fee bears: the payment went back; try again in about 10 minutes", v.FeeSat, s.MaxFeeSat)})
+				"the funding transaction would pay %s (%s), more than the %s that the agreed opening fee bears: the payment went back; try again in about 10 minutes", v.FeeSat, v.Text, s.MaxFeeSat)})
 		}
 		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonCoinsShort,
 			"the gateway has too few free coins to open the channel (%s missing): the payment went back; try again later", v.MissingSat)})
