@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/doctor"
@@ -110,7 +111,11 @@ func askSluiced(ctx context.Context, g *Globals) (doctor.Sluiced, error) {
 		if err != nil {
 			return err
 		}
-		out = doctor.Sluiced{Accepting: got.GetAccepting(), StoppedReason: got.GetStoppedReason(), BlockHeight: got.GetBlockHeight()}
+		out = doctor.Sluiced{
+			Accepting: got.GetAccepting(), StoppedReason: got.GetStoppedReason(), BlockHeight: got.GetBlockHeight(),
+			FeeRateSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateEstimateSatPerKw()), FeeCeilingSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateCeilingSatPerKw()),
+			FeeRateAge: time.Duration(got.GetFeeRateAgeMs()) * time.Millisecond, FeeRateStale: got.GetFeeRateStale(), NoOffers: got.GetMenuRefusal(),
+		}
 		out.GatewayNodeKey, err = ln.PubKeyFromBytes(got.GetGatewayNodeKey())
 		return err
 	})

@@ -98,7 +98,15 @@ func (f *fakeGateway) GetStatus(context.Context, *lspv1.GetStatusRequest) (*lspv
 		PaymentsByState: map[string]uint64{"opening": 2, "paid": 1234, "offered": 1},
 		OpeningsByState: map[string]uint64{"usable": 40, "published": 1},
 		FeesEarnedMsat:  12_345_678, ChainFeesMsat: 1_500_000, UsableCoinsSat: 5_000_000, AnchorReserveSat: 100_000,
-		FeeRateSatPerKw: 1253, GatewayNodeKey: unhex(fakeGateKey), BlockHeight: 850_123,
+		FeeRateSatPerKw: 1253, FeeRateEstimateSatPerKw: 1253, FeeRateAgeMs: 31_000, FeeRateFloorSatPerKw: 253, FeeRateCeilingSatPerKw: 50_000,
+		OpeningCostCoveredSat: 1_238, Menu: []*lspv1.OpeningFeeParams{
+			{MinFeeMsat: 2_000_000, ProportionalPpm: 10_000, MinLifetimeBlocks: 4_320, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 10_000_000_000},
+			{MinFeeMsat: 5_000_000, ProportionalPpm: 12_000, MinLifetimeBlocks: 12_960, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 10_000_000_000},
+		},
+		PromiseKeys: []*lspv1.PromiseKey{
+			{Version: 1_769_000_000, MadeMs: ms(40 * 24 * time.Hour)}, {Version: 1_772_000_000, MadeMs: ms(95 * time.Minute), Signs: true},
+		},
+		GatewayNodeKey: unhex(fakeGateKey), BlockHeight: 850_123,
 	}
 	if !f.accepting {
 		f.statusCalls++

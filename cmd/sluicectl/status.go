@@ -29,7 +29,7 @@ func (StatusCmd) Run(w *world, g *Globals) error {
 		if g.JSON {
 			return cli.WriteJSON(w.stdout, got)
 		}
-		text, err := statusText(got, interceptorStatus(w.ctx, s))
+		text, err := statusText(got, interceptorStatus(w.ctx, s), w.now())
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (WatchCmd) refresh(w *world, g *Globals, s *session, screen *cli.Screen) er
 	case g.JSON:
 		return cli.WriteJSONLine(w.stdout, got)
 	}
-	text, err := statusText(got, interceptorStatus(w.ctx, s))
+	text, err := statusText(got, interceptorStatus(w.ctx, s), w.now())
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func interceptorStatus(ctx context.Context, s *session) *interceptorv1.GetStatus
 	return got
 }
 
-func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusResponse) (string, error) {
+func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusResponse, now time.Time) (string, error) {
 	var b strings.Builder
 	p := &cli.Printer{W: &b}
 	facts := cli.NewTable("", "")
@@ -129,8 +129,9 @@ func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusRespons
 	}
 	facts.Row("Earned", fmt.Sprintf("%s in opening fees; %s paid in chain fees", cli.MsatAsSat(s.GetFeesEarnedMsat()), cli.MsatAsSat(s.GetChainFeesMsat())))
 	facts.Row("Coins", fmt.Sprintf("%s for channels; %s kept to bump fees with", cli.Sat(s.GetUsableCoinsSat()), cli.Sat(s.GetAnchorReserveSat())))
-	facts.Row("Fee rate", feeRate(s))
+	priceFacts(facts, s, now)
 	p.Table(facts)
+	menuTable(p, s.GetMenu())
 
 	if len(s.GetExposures()) > 0 {
 		p.Printf("\n")
@@ -157,20 +158,6 @@ func unitWords(unit string) string {
 		return ""
 	}
 	return unit
-}
-
-// feeRate shows the rate per kiloweight, as lnd counts, and per virtual byte,
-// as people do.
-func feeRate(s *lspv1.GetStatusResponse) string {
-	rate := s.GetFeeRateSatPerKw()
-	if rate == 0 {
-		return "unknown: no estimate from lnd yet, so no channel is opened"
-	}
-	text := fmt.Sprintf("%s sat/kw (%d.%02d sat/vB)", cli.Group(rate), rate*4/1000, rate*4%1000/10)
-	if s.GetFeeRateStale() {
-		text += " STALE: lnd gives no new estimate, so no channel is opened"
-	}
-	return text
 }
 
 func counts(p *cli.Printer, title string, by map[string]uint64) {

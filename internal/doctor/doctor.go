@@ -113,6 +113,12 @@ type Sluiced struct {
 	Accepting      bool
 	StoppedReason  string
 	BlockHeight    uint32
+	// FeeRateSatPerKW is lnd's last estimate as sluiced has it; 0 without any.
+	FeeRateSatPerKW, FeeCeilingSatPerKW ln.FeeRateSatPerKW
+	FeeRateAge                          time.Duration
+	FeeRateStale                        bool
+	// NoOffers is why no channels are offered; empty while they are.
+	NoOffers string
 }
 
 // Examine runs every check. When lnd does not answer, that is the only
@@ -149,6 +155,6 @@ func checks() []func(Facts, Want) []Finding {
 		one(chainSync), one(graphSync), one(clock),
 		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(bigChannels),
 		one(defaultFees), one(timeLockDelta), one(holdExpiryDelta), one(pings), one(restrictedSlots),
-		one(coins), one(reserve), one(pendingChannels), one(acceptor), one(sluiced),
+		one(coins), one(reserve), one(pendingChannels), one(acceptor), one(sluiced), one(offers),
 	}
 }

@@ -38,7 +38,7 @@ func healthy() Facts {
 			"grpc.server-ping-time": "3s", "grpc.server-ping-timeout": "5s", "num-restricted-slots": "1000", "rejecthtlc": "false",
 			"minchansize": "1000000",
 		},
-		Sluiced: Sluiced{GatewayNodeKey: ln.PubKey{2, 7}, Accepting: true, BlockHeight: 900_000},
+		Sluiced: Sluiced{GatewayNodeKey: ln.PubKey{2, 7}, Accepting: true, BlockHeight: 900_000, FeeRateSatPerKW: 500, FeeCeilingSatPerKW: 50_000},
 	}
 }
 
@@ -135,7 +135,12 @@ func TestAilments(t *testing.T) {
 		{"many closing", func(f *Facts, _ *Want) {
 			f.Pending = slices.Repeat([]ln.PendingChannel{{Kind: ln.PendingForceClose}}, 26)
 		}, nil, ""},
-		{"sluiced away", func(f *Facts, _ *Want) { f.NoSluiced = away }, map[string]Level{"sluiced": Note, "acceptor": Warn}, "minchansize=1000000"},
+		{"sluiced away", func(f *Facts, _ *Want) { f.NoSluiced = away }, map[string]Level{"sluiced": Note, "offers": Note, "acceptor": Warn}, "minchansize=1000000"},
+		{"no fee estimate", func(f *Facts, _ *Want) { f.Sluiced.FeeRateSatPerKW, f.Sluiced.FeeRateStale = 0, true }, one("offers", Warn), "lncli wallet estimatefeerate 6"},
+		{"old fee estimate", func(f *Facts, _ *Want) { f.Sluiced.FeeRateStale = true }, one("offers", Warn), "lncli wallet estimatefeerate 6"},
+		{"fees at the ceiling", func(f *Facts, _ *Want) { f.Sluiced.FeeRateSatPerKW = 50_000 }, nil, ""},
+		{"fees above the ceiling", func(f *Facts, _ *Want) { f.Sluiced.FeeRateSatPerKW = 50_001 }, one("offers", Warn), ""},
+		{"a menu too dear", func(f *Facts, _ *Want) { f.Sluiced.NoOffers = "too dear" }, one("offers", Warn), ""},
 		{"sluiced of another node", func(f *Facts, _ *Want) { f.Sluiced.GatewayNodeKey[5] = 1 }, one("sluiced", Fail), ""},
 		{"sluiced behind", func(f *Facts, _ *Want) { f.Sluiced.BlockHeight -= 3 }, one("sluiced", Warn), ""},
 		{"sluiced one block behind", func(f *Facts, _ *Want) { f.Sluiced.BlockHeight-- }, nil, ""},

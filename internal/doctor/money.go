@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -115,6 +116,34 @@ func sluiced(f Facts, _ Want) Finding {
 		x.Fix, x.Lines = "When all is well, accept it again.", []string{"sluicectl business start"}
 	default:
 		x.Found = "running, and accepts new business"
+	}
+	return x
+}
+
+// offers judges whether sluiced knows what the chain asks, and can offer
+// channels at it.
+func offers(f Facts, _ Want) Finding {
+	x := Finding{Check: "offers", Level: OK, Title: "fee rate and offers"}
+	if f.NoSluiced != nil {
+		x.Level, x.Found = Note, "unknown: "+f.NoSluiced.Error()
+		return x
+	}
+	s := f.Sluiced
+	x.Found = fmt.Sprintf("lnd estimates %d sat/kw, the ceiling is %d", s.FeeRateSatPerKW, s.FeeCeilingSatPerKW)
+	switch {
+	case s.FeeRateSatPerKW == 0:
+		x.Level, x.Found = Warn, "lnd has given sluiced no fee estimate yet, so no channels are offered"
+		x.Fix, x.Lines = "See whether lnd's backend or fee source gives one.", []string{"lncli wallet estimatefeerate 6"}
+	case s.FeeRateStale:
+		x.Level, x.Found = Warn, fmt.Sprintf("lnd's last fee estimate is %s old, so no channels are offered", s.FeeRateAge.Truncate(time.Second))
+		x.Fix, x.Lines = "See whether lnd's backend or fee source gives one.", []string{"lncli wallet estimatefeerate 6"}
+	case s.FeeRateSatPerKW > s.FeeCeilingSatPerKW:
+		x.Level = Warn
+		x.Found += ": no channels are offered until it falls"
+		x.Fix = "Wait, or raise lsp.fee_ceiling_sat_per_kw if you would pay more, and restart sluiced."
+	case s.NoOffers != "":
+		x.Level, x.Found = Warn, x.Found+": "+s.NoOffers
+		x.Fix = "Look at the menu: at this rate no payment is large enough for its fee (lsp.menu, lsp.fee_margin_percent)."
 	}
 	return x
 }
