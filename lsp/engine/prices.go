@@ -80,15 +80,11 @@ func (e *Engine) newAgreement(fee ln.Msat, zeroConf bool) error {
 
 // openingRate is the rate for the channel of a payment that has arrived, or why
 // none is opened. An agreement is not undone because the estimate is old: then
-// the last one that is known does. Without a fee nothing was agreed that needs a
-// channel.
+// the last one that is known does.
 func (e *Engine) openingRate(fee ln.Msat, zeroConf bool) (ln.FeeRateSatPerKW, lsp.Reason) {
 	rate := e.fees.current()
-	switch {
-	case !rate.Known():
+	if !rate.Known() {
 		return 0, lsp.Because(lsp.ReasonChainFees, "%s", errkind.Sentence(errStaleFees))
-	case fee == 0:
-		return rate.Rate, lsp.Reason{}
 	}
 	return rate.Rate, e.cfg.bears(rate, fee, zeroConf)
 }

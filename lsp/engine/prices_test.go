@@ -148,6 +148,7 @@ func TestWhatAFeeBears(t *testing.T) {
 		"twice the fee":             {4_000, 2_000_000, true, true},
 		"a sat more":                {4_001, 2_000_000, true, false},
 		"confirmations":             {4_000, 2_000_000, false, true},
+		"for nothing":               {253, 0, true, false},
 		"above the ceiling":         {60_000, 25_000_000, true, true}, // it pays the ceiling
 		"above the ceiling, short":  {60_000, 24_999_000, true, false},
 		"above it cannot confirm":   {60_000, 100_000_000, false, false},

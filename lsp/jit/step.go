@@ -226,7 +226,7 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	case v.Channels > 0 && !o.MayOpenMore:
 		return back(o, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNoConsent,
 			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))
-	case !v.Refusal.IsZero():
+	case !v.Refusal.IsZero() && o.MaxOpens > 0:
 		return back(o, s.Held, RefuseTemporary, v.Refusal)
 	case o.Opens >= o.MaxOpens:
 		return refunded(o, s.Held, o.never(), attemptsUsed(o))

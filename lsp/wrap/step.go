@@ -134,7 +134,7 @@ func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
 	case v.Channels > 0 && !o.MayOpenMore:
 		return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonNoConsent,
 			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))
-	case !v.Refusal.IsZero():
+	case !v.Refusal.IsZero() && o.MaxOpens > 0:
 		return cancelling(o, EndRefunded, v.Refusal)
 	}
 	return open(o, s.Held, v.Moment)
