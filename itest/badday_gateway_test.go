@@ -112,6 +112,48 @@ func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
 		_, err = w.node.WaitChannelActive(ctx, point)
 		require.NoError(sc.t, err)
 	})
+
+	// Refunded: an opening would cost far more than the fee that was agreed when
+	// the chain was cheap. Paid, when tried again after the spike. Meanwhile the
+	// menu covers the chain, and above the ceiling there is none.
+	sc.day(ctx, "the chain's fees spike after the agreement: refunded, then paid", func(sc *scene) {
+		w := w.in(sc)
+		sc.chainAsks(ctx, devnet.DefaultFeeRateSatPerVByte)
+		before := w.channels(ctx)
+		o := w.negotiate(ctx, 150_000_000, offerWish{another: true})
+		bolt11 := w.invoice(ctx, o)
+		sc.chainAsks(ctx, 60)
+		defer sc.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
+		failed := sc.refunded(sc.pay(ctx, bolt11), refundedWithin)
+		require.Equal(sc.t, []lnrpc.Failure_FailureCode{lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE}, failureCodes(failed))
+		w.waitReason(ctx, o.PaymentId, "the chain's fees have risen", "offered")
+		require.Empty(sc.t, sc.openings(ctx, o.PaymentId), "no coin was touched")
+		require.EqualValues(sc.t, 14_805_000, w.menu(ctx).OpeningFeeParamsMenu[0].MinFeeMsat)
+
+		sc.chainAsks(ctx, 201)
+		none, err := w.api.GetMenu(ctx, &lspv1.GetMenuRequest{})
+		require.NoError(sc.t, err)
+		require.Empty(sc.t, none.OpeningFeeParamsMenu)
+		require.Contains(sc.t, none.Refusal, "higher than this gateway pays")
+
+		sc.chainAsks(ctx, devnet.DefaultFeeRateSatPerVByte)
+		sc.paid(sc.payInParts(ctx, bolt11), paidWithin)
+		w.waitState(ctx, o.PaymentId, "paid")
+		require.Equal(sc.t, before+1, w.channels(ctx))
+		require.NoError(sc.t, sc.Mine(ctx, 6))
+	})
+}
+
+// chainAsks sets what the chain asks. A start of sluiced asks for the fees at
+// once; otherwise it learns of them within a minute.
+func (sc *scene) chainAsks(ctx context.Context, satPerVByte uint32) {
+	sc.t.Helper()
+	sc.Fees().SetSatPerVByte(satPerVByte)
+	require.NoError(sc.t, sc.s.Stop(ctx))
+	require.NoError(sc.t, sc.s.Start(ctx))
+	sc.waitStatus(ctx, "the chain's fees are seen", func(s *lspv1.GetStatusResponse) bool {
+		return s.FeeRateEstimateSatPerKw == uint64(satPerVByte)*250 && s.FeeRateAgeMs < 60_000
+	})
 }
 
 // packageOf is what two transactions, the second spending the first, pay

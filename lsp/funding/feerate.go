@@ -54,19 +54,6 @@ func (r Rate) Alarm() string {
 	return ""
 }
 
-// Check refuses a policy that cannot be followed.
-func (p RatePolicy) Check() error {
-	switch {
-	case p.Floor < ln.MinFeeRate:
-		return fmt.Errorf("the fee floor of %d sat/kw is below what nodes relay: set at least %d", p.Floor, ln.MinFeeRate)
-	case p.Ceiling < p.Floor:
-		return fmt.Errorf("the fee ceiling of %d sat/kw is below the floor of %d: raise it", p.Ceiling, p.Floor)
-	case p.MaxAge <= 0:
-		return fmt.Errorf("the age at which a fee estimate is stale must be positive")
-	}
-	return nil
-}
-
 // Decide judges the last estimate. A missing or stale one still gives a rate,
 // since a held payment waits.
 func (p RatePolicy) Decide(e Estimate, now time.Time) Rate {
