@@ -95,9 +95,6 @@ SELECT value FROM lsp_settings WHERE name = $1;
 INSERT INTO lsp_settings (name, value, updated_ms) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_ms = excluded.updated_ms;
 
--- name: PutSettingOnce :execrows
-INSERT INTO lsp_settings (name, value, updated_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING;
-
 -- name: UnfundedOutpoints :many
 SELECT outpoint FROM lsp_openings WHERE outpoint <> '' AND state IN ('failed', 'rejected', 'conflicted');
 

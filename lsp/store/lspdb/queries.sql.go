@@ -761,24 +761,6 @@ func (q *Queries) PutSetting(ctx context.Context, arg PutSettingParams) error {
 	return err
 }
 
-const putSettingOnce = `-- name: PutSettingOnce :execrows
-INSERT INTO lsp_settings (name, value, updated_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
-`
-
-type PutSettingOnceParams struct {
-	Name      string
-	Value     []byte
-	UpdatedMs int64
-}
-
-func (q *Queries) PutSettingOnce(ctx context.Context, arg PutSettingOnceParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, putSettingOnce, arg.Name, arg.Value, arg.UpdatedMs)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
 const setPaymentBolt11 = `-- name: SetPaymentBolt11 :execrows
 UPDATE lsp_payments SET bolt11 = $2 WHERE id = $1
 `
