@@ -26,7 +26,7 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	begin := func(id string, txid byte) ln.Outpoint {
 		t.Helper()
 		op := ln.Outpoint{TxID: ln.TxID{txid}}
-		plan, err := e.planOpening(machineJit, id, id+"-open-1", openingWish{client: client, amountMsat: 100_000_000, zeroConf: true, openFor: time.Minute})
+		plan, err := e.planOpening(machineJit, id, id+"-open-1", openingWish{client: client, amountMsat: 100_000_000, feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute})
 		require.NoError(t, err)
 		_, err = e.openings.Create(t.Context(), id+"-open-1", opening.Planned{Plan: plan}, opening.Start{Moment: at(100)})
 		require.NoError(t, err)

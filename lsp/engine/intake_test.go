@@ -30,7 +30,10 @@ func TestAWrapEndsBeforeTheWalletsInvoice(t *testing.T) {
 		{Wish{ZeroConf: true}, 150 * time.Second},
 		{Wish{Confs: 3}, 150*time.Second + 3*time.Hour},
 	} {
-		params := e.Menu(client)[0]
+		menu, err := e.Menu(t.Context(), client)
+		require.NoError(t, err)
+		require.NoError(t, menu.Refusal)
+		params := menu.Items[0]
 		quote, err := params.QuoteReceiverPays(100_000_000)
 		require.NoError(t, err)
 		wrap := func(life time.Duration) (Agreement, error) {

@@ -23,7 +23,7 @@ func TestARestartWhilePlannedKeepsTheCoins(t *testing.T) {
 
 	dead := newEngine(t, cfg, n, nil)
 	plan, err := dead.planOpening(machineJit, "p", "p-open-1", openingWish{
-		client: ln.PubKey{2, 1}, amountMsat: 100_000_000, zeroConf: true, openFor: time.Minute,
+		client: ln.PubKey{2, 1}, amountMsat: 100_000_000, feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute,
 	})
 	require.NoError(t, err)
 	_, err = dead.openings.Create(t.Context(), "p-open-1", opening.Planned{Plan: plan}, opening.Start{Moment: at(100)})
