@@ -102,6 +102,16 @@ func (p *Proc) PID() int {
 	return 0
 }
 
+// CPUTime is the processor time that the current run has used, to a hundredth
+// of a second; errors.ErrUnsupported elsewhere than on Linux.
+func (p *Proc) CPUTime() (time.Duration, error) {
+	run := p.current()
+	if run == nil {
+		return 0, fmt.Errorf("%s is not running", p.cmd.Name)
+	}
+	return cpuTime(run.pid)
+}
+
 // Running tells whether the process is alive (frozen counts as alive).
 func (p *Proc) Running() bool { return p.current() != nil }
 

@@ -5,6 +5,7 @@ package devnet
 import (
 	"errors"
 	"syscall"
+	"time"
 )
 
 // sysProcAttr puts the child into a process group of its own. Other systems
@@ -21,3 +22,5 @@ func alive(pid int) bool {
 	err := syscall.Kill(pid, 0)
 	return err == nil || errors.Is(err, syscall.EPERM)
 }
+
+func cpuTime(int) (time.Duration, error) { return 0, errors.ErrUnsupported }

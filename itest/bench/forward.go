@@ -37,8 +37,10 @@ type arm struct {
 	channel uint64
 
 	seconds   []float64 // of each block
-	latencies []float64 // of each payment in a block, in ms
-	quiet     []float64 // of payments one at a time, in ms
+	work      []*devnet.Proc
+	cpu       time.Duration // of work, in the blocks
+	latencies []float64     // of each payment in a block, in ms
+	quiet     []float64     // of payments one at a time, in ms
 
 	// retries are attempts that failed on the way: work that is not counted.
 	retries atomic.Int64
@@ -61,6 +63,8 @@ func runForward(ctx context.Context, b *bench) (_ result, err error) {
 		return nil, err
 	}
 	defer s.hangUp()
+	arms[0].work = []*devnet.Proc{n.first.Proc(), s.daemon.Proc}
+	arms[1].work = []*devnet.Proc{n.second.Proc()}
 	b.say("sluiced is attached to the first gateway; the second runs without interceptor")
 
 	// Mission control, caches and connections are warm before anything counts.
@@ -146,7 +150,7 @@ func (a *arm) warmUp(ctx context.Context, n *nodes) error {
 	if err := a.block(ctx, n); err != nil {
 		return fmt.Errorf("warm up %s: %w", a.name, err)
 	}
-	a.seconds, a.latencies = nil, nil
+	a.seconds, a.latencies, a.cpu = nil, nil, 0
 	return nil
 }
 
@@ -156,6 +160,10 @@ func (a *arm) block(ctx context.Context, n *nodes) error {
 	took := make([]float64, blockSize)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(inFlight)
+	used, err := cpuOf(a.work)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	for i := range took {
 		group.Go(func() error {
@@ -169,7 +177,24 @@ func (a *arm) block(ctx context.Context, n *nodes) error {
 	}
 	a.seconds = append(a.seconds, time.Since(began).Seconds())
 	a.latencies = append(a.latencies, took...)
-	return errors.Join(n.payer.WaitNoHTLCs(ctx), n.receiver.WaitNoHTLCs(ctx))
+	if err := errors.Join(n.payer.WaitNoHTLCs(ctx), n.receiver.WaitNoHTLCs(ctx)); err != nil {
+		return err
+	}
+	after, err := cpuOf(a.work)
+	a.cpu += after - used
+	return err
+}
+
+// cpuOf is what processes have used so far.
+func cpuOf(procs []*devnet.Proc) (sum time.Duration, err error) {
+	for _, p := range procs {
+		used, err := p.CPUTime()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 func forwardReport(b *bench, arms []*arm) (result, error) {
@@ -177,15 +202,16 @@ func forwardReport(b *bench, arms []*arm) (result, error) {
 	fmt.Fprintf(b.out, "\n%d forwards per arm in blocks of %d with %d in flight, then %d one at a time\n\n",
 		len(with.latencies), blockSize, inFlight, quietPayments)
 	table := tabwriter.NewWriter(b.out, 2, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tforwards/s\tblock p50\tp50 ms\tp95 ms\tp99 ms\talone p50 ms\talone p99 ms\tretries\t")
+	fmt.Fprintln(table, "\tforwards/s\tblock p50\tp50 ms\tp95 ms\tp99 ms\talone p50 ms\talone p99 ms\tcpu ms each\tretries\t")
 	for _, a := range arms {
-		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%d\t\n", a.name, float64(len(a.latencies))/total(a.seconds),
+		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%.2f\t%d\t\n", a.name, float64(len(a.latencies))/total(a.seconds),
 			blockSize/median(a.seconds), median(a.latencies), quantile(a.latencies, 0.95), quantile(a.latencies, 0.99),
-			median(a.quiet), quantile(a.quiet, 0.99), a.retries.Load())
+			median(a.quiet), quantile(a.quiet, 0.99), ms(a.cpu)/float64(len(a.latencies)), a.retries.Load())
 	}
 	if err := table.Flush(); err != nil {
 		return nil, err
 	}
+	fmt.Fprintln(b.out, "\ncpu: of the gateway's lnd, and of sluiced where it is attached")
 	// As many forwards in each block, so a pair's throughput ratio is that of the
 	// times. The median of the pairs is told, and pairs are drawn for its
 	// interval: what slows the machine for a while slows both of a pair, and a
