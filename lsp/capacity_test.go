@@ -125,8 +125,8 @@ func TestAdmit(t *testing.T) {
 		"all offers":      {offer, func(u *lsp.Usage) { u.All.OpenRequests = 4 }},
 		"quoted":          {offer, func(u *lsp.Usage) { u.Client.QuotedSat = 201 }},
 		"held":            {lsp.Request{HoldSat: 51}, func(u *lsp.Usage) { u.Client.HeldSat = 50 }},
-		"sat blocks":      {lsp.Request{HoldSat: 10, HoldBlocks: 101}, func(*lsp.Usage) {}},
-		"overflow":        {lsp.Request{HoldSat: 1 << 62, HoldBlocks: 1 << 30}, func(*lsp.Usage) {}},
+		"sat blocks":      {lsp.Request{HoldSat: 10, HoldSatBlocks: 1010}, func(*lsp.Usage) {}},
+		"overflow":        {lsp.Request{HoldSat: 1, HoldSatBlocks: 1<<64 - 1}, func(u *lsp.Usage) { u.Client.HeldSatBlocks = 1 }},
 		"unpaid":          {lsp.Request{NewOpen: true, CapacitySat: 501}, func(*lsp.Usage) {}},
 		"all unpaid":      {lsp.Request{NewOpen: true, CapacitySat: 500}, func(u *lsp.Usage) { u.All.UnpaidSat = 401 }},
 		"opens":           {lsp.Request{NewOpen: true, CapacitySat: 1}, func(u *lsp.Usage) { u.Client.OpensLastHour = 3 }},
@@ -137,9 +137,45 @@ func TestAdmit(t *testing.T) {
 		require.Equal(t, errkind.Exhausted, errkind.Of(err), name)
 		require.NotEmpty(t, errkind.Sentence(err), name)
 	}
-	poor := lsp.Usage{FundableSat: 199, All: lsp.Load{QuotedSat: 100}}
+	poor := lsp.Usage{FundableSat: 199, UnfundedSat: 100}
 	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(offer, poor, caps)), "what is quoted must be fundable")
+	require.NoError(t, lsp.Admit(lsp.Request{NewOffer: true}, poor, caps), "room that is there needs no coins")
 	draining := lsp.Usage{FundableSat: 10_000, Draining: true}
 	require.ErrorIs(t, lsp.Admit(offer, draining, caps), lsp.ErrDraining)
 	require.NoError(t, lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: 1}, draining, caps), "what is held is still served")
+}
+
+// Whoever makes up node keys uses up the newcomers' part, and neither the rest
+// nor the coins that clients with a history are promised.
+func TestAdmitNewcomers(t *testing.T) {
+	caps := lsp.Caps{
+		All:              lsp.Load{OpenRequests: 4, UnpaidSat: 901, HeldSat: 100, HeldSatBlocks: 1000, OpensLastHour: 1},
+		NewcomersPercent: 50,
+	}
+	require.Equal(t, lsp.Load{OpenRequests: 2, UnpaidSat: 450, HeldSat: 50, HeldSatBlocks: 500, OpensLastHour: 1}, caps.Newcomers(),
+		"rounded down, but never to no limit at all")
+	used := lsp.Load{OpenRequests: 2, UnpaidSat: 450, HeldSat: 50, HeldSatBlocks: 500}
+	crowd := lsp.Usage{Newcomer: true, Newcomers: used, All: used, FundableSat: 100, UnfundedSat: 100, NewcomersUnfundedSat: 100}
+	known := crowd
+	known.Newcomer = false
+	for name, r := range map[string]lsp.Request{
+		"offer": {NewOffer: true, QuoteSat: 100}, "hold": {HoldSat: 1}, "hold for long": {HoldSatBlocks: 1}, "open": {NewOpen: true, CapacitySat: 1},
+	} {
+		err := lsp.Admit(r, crowd, caps)
+		require.Equal(t, errkind.Exhausted, errkind.Of(err), name)
+		require.ErrorContains(t, err, "new clients'", name)
+		require.NoError(t, lsp.Admit(r, known, caps), name)
+	}
+	known.UnfundedSat = 101
+	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: 100}, known, caps)),
+		"what others with a history were promised counts")
+	all := lsp.Caps{All: caps.All, NewcomersPercent: 100}
+	require.Equal(t, all.All, all.Newcomers())
+}
+
+func TestSatBlocks(t *testing.T) {
+	require.EqualValues(t, 2*144, lsp.SatBlocks(1_001, 100, 244), "satoshis are rounded up")
+	require.EqualValues(t, 7, lsp.SatBlocks(7_000, 100, 100), "what may go back at once costs a block")
+	require.EqualValues(t, 7, lsp.SatBlocks(7_000, 100, 3))
+	require.EqualValues(t, 1<<50, lsp.SatBlocks(ln.MaxMsat, 0, 1<<32-1), "bounded, so that sums do not wrap")
 }

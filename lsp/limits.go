@@ -10,44 +10,94 @@ import (
 // Load is what is in use, or what is allowed at most. In caps a zero field
 // means no limit.
 type Load struct {
-	// OpenRequests are offers that wait for their payment.
+	// OpenRequests are agreements that have not ended, whether a channel would
+	// be opened for them or not.
 	OpenRequests int
-	// QuotedSat is the capacity promised to them, none of it leased yet.
+	// QuotedSat is the capacity that they were promised.
 	QuotedSat ln.Sat
-	// UnpaidSat is capacity opened on demand whose payment has not settled.
+	// UnpaidSat is the capacity of channels on demand, from the decision to open
+	// one until it was paid for, closed, forgiven or forgotten.
 	UnpaidSat ln.Sat
-	// HeldSat is held for payments, HeldSatBlocks times the blocks that it may
-	// be held for.
+	// HeldSat is held for payments; HeldSatBlocks counts each HTLC's satoshis
+	// times the blocks that it may be held for.
 	HeldSat       ln.Sat
 	HeldSatBlocks uint64
 	OpensLastHour int
 }
 
-// Usage is the present load of one client and of all, and what the wallet
-// could fund beyond what is leased and reserved.
+// Usage is the present load of one client, of all newcomers and of all
+// clients, and what the wallet could fund beyond what is leased and reserved.
 type Usage struct {
-	Client      Load
-	All         Load
-	FundableSat ln.Sat
-	Draining    bool
+	Client    Load
+	Newcomers Load
+	All       Load
+	// Newcomer: the client has not paid for a channel yet.
+	Newcomer bool
+	// UnfundedSat is capacity quoted, by all, for which no open has begun: no
+	// coin is leased for it. NewcomersUnfundedSat is the newcomers' part.
+	UnfundedSat          ln.Sat
+	NewcomersUnfundedSat ln.Sat
+	FundableSat          ln.Sat
+	Draining             bool
 }
 
-// Caps are the limits.
+// Caps are the limits. A node key is free, so that caps per client bound only
+// those who keep to one. Newcomers together may use NewcomersPercent of what is
+// allowed in all: whoever makes up keys without end leaves the rest to clients
+// that have paid for a channel.
 type Caps struct {
-	Client Load
-	All    Load
+	Client           Load
+	All              Load
+	NewcomersPercent uint32
+}
+
+// Newcomers is the newcomers' share of what is allowed in all.
+func (c Caps) Newcomers() Load {
+	share := func(n uint64) uint64 {
+		if n == 0 {
+			return 0
+		}
+		hi, lo := bits.Mul64(n, uint64(min(c.NewcomersPercent, 100)))
+		part, _ := bits.Div64(hi, lo, 100)
+		// Rounded down to zero it would be no limit at all.
+		return max(part, 1)
+	}
+	count := func(n int) int { return int(share(uint64(max(0, n)))) } //nolint:gosec // at most n
+	return Load{
+		OpenRequests: count(c.All.OpenRequests), QuotedSat: ln.Sat(share(uint64(c.All.QuotedSat))),
+		UnpaidSat: ln.Sat(share(uint64(c.All.UnpaidSat))), HeldSat: ln.Sat(share(uint64(c.All.HeldSat))),
+		HeldSatBlocks: share(c.All.HeldSatBlocks), OpensLastHour: count(c.All.OpensLastHour),
+	}
+}
+
+// maxSatBlocks is where SatBlocks ends: far above every cap, and low enough for
+// the sum over thousands of payments to stay within 63 bits.
+const maxSatBlocks = 1 << 50
+
+// SatBlocks is what holding an amount from a height until another costs. Even
+// what could go back at once costs a block.
+func SatBlocks(amount ln.Msat, from, until uint32) uint64 {
+	blocks := uint64(1)
+	if until > from {
+		blocks = uint64(until - from)
+	}
+	hi, lo := bits.Mul64(uint64(amount.ToSatCeil()), blocks)
+	if hi != 0 {
+		return maxSatBlocks
+	}
+	return min(lo, maxSatBlocks)
 }
 
 // Request is what is about to be admitted. A new offer is a request of 1 and
-// its capacity quoted; holding a payment is held sats for some blocks; opening
-// a channel is its capacity unpaid, one open, and one quote less.
+// its capacity quoted; holding a payment is held sats and what they cost in
+// time; opening a channel is its capacity unpaid and one open.
 type Request struct {
-	NewOffer    bool
-	QuoteSat    ln.Sat
-	HoldSat     ln.Sat
-	HoldBlocks  uint32
-	NewOpen     bool
-	CapacitySat ln.Sat
+	NewOffer      bool
+	QuoteSat      ln.Sat
+	HoldSat       ln.Sat
+	HoldSatBlocks uint64
+	NewOpen       bool
+	CapacitySat   ln.Sat
 }
 
 // ErrDraining answers new business while the operator drains the gateway.
@@ -55,7 +105,8 @@ var ErrDraining = errkind.New(errkind.Unavailable, "this gateway takes no new bu
 
 // Admit says whether a request fits under the caps; errkind.Exhausted with the
 // limit's name and figures if not, ErrDraining while draining (what is held
-// already may still be opened for: only new offers are refused).
+// already may still be opened for: only new offers are refused). It is asked in
+// the transaction that makes the request count.
 func Admit(r Request, u Usage, c Caps) error {
 	if u.Draining && r.NewOffer {
 		return ErrDraining
@@ -63,11 +114,21 @@ func Admit(r Request, u Usage, c Caps) error {
 	if err := admit(r, u.Client, c.Client, "your"); err != nil {
 		return err
 	}
+	if u.Newcomer {
+		if err := admit(r, u.Newcomers, c.Newcomers(), "the gateway's new clients'"); err != nil {
+			return err
+		}
+	}
 	if err := admit(r, u.All, c.All, "the gateway's"); err != nil {
 		return err
 	}
 	// What is quoted must be fundable, or an offer is a promise of a failure.
-	if r.NewOffer && over(uint64(u.All.QuotedSat), uint64(r.QuoteSat), uint64(u.FundableSat)) {
+	// Newcomers' quotes lease no coin and keep none from clients that are known.
+	promised := u.UnfundedSat
+	if !u.Newcomer {
+		promised -= min(promised, u.NewcomersUnfundedSat)
+	}
+	if r.NewOffer && r.QuoteSat > 0 && over(uint64(promised), uint64(r.QuoteSat), uint64(u.FundableSat)) {
 		return errkind.Newf(errkind.Unavailable, "the gateway has too few free coins for a channel of %s now: try again later or receive less", r.QuoteSat)
 	}
 	return nil
@@ -77,14 +138,14 @@ func admit(r Request, have, most Load, whose string) error {
 	switch {
 	case r.NewOffer && most.OpenRequests > 0 && have.OpenRequests >= most.OpenRequests:
 		return errkind.Newf(errkind.Exhausted, "%s open requests are at their limit of %d: wait until one is paid or expires, or cancel one", whose, most.OpenRequests)
-	case r.NewOffer && capped(uint64(have.QuotedSat), uint64(r.QuoteSat), uint64(most.QuotedSat)):
+	case r.QuoteSat > 0 && capped(uint64(have.QuotedSat), uint64(r.QuoteSat), uint64(most.QuotedSat)):
 		return errkind.Newf(errkind.Exhausted, "%s open requests would together need channels of more than %s: wait until one is paid or expires, or receive less", whose, most.QuotedSat)
 	case r.HoldSat > 0 && capped(uint64(have.HeldSat), uint64(r.HoldSat), uint64(most.HeldSat)):
 		return errkind.Newf(errkind.Exhausted, "%s held payments are at their limit of %s: try again when they have been delivered", whose, most.HeldSat)
-	case r.HoldSat > 0 && satBlocks(have.HeldSatBlocks, r, most.HeldSatBlocks):
-		return errkind.Newf(errkind.Exhausted, "%s held payments would be held for too long (limit %d sat·blocks): ask for fewer confirmations or receive less", whose, most.HeldSatBlocks)
+	case r.HoldSatBlocks > 0 && capped(have.HeldSatBlocks, r.HoldSatBlocks, most.HeldSatBlocks):
+		return errkind.Newf(errkind.Exhausted, "%s held payments could be held for too long (limit %d sat·blocks): try again when some have been delivered, or receive less", whose, most.HeldSatBlocks)
 	case r.NewOpen && capped(uint64(have.UnpaidSat), uint64(r.CapacitySat), uint64(most.UnpaidSat)):
-		return errkind.Newf(errkind.Exhausted, "%s channels whose payment is outstanding are at their limit of %s: claim the payments first", whose, most.UnpaidSat)
+		return errkind.Newf(errkind.Exhausted, "%s channels that were not paid for yet are at their limit of %s: claim payments that are on their way, or close such a channel", whose, most.UnpaidSat)
 	case r.NewOpen && most.OpensLastHour > 0 && have.OpensLastHour >= most.OpensLastHour:
 		return errkind.Newf(errkind.Exhausted, "%s limit of %d channel opens per hour is used up: try again later", whose, most.OpensLastHour)
 	}
@@ -97,9 +158,4 @@ func capped(have, more, most uint64) bool { return most > 0 && over(have, more, 
 func over(have, more, most uint64) bool {
 	sum, carry := bits.Add64(have, more, 0)
 	return carry != 0 || sum > most
-}
-
-func satBlocks(have uint64, r Request, most uint64) bool {
-	hi, lo := bits.Mul64(uint64(r.HoldSat), uint64(r.HoldBlocks))
-	return most > 0 && (hi != 0 || over(have, lo, most))
 }

@@ -144,6 +144,7 @@ func fakeOpening() *lspv1.Opening {
 		OpeningId: "01JOPEN1", PaymentId: "01JPAY1", ClientNodeKey: unhex(fakeClient), State: "published",
 		CapacitySat: 250_000, ChainFeeSat: 455, FundingOutpoint: fakeTxID + ":1", ZeroConf: true,
 		Reason: "waiting for the channel to become active", CreatedMs: ms(4 * time.Second), UpdatedMs: ms(3900 * time.Millisecond),
+		Unpaid: true,
 	}
 }
 
@@ -162,7 +163,20 @@ func (f *fakeGateway) ShowPayment(_ context.Context, r *lspv1.ShowPaymentRequest
 	}, nil
 }
 
-func (f *fakeGateway) ListOpenings(context.Context, *lspv1.ListOpeningsRequest) (*lspv1.ListOpeningsResponse, error) {
+func (f *fakeGateway) ShowClient(_ context.Context, r *lspv1.ShowClientRequest) (*lspv1.ShowClientResponse, error) {
+	return &lspv1.ShowClientResponse{ClientNodeKey: r.GetClientNodeKey(), Newcomer: true, Exposures: []*lspv1.Exposure{
+		{Kind: "unpaid", Used: 250_000, Cap: 20_000_000, Unit: "sat"}, {Kind: "opens_this_hour", Used: 1, Cap: 10, Unit: "count"},
+	}}, nil
+}
+
+func (f *fakeGateway) ForgiveClient(context.Context, *lspv1.ForgiveClientRequest) (*lspv1.ForgiveClientResponse, error) {
+	return &lspv1.ForgiveClientResponse{Channels: 1, CapacitySat: 250_000}, nil
+}
+
+func (f *fakeGateway) ListOpenings(_ context.Context, r *lspv1.ListOpeningsRequest) (*lspv1.ListOpeningsResponse, error) {
+	if r.GetUnpaidOnly() && len(r.GetClientNodeKey()) > 0 {
+		return &lspv1.ListOpeningsResponse{}, nil
+	}
 	return &lspv1.ListOpeningsResponse{Openings: []*lspv1.Opening{fakeOpening()}}, nil
 }
 

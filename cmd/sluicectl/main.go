@@ -34,6 +34,8 @@ type CLI struct {
 	Payments   PaymentsCmd   `cmd:"" help:"List payments, newest first."`
 	Payment    PaymentCmd    `cmd:"" help:"One payment's whole story, with times and reasons."`
 	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
+	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
+	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
 	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`
 	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
 	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`

@@ -188,12 +188,22 @@ func story(events []*lspv1.StoryEvent) *cli.Table {
 // OpeningsCmd lists channel opens.
 type OpeningsCmd struct {
 	Page
+	Unpaid bool   `help:"Only those that nobody paid for yet: they count against limits."`
+	Client string `placeholder:"KEY" help:"Only those for the wallet with this node key (66 hex digits)."`
 }
 
 // Run implements the command.
 func (c OpeningsCmd) Run(w *world, g *Globals) error {
+	req := &lspv1.ListOpeningsRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open, UnpaidOnly: c.Unpaid}
+	if c.Client != "" {
+		key, err := ln.ParsePubKey(c.Client)
+		if err != nil {
+			return fmt.Errorf("--client: %w", err)
+		}
+		req.ClientNodeKey = key[:]
+	}
 	return g.with(func(s *session) error {
-		got, err := call(w.ctx, s, s.op.ListOpenings, &lspv1.ListOpeningsRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open})
+		got, err := call(w.ctx, s, s.op.ListOpenings, req)
 		if err != nil {
 			return err
 		}
@@ -212,17 +222,32 @@ func (c OpeningsCmd) Run(w *world, g *Globals) error {
 }
 
 func openings(list []*lspv1.Opening, now time.Time) *cli.Table {
-	t := cli.NewTable("CHANNEL OPEN", "PAYMENT", "CLIENT", ">CAPACITY", ">CHAIN FEE", "ZERO-CONF", "STATE", "TOOK", "BEGUN", "FUNDING", "WHY")
+	t := cli.NewTable("CHANNEL OPEN", "PAYMENT", "CLIENT", ">CAPACITY", ">CHAIN FEE", "ZERO-CONF", "STATE", "PAID", "TOOK", "BEGUN", "FUNDING", "WHY")
 	for _, o := range list {
 		funding := o.GetFundingOutpoint()
 		if funding == "" {
 			funding = "-"
 		}
 		t.Row(o.GetOpeningId(), o.GetPaymentId(), cli.ShortHex(o.GetClientNodeKey()), cli.Sat(o.GetCapacitySat()), cli.Sat(o.GetChainFeeSat()),
-			cli.YesNo(o.GetZeroConf()), cli.Words(o.GetState())+over(o.GetTerminal()),
+			cli.YesNo(o.GetZeroConf()), cli.Words(o.GetState())+over(o.GetTerminal()), paidWords(o),
 			cli.Duration(time.Duration(o.GetUpdatedMs()-o.GetCreatedMs())*time.Millisecond), cli.Ago(o.GetCreatedMs(), now), funding, o.GetReason())
 	}
 	return t
+}
+
+// paidWords says whether somebody paid for a channel, or why nobody need.
+func paidWords(o *lspv1.Opening) string {
+	switch {
+	case o.GetPaid():
+		return "yes"
+	case o.GetForgiven():
+		return "forgiven"
+	case o.GetClosed():
+		return "closed"
+	case o.GetUnpaid():
+		return "not yet"
+	}
+	return "-"
 }
 
 // WithdrawCmd ends a payment.

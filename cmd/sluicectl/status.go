@@ -135,19 +135,23 @@ func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusRespons
 
 	if len(s.GetExposures()) > 0 {
 		p.Printf("\n")
-		t := cli.NewTable("EXPOSURE", ">NOW", ">CAP", "UNIT", ">USED", "")
-		for _, e := range s.GetExposures() {
-			limit, used := "none", ""
-			if percent, ok := cli.Percent(e.GetUsed(), e.GetCap()); ok {
-				limit, used = cli.Group(e.GetCap()), fmt.Sprintf("%d %%", percent)
-			}
-			t.Row(cli.Words(e.GetKind()), cli.Group(e.GetUsed()), limit, unitWords(e.GetUnit()), used, cli.Bar(e.GetUsed(), e.GetCap(), barCells))
-		}
-		p.Table(t)
+		p.Table(exposures(s.GetExposures()))
 	}
 	counts(p, "PAYMENTS", s.GetPaymentsByState())
 	counts(p, "CHANNEL OPENS", s.GetOpeningsByState())
 	return b.String(), p.Err
+}
+
+func exposures(list []*lspv1.Exposure) *cli.Table {
+	t := cli.NewTable("EXPOSURE", ">NOW", ">CAP", "UNIT", ">USED", "")
+	for _, e := range list {
+		limit, used := "none", ""
+		if percent, ok := cli.Percent(e.GetUsed(), e.GetCap()); ok {
+			limit, used = cli.Group(e.GetCap()), fmt.Sprintf("%d %%", percent)
+		}
+		t.Row(cli.Words(e.GetKind()), cli.Group(e.GetUsed()), limit, unitWords(e.GetUnit()), used, cli.Bar(e.GetUsed(), e.GetCap(), barCells))
+	}
+	return t
 }
 
 func unitWords(unit string) string {

@@ -115,8 +115,13 @@ type LSPConfig struct {
 	Unpaid           config.Sat      `toml:"unpaid_sat" help:"capacity opened and not paid for in all; 0 no limit"`
 	HeldEach         config.Sat      `toml:"held_per_client_sat" help:"sats held for one client; 0 no limit"`
 	Held             config.Sat      `toml:"held_sat" help:"sats held for channels in all; 0 no limit"`
+	HoldCostEach     uint64          `toml:"held_sat_blocks_per_client" help:"sats held for one client, each times the blocks it may be held for; 0 no limit"`
+	HoldCost         uint64          `toml:"held_sat_blocks" help:"the same in all; 0 no limit"`
 	OpensPerHourEach int             `toml:"opens_per_hour_per_client" help:"channels opened for one client per hour; 0 no limit"`
 	OpensPerHour     int             `toml:"opens_per_hour" help:"channels opened per hour in all; 0 no limit"`
+	NewcomersPercent uint32          `toml:"newcomers_percent" help:"share of each limit in all that clients may use together who have not paid for a channel yet" min:"1" max:"100"`
+	ForgetUnpaid     config.Duration `toml:"forget_unpaid_after" help:"a channel that nobody paid for no longer counts as unpaid when it is so old; 0s never"`
+	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
 }
 
 // MenuItem is one price (bLIP-52, opening_fee_params).
@@ -173,6 +178,9 @@ func DefaultConfig() Config {
 			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
 			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),
 			HeldEach: config.Sat(b.Caps.Client.HeldSat), Held: config.Sat(b.Caps.All.HeldSat),
+			HoldCostEach: b.Caps.Client.HeldSatBlocks, HoldCost: b.Caps.All.HeldSatBlocks,
+			NewcomersPercent: b.Caps.NewcomersPercent, ForgetUnpaid: config.Duration(b.ForgetUnpaidAfter),
+			OpenForLostRoom:  b.OpenForLostRoom,
 			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
 		},
 	}
@@ -244,6 +252,8 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.OpenRequests, all.OpenRequests = s.RequestsEach, s.Requests
 	client.UnpaidSat, all.UnpaidSat = s.UnpaidEach.Amount(), s.Unpaid.Amount()
 	client.HeldSat, all.HeldSat = s.HeldEach.Amount(), s.Held.Amount()
+	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
+	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
 	return out, out.Validate()
 }

@@ -139,6 +139,32 @@ func (c *Client) AddAlias(ctx context.Context, base, alias ln.SCID) error {
 	}
 }
 
+// RemoveAlias takes an alias from the channel whose ChanID is base. lnd removes
+// it and then reports an error when the channel has no link, as one that was
+// closed before lnd started: its list decides. The switch may forward the alias to a zero-conf
+// channel until the next restart, unless it is added to another one.
+func (c *Client) RemoveAlias(ctx context.Context, base, alias ln.SCID) error {
+	_, removeErr := c.router.XDeleteLocalChanAliases(ctx, &routerrpc.DeleteAliasesRequest{
+		AliasMaps: []*lnrpc.AliasMap{{BaseScid: uint64(base), Aliases: []uint64{uint64(alias)}}},
+	})
+	if removeErr == nil {
+		return nil
+	}
+	mapped := mapError(fmt.Sprintf("remove alias %s from channel %s", alias, base), removeErr)
+	if errors.Is(mapped, ln.ErrPermission) {
+		return mapped
+	}
+	owner, err := c.AliasOwner(ctx, alias)
+	switch {
+	case err != nil:
+		return errors.Join(mapped, err)
+	case owner == base:
+		return mapped
+	default:
+		return nil
+	}
+}
+
 // AliasOwner is the base SCID that an alias maps to, or 0.
 func (c *Client) AliasOwner(ctx context.Context, alias ln.SCID) (ln.SCID, error) {
 	resp, err := c.lightning.ListAliases(ctx, &lnrpc.ListAliasesRequest{})

@@ -67,6 +67,7 @@ func rights() []Right {
 
 		{router + "HtlcInterceptor", "to hold HTLCs while a channel opens", gateway},
 		{router + "XAddLocalChanAliases", "to map the invoice's SCID to the new channel", gateway},
+		{router + "XDeleteLocalChanAliases", "to move it from a channel that was closed", gateway},
 		{lightning + "ListAliases", "whether an SCID is mapped already", gateway},
 		{router + "SubscribeHtlcEvents", "how forwards ended", gateway},
 		{lightning + "LookupHtlcResolution", "how a held HTLC ended", gateway},

@@ -141,7 +141,11 @@ func (n *Node) lookup(scid uint64) *side {
 	if scid == 0 {
 		return nil
 	}
-	if s := n.aliases[scid]; s != nil && !s.gone && s.c.phase == phaseOpen {
+	s := n.aliases[scid]
+	if s == nil {
+		s = n.mem.switched[scid]
+	}
+	if s != nil && !s.gone && s.c.phase == phaseOpen {
 		return s
 	}
 	for _, c := range n.w.channels {

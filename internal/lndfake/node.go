@@ -115,13 +115,16 @@ type memory struct {
 	hodl         map[circuitKey]addRef
 	delivered    map[circuitKey]bool
 	mppTimers    map[[32]byte]int
+	// switched are aliases that were taken from a zero-conf channel: the switch
+	// forwards them until the node restarts.
+	switched map[uint64]*side
 }
 
 func newMemory() *memory {
 	return &memory{
 		intercept: interceptor{held: map[circuitKey]*held{}}, oneInvoice: map[[32]byte]*topic[*lnrpc.Invoice]{},
 		shims: map[[32]byte]*shim{}, hodl: map[circuitKey]addRef{}, delivered: map[circuitKey]bool{},
-		mppTimers: map[[32]byte]int{},
+		mppTimers: map[[32]byte]int{}, switched: map[uint64]*side{},
 	}
 }
 

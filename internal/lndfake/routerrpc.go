@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -298,14 +299,15 @@ func (s *routerServer) XAddLocalChanAliases(_ context.Context, r *routerrpc.AddA
 				switch {
 				case !isAlias(a):
 					return fmt.Errorf("no valid alias: SCID alias %s is not a valid alias", scidString(a))
-				case base == nil || base.gone || base.c.phase == phaseClosed:
+				case base == nil:
 					return fmt.Errorf("base scid %s not found", scidString(m.BaseScid))
 				case n.aliases[a] != nil:
 					return fmt.Errorf("alias already exists: SCID alias %d already exists", a)
 				}
 				n.aliases[a] = base
+				delete(n.mem.switched, a)
 				n.addedAlias[base] = append(n.addedAlias[base], a)
-				if !base.c.up {
+				if base.gone || base.c.phase != phaseOpen || !base.c.up {
 					return fmt.Errorf("error adding scid alias, base_scid=%s, alias_scid=%s: channel link not found",
 						scidString(m.BaseScid), scidString(a))
 				}
@@ -325,18 +327,22 @@ func (s *routerServer) XDeleteLocalChanAliases(_ context.Context, r *routerrpc.D
 		for _, m := range r.AliasMaps {
 			base := n.byChanID(m.BaseScid)
 			for _, a := range m.Aliases {
+				failed := func(why string) error {
+					return fmt.Errorf("error deleting scid alias, base_scid=%s, alias_scid=%s: %s",
+						scidString(m.BaseScid), scidString(a), why)
+				}
 				if base == nil || n.aliases[a] != base || a == base.alias {
-					return fmt.Errorf("error deleting scid alias, base_scid=%s, alias_scid=%s: not found",
-						scidString(m.BaseScid), scidString(a))
+					return failed("alias not found")
 				}
 				delete(n.aliases, a)
-				kept := n.addedAlias[base][:0:0]
-				for _, x := range n.addedAlias[base] {
-					if x != a {
-						kept = append(kept, x)
-					}
+				n.addedAlias[base] = slices.DeleteFunc(n.addedAlias[base], func(x uint64) bool { return x == a })
+				if base.c.zeroConf {
+					// The switch keeps what it learned of a zero-conf link.
+					n.mem.switched[a] = base
 				}
-				n.addedAlias[base] = kept
+				if base.gone || base.c.phase != phaseOpen || !base.c.up {
+					return failed("channel link not found")
+				}
 			}
 		}
 		out.AliasMaps = n.aliasMaps()
@@ -345,10 +351,11 @@ func (s *routerServer) XDeleteLocalChanAliases(_ context.Context, r *routerrpc.D
 	return out, err
 }
 
+// aliasMaps lists every alias there is: lnd keeps those of channels that are closed.
 func (n *Node) aliasMaps() (out []*lnrpc.AliasMap) {
 	for _, c := range n.w.channels {
 		s := c.sideOf(n)
-		if s == nil || s.gone || c.phase == phaseClosed || s.chanID() == 0 {
+		if s == nil || s.chanID() == 0 {
 			continue
 		}
 		out = append(out, &lnrpc.AliasMap{BaseScid: s.chanID(), Aliases: append([]uint64{s.alias}, n.addedAlias[s]...)})

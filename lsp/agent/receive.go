@@ -230,6 +230,11 @@ func (a *Agent) receiveByChannel(ctx context.Context, r ReceiveRequest, l LSP, m
 		if err == nil {
 			return g, nil
 		}
+		if errors.Is(err, errkind.Conflict) {
+			// The LSP has promised the room to another agreement of ours: a plain
+			// invoice would count on it once more.
+			return Agreement{}, err
+		}
 		asked = err
 	}
 	g, err := a.receivePlain(ctx, r, l)

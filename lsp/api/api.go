@@ -70,6 +70,8 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OperatorService_ShowPayment_FullMethodName:     operators,
 		lspv1.OperatorService_WithdrawPayment_FullMethodName: operators,
 		lspv1.OperatorService_ListOpenings_FullMethodName:    operators,
+		lspv1.OperatorService_ShowClient_FullMethodName:      operators,
+		lspv1.OperatorService_ForgiveClient_FullMethodName:   operators,
 		lspv1.OperatorService_SetBusiness_FullMethodName:     operators,
 		lspv1.OperatorService_Reconcile_FullMethodName:       operators,
 	}

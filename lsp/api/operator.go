@@ -31,9 +31,7 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 		AnchorReserveSat: uint64(s.ReserveSat), GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
 	}
 	feesToWire(out, s.Fees)
-	for _, x := range s.Exposures() {
-		out.Exposures = append(out.Exposures, &lspv1.Exposure{Kind: x.Kind, Used: x.Used, Cap: x.Cap, Unit: x.Unit})
-	}
+	out.Exposures = exposuresToWire(s.Exposures())
 	return out, nil
 }
 
@@ -54,6 +52,58 @@ func feesToWire(out *lspv1.GetStatusResponse, f engine.FeeStatus) {
 	}
 }
 
+func exposuresToWire(list []engine.Exposure) []*lspv1.Exposure {
+	out := make([]*lspv1.Exposure, 0, len(list))
+	for _, x := range list {
+		out = append(out, &lspv1.Exposure{Kind: x.Kind, Used: x.Used, Cap: x.Cap, Unit: x.Unit})
+	}
+	return out
+}
+
+// clientKey reads the node key that an operator named.
+func clientKey(raw []byte) (ln.PubKey, error) {
+	key, err := ln.PubKeyFromBytes(raw)
+	if err != nil {
+		return key, errkind.New(errkind.Invalid, "client_node_key must be a compressed key of 33 bytes")
+	}
+	return key, nil
+}
+
+func (o *operator) ShowClient(ctx context.Context, r *lspv1.ShowClientRequest) (*lspv1.ShowClientResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientKey(r.ClientNodeKey)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.Client(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.ShowClientResponse{ClientNodeKey: client[:], Newcomer: c.Newcomer, Exposures: exposuresToWire(c.Exposures)}, nil
+}
+
+func (o *operator) ForgiveClient(ctx context.Context, r *lspv1.ForgiveClientRequest) (*lspv1.ForgiveClientResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientKey(r.ClientNodeKey)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Reason) > 300 {
+		return nil, errkind.New(errkind.Invalid, "the reason may have 300 bytes")
+	}
+	f, err := e.Forgive(ctx, client, r.Reason)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.ForgiveClientResponse{Channels: uint32(f.Channels), CapacitySat: uint64(f.CapacitySat)}, nil //nolint:gosec // a count of rows
+}
+
 func counts(in map[string]int64) map[string]uint64 {
 	out := make(map[string]uint64, len(in))
 	for k, v := range in {
@@ -69,8 +119,8 @@ func (o *operator) FindPayments(ctx context.Context, r *lspv1.FindPaymentsReques
 	}
 	f := engine.PaymentFilter{State: r.State, OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
 	if len(r.ClientNodeKey) > 0 {
-		if f.Client, err = ln.PubKeyFromBytes(r.ClientNodeKey); err != nil {
-			return nil, errkind.New(errkind.Invalid, "client_node_key must be a compressed key of 33 bytes")
+		if f.Client, err = clientKey(r.ClientNodeKey); err != nil {
+			return nil, err
 		}
 	}
 	if len(r.PaymentHash) > 0 {
@@ -105,7 +155,7 @@ func (o *operator) ShowPayment(ctx context.Context, r *lspv1.ShowPaymentRequest)
 	if err != nil {
 		return nil, err
 	}
-	opens, err := e.Opens(ctx, p.ID, "", false, 0)
+	opens, err := e.Opens(ctx, engine.OpenFilter{PaymentID: p.ID})
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +186,13 @@ func (o *operator) ListOpenings(ctx context.Context, r *lspv1.ListOpeningsReques
 	if err != nil {
 		return nil, err
 	}
-	opens, err := e.Opens(ctx, "", r.BeforeId, r.OpenOnly, int(r.Limit))
+	f := engine.OpenFilter{OpenOnly: r.OpenOnly, UnpaidOnly: r.UnpaidOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
+	if len(r.ClientNodeKey) > 0 {
+		if f.Client, err = clientKey(r.ClientNodeKey); err != nil {
+			return nil, err
+		}
+	}
+	opens, err := e.Opens(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +238,7 @@ func opensToWire(opens []engine.Open) []*lspv1.Opening {
 			OpeningId: x.ID, PaymentId: x.PaymentID, ClientNodeKey: x.Client[:], State: x.State, Reason: x.Reason,
 			Terminal: x.Terminal, CapacitySat: uint64(x.CapacitySat), ChainFeeSat: uint64(x.ChainFeeSat),
 			FundingOutpoint: x.Outpoint, ZeroConf: x.ZeroConf, CreatedMs: x.Created.UnixMilli(), UpdatedMs: x.Updated.UnixMilli(),
+			Unpaid: x.Unpaid, Paid: x.Paid, Closed: x.Closed, Forgiven: x.Forgiven,
 		})
 	}
 	return out

@@ -60,8 +60,15 @@ type Config struct {
 	MaxPayments    uint32
 	MaxInvoiceLife time.Duration
 
+	// OpenForLostRoom opens a channel without a fee for a payment whose promised
+	// room is gone; otherwise it goes back. A wallet can make room go.
+	OpenForLostRoom bool
+
 	Fees FeeConfig
 	Caps lsp.Caps
+	// ForgetUnpaidAfter is how old a channel that nobody paid for is when it no
+	// longer counts as unpaid; 0: never.
+	ForgetUnpaidAfter time.Duration
 }
 
 // FeeConfig bounds what funding transactions pay.
@@ -97,12 +104,14 @@ func Defaults() Config {
 		Caps: lsp.Caps{
 			Client: lsp.Load{
 				OpenRequests: 20, QuotedSat: 50_000_000, UnpaidSat: 20_000_000, HeldSat: 20_000_000,
-				HeldSatBlocks: 2_000_000_000, OpensLastHour: 10,
+				HeldSatBlocks: 4_000_000_000, OpensLastHour: 10,
 			},
 			All: lsp.Load{
-				OpenRequests: 2_000, UnpaidSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 10_000_000_000, OpensLastHour: 200,
+				OpenRequests: 2_000, UnpaidSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 20_000_000_000, OpensLastHour: 200,
 			},
+			NewcomersPercent: 50,
 		},
+		ForgetUnpaidAfter: 90 * 24 * time.Hour,
 	}
 }
 
@@ -132,6 +141,7 @@ func (c Config) Validate() error {
 		{"fees.stale_after", c.Fees.StaleAfter > 0},
 		{"fees.refresh", c.Fees.RefreshFor > 0},
 		{"buried_confs", c.BuriedConfs > 0},
+		{"newcomers_percent (1 to 100)", c.Caps.NewcomersPercent >= 1 && c.Caps.NewcomersPercent <= 100},
 	}
 	for _, p := range positive {
 		if !p.ok {

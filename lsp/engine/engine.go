@@ -76,8 +76,10 @@ type Engine struct {
 	// blocks and wallets coming online concern.
 	waitingJit  map[string]ln.PubKey
 	waitingWrap map[string]ln.PubKey
-	// spots are what payments on their way will take of channels, by payment.
-	spots map[string]spot
+	// spots are what payments on their way will take of channels, by payment;
+	// promises what agreements without a fee count on, until they end.
+	spots    map[string]spot
+	promises map[string]spot
 	// byOutpoint finds the open that a channel belongs to.
 	byOutpoint map[ln.Outpoint]string
 	// unfunded are channels of ours whose funding transaction was not published,
@@ -115,12 +117,13 @@ func New(opt Options) (*Engine, error) {
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
-		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
+		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), promises: make(map[string]spot),
+		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		ids: ulid.Monotonic(opt.Random, 0),
 	}
-	e.world.onBlock, e.world.onPeer, e.world.onChannel = e.onBlock, e.onPeer, e.onChannel
+	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error
 	e.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
 		DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Fence: opt.Fence,
@@ -217,24 +220,44 @@ func (e *Engine) newID() (string, error) {
 // is durable, was refused by the machine, or the engine stops. What a machine
 // refuses came too late and is only logged.
 func tell[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, event V) {
+	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, error) { return event, nil })
+}
+
+// tellJudged is tell for an event whose content depends on what the
+// transaction that stores it sees. The error is that of a machine that does not
+// admit it, or does not know the instance.
+func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
+	e *Engine, m *fsm.Engine[S, V, F], id string, judge func(context.Context, *store.Tx) (V, error),
+) error {
 	wait := 20 * time.Millisecond
 	for {
-		_, err := m.Send(e.ctx, id, event)
+		var event V
+		err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+			if event, err = judge(ctx, tx); err != nil {
+				return err
+			}
+			_, err = m.SendTx(ctx, tx, id, event)
+			return err
+		})
+		name := ""
+		if any(event) != nil {
+			name = event.EventName()
+		}
 		switch {
 		case err == nil:
-			return
+			return nil
 		case errors.Is(err, fsm.ErrIllegal), errors.Is(err, store.ErrNotFound):
-			e.log.Debug("an event came too late", zap.String("id", id), zap.String("event", event.EventName()), zap.Error(err))
-			return
+			e.log.Debug("an event came too late", zap.String("id", id), zap.String("event", name), zap.Error(err))
+			return err
 		case e.ctx.Err() != nil:
-			return
+			return nil
 		}
 		e.log.Warn("an event could not be stored; trying again",
-			zap.String("id", id), zap.String("event", event.EventName()), zap.Error(err))
+			zap.String("id", id), zap.String("event", name), zap.Error(err))
 		select {
 		case <-time.After(wait):
 		case <-e.ctx.Done():
-			return
+			return nil
 		}
 		wait = min(2*wait, time.Second)
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
@@ -76,29 +78,39 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	if r.AmountMsat == 0 {
 		return Agreement{}, lsp.ErrNoAmount
 	}
-	room, channels, err := e.room(ctx, r.Client, r.AmountMsat)
-	if err != nil {
-		return Agreement{}, err
-	}
-	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
-	var capacity ln.Sat
-	if !room {
-		if r.Params == nil {
-			return Agreement{}, errkind.New(errkind.Conflict, "your channels cannot receive this payment: ask for the menu and choose an item, or receive less")
-		}
-		if quote, err = params.QuotePayerPays(r.AmountMsat); err != nil {
-			return Agreement{}, err
-		}
-		if capacity, err = e.admitOffer(ctx, r.Client, r.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
-			return Agreement{}, err
-		}
-	}
 	expires := earliest(r.InvoiceExpires, params.ValidUntil)
 	if !expires.After(now) {
 		return Agreement{}, errBadExpiry
 	}
 	id, err := e.newID()
 	if err != nil {
+		return Agreement{}, err
+	}
+	kept := false
+	room, channels, err := e.promiseRoom(ctx, id, r.Client, r.Hash, r.AmountMsat)
+	if err != nil {
+		return Agreement{}, err
+	}
+	defer func() {
+		if !kept {
+			e.breakPromise(id)
+		}
+	}()
+	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
+	var asked offerRequest
+	if room == 0 {
+		if r.Params == nil {
+			return Agreement{}, errkind.New(errkind.Conflict, "your channels cannot receive this payment: ask for the menu and choose an item, or receive less")
+		}
+		if quote, err = params.QuotePayerPays(r.AmountMsat); err != nil {
+			return Agreement{}, err
+		}
+		if asked, err = e.sizeOffer(ctx, r.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
+			return Agreement{}, err
+		}
+	}
+	// Whoever is refused shall cost no claim.
+	if err := e.admitsNow(ctx, r.Client, asked); err != nil {
 		return Agreement{}, err
 	}
 	scid, err := e.newSCID()
@@ -112,9 +124,8 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 			MarginBlocks: 0, HtlcMinimumMsat: 1_000, MaxParts: e.cfg.MaxParts,
 		},
 		Params: params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
-		// Without a fee no channel is opened: the present ones must do.
-		MayOpenMore: r.Wish.AllowAnother && !room,
-		ExpiresAt:   expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
+		MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
+		ExpiresAt: expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
 		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.maxOpens(room),
 	}
 	// The claim outlives the offer a little, so that a part that comes at the
@@ -123,9 +134,9 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
 	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := e.insertPayment(ctx, tx, lspdb.InsertPaymentParams{
-			ID: id, Machine: machineJit, Client: r.Client[:], PaymentHash: r.Hash[:], JitScid: scid.Bytes(),
-			AmountMsat: int64(r.AmountMsat), FeeMsat: int64(quote.FeeMsat), CapacitySat: int64(capacity), //nolint:gosec // bounded by MaxMsat
+		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
+			ID: id, Machine: machineJit, PaymentHash: r.Hash[:], JitScid: scid.Bytes(),
+			AmountMsat: int64(r.AmountMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
 			ExpiresMs: expires.UnixMilli(),
 		}); err != nil {
 			return err
@@ -134,11 +145,17 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		return err
 	})
 	if err != nil {
+		// After a commit whose outcome is unknown it may exist all the same.
+		_, lookErr := e.jits.Get(e.ctx, id)
+		if kept = !errors.Is(lookErr, store.ErrNotFound); !kept {
+			e.releaseClaim(scid)
+		}
 		return Agreement{}, err
 	}
+	kept = true
 	return Agreement{
 		PaymentID: id, SCID: scid, Quote: quote, CltvDelta: e.cfg.CltvDelta, ExpiresAt: expires,
-		OpensChannel: !room, CapacitySat: capacity,
+		OpensChannel: room == 0, CapacitySat: asked.capacity,
 	}, nil
 }
 
@@ -176,13 +193,28 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if !own.HasPaymentAddr {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice has no payment secret: make it with a current wallet")
 	}
-	room, channels, err := e.room(ctx, r.Client, r.AmountMsat)
+	late := e.cfg.claimFor(r.Wish)
+	expires := earliest(own.ExpiresAt().Add(-late), r.Params.ValidUntil)
+	if !expires.After(now) {
+		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice expires too soon: after the payer has paid, up to %s may pass until your node is paid, so make it good for longer than that", late)
+	}
+	id, err := e.newID()
 	if err != nil {
 		return Agreement{}, err
 	}
+	kept := false
+	room, channels, err := e.promiseRoom(ctx, id, r.Client, own.Hash, r.AmountMsat)
+	if err != nil {
+		return Agreement{}, err
+	}
+	defer func() {
+		if !kept {
+			e.breakPromise(id)
+		}
+	}()
 	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
-	var capacity ln.Sat
-	if room {
+	var asked offerRequest
+	if room != 0 {
 		if own.AmountMsat != r.AmountMsat {
 			return Agreement{}, errkind.Newf(errkind.Conflict, "your present channels can receive this payment without an opening fee: send an invoice over the full %s", r.AmountMsat)
 		}
@@ -194,18 +226,9 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 			return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice is over %s; for a payment of %s with a fee of %s it must be over %s",
 				own.AmountMsat, r.AmountMsat, quote.FeeMsat, quote.WalletMsat)
 		}
-		if capacity, err = e.admitOffer(ctx, r.Client, own.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
+		if asked, err = e.sizeOffer(ctx, own.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
 			return Agreement{}, err
 		}
-	}
-	late := e.cfg.claimFor(r.Wish)
-	expires := earliest(own.ExpiresAt().Add(-late), r.Params.ValidUntil)
-	if !expires.After(now) {
-		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice expires too soon: after the payer has paid, up to %s may pass until your node is paid, so make it good for longer than that", late)
-	}
-	id, err := e.newID()
-	if err != nil {
-		return Agreement{}, err
 	}
 	terms := wrap.Terms{
 		ID: id, Client: r.Client, Hash: own.Hash,
@@ -213,15 +236,15 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		WalletPaymentAddr: own.PaymentAddr, WalletFinalCltv: own.FinalCltvDelta, Params: r.Params,
 		Description: own.Description, DescriptionHash: own.DescriptionHash,
 		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: e.cfg.HoldExpiryDelta,
-		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && !room,
+		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
 		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor,
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
 	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish))
 	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := e.insertPayment(ctx, tx, lspdb.InsertPaymentParams{
-			ID: id, Machine: machineWrap, Client: r.Client[:], PaymentHash: own.Hash[:],
-			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), CapacitySat: int64(capacity), //nolint:gosec // bounded by MaxMsat
+		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
+			ID: id, Machine: machineWrap, PaymentHash: own.Hash[:],
+			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
 			ExpiresMs: expires.UnixMilli(),
 		}); err != nil {
 			return err
@@ -230,25 +253,39 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		return err
 	})
 	if err != nil {
+		_, lookErr := e.wraps.Get(e.ctx, id)
+		kept = !errors.Is(lookErr, store.ErrNotFound)
 		return Agreement{}, err
 	}
+	kept = true
 	bolt11, err := e.awaitInvoice(ctx, id)
 	if err != nil {
 		return Agreement{}, err
 	}
 	return Agreement{
-		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: !room, CapacitySat: capacity, Bolt11: bolt11,
+		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: room == 0, CapacitySat: asked.capacity, Bolt11: bolt11,
 	}, nil
 }
 
-// maxOpens is how many opens may be begun for a payment. One that was agreed
-// for no fee gets none: its wallet could close the channel that had room, and
-// be opened another for nothing.
-func (e *Engine) maxOpens(room bool) uint32 {
-	if room {
+// mayOpen says whether a channel may be opened for a payment. One that was
+// promised room pays no fee and gets none, unless the operator allows it: its
+// wallet could close the channel that had room, and be opened another for
+// nothing.
+func (e *Engine) mayOpen(room ln.SCID) bool { return room == 0 || e.cfg.OpenForLostRoom }
+
+func (e *Engine) maxOpens(room ln.SCID) uint32 {
+	if !e.mayOpen(room) {
 		return 0
 	}
 	return e.cfg.MaxOpens
+}
+
+// releaseClaim gives back the SCID of an agreement that was not made. It is a
+// courtesy: a claim lapses by itself.
+func (e *Engine) releaseClaim(scid ln.SCID) {
+	if err := e.opt.Routes.Release(e.ctx, []ln.SCID{scid}); err != nil && e.ctx.Err() == nil {
+		e.log.Info("a claim could not be released; it lapses by itself", zap.Stringer("scid", scid), zap.Error(err))
+	}
 }
 
 // awaitInvoice waits until the hold invoice exists, or why it never will.
@@ -309,39 +346,59 @@ func (c Config) claimFor(w Wish) time.Duration {
 	return wait
 }
 
-// room says whether the client's active channels can take the amount now. A
-// client that is offline is judged by what its channels held.
-func (e *Engine) room(ctx context.Context, client ln.PubKey, amount ln.Msat) (room bool, channels int, err error) {
-	all, err := e.node.Channels.ListChannels(ctx)
-	if err != nil {
-		return false, 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	via, channels := e.roomFor(all, client, amount, 0, e.spotsLocked(client))
-	return via != 0, channels, nil
+// offerRequest is what an offer counts for. The zero value is one that needs no
+// channel: it counts as a request all the same.
+type offerRequest struct {
+	capacity ln.Sat
+	// fundable is what the wallet could fund when it was asked.
+	fundable ln.Sat
 }
 
-// admitOffer checks the limits that a new offer needs, and sizes its channel.
-func (e *Engine) admitOffer(ctx context.Context, client ln.PubKey, amount, fee ln.Msat, w Wish, channels int) (ln.Sat, error) {
+// sizeOffer sizes the channel of a new offer, and looks what can be funded.
+func (e *Engine) sizeOffer(ctx context.Context, amount, fee ln.Msat, w Wish, channels int) (offerRequest, error) {
 	if channels > 0 && !w.AllowAnother {
-		return 0, errkind.New(errkind.Conflict, "your channels cannot receive this payment: agree to another channel, or receive less")
+		return offerRequest{}, errkind.New(errkind.Conflict, "your channels cannot receive this payment: agree to another channel, or receive less")
 	}
 	if err := e.newAgreement(fee, w.ZeroConf); err != nil {
-		return 0, err
+		return offerRequest{}, err
 	}
 	capacity, err := e.capacityFor(amount)
 	if err != nil {
-		return 0, err
+		return offerRequest{}, err
 	}
-	usage, err := e.usage(ctx, client)
+	fundable, err := e.fundable(ctx)
 	if err != nil {
-		return 0, err
+		return offerRequest{}, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
 	}
-	if usage.FundableSat, err = e.fundable(ctx); err != nil {
-		return 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+	return offerRequest{capacity: capacity, fundable: fundable}, nil
+}
+
+// admitsNow looks at the limits without making the request count.
+func (e *Engine) admitsNow(ctx context.Context, client ln.PubKey, asked offerRequest) error {
+	return e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		_, err := e.admit(ctx, tx, client, asked)
+		return err
+	})
+}
+
+// admit holds a new offer against the limits, as the transaction sees them.
+func (e *Engine) admit(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest) (lsp.Usage, error) {
+	usage, err := e.agreedUsage(ctx, tx, client)
+	if err != nil {
+		return usage, err
 	}
-	return capacity, lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: capacity}, usage, e.cfg.Caps)
+	usage.FundableSat = asked.fundable
+	return usage, lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, usage, e.cfg.Caps)
+}
+
+// indexAgreement indexes a new agreement if the limits admit it.
+func (e *Engine) indexAgreement(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest, p lspdb.InsertPaymentParams) error {
+	usage, err := e.admit(ctx, tx, client, asked)
+	if err != nil {
+		return err
+	}
+	p.Client, p.Newcomer, p.CapacitySat = client[:], usage.Newcomer, int64(asked.capacity) //nolint:gosec // bounded by the capacity limits
+	return e.insertPayment(ctx, tx, p)
 }
 
 func (e *Engine) insertPayment(ctx context.Context, tx *store.Tx, p lspdb.InsertPaymentParams) error {

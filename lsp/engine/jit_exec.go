@@ -31,10 +31,14 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
 		return nil, nil
 	case jit.OpenChannel:
-		return nil, e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
+		refused, err := e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.Part.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
 		})
+		if err != nil || refused.IsZero() {
+			return nil, err
+		}
+		return []jit.Event{jit.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: refused.Code != lsp.ReasonLimit}}, nil
 	case jit.AbandonOpening:
 		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
 	case jit.MapChannel:
@@ -104,23 +108,51 @@ type openingWish struct {
 }
 
 // beginOpening creates the open unless it exists; one that exists reports
-// again what it last told.
-func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) error {
+// again what it last told. The reason is why none was begun: fees are unknown
+// or have risen since the wallet was asked, or others have used up a limit
+// meanwhile. Trying again instead would keep the payer's money: the refusal of
+// its parts waits in line behind this effect.
+func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) (lsp.Reason, error) {
 	if e.opt.Restored {
 		forgotten, err := e.forgottenChannel(ctx, machine, paymentID, openingID)
 		if err != nil || forgotten {
-			return err
+			return lsp.Reason{}, err
 		}
 	}
-	plan, err := e.planOpening(machine, paymentID, openingID, w)
-	if err != nil {
-		return e.notPlanned(ctx, machine, paymentID, openingID, err)
-	}
-	_, err = e.openings.Create(ctx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
+	plan, planErr := e.planOpening(machine, paymentID, openingID, w)
+	var refused lsp.Reason
+	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		refused = lsp.Reason{}
+		_, err := e.openings.GetTx(ctx, tx, openingID)
+		switch {
+		case err == nil:
+			return store.ErrUnique
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		case planErr != nil:
+			refused = lsp.Because(lsp.ReasonOpenFailed, "the channel could not be opened (%s): the payment went back; try again later", planErr)
+			if because, ok := errors.AsType[refusedError](planErr); ok {
+				refused = because.Reason
+			}
+			return nil
+		}
+		usage, err := e.openUsage(ctx, tx, w.client)
+		if err != nil {
+			return err
+		}
+		if refused = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: plan.CapacitySat}, usage); !refused.IsZero() {
+			return nil
+		}
+		_, err = e.openings.CreateTx(ctx, tx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
+		return err
+	})
 	if errors.Is(err, store.ErrUnique) {
-		return e.repeatNotice(ctx, openingID)
+		return lsp.Reason{}, e.repeatNotice(ctx, openingID)
 	}
-	return err
+	if err == nil && !refused.IsZero() {
+		e.log.Warn("no channel is opened", zap.String("opening", openingID), zap.String("reason", refused.Text))
+	}
+	return refused, err
 }
 
 // forgottenChannel looks for a channel that was opened for this payment before
@@ -162,27 +194,6 @@ func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openi
 // openMemo is what lnd keeps with a channel that was opened for a payment.
 func openMemo(paymentID string) string { return "sluice " + paymentID }
 
-// notPlanned fails an open that cannot be drawn up, because fees are unknown or
-// have risen since the wallet was asked. Trying again instead would keep the
-// payer's money: the refusal of its parts waits in line behind this effect.
-func (e *Engine) notPlanned(ctx context.Context, machine, paymentID, openingID string, cause error) error {
-	_, err := e.openings.Get(ctx, openingID)
-	switch {
-	case err == nil:
-		return e.repeatNotice(ctx, openingID)
-	case !errors.Is(err, store.ErrNotFound):
-		return err
-	}
-	e.log.Warn("an open cannot be planned", zap.String("opening", openingID), zap.Error(cause))
-	reason := lsp.Because(lsp.ReasonOpenFailed, "the channel could not be opened (%s): the payment went back; try again later", cause)
-	if refused, ok := errors.AsType[refusedError](cause); ok {
-		reason = refused.Reason
-	}
-	return e.notifyOwner(ctx, opening.NotifyOwner{
-		OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeFailed, Temporary: true, Reason: reason,
-	})
-}
-
 // repeatNotice tells an owner again how its open ended or that it is usable,
 // for an owner that asked again after a crash.
 func (e *Engine) repeatNotice(ctx context.Context, openingID string) error {
@@ -203,64 +214,6 @@ func (e *Engine) abandonOpening(ctx context.Context, openingID string, reason ls
 		return nil
 	}
 	return e.passOn(err)
-}
-
-// mapChannel makes the offer's SCID lead to the channel. A link that lnd built
-// itself, rather than through the open that this process saw, may carry lnd's
-// default fees, which no invoice of ours mentions: its policy is set first.
-func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event, error) {
-	failed := func(text string) ([]jit.Event, error) {
-		return []jit.Event{jit.MapFailed{Moment: e.moment(), Via: f.Via, Text: text}}, nil
-	}
-	err := e.node.Channels.AddAlias(ctx, f.Via, f.SCID)
-	switch {
-	case errors.Is(err, ln.ErrUnavailable):
-		return nil, err
-	case err != nil:
-		return failed(err.Error())
-	}
-	op, l, found := e.world.byChanID(f.Via)
-	if !found || !l.active {
-		return failed("the channel is not active")
-	}
-	if !e.isFunded(op) {
-		return failed("the channel's funding transaction is in doubt")
-	}
-	if l.rebuilt {
-		if err := e.ensurePolicy(ctx, op, f.Via); err != nil {
-			if errors.Is(err, ln.ErrUnavailable) {
-				return nil, err
-			}
-			return failed(err.Error())
-		}
-	}
-	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
-}
-
-// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
-// channel into its graph; it was seen to take a second.
-const ownPolicyWithin = 3 * time.Second
-
-// ensurePolicy sees to it that the channel forwards for no fee and with our
-// CLTV delta. While lnd is about to make the edge itself it is not made here:
-// of two that are made at once one can lose the peer's policy.
-func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID) error {
-	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
-	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
-		select {
-		case <-time.After(ownPolicyWithin / 30):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ln.ErrUnavailable, ctx.Err())
-		}
-		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
-	}
-	if err == nil && policy.BaseFeeMsat == 0 && policy.FeePPM == 0 && policy.TimeLockDelta == e.cfg.CltvDelta && !policy.Disabled {
-		return nil
-	}
-	if err != nil && !errors.Is(err, ln.ErrNotFound) {
-		return err
-	}
-	return e.node.Channels.SetPolicy(ctx, op, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta})
 }
 
 // resumeParts forwards the whole set. A set of which one part is gone or was
@@ -364,15 +317,8 @@ func (e *Engine) partOffered(ev HtlcEvent) {
 	if err != nil {
 		return
 	}
-	if ok {
-		_, err := e.jits.Send(e.ctx, id, jit.PartArrived{Moment: e.moment(), Htlc: ev.Htlc})
-		switch {
-		case err == nil:
-			return
-		case !errors.Is(err, fsm.ErrIllegal) && !errors.Is(err, store.ErrNotFound):
-			tell(e, e.jits, id, jit.Event(jit.PartArrived{Moment: e.moment(), Htlc: ev.Htlc}))
-			return
-		}
+	if ok && tellJudged(e, e.jits, id, e.judgePart(id, ev.Htlc)) == nil {
+		return
 	}
 	// Nobody waits for it: there never was an agreement, or the database has
 	// forgotten it, and then lnd may map the SCID.
@@ -383,6 +329,30 @@ func (e *Engine) partOffered(ev HtlcEvent) {
 	err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, verdict, "no agreement with a wallet uses this channel id any more")
 	if err != nil && !errors.Is(err, ErrDecided) {
 		e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
+	}
+}
+
+// judgePart holds a part against the limits of what may be held, whichever way
+// the payment will go, in the transaction that takes it.
+func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) func(context.Context, *store.Tx) (jit.Event, error) {
+	return func(ctx context.Context, tx *store.Tx) (jit.Event, error) {
+		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h}
+		row, err := lspdb.New(tx).GetPayment(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		client, err := ln.PubKeyFromBytes(row.Client)
+		if err != nil {
+			return nil, fmt.Errorf("payment %s: %w", id, err)
+		}
+		usage, err := e.agreedUsage(ctx, tx, client)
+		if err != nil {
+			return nil, err
+		}
+		arrived.Refusal = e.overLimit(lsp.Request{
+			HoldSat: h.IncomingMsat.ToSatCeil(), HoldSatBlocks: lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight),
+		}, usage)
+		return arrived, nil
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 )
 
 // scrapeFor bounds what one scrape may cost.
@@ -136,16 +139,43 @@ type Exposure struct {
 	Used, Cap  uint64
 }
 
-// Exposures lists what is at risk or in use, kind by kind.
+// Exposures lists what is at risk or in use, kind by kind, and how much of it
+// newcomers have.
 func (s Status) Exposures() []Exposure {
-	all, most := s.Usage.All, s.Caps.All
+	u := s.Usage
+	out := []Exposure{
+		{Kind: "unconfirmed", Unit: "sat", Used: uint64(s.UnconfirmedSat)},
+		{Kind: "quoted", Unit: "sat", Used: uint64(u.UnfundedSat), Cap: uint64(u.FundableSat)},
+	}
+	out = append(out, exposures("", u.All, s.Caps.All)...)
+	return append(out, exposures("newcomers_", u.Newcomers, s.Caps.Newcomers())...)
+}
+
+// exposures is a load against its limits.
+func exposures(prefix string, have, most lsp.Load) []Exposure {
 	count := func(n int) uint64 { return uint64(max(0, n)) }
 	return []Exposure{
-		{Kind: "unconfirmed", Unit: "sat", Used: uint64(s.UnconfirmedSat)},
-		{Kind: "held", Unit: "sat", Used: uint64(all.HeldSat), Cap: uint64(most.HeldSat)},
-		{Kind: "unpaid", Unit: "sat", Used: uint64(all.UnpaidSat), Cap: uint64(most.UnpaidSat)},
-		{Kind: "quoted", Unit: "sat", Used: uint64(all.QuotedSat), Cap: uint64(s.Usage.FundableSat)},
-		{Kind: "open_requests", Unit: "count", Used: count(all.OpenRequests), Cap: count(most.OpenRequests)},
-		{Kind: "opens_this_hour", Unit: "count", Used: count(all.OpensLastHour), Cap: count(most.OpensLastHour)},
+		{Kind: prefix + "held", Unit: "sat", Used: uint64(have.HeldSat), Cap: uint64(most.HeldSat)},
+		{Kind: prefix + "held_sat_blocks", Unit: "sat_blocks", Used: have.HeldSatBlocks, Cap: most.HeldSatBlocks},
+		{Kind: prefix + "unpaid", Unit: "sat", Used: uint64(have.UnpaidSat), Cap: uint64(most.UnpaidSat)},
+		{Kind: prefix + "open_requests", Unit: "count", Used: count(have.OpenRequests), Cap: count(most.OpenRequests)},
+		{Kind: prefix + "opens_this_hour", Unit: "count", Used: count(have.OpensLastHour), Cap: count(most.OpensLastHour)},
 	}
+}
+
+// ClientView is one client's use of its limits.
+type ClientView struct {
+	Newcomer  bool
+	Exposures []Exposure
+}
+
+// Client shows one client's load against the caps of one client.
+func (e *Engine) Client(ctx context.Context, client ln.PubKey) (ClientView, error) {
+	u, err := e.usage(ctx, client)
+	if err != nil {
+		return ClientView{}, err
+	}
+	out := exposures("", u.Client, e.cfg.Caps.Client)
+	out = append(out, Exposure{Kind: "quoted", Unit: "sat", Used: uint64(u.Client.QuotedSat), Cap: uint64(e.cfg.Caps.Client.QuotedSat)})
+	return ClientView{Newcomer: u.Newcomer, Exposures: out}, nil
 }

@@ -12,13 +12,22 @@ import (
 type Channels interface {
 	ListChannels(ctx context.Context) ([]ln.Channel, error)
 	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
-	// AddAlias is idempotent; an alias of another channel is ln.ErrExists.
-	AddAlias(ctx context.Context, base, alias ln.SCID) error
 	// OwnPolicy is ln.ErrNotFound until lnd's graph has our side of the edge.
 	OwnPolicy(ctx context.Context, chanID ln.SCID, self ln.PubKey) (ln.ChannelPolicy, error)
 	// SetPolicy creates the edge when it is missing and rebuilds the link's
 	// policy.
 	SetPolicy(ctx context.Context, op ln.Outpoint, p ln.ChannelPolicy) error
+}
+
+// Aliases are the SCIDs that lead to channels on this node. A channel that is
+// closed keeps its aliases, though they lead nowhere.
+type Aliases interface {
+	// AddAlias is idempotent; an alias of another channel is ln.ErrExists.
+	AddAlias(ctx context.Context, base, alias ln.SCID) error
+	// AliasOwner is the channel that an alias belongs to, open or closed, or 0.
+	AliasOwner(ctx context.Context, alias ln.SCID) (ln.SCID, error)
+	// RemoveAlias is idempotent.
+	RemoveAlias(ctx context.Context, base, alias ln.SCID) error
 }
 
 // Negotiation is one channel negotiation under way. Next blocks; its error is
@@ -89,6 +98,7 @@ type Events interface {
 // Node is one lnd, port by port.
 type Node struct {
 	Channels Channels
+	Aliases  Aliases
 	Opener   Opener
 	Coins    Coins
 	Chain    Chain

@@ -102,6 +102,10 @@ func (c Config) bears(rate funding.Rate, fee ln.Msat, zeroConf bool) lsp.Reason 
 		return lsp.Because(lsp.ReasonChainFees,
 			"the chain asks %d sat/kw, more than the gateway's ceiling of %d, so a channel may not confirm in time: try again in about 10 minutes", rate.Asked, c.Fees.Ceiling)
 	}
+	if fee == 0 && c.OpenForLostRoom {
+		// The operator opens these at its own cost.
+		return lsp.Reason{}
+	}
 	most, bounded := c.Prices.MaxOpeningFee(fee)
 	if !bounded {
 		return lsp.Reason{}

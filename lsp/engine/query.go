@@ -40,20 +40,6 @@ type Payment struct {
 	BlocksLeft   int32
 }
 
-// Open is one channel open as people see it.
-type Open struct {
-	ID, PaymentID string
-	Client        ln.PubKey
-	State, Reason string
-	Terminal      bool
-	CapacitySat   ln.Sat
-	ChainFeeSat   ln.Sat
-	Outpoint      string
-	ZeroConf      bool
-	Created       time.Time
-	Updated       time.Time
-}
-
 // StoryEvent is one entry of a payment's history.
 type StoryEvent struct {
 	At       time.Time
@@ -280,40 +266,6 @@ func reasonIn(data json.RawMessage) string {
 	return fields.Text
 }
 
-// Opens lists channel opens, newest first; of one payment when it is named.
-func (e *Engine) Opens(ctx context.Context, paymentID, beforeID string, openOnly bool, most int) ([]Open, error) {
-	if beforeID == "" {
-		beforeID = maxID
-	}
-	var rows []lspdb.LspOpening
-	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if paymentID != "" {
-			rows, err = lspdb.New(tx).OpeningsOfPayment(ctx, paymentID)
-			return err
-		}
-		rows, err = lspdb.New(tx).FindOpenings(ctx, lspdb.FindOpeningsParams{
-			BeforeID: beforeID, OpenOnly: flag(openOnly), Most: int32(limit(most)), //nolint:gosec // bounded by limit
-		})
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Open, 0, len(rows))
-	for _, r := range rows {
-		client, err := ln.PubKeyFromBytes(r.Client)
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", r.ID, err)
-		}
-		out = append(out, Open{
-			ID: r.ID, PaymentID: r.PaymentID, Client: client, State: r.State, Reason: r.Reason, Terminal: r.Terminal,
-			CapacitySat: ln.Sat(r.CapacitySat), ChainFeeSat: ln.Sat(r.ChainFeeSat), Outpoint: r.Outpoint, ZeroConf: r.ZeroConf, //nolint:gosec // never negative
-			Created: time.UnixMilli(r.CreatedMs), Updated: time.UnixMilli(r.UpdatedMs),
-		})
-	}
-	return out, nil
-}
-
 // Cancel withdraws a payment where that is safe. A client that is not zero may
 // cancel only its own.
 func (e *Engine) Cancel(ctx context.Context, client ln.PubKey, id, why string) (Payment, error) {
@@ -459,11 +411,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 				busy += int(o.Openings)
 			}
 		}
-		totals, err := q.OpeningUsage(ctx, 0)
+		unconfirmed, err := q.UnconfirmedSat(ctx)
 		if err != nil {
 			return err
 		}
-		s.UnconfirmedSat = ln.Sat(totals.UnconfirmedSat) //nolint:gosec // never negative
+		s.UnconfirmedSat = ln.Sat(unconfirmed) //nolint:gosec // never negative
 		earned, err := ledger.Balance(ctx, tx, accountFeeIncome)
 		if err != nil {
 			return err

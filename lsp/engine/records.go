@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -35,20 +36,30 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 		feeSat = int64(selection.FeeSat) //nolint:gosec // a fee of ours, far below 2^63
 	}
 	at := t.At.UnixMilli()
-	if t.Seq == 1 {
-		err := q.InsertOpening(ctx, lspdb.InsertOpeningParams{
+	switch {
+	case t.Seq == 1:
+		isNew, err := newcomer(ctx, tx, plan.Client)
+		if err != nil {
+			return err
+		}
+		err = q.InsertOpening(ctx, lspdb.InsertOpeningParams{
 			ID: t.ID, PaymentID: paymentID, Client: plan.Client[:], CapacitySat: int64(plan.CapacitySat), //nolint:gosec // bounded by the capacity limits
 			Outpoint: outpoint, ZeroConf: plan.ZeroConf, State: t.To.StateName(), Reason: reason.String(),
-			Terminal: opening.Final(t.To), CreatedMs: at, UpdatedMs: at,
+			Terminal: opening.Final(t.To), Newcomer: isNew, Unpaid: true, CreatedMs: at, UpdatedMs: at,
 		})
 		if err != nil {
 			return fmt.Errorf("index the open: %w", err)
 		}
-	} else if _, err := q.UpdateOpening(ctx, lspdb.UpdateOpeningParams{
-		ID: t.ID, ChainFeeSat: feeSat, Outpoint: outpoint, Confirmed: isSigned && signed.ConfirmedHeight > 0,
-		State: t.To.StateName(), Reason: reason.String(), Terminal: opening.Final(t.To), UpdatedMs: at,
-	}); err != nil {
-		return fmt.Errorf("index the open: %w", err)
+	default:
+		if _, err := q.UpdateOpening(ctx, lspdb.UpdateOpeningParams{
+			ID: t.ID, ChainFeeSat: feeSat, Outpoint: outpoint, Confirmed: isSigned && signed.ConfirmedHeight > 0,
+			State: t.To.StateName(), Reason: reason.String(), Terminal: opening.Final(t.To), UpdatedMs: at,
+		}); err != nil {
+			return fmt.Errorf("index the open: %w", err)
+		}
+	}
+	if err := countOpening(ctx, q, t.ID, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
+		return err
 	}
 	if err := postOpening(ctx, tx, t); err != nil {
 		return err
@@ -81,14 +92,9 @@ func (e *Engine) openingMoved(id string, s opening.State) {
 // posts what was forwarded.
 func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[jit.State, jit.Event]) error {
 	offer := jit.OfferOf(t.To)
-	var held ln.Msat
-	if !jit.Final(t.To) {
-		for _, p := range jit.PartsOf(t.To) {
-			held += p.Htlc.IncomingMsat
-		}
-	}
+	held, satBlocks := jit.HoldOf(t.To)
 	if t.Seq > 1 {
-		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, t.At.UnixMilli()); err != nil {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, satBlocks, t.At.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -96,8 +102,8 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		if err := postForward(ctx, tx, t.ID, paid); err != nil {
 			return err
 		}
-		if _, err := lspdb.New(tx).MarkOpeningsPaid(ctx, t.ID); err != nil {
-			return fmt.Errorf("mark the opens paid: %w", err)
+		if err := settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
+			return err
 		}
 	}
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
@@ -115,6 +121,7 @@ func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 	_, collecting := s.(jit.Collecting)
 	sp, ok := jitSpot(s)
 	e.moveSpot(id, sp, ok, collecting)
+	e.movePromise(id, cmp.Or(offer.Chan, offer.Room), jit.Final(s), spot{client: offer.Client, hash: offer.Hash, amount: offer.Part.AmountMsat})
 	if jit.Final(s) {
 		delete(e.bySCID, offer.SCID)
 		return
@@ -127,10 +134,10 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 	offer := wrap.OfferOf(t.To)
 	held := wrap.HeldOf(t.To)
 	if wrap.Final(t.To) {
-		held.HeldMsat = 0
+		held.HeldMsat, held.SatBlocks = 0, 0
 	}
 	if t.Seq > 1 {
-		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held.HeldMsat, t.At.UnixMilli()); err != nil {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held.HeldMsat, held.SatBlocks, t.At.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -143,8 +150,8 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 		if err := postWrap(ctx, tx, t.ID, settled); err != nil {
 			return err
 		}
-		if _, err := lspdb.New(tx).MarkOpeningsPaid(ctx, t.ID); err != nil {
-			return fmt.Errorf("mark the opens paid: %w", err)
+		if err := settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
+			return err
 		}
 	}
 	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
@@ -162,15 +169,16 @@ func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
 	_, accepted := s.(wrap.Accepted)
 	sp, ok := wrapSpot(s)
 	e.moveSpot(id, sp, ok, accepted)
+	e.movePromise(id, cmp.Or(offer.Chan, offer.Room), wrap.Final(s), spot{client: offer.Client, hash: offer.Hash, amount: offer.WalletMsat})
 }
 
-func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held ln.Msat, atMs int64) error {
+func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held ln.Msat, satBlocks uint64, atMs int64) error {
 	heldMsat, err := held.Int64()
 	if err != nil {
 		return fmt.Errorf("held amount of payment %s: %w", id, err)
 	}
 	_, err = lspdb.New(tx).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
-		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, UpdatedMs: atMs,
+		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, HeldSatBlocks: int64(satBlocks), UpdatedMs: atMs, //nolint:gosec // lsp.SatBlocks is bounded
 	})
 	if err != nil {
 		return fmt.Errorf("index payment %s: %w", id, err)

@@ -46,6 +46,7 @@ func (e *Engine) onBlock(height uint32) {
 		for _, id := range wraps {
 			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
 		}
+		e.lookForClosed(e.ctx)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
@@ -74,6 +75,45 @@ func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
 	}
 }
 
+// movePromise keeps a promise of room until its agreement ends: of the channel
+// that was opened for it in an earlier attempt, or that had room when it was
+// made. Callers hold e.mu.
+func (e *Engine) movePromise(id string, room ln.SCID, final bool, sp spot) {
+	switch {
+	case final:
+		delete(e.promises, id)
+	case room != 0:
+		sp.via = room
+		e.promises[id] = sp
+	}
+}
+
+// promiseRoom finds an active channel of the client's that takes the amount
+// beside everything that is on its way or promised already, and promises its
+// room to the agreement to be made under this id. Zero means that there is none,
+// and that a channel must be opened.
+func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat) (room ln.SCID, channels int, err error) {
+	before := e.spotsOf(client)
+	all, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return 0, 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.Copy(before, e.spotsLocked(client))
+	if room, channels = e.roomFor(all, client, amount, 0, before); room != 0 {
+		e.promises[id] = spot{client: client, hash: hash, amount: amount, via: room}
+	}
+	return room, channels, nil
+}
+
+// breakPromise gives up the room of an agreement that was not made.
+func (e *Engine) breakPromise(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.promises, id)
+}
+
 // outcomeWithin is how long a payment without room waits for the outcome of
 // those that were just forwarded to the same wallet.
 const outcomeWithin = 3 * time.Second
@@ -138,8 +178,12 @@ func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {
 	return e.spotsLocked(client)
 }
 
+// spotsLocked is what payments to a wallet take of its channels, and what open
+// agreements were promised of them: of those the room is only kept until their
+// payment comes and takes a spot.
 func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
-	out := maps.Clone(e.spots)
+	out := maps.Clone(e.promises)
+	maps.Copy(out, e.spots)
 	maps.DeleteFunc(out, func(_ string, sp spot) bool { return sp.client != client })
 	return out
 }

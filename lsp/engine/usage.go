@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,47 +16,85 @@ import (
 // anchor commitment starts no higher and is bumped by its anchors.
 const maxCommitRate ln.FeeRateSatPerKW = 2_500
 
-// usage is the present load of one client and of all. For the zero client its
-// own part is empty.
-func (e *Engine) usage(ctx context.Context, client ln.PubKey) (lsp.Usage, error) {
-	var u lsp.Usage
-	since := e.opt.Now().Add(-time.Hour).UnixMilli()
-	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		q := lspdb.New(tx)
-		all, err := q.OpenRequests(ctx)
-		if err != nil {
-			return err
-		}
-		opens, err := q.OpeningUsage(ctx, since)
-		if err != nil {
-			return err
-		}
-		u.All = load(all.Requests, all.QuotedSat, all.HeldMsat, opens.UnpaidSat, opens.Recent)
-		if client.IsZero() {
-			return nil
-		}
-		own, err := q.OpenRequestsOf(ctx, client[:])
-		if err != nil {
-			return err
-		}
-		ownOpens, err := q.OpeningUsageOf(ctx, lspdb.OpeningUsageOfParams{SinceMs: since, Client: client[:]})
-		if err != nil {
-			return err
-		}
-		u.Client = load(own.Requests, own.QuotedSat, own.HeldMsat, ownOpens.UnpaidSat, ownOpens.Recent)
-		return nil
-	})
+// Loads are summed in the transaction that changes them: who is admitted there
+// cannot be overtaken by others who are. Each sum reads only what its kind of
+// request adds to, so that unlike requests do not conflict.
+
+// agreedUsage is what is agreed and held: what new offers and HTLCs add to.
+func (e *Engine) agreedUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) (u lsp.Usage, err error) {
+	p, err := lspdb.New(tx).PaymentLoads(ctx, client[:])
 	if err != nil {
-		return u, fmt.Errorf("sum what is in use: %w", err)
+		return u, fmt.Errorf("sum what is agreed and held: %w", err)
 	}
+	u.Client = agreedLoad(p.ClientRequests, p.ClientQuotedSat, p.ClientHeldMsat, p.ClientHeldSatBlocks)
+	u.Newcomers = agreedLoad(p.NewcomerRequests, p.NewcomerQuotedSat, p.NewcomerHeldMsat, p.NewcomerHeldSatBlocks)
+	u.All = agreedLoad(p.Requests, p.QuotedSat, p.HeldMsat, p.HeldSatBlocks)
+	u.UnfundedSat, u.NewcomersUnfundedSat = ln.Sat(p.UnfundedSat), ln.Sat(p.NewcomerUnfundedSat) //nolint:gosec // sums of non-negative columns
 	u.Draining = !e.accepting()
-	return u, nil
+	u.Newcomer, err = newcomer(ctx, tx, client)
+	return u, err
 }
 
-func load(requests, quotedSat, heldMsat, unpaidSat, recent int64) lsp.Load {
+// openUsage is what was opened: what another open adds to.
+func (e *Engine) openUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) (u lsp.Usage, err error) {
+	q, now := lspdb.New(tx), e.opt.Now()
+	unpaid, err := q.UnpaidLoads(ctx, lspdb.UnpaidLoadsParams{Client: client[:], SinceMs: e.unpaidSince(now).UnixMilli()})
+	if err != nil {
+		return u, fmt.Errorf("sum what is not paid for: %w", err)
+	}
+	opens, err := q.OpensSince(ctx, lspdb.OpensSinceParams{Client: client[:], SinceMs: now.Add(-time.Hour).UnixMilli()})
+	if err != nil {
+		return u, fmt.Errorf("count opens: %w", err)
+	}
+	u.Client.UnpaidSat, u.Client.OpensLastHour = ln.Sat(unpaid.ClientUnpaidSat), int(opens.ClientOpens)           //nolint:gosec // sums of non-negative columns
+	u.Newcomers.UnpaidSat, u.Newcomers.OpensLastHour = ln.Sat(unpaid.NewcomerUnpaidSat), int(opens.NewcomerOpens) //nolint:gosec // as above
+	u.All.UnpaidSat, u.All.OpensLastHour = ln.Sat(unpaid.UnpaidSat), int(opens.Opens)                             //nolint:gosec // as above
+	u.Newcomer, err = newcomer(ctx, tx, client)
+	return u, err
+}
+
+// usage is both, for people: what it says may be over when it is read. For the
+// zero client its own part is empty.
+func (e *Engine) usage(ctx context.Context, client ln.PubKey) (u lsp.Usage, err error) {
+	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		opened, err := e.openUsage(ctx, tx, client)
+		if err != nil {
+			return err
+		}
+		if u, err = e.agreedUsage(ctx, tx, client); err != nil {
+			return err
+		}
+		for _, l := range []struct{ to, from *lsp.Load }{
+			{&u.Client, &opened.Client}, {&u.Newcomers, &opened.Newcomers}, {&u.All, &opened.All},
+		} {
+			l.to.UnpaidSat, l.to.OpensLastHour = l.from.UnpaidSat, l.from.OpensLastHour
+		}
+		return nil
+	})
+	return u, err
+}
+
+// newcomer says that the client has not paid for a channel yet.
+func newcomer(ctx context.Context, tx *store.Tx, client ln.PubKey) (bool, error) {
+	known, err := lspdb.New(tx).ClientIsKnown(ctx, client[:])
+	if err != nil {
+		return false, fmt.Errorf("look up the client: %w", err)
+	}
+	return known == 0, nil
+}
+
+// unpaidSince is when a channel must have been opened to count as unpaid.
+func (e *Engine) unpaidSince(now time.Time) time.Time {
+	if e.cfg.ForgetUnpaidAfter == 0 {
+		return time.UnixMilli(0)
+	}
+	return now.Add(-e.cfg.ForgetUnpaidAfter)
+}
+
+func agreedLoad(requests, quotedSat, heldMsat, satBlocks int64) lsp.Load {
 	return lsp.Load{
 		OpenRequests: int(requests), QuotedSat: ln.Sat(quotedSat), HeldSat: ln.Msat(heldMsat).ToSatCeil(), //nolint:gosec // sums of non-negative columns
-		UnpaidSat: ln.Sat(unpaidSat), OpensLastHour: int(recent), //nolint:gosec // as above
+		HeldSatBlocks: uint64(satBlocks), //nolint:gosec // as above
 	}
 }
 
@@ -89,6 +126,8 @@ func (e *Engine) anchorReserve(channels int) ln.Sat {
 }
 
 // refusal says why no channel may be opened for a payment now; zero if it may.
+// It spares payments an open that would be refused; what binds is asked again
+// in the transaction that begins one.
 func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.Msat, zeroConf bool) (lsp.Reason, error) {
 	rate, reason := e.openingRate(fee, zeroConf)
 	if !reason.IsZero() {
@@ -98,22 +137,20 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.M
 	if err != nil {
 		return lsp.Because(lsp.ReasonLimit, "%s", err.Error()), nil
 	}
-	usage, err := e.usage(ctx, client)
-	if err != nil {
-		return lsp.Reason{}, err
+	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		usage, err := e.openUsage(ctx, tx, client)
+		reason = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage)
+		return err
+	})
+	return reason, err
+}
+
+// overLimit says which limit a request would break, zero if none.
+func (e *Engine) overLimit(r lsp.Request, u lsp.Usage) lsp.Reason {
+	if err := lsp.Admit(r, u, e.cfg.Caps); err != nil {
+		return lsp.Because(lsp.ReasonLimit, "%s", errkind.Sentence(err))
 	}
-	// What is held includes this payment already.
-	held := amount.ToSatCeil()
-	usage.Client.HeldSat -= min(usage.Client.HeldSat, held)
-	usage.All.HeldSat -= min(usage.All.HeldSat, held)
-	err = lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity, HoldSat: held}, usage, e.cfg.Caps)
-	if err == nil {
-		return lsp.Reason{}, nil
-	}
-	if errors.Is(err, errkind.Internal) {
-		return lsp.Reason{}, err
-	}
-	return lsp.Because(lsp.ReasonLimit, "%s", err.Error()), nil
+	return lsp.Reason{}
 }
 
 // capacityFor sizes a channel for a payment at today's fee rate.

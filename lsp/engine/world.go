@@ -20,6 +20,7 @@ type world struct {
 	onBlock   func(height uint32)
 	onPeer    func(ln.PubKey)
 	onChannel func(ln.Outpoint, link)
+	onClosed  func(ln.Outpoint)
 
 	mu     sync.Mutex
 	height uint32
@@ -246,6 +247,7 @@ func (w *world) channelEvent(e ln.ChannelEvent) {
 		delete(w.links, e.Outpoint)
 		w.mu.Unlock()
 		w.onChannel(e.Outpoint, link{chanID: l.chanID, rebuilt: true})
+		w.onClosed(e.Outpoint)
 		return
 	case ln.ChannelPending:
 	}

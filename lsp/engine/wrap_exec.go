@@ -10,6 +10,8 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -44,10 +46,15 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
 		return nil, nil
 	case wrap.OpenChannel:
-		return nil, e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
+		refused, err := e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
 		})
+		if err != nil || refused.IsZero() {
+			return nil, err
+		}
+		// What a limit refuses is not tried again at once.
+		return []wrap.Event{wrap.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: refused.Code != lsp.ReasonLimit}}, nil
 	case wrap.AbandonOpening:
 		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
 	case wrap.Pay:
@@ -114,7 +121,7 @@ func (e *Engine) followInvoice(ctx context.Context, done func(), id string, hash
 		err := e.node.Invoices.SubscribeInvoice(ctx, hash, func(inv ln.Invoice) {
 			switch inv.State {
 			case ln.InvoiceAccepted:
-				tell(e, e.wraps, id, wrap.Event(wrap.SetAccepted{Moment: e.moment(), Htlcs: acceptedHtlcs(inv)}))
+				_ = tellJudged(e, e.wraps, id, e.judgeSet(id, acceptedHtlcs(inv)))
 			case ln.InvoiceSettled:
 				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
 				done()
@@ -132,6 +139,29 @@ func (e *Engine) followInvoice(ctx context.Context, done func(), id string, hash
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
 		}
+	}
+}
+
+// judgeSet is judgePart for the set that a hold invoice accepted. lnd holds it
+// already, and has only one answer to it: cancelling the invoice.
+func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) func(context.Context, *store.Tx) (wrap.Event, error) {
+	return func(ctx context.Context, tx *store.Tx) (wrap.Event, error) {
+		accepted := wrap.SetAccepted{Moment: e.moment(), Htlcs: htlcs}
+		inst, err := e.wraps.GetTx(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		offer := wrap.OfferOf(inst.State)
+		held, satBlocks, err := wrap.HoldCost(offer, htlcs, accepted.Height)
+		if err != nil {
+			return nil, err
+		}
+		usage, err := e.agreedUsage(ctx, tx, offer.Client)
+		if err != nil {
+			return nil, err
+		}
+		accepted.Refusal = e.overLimit(lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}, usage)
+		return accepted, nil
 	}
 }
 

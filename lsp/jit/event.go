@@ -19,6 +19,10 @@ type (
 	PartArrived struct {
 		lsp.Moment
 		Htlc ln.InterceptedHtlc `json:"htlc"`
+		// Refusal says why no more may be held: a limit, judged in the
+		// transaction that stores this event. A part that would join is refused
+		// with it, and the set goes back whole.
+		Refusal lsp.Reason `json:"refusal,omitzero"`
 	}
 	// PartGone: a part that was never resumed went back, or was taken away, by
 	// the interceptor or lnd (a deadline, or the incoming channel on chain); it

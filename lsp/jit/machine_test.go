@@ -51,12 +51,12 @@ func testEvents(s State) []Event {
 	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
 	events := []Event{
 		Start{m},
-		PartArrived{m, testPart(4, 100_000_000)},
-		PartArrived{m, probe},
-		PartArrived{m, cheap},
-		PartArrived{m, short},
-		PartArrived{m, soon},
-		PartArrived{late, testPart(5, 100_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(4, 100_000_000)},
+		PartArrived{Moment: m, Htlc: probe},
+		PartArrived{Moment: m, Htlc: cheap},
+		PartArrived{Moment: m, Htlc: short},
+		PartArrived{Moment: m, Htlc: soon},
+		PartArrived{Moment: late, Htlc: testPart(5, 100_000_000)},
 		PartGone{m, testPart(1, 0).Key, "on chain"},
 		WalletStatus{Moment: m},
 		WalletStatus{Moment: m, Online: true},
@@ -82,9 +82,10 @@ func testEvents(s State) []Event {
 	// that was slow or failed is followed by another: else the states multiply.
 	switch o.Last.Code {
 	case lsp.ReasonNone:
-		events = append(events, PartArrived{m, testPart(1, 50_000_000)}, PartArrived{m, testPart(2, 50_000_000)})
+		events = append(events, PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}, PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)})
 		if len(PartsOf(s)) == 1 {
-			events = append(events, PartArrived{m, testPart(3, 10_000_000)})
+			events = append(events, PartArrived{Moment: m, Htlc: testPart(3, 10_000_000)},
+				PartArrived{Moment: m, Htlc: testPart(2, 50_000_000), Refusal: lsp.Because(lsp.ReasonLimit, "full")})
 		}
 	case lsp.ReasonOpenSlow, lsp.ReasonOpenFailed:
 	default:

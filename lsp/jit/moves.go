@@ -1,6 +1,7 @@
 package jit
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -61,9 +62,19 @@ func (o Offer) isLast(openingID string) bool {
 
 func askWallet(o Offer, amount ln.Msat) Effect {
 	return AskWallet{
-		OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: o.Chan, Opens: o.Opens,
+		OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
 		FeeMsat: o.Part.FeeMsat, ZeroConf: o.ZeroConf,
 	}
+}
+
+// roomOnly says that the payment was promised room and may open no channel.
+func (o Offer) roomOnly() bool { return o.Room != 0 && o.MaxOpens == 0 }
+
+// roomGone: the room was kept from other agreements, but not from ordinary
+// forwards, nor from the wallet, which may have closed the channel.
+func roomGone() lsp.Reason {
+	return lsp.Because(lsp.ReasonNoRoom,
+		"this payment was agreed without an opening fee, for a channel that had room for it and has it no more: it went back; pay again later, or ask for a new invoice")
 }
 
 func refuse(o Offer, keys []ln.CircuitKey, how Refusal, reason lsp.Reason) Effect {
@@ -132,7 +143,7 @@ func mapping(o Offer, h Held, via ln.SCID, at time.Time) (State, []Effect, error
 
 func attemptsUsed(o Offer) lsp.Reason {
 	if o.MaxOpens == 0 {
-		return lsp.Because(lsp.ReasonNoRoom, "this payment was agreed without an opening fee, for a channel that had room for it and has it no more: ask for a new invoice")
+		return roomGone()
 	}
 	return lsp.Because(lsp.ReasonAttempts, "%d attempts to open a channel for this payment failed: ask for a new invoice", o.Opens)
 }

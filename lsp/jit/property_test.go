@@ -140,7 +140,7 @@ func TestRandomDays(t *testing.T) {
 					h.OutgoingExpiry -= 10
 				}
 				w.arrived[h.Key] = h
-				v = PartArrived{m, h}
+				v = PartArrived{Moment: m, Htlc: h}
 			case 3, 4, 5:
 				v = WalletStatus{Moment: m, Online: rapid.IntRange(0, 3).Draw(t, "online") > 0, Room: rapid.SampledFrom([]ln.SCID{0, 0, 42}).Draw(t, "room")}
 			case 6:
@@ -185,7 +185,7 @@ func TestRandomDays(t *testing.T) {
 				case 1:
 					v = PartFailed{m, p.Htlc.Key, "no"}
 				case 2:
-					v = PartArrived{m, p.Htlc} // offered again
+					v = PartArrived{Moment: m, Htlc: p.Htlc} // offered again
 				default:
 					v = PartSettled{m, p.Htlc.Key}
 				}
@@ -238,12 +238,12 @@ func TestHappyDay(t *testing.T) {
 	m := moment()
 	probe := testPart(9, 100_000_000)
 	probe.Hash = ln.Hash{1}
-	step(PartArrived{m, probe}, "offered", "refuse_parts")
-	step(PartArrived{m, testPart(1, 50_000_000)}, "collecting", "ask_wallet")
+	step(PartArrived{Moment: m, Htlc: probe}, "offered", "refuse_parts")
+	step(PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}, "collecting", "ask_wallet")
 	step(WalletStatus{Moment: m}, "collecting", "wake_wallet")
-	step(PartArrived{m, testPart(2, 50_000_000)}, "collecting", "ask_wallet")
+	step(PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)}, "collecting", "ask_wallet")
 	step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
-	step(PartArrived{m, testPart(3, 50_000_000)}, "opening", "refuse_parts")
+	step(PartArrived{Moment: m, Htlc: testPart(3, 50_000_000)}, "opening", "refuse_parts")
 	step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
 	step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 	_, _, err := Step(s, Cancel{m, lsp.Reason{}})
@@ -261,11 +261,11 @@ func TestRetryUsesLateChannel(t *testing.T) {
 	m := moment()
 	late := lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 100_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(1, 100_000_000)},
 		WalletStatus{Moment: m, Online: true},
 		Tick{late},
 		OpeningUsable{late, "offer-1-open-1", 43},
-		PartArrived{late, testPart(2, 100_000_000)},
+		PartArrived{Moment: late, Htlc: testPart(2, 100_000_000)},
 		WalletStatus{Moment: late, Online: true, Room: 43},
 	} {
 		next, effects, err := Step(s, v)
@@ -288,8 +288,8 @@ func TestPartTakenBackBeforeItsResume(t *testing.T) {
 	var s State = Offered{Offer{Terms: testTerms(true)}}
 	m := moment()
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 50_000_000)},
-		PartArrived{m, testPart(2, 50_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)},
 		WalletStatus{Moment: m, Online: true, Room: 42},
 		Mapped{m, 42},
 		PartGone{m, testPart(1, 0).Key, "its deadline came"},
@@ -303,6 +303,58 @@ func TestPartTakenBackBeforeItsResume(t *testing.T) {
 	require.Equal(t, "offered", s.StateName())
 }
 
+// What would break a limit is refused whole, so that the payer may try again;
+// nothing of it stays held, and a part that is held already is not refused.
+func TestOverALimitNothingStaysHeld(t *testing.T) {
+	m := moment()
+	full := lsp.Because(lsp.ReasonLimit, "full")
+	terms := testTerms(true)
+	terms.Part.MaxParts = 3
+	var s State = Offered{Offer{Terms: terms}}
+	for _, v := range []PartArrived{
+		{Moment: m, Htlc: testPart(1, 30_000_000)},
+		{Moment: m, Htlc: testPart(1, 30_000_000), Refusal: full}, // offered again
+		{Moment: m, Htlc: testPart(2, 30_000_000)},
+	} {
+		next, effects, err := Step(s, v)
+		require.NoError(t, err)
+		for _, f := range effects {
+			require.NotEqual(t, "refuse_parts", f.EffectName())
+		}
+		s = next
+	}
+	held, satBlocks := HoldOf(s)
+	require.Equal(t, ln.Msat(61_200_000), held)
+	require.EqualValues(t, 61_200*144, satBlocks)
+
+	s, effects, err := Step(s, PartArrived{Moment: m, Htlc: testPart(3, 40_000_000), Refusal: full})
+	require.NoError(t, err)
+	require.Equal(t, "offered", s.StateName())
+	require.Equal(t, []Effect{RefuseParts{
+		OfferID: "offer-1", How: RefuseTemporary, Reason: full,
+		Keys: []ln.CircuitKey{testPart(1, 0).Key, testPart(2, 0).Key, testPart(3, 0).Key},
+	}}, effects)
+	held, satBlocks = HoldOf(s)
+	require.Zero(t, held)
+	require.Zero(t, satBlocks)
+
+	s, effects, err = Step(s, PartArrived{Moment: m, Htlc: testPart(4, 100_000_000), Refusal: full})
+	require.NoError(t, err)
+	require.Equal(t, full.Text, OfferOf(s).Last.Text)
+	require.Len(t, effects, 1)
+
+	// What came after the set was handed on goes back alone.
+	for _, s := range []State{
+		Resuming{Offer: OfferOf(s), Held: Held{Parts: []Part{{Htlc: testPart(5, 100_000_000)}}}, Via: 42},
+		Forwarded{Offer: OfferOf(s), Held: Held{Parts: []Part{{Htlc: testPart(5, 100_000_000)}}}, Via: 42},
+	} {
+		next, effects, err := Step(s, PartArrived{Moment: m, Htlc: testPart(6, 50_000_000), Refusal: full})
+		require.NoError(t, err)
+		require.Equal(t, s, next)
+		require.Equal(t, []Effect{RefuseParts{OfferID: "offer-1", How: RefuseTemporary, Reason: full, Keys: []ln.CircuitKey{testPart(6, 0).Key}}}, effects)
+	}
+}
+
 // A payment that was agreed without a fee opens no channel, also when the
 // wallet has closed the one that had room.
 func TestNoFeeNoChannel(t *testing.T) {
@@ -310,12 +362,23 @@ func TestNoFeeNoChannel(t *testing.T) {
 	terms.Part.FeeMsat, terms.MayOpenMore, terms.MaxOpens = 0, false, 0
 	var s State = Offered{Offer{Terms: terms}}
 	m := moment()
-	for _, v := range []Event{PartArrived{m, testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true}} {
+	for _, v := range []Event{PartArrived{Moment: m, Htlc: testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true}} {
 		next, _, err := Step(s, v)
 		require.NoError(t, err)
 		s = next
 	}
 	require.Equal(t, lsp.ReasonNoRoom, s.(Refunded).Reason.Code)
+
+	// Promised room that is gone may come back: the payer may try again.
+	terms.Room = 42
+	s = Offered{Offer{Terms: terms}}
+	for _, v := range []Event{PartArrived{Moment: m, Htlc: testPart(1, 100_000_000)}, WalletStatus{Moment: m, Online: true, Channels: 1}} {
+		next, _, err := Step(s, v)
+		require.NoError(t, err)
+		s = next
+	}
+	require.Equal(t, "offered", s.StateName())
+	require.Equal(t, lsp.ReasonNoRoom, OfferOf(s).Last.Code)
 }
 
 // A stranger who has seen the invoice sends a part that leaves the gateway no
@@ -332,7 +395,7 @@ func TestAStrangersPartSpoilsNothing(t *testing.T) {
 			if i != first {
 				part = testPart(i+1, 50_000_000)
 			}
-			next, effects, err := Step(s, PartArrived{m, part})
+			next, effects, err := Step(s, PartArrived{Moment: m, Htlc: part})
 			require.NoError(t, err, name)
 			s = next
 			for _, f := range effects {
@@ -364,7 +427,7 @@ func TestTheClientReadsWhyAPartWentBack(t *testing.T) {
 	} {
 		h := testPart(1, 100_000_000)
 		c.change(&h)
-		next, _, err := Step(Offered{Offer{Terms: testTerms(true)}}, PartArrived{m, h})
+		next, _, err := Step(Offered{Offer{Terms: testTerms(true)}}, PartArrived{Moment: m, Htlc: h})
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, ReasonOf(next).Code, name)
 	}
@@ -386,8 +449,8 @@ func TestPartSentAgainBeforeItsFailureIsKnown(t *testing.T) {
 	}
 	m := moment()
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 60_000_000)},
-		PartArrived{m, testPart(2, 40_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(1, 60_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(2, 40_000_000)},
 		WalletStatus{Moment: m, Online: true, Room: 42},
 		Mapped{m, 42},
 		PartsResumed{m},
@@ -395,9 +458,9 @@ func TestPartSentAgainBeforeItsFailureIsKnown(t *testing.T) {
 		step(v)
 	}
 	for n := uint64(3); n <= 5; n++ {
-		step(PartArrived{m, testPart(n, 20_000_000)})
+		step(PartArrived{Moment: m, Htlc: testPart(n, 20_000_000)})
 		require.Empty(t, effects, "it waits")
-		step(PartArrived{m, testPart(n, 20_000_000)})
+		step(PartArrived{Moment: m, Htlc: testPart(n, 20_000_000)})
 		require.Empty(t, effects, "offered again, it still waits")
 	}
 	step(PartFailed{m, testPart(2, 0).Key, "no room"})
@@ -419,15 +482,15 @@ func TestSparesBeginTheNextAttempt(t *testing.T) {
 	var s State = Offered{Offer{Terms: testTerms(true)}}
 	m := moment()
 	for _, v := range []Event{
-		PartArrived{m, testPart(1, 100_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(1, 100_000_000)},
 		WalletStatus{Moment: m, Online: true, Room: 42},
 		Mapped{m, 42},
-		PartArrived{m, testPart(2, 100_000_000)},
+		PartArrived{Moment: m, Htlc: testPart(2, 100_000_000)},
 		PartFailed{m, testPart(1, 0).Key, "no room"},
 	} {
 		next, _, err := Step(s, v)
 		require.NoError(t, err, v.EventName())
 		s = next
 	}
-	require.Equal(t, []Part{{Htlc: testPart(2, 100_000_000), At: testStart}}, s.(Collecting).Parts)
+	require.Equal(t, []Part{{Htlc: testPart(2, 100_000_000), At: testStart, SatBlocks: 102_000 * 144}}, s.(Collecting).Parts)
 }

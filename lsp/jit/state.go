@@ -22,8 +22,11 @@ type Terms struct {
 	ZeroConf bool   `json:"zero_conf"`
 	Confs    uint32 `json:"confs,omitempty"`
 	// MayOpenMore: a wallet that has a channel agreed to another on demand.
-	MayOpenMore bool      `json:"may_open_more"`
-	ExpiresAt   time.Time `json:"expires_at"`
+	MayOpenMore bool `json:"may_open_more"`
+	// Room is the channel whose room this payment was promised, and no fee for
+	// it; zero when a channel is to be opened.
+	Room      ln.SCID   `json:"room,omitempty"`
+	ExpiresAt time.Time `json:"expires_at"`
 	// CollectFor is how long parts wait for their siblings and for the wallet,
 	// from the first (bLIP-52: at least 90 s). OpenFor bounds a zero-conf open,
 	// MapFor the mapping.
@@ -62,9 +65,11 @@ const (
 
 // Part is one HTLC of the payment, held or resumed.
 type Part struct {
-	Htlc    ln.InterceptedHtlc `json:"htlc"`
-	At      time.Time          `json:"at"`
-	Outcome Outcome            `json:"outcome,omitempty"`
+	Htlc ln.InterceptedHtlc `json:"htlc"`
+	At   time.Time          `json:"at"`
+	// SatBlocks is what holding it costs, as it stood when it arrived.
+	SatBlocks uint64  `json:"sat_blocks,omitempty"`
+	Outcome   Outcome `json:"outcome,omitempty"`
 }
 
 // Held is the set of parts of one attempt.
@@ -192,6 +197,21 @@ func PartsOf(s State) []Part {
 		return s.Parts
 	}
 	return nil
+}
+
+// HoldOf is what the state keeps of payers' money, and what that costs.
+func HoldOf(s State) (held ln.Msat, satBlocks uint64) {
+	if Final(s) {
+		return 0, 0
+	}
+	for _, p := range PartsOf(s) {
+		if p.Outcome == OutcomeOpen {
+			// Neither sum wraps: CheckPart bounds each part, MaxParts their number.
+			held += p.Htlc.IncomingMsat
+			satBlocks += p.SatBlocks
+		}
+	}
+	return held, satBlocks
 }
 
 // Final reports that the offer has ended.

@@ -88,12 +88,15 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		}
 		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
 	}
-	part := Part{Htlc: v.Htlc, At: v.At}
+	part := Part{Htlc: v.Htlc, At: v.At, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
 	switch s := s.(type) {
 	case Offered:
 		if !v.At.Before(o.ExpiresAt) {
 			reason := lsp.Because(lsp.ReasonOfferExpired, "the offer has expired: ask the receiver for a new invoice")
 			return expire(o, Held{Parts: []Part{part}}, reason)
+		}
+		if !v.Refusal.IsZero() {
+			return back(o, Held{Parts: []Part{part}}, RefuseTemporary, v.Refusal)
 		}
 		next := Collecting{Offer: o, Held: Held{Parts: []Part{part}}, Deadline: v.At.Add(o.CollectFor)}
 		return joined(next, v.Moment)
@@ -103,13 +106,24 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 				reason := lsp.Because(lsp.ReasonTooManyParts, "the payment came in more than %d parts and is not complete: send it in fewer", o.Part.MaxParts)
 				return back(o, add(s.Held, part), RefuseTemporary, reason)
 			}
+			if !v.Refusal.IsZero() {
+				// The payer's node retries as a whole: nothing stays held of a set
+				// that cannot be completed.
+				return back(o, add(s.Held, part), RefuseTemporary, v.Refusal)
+			}
 			s.Held = add(s.Held, part)
 			return joined(s, v.Moment)
 		}
 	case Resuming:
-		return Forwarded(s).extra(s, part, v.Height)
+		if v.Refusal.IsZero() {
+			return Forwarded(s).extra(s, part, v.Height)
+		}
+		return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, v.Refusal)}, nil
 	case Forwarded:
-		return s.extra(s, part, v.Height)
+		if v.Refusal.IsZero() {
+			return s.extra(s, part, v.Height)
+		}
+		return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, v.Refusal)}, nil
 	}
 	return s, []Effect{refuse(o, []ln.CircuitKey{key}, RefuseTemporary, beyond())}, nil
 }
@@ -223,6 +237,8 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	case o.Chan != 0:
 		return refunded(o, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNoRoom,
 			"the channel opened for this payment has no room for it any more, and a payment gets one channel: ask for a new invoice"))
+	case o.roomOnly():
+		return back(o, s.Held, RefuseTemporary, roomGone())
 	case v.Channels > 0 && !o.MayOpenMore:
 		return back(o, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNoConsent,
 			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))

@@ -1,10 +1,11 @@
 -- name: InsertPayment :exec
 INSERT INTO lsp_payments (id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat,
-    bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+    bolt11, state, reason, terminal, held_msat, held_sat_blocks, newcomer, funded, created_ms, updated_ms, expires_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE, $16, $17, $18);
 
 -- name: UpdatePayment :execrows
-UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, updated_ms = $6 WHERE id = $1;
+UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7
+WHERE id = $1;
 
 -- name: SetPaymentBolt11 :execrows
 UPDATE lsp_payments SET bolt11 = $2 WHERE id = $1;
@@ -32,27 +33,64 @@ ORDER BY id DESC LIMIT sqlc.arg(most);
 -- name: PaymentStates :many
 SELECT machine, state, CAST(COUNT(*) AS BIGINT) AS payments FROM lsp_payments GROUP BY machine, state ORDER BY machine, state;
 
--- name: OpenRequests :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests, CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat
+-- name: PaymentLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS requests,
+       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat,
+       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
+       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE capacity_sat END), 0) AS BIGINT) AS unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
 FROM lsp_payments WHERE NOT terminal;
 
--- name: OpenRequestsOf :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests, CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat
-FROM lsp_payments WHERE NOT terminal AND client = $1;
+-- name: SetPaymentFunded :execrows
+UPDATE lsp_payments SET funded = sqlc.arg(funded) WHERE id = sqlc.arg(id);
+
+-- name: PaymentsOfKnownClient :execrows
+UPDATE lsp_payments SET newcomer = FALSE WHERE client = $1 AND newcomer;
 
 -- name: InsertOpening :exec
 INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed,
-    state, reason, terminal, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14);
 
 -- name: UpdateOpening :execrows
 UPDATE lsp_openings SET chain_fee_sat = $2, outpoint = $3, confirmed = $4, state = $5, reason = $6, terminal = $7,
     updated_ms = $8 WHERE id = $1;
 
 -- name: MarkOpeningsPaid :execrows
-UPDATE lsp_openings SET paid = TRUE WHERE payment_id = $1;
+UPDATE lsp_openings SET paid = TRUE, unpaid = FALSE
+WHERE payment_id = $1 AND state NOT IN ('failed', 'rejected', 'conflicted');
+
+-- name: MarkOldestPaid :execrows
+UPDATE lsp_openings SET paid = TRUE, unpaid = FALSE WHERE id = (
+    SELECT o.id FROM lsp_openings o WHERE o.client = $1 AND o.unpaid AND o.outpoint <> '' ORDER BY o.created_ms, o.id LIMIT 1
+);
+
+-- name: MarkOpeningGone :execrows
+UPDATE lsp_openings SET unpaid = FALSE WHERE id = $1;
+
+-- name: MarkChannelClosed :execrows
+UPDATE lsp_openings SET closed = TRUE, unpaid = FALSE WHERE outpoint = $1 AND NOT closed;
+
+-- name: ForgiveClient :many
+UPDATE lsp_openings SET forgiven = TRUE, unpaid = FALSE WHERE client = $1 AND unpaid RETURNING id, capacity_sat;
+
+-- name: OpeningsOfKnownClient :execrows
+UPDATE lsp_openings SET newcomer = FALSE WHERE client = $1 AND newcomer;
+
+-- name: ClientIsKnown :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM (SELECT 1 AS one FROM lsp_openings WHERE client = $1 AND paid LIMIT 1) AS known;
+
+-- name: BuriedUnpaid :many
+SELECT outpoint FROM lsp_openings WHERE unpaid AND terminal AND outpoint <> '';
 
 -- name: GetOpening :one
 SELECT * FROM lsp_openings WHERE id = $1;
@@ -68,25 +106,28 @@ SELECT * FROM lsp_openings WHERE NOT terminal ORDER BY id;
 
 -- name: FindOpenings :many
 SELECT * FROM lsp_openings WHERE id < sqlc.arg(before_id) AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
+  AND (CAST(sqlc.arg(unpaid_only) AS BIGINT) = 0 OR unpaid)
+  AND (CAST(sqlc.arg(one_client) AS BIGINT) = 0 OR client = sqlc.arg(client))
 ORDER BY id DESC LIMIT sqlc.arg(most);
 
 -- name: OpeningStates :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS openings, CAST(COALESCE(SUM(chain_fee_sat), 0) AS BIGINT) AS chain_fee_sat
 FROM lsp_openings GROUP BY state ORDER BY state;
 
--- name: OpeningUsage :one
-SELECT CAST(COUNT(*) AS BIGINT) AS openings,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT paid AND state NOT IN ('failed', 'rejected', 'conflicted') THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unpaid_sat,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT confirmed AND NOT terminal THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unconfirmed_sat,
-       CAST(COALESCE(SUM(CASE WHEN created_ms >= sqlc.arg(since_ms) THEN 1 ELSE 0 END), 0) AS BIGINT) AS recent
-FROM lsp_openings;
+-- name: UnpaidLoads :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS unpaid_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unpaid_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_unpaid_sat
+FROM lsp_openings WHERE unpaid AND created_ms >= sqlc.arg(since_ms);
 
--- name: OpeningUsageOf :one
-SELECT CAST(COUNT(*) AS BIGINT) AS openings,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT paid AND state NOT IN ('failed', 'rejected', 'conflicted') THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unpaid_sat,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT confirmed AND NOT terminal THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unconfirmed_sat,
-       CAST(COALESCE(SUM(CASE WHEN created_ms >= sqlc.arg(since_ms) THEN 1 ELSE 0 END), 0) AS BIGINT) AS recent
-FROM lsp_openings WHERE client = sqlc.arg(client);
+-- name: OpensSince :one
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_opens,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings WHERE created_ms >= sqlc.arg(since_ms);
+
+-- name: UnconfirmedSat :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal;
 
 -- name: GetSetting :one
 SELECT value FROM lsp_settings WHERE name = $1;

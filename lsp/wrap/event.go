@@ -27,6 +27,9 @@ type (
 	SetAccepted struct {
 		lsp.Moment
 		Htlcs []ln.InvoiceHtlc `json:"htlcs"`
+		// Refusal says why they may not be held: a limit, judged in the
+		// transaction that stores this event.
+		Refusal lsp.Reason `json:"refusal,omitzero"`
 	}
 	// IncomingChecked answers CheckIncoming.
 	IncomingChecked struct {

@@ -177,7 +177,7 @@ func paying() []Event {
 	return []Event{
 		Start{m},
 		InvoiceAdded{m, "lnbcrt1"},
-		SetAccepted{m, testHtlcs()},
+		SetAccepted{Moment: m, Htlcs: testHtlcs()},
 		IncomingChecked{m, true, ""},
 		WalletStatus{Moment: m, Online: true},
 		OpeningUsable{m, "offer-1-open-1", 43},

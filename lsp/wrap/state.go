@@ -35,6 +35,9 @@ type Terms struct {
 	ZeroConf        bool   `json:"zero_conf"`
 	Confs           uint32 `json:"confs,omitempty"`
 	MayOpenMore     bool   `json:"may_open_more"`
+	// Room is the channel whose room this payment was promised, and no fee for
+	// it; zero when a channel is to be opened.
+	Room ln.SCID `json:"room,omitempty"`
 	// ExpiresAt is the wrapped invoice's expiry.
 	ExpiresAt time.Time `json:"expires_at"`
 	// WaitFor bounds how long the held set waits for the wallet, OpenFor a
@@ -65,6 +68,8 @@ type Held struct {
 	// EarliestExpiry is the lowest expiry height among them.
 	EarliestExpiry uint32  `json:"earliest_expiry"`
 	HeldMsat       ln.Msat `json:"held_msat"`
+	// SatBlocks is what holding them costs, as it stood when they were accepted.
+	SatBlocks uint64 `json:"sat_blocks,omitempty"`
 }
 
 // Offer is the part every state has.

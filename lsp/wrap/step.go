@@ -1,6 +1,7 @@
 package wrap
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -76,13 +77,9 @@ func stepInvoiceMade(s InvoiceMade, v Event) (State, []Effect, error) {
 // the onions' total; the sum is checked here once more, since it is what the
 // wallet is paid from.
 func (s InvoiceMade) accept(v SetAccepted) (State, []Effect, error) {
-	h := Held{Htlcs: v.Htlcs, EarliestExpiry: math.MaxUint32}
-	for _, htlc := range v.Htlcs {
-		h.EarliestExpiry = min(h.EarliestExpiry, htlc.Expiry)
-		var err error
-		if h.HeldMsat, err = h.HeldMsat.Add(htlc.AmtMsat); err != nil {
-			return nil, nil, fmt.Errorf("offer %s: the held set: %w", s.ID, err)
-		}
+	h, err := s.hold(v.Htlcs, v.Height)
+	if err != nil {
+		return nil, nil, fmt.Errorf("offer %s: the held set: %w", s.ID, err)
 	}
 	if h.HeldMsat < s.PayerMsat {
 		return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonAmountShort, "the invoice holds %s of %s: it went back", h.HeldMsat, s.PayerMsat))
@@ -90,8 +87,32 @@ func (s InvoiceMade) accept(v SetAccepted) (State, []Effect, error) {
 	if _, reason := s.outgoingExpiry(h, v.Height); !reason.IsZero() {
 		return cancelling(s.Offer, EndRefunded, reason)
 	}
+	if !v.Refusal.IsZero() {
+		return cancelling(s.Offer, EndRefunded, lsp.Because(v.Refusal.Code, "%s; the payment went back, and an invoice is good for one try: ask for a new one", v.Refusal.Text))
+	}
 	next := Accepted{Offer: s.Offer, Held: h, Deadline: v.At.Add(s.WaitFor)}
 	return next, []Effect{CheckIncoming{OfferID: s.ID, Htlcs: h.Htlcs}}, nil
+}
+
+// hold sums a set that lnd holds, and what holding it costs.
+func (o Offer) hold(htlcs []ln.InvoiceHtlc, height uint32) (Held, error) {
+	h := Held{Htlcs: htlcs, EarliestExpiry: math.MaxUint32}
+	for _, htlc := range htlcs {
+		h.EarliestExpiry = min(h.EarliestExpiry, htlc.Expiry)
+		var err error
+		if h.HeldMsat, err = h.HeldMsat.Add(htlc.AmtMsat); err != nil {
+			return Held{}, err
+		}
+		// lnd cancels the invoice at that height by itself.
+		h.SatBlocks += lsp.SatBlocks(htlc.AmtMsat, height, htlc.Expiry-min(o.HoldExpiryDelta, htlc.Expiry))
+	}
+	return h, nil
+}
+
+// HoldCost is what it would cost to hold a set, for limits.
+func HoldCost(o Offer, htlcs []ln.InvoiceHtlc, height uint32) (ln.Msat, uint64, error) {
+	h, err := o.hold(htlcs, height)
+	return h.HeldMsat, h.SatBlocks, err
 }
 
 func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
@@ -131,6 +152,9 @@ func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
 		return s, []Effect{WakeWallet{OfferID: o.ID, Client: o.Client, Hash: o.Hash, AmountMsat: o.WalletMsat}}, nil
 	case v.Room != 0:
 		return pay(o, s.Held, v.Room, v.Height)
+	case o.Room != 0 && o.MaxOpens == 0:
+		return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonNoRoom,
+			"this payment was agreed without an opening fee, for a channel that had room for it and has it no more: it went back; ask for a new invoice"))
 	case v.Channels > 0 && !o.MayOpenMore:
 		return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonNoConsent,
 			"the wallet's channels have too little inbound liquidity and it did not agree to another channel: receive less, or allow more channels"))
@@ -281,7 +305,7 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 
 func askWallet(o Offer) Effect {
 	return AskWallet{
-		OfferID: o.ID, Client: o.Client, AmountMsat: o.WalletMsat, Prefer: o.Chan, Opens: o.Opens,
+		OfferID: o.ID, Client: o.Client, AmountMsat: o.WalletMsat, Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
 		FeeMsat: o.FeeMsat, ZeroConf: o.ZeroConf,
 	}
 }

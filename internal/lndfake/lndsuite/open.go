@@ -2,6 +2,7 @@ package lndsuite
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -97,6 +98,43 @@ func (e *env) alias(c *lnrpc.Channel) error {
 		BaseScid: c.ChanId, Aliases: []uint64{fakeSCID},
 	}}})
 	return err
+}
+
+// unalias takes X from a channel.
+func (e *env) unalias(c *lnrpc.Channel) error {
+	_, err := e.router(Gateway).XDeleteLocalChanAliases(e.ctx, &routerrpc.DeleteAliasesRequest{AliasMaps: []*lnrpc.AliasMap{{
+		BaseScid: c.ChanId, Aliases: []uint64{fakeSCID},
+	}}})
+	return err
+}
+
+// owner is the channel that X belongs to at the gateway, 0 if none.
+func (e *env) owner() uint64 {
+	e.Helper()
+	r, err := e.ln(Gateway).ListAliases(e.ctx, &lnrpc.ListAliasesRequest{})
+	e.ok(err)
+	for _, m := range r.AliasMaps {
+		if slices.Contains(m.Aliases, fakeSCID) {
+			return m.BaseScid
+		}
+	}
+	return 0
+}
+
+// closed closes a channel and waits until neither node lists it.
+func (e *env) closed(c *lnrpc.Channel) {
+	e.Helper()
+	s, err := e.ln(Gateway).CloseChannel(e.ctx, &lnrpc.CloseChannelRequest{ChannelPoint: pointOf(c), SatPerVbyte: 2})
+	e.ok(err)
+	_, err = s.Recv()
+	e.ok(err)
+	e.Mine(e.T, 6)
+	e.until("the channel is closed", func() bool {
+		r, err := e.ln(Gateway).PendingChannels(e.ctx, &lnrpc.PendingChannelsRequest{})
+		return err == nil && len(r.WaitingCloseChannels) == 0 && !slices.ContainsFunc(e.channels(Gateway), func(x *lnrpc.Channel) bool {
+			return x.ChannelPoint == c.ChannelPoint
+		})
+	})
 }
 
 // channel makes an on-demand channel of 1,000,000 sat that X maps to, and waits for its policy.

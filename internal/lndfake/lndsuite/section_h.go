@@ -87,6 +87,53 @@ func sectionH() map[string]func(*env) {
 			}
 			require.True(e, found, "%v", r)
 		},
+		"H/alias_of_another_channel_of_the_peer": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			small := e.open(e.jit(25_000))
+			e.ok(e.alias(small))
+			e.policy(small)
+			e.policy(e.open(e.jit(1_000_000)))
+			// More than the channel that X leads to can carry.
+			e.pay(e.invoice(100_000).PaymentRequest).succeeds()
+		},
+		"H/alias_of_a_closed_channel_moves": func(e *env) {
+			e.start(Options{})
+			old := e.channel()
+			c := e.open(e.jit(1_000_000))
+			e.policy(c)
+			e.payX().succeeds()
+			e.Mine(e.T, 1)
+			e.closed(old)
+			require.Equal(e, old.ChanId, e.owner(), "a closed channel keeps its aliases")
+			require.ErrorContains(e, e.alias(c), "already exists")
+			// lnd was seen to keep the closed channel's link in its switch, where it
+			// led to the peer still; after a restart there is none.
+			e.restart(Gateway, Payer, Wallet)
+			require.Equal(e, old.ChanId, e.owner())
+			e.payX().fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
+			e.resetMissionControl()
+			require.ErrorContains(e, e.unalias(old), "channel link not found")
+			require.Zero(e, e.owner(), "it is gone all the same")
+			require.Error(e, e.unalias(old))
+			e.ok(e.alias(c))
+			e.payX().succeeds()
+			e.restart(Gateway, Payer, Wallet)
+			e.payX().succeeds()
+		},
+		"H/alias_moves_from_an_open_channel": func(e *env) {
+			e.start(Options{})
+			old := e.channel()
+			c := e.open(e.jit(1_000_000))
+			e.policy(c)
+			e.ok(e.unalias(old))
+			e.payX().succeeds() // until the restart
+			e.restart(Gateway, Payer, Wallet)
+			e.payX().fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
+			e.resetMissionControl()
+			e.ok(e.alias(c))
+			e.payX().succeeds()
+		},
 		"H/policy_race": func(e *env) {
 			e.start(Options{})
 			c := e.race()

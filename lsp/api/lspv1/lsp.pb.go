@@ -532,7 +532,8 @@ type NegotiateResponse struct {
 	// Until when the first part must have arrived.
 	ExpiresMs int64 `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// False when the wallet's present channels can receive the payment: then the
-	// fee is zero and no channel is opened.
+	// fee is zero and no channel is opened. Their room is kept from other
+	// agreements until this one ends.
 	OpensChannel bool `protobuf:"varint,9,opt,name=opens_channel,json=opensChannel,proto3" json:"opens_channel,omitempty"`
 	// The capacity of the channel that would be opened.
 	ChannelCapacitySat uint64 `protobuf:"varint,10,opt,name=channel_capacity_sat,json=channelCapacitySat,proto3" json:"channel_capacity_sat,omitempty"`
@@ -1474,7 +1475,9 @@ func (x *CancelPaymentResponse) GetPayment() *Payment {
 // Exposure is one kind of risk with its cap.
 type Exposure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The kind: unconfirmed, held, unpaid, open_requests, opens_this_hour.
+	// The kind: unconfirmed, held, held_sat_blocks, unpaid, quoted,
+	// open_requests, opens_this_hour; with newcomers_ before it, the part of it
+	// that clients without a history have together.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How much there is.
 	Used uint64 `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
@@ -2272,7 +2275,15 @@ type Opening struct {
 	// When it was begun.
 	CreatedMs int64 `protobuf:"varint,11,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// When its state last changed.
-	UpdatedMs     int64 `protobuf:"varint,12,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	UpdatedMs int64 `protobuf:"varint,12,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	// Whether it counts against what its client may have unpaid.
+	Unpaid bool `protobuf:"varint,13,opt,name=unpaid,proto3" json:"unpaid,omitempty"`
+	// Whether its client paid for it.
+	Paid bool `protobuf:"varint,14,opt,name=paid,proto3" json:"paid,omitempty"`
+	// Whether the channel was closed.
+	Closed bool `protobuf:"varint,15,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Whether the operator forgave its client.
+	Forgiven      bool `protobuf:"varint,16,opt,name=forgiven,proto3" json:"forgiven,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2391,6 +2402,34 @@ func (x *Opening) GetUpdatedMs() int64 {
 	return 0
 }
 
+func (x *Opening) GetUnpaid() bool {
+	if x != nil {
+		return x.Unpaid
+	}
+	return false
+}
+
+func (x *Opening) GetPaid() bool {
+	if x != nil {
+		return x.Paid
+	}
+	return false
+}
+
+func (x *Opening) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *Opening) GetForgiven() bool {
+	if x != nil {
+		return x.Forgiven
+	}
+	return false
+}
+
 // ListOpeningsRequest selects channel opens.
 type ListOpeningsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2399,7 +2438,11 @@ type ListOpeningsRequest struct {
 	// Only those older than this id, for the next page.
 	BeforeId string `protobuf:"bytes,2,opt,name=before_id,json=beforeId,proto3" json:"before_id,omitempty"`
 	// Leave out those that are over.
-	OpenOnly      bool `protobuf:"varint,3,opt,name=open_only,json=openOnly,proto3" json:"open_only,omitempty"`
+	OpenOnly bool `protobuf:"varint,3,opt,name=open_only,json=openOnly,proto3" json:"open_only,omitempty"`
+	// Only those that count as unpaid.
+	UnpaidOnly bool `protobuf:"varint,4,opt,name=unpaid_only,json=unpaidOnly,proto3" json:"unpaid_only,omitempty"`
+	// Only those of the wallet with this node key; empty for all.
+	ClientNodeKey []byte `protobuf:"bytes,5,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2455,6 +2498,20 @@ func (x *ListOpeningsRequest) GetOpenOnly() bool {
 	return false
 }
 
+func (x *ListOpeningsRequest) GetUnpaidOnly() bool {
+	if x != nil {
+		return x.UnpaidOnly
+	}
+	return false
+}
+
+func (x *ListOpeningsRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
 // ListOpeningsResponse is one page.
 type ListOpeningsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2501,6 +2558,227 @@ func (x *ListOpeningsResponse) GetOpenings() []*Opening {
 	return nil
 }
 
+// ShowClientRequest names a client.
+type ShowClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The wallet's node key.
+	ClientNodeKey []byte `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowClientRequest) Reset() {
+	*x = ShowClientRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowClientRequest) ProtoMessage() {}
+
+func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowClientRequest.ProtoReflect.Descriptor instead.
+func (*ShowClientRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ShowClientRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+// ShowClientResponse is what it has in use.
+type ShowClientResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The wallet's node key.
+	ClientNodeKey []byte `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	// True while it has not paid for a channel yet: it then shares the
+	// newcomers' part of the limits.
+	Newcomer bool `protobuf:"varint,2,opt,name=newcomer,proto3" json:"newcomer,omitempty"`
+	// Exposure by kind, against the caps of one client.
+	Exposures     []*Exposure `protobuf:"bytes,3,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowClientResponse) Reset() {
+	*x = ShowClientResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowClientResponse) ProtoMessage() {}
+
+func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowClientResponse.ProtoReflect.Descriptor instead.
+func (*ShowClientResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ShowClientResponse) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+func (x *ShowClientResponse) GetNewcomer() bool {
+	if x != nil {
+		return x.Newcomer
+	}
+	return false
+}
+
+func (x *ShowClientResponse) GetExposures() []*Exposure {
+	if x != nil {
+		return x.Exposures
+	}
+	return nil
+}
+
+// ForgiveClientRequest names a client and says why.
+type ForgiveClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The wallet's node key.
+	ClientNodeKey []byte `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	// Why, for the log.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgiveClientRequest) Reset() {
+	*x = ForgiveClientRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgiveClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgiveClientRequest) ProtoMessage() {}
+
+func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgiveClientRequest.ProtoReflect.Descriptor instead.
+func (*ForgiveClientRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ForgiveClientRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+func (x *ForgiveClientRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ForgiveClientResponse is what it no longer owes for.
+type ForgiveClientResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many channels.
+	Channels uint32 `protobuf:"varint,1,opt,name=channels,proto3" json:"channels,omitempty"`
+	// Their capacity.
+	CapacitySat   uint64 `protobuf:"varint,2,opt,name=capacity_sat,json=capacitySat,proto3" json:"capacity_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgiveClientResponse) Reset() {
+	*x = ForgiveClientResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgiveClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgiveClientResponse) ProtoMessage() {}
+
+func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgiveClientResponse.ProtoReflect.Descriptor instead.
+func (*ForgiveClientResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ForgiveClientResponse) GetChannels() uint32 {
+	if x != nil {
+		return x.Channels
+	}
+	return 0
+}
+
+func (x *ForgiveClientResponse) GetCapacitySat() uint64 {
+	if x != nil {
+		return x.CapacitySat
+	}
+	return 0
+}
+
 // SetBusinessRequest stops or starts new business.
 type SetBusinessRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2514,7 +2792,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2804,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2817,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -2567,7 +2845,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2857,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2870,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -2611,7 +2889,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2901,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2914,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
 }
 
 // ReconcileLine compares one account.
@@ -2658,7 +2936,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2948,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2961,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -2737,7 +3015,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +3027,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +3040,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -2975,7 +3253,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"K\n" +
 	"\x17WithdrawPaymentResponse\x120\n" +
-	"\apayment\x18\x01 \x01(\v2\x16.sluice.lsp.v1.PaymentR\apayment\"\x86\x03\n" +
+	"\apayment\x18\x01 \x01(\v2\x16.sluice.lsp.v1.PaymentR\apayment\"\xe6\x03\n" +
 	"\aOpening\x12\x1d\n" +
 	"\n" +
 	"opening_id\x18\x01 \x01(\tR\topeningId\x12\x1d\n" +
@@ -2993,13 +3271,32 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\v \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"updated_ms\x18\f \x01(\x03R\tupdatedMs\"e\n" +
+	"updated_ms\x18\f \x01(\x03R\tupdatedMs\x12\x16\n" +
+	"\x06unpaid\x18\r \x01(\bR\x06unpaid\x12\x12\n" +
+	"\x04paid\x18\x0e \x01(\bR\x04paid\x12\x16\n" +
+	"\x06closed\x18\x0f \x01(\bR\x06closed\x12\x1a\n" +
+	"\bforgiven\x18\x10 \x01(\bR\bforgiven\"\xae\x01\n" +
 	"\x13ListOpeningsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tbefore_id\x18\x02 \x01(\tR\bbeforeId\x12\x1b\n" +
-	"\topen_only\x18\x03 \x01(\bR\bopenOnly\"J\n" +
+	"\topen_only\x18\x03 \x01(\bR\bopenOnly\x12\x1f\n" +
+	"\vunpaid_only\x18\x04 \x01(\bR\n" +
+	"unpaidOnly\x12&\n" +
+	"\x0fclient_node_key\x18\x05 \x01(\fR\rclientNodeKey\"J\n" +
 	"\x14ListOpeningsResponse\x122\n" +
-	"\bopenings\x18\x01 \x03(\v2\x16.sluice.lsp.v1.OpeningR\bopenings\"J\n" +
+	"\bopenings\x18\x01 \x03(\v2\x16.sluice.lsp.v1.OpeningR\bopenings\";\n" +
+	"\x11ShowClientRequest\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\"\x8f\x01\n" +
+	"\x12ShowClientResponse\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x1a\n" +
+	"\bnewcomer\x18\x02 \x01(\bR\bnewcomer\x125\n" +
+	"\texposures\x18\x03 \x03(\v2\x17.sluice.lsp.v1.ExposureR\texposures\"V\n" +
+	"\x14ForgiveClientRequest\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"V\n" +
+	"\x15ForgiveClientResponse\x12\x1a\n" +
+	"\bchannels\x18\x01 \x01(\rR\bchannels\x12!\n" +
+	"\fcapacity_sat\x18\x02 \x01(\x04R\vcapacitySat\"J\n" +
 	"\x12SetBusinessRequest\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"3\n" +
@@ -3029,13 +3326,16 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"GetPayment\x12 .sluice.lsp.v1.GetPaymentRequest\x1a!.sluice.lsp.v1.GetPaymentResponse\x12W\n" +
 	"\fListPayments\x12\".sluice.lsp.v1.ListPaymentsRequest\x1a#.sluice.lsp.v1.ListPaymentsResponse\x12Y\n" +
 	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Z\n" +
-	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xf1\x04\n" +
+	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xa0\x06\n" +
 	"\x0fOperatorService\x12N\n" +
 	"\tGetStatus\x12\x1f.sluice.lsp.v1.GetStatusRequest\x1a .sluice.lsp.v1.GetStatusResponse\x12W\n" +
 	"\fFindPayments\x12\".sluice.lsp.v1.FindPaymentsRequest\x1a#.sluice.lsp.v1.FindPaymentsResponse\x12T\n" +
 	"\vShowPayment\x12!.sluice.lsp.v1.ShowPaymentRequest\x1a\".sluice.lsp.v1.ShowPaymentResponse\x12`\n" +
 	"\x0fWithdrawPayment\x12%.sluice.lsp.v1.WithdrawPaymentRequest\x1a&.sluice.lsp.v1.WithdrawPaymentResponse\x12W\n" +
-	"\fListOpenings\x12\".sluice.lsp.v1.ListOpeningsRequest\x1a#.sluice.lsp.v1.ListOpeningsResponse\x12T\n" +
+	"\fListOpenings\x12\".sluice.lsp.v1.ListOpeningsRequest\x1a#.sluice.lsp.v1.ListOpeningsResponse\x12Q\n" +
+	"\n" +
+	"ShowClient\x12 .sluice.lsp.v1.ShowClientRequest\x1a!.sluice.lsp.v1.ShowClientResponse\x12Z\n" +
+	"\rForgiveClient\x12#.sluice.lsp.v1.ForgiveClientRequest\x1a$.sluice.lsp.v1.ForgiveClientResponse\x12T\n" +
 	"\vSetBusiness\x12!.sluice.lsp.v1.SetBusinessRequest\x1a\".sluice.lsp.v1.SetBusinessResponse\x12N\n" +
 	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
 
@@ -3052,7 +3352,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),        // 1: sluice.lsp.v1.OpeningFeeParams
@@ -3086,13 +3386,17 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*Opening)(nil),                 // 29: sluice.lsp.v1.Opening
 	(*ListOpeningsRequest)(nil),     // 30: sluice.lsp.v1.ListOpeningsRequest
 	(*ListOpeningsResponse)(nil),    // 31: sluice.lsp.v1.ListOpeningsResponse
-	(*SetBusinessRequest)(nil),      // 32: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),     // 33: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),        // 34: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),           // 35: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),       // 36: sluice.lsp.v1.ReconcileResponse
-	nil,                             // 37: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                             // 38: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*ShowClientRequest)(nil),       // 32: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),      // 33: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),    // 34: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),   // 35: sluice.lsp.v1.ForgiveClientResponse
+	(*SetBusinessRequest)(nil),      // 36: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),     // 37: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),        // 38: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),           // 39: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),       // 40: sluice.lsp.v1.ReconcileResponse
+	nil,                             // 41: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                             // 42: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3107,8 +3411,8 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	19, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	37, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	38, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	41, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	42, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
 	22, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
 	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
@@ -3117,40 +3421,45 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	29, // 19: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
 	9,  // 20: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	29, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	35, // 22: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	3,  // 23: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 24: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 25: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 26: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 27: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 28: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 29: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	20, // 30: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	23, // 31: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	25, // 32: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	27, // 33: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	30, // 34: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	32, // 35: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	34, // 36: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	4,  // 37: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 38: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 39: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 40: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 41: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 42: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 43: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	21, // 44: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	24, // 45: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	26, // 46: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	28, // 47: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	31, // 48: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	33, // 49: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	36, // 50: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	37, // [37:51] is the sub-list for method output_type
-	23, // [23:37] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	19, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	39, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	3,  // 24: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 25: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 26: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 27: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 28: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 29: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 30: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	20, // 31: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	23, // 32: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	25, // 33: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	27, // 34: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	30, // 35: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	32, // 36: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	34, // 37: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	36, // 38: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	38, // 39: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	4,  // 40: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 41: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 42: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 43: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 44: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 45: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 46: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	21, // 47: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	24, // 48: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	26, // 49: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	28, // 50: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	31, // 51: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	33, // 52: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	35, // 53: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	37, // 54: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	40, // 55: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	40, // [40:56] is the sub-list for method output_type
+	24, // [24:40] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -3164,7 +3473,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

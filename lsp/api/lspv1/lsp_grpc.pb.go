@@ -391,6 +391,8 @@ const (
 	OperatorService_ShowPayment_FullMethodName     = "/sluice.lsp.v1.OperatorService/ShowPayment"
 	OperatorService_WithdrawPayment_FullMethodName = "/sluice.lsp.v1.OperatorService/WithdrawPayment"
 	OperatorService_ListOpenings_FullMethodName    = "/sluice.lsp.v1.OperatorService/ListOpenings"
+	OperatorService_ShowClient_FullMethodName      = "/sluice.lsp.v1.OperatorService/ShowClient"
+	OperatorService_ForgiveClient_FullMethodName   = "/sluice.lsp.v1.OperatorService/ForgiveClient"
 	OperatorService_SetBusiness_FullMethodName     = "/sluice.lsp.v1.OperatorService/SetBusiness"
 	OperatorService_Reconcile_FullMethodName       = "/sluice.lsp.v1.OperatorService/Reconcile"
 )
@@ -413,6 +415,11 @@ type OperatorServiceClient interface {
 	WithdrawPayment(ctx context.Context, in *WithdrawPaymentRequest, opts ...grpc.CallOption) (*WithdrawPaymentResponse, error)
 	// ListOpenings lists channel opens.
 	ListOpenings(ctx context.Context, in *ListOpeningsRequest, opts ...grpc.CallOption) (*ListOpeningsResponse, error)
+	// ShowClient shows what one client has in use of its limits.
+	ShowClient(ctx context.Context, in *ShowClientRequest, opts ...grpc.CallOption) (*ShowClientResponse, error)
+	// ForgiveClient takes the channels that a client has not paid for off its
+	// account. The channels stay.
+	ForgiveClient(ctx context.Context, in *ForgiveClientRequest, opts ...grpc.CallOption) (*ForgiveClientResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(ctx context.Context, in *SetBusinessRequest, opts ...grpc.CallOption) (*SetBusinessResponse, error)
 	// Reconcile compares the books with lnd to the sat.
@@ -477,6 +484,26 @@ func (c *operatorServiceClient) ListOpenings(ctx context.Context, in *ListOpenin
 	return out, nil
 }
 
+func (c *operatorServiceClient) ShowClient(ctx context.Context, in *ShowClientRequest, opts ...grpc.CallOption) (*ShowClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShowClientResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ShowClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ForgiveClient(ctx context.Context, in *ForgiveClientRequest, opts ...grpc.CallOption) (*ForgiveClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgiveClientResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ForgiveClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) SetBusiness(ctx context.Context, in *SetBusinessRequest, opts ...grpc.CallOption) (*SetBusinessResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetBusinessResponse)
@@ -515,6 +542,11 @@ type OperatorServiceServer interface {
 	WithdrawPayment(context.Context, *WithdrawPaymentRequest) (*WithdrawPaymentResponse, error)
 	// ListOpenings lists channel opens.
 	ListOpenings(context.Context, *ListOpeningsRequest) (*ListOpeningsResponse, error)
+	// ShowClient shows what one client has in use of its limits.
+	ShowClient(context.Context, *ShowClientRequest) (*ShowClientResponse, error)
+	// ForgiveClient takes the channels that a client has not paid for off its
+	// account. The channels stay.
+	ForgiveClient(context.Context, *ForgiveClientRequest) (*ForgiveClientResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(context.Context, *SetBusinessRequest) (*SetBusinessResponse, error)
 	// Reconcile compares the books with lnd to the sat.
@@ -543,6 +575,12 @@ func (UnimplementedOperatorServiceServer) WithdrawPayment(context.Context, *With
 }
 func (UnimplementedOperatorServiceServer) ListOpenings(context.Context, *ListOpeningsRequest) (*ListOpeningsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOpenings not implemented")
+}
+func (UnimplementedOperatorServiceServer) ShowClient(context.Context, *ShowClientRequest) (*ShowClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowClient not implemented")
+}
+func (UnimplementedOperatorServiceServer) ForgiveClient(context.Context, *ForgiveClientRequest) (*ForgiveClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgiveClient not implemented")
 }
 func (UnimplementedOperatorServiceServer) SetBusiness(context.Context, *SetBusinessRequest) (*SetBusinessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetBusiness not implemented")
@@ -661,6 +699,42 @@ func _OperatorService_ListOpenings_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_ShowClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ShowClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ShowClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ShowClient(ctx, req.(*ShowClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ForgiveClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgiveClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ForgiveClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ForgiveClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ForgiveClient(ctx, req.(*ForgiveClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_SetBusiness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetBusinessRequest)
 	if err := dec(in); err != nil {
@@ -723,6 +797,14 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListOpenings",
 			Handler:    _OperatorService_ListOpenings_Handler,
+		},
+		{
+			MethodName: "ShowClient",
+			Handler:    _OperatorService_ShowClient_Handler,
+		},
+		{
+			MethodName: "ForgiveClient",
+			Handler:    _OperatorService_ForgiveClient_Handler,
 		},
 		{
 			MethodName: "SetBusiness",

@@ -19,25 +19,32 @@ type LspOpening struct {
 	Terminal    bool
 	CreatedMs   int64
 	UpdatedMs   int64
+	Newcomer    bool
+	Unpaid      bool
+	Closed      bool
+	Forgiven    bool
 }
 
 type LspPayment struct {
-	ID          string
-	Machine     string
-	Client      []byte
-	PaymentHash []byte
-	JitScid     []byte
-	AmountMsat  int64
-	FeeMsat     int64
-	CapacitySat int64
-	Bolt11      string
-	State       string
-	Reason      string
-	Terminal    bool
-	HeldMsat    int64
-	CreatedMs   int64
-	UpdatedMs   int64
-	ExpiresMs   int64
+	ID            string
+	Machine       string
+	Client        []byte
+	PaymentHash   []byte
+	JitScid       []byte
+	AmountMsat    int64
+	FeeMsat       int64
+	CapacitySat   int64
+	Bolt11        string
+	State         string
+	Reason        string
+	Terminal      bool
+	HeldMsat      int64
+	CreatedMs     int64
+	UpdatedMs     int64
+	ExpiresMs     int64
+	HeldSatBlocks int64
+	Newcomer      bool
+	Funded        bool
 }
 
 type LspPromiseKey struct {

@@ -9,6 +9,44 @@ import (
 	"context"
 )
 
+const buriedUnpaid = `-- name: BuriedUnpaid :many
+SELECT outpoint FROM lsp_openings WHERE unpaid AND terminal AND outpoint <> ''
+`
+
+func (q *Queries) BuriedUnpaid(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, buriedUnpaid)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var outpoint string
+		if err := rows.Scan(&outpoint); err != nil {
+			return nil, err
+		}
+		items = append(items, outpoint)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const clientIsKnown = `-- name: ClientIsKnown :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM (SELECT 1 AS one FROM lsp_openings WHERE client = $1 AND paid LIMIT 1) AS known
+`
+
+func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, error) {
+	row := q.db.QueryRowContext(ctx, clientIsKnown, client)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const deletePromiseKey = `-- name: DeletePromiseKey :exec
 DELETE FROM lsp_promise_keys WHERE version = $1
 `
@@ -19,18 +57,30 @@ func (q *Queries) DeletePromiseKey(ctx context.Context, version int64) error {
 }
 
 const findOpenings = `-- name: FindOpenings :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
-ORDER BY id DESC LIMIT $3
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
+  AND (CAST($3 AS BIGINT) = 0 OR unpaid)
+  AND (CAST($4 AS BIGINT) = 0 OR client = $5)
+ORDER BY id DESC LIMIT $6
 `
 
 type FindOpeningsParams struct {
-	BeforeID string
-	OpenOnly int64
-	Most     int32
+	BeforeID   string
+	OpenOnly   int64
+	UnpaidOnly int64
+	OneClient  int64
+	Client     []byte
+	Most       int32
 }
 
 func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]LspOpening, error) {
-	rows, err := q.db.QueryContext(ctx, findOpenings, arg.BeforeID, arg.OpenOnly, arg.Most)
+	rows, err := q.db.QueryContext(ctx, findOpenings,
+		arg.BeforeID,
+		arg.OpenOnly,
+		arg.UnpaidOnly,
+		arg.OneClient,
+		arg.Client,
+		arg.Most,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +103,10 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 			&i.Terminal,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.Newcomer,
+			&i.Unpaid,
+			&i.Closed,
+			&i.Forgiven,
 		); err != nil {
 			return nil, err
 		}
@@ -68,7 +122,7 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 }
 
 const findPayments = `-- name: FindPayments :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms FROM lsp_payments
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments
 WHERE id < $1
   AND (CAST($2 AS BIGINT) = 0 OR client = $3)
   AND (CAST($4 AS BIGINT) = 0 OR NOT terminal)
@@ -118,6 +172,9 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.ExpiresMs,
+			&i.HeldSatBlocks,
+			&i.Newcomer,
+			&i.Funded,
 		); err != nil {
 			return nil, err
 		}
@@ -132,8 +189,40 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 	return items, nil
 }
 
+const forgiveClient = `-- name: ForgiveClient :many
+UPDATE lsp_openings SET forgiven = TRUE, unpaid = FALSE WHERE client = $1 AND unpaid RETURNING id, capacity_sat
+`
+
+type ForgiveClientRow struct {
+	ID          string
+	CapacitySat int64
+}
+
+func (q *Queries) ForgiveClient(ctx context.Context, client []byte) ([]ForgiveClientRow, error) {
+	rows, err := q.db.QueryContext(ctx, forgiveClient, client)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ForgiveClientRow
+	for rows.Next() {
+		var i ForgiveClientRow
+		if err := rows.Scan(&i.ID, &i.CapacitySat); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const getOpening = `-- name: GetOpening :one
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE id = $1
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE id = $1
 `
 
 func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error) {
@@ -154,12 +243,16 @@ func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error)
 		&i.Terminal,
 		&i.CreatedMs,
 		&i.UpdatedMs,
+		&i.Newcomer,
+		&i.Unpaid,
+		&i.Closed,
+		&i.Forgiven,
 	)
 	return i, err
 }
 
 const getPayment = `-- name: GetPayment :one
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms FROM lsp_payments WHERE id = $1
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE id = $1
 `
 
 func (q *Queries) GetPayment(ctx context.Context, id string) (LspPayment, error) {
@@ -182,12 +275,15 @@ func (q *Queries) GetPayment(ctx context.Context, id string) (LspPayment, error)
 		&i.CreatedMs,
 		&i.UpdatedMs,
 		&i.ExpiresMs,
+		&i.HeldSatBlocks,
+		&i.Newcomer,
+		&i.Funded,
 	)
 	return i, err
 }
 
 const getPaymentByScid = `-- name: GetPaymentByScid :one
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms FROM lsp_payments WHERE jit_scid = $1
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE jit_scid = $1
 `
 
 func (q *Queries) GetPaymentByScid(ctx context.Context, jitScid []byte) (LspPayment, error) {
@@ -210,6 +306,9 @@ func (q *Queries) GetPaymentByScid(ctx context.Context, jitScid []byte) (LspPaym
 		&i.CreatedMs,
 		&i.UpdatedMs,
 		&i.ExpiresMs,
+		&i.HeldSatBlocks,
+		&i.Newcomer,
+		&i.Funded,
 	)
 	return i, err
 }
@@ -227,8 +326,8 @@ func (q *Queries) GetSetting(ctx context.Context, name string) ([]byte, error) {
 
 const insertOpening = `-- name: InsertOpening :exec
 INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed,
-    state, reason, terminal, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14)
 `
 
 type InsertOpeningParams struct {
@@ -239,11 +338,11 @@ type InsertOpeningParams struct {
 	ChainFeeSat int64
 	Outpoint    string
 	ZeroConf    bool
-	Paid        bool
-	Confirmed   bool
 	State       string
 	Reason      string
 	Terminal    bool
+	Newcomer    bool
+	Unpaid      bool
 	CreatedMs   int64
 	UpdatedMs   int64
 }
@@ -257,11 +356,11 @@ func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) er
 		arg.ChainFeeSat,
 		arg.Outpoint,
 		arg.ZeroConf,
-		arg.Paid,
-		arg.Confirmed,
 		arg.State,
 		arg.Reason,
 		arg.Terminal,
+		arg.Newcomer,
+		arg.Unpaid,
 		arg.CreatedMs,
 		arg.UpdatedMs,
 	)
@@ -270,27 +369,29 @@ func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) er
 
 const insertPayment = `-- name: InsertPayment :exec
 INSERT INTO lsp_payments (id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat,
-    bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    bolt11, state, reason, terminal, held_msat, held_sat_blocks, newcomer, funded, created_ms, updated_ms, expires_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE, $16, $17, $18)
 `
 
 type InsertPaymentParams struct {
-	ID          string
-	Machine     string
-	Client      []byte
-	PaymentHash []byte
-	JitScid     []byte
-	AmountMsat  int64
-	FeeMsat     int64
-	CapacitySat int64
-	Bolt11      string
-	State       string
-	Reason      string
-	Terminal    bool
-	HeldMsat    int64
-	CreatedMs   int64
-	UpdatedMs   int64
-	ExpiresMs   int64
+	ID            string
+	Machine       string
+	Client        []byte
+	PaymentHash   []byte
+	JitScid       []byte
+	AmountMsat    int64
+	FeeMsat       int64
+	CapacitySat   int64
+	Bolt11        string
+	State         string
+	Reason        string
+	Terminal      bool
+	HeldMsat      int64
+	HeldSatBlocks int64
+	Newcomer      bool
+	CreatedMs     int64
+	UpdatedMs     int64
+	ExpiresMs     int64
 }
 
 func (q *Queries) InsertPayment(ctx context.Context, arg InsertPaymentParams) error {
@@ -308,6 +409,8 @@ func (q *Queries) InsertPayment(ctx context.Context, arg InsertPaymentParams) er
 		arg.Reason,
 		arg.Terminal,
 		arg.HeldMsat,
+		arg.HeldSatBlocks,
+		arg.Newcomer,
 		arg.CreatedMs,
 		arg.UpdatedMs,
 		arg.ExpiresMs,
@@ -339,8 +442,47 @@ func (q *Queries) InsertPromiseKey(ctx context.Context, arg InsertPromiseKeyPara
 	return result.RowsAffected()
 }
 
+const markChannelClosed = `-- name: MarkChannelClosed :execrows
+UPDATE lsp_openings SET closed = TRUE, unpaid = FALSE WHERE outpoint = $1 AND NOT closed
+`
+
+func (q *Queries) MarkChannelClosed(ctx context.Context, outpoint string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, markChannelClosed, outpoint)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const markOldestPaid = `-- name: MarkOldestPaid :execrows
+UPDATE lsp_openings SET paid = TRUE, unpaid = FALSE WHERE id = (
+    SELECT o.id FROM lsp_openings o WHERE o.client = $1 AND o.unpaid AND o.outpoint <> '' ORDER BY o.created_ms, o.id LIMIT 1
+)
+`
+
+func (q *Queries) MarkOldestPaid(ctx context.Context, client []byte) (int64, error) {
+	result, err := q.db.ExecContext(ctx, markOldestPaid, client)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const markOpeningGone = `-- name: MarkOpeningGone :execrows
+UPDATE lsp_openings SET unpaid = FALSE WHERE id = $1
+`
+
+func (q *Queries) MarkOpeningGone(ctx context.Context, id string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, markOpeningGone, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const markOpeningsPaid = `-- name: MarkOpeningsPaid :execrows
-UPDATE lsp_openings SET paid = TRUE WHERE payment_id = $1
+UPDATE lsp_openings SET paid = TRUE, unpaid = FALSE
+WHERE payment_id = $1 AND state NOT IN ('failed', 'rejected', 'conflicted')
 `
 
 func (q *Queries) MarkOpeningsPaid(ctx context.Context, paymentID string) (int64, error) {
@@ -352,7 +494,7 @@ func (q *Queries) MarkOpeningsPaid(ctx context.Context, paymentID string) (int64
 }
 
 const openOpenings = `-- name: OpenOpenings :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE NOT terminal ORDER BY id
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE NOT terminal ORDER BY id
 `
 
 func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
@@ -379,6 +521,10 @@ func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
 			&i.Terminal,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.Newcomer,
+			&i.Unpaid,
+			&i.Closed,
+			&i.Forgiven,
 		); err != nil {
 			return nil, err
 		}
@@ -394,7 +540,7 @@ func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
 }
 
 const openPayments = `-- name: OpenPayments :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms FROM lsp_payments WHERE NOT terminal ORDER BY id
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE NOT terminal ORDER BY id
 `
 
 func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
@@ -423,6 +569,9 @@ func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.ExpiresMs,
+			&i.HeldSatBlocks,
+			&i.Newcomer,
+			&i.Funded,
 		); err != nil {
 			return nil, err
 		}
@@ -437,46 +586,8 @@ func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
 	return items, nil
 }
 
-const openRequests = `-- name: OpenRequests :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests, CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat
-FROM lsp_payments WHERE NOT terminal
-`
-
-type OpenRequestsRow struct {
-	Requests  int64
-	HeldMsat  int64
-	QuotedSat int64
-}
-
-func (q *Queries) OpenRequests(ctx context.Context) (OpenRequestsRow, error) {
-	row := q.db.QueryRowContext(ctx, openRequests)
-	var i OpenRequestsRow
-	err := row.Scan(&i.Requests, &i.HeldMsat, &i.QuotedSat)
-	return i, err
-}
-
-const openRequestsOf = `-- name: OpenRequestsOf :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests, CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat
-FROM lsp_payments WHERE NOT terminal AND client = $1
-`
-
-type OpenRequestsOfRow struct {
-	Requests  int64
-	HeldMsat  int64
-	QuotedSat int64
-}
-
-func (q *Queries) OpenRequestsOf(ctx context.Context, client []byte) (OpenRequestsOfRow, error) {
-	row := q.db.QueryRowContext(ctx, openRequestsOf, client)
-	var i OpenRequestsOfRow
-	err := row.Scan(&i.Requests, &i.HeldMsat, &i.QuotedSat)
-	return i, err
-}
-
 const openingByOutpoint = `-- name: OpeningByOutpoint :one
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1
 `
 
 func (q *Queries) OpeningByOutpoint(ctx context.Context, outpoint string) (LspOpening, error) {
@@ -497,6 +608,10 @@ func (q *Queries) OpeningByOutpoint(ctx context.Context, outpoint string) (LspOp
 		&i.Terminal,
 		&i.CreatedMs,
 		&i.UpdatedMs,
+		&i.Newcomer,
+		&i.Unpaid,
+		&i.Closed,
+		&i.Forgiven,
 	)
 	return i, err
 }
@@ -535,67 +650,20 @@ func (q *Queries) OpeningStates(ctx context.Context) ([]OpeningStatesRow, error)
 	return items, nil
 }
 
-const openingUsage = `-- name: OpeningUsage :one
-SELECT CAST(COUNT(*) AS BIGINT) AS openings,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT paid AND state NOT IN ('failed', 'rejected', 'conflicted') THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unpaid_sat,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT confirmed AND NOT terminal THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unconfirmed_sat,
-       CAST(COALESCE(SUM(CASE WHEN created_ms >= $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS recent
-FROM lsp_openings
+const openingsOfKnownClient = `-- name: OpeningsOfKnownClient :execrows
+UPDATE lsp_openings SET newcomer = FALSE WHERE client = $1 AND newcomer
 `
 
-type OpeningUsageRow struct {
-	Openings       int64
-	UnpaidSat      int64
-	UnconfirmedSat int64
-	Recent         int64
-}
-
-func (q *Queries) OpeningUsage(ctx context.Context, sinceMs int64) (OpeningUsageRow, error) {
-	row := q.db.QueryRowContext(ctx, openingUsage, sinceMs)
-	var i OpeningUsageRow
-	err := row.Scan(
-		&i.Openings,
-		&i.UnpaidSat,
-		&i.UnconfirmedSat,
-		&i.Recent,
-	)
-	return i, err
-}
-
-const openingUsageOf = `-- name: OpeningUsageOf :one
-SELECT CAST(COUNT(*) AS BIGINT) AS openings,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT paid AND state NOT IN ('failed', 'rejected', 'conflicted') THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unpaid_sat,
-       CAST(COALESCE(SUM(CASE WHEN outpoint <> '' AND NOT confirmed AND NOT terminal THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS unconfirmed_sat,
-       CAST(COALESCE(SUM(CASE WHEN created_ms >= $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS recent
-FROM lsp_openings WHERE client = $2
-`
-
-type OpeningUsageOfParams struct {
-	SinceMs int64
-	Client  []byte
-}
-
-type OpeningUsageOfRow struct {
-	Openings       int64
-	UnpaidSat      int64
-	UnconfirmedSat int64
-	Recent         int64
-}
-
-func (q *Queries) OpeningUsageOf(ctx context.Context, arg OpeningUsageOfParams) (OpeningUsageOfRow, error) {
-	row := q.db.QueryRowContext(ctx, openingUsageOf, arg.SinceMs, arg.Client)
-	var i OpeningUsageOfRow
-	err := row.Scan(
-		&i.Openings,
-		&i.UnpaidSat,
-		&i.UnconfirmedSat,
-		&i.Recent,
-	)
-	return i, err
+func (q *Queries) OpeningsOfKnownClient(ctx context.Context, client []byte) (int64, error) {
+	result, err := q.db.ExecContext(ctx, openingsOfKnownClient, client)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const openingsOfPayment = `-- name: OpeningsOfPayment :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms FROM lsp_openings WHERE payment_id = $1 ORDER BY created_ms, id
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE payment_id = $1 ORDER BY created_ms, id
 `
 
 func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]LspOpening, error) {
@@ -622,6 +690,10 @@ func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]Ls
 			&i.Terminal,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.Newcomer,
+			&i.Unpaid,
+			&i.Closed,
+			&i.Forgiven,
 		); err != nil {
 			return nil, err
 		}
@@ -634,6 +706,88 @@ func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]Ls
 		return nil, err
 	}
 	return items, nil
+}
+
+const opensSince = `-- name: OpensSince :one
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_opens,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings WHERE created_ms >= $2
+`
+
+type OpensSinceParams struct {
+	Client  []byte
+	SinceMs int64
+}
+
+type OpensSinceRow struct {
+	Opens         int64
+	NewcomerOpens int64
+	ClientOpens   int64
+}
+
+func (q *Queries) OpensSince(ctx context.Context, arg OpensSinceParams) (OpensSinceRow, error) {
+	row := q.db.QueryRowContext(ctx, opensSince, arg.Client, arg.SinceMs)
+	var i OpensSinceRow
+	err := row.Scan(&i.Opens, &i.NewcomerOpens, &i.ClientOpens)
+	return i, err
+}
+
+const paymentLoads = `-- name: PaymentLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS requests,
+       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat,
+       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
+       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE capacity_sat END), 0) AS BIGINT) AS unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
+FROM lsp_payments WHERE NOT terminal
+`
+
+type PaymentLoadsRow struct {
+	Requests              int64
+	QuotedSat             int64
+	HeldMsat              int64
+	HeldSatBlocks         int64
+	UnfundedSat           int64
+	NewcomerRequests      int64
+	NewcomerQuotedSat     int64
+	NewcomerHeldMsat      int64
+	NewcomerHeldSatBlocks int64
+	NewcomerUnfundedSat   int64
+	ClientRequests        int64
+	ClientQuotedSat       int64
+	ClientHeldMsat        int64
+	ClientHeldSatBlocks   int64
+}
+
+func (q *Queries) PaymentLoads(ctx context.Context, client []byte) (PaymentLoadsRow, error) {
+	row := q.db.QueryRowContext(ctx, paymentLoads, client)
+	var i PaymentLoadsRow
+	err := row.Scan(
+		&i.Requests,
+		&i.QuotedSat,
+		&i.HeldMsat,
+		&i.HeldSatBlocks,
+		&i.UnfundedSat,
+		&i.NewcomerRequests,
+		&i.NewcomerQuotedSat,
+		&i.NewcomerHeldMsat,
+		&i.NewcomerHeldSatBlocks,
+		&i.NewcomerUnfundedSat,
+		&i.ClientRequests,
+		&i.ClientQuotedSat,
+		&i.ClientHeldMsat,
+		&i.ClientHeldSatBlocks,
+	)
+	return i, err
 }
 
 const paymentStates = `-- name: PaymentStates :many
@@ -670,7 +824,7 @@ func (q *Queries) PaymentStates(ctx context.Context) ([]PaymentStatesRow, error)
 }
 
 const paymentsByHash = `-- name: PaymentsByHash :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC
 `
 
 func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]LspPayment, error) {
@@ -699,6 +853,9 @@ func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]Lsp
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.ExpiresMs,
+			&i.HeldSatBlocks,
+			&i.Newcomer,
+			&i.Funded,
 		); err != nil {
 			return nil, err
 		}
@@ -711,6 +868,18 @@ func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]Lsp
 		return nil, err
 	}
 	return items, nil
+}
+
+const paymentsOfKnownClient = `-- name: PaymentsOfKnownClient :execrows
+UPDATE lsp_payments SET newcomer = FALSE WHERE client = $1 AND newcomer
+`
+
+func (q *Queries) PaymentsOfKnownClient(ctx context.Context, client []byte) (int64, error) {
+	result, err := q.db.ExecContext(ctx, paymentsOfKnownClient, client)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const promiseKeys = `-- name: PromiseKeys :many
@@ -778,6 +947,34 @@ func (q *Queries) SetPaymentBolt11(ctx context.Context, arg SetPaymentBolt11Para
 	return result.RowsAffected()
 }
 
+const setPaymentFunded = `-- name: SetPaymentFunded :execrows
+UPDATE lsp_payments SET funded = $1 WHERE id = $2
+`
+
+type SetPaymentFundedParams struct {
+	Funded bool
+	ID     string
+}
+
+func (q *Queries) SetPaymentFunded(ctx context.Context, arg SetPaymentFundedParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, setPaymentFunded, arg.Funded, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const unconfirmedSat = `-- name: UnconfirmedSat :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal
+`
+
+func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
+	row := q.db.QueryRowContext(ctx, unconfirmedSat)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const unfundedOutpoints = `-- name: UnfundedOutpoints :many
 SELECT outpoint FROM lsp_openings WHERE outpoint <> '' AND state IN ('failed', 'rejected', 'conflicted')
 `
@@ -803,6 +1000,31 @@ func (q *Queries) UnfundedOutpoints(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const unpaidLoads = `-- name: UnpaidLoads :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS unpaid_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unpaid_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_unpaid_sat
+FROM lsp_openings WHERE unpaid AND created_ms >= $2
+`
+
+type UnpaidLoadsParams struct {
+	Client  []byte
+	SinceMs int64
+}
+
+type UnpaidLoadsRow struct {
+	UnpaidSat         int64
+	NewcomerUnpaidSat int64
+	ClientUnpaidSat   int64
+}
+
+func (q *Queries) UnpaidLoads(ctx context.Context, arg UnpaidLoadsParams) (UnpaidLoadsRow, error) {
+	row := q.db.QueryRowContext(ctx, unpaidLoads, arg.Client, arg.SinceMs)
+	var i UnpaidLoadsRow
+	err := row.Scan(&i.UnpaidSat, &i.NewcomerUnpaidSat, &i.ClientUnpaidSat)
+	return i, err
 }
 
 const updateOpening = `-- name: UpdateOpening :execrows
@@ -839,16 +1061,18 @@ func (q *Queries) UpdateOpening(ctx context.Context, arg UpdateOpeningParams) (i
 }
 
 const updatePayment = `-- name: UpdatePayment :execrows
-UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, updated_ms = $6 WHERE id = $1
+UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7
+WHERE id = $1
 `
 
 type UpdatePaymentParams struct {
-	ID        string
-	State     string
-	Reason    string
-	Terminal  bool
-	HeldMsat  int64
-	UpdatedMs int64
+	ID            string
+	State         string
+	Reason        string
+	Terminal      bool
+	HeldMsat      int64
+	HeldSatBlocks int64
+	UpdatedMs     int64
 }
 
 func (q *Queries) UpdatePayment(ctx context.Context, arg UpdatePaymentParams) (int64, error) {
@@ -858,6 +1082,7 @@ func (q *Queries) UpdatePayment(ctx context.Context, arg UpdatePaymentParams) (i
 		arg.Reason,
 		arg.Terminal,
 		arg.HeldMsat,
+		arg.HeldSatBlocks,
 		arg.UpdatedMs,
 	)
 	if err != nil {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// ClientCmd shows one client.
+type ClientCmd struct {
+	Key string `arg:"" name:"node-key" help:"The wallet's node key (66 hex digits)."`
+}
+
+// Run implements the command.
+func (c ClientCmd) Run(w *world, g *Globals) error {
+	key, err := ln.ParsePubKey(c.Key)
+	if err != nil {
+		return err
+	}
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, s.op.ShowClient, &lspv1.ShowClientRequest{ClientNodeKey: key[:]})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, got)
+		}
+		p := w.printer()
+		facts := cli.NewTable("", "")
+		facts.Row("Client", cli.Hex(got.GetClientNodeKey()))
+		known := "has paid for a channel"
+		if got.GetNewcomer() {
+			known = "new: has not paid for a channel yet, and shares the newcomers' part of the limits"
+		}
+		facts.Row("History", known)
+		p.Table(facts)
+		p.Printf("\n")
+		p.Table(exposures(got.GetExposures()))
+		return p.Err
+	})
+}
+
+// ForgiveCmd forgives a client.
+type ForgiveCmd struct {
+	Key    string `arg:"" name:"node-key" help:"The wallet's node key (66 hex digits)."`
+	Reason string `required:"" placeholder:"TEXT" help:"Why, for the log."`
+}
+
+// Run implements the command.
+func (c ForgiveCmd) Run(w *world, g *Globals) error {
+	key, err := ln.ParsePubKey(c.Key)
+	if err != nil {
+		return err
+	}
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, s.op.ForgiveClient, &lspv1.ForgiveClientRequest{ClientNodeKey: key[:], Reason: c.Reason})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, got)
+		}
+		p := w.printer()
+		p.Printf("Forgiven: %s in %d channel(s) no longer count as unpaid. The channels stay open.\n",
+			cli.Sat(got.GetCapacitySat()), got.GetChannels())
+		return p.Err
+	})
+}

@@ -1,0 +1,346 @@
+package engine
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// atOnce calls f n times at once and counts the successes.
+func atOnce(n int, f func(i int) bool) int {
+	var wg sync.WaitGroup
+	var ok atomic.Int64
+	start := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			if f(i) {
+				ok.Add(1)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	return int(ok.Load())
+}
+
+// However many ask at once, no cap is exceeded by one request, one satoshi or
+// one satoshi-block, and all that fits is admitted.
+func TestCapsHoldAgainstMany(t *testing.T) {
+	const many = 24
+	t.Run("open requests", func(t *testing.T) {
+		storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+			b := newOffice(t, open(), func(c *Config) { c.Caps.Client.OpenRequests, c.Caps.All.OpenRequests = 5, 8 })
+			admitted := atOnce(many, func(i int) bool {
+				_, _, err := b.negotiate(key(2+uint64(i%2)), 100_000_000)
+				if err != nil {
+					require.Equal(t, errkind.Exhausted, errkind.Of(err), "%v", err)
+				}
+				return err == nil
+			})
+			require.Equal(t, 8, admitted)
+			u := b.usage(key(2))
+			require.Equal(t, 8, u.All.OpenRequests)
+			require.LessOrEqual(t, u.Client.OpenRequests, 5)
+			require.LessOrEqual(t, u.All.OpenRequests-u.Client.OpenRequests, 5)
+			require.EqualValues(t, 8, b.routes.claimed.Load()-b.routes.released.Load(), "who is refused keeps no claim")
+		})
+	})
+	t.Run("coins promised", func(t *testing.T) {
+		storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+			b := newOffice(t, open(), func(*Config) {})
+			capacity, err := b.e.capacityFor(100_000_000)
+			require.NoError(t, err)
+			b.node.coins = 6*capacity + b.e.anchorReserve(0)
+			require.Equal(t, 6, atOnce(many, func(i int) bool {
+				_, _, err := b.negotiate(key(uint64(i)+2), 100_000_000)
+				return err == nil
+			}))
+			require.Equal(t, 6*capacity, b.usage(ln.PubKey{}).UnfundedSat)
+		})
+	})
+	t.Run("held sats", func(t *testing.T) {
+		storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+			// 102,001 sat each, rounded up: nine fit in all, five of one client.
+			b := newOffice(t, open(), func(c *Config) { c.Caps.Client.HeldSat, c.Caps.All.HeldSat = 510_005, 918_009 })
+			b.holdMany(many, 9, 5)
+			u := b.usage(key(2))
+			require.LessOrEqual(t, u.All.HeldSat, ln.Sat(918_009))
+			require.LessOrEqual(t, u.Client.HeldSat, ln.Sat(510_005))
+		})
+	})
+	t.Run("held sats times blocks", func(t *testing.T) {
+		storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+			const each = 102_001 * 144
+			b := newOffice(t, open(), func(c *Config) { c.Caps.Client.HeldSatBlocks, c.Caps.All.HeldSatBlocks = 5*each, 9*each })
+			b.holdMany(many, 9, 5)
+			u := b.usage(key(2))
+			require.EqualValues(t, 9*each, u.All.HeldSatBlocks)
+			require.LessOrEqual(t, u.Client.HeldSatBlocks, uint64(5*each))
+		})
+	})
+	for name, cap := range map[string]func(*Config, ln.Sat){
+		"unpaid": func(c *Config, capacity ln.Sat) {
+			c.Caps.Client.UnpaidSat, c.Caps.All.UnpaidSat = 5*capacity, 9*capacity
+		},
+		"opens per hour": func(c *Config, _ ln.Sat) { c.Caps.Client.OpensLastHour, c.Caps.All.OpensLastHour = 5, 9 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+				b := newOffice(t, open(), func(*Config) {})
+				capacity, err := b.e.capacityFor(100_000_000)
+				require.NoError(t, err)
+				cap(&b.e.cfg, capacity)
+				var agreed [many]Agreement
+				for i := range agreed {
+					agreed[i], _ = b.agree(key(2+uint64(i%2)), 100_000_000)
+				}
+				require.Equal(t, 9, atOnce(many, func(i int) bool {
+					id, reason := b.open(agreed[i], key(2+uint64(i%2)))
+					_, err := b.e.openings.Get(context.Background(), id)
+					require.Equal(t, reason.IsZero(), err == nil, "an open is begun or a reason given")
+					if !reason.IsZero() {
+						require.Equal(t, lsp.ReasonLimit, reason.Code)
+					}
+					return reason.IsZero()
+				}))
+				u := b.usage(key(2))
+				require.Equal(t, 9*capacity, u.All.UnpaidSat)
+				require.Equal(t, 9, u.All.OpensLastHour)
+				require.LessOrEqual(t, u.Client.OpensLastHour, 5)
+				require.LessOrEqual(t, u.All.OpensLastHour-u.Client.OpensLastHour, 5)
+				require.Equal(t, (many-9)*capacity, u.UnfundedSat, "what is being funded is no longer only promised")
+			})
+		})
+	}
+}
+
+// holdMany offers HTLCs for many agreements of two clients at once and expects
+// that so many are held, and the others refused whole, with a reason.
+func (b *office) holdMany(many, inAll, each int) {
+	b.t.Helper()
+	type offer struct {
+		a    Agreement
+		hash ln.Hash
+	}
+	offers := make([]offer, many)
+	for i := range offers {
+		offers[i].a, offers[i].hash = b.agree(key(2+uint64(i%2)), 100_000_000)
+	}
+	require.Equal(b.t, many, atOnce(many, func(i int) bool { return b.part(offers[i].a, offers[i].hash, uint64(i)) == nil })) //nolint:gosec // an index
+	held := map[ln.PubKey]int{}
+	for _, o := range offers {
+		s := b.state(o.a.PaymentID)
+		if len(jit.PartsOf(s)) > 0 {
+			held[jit.OfferOf(s).Client]++
+			continue
+		}
+		require.Equal(b.t, "offered", s.StateName())
+		require.Equal(b.t, lsp.ReasonLimit, jit.OfferOf(s).Last.Code)
+		require.NotEmpty(b.t, jit.ReasonOf(s).Text)
+	}
+	require.Equal(b.t, inAll, held[key(2)]+held[key(3)])
+	require.LessOrEqual(b.t, held[key(2)], each)
+	require.LessOrEqual(b.t, held[key(3)], each)
+}
+
+// Payments that need no channel, and wrapped ones, are held against the same
+// limits.
+func TestHeldCapsOnEveryWay(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(c *Config) { c.Caps.Client.HeldSat = 250_000 })
+		client := key(2)
+		b.node.channels = []ln.Channel{roomy(client, 50, 900_000)}
+		free, hash := b.agree(client, 200_000_000)
+		require.False(t, free.OpensChannel)
+		require.NoError(t, b.part(free, hash, 1))
+		require.Equal(t, "collecting", b.state(free.PaymentID).StateName())
+
+		offer := wrap.Offer{Terms: wrap.Terms{
+			ID: "wrapped", Client: client, Hash: ln.Hash{9}, PayerMsat: 60_000_000, WalletMsat: 58_000_000, FeeMsat: 2_000_000,
+			WalletFinalCltv: 80, PadBlocks: 3, MarginBlocks: 60, HoldExpiryDelta: 18, ExpiresAt: time.Now().Add(time.Hour),
+		}}
+		require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			if err := b.e.indexAgreement(ctx, tx, client, offerRequest{}, lspdb.InsertPaymentParams{
+				ID: "wrapped", Machine: machineWrap, PaymentHash: offer.Hash[:], AmountMsat: 58_000_000,
+			}); err != nil {
+				return err
+			}
+			_, err := b.e.wraps.CreateTx(ctx, tx, "wrapped", wrap.Offered{Offer: offer}, wrap.Start{Moment: b.e.moment()})
+			return err
+		}))
+		_, err := b.e.wraps.Send(t.Context(), "wrapped", wrap.InvoiceAdded{Moment: b.e.moment(), Bolt11: "lnbcrt1"})
+		require.NoError(t, err)
+		htlcs := []ln.InvoiceHtlc{{Key: ln.CircuitKey{ChanID: 7, HtlcID: 2}, AmtMsat: 60_000_000, Expiry: testHeight + 183}}
+		require.NoError(t, tellJudged(b.e, b.e.wraps, "wrapped", b.e.judgeSet("wrapped", htlcs)))
+		inst, err := b.e.wraps.Get(t.Context(), "wrapped")
+		require.NoError(t, err)
+		require.Equal(t, "cancelling", inst.State.StateName())
+		require.Equal(t, lsp.ReasonLimit, wrap.ReasonOf(inst.State).Code)
+		require.Equal(t, ln.Sat(200_001), b.usage(client).Client.HeldSat, "only the first is held")
+	})
+}
+
+// Keys are free: a crowd of new ones uses up the newcomers' part of every limit,
+// and the coins with its quotes, and a client that has paid for a channel still
+// does business.
+func TestACrowdOfNewKeysLeavesRoomForCustomers(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(c *Config) {
+			c.Caps = lsp.Caps{All: lsp.Load{OpenRequests: 11, HeldSat: 700_000, OpensLastHour: 5}, NewcomersPercent: 50}
+		})
+		customer := key(2)
+		first, hash := b.agree(customer, 100_000_000)
+		require.True(t, b.usage(customer).Newcomer)
+		require.NoError(t, b.part(first, hash, 0))
+		_, reason := b.open(first, customer)
+		require.True(t, reason.IsZero())
+		require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			return settleDebt(ctx, tx, first.PaymentID, customer, first.Quote.FeeMsat)
+		}))
+		u := b.usage(customer)
+		require.False(t, u.Newcomer)
+		require.Zero(t, u.Newcomers, "what it has is no longer the newcomers'")
+		require.Equal(t, 1, u.All.OpenRequests)
+
+		// Each attacker has a key of its own; only one limit after the other stops
+		// them, and quotes alone would take all coins.
+		capacity, err := b.e.capacityFor(100_000_000)
+		require.NoError(t, err)
+		b.node.coins = 5*capacity + b.e.anchorReserve(0)
+		var crowd []Agreement
+		var hashes []ln.Hash
+		for i := range uint64(20) {
+			if a, hash, err := b.negotiate(key(100+i), 100_000_000); err == nil {
+				crowd, hashes = append(crowd, a), append(hashes, hash)
+			} else {
+				require.ErrorContains(t, err, "new clients'")
+			}
+		}
+		require.Len(t, crowd, 5)
+		_, _, err = b.negotiate(customer, 100_000_000)
+		require.NoError(t, err, "neither requests nor coins are used up for a customer")
+
+		opened, held := 0, 0
+		for i, a := range crowd {
+			require.NoError(t, b.part(a, hashes[i], uint64(i)+1)) //nolint:gosec // an index
+			held += len(jit.PartsOf(b.state(a.PaymentID)))
+			if _, reason := b.open(a, key(100+uint64(i))); reason.IsZero() { //nolint:gosec // an index
+				opened++
+			}
+		}
+		require.Equal(t, 3, held, "of 102,001 sat each in 350,000 sat")
+		require.Equal(t, 2, opened)
+		again, hash := b.agree(customer, 100_000_000)
+		require.NoError(t, b.part(again, hash, 90))
+		require.Len(t, jit.PartsOf(b.state(again.PaymentID)), 1)
+		_, reason = b.open(again, customer)
+		require.True(t, reason.IsZero())
+	})
+}
+
+// A channel counts as unpaid until one of the ends that are named, and no
+// longer: each in turn.
+func TestUnpaidIsForgotten(t *testing.T) {
+	client := key(2)
+	pay := func(b *office, id string, fee ln.Msat) {
+		require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			return settleDebt(ctx, tx, id, client, fee)
+		}))
+	}
+	for name, end := range map[string]func(b *office, paymentID, openingID, outpoint string){
+		"its payment succeeded": func(b *office, id, _, _ string) { pay(b, id, 0) },
+		"a later fee paid for it": func(b *office, _, _, _ string) {
+			other, _ := b.agree(client, 50_000_000)
+			pay(b, other.PaymentID, other.Quote.FeeMsat)
+		},
+		"its channel was closed": func(b *office, _, _, outpoint string) { b.e.markClosed(b.t.Context(), outpoint) },
+		"its close was missed": func(b *office, _, openingID, _ string) {
+			b.e.lookForClosed(b.t.Context())
+			require.NotZero(b.t, b.usage(client).Client.UnpaidSat, "an open that is not buried is not judged by lnd's list")
+			b.sql("UPDATE lsp_openings SET terminal = TRUE, state = 'buried' WHERE id = $1", openingID)
+			b.node.pending = []ln.PendingChannel{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}}, Kind: ln.PendingOpen}}
+			b.e.lookForClosed(b.t.Context())
+			require.NotZero(b.t, b.usage(client).Client.UnpaidSat, "one that lnd calls pending is there")
+			b.node.pending = nil
+			b.e.lookForClosed(b.t.Context())
+		},
+		"the client was forgiven": func(b *office, _, _, _ string) {
+			f, err := b.e.Forgive(b.t.Context(), client, "its phone broke")
+			require.NoError(b.t, err)
+			require.Equal(b.t, 1, f.Channels)
+			_, err = b.e.Forgive(b.t.Context(), client, "again")
+			require.Equal(b.t, errkind.NotFound, errkind.Of(err))
+		},
+		"it grew old": func(b *office, _, openingID, _ string) {
+			b.sql("UPDATE lsp_openings SET created_ms = $1 WHERE id = $2", time.Now().Add(-90*24*time.Hour-time.Second).UnixMilli(), openingID)
+		},
+		"it made no channel": func(b *office, _, openingID, _ string) {
+			require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
+				return countOpening(ctx, lspdb.New(tx), openingID, "", false, true)
+			}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+				b := newOffice(t, open(), func(c *Config) { c.Caps.Client.UnpaidSat = 200_000 })
+				a, _ := b.agree(client, 100_000_000)
+				id, reason := b.open(a, client)
+				require.True(t, reason.IsZero())
+				outpoint := ln.Outpoint{TxID: ln.TxID{1}}.String()
+				b.sql("UPDATE lsp_openings SET outpoint = $1 WHERE id = $2", outpoint, id)
+				capacity := b.usage(client).Client.UnpaidSat
+				require.NotZero(t, capacity)
+				second, _ := b.agree(client, 100_000_000)
+				_, reason = b.open(second, client)
+				require.Equal(t, lsp.ReasonLimit, reason.Code, "the cap is one channel")
+
+				// What merely went through pays for nothing.
+				pay(b, second.PaymentID, 0)
+				require.Equal(t, capacity, b.usage(client).Client.UnpaidSat)
+
+				end(b, a.PaymentID, id, outpoint)
+				u := b.usage(client)
+				require.Zero(t, u.Client.UnpaidSat)
+				require.Zero(t, u.All.UnpaidSat)
+				_, reason = b.open(second, client)
+				require.True(t, reason.IsZero())
+				list, err := b.e.Opens(t.Context(), OpenFilter{UnpaidOnly: true, Client: client})
+				require.NoError(t, err)
+				for _, o := range list {
+					require.Equal(t, o.Unpaid, o.PaymentID == second.PaymentID, "%+v", o)
+				}
+			})
+		})
+	}
+}
+
+// Without caps nothing is limited, whatever the sums.
+func TestNoCaps(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	a, hash := b.agree(key(2), 9_000_000_000)
+	b.e.world.height = 1
+	require.NoError(t, b.part(a, hash, math.MaxInt64))
+	require.Len(t, jit.PartsOf(b.state(a.PaymentID)), 1)
+	s, err := b.e.Status(t.Context())
+	require.NoError(t, err)
+	for _, x := range s.Exposures() {
+		if x.Kind != "quoted" {
+			require.Zero(t, x.Cap, x.Kind)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+)
+
+// mapChannel makes the offer's SCID lead to the channel. A link that lnd built
+// itself, rather than through the open that this process saw, may carry lnd's
+// default fees, which no invoice of ours mentions: its policy is set first.
+func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event, error) {
+	failed := func(text string) ([]jit.Event, error) {
+		return []jit.Event{jit.MapFailed{Moment: e.moment(), Via: f.Via, Text: text}}, nil
+	}
+	err := e.mapAlias(ctx, f)
+	switch {
+	case errors.Is(err, ln.ErrUnavailable):
+		return nil, err
+	case err != nil:
+		return failed(err.Error())
+	}
+	op, l, found := e.world.byChanID(f.Via)
+	if !found || !l.active {
+		return failed("the channel is not active")
+	}
+	if !e.isFunded(op) {
+		return failed("the channel's funding transaction is in doubt")
+	}
+	if l.rebuilt {
+		if err := e.ensurePolicy(ctx, op, f.Via); err != nil {
+			if errors.Is(err, ln.ErrUnavailable) {
+				return nil, err
+			}
+			return failed(err.Error())
+		}
+	}
+	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
+}
+
+// mapAlias makes the SCID an alias of the channel. An earlier attempt may have
+// mapped it to another channel of the wallet. While that one is active nothing
+// needs to be done: lnd takes the link only to find the peer, and forwards over
+// whichever link of the peer takes the HTLC. Otherwise the alias leads nowhere
+// (lnd keeps it for a closed channel, too) and is moved.
+func (e *Engine) mapAlias(ctx context.Context, f jit.MapChannel) error {
+	err := e.node.Aliases.AddAlias(ctx, f.Via, f.SCID)
+	if !errors.Is(err, ln.ErrExists) {
+		return err
+	}
+	owner, ownerErr := e.node.Aliases.AliasOwner(ctx, f.SCID)
+	if ownerErr != nil {
+		return ownerErr
+	}
+	channels, listErr := e.node.Channels.ListChannels(ctx)
+	if listErr != nil {
+		return listErr
+	}
+	for _, c := range channels {
+		switch {
+		case c.ChanID != owner:
+		case c.Peer != f.Client:
+			return err
+		case c.Active && e.isFunded(c.Outpoint):
+			return nil
+		}
+	}
+	e.log.Info("the channel id of an agreement is moved from a channel that is closed or inactive",
+		zap.String("payment", f.OfferID), zap.Stringer("from", owner), zap.Stringer("to", f.Via))
+	if err := e.node.Aliases.RemoveAlias(ctx, owner, f.SCID); err != nil {
+		return err
+	}
+	return e.node.Aliases.AddAlias(ctx, f.Via, f.SCID)
+}
+
+// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
+// channel into its graph; it was seen to take a second.
+const ownPolicyWithin = 3 * time.Second
+
+// ensurePolicy sees to it that the channel forwards for no fee and with our
+// CLTV delta. While lnd is about to make the edge itself it is not made here:
+// of two that are made at once one can lose the peer's policy.
+func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID) error {
+	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
+	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
+		select {
+		case <-time.After(ownPolicyWithin / 30):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ln.ErrUnavailable, ctx.Err())
+		}
+		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
+	}
+	if err == nil && policy.BaseFeeMsat == 0 && policy.FeePPM == 0 && policy.TimeLockDelta == e.cfg.CltvDelta && !policy.Disabled {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ln.ErrNotFound) {
+		return err
+	}
+	return e.node.Channels.SetPolicy(ctx, op, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta})
+}

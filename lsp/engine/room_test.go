@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/jit"
+)
+
+// roomy is an active channel that the gateway opened to the wallet.
+func roomy(client ln.PubKey, id ln.SCID, local ln.Sat) ln.Channel {
+	return ln.Channel{
+		ChanID: id, Peer: client, Active: true, Initiator: true, CommitmentType: string(ln.CommitmentAnchors),
+		CapacitySat: local + 50_000, LocalSat: local, LocalReserveSat: 5_000, CommitFeeSat: 3_000,
+	}
+}
+
+// Room is promised once, however many ask for it at once, and comes free when
+// the agreement ends; who finds none is offered a channel for its fee.
+func TestRoomIsPromisedOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(*Config) {})
+		client := key(2)
+		b.node.channels = []ln.Channel{roomy(client, 50, 350_000), roomy(client, 51, 150_000), roomy(key(3), 52, 900_000)}
+		var mu sync.Mutex
+		var free []Agreement
+		atOnce(12, func(int) bool {
+			a, _, err := b.negotiate(client, 100_000_000)
+			require.NoError(t, err)
+			require.Equal(t, a.OpensChannel, a.Quote.FeeMsat > 0)
+			mu.Lock()
+			defer mu.Unlock()
+			if !a.OpensChannel {
+				free = append(free, a)
+			}
+			return true
+		})
+		require.Len(t, free, 4, "three in one channel, one in the other")
+
+		// A payment that pays for a channel doesn't take promised room either.
+		paying, hash := b.agree(client, 100_000_000)
+		require.True(t, paying.OpensChannel)
+		require.NoError(t, b.part(paying, hash, 1))
+		room, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0)
+		require.NoError(t, err)
+		require.Zero(t, room)
+		// One that was promised room finds its own.
+		via := jit.OfferOf(b.state(free[0].PaymentID)).Room
+		require.NotZero(t, via)
+		room, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via)
+		require.NoError(t, err)
+		require.Equal(t, via, room)
+
+		_, err = b.e.jits.Send(t.Context(), free[0].PaymentID, jit.Cancel{Moment: b.e.moment()})
+		require.NoError(t, err)
+		next, _ := b.agree(client, 100_000_000)
+		require.False(t, next.OpensChannel, "the room came free")
+
+		// Promises outlive a restart.
+		b.e.promises = map[string]spot{}
+		require.NoError(t, b.e.load(t.Context()))
+		next, _ = b.agree(client, 100_000_000)
+		require.True(t, next.OpensChannel)
+	})
+}
+
+// The wallet's promised room is gone when the payment comes: it goes back with a
+// reason that says so, unless the operator opens a channel for it.
+func TestPromisedRoomIsGone(t *testing.T) {
+	for name, allowed := range map[string]bool{"off": false, "on": true} {
+		t.Run(name, func(t *testing.T) {
+			db := storetest.Open(t, storetest.SQLite(t))
+			b := newOffice(t, db, func(c *Config) { c.OpenForLostRoom = allowed })
+			client := key(2)
+			b.node.channels = []ln.Channel{roomy(client, 50, 200_000)}
+			a, hash := b.agree(client, 100_000_000)
+			require.False(t, a.OpensChannel)
+			b.node.channels[0].LocalSat = 50_000
+			require.NoError(t, b.part(a, hash, 1))
+			_, err := b.e.jits.Send(t.Context(), a.PaymentID, jit.WalletStatus{Moment: b.e.moment(), Online: true, Channels: 1})
+			require.NoError(t, err)
+			s := b.state(a.PaymentID)
+			if allowed {
+				require.Equal(t, "opening", s.StateName())
+				return
+			}
+			require.Equal(t, "offered", s.StateName())
+			require.Equal(t, lsp.ReasonNoRoom, jit.OfferOf(s).Last.Code)
+		})
+	}
+}
+
+// A retry whose SCID leads to another channel of the wallet is served by it
+// while it is active; from a channel that is closed or inactive the SCID moves.
+func TestMapAlias(t *testing.T) {
+	const scid, other = ln.SCID(99), ln.SCID(60)
+	client := key(2)
+	for name, c := range map[string]struct {
+		channels []ln.Channel
+		owner    ln.SCID
+		taken    bool
+	}{
+		"not mapped yet":                    {owner: 50, channels: []ln.Channel{roomy(client, 50, 1)}},
+		"mapped to it already":              {owner: 50, channels: []ln.Channel{roomy(client, 50, 1)}},
+		"mapped to an active channel":       {owner: other, channels: []ln.Channel{roomy(client, 50, 1), roomy(client, other, 1)}},
+		"mapped to one that is closed":      {owner: 50, channels: []ln.Channel{roomy(client, 50, 1)}},
+		"mapped to one that is not active":  {owner: 50, channels: []ln.Channel{roomy(client, 50, 1), {ChanID: other, Peer: client}}},
+		"mapped to a channel of a stranger": {owner: other, taken: true, channels: []ln.Channel{roomy(client, 50, 1), roomy(key(3), other, 1)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+			b.node.channels = c.channels
+			switch name {
+			case "not mapped yet":
+			case "mapped to it already":
+				b.node.aliases[scid] = 50
+			default:
+				b.node.aliases[scid] = other
+			}
+			err := b.e.mapAlias(t.Context(), jit.MapChannel{Client: client, SCID: scid, Via: 50})
+			require.Equal(t, c.taken, err != nil, "%v", err)
+			require.Equal(t, c.owner, b.node.aliases[scid])
+		})
+	}
+}
