@@ -89,6 +89,8 @@ type Engine struct {
 	watched      map[string]opening.WatchChain
 	negotiations map[ln.PendingChanID]*negotiation
 	invoices     map[ln.Hash]context.CancelFunc
+	// liveOpenings are the unfinished opens; true for those whose channel cannot
+	// carry payments yet.
 	liveOpenings map[string]bool
 	business     business
 	ids          *ulid.MonotonicEntropy

@@ -31,6 +31,7 @@ func TestARestartWhilePlannedKeepsTheCoins(t *testing.T) {
 	dead.stop()
 
 	e := newEngine(t, cfg, n, nil)
+	close(e.world.follow.picture) // channels are followed
 	_, err = e.openings.Recover(t.Context())
 	require.NoError(t, err)
 	select {

@@ -26,6 +26,9 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	case err != nil:
 		return failed(err.Error())
 	}
+	if err := e.world.current(ctx); err != nil {
+		return nil, err
+	}
 	op, l, found := e.world.byChanID(f.Via)
 	if !found || !l.active {
 		return failed("the channel is not active")

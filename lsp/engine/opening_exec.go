@@ -204,6 +204,10 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 	if err != nil || !wanted {
 		return nil, err
 	}
+	// Its channel's becoming active must not be missed.
+	if err := e.world.current(ctx); err != nil {
+		return nil, err
+	}
 	// The stream outlives this call: Verify goes on with it.
 	streamCtx, cancel := context.WithCancel(e.ctx)
 	stream, err := e.node.Opener.OpenChannel(streamCtx, ln.OpenRequest{

@@ -71,6 +71,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 func (e *Engine) openingMoved(id string, s opening.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.followWanted()
 	e.noteFunding(s)
 	if opening.Final(s) {
 		delete(e.liveOpenings, id)
@@ -82,10 +83,20 @@ func (e *Engine) openingMoved(id string, s opening.State) {
 		}
 		return
 	}
-	e.liveOpenings[id] = true
+	e.liveOpenings[id] = !opening.CarriesPayments(s)
 	if op := opening.OutpointOf(s); !op.IsZero() {
 		e.byOutpoint[op] = id
 	}
+}
+
+// followWanted says whether a payment or an open waits for something that
+// happens to a channel. Callers hold e.mu.
+func (e *Engine) followWanted() {
+	wanted := len(e.waitingJit)+len(e.waitingWrap) > 0
+	for _, waits := range e.liveOpenings {
+		wanted = wanted || waits
+	}
+	e.world.want(wanted)
 }
 
 // recordJit keeps the index row of a payment in step with its machine and
@@ -113,6 +124,7 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.followWanted()
 	if len(jit.PartsOf(s)) > 0 && !jit.Final(s) {
 		e.waitingJit[id] = offer.Client
 	} else {
@@ -161,6 +173,7 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.followWanted()
 	if len(wrap.HeldOf(s).Htlcs) > 0 && !wrap.Final(s) {
 		e.waitingWrap[id] = offer.Client
 	} else {

@@ -11,7 +11,9 @@ import (
 )
 
 // world is what this process knows of the node right now, kept by lnd's event
-// streams and read anew from lnd whenever a stream has begun again.
+// streams and read anew from lnd whenever a stream has begun again. What it
+// knows of channels is only as new as the last time that anything needed it
+// (follow.go).
 type world struct {
 	events   Events
 	channels Channels
@@ -27,6 +29,7 @@ type world struct {
 	peers  map[ln.PubKey]bool
 	links  map[ln.Outpoint]link
 	synced map[string]chan struct{}
+	follow follow
 	// seen counts events; peerSeen and linkSeen are the count at the last event
 	// of each. A picture that was asked for before an event doesn't overrule it.
 	seen     uint64
@@ -48,6 +51,7 @@ func newWorld(events Events, channels Channels, log *zap.Logger) *world {
 		events: events, channels: channels, log: log,
 		peers: make(map[ln.PubKey]bool), links: make(map[ln.Outpoint]link),
 		peerSeen: make(map[ln.PubKey]uint64), linkSeen: make(map[ln.Outpoint]uint64),
+		follow: follow{picture: make(chan struct{}), woken: make(chan struct{}, 1)},
 		synced: map[string]chan struct{}{
 			"blocks": make(chan struct{}), "peers": make(chan struct{}), "channels": make(chan struct{}),
 		},
@@ -70,10 +74,8 @@ func (w *world) run(ctx context.Context, spawn func(func())) {
 		})
 	})
 	spawn(func() {
-		w.keep(ctx, "channels", func(ctx context.Context) error {
-			go w.resync(ctx, "channels", w.readChannels)
-			return w.events.SubscribeChannelEvents(ctx, w.channelEvent)
-		})
+		w.resync(ctx, "channels", w.readChannels)
+		w.keep(ctx, "channels", w.followChannels)
 	})
 }
 
@@ -98,6 +100,9 @@ func (w *world) keep(ctx context.Context, what string, subscribe func(context.Co
 		cancel()
 		if ctx.Err() != nil {
 			return
+		}
+		if err == nil {
+			continue
 		}
 		w.log.Warn("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
 		if time.Since(began) > time.Minute {
@@ -189,7 +194,12 @@ func (w *world) peer(e ln.PeerEvent) {
 	}
 }
 
-func (w *world) readChannels(ctx context.Context) error {
+// readChannels reads the first picture of a subscription.
+func (w *world) readChannels(ctx context.Context) error { return w.picture(ctx, true) }
+
+// picture reads lnd's channels. After a gap in the events a link that was seen
+// before may have been rebuilt.
+func (w *world) picture(ctx context.Context, gap bool) error {
 	asked := w.count()
 	list, err := w.channels.ListChannels(ctx)
 	if err != nil {
@@ -205,9 +215,9 @@ func (w *world) readChannels(ctx context.Context) error {
 	for _, c := range list {
 		open[c.Outpoint] = true
 		was, seen := w.links[c.Outpoint]
-		// A gap in the events may hide a flap, and before the first event of a
-		// channel anything may have happened.
-		now := link{chanID: c.ChanID, active: c.Active, rebuilt: true}
+		// A gap may hide a flap, and before the first event of a channel anything
+		// may have happened.
+		now := link{chanID: c.ChanID, active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
 		if w.linkSeen[c.Outpoint] > asked {
 			now.active, now.rebuilt = was.active, was.rebuilt
 		}

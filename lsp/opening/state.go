@@ -231,6 +231,16 @@ func Final(s State) bool {
 	return false
 }
 
+// CarriesPayments reports that the channel has been usable, so that nothing
+// waits for it to become so.
+func CarriesPayments(s State) bool {
+	switch s.(type) {
+	case Usable, Confirmed, Buried:
+		return true
+	}
+	return false
+}
+
 // CanAbandon reports that the open can still be given up with no transaction
 // of it anywhere.
 func CanAbandon(s State) bool {
