@@ -62,7 +62,7 @@ type Config struct {
 	// to what is already held for it (30 s).
 	AbsentGrace time.Duration
 	// PollEvery is the time between listings that look for ended HTLCs (10 s);
-	// PollSoon applies when one is about to end (1 s).
+	// PollSoon is the most when one is about to end (1 s).
 	PollEvery, PollSoon time.Duration
 	// Retention is how long finished rows are kept (90 days).
 	Retention time.Duration

@@ -203,14 +203,17 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 // from time to time to see what has ended. Offers that wait share a call.
 func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 	failures := 0
+	var took time.Duration
 	for {
-		if !e.waitToList(ctx, t) {
+		if !e.waitToList(ctx, t, took) {
 			return
 		}
 		e.mu.Lock()
 		ticket := t.class.Begin()
 		e.mu.Unlock()
+		asked := time.Now()
 		channels, err := e.cfg.Node.ListChannels(ctx)
+		took = time.Since(asked)
 		if err != nil {
 			failures++
 			if failures == 1 || failures%20 == 0 {
@@ -276,10 +279,15 @@ func (e *Engine) lookForMoved(t *tenure, l *interceptor.Listing) {
 	}
 }
 
+// leastPoll is about how long a settled HTLC takes to leave its channel.
+const leastPoll = 50 * time.Millisecond
+
 // waitToList waits until a listing is due: at once while offers wait or the
 // session has no baseline, else after the poll interval, which a wake-up makes
-// it look at again.
-func (e *Engine) waitToList(ctx context.Context, t *tenure) bool {
+// it look at again. A listing costs a large node a tenth of a second, so the
+// one for an HTLC that is about to end follows the last after ten times as long
+// as that took.
+func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) bool {
 	last := time.Now()
 	for ctx.Err() == nil {
 		e.mu.Lock()
@@ -288,7 +296,7 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure) bool {
 		case len(t.waiting) > 0 || !t.class.Ready():
 			poll = 0
 		case t.soon:
-			poll = e.cfg.PollSoon
+			poll = min(e.cfg.PollSoon, max(leastPoll, 10*took))
 		case len(t.rows) == 0 && t.class.Remembered() == 0:
 			poll = max(poll, time.Minute)
 		}

@@ -118,14 +118,16 @@ func (e *Engine) breakPromise(id string) {
 // those that were just forwarded to the same wallet.
 const outcomeWithin = 3 * time.Second
 
-// awaitRoom is takeRoom, but a payment that finds no room only because others
+// awaitRoom is takeRoom, but a payment that may find no room only because others
 // were just forwarded waits until their outcome is known: until then they count
-// although lnd's balances may have taken them off already.
+// although lnd's balances may have taken them off already. One that would not
+// fit without them either needs a channel, and does not wait.
 func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, err error) {
 	end := e.opt.Now().Add(outcomeWithin)
 	for {
-		room, channels, err = e.takeRoom(ctx, id, client, amount, prefer)
-		if err != nil || room != 0 || !e.forwardedTo(client, id) || !e.opt.Now().Before(end) {
+		var may bool
+		room, channels, may, err = e.takeRoom(ctx, id, client, amount, prefer)
+		if err != nil || room != 0 || !may || !e.opt.Now().Before(end) {
 			return room, channels, err
 		}
 		select {
@@ -136,23 +138,13 @@ func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amo
 	}
 }
 
-// forwardedTo reports payments to the wallet, other than this one, that were
-// forwarded and have no outcome yet.
-func (e *Engine) forwardedTo(client ln.PubKey, id string) bool {
-	for other, sp := range e.spotsOf(client) {
-		if other != id && sp.forwarded {
-			return true
-		}
-	}
-	return false
-}
-
-// takeRoom finds room for a payment and takes its spot there, in one step.
-func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, err error) {
+// takeRoom finds room for a payment and takes its spot there, in one step; may
+// says that there would be some without what was forwarded and has no outcome.
+func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, may bool, err error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,7 +161,12 @@ func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amou
 	default:
 		delete(e.spots, id)
 	}
-	return room, channels, nil
+	if room == 0 {
+		maps.DeleteFunc(before, func(_ string, sp spot) bool { return sp.forwarded })
+		without, _ := e.roomFor(all, client, amount, prefer, before)
+		may = without != 0
+	}
+	return room, channels, may, nil
 }
 
 func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {

@@ -47,13 +47,13 @@ func TestRoomIsPromisedOnce(t *testing.T) {
 		paying, hash := b.agree(client, 100_000_000)
 		require.True(t, paying.OpensChannel)
 		require.NoError(t, b.part(paying, hash, 1))
-		room, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0)
+		room, _, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0)
 		require.NoError(t, err)
 		require.Zero(t, room)
 		// One that was promised room finds its own.
 		via := jit.OfferOf(b.state(free[0].PaymentID)).Room
 		require.NotZero(t, via)
-		room, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via)
+		room, _, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via)
 		require.NoError(t, err)
 		require.Equal(t, via, room)
 
