@@ -16,8 +16,11 @@ ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
 # The packages that have tests on real nodes.
 REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./itest/...
 
+# The packages with a state machine, whose diagrams are generated.
+MACHINES := ./lsp/opening ./lsp/jit ./lsp/wrap
+
 .DEFAULT_GOAL := help
-.PHONY: help build peers demo test test-full itest bench check lint generate clean
+.PHONY: help build peers demo test test-full itest bench check lint lint-fix generate api-release clean
 
 help: ## this table
 	@echo 'Sluice: on-demand channels and services for an unpatched lnd.'
@@ -55,19 +58,24 @@ bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "
 	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory)' >&2; exit 2; }
 	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
-lint: ## gofmt, go vet, and golangci-lint and buf where installed
-	@files="$$(gofmt -l cmd internal interceptor lsp lws swaps watchtower backupsvc itest 2>/dev/null)"; \
-	if [ -n "$$files" ]; then echo "not gofmt'ed:"; echo "$$files"; exit 1; fi
-	$(GO) vet ./...
-	$(GO) vet -tags itest ./...
-	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else echo 'golangci-lint is not installed: skipped'; fi
-	@if command -v buf >/dev/null && [ -f buf.yaml ]; then buf lint; else echo 'buf is not installed: skipped'; fi
+lint: ## golangci-lint with gofumpt, and govulncheck; all pinned, built when missing
+	@$(GO) run ./internal/tools/lint
 
-check: lint ## lint, and that generated code is current
-	$(GO) run ./internal/tools/generate --check
+lint-fix: ## formats, and fixes what the linters can fix
+	@$(GO) run ./internal/tools/lint --fix
 
-generate: ## generated code: protobuf, REST and OpenAPI
+check: lint ## lint, and that everything generated is current: protos, REST, OpenAPI, queries, diagrams, sample
+	@echo 'protos and queries: lint, no break since the last release, generated code current'
+	@$(GO) run ./internal/tools/generate --check
+	$(GO) test ./docs ./internal/archtest $(MACHINES)
+
+generate: ## everything generated: protos, REST, OpenAPI, queries, diagrams, sample configuration
 	$(GO) run ./internal/tools/generate
+	UPDATE_DIAGRAMS=1 $(GO) test -count=1 -run '^TestDiagram$$' $(MACHINES)
+	$(GO) run ./cmd/sluiced config sample > $(BUILD)/sample.toml && mv $(BUILD)/sample.toml docs/sluiced.sample.toml
+
+api-release: ## the API as it is now is what later versions must not break
+	$(GO) run ./internal/tools/generate --release
 
 clean: ## removes what was built
 	rm -rf $(BUILD)

@@ -52,8 +52,14 @@ func TestRestartSluiced(t *testing.T) {
 	more := func() ln.Msat { amount += 100_000_000; return amount }
 
 	for _, at := range []moment{
-		{"jit", "opening"}, {"opening", "leased"}, {"opening", "built"}, {"opening", "pending"}, {"opening", "signed"},
-		{"jit", "mapping"}, {"jit", "resuming"}, {"jit", "forwarded"},
+		{"jit", "opening"},
+		{"opening", "leased"},
+		{"opening", "built"},
+		{"opening", "pending"},
+		{"opening", "signed"},
+		{"jit", "mapping"},
+		{"jit", "resuming"},
+		{"jit", "forwarded"},
 	} {
 		t.Run("payer pays, killed at "+at.String(), func(t *testing.T) {
 			sc := sc.on(ctx, t)

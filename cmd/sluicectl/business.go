@@ -91,7 +91,7 @@ func (c DrainCmd) wait(w *world, g *Globals, s *session) error {
 	}
 	for {
 		got, err := statusOnce(w.ctx, s)
-		text := ""
+		var text string
 		switch {
 		case w.ctx.Err() != nil:
 			return errStillStopped("interrupted")

@@ -72,7 +72,7 @@ func (WatchCmd) refresh(w *world, g *Globals, s *session, screen *cli.Screen) er
 	got, err := call(w.ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
 	switch {
 	case w.ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // interrupted: that is how watching ends
 	case err != nil && g.JSON:
 		return err
 	case err != nil:

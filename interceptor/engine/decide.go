@@ -228,7 +228,8 @@ func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
 	if p, ok = t.recording[key]; !ok || p.queued {
 		return nil
 	}
-	row, changed := p.row, false
+	var changed bool
+	row := p.row
 	if paying {
 		row, changed, err = row.MarkPaying("lnd has a payment of ours for this hash")
 	} else {

@@ -94,7 +94,8 @@ func (c *car) handle(ctx context.Context) {
 			err = c.engine.ClaimRoutes(ctx, "jit", []interceptor.Route{{SCID: jitSCID}})
 		}
 		if err == nil {
-			err = c.engine.Attach(ctx, "jit", func(ev interceptor.Event) {
+			// It ends when the engine or the context does; then again.
+			_ = c.engine.Attach(ctx, "jit", func(ev interceptor.Event) {
 				if ev.Kind == interceptor.EventOffered && c.onOffered != nil {
 					c.onOffered(ev.Row)
 				}

@@ -133,7 +133,7 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	}
 	if err := d.connect(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil // told to stop while waiting
+			return nil //nolint:nilerr // told to stop while waiting
 		}
 		return err
 	}

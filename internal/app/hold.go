@@ -93,7 +93,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		if err := d.hold.WaitActive(ctx); err != nil {
-			return nil
+			return nil //nolint:nilerr // it only ends with the context: an orderly stop
 		}
 		// Law 8: with KeepForwarding the interceptor goes on without its lease,
 		// and so must the process; the services wait until the lease is back.

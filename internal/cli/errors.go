@@ -79,7 +79,7 @@ func (t Target) explainFile(err error) error {
 	if !ok {
 		return nil
 	}
-	what, flag := "", ""
+	var what, flag string
 	switch pathErr.Path {
 	case "":
 		return nil

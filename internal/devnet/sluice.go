@@ -193,7 +193,7 @@ func (a *WalletAgent) waitReady(ctx context.Context) error {
 	return WaitFor(ctx, "sluice-wallet to be logged in at its LSP", func(ctx context.Context) (bool, error) {
 		out, err := a.Command(ctx, "status", "--json")
 		if err != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // not up yet: asked again
 		}
 		text := string(out)
 		return strings.Contains(text, `"logged_in": true`) && strings.Contains(text, `"acceptor_attached": true`), nil

@@ -68,7 +68,7 @@ func (s *lightningServer) VerifyMessage(_ context.Context, r *lnrpc.VerifyMessag
 	}
 	pub, _, err := ecdsa.RecoverCompact(sig, chainhash.DoubleHashB(append([]byte(signedPrefix), r.Msg...)))
 	if err != nil {
-		return &lnrpc.VerifyMessageResponse{}, nil
+		return &lnrpc.VerifyMessageResponse{}, nil //nolint:nilerr // as lnd: a bad signature is an answer, not an error
 	}
 	out := &lnrpc.VerifyMessageResponse{Pubkey: hex.EncodeToString(pub.SerializeCompressed())}
 	err = s.do(func() error { out.Valid = s.node.w.byPub[out.Pubkey] != nil; return nil })

@@ -148,7 +148,7 @@ func writeRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshal
 func writeJSON(w http.ResponseWriter, code int, body restError) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body)
+	_ = json.NewEncoder(w).Encode(body) //nolint:errchkjson // the caller hung up: there is nobody to tell
 }
 
 // callerAddress is the caller's address for limits: the peer's, or for REST

@@ -213,7 +213,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serveUntil tells a listener's end on purpose from its failure.
 func serveUntil(running context.Context, err error, what string) error {
 	if err == nil || running.Err() != nil || errors.Is(err, grpc.ErrServerStopped) || errors.Is(err, http.ErrServerClosed) {
-		return nil
+		return nil //nolint:nilerr // stopped on purpose
 	}
 	return fmt.Errorf("serve %s: %w", what, err)
 }

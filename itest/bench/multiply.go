@@ -24,9 +24,11 @@ type model struct {
 	scid ln.SCID
 }
 
-// copied are the tables whose rows belong to one payment, and how they name it.
-func copied() []struct{ table, where string } {
-	return []struct{ table, where string }{
+// copiedTable is a table whose rows belong to one payment, and how they name it.
+type copiedTable struct{ table, where string }
+
+func copied() []copiedTable {
+	return []copiedTable{
 		{"lsp_payments", "id = ?1"},
 		{"lsp_openings", "payment_id = ?1"},
 		{"fsm_instances", "id = ?1 OR id LIKE ?1 || '-%'"},
@@ -75,30 +77,36 @@ func multiply(ctx context.Context, database string, m model, n int) error {
 func readModel(ctx context.Context, db *sql.DB, m model) ([]rowSet, error) {
 	var sets []rowSet
 	for _, t := range copied() {
-		rows, err := db.QueryContext(ctx, "SELECT * FROM "+t.table+" WHERE "+t.where, m.id, m.scid.Bytes(), m.hash[:])
+		set, err := readTable(ctx, db, t, m)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", t.table, err)
-		}
-		set := rowSet{table: t.table}
-		if set.columns, err = rows.Columns(); err != nil {
-			return nil, errors.Join(err, rows.Close())
-		}
-		for rows.Next() {
-			values, into := make([]any, len(set.columns)), make([]any, len(set.columns))
-			for i := range values {
-				into[i] = &values[i]
-			}
-			if err := rows.Scan(into...); err != nil {
-				return nil, errors.Join(err, rows.Close())
-			}
-			set.rows = append(set.rows, values)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return nil, fmt.Errorf("read %s: %w", t.table, err)
 		}
 		sets = append(sets, set)
 	}
 	return sets, nil
+}
+
+func readTable(ctx context.Context, db *sql.DB, t copiedTable, m model) (set rowSet, err error) {
+	rows, err := db.QueryContext(ctx, "SELECT * FROM "+t.table+" WHERE "+t.where, m.id, m.scid.Bytes(), m.hash[:])
+	if err != nil {
+		return set, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	set.table = t.table
+	if set.columns, err = rows.Columns(); err != nil {
+		return set, err
+	}
+	for rows.Next() {
+		values, into := make([]any, len(set.columns)), make([]any, len(set.columns))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return set, err
+		}
+		set.rows = append(set.rows, values)
+	}
+	return set, rows.Err()
 }
 
 // storeOne writes the model's rows with its names exchanged for new ones,

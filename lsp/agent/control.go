@@ -81,7 +81,7 @@ func (a *Agent) ServeControl(ctx context.Context, l net.Listener) error {
 		<-done
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // stopped on purpose
 	}
 	return err
 }

@@ -111,7 +111,7 @@ func liveOf(s State) (live ln.Msat) {
 
 func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
-	rapid.Check(t, func(t *rapid.T) {
+	day := func(t *rapid.T) {
 		terms := testTerms(rapid.Bool().Draw(t, "zero conf"))
 		terms.Part.MaxParts = 3
 		w := &world{
@@ -212,11 +212,15 @@ func TestRandomDays(t *testing.T) {
 			require.Equal(t, out, paid.ForwardedMsat)
 		}
 		ended[s.StateName()]++
-	})
-	t.Log(ended)
-	for _, name := range []string{"paid", "offered", "refunded"} {
-		require.Positive(t, ended[name], "the random days never end in %s: %v", name, ended)
 	}
+	seen := func() bool { return ended["paid"] > 0 && ended["offered"] > 0 && ended["refunded"] > 0 }
+	// One round ends in paid a few times as a rule, and sometimes never: then
+	// it shows too little, and another is run.
+	for round := 0; round == 0 || (!seen() && round < 20 && !t.Failed()); round++ {
+		rapid.Check(t, day)
+	}
+	t.Log(ended)
+	require.True(t, seen(), "the random days never end in paid, offered or refunded: %v", ended)
 }
 
 // The story of design and issue: a part fails as a probe, two parts pay, the

@@ -1,20 +1,21 @@
 // Command generate makes the Go code, REST handlers and OpenAPI documents of
-// every proto in the repository, with generators pinned in internal/tools/gen.
+// every proto in the repository, and the code of every SQL query, with
+// generators pinned in the nested modules beside it.
 //
 // It promises to use local plugins only, to touch nothing but generated files,
 // and with --check to touch nothing at all and fail when a committed file is
-// not what its source gives.
+// not what its source gives. The protos are linted, and compared with those of
+// the last release: what breaks a client of it fails.
 //
-//	go run ./internal/tools/generate            write
-//	go run ./internal/tools/generate --check    fail when not current
-//	go run ./internal/tools/generate --against main   also check for breaking changes since a git ref
-//	go run ./internal/tools/generate lsp/api    write only what lies under a directory
+//	go run ./internal/tools/generate             write
+//	go run ./internal/tools/generate --check     fail when not current
+//	go run ./internal/tools/generate --release   the protos of today are what clients rely on from now on
+//	go run ./internal/tools/generate lsp/api     write only what lies under a directory
 package main
 
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -23,53 +24,69 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sluice-lsp/sluice/internal/tools/pinned"
 )
 
 const (
-	toolsDir   = ".build/tools"
 	openapiDir = "docs/openapi"
+	// released is the image of the last release's protos. A file rather than a
+	// git ref: it is there in a shallow clone, too, and a change of it is seen in
+	// review.
+	released = "docs/openapi/released.binpb"
 )
 
 func main() {
 	check := flag.Bool("check", false, "write nothing; fail when generated files are not current")
-	against := flag.String("against", "", "git ref to compare the protos with for breaking changes")
+	release := flag.Bool("release", false, "take the protos as they are for what clients rely on from now on")
 	flag.Parse()
-	if err := run(*check, *against, flag.Args()); err != nil {
+	if err := run(*check, *release, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)
 	}
 }
 
-func run(check bool, against string, under []string) error {
-	if err := toRoot(); err != nil {
+func run(check, release bool, under []string) error {
+	if err := pinned.ToRoot(); err != nil {
 		return err
 	}
-	tools, err := buildTools()
+	tools, err := pinned.Build(pinned.Generators)
 	if err != nil {
 		return err
 	}
-	protos, err := findProtos()
+	if release {
+		return buf(tools, "build", "--exclude-source-info", "-o", released)
+	}
+	if err := protos(tools, check, under); err != nil {
+		return err
+	}
+	if len(under) > 0 {
+		return nil
+	}
+	return queries(check)
+}
+
+func protos(tools string, check bool, under []string) error {
+	files, err := findProtos()
 	if err != nil {
 		return err
 	}
-	lint := []string{"lint"}
+	var only []string
 	for _, dir := range under {
-		lint = append(lint, "--path", dir)
+		only = append(only, "--path", dir)
 	}
-	if err := buf(tools, lint...); err != nil {
+	if err := buf(tools, append([]string{"lint"}, only...)...); err != nil {
 		return fmt.Errorf("buf lint: %w", err)
 	}
-	if against != "" {
-		if err := buf(tools, "breaking", "--against", ".git#ref="+against); err != nil {
-			return fmt.Errorf("buf breaking against %s: %w", against, err)
-		}
+	if err := buf(tools, append([]string{"breaking", "--against", released}, only...)...); err != nil {
+		return fmt.Errorf("buf breaking: a client of the API in %s would break (if nobody can have one: make api-release): %w", released, err)
 	}
 	tmp, err := os.MkdirTemp("", "sluice-generate-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	for _, proto := range protos {
+	for _, proto := range files {
 		if !selected(proto, under) {
 			continue
 		}
@@ -80,6 +97,22 @@ func run(check bool, against string, under []string) error {
 	return reconcile(tmp, check, len(under) == 0)
 }
 
+// queries does the same for the code of SQL queries.
+func queries(check bool) error {
+	tools, err := pinned.Build(pinned.Sqlc)
+	if err != nil {
+		return err
+	}
+	verb := "generate"
+	if check {
+		verb = "diff"
+	}
+	if out, err := exec.Command(filepath.Join(tools, "sqlc"), verb).CombinedOutput(); err != nil {
+		return fmt.Errorf("sqlc %s: %w\n%s\nrun make generate and commit the result", verb, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
 func selected(proto string, under []string) bool {
 	if len(under) == 0 {
 		return true
@@ -87,42 +120,6 @@ func selected(proto string, under []string) bool {
 	return slices.ContainsFunc(under, func(dir string) bool {
 		return strings.HasPrefix(proto, strings.TrimSuffix(filepath.ToSlash(dir), "/")+"/")
 	})
-}
-
-// toRoot makes the repository's root the working directory, so that the
-// command works from anywhere inside it.
-func toRoot() error {
-	for range 32 {
-		if _, err := os.Stat("buf.yaml"); err == nil {
-			return nil
-		}
-		if err := os.Chdir(".."); err != nil {
-			return err
-		}
-	}
-	return errors.New("run it inside the repository: no buf.yaml found above this directory")
-}
-
-// buildTools builds the pinned generators; Go's build cache makes a second
-// run quick.
-func buildTools() (string, error) {
-	dir, err := filepath.Abs(toolsDir)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "buf")); err != nil {
-		fmt.Println("building the generators (a minute or two the first time)")
-	}
-	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "tool")
-	cmd.Dir = filepath.Join("internal", "tools", "gen")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build generators in %s: %w", cmd.Dir, err)
-	}
-	return dir, nil
 }
 
 func findProtos() ([]string, error) {
