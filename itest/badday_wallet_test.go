@@ -185,6 +185,28 @@ func TestOnDemandBadDaysOfTheWallet(t *testing.T) {
 		w.waitState(ctx, agreed.PaymentId, "settled")
 		require.Equal(sc.t, 1, w.channels(ctx))
 	})
+
+	// Paid: the wallet hears on its stream that a payment waits, and connects.
+	sc.day(ctx, "wrapped, told of it and online in time: paid", func(sc *scene) {
+		w := wrapper.in(sc)
+		agreed, own := w.receiveReceiverPays(ctx, 300_000_000, &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: true})
+		w.goOffline(ctx)
+		listening, stop := context.WithCancel(ctx)
+		defer stop()
+		stream, err := w.api.WatchWaiting(listening, &lspv1.WatchWaitingRequest{})
+		require.NoError(sc.t, err)
+		_, err = stream.Header()
+		require.NoError(sc.t, err)
+		done := sc.pay(ctx, agreed.Bolt11)
+		word, err := stream.Recv()
+		require.NoError(sc.t, err)
+		require.Equal(sc.t, agreed.PaymentId, word.PaymentId)
+		require.Equal(sc.t, own.Hash[:], word.PaymentHash)
+		w.comeOnline(ctx)
+		sc.paid(done, paidWithin)
+		w.waitState(ctx, agreed.PaymentId, "settled")
+		require.Equal(sc.t, 2, w.channels(ctx))
+	})
 }
 
 // waitInvoice follows an invoice of the wallet until it is in the state.

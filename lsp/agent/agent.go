@@ -59,8 +59,8 @@ type Agent struct {
 }
 
 type keeper struct {
-	address string
-	stop    context.CancelFunc
+	lsp  LSP
+	stop context.CancelFunc
 	// poke asks for a look at the connection now.
 	poke chan struct{}
 }
@@ -267,8 +267,9 @@ func (k keeper) look() {
 	}
 }
 
-// keep starts, or restarts with a new address, the keeper of an LSP's
-// connection. Before Run it does nothing: Run starts all.
+// keep starts, or restarts with what was changed, the keeper of an LSP's
+// connection and the ear for its word. Before Run it does nothing: Run starts
+// all.
 func (a *Agent) keep(l LSP) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -276,15 +277,16 @@ func (a *Agent) keep(l LSP) {
 		return
 	}
 	if old, ok := a.keepers[l.NodeKey]; ok {
-		if old.address == l.Address {
+		if old.lsp == l {
 			return
 		}
 		old.stop()
 	}
 	ctx, stop := context.WithCancel(a.running)
-	k := keeper{address: l.Address, stop: stop, poke: make(chan struct{}, 1)}
+	k := keeper{lsp: l, stop: stop, poke: make(chan struct{}, 1)}
 	a.keepers[l.NodeKey] = k
 	a.spawn(func() { a.keepConnected(ctx, l, k.poke) })
+	a.spawn(func() { a.listen(ctx, l, k) })
 }
 
 func (a *Agent) unkeep(key ln.PubKey) {

@@ -279,6 +279,32 @@ func TestReconnects(t *testing.T) {
 	wait()
 }
 
+// A payment that waits makes the wallet's node connect at once, also after the
+// LSP's stream was cut off. Looking at the connection by itself would take an
+// hour here.
+func TestAPaymentThatWaitsMakesTheNodeConnect(t *testing.T) {
+	w, f := one(t)
+	wait := func() {
+		t.Helper()
+		select {
+		case key := <-w.connects:
+			require.Equal(t, f.key, key)
+		case <-time.After(10 * time.Second):
+			t.Fatal("the agent does not connect")
+		}
+	}
+	wait()
+	for range 2 {
+		// lnd has not noticed yet: no event tells of it.
+		w.mu.Lock()
+		w.online[f.key] = false
+		w.mu.Unlock()
+		f.waiting <- &lspv1.WatchWaitingResponse{PaymentId: "pay-1", AmountMsat: uint64(amount)}
+		wait()
+		f.waiting <- nil
+	}
+}
+
 func TestWatch(t *testing.T) {
 	w, f := one(t)
 	receive := func() agent.Agreement {

@@ -14,7 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -231,10 +233,12 @@ type fakeLSP struct {
 	cancelled []string
 	held      []*lspv1.Payment
 	states    chan *lspv1.Payment
+	// waiting: nil ends the stream.
+	waiting chan *lspv1.WatchWaitingResponse
 }
 
 func newFakeLSP(w *wallet, key ln.PubKey, minFee ln.Msat, ppm uint32) *fakeLSP {
-	return &fakeLSP{w: w, key: key, states: make(chan *lspv1.Payment, 10), params: lsp.OpeningFeeParams{
+	return &fakeLSP{w: w, key: key, states: make(chan *lspv1.Payment, 10), waiting: make(chan *lspv1.WatchWaitingResponse), params: lsp.OpeningFeeParams{
 		MinFeeMsat: minFee, ProportionalPPM: ppm, ValidUntil: startTime().Add(30 * time.Minute), MinLifetimeBlocks: 1000,
 		MaxClientToSelfDelay: 2016, MinPaymentSizeMsat: 1_000_000, MaxPaymentSizeMsat: 1_000_000_000, Promise: "v1.abc",
 	}}
@@ -329,6 +333,25 @@ func (f *fakeLSP) WatchPayment(_ *lspv1.WatchPaymentRequest, s grpc.ServerStream
 			return s.Context().Err()
 		case p := <-f.states:
 			if err := s.Send(&lspv1.WatchPaymentResponse{Payment: p}); err != nil || p.Terminal {
+				return err
+			}
+		}
+	}
+}
+
+func (f *fakeLSP) WatchWaiting(_ *lspv1.WatchWaitingRequest, s grpc.ServerStreamingServer[lspv1.WatchWaitingResponse]) error {
+	if err := s.SendHeader(nil); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-s.Context().Done():
+			return s.Context().Err()
+		case w := <-f.waiting:
+			if w == nil {
+				return status.Error(codes.Unavailable, "the gateway is stopping")
+			}
+			if err := s.Send(w); err != nil {
 				return err
 			}
 		}

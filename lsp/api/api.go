@@ -32,14 +32,19 @@ const lndMaxCSV = 2016
 
 // Service plugs into rpcserver.
 type Service struct {
-	engine atomic.Pointer[engine.Engine]
+	engine    atomic.Pointer[engine.Engine]
+	listeners listeners
 }
 
 // New makes the service; calls are refused until Ready.
 func New() *Service { return &Service{} }
 
-// Ready hands over the running engine.
-func (s *Service) Ready(e *engine.Engine) { s.engine.Store(e) }
+// Ready hands over the running engine, or nil when it has ended. Wallets that
+// listened to the one before listen again.
+func (s *Service) Ready(e *engine.Engine) {
+	s.engine.Store(e)
+	s.listeners.dismiss()
+}
 
 // Status is the engine's, or that it does not run now.
 func (s *Service) Status(ctx context.Context) (engine.Status, error) {
@@ -64,6 +69,7 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.ChannelsService_GetPayment_FullMethodName:      wallets,
 		lspv1.ChannelsService_ListPayments_FullMethodName:    wallets,
 		lspv1.ChannelsService_WatchPayment_FullMethodName:    wallets,
+		lspv1.ChannelsService_WatchWaiting_FullMethodName:    wallets,
 		lspv1.ChannelsService_CancelPayment_FullMethodName:   wallets,
 		lspv1.OperatorService_GetStatus_FullMethodName:       operators,
 		lspv1.OperatorService_FindPayments_FullMethodName:    operators,
@@ -90,6 +96,9 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 	}
 	return lspv1.RegisterOperatorServiceHandler(ctx, mux, conn)
 }
+
+// errStopping ends streams whose engine ends.
+var errStopping = errkind.New(errkind.Unavailable, "the gateway is stopping: watch again in a few seconds")
 
 func (s *Service) running() (*engine.Engine, error) {
 	e := s.engine.Load()
@@ -248,7 +257,7 @@ func (c *channels) WatchPayment(r *lspv1.WatchPaymentRequest, stream grpc.Server
 	if stream.Context().Err() != nil {
 		return stream.Context().Err()
 	}
-	return errkind.New(errkind.Unavailable, "the gateway is stopping: watch the payment again in a few seconds")
+	return errStopping
 }
 
 func (c *channels) CancelPayment(ctx context.Context, r *lspv1.CancelPaymentRequest) (*lspv1.CancelPaymentResponse, error) {

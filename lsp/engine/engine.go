@@ -33,9 +33,10 @@ type Options struct {
 	Node   Node
 	Routes Routes
 	Held   Held
-	Waker  Waker
-	Books  Bookkeeping
-	DB     *store.DB
+	// Waker nil wakes nobody: that a wallet is waited for is only logged.
+	Waker Waker
+	Books Bookkeeping
+	DB    *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.
 	Fence func(ctx context.Context, tx *store.Tx) error

@@ -28,7 +28,7 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
 		}}, nil
 	case jit.WakeWallet:
-		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
+		e.wake(ctx, waitingJit(f))
 		return nil, nil
 	case jit.OpenChannel:
 		refused, err := e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
@@ -85,15 +85,6 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 		status.refusal, err = a.refusal, a.err
 	}
 	return status, err
-}
-
-func (e *Engine) wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amount ln.Msat) {
-	if e.opt.Waker == nil {
-		return
-	}
-	if err := e.opt.Waker.Wake(ctx, client, hash, amount); err != nil {
-		e.log.Info("the wallet could not be woken", zap.Stringer("client", client), zap.Stringer("payment_hash", hash), zap.Error(err))
-	}
 }
 
 // openingWish is what a payment wants of a channel.

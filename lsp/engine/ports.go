@@ -163,8 +163,19 @@ type Held interface {
 	Lookup(ctx context.Context, hash ln.Hash) ([]HtlcEvent, error)
 }
 
-// Waker pokes a wallet that is offline; it never blocks for long and its
-// failure is only logged.
+// Waiting is a payment that is held until its wallet comes online.
+type Waiting struct {
+	PaymentID  string
+	Client     ln.PubKey
+	Hash       ln.Hash
+	AmountMsat ln.Msat
+	// Until is when it goes back to its payer.
+	Until time.Time
+}
+
+// Waker pokes a wallet that is offline. It does not block for long, takes the
+// same payment again without harm, and its failure is only logged: the payment
+// waits for the wallet in any case.
 type Waker interface {
-	Wake(ctx context.Context, client ln.PubKey, hash ln.Hash, amountMsat ln.Msat) error
+	Wake(ctx context.Context, w Waiting) error
 }

@@ -53,17 +53,7 @@ func (e *Engine) onBlock(height uint32) {
 // onPeer tells payments that wait for this wallet.
 func (e *Engine) onPeer(peer ln.PubKey) {
 	e.mu.Lock()
-	var jits, wraps []string
-	for id, client := range e.waitingJit {
-		if client == peer {
-			jits = append(jits, id)
-		}
-	}
-	for id, client := range e.waitingWrap {
-		if client == peer {
-			wraps = append(wraps, id)
-		}
-	}
+	jits, wraps := idsOf(e.waitingJit, peer), idsOf(e.waitingWrap, peer)
 	e.mu.Unlock()
 	if len(jits)+len(wraps) == 0 {
 		return

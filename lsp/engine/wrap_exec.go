@@ -43,7 +43,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
 		}}, nil
 	case wrap.WakeWallet:
-		e.wake(ctx, f.Client, f.Hash, f.AmountMsat)
+		e.wake(ctx, waitingWrap(f))
 		return nil, nil
 	case wrap.OpenChannel:
 		refused, err := e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{

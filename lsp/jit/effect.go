@@ -1,6 +1,8 @@
 package jit
 
 import (
+	"time"
+
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -39,11 +41,13 @@ type (
 		ZeroConf bool    `json:"zero_conf"`
 	}
 	// WakeWallet pokes an offline wallet; a repeat is a harmless second poke.
+	// Until is when the payment goes back.
 	WakeWallet struct {
 		OfferID    string    `json:"offer_id"`
 		Client     ln.PubKey `json:"client"`
 		Hash       ln.Hash   `json:"payment_hash"`
 		AmountMsat ln.Msat   `json:"amount_msat"`
+		Until      time.Time `json:"until,omitzero"`
 	}
 	// OpenChannel creates the open OpeningID unless it exists, and has it
 	// report (again) what it last told its owner: OpeningUsable or

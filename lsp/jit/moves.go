@@ -60,6 +60,20 @@ func (o Offer) isLast(openingID string) bool {
 	return o.Opens > 0 && openingID == OpeningID(o.ID, o.Opens)
 }
 
+func (s Collecting) wake() WakeWallet {
+	return WakeWallet{OfferID: s.ID, Client: s.Client, Hash: s.Hash, AmountMsat: s.Part.AmountMsat, Until: s.Deadline}
+}
+
+// Waits gives what to tell an offline wallet of a payment that waits for
+// nothing but the wallet.
+func Waits(s State) (WakeWallet, bool) {
+	c, ok := s.(Collecting)
+	if !ok || !c.complete() {
+		return WakeWallet{}, false
+	}
+	return c.wake(), true
+}
+
 func askWallet(o Offer, amount ln.Msat) Effect {
 	return AskWallet{
 		OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,

@@ -221,7 +221,7 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	amount := s.outgoing()
 	switch {
 	case !v.Online:
-		return s, []Effect{WakeWallet{OfferID: o.ID, Client: o.Client, Hash: o.Hash, AmountMsat: o.Part.AmountMsat}}, nil
+		return s, []Effect{s.wake()}, nil
 	case !s.complete():
 		return s, nil, nil
 	}

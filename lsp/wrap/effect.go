@@ -1,6 +1,8 @@
 package wrap
 
 import (
+	"time"
+
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -40,12 +42,13 @@ type (
 		FeeMsat    ln.Msat   `json:"fee_msat"`
 		ZeroConf   bool      `json:"zero_conf"`
 	}
-	// WakeWallet pokes an offline wallet.
+	// WakeWallet pokes an offline wallet. Until is when the payment goes back.
 	WakeWallet struct {
 		OfferID    string    `json:"offer_id"`
 		Client     ln.PubKey `json:"client"`
 		Hash       ln.Hash   `json:"payment_hash"`
 		AmountMsat ln.Msat   `json:"amount_msat"`
+		Until      time.Time `json:"until,omitzero"`
 	}
 	// OpenChannel creates the open unless it exists and has it report (again):
 	// OpeningUsable, OpeningFailed.

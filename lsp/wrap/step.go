@@ -149,7 +149,7 @@ func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
 	o := s.Offer
 	switch {
 	case !v.Online:
-		return s, []Effect{WakeWallet{OfferID: o.ID, Client: o.Client, Hash: o.Hash, AmountMsat: o.WalletMsat}}, nil
+		return s, []Effect{s.wake()}, nil
 	case v.Room != 0:
 		return pay(o, s.Held, v.Room, v.Height)
 	case o.Room != 0 && o.MaxOpens == 0:
@@ -301,6 +301,20 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 			"the hold invoice of an offer that was being cancelled is settled: somebody settled it by hand; the wallet may be owed %s", s.WalletMsat)}}, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+func (s Accepted) wake() WakeWallet {
+	return WakeWallet{OfferID: s.ID, Client: s.Client, Hash: s.Hash, AmountMsat: s.WalletMsat, Until: s.Deadline}
+}
+
+// Waits gives what to tell an offline wallet of a payment that waits for
+// nothing but the wallet.
+func Waits(s State) (WakeWallet, bool) {
+	a, ok := s.(Accepted)
+	if !ok || !a.Safe {
+		return WakeWallet{}, false
+	}
+	return a.wake(), true
 }
 
 func askWallet(o Offer) Effect {

@@ -63,6 +63,13 @@ func golangci(fix bool) error {
 		args = append(args, "--fix")
 	}
 	cmd := exec.Command(filepath.Join(tools, "golangci-lint"), append(args, "./...")...)
+	// A cache of this checkout's own: what is found is cached with its path, and
+	// with those of another checkout the exclusions by path do not match.
+	cache, err := filepath.Abs(".build/lint-cache")
+	if err != nil {
+		return err
+	}
+	cmd.Env = append(os.Environ(), "GOLANGCI_LINT_CACHE="+cache)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("golangci-lint: %w (make lint-fix puts right what can be put right by itself)", err)

@@ -1380,6 +1380,117 @@ func (x *WatchPaymentResponse) GetPayment() *Payment {
 	return nil
 }
 
+// WatchWaitingRequest has no fields: a wallet hears of its own payments.
+type WatchWaitingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchWaitingRequest) Reset() {
+	*x = WatchWaitingRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchWaitingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchWaitingRequest) ProtoMessage() {}
+
+func (x *WatchWaitingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchWaitingRequest.ProtoReflect.Descriptor instead.
+func (*WatchWaitingRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{16}
+}
+
+// WatchWaitingResponse is a payment that waits for its wallet: connect the
+// wallet's node to the gateway's before it goes back to its payer.
+type WatchWaitingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the payment.
+	PaymentId string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	// The payment hash.
+	PaymentHash []byte `protobuf:"bytes,2,opt,name=payment_hash,json=paymentHash,proto3" json:"payment_hash,omitempty"`
+	// What arrives at the wallet.
+	AmountMsat uint64 `protobuf:"varint,3,opt,name=amount_msat,json=amountMsat,proto3" json:"amount_msat,omitempty"`
+	// Until when it is held.
+	UntilMs       int64 `protobuf:"varint,4,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchWaitingResponse) Reset() {
+	*x = WatchWaitingResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchWaitingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchWaitingResponse) ProtoMessage() {}
+
+func (x *WatchWaitingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchWaitingResponse.ProtoReflect.Descriptor instead.
+func (*WatchWaitingResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WatchWaitingResponse) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+func (x *WatchWaitingResponse) GetPaymentHash() []byte {
+	if x != nil {
+		return x.PaymentHash
+	}
+	return nil
+}
+
+func (x *WatchWaitingResponse) GetAmountMsat() uint64 {
+	if x != nil {
+		return x.AmountMsat
+	}
+	return 0
+}
+
+func (x *WatchWaitingResponse) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
 // CancelPaymentRequest names a payment.
 type CancelPaymentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1391,7 +1502,7 @@ type CancelPaymentRequest struct {
 
 func (x *CancelPaymentRequest) Reset() {
 	*x = CancelPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[16]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1514,7 @@ func (x *CancelPaymentRequest) String() string {
 func (*CancelPaymentRequest) ProtoMessage() {}
 
 func (x *CancelPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[16]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1527,7 @@ func (x *CancelPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPaymentRequest.ProtoReflect.Descriptor instead.
 func (*CancelPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{16}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelPaymentRequest) GetPaymentId() string {
@@ -1437,7 +1548,7 @@ type CancelPaymentResponse struct {
 
 func (x *CancelPaymentResponse) Reset() {
 	*x = CancelPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[17]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1560,7 @@ func (x *CancelPaymentResponse) String() string {
 func (*CancelPaymentResponse) ProtoMessage() {}
 
 func (x *CancelPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[17]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1573,7 @@ func (x *CancelPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPaymentResponse.ProtoReflect.Descriptor instead.
 func (*CancelPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{17}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelPaymentResponse) GetPayment() *Payment {
@@ -1491,7 +1602,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1614,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1627,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{18}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Exposure) GetKind() string {
@@ -1556,7 +1667,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1679,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1692,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{19}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
 }
 
 // GetStatusResponse is the operator's overview.
@@ -1639,7 +1750,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1762,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1775,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{20}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetStatusResponse) GetAccepting() bool {
@@ -1845,7 +1956,7 @@ type PromiseKey struct {
 
 func (x *PromiseKey) Reset() {
 	*x = PromiseKey{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1968,7 @@ func (x *PromiseKey) String() string {
 func (*PromiseKey) ProtoMessage() {}
 
 func (x *PromiseKey) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1981,7 @@ func (x *PromiseKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseKey.ProtoReflect.Descriptor instead.
 func (*PromiseKey) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PromiseKey) GetVersion() uint32 {
@@ -1922,7 +2033,7 @@ type FindPaymentsRequest struct {
 
 func (x *FindPaymentsRequest) Reset() {
 	*x = FindPaymentsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2045,7 @@ func (x *FindPaymentsRequest) String() string {
 func (*FindPaymentsRequest) ProtoMessage() {}
 
 func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2058,7 @@ func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FindPaymentsRequest) GetLimit() uint32 {
@@ -2003,7 +2114,7 @@ type FindPaymentsResponse struct {
 
 func (x *FindPaymentsResponse) Reset() {
 	*x = FindPaymentsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2126,7 @@ func (x *FindPaymentsResponse) String() string {
 func (*FindPaymentsResponse) ProtoMessage() {}
 
 func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2139,7 @@ func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FindPaymentsResponse) GetPayments() []*Payment {
@@ -2049,7 +2160,7 @@ type ShowPaymentRequest struct {
 
 func (x *ShowPaymentRequest) Reset() {
 	*x = ShowPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2172,7 @@ func (x *ShowPaymentRequest) String() string {
 func (*ShowPaymentRequest) ProtoMessage() {}
 
 func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2185,7 @@ func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentRequest.ProtoReflect.Descriptor instead.
 func (*ShowPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShowPaymentRequest) GetIdOrHash() string {
@@ -2099,7 +2210,7 @@ type ShowPaymentResponse struct {
 
 func (x *ShowPaymentResponse) Reset() {
 	*x = ShowPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2222,7 @@ func (x *ShowPaymentResponse) String() string {
 func (*ShowPaymentResponse) ProtoMessage() {}
 
 func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2235,7 @@ func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentResponse.ProtoReflect.Descriptor instead.
 func (*ShowPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShowPaymentResponse) GetPayment() *Payment {
@@ -2161,7 +2272,7 @@ type WithdrawPaymentRequest struct {
 
 func (x *WithdrawPaymentRequest) Reset() {
 	*x = WithdrawPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2284,7 @@ func (x *WithdrawPaymentRequest) String() string {
 func (*WithdrawPaymentRequest) ProtoMessage() {}
 
 func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2297,7 @@ func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WithdrawPaymentRequest) GetPaymentId() string {
@@ -2214,7 +2325,7 @@ type WithdrawPaymentResponse struct {
 
 func (x *WithdrawPaymentResponse) Reset() {
 	*x = WithdrawPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2337,7 @@ func (x *WithdrawPaymentResponse) String() string {
 func (*WithdrawPaymentResponse) ProtoMessage() {}
 
 func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2350,7 @@ func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WithdrawPaymentResponse) GetPayment() *Payment {
@@ -2290,7 +2401,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2413,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2426,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Opening) GetOpeningId() string {
@@ -2449,7 +2560,7 @@ type ListOpeningsRequest struct {
 
 func (x *ListOpeningsRequest) Reset() {
 	*x = ListOpeningsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2572,7 @@ func (x *ListOpeningsRequest) String() string {
 func (*ListOpeningsRequest) ProtoMessage() {}
 
 func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2585,7 @@ func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsRequest.ProtoReflect.Descriptor instead.
 func (*ListOpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListOpeningsRequest) GetLimit() uint32 {
@@ -2523,7 +2634,7 @@ type ListOpeningsResponse struct {
 
 func (x *ListOpeningsResponse) Reset() {
 	*x = ListOpeningsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2646,7 @@ func (x *ListOpeningsResponse) String() string {
 func (*ListOpeningsResponse) ProtoMessage() {}
 
 func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2659,7 @@ func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsResponse.ProtoReflect.Descriptor instead.
 func (*ListOpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListOpeningsResponse) GetOpenings() []*Opening {
@@ -2569,7 +2680,7 @@ type ShowClientRequest struct {
 
 func (x *ShowClientRequest) Reset() {
 	*x = ShowClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2692,7 @@ func (x *ShowClientRequest) String() string {
 func (*ShowClientRequest) ProtoMessage() {}
 
 func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2705,7 @@ func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientRequest.ProtoReflect.Descriptor instead.
 func (*ShowClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShowClientRequest) GetClientNodeKey() []byte {
@@ -2620,7 +2731,7 @@ type ShowClientResponse struct {
 
 func (x *ShowClientResponse) Reset() {
 	*x = ShowClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2743,7 @@ func (x *ShowClientResponse) String() string {
 func (*ShowClientResponse) ProtoMessage() {}
 
 func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2756,7 @@ func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientResponse.ProtoReflect.Descriptor instead.
 func (*ShowClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShowClientResponse) GetClientNodeKey() []byte {
@@ -2682,7 +2793,7 @@ type ForgiveClientRequest struct {
 
 func (x *ForgiveClientRequest) Reset() {
 	*x = ForgiveClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2805,7 @@ func (x *ForgiveClientRequest) String() string {
 func (*ForgiveClientRequest) ProtoMessage() {}
 
 func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2818,7 @@ func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientRequest.ProtoReflect.Descriptor instead.
 func (*ForgiveClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ForgiveClientRequest) GetClientNodeKey() []byte {
@@ -2737,7 +2848,7 @@ type ForgiveClientResponse struct {
 
 func (x *ForgiveClientResponse) Reset() {
 	*x = ForgiveClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2860,7 @@ func (x *ForgiveClientResponse) String() string {
 func (*ForgiveClientResponse) ProtoMessage() {}
 
 func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2873,7 @@ func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientResponse.ProtoReflect.Descriptor instead.
 func (*ForgiveClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgiveClientResponse) GetChannels() uint32 {
@@ -2792,7 +2903,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +2915,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +2928,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -2845,7 +2956,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +2968,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +2981,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -2889,7 +3000,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3012,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3025,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
 }
 
 // ReconcileLine compares one account.
@@ -2936,7 +3047,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3059,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3072,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -3015,7 +3126,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3138,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3151,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -3182,7 +3293,15 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\"H\n" +
 	"\x14WatchPaymentResponse\x120\n" +
-	"\apayment\x18\x01 \x01(\v2\x16.sluice.lsp.v1.PaymentR\apayment\"5\n" +
+	"\apayment\x18\x01 \x01(\v2\x16.sluice.lsp.v1.PaymentR\apayment\"\x15\n" +
+	"\x13WatchWaitingRequest\"\x94\x01\n" +
+	"\x14WatchWaitingResponse\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12!\n" +
+	"\fpayment_hash\x18\x02 \x01(\fR\vpaymentHash\x12\x1f\n" +
+	"\vamount_msat\x18\x03 \x01(\x04R\n" +
+	"amountMsat\x12\x19\n" +
+	"\buntil_ms\x18\x04 \x01(\x03R\auntilMs\"5\n" +
 	"\x14CancelPaymentRequest\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\"I\n" +
@@ -3317,7 +3436,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\vPaymentMode\x12\x1c\n" +
 	"\x18PAYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17PAYMENT_MODE_PAYER_PAYS\x10\x01\x12\x1e\n" +
-	"\x1aPAYMENT_MODE_RECEIVER_PAYS\x10\x022\xcf\x04\n" +
+	"\x1aPAYMENT_MODE_RECEIVER_PAYS\x10\x022\xaa\x05\n" +
 	"\x0fChannelsService\x12H\n" +
 	"\aGetMenu\x12\x1d.sluice.lsp.v1.GetMenuRequest\x1a\x1e.sluice.lsp.v1.GetMenuResponse\x12N\n" +
 	"\tNegotiate\x12\x1f.sluice.lsp.v1.NegotiateRequest\x1a .sluice.lsp.v1.NegotiateResponse\x12?\n" +
@@ -3325,7 +3444,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\n" +
 	"GetPayment\x12 .sluice.lsp.v1.GetPaymentRequest\x1a!.sluice.lsp.v1.GetPaymentResponse\x12W\n" +
 	"\fListPayments\x12\".sluice.lsp.v1.ListPaymentsRequest\x1a#.sluice.lsp.v1.ListPaymentsResponse\x12Y\n" +
-	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Z\n" +
+	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Y\n" +
+	"\fWatchWaiting\x12\".sluice.lsp.v1.WatchWaitingRequest\x1a#.sluice.lsp.v1.WatchWaitingResponse0\x01\x12Z\n" +
 	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xa0\x06\n" +
 	"\x0fOperatorService\x12N\n" +
 	"\tGetStatus\x12\x1f.sluice.lsp.v1.GetStatusRequest\x1a .sluice.lsp.v1.GetStatusResponse\x12W\n" +
@@ -3352,7 +3472,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),        // 1: sluice.lsp.v1.OpeningFeeParams
@@ -3371,32 +3491,34 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*ListPaymentsResponse)(nil),    // 14: sluice.lsp.v1.ListPaymentsResponse
 	(*WatchPaymentRequest)(nil),     // 15: sluice.lsp.v1.WatchPaymentRequest
 	(*WatchPaymentResponse)(nil),    // 16: sluice.lsp.v1.WatchPaymentResponse
-	(*CancelPaymentRequest)(nil),    // 17: sluice.lsp.v1.CancelPaymentRequest
-	(*CancelPaymentResponse)(nil),   // 18: sluice.lsp.v1.CancelPaymentResponse
-	(*Exposure)(nil),                // 19: sluice.lsp.v1.Exposure
-	(*GetStatusRequest)(nil),        // 20: sluice.lsp.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 21: sluice.lsp.v1.GetStatusResponse
-	(*PromiseKey)(nil),              // 22: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),     // 23: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),    // 24: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),      // 25: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),     // 26: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),  // 27: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil), // 28: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                 // 29: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),     // 30: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),    // 31: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),       // 32: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),      // 33: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),    // 34: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),   // 35: sluice.lsp.v1.ForgiveClientResponse
-	(*SetBusinessRequest)(nil),      // 36: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),     // 37: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),        // 38: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),           // 39: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),       // 40: sluice.lsp.v1.ReconcileResponse
-	nil,                             // 41: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                             // 42: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*WatchWaitingRequest)(nil),     // 17: sluice.lsp.v1.WatchWaitingRequest
+	(*WatchWaitingResponse)(nil),    // 18: sluice.lsp.v1.WatchWaitingResponse
+	(*CancelPaymentRequest)(nil),    // 19: sluice.lsp.v1.CancelPaymentRequest
+	(*CancelPaymentResponse)(nil),   // 20: sluice.lsp.v1.CancelPaymentResponse
+	(*Exposure)(nil),                // 21: sluice.lsp.v1.Exposure
+	(*GetStatusRequest)(nil),        // 22: sluice.lsp.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),       // 23: sluice.lsp.v1.GetStatusResponse
+	(*PromiseKey)(nil),              // 24: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),     // 25: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),    // 26: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),      // 27: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),     // 28: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),  // 29: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil), // 30: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                 // 31: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),     // 32: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),    // 33: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),       // 34: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),      // 35: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),    // 36: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),   // 37: sluice.lsp.v1.ForgiveClientResponse
+	(*SetBusinessRequest)(nil),      // 38: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),     // 39: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),        // 40: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),           // 41: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),       // 42: sluice.lsp.v1.ReconcileResponse
+	nil,                             // 43: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                             // 44: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3410,53 +3532,55 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 8: sluice.lsp.v1.ListPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	19, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	41, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	42, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	21, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	43, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	44, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
-	22, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
+	24, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
 	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
 	9,  // 17: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	10, // 18: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	29, // 19: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
+	31, // 19: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
 	9,  // 20: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	29, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	19, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	39, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	31, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
+	21, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	41, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
 	3,  // 24: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
 	5,  // 25: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
 	7,  // 26: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
 	11, // 27: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
 	13, // 28: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
 	15, // 29: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 30: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	20, // 31: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	23, // 32: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	25, // 33: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	27, // 34: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	30, // 35: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	32, // 36: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	34, // 37: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	36, // 38: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	38, // 39: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	4,  // 40: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 41: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 42: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 43: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 44: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 45: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 46: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	21, // 47: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	24, // 48: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	26, // 49: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	28, // 50: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	31, // 51: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	33, // 52: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	35, // 53: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	37, // 54: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	40, // 55: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	40, // [40:56] is the sub-list for method output_type
-	24, // [24:40] is the sub-list for method input_type
+	17, // 30: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
+	19, // 31: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	22, // 32: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	25, // 33: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	27, // 34: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	29, // 35: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	32, // 36: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	34, // 37: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	36, // 38: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	38, // 39: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	40, // 40: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	4,  // 41: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 42: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 43: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 44: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 45: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 46: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 47: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
+	20, // 48: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	23, // 49: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	26, // 50: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	28, // 51: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	30, // 52: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	33, // 53: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	35, // 54: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	37, // 55: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	39, // 56: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	42, // 57: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	41, // [41:58] is the sub-list for method output_type
+	24, // [24:41] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -3473,7 +3597,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -213,6 +213,26 @@ func request_ChannelsService_WatchPayment_0(ctx context.Context, marshaler runti
 	return stream, metadata, nil
 }
 
+func request_ChannelsService_WatchWaiting_0(ctx context.Context, marshaler runtime.Marshaler, client ChannelsServiceClient, req *http.Request, pathParams map[string]string) (ChannelsService_WatchWaitingClient, runtime.ServerMetadata, error) {
+	var (
+		protoReq WatchWaitingRequest
+		metadata runtime.ServerMetadata
+	)
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	stream, err := client.WatchWaiting(ctx, &protoReq)
+	if err != nil {
+		return nil, metadata, err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return nil, metadata, err
+	}
+	metadata.HeaderMD = header
+	return stream, metadata, nil
+}
+
 func request_ChannelsService_CancelPayment_0(ctx context.Context, marshaler runtime.Marshaler, client ChannelsServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq CancelPaymentRequest
@@ -662,6 +682,13 @@ func RegisterChannelsServiceHandlerServer(ctx context.Context, mux *runtime.Serv
 		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
 		return
 	})
+
+	mux.Handle(http.MethodGet, pattern_ChannelsService_WatchWaiting_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
+		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+		return
+	})
 	mux.Handle(http.MethodPost, pattern_ChannelsService_CancelPayment_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1014,6 +1041,23 @@ func RegisterChannelsServiceHandlerClient(ctx context.Context, mux *runtime.Serv
 		}
 		forward_ChannelsService_WatchPayment_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_ChannelsService_WatchWaiting_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.lsp.v1.ChannelsService/WatchWaiting", runtime.WithHTTPPathPattern("/v1/lsp/waiting"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ChannelsService_WatchWaiting_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ChannelsService_WatchWaiting_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_ChannelsService_CancelPayment_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1041,6 +1085,7 @@ var (
 	pattern_ChannelsService_GetPayment_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, ""))
 	pattern_ChannelsService_ListPayments_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, ""))
 	pattern_ChannelsService_WatchPayment_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "lsp", "payments", "payment_id", "watch"}, ""))
+	pattern_ChannelsService_WatchWaiting_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "waiting"}, ""))
 	pattern_ChannelsService_CancelPayment_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, "cancel"))
 )
 
@@ -1051,6 +1096,7 @@ var (
 	forward_ChannelsService_GetPayment_0    = runtime.ForwardResponseMessage
 	forward_ChannelsService_ListPayments_0  = runtime.ForwardResponseMessage
 	forward_ChannelsService_WatchPayment_0  = runtime.ForwardResponseStream
+	forward_ChannelsService_WatchWaiting_0  = runtime.ForwardResponseStream
 	forward_ChannelsService_CancelPayment_0 = runtime.ForwardResponseMessage
 )
 

@@ -30,6 +30,7 @@ const (
 	ChannelsService_GetPayment_FullMethodName    = "/sluice.lsp.v1.ChannelsService/GetPayment"
 	ChannelsService_ListPayments_FullMethodName  = "/sluice.lsp.v1.ChannelsService/ListPayments"
 	ChannelsService_WatchPayment_FullMethodName  = "/sluice.lsp.v1.ChannelsService/WatchPayment"
+	ChannelsService_WatchWaiting_FullMethodName  = "/sluice.lsp.v1.ChannelsService/WatchWaiting"
 	ChannelsService_CancelPayment_FullMethodName = "/sluice.lsp.v1.ChannelsService/CancelPayment"
 )
 
@@ -56,6 +57,10 @@ type ChannelsServiceClient interface {
 	// WatchPayment sends the payment now and at every change, and ends after a
 	// terminal state.
 	WatchPayment(ctx context.Context, in *WatchPaymentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPaymentResponse], error)
+	// WatchWaiting sends each payment that is held and waits for the caller's
+	// wallet to come online: those that wait now, and others as they come. It
+	// stays open, and may send one payment more than once.
+	WatchWaiting(ctx context.Context, in *WatchWaitingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchWaitingResponse], error)
 	// CancelPayment withdraws an agreement that no money has reached yet.
 	CancelPayment(ctx context.Context, in *CancelPaymentRequest, opts ...grpc.CallOption) (*CancelPaymentResponse, error)
 }
@@ -137,6 +142,25 @@ func (c *channelsServiceClient) WatchPayment(ctx context.Context, in *WatchPayme
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChannelsService_WatchPaymentClient = grpc.ServerStreamingClient[WatchPaymentResponse]
 
+func (c *channelsServiceClient) WatchWaiting(ctx context.Context, in *WatchWaitingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchWaitingResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChannelsService_ServiceDesc.Streams[1], ChannelsService_WatchWaiting_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchWaitingRequest, WatchWaitingResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChannelsService_WatchWaitingClient = grpc.ServerStreamingClient[WatchWaitingResponse]
+
 func (c *channelsServiceClient) CancelPayment(ctx context.Context, in *CancelPaymentRequest, opts ...grpc.CallOption) (*CancelPaymentResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelPaymentResponse)
@@ -170,6 +194,10 @@ type ChannelsServiceServer interface {
 	// WatchPayment sends the payment now and at every change, and ends after a
 	// terminal state.
 	WatchPayment(*WatchPaymentRequest, grpc.ServerStreamingServer[WatchPaymentResponse]) error
+	// WatchWaiting sends each payment that is held and waits for the caller's
+	// wallet to come online: those that wait now, and others as they come. It
+	// stays open, and may send one payment more than once.
+	WatchWaiting(*WatchWaitingRequest, grpc.ServerStreamingServer[WatchWaitingResponse]) error
 	// CancelPayment withdraws an agreement that no money has reached yet.
 	CancelPayment(context.Context, *CancelPaymentRequest) (*CancelPaymentResponse, error)
 	mustEmbedUnimplementedChannelsServiceServer()
@@ -199,6 +227,9 @@ func (UnimplementedChannelsServiceServer) ListPayments(context.Context, *ListPay
 }
 func (UnimplementedChannelsServiceServer) WatchPayment(*WatchPaymentRequest, grpc.ServerStreamingServer[WatchPaymentResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPayment not implemented")
+}
+func (UnimplementedChannelsServiceServer) WatchWaiting(*WatchWaitingRequest, grpc.ServerStreamingServer[WatchWaitingResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchWaiting not implemented")
 }
 func (UnimplementedChannelsServiceServer) CancelPayment(context.Context, *CancelPaymentRequest) (*CancelPaymentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelPayment not implemented")
@@ -325,6 +356,17 @@ func _ChannelsService_WatchPayment_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChannelsService_WatchPaymentServer = grpc.ServerStreamingServer[WatchPaymentResponse]
 
+func _ChannelsService_WatchWaiting_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchWaitingRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChannelsServiceServer).WatchWaiting(m, &grpc.GenericServerStream[WatchWaitingRequest, WatchWaitingResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChannelsService_WatchWaitingServer = grpc.ServerStreamingServer[WatchWaitingResponse]
+
 func _ChannelsService_CancelPayment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CancelPaymentRequest)
 	if err := dec(in); err != nil {
@@ -379,6 +421,11 @@ var ChannelsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchPayment",
 			Handler:       _ChannelsService_WatchPayment_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchWaiting",
+			Handler:       _ChannelsService_WatchWaiting_Handler,
 			ServerStreams: true,
 		},
 	},
