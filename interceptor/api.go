@@ -157,6 +157,8 @@ type Status struct {
 	LastStreamEnd string
 	// Resumed, Phantoms and ResumeOnly count offers by verdict since start.
 	Resumed, Phantoms, ResumeOnly uint64
+	// Pruned counts old rows that were deleted since start.
+	Pruned uint64
 	// Handlers lists every registered handler and whether it is attached.
 	Handlers []HandlerStatus
 }

@@ -31,9 +31,9 @@ func (e *Engine) choreLoop(t *tenure) {
 		e.deadlines(t)
 		e.absentPolicies(t)
 		e.finishGone(t)
-		if now := e.cfg.Now(); now.Sub(pruned) >= time.Hour {
+		// A page at a time, between other chores: deadlines must not wait for it.
+		if now := e.cfg.Now(); now.Sub(pruned) >= time.Hour && !e.prune(t, now) {
 			pruned = now
-			e.prune(t, now)
 		}
 	}
 }
@@ -215,7 +215,11 @@ func (e *Engine) absentPolicies(t *tenure) {
 	}
 }
 
-func (e *Engine) prune(t *tenure, now time.Time) {
+// prunePage is how many rows are deleted in one transaction.
+const prunePage = 200
+
+// prune deletes a page of old rows, and says whether there may be more.
+func (e *Engine) prune(t *tenure, now time.Time) (more bool) {
 	e.mu.Lock()
 	epoch := t.lease.Epoch()
 	for handler, scids := range t.chain.Expired(now.Add(-time.Hour)) {
@@ -224,10 +228,16 @@ func (e *Engine) prune(t *tenure, now time.Time) {
 		}
 	}
 	e.mu.Unlock()
-	n, err := e.cfg.Rows.Prune(t.ctx, epoch, now.Add(-e.cfg.Retention))
-	if err != nil && t.ctx.Err() == nil {
-		e.log.Info("old rows were not pruned", zap.Error(err))
-	} else if n > 0 {
+	n, err := e.cfg.Rows.Prune(t.ctx, epoch, now.Add(-e.cfg.Retention), prunePage)
+	switch {
+	case err != nil && t.ctx.Err() == nil:
+		e.log.Info("old rows were not pruned; tried again in an hour", zap.Error(err))
+		return false
+	case n > 0:
+		e.mu.Lock()
+		e.stats.pruned += uint64(n) //nolint:gosec // a count
+		e.mu.Unlock()
 		e.log.Info("old rows pruned", zap.Int64("rows", n))
 	}
+	return n == prunePage
 }

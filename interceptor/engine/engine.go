@@ -64,7 +64,7 @@ type Config struct {
 	// PollEvery is the time between listings that look for ended HTLCs (10 s);
 	// PollSoon is the most when one is about to end (1 s).
 	PollEvery, PollSoon time.Duration
-	// Retention is how long finished rows are kept (90 days).
+	// Retention is how long finished rows are kept (180 days).
 	Retention time.Duration
 
 	// Backoff gives the wait before each attempt to open the stream, counted
@@ -88,7 +88,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.AbsentGrace, 30*time.Second)
 	def(&c.PollEvery, 10*time.Second)
 	def(&c.PollSoon, time.Second)
-	def(&c.Retention, 90*24*time.Hour)
+	def(&c.Retention, 180*24*time.Hour)
 	if c.FailSafetyBlocks == 0 {
 		c.FailSafetyBlocks = 6
 	}
@@ -150,6 +150,7 @@ type stats struct {
 	streamEnds                    uint64
 	lastStreamEnd                 string
 	resumed, phantoms, resumeOnly uint64
+	pruned                        uint64
 }
 
 var (

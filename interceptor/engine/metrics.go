@@ -26,6 +26,7 @@ func NewCollector(e *Engine) *Collector {
 		{"resumed_total", "Ordinary forwards resumed since start."},
 		{"phantoms_total", "Offers of HTLCs that lnd no longer had, failed, since start."},
 		{"resume_only_total", "Offers that may have been resumed before, since start."},
+		{"pruned_rows_total", "Old rows deleted since start."},
 	} {
 		c.descs = append(c.descs, prometheus.NewDesc("sluice_interceptor_"+m[0], m[1], nil, nil))
 	}
@@ -51,7 +52,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for i, v := range []float64{
 		bit(s.Active), bit(s.Connected), bit(s.Degraded), float64(s.HeldHtlcs), float64(s.HeldMsat) / 1000,
 		float64(s.HeldSatBlocks), float64(s.MinBlocksLeft), float64(s.Unrecorded), float64(s.StreamEnds),
-		float64(s.Resumed), float64(s.Phantoms), float64(s.ResumeOnly),
+		float64(s.Resumed), float64(s.Phantoms), float64(s.ResumeOnly), float64(s.Pruned),
 	} {
 		kind := prometheus.GaugeValue
 		switch {

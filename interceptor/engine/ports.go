@@ -42,7 +42,8 @@ type Rows interface {
 	// compare versions.
 	Write(ctx context.Context, epoch int64, insert, update []interceptor.Row) error
 	List(ctx context.Context, f interceptor.RowFilter) ([]interceptor.Row, error)
-	Prune(ctx context.Context, epoch int64, before time.Time) (int64, error)
+	// Prune deletes at most so many finished rows, the oldest first.
+	Prune(ctx context.Context, epoch int64, before time.Time, most int) (int64, error)
 }
 
 // Handlers keeps registrations and routes.

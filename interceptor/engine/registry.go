@@ -220,7 +220,7 @@ func (e *Engine) Status() interceptor.Status {
 	defer e.mu.Unlock()
 	s := interceptor.Status{
 		Height: e.height, StreamEnds: e.stats.streamEnds, LastStreamEnd: e.stats.lastStreamEnd,
-		Resumed: e.stats.resumed, Phantoms: e.stats.phantoms, ResumeOnly: e.stats.resumeOnly,
+		Resumed: e.stats.resumed, Phantoms: e.stats.phantoms, ResumeOnly: e.stats.resumeOnly, Pruned: e.stats.pruned,
 	}
 	t := e.t
 	if t == nil {

@@ -35,7 +35,10 @@ WHERE payment_hash = sqlc.arg(payment_hash) AND id > sqlc.arg(after)
 ORDER BY id LIMIT sqlc.arg(max_rows);
 
 -- name: DeleteOldRows :execrows
-DELETE FROM interceptor_rows WHERE NOT live AND gone_ms > 0 AND gone_ms < $1;
+DELETE FROM interceptor_rows WHERE id IN (
+    SELECT r.id FROM interceptor_rows r WHERE NOT r.live AND r.gone_ms > 0 AND r.gone_ms < sqlc.arg(before_ms)
+    ORDER BY r.gone_ms LIMIT sqlc.arg(most)
+);
 
 -- name: PutHandler :exec
 INSERT INTO interceptor_handlers (name, priority, on_absent) VALUES ($1, $2, $3)

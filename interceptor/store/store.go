@@ -160,10 +160,13 @@ func (s *Store) List(ctx context.Context, f interceptor.RowFilter) ([]intercepto
 	return out, mapError("list HTLCs", err)
 }
 
-// Prune deletes rows that were finished before the time.
-func (s *Store) Prune(ctx context.Context, epoch int64, before time.Time) (rows int64, err error) {
+// Prune deletes at most so many rows that were finished before the time, the
+// oldest first. A row that is finished can be missed: its HTLC was absent from
+// a listing of lnd's, so that another offer of it is a phantom and is failed
+// without one.
+func (s *Store) Prune(ctx context.Context, epoch int64, before time.Time, most int) (rows int64, err error) {
 	err = s.write(ctx, "prune HTLCs", epoch, func(ctx context.Context, q *storedb.Queries) (err error) {
-		if rows, err = q.DeleteOldRows(ctx, before.UnixMilli()); err != nil {
+		if rows, err = q.DeleteOldRows(ctx, storedb.DeleteOldRowsParams{BeforeMs: before.UnixMilli(), Most: int32(most)}); err != nil { //nolint:gosec // a page
 			return err
 		}
 		_, err = q.DeleteLapsedRoutes(ctx, before.UnixMilli())

@@ -67,6 +67,7 @@ type InterceptorConfig struct {
 	MaxHeldSat        config.Sat        `toml:"max_held_sat" help:"sats held in all"`
 	LeaseFor          config.Duration   `toml:"lease_for" help:"how long a standby waits for a silent owner" min:"2s" max:"1m"`
 	AbsentGrace       config.Duration   `toml:"absent_grace" help:"how long a service may be away before its policy applies" min:"1s"`
+	KeepRows          config.Duration   `toml:"keep_rows" help:"how long records of held payments are kept once they are over" min:"30d"`
 }
 
 // AcceptorConfig says who may open channels to the gateway.
@@ -122,6 +123,7 @@ type LSPConfig struct {
 	NewcomersPercent uint32          `toml:"newcomers_percent" help:"share of each limit in all that clients may use together who have not paid for a channel yet" min:"1" max:"100"`
 	ForgetUnpaid     config.Duration `toml:"forget_unpaid_after" help:"a channel that nobody paid for no longer counts as unpaid when it is so old; 0s never"`
 	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
+	KeepHistory      config.Duration `toml:"keep_history" help:"how long stories of finished payments are kept; the books are kept for ever" min:"30d"`
 }
 
 // MenuItem is one price (bLIP-52, opening_fee_params).
@@ -163,6 +165,7 @@ func DefaultConfig() Config {
 		Interceptor: InterceptorConfig{
 			FailSafetyBlocks: 6, NearBlocks: 12, MaxHeldPerChannel: 200, MaxHeld: 2000, MaxHeldSat: 1_000_000_000,
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
+			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
@@ -182,6 +185,7 @@ func DefaultConfig() Config {
 			NewcomersPercent: b.Caps.NewcomersPercent, ForgetUnpaid: config.Duration(b.ForgetUnpaidAfter),
 			OpenForLostRoom:  b.OpenForLostRoom,
 			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
+			KeepHistory: config.Duration(b.KeepHistory),
 		},
 	}
 }
@@ -255,5 +259,6 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
+	out.KeepHistory = s.KeepHistory.Std()
 	return out, out.Validate()
 }

@@ -55,7 +55,7 @@ func (d *Daemon) newInterceptor() error {
 		DistrustRows:     d.restored,
 		FailSafetyBlocks: c.FailSafetyBlocks, NearBlocks: c.NearBlocks,
 		MaxHeldPerChannel: c.MaxHeldPerChannel, MaxHeld: c.MaxHeld, MaxHeldMsat: ln.Msat(c.MaxHeldSat) * 1000,
-		AbsentGrace: c.AbsentGrace.Std(), Now: d.now, Log: d.log.Named(serviceInterceptor),
+		AbsentGrace: c.AbsentGrace.Std(), Retention: c.KeepRows.Std(), Now: d.now, Log: d.log.Named(serviceInterceptor),
 	})
 	if err != nil {
 		return err

@@ -475,3 +475,49 @@ func TestEffectsOfFinishedInstances(t *testing.T) {
 		return err == nil && len(pending) == 0
 	}, 10*time.Second, time.Millisecond)
 }
+
+// What is over can be forgotten, with all its traces, and nothing else.
+func TestForget(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		e := started(t, newEngine(t, db, escrow(), options{
+			Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
+				if _, pay := task.Effect.(efPay); pay {
+					return []event{evRejected{"no route"}}, nil
+				}
+				return nil, nil
+			},
+		}))
+		forget := func(id string) error {
+			return db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error { return e.ForgetTx(ctx, tx, id) })
+		}
+		require.NoError(t, forget("never was"))
+		_, err := e.Create(t.Context(), "a", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		_, err = e.Create(t.Context(), "b", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		for _, id := range []string{"a", "b"} {
+			require.Eventually(t, func() bool {
+				_, err := e.Send(t.Context(), id, evGivenBack{})
+				inst, getErr := e.Get(t.Context(), id)
+				pending, pendErr := e.Pending(t.Context())
+				return (err == nil || errors.Is(err, fsm.ErrIllegal)) && getErr == nil && inst.Terminal && pendErr == nil && len(pending) == 0
+			}, 15*time.Second, time.Millisecond)
+		}
+		require.NoError(t, forget("a"))
+		_, err = e.Get(t.Context(), "a")
+		require.ErrorIs(t, err, store.ErrNotFound)
+		_, err = e.Send(t.Context(), "a", evSettled{})
+		require.ErrorIs(t, err, store.ErrNotFound)
+		story, err := e.History(t.Context(), "b")
+		require.NoError(t, err)
+		require.NotEmpty(t, story, "b's story stays")
+
+		_, err = e.Create(t.Context(), "a", stNew{}, evOffered{2})
+		require.NoError(t, err, "an id that was forgotten leaves nothing behind")
+		idle := newEngine(t, db, escrow(), options{})
+		_, err = idle.Create(t.Context(), "c", stNew{}, evOffered{2})
+		require.NoError(t, err)
+		require.ErrorIs(t, forget("c"), fsm.ErrUnfinished)
+	})
+}

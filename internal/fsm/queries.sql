@@ -51,3 +51,16 @@ SELECT * FROM fsm_outbox WHERE machine = $1 AND id = $2 AND done_ms = 0 AND seq 
 
 -- name: ListEffects :many
 SELECT * FROM fsm_outbox WHERE machine = $1 AND id = $2 ORDER BY seq, pos;
+
+-- name: CountUnfinished :one
+SELECT CAST(COUNT(*) AS BIGINT) AS unfinished FROM fsm_instances i WHERE i.machine = $1 AND i.id = $2
+  AND (NOT i.terminal OR EXISTS (SELECT 1 FROM fsm_outbox o WHERE o.machine = i.machine AND o.id = i.id AND o.done_ms = 0));
+
+-- name: DeleteInstance :exec
+DELETE FROM fsm_instances WHERE machine = $1 AND id = $2;
+
+-- name: DeleteEvents :exec
+DELETE FROM fsm_events WHERE machine = $1 AND id = $2;
+
+-- name: DeleteEffects :exec
+DELETE FROM fsm_outbox WHERE machine = $1 AND id = $2;

@@ -64,6 +64,11 @@ type Config struct {
 	// room is gone; otherwise it goes back. A wallet can make room go.
 	OpenForLostRoom bool
 
+	// KeepHistory is how long the stories of finished payments are kept, and
+	// PruneEvery how often older ones are looked for.
+	KeepHistory time.Duration
+	PruneEvery  time.Duration
+
 	Fees FeeConfig
 	Caps lsp.Caps
 	// ForgetUnpaidAfter is how old a channel that nobody paid for is when it no
@@ -100,6 +105,7 @@ func Defaults() Config {
 		CollectFor: 90 * time.Second, OpenFor: 60 * time.Second, MapFor: 20 * time.Second,
 		HoldMarginBlocks: 12, PayMarginBlocks: 60, PadBlocks: 3, HoldExpiryDelta: 18, BlocksPerConf: 6, MaxConfs: 6,
 		MaxParts: 30, MaxOpens: 3, MaxPayments: 3, MaxInvoiceLife: 24 * time.Hour,
+		KeepHistory: 180 * 24 * time.Hour, PruneEvery: time.Hour,
 		Fees: FeeConfig{TargetBlocks: 6, Floor: ln.MinFeeRate, Ceiling: 50_000, StaleAfter: time.Hour, RefreshFor: time.Minute},
 		Caps: lsp.Caps{
 			Client: lsp.Load{
@@ -136,6 +142,8 @@ func (c Config) Validate() error {
 		{"max_parts", c.MaxParts > 0},
 		{"max_opens", c.MaxOpens > 0},
 		{"max_payments", c.MaxPayments > 0},
+		{"keep_history", c.KeepHistory > 0},
+		{"prune_every", c.PruneEvery > 0},
 		{"fees.floor (at least 253 sat/kw)", c.Fees.Floor >= ln.MinFeeRate},
 		{"fees.ceiling (at least the floor)", c.Fees.Ceiling >= c.Fees.Floor},
 		{"fees.stale_after", c.Fees.StaleAfter > 0},

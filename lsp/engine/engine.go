@@ -95,6 +95,8 @@ type Engine struct {
 	liveOpenings map[string]bool
 	business     business
 	ids          *ulid.MonotonicEntropy
+	// pruned counts stories that were deleted since start.
+	pruned uint64
 }
 
 // New prepares the engine; Run starts it.
@@ -188,6 +190,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	e.spawn(func() { e.keepAttached(e.ctx) })
+	e.spawn(func() { e.keepPruned(e.ctx) })
 	ready()
 	<-ctx.Done()
 	return nil

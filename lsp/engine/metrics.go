@@ -21,7 +21,7 @@ type Collector struct {
 	status func(context.Context) (Status, error)
 	log    *zap.Logger
 
-	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve *prometheus.Desc
+	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, pruned *prometheus.Desc
 	// What the chain asks, and what is asked of wallets for it.
 	rate, asked, ceiling, age, stale, high, cover, leastFee, offered, keyAge, keys *prometheus.Desc
 }
@@ -45,6 +45,7 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 		chainFees: desc("chain_fees_msat", "Chain fees paid for channels in all."),
 		coins:     desc("usable_coins_sat", "Coins that channels can be funded with now."),
 		reserve:   desc("anchor_reserve_sat", "Kept on chain to bump commitments."),
+		pruned:    desc("pruned_payments_total", "Stories of old payments deleted since start."),
 		rate:      desc("fee_rate_sat_per_kw", "The fee rate in use for funding transactions."),
 		asked:     desc("fee_rate_estimate_sat_per_kw", "lnd's last estimate itself, before floor and ceiling; absent without any."),
 		ceiling:   desc("fee_rate_ceiling_sat_per_kw", "The fee rate above which no channels are offered."),
@@ -62,7 +63,7 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve,
+		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.pruned,
 		c.rate, c.asked, c.ceiling, c.age, c.stale, c.high, c.cover, c.leastFee, c.offered, c.keyAge, c.keys,
 	} {
 		ch <- d
@@ -101,6 +102,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.chainFees, float64(s.ChainFees))
 	gauge(c.coins, float64(s.Usage.FundableSat))
 	gauge(c.reserve, float64(s.ReserveSat))
+	ch <- prometheus.MustNewConstMetric(c.pruned, prometheus.CounterValue, float64(s.Pruned))
 	c.collectFees(s.Fees, gauge)
 }
 

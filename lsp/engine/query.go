@@ -50,7 +50,7 @@ type StoryEvent struct {
 }
 
 // errNoPayment answers ids that do not exist, or not for this client.
-var errNoPayment = errkind.New(errkind.NotFound, "there is no such payment: check the id")
+var errNoPayment = errkind.New(errkind.NotFound, "there is no such payment: check the id (finished ones are deleted after a while, lsp.keep_history)")
 
 // Payment reads one payment. A client that is not zero sees only its own.
 func (e *Engine) Payment(ctx context.Context, client ln.PubKey, id string) (Payment, error) {
@@ -365,6 +365,8 @@ type Status struct {
 	Fees           FeeStatus
 	Height         uint32
 	Drained        bool
+	// Pruned counts stories of old payments that were deleted since start.
+	Pruned uint64
 }
 
 // Status sums up how business stands.
@@ -374,7 +376,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	e.mu.Lock()
-	b := e.business
+	b, pruned := e.business, e.pruned
 	busy := len(e.waitingJit) + len(e.waitingWrap)
 	for range e.negotiations {
 		busy++
@@ -382,7 +384,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	e.mu.Unlock()
 	s := Status{
 		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.cfg.Caps, Fees: e.feeStatus(),
-		Height: e.world.tip(), Payments: map[string]int64{}, Openings: map[string]int64{},
+		Height: e.world.tip(), Pruned: pruned, Payments: map[string]int64{}, Openings: map[string]int64{},
 	}
 	if s.Usage.FundableSat, err = e.fundable(ctx); err != nil {
 		return Status{}, err

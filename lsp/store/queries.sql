@@ -147,3 +147,15 @@ INSERT INTO lsp_promise_keys (version, secret, made_ms, signs_from_ms) VALUES ($
 
 -- name: DeletePromiseKey :exec
 DELETE FROM lsp_promise_keys WHERE version = $1;
+
+-- name: FinishedPayments :many
+SELECT id, machine, state, updated_ms FROM lsp_payments
+WHERE terminal AND updated_ms < sqlc.arg(before_ms)
+  AND (updated_ms > sqlc.arg(after_ms) OR (updated_ms = sqlc.arg(after_ms) AND id > sqlc.arg(after_id)))
+ORDER BY updated_ms, id LIMIT sqlc.arg(most);
+
+-- name: DeletePayment :execrows
+DELETE FROM lsp_payments WHERE id = $1 AND terminal;
+
+-- name: DeleteOpenings :execrows
+DELETE FROM lsp_openings WHERE payment_id = $1 AND terminal;

@@ -22,11 +22,19 @@ func (q *Queries) DeleteLapsedRoutes(ctx context.Context, untilMs int64) (int64,
 }
 
 const deleteOldRows = `-- name: DeleteOldRows :execrows
-DELETE FROM interceptor_rows WHERE NOT live AND gone_ms > 0 AND gone_ms < $1
+DELETE FROM interceptor_rows WHERE id IN (
+    SELECT r.id FROM interceptor_rows r WHERE NOT r.live AND r.gone_ms > 0 AND r.gone_ms < $1
+    ORDER BY r.gone_ms LIMIT $2
+)
 `
 
-func (q *Queries) DeleteOldRows(ctx context.Context, goneMs int64) (int64, error) {
-	result, err := q.db.ExecContext(ctx, deleteOldRows, goneMs)
+type DeleteOldRowsParams struct {
+	BeforeMs int64
+	Most     int32
+}
+
+func (q *Queries) DeleteOldRows(ctx context.Context, arg DeleteOldRowsParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteOldRows, arg.BeforeMs, arg.Most)
 	if err != nil {
 		return 0, err
 	}

@@ -41,6 +41,65 @@ func (q *Queries) CountStates(ctx context.Context, machine string) ([]CountState
 	return items, nil
 }
 
+const countUnfinished = `-- name: CountUnfinished :one
+SELECT CAST(COUNT(*) AS BIGINT) AS unfinished FROM fsm_instances i WHERE i.machine = $1 AND i.id = $2
+  AND (NOT i.terminal OR EXISTS (SELECT 1 FROM fsm_outbox o WHERE o.machine = i.machine AND o.id = i.id AND o.done_ms = 0))
+`
+
+type CountUnfinishedParams struct {
+	Machine string
+	ID      string
+}
+
+func (q *Queries) CountUnfinished(ctx context.Context, arg CountUnfinishedParams) (int64, error) {
+	row := q.db.QueryRowContext(ctx, countUnfinished, arg.Machine, arg.ID)
+	var unfinished int64
+	err := row.Scan(&unfinished)
+	return unfinished, err
+}
+
+const deleteEffects = `-- name: DeleteEffects :exec
+DELETE FROM fsm_outbox WHERE machine = $1 AND id = $2
+`
+
+type DeleteEffectsParams struct {
+	Machine string
+	ID      string
+}
+
+func (q *Queries) DeleteEffects(ctx context.Context, arg DeleteEffectsParams) error {
+	_, err := q.db.ExecContext(ctx, deleteEffects, arg.Machine, arg.ID)
+	return err
+}
+
+const deleteEvents = `-- name: DeleteEvents :exec
+DELETE FROM fsm_events WHERE machine = $1 AND id = $2
+`
+
+type DeleteEventsParams struct {
+	Machine string
+	ID      string
+}
+
+func (q *Queries) DeleteEvents(ctx context.Context, arg DeleteEventsParams) error {
+	_, err := q.db.ExecContext(ctx, deleteEvents, arg.Machine, arg.ID)
+	return err
+}
+
+const deleteInstance = `-- name: DeleteInstance :exec
+DELETE FROM fsm_instances WHERE machine = $1 AND id = $2
+`
+
+type DeleteInstanceParams struct {
+	Machine string
+	ID      string
+}
+
+func (q *Queries) DeleteInstance(ctx context.Context, arg DeleteInstanceParams) error {
+	_, err := q.db.ExecContext(ctx, deleteInstance, arg.Machine, arg.ID)
+	return err
+}
+
 const finishEffect = `-- name: FinishEffect :execrows
 UPDATE fsm_outbox SET done_ms = $1, note = $2
 WHERE machine = $3 AND id = $4 AND seq = $5 AND pos = $6 AND done_ms = 0

@@ -47,6 +47,30 @@ func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, erro
 	return column_1, err
 }
 
+const deleteOpenings = `-- name: DeleteOpenings :execrows
+DELETE FROM lsp_openings WHERE payment_id = $1 AND terminal
+`
+
+func (q *Queries) DeleteOpenings(ctx context.Context, paymentID string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteOpenings, paymentID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const deletePayment = `-- name: DeletePayment :execrows
+DELETE FROM lsp_payments WHERE id = $1 AND terminal
+`
+
+func (q *Queries) DeletePayment(ctx context.Context, id string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deletePayment, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const deletePromiseKey = `-- name: DeletePromiseKey :exec
 DELETE FROM lsp_promise_keys WHERE version = $1
 `
@@ -175,6 +199,60 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 			&i.HeldSatBlocks,
 			&i.Newcomer,
 			&i.Funded,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const finishedPayments = `-- name: FinishedPayments :many
+SELECT id, machine, state, updated_ms FROM lsp_payments
+WHERE terminal AND updated_ms < $1
+  AND (updated_ms > $2 OR (updated_ms = $2 AND id > $3))
+ORDER BY updated_ms, id LIMIT $4
+`
+
+type FinishedPaymentsParams struct {
+	BeforeMs int64
+	AfterMs  int64
+	AfterID  string
+	Most     int32
+}
+
+type FinishedPaymentsRow struct {
+	ID        string
+	Machine   string
+	State     string
+	UpdatedMs int64
+}
+
+func (q *Queries) FinishedPayments(ctx context.Context, arg FinishedPaymentsParams) ([]FinishedPaymentsRow, error) {
+	rows, err := q.db.QueryContext(ctx, finishedPayments,
+		arg.BeforeMs,
+		arg.AfterMs,
+		arg.AfterID,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FinishedPaymentsRow
+	for rows.Next() {
+		var i FinishedPaymentsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Machine,
+			&i.State,
+			&i.UpdatedMs,
 		); err != nil {
 			return nil, err
 		}
