@@ -147,13 +147,13 @@ func TestPruneDeletesWholeStoriesThatNothingNeeds(t *testing.T) {
 	var stories []story
 	for _, machine := range []string{machineJit, machineWrap} {
 		for _, state := range []string{"paid", "lost"} {
-			for _, age := range []time.Duration{179, 181, 400} {
+			for _, age := range []int{179, 181, 400} {
 				for kind := range kinds {
 					for _, terminal := range []bool{true, false} {
 						for _, effectOut := range []bool{true, false} {
 							stories = append(stories, story{
 								id: fmt.Sprintf("p%04d", len(stories)), machine: machine, state: state,
-								updated: now.Add(-age * 24 * time.Hour), terminal: terminal, effectOut: effectOut, channel: kind,
+								updated: now.AddDate(0, 0, -age), terminal: terminal, effectOut: effectOut, channel: kind,
 								goes: age > 180 && terminal && !effectOut && !(machine == machineWrap && state == "lost") &&
 									(kind == noChannel || kind == failedOpen || kind == closedChannel),
 							})
