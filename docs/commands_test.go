@@ -113,8 +113,8 @@ var (
 // with its flags.
 func TestCommands(t *testing.T) {
 	programs := map[string]*command{
-		"sluiced": program(t, "sluiced", "cli"), "sluicectl": program(t, "sluicectl", "CLI"),
-		"sluice-wallet": program(t, "sluice-wallet", "CLI"), "sluice-devnet": program(t, "sluice-devnet", "cli"),
+		"sluiced": program(t, "sluiced", "commandLine"), "sluicectl": program(t, "sluicectl", "CLI"),
+		"sluice-wallet": program(t, "sluice-wallet", "CLI"), "sluice-devnet": program(t, "sluice-devnet", "commandLine"),
 	}
 	seen := 0
 	for _, page := range pages(t) {

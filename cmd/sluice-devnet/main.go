@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/devnet"
 )
 
@@ -34,7 +35,7 @@ Start with:
 btcd and lnd come from "make peers" in the repository, or from the directory in
 SLUICE_PEERS.`
 
-type cli struct {
+type commandLine struct {
 	Peers string `help:"Directory of btcd and lnd (default: .build/peers of the repository)." env:"SLUICE_PEERS" type:"existingdir" placeholder:"DIR"`
 	Dir   string `help:"Parent of the network's directory (default: the system's temporary directory)." type:"existingdir" placeholder:"DIR"`
 
@@ -43,6 +44,11 @@ type cli struct {
 	Mine  mineCmd  `cmd:"" help:"Mine blocks on a running network."`
 	Ps    psCmd    `cmd:"" help:"List the networks of this machine, their processes and logs."`
 	Clean cleanCmd `cmd:"" help:"Remove what networks whose program was killed left behind."`
+
+	Completion completionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // env is what every command gets.
@@ -50,7 +56,8 @@ type env struct {
 	ctx    context.Context // ends on the first Ctrl-C or SIGTERM
 	stdout io.Writer
 	stderr io.Writer
-	cli    *cli
+	cli    *commandLine
+	model  *kong.Node
 }
 
 func (e *env) config(log *zap.Logger) devnet.Config {
@@ -73,16 +80,25 @@ func main() {
 		fmt.Fprintln(os.Stderr, "sluice-devnet: interrupted; everything is cleaned up")
 		os.Exit(exitInterrupted)
 	default:
+		if wrong, ok := errors.AsType[wrongUsage](err); ok {
+			fmt.Fprintln(os.Stderr, wrong)
+			os.Exit(cli.ExitUsage)
+		}
 		fmt.Fprintln(os.Stderr, "sluice-devnet:", err)
 		os.Exit(1)
 	}
 }
 
+// wrongUsage is what to say about a wrong command line.
+type wrongUsage string
+
+func (w wrongUsage) Error() string { return string(w) }
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	var c cli
+	var c commandLine
 	parser, err := kong.New(&c,
 		kong.Name("sluice-devnet"), kong.Description(description),
-		kong.UsageOnError(), kong.Writers(stdout, stderr),
+		kong.Writers(stdout, stderr), kong.Vars{"version": cli.BuildVersion().Line("sluice-devnet")},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
 	if err != nil {
@@ -93,7 +109,27 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return fmt.Errorf("%w (see sluice-devnet --help)", err)
+		return wrongUsage(cli.Wrong("sluice-devnet", err))
 	}
-	return command.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c})
+	return command.Run(&env{ctx: ctx, stdout: stdout, stderr: stderr, cli: &c, model: parser.Model.Node})
+}
+
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+func (c *completionCmd) Run(e *env) error {
+	script, err := cli.Completion(c.Shell, e.model)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(e.stdout, script)
+	return err
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(e *env) error {
+	_, err := fmt.Fprintln(e.stdout, cli.BuildVersion().Line("sluice-devnet"))
+	return err
 }

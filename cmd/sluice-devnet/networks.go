@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/devnet"
 )
 
@@ -46,12 +47,27 @@ func (c *mineCmd) Run(e *env) error {
 	return nil
 }
 
-type psCmd struct{}
+type psCmd struct {
+	JSON bool `name:"json" help:"Print JSON for programs: what network.json says of each, and whether it runs."`
+}
 
-func (psCmd) Run(e *env) error {
+// network is the JSON of one.
+type network struct {
+	devnet.Description
+	Alive bool `json:"alive"`
+}
+
+func (c psCmd) Run(e *env) error {
 	networks, err := devnet.FindNetworks(e.cli.Dir)
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		all := make([]network, 0, len(networks))
+		for _, d := range networks {
+			all = append(all, network{Description: d, Alive: d.Alive()})
+		}
+		return cli.WriteJSON(e.stdout, all)
 	}
 	if len(networks) == 0 {
 		fmt.Fprintln(e.stdout, "no network runs: start one with sluice-devnet up")

@@ -26,7 +26,7 @@ import (
 
 const (
 	exitFailed     = 1
-	exitUsage      = 2
+	exitUsage      = cli.ExitUsage
 	exitNotYet     = 3
 	exitNotArrived = 4
 )
@@ -51,6 +51,9 @@ type CLI struct {
 	Macaroon   macaroonCmd   `cmd:"" help:"Print how to bake a macaroon of least rights for the daemon."`
 	Config     configCmd     `cmd:"" help:"Print a sample configuration file with every setting."`
 	Completion completionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // Globals are the flags of every command.
@@ -92,7 +95,7 @@ func run(w *world, args []string) int {
 	parser, err := kong.New(&root, kong.Name("sluice-wallet"),
 		kong.Description("Receive over Lightning before you have a channel: an LSP of your choice opens one when the payment comes.\n\n"+
 			"Start with `sluice-wallet macaroon`, then `sluice-wallet run`, `sluice-wallet lsps add`, `sluice-wallet receive 100000`."),
-		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet")},
+		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet"), "version": cli.BuildVersion().Line("sluice-wallet")},
 		kong.Writers(w.stdout, w.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.UsageOnError(),
@@ -109,7 +112,7 @@ func run(w *world, args []string) int {
 		return 0
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(w.stderr, "sluice-wallet: %s\nTry \"sluice-wallet --help\".\n", cli.Clean(err.Error()))
+		_, _ = fmt.Fprintln(w.stderr, cli.Wrong("sluice-wallet", err))
 		return exitUsage
 	}
 	err = parsed.Run(w, &root.Globals)
@@ -149,5 +152,18 @@ func (c completionCmd) Run(w *world) error {
 	}
 	p := w.printer()
 	p.Printf("%s", script)
+	return p.Err
+}
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run(w *world, g *Globals) error {
+	v := cli.BuildVersion()
+	if g.JSON {
+		return cli.WriteJSON(w.stdout, v)
+	}
+	p := w.printer()
+	p.Printf("%s\n", v.Line("sluice-wallet"))
 	return p.Err
 }

@@ -19,7 +19,7 @@ import (
 // DoctorCmd checks the gateway's lnd.
 type DoctorCmd struct {
 	LND      string `name:"lnd" env:"SLUICECTL_LND" placeholder:"HOST:PORT" default:"localhost:10009" help:"lnd's gRPC address (${default})."`
-	Cert     string `name:"lnd-tls-cert" env:"SLUICECTL_LND_TLS_CERT" type:"path" placeholder:"FILE" default:"~/.lnd/tls.cert" help:"lnd's TLS certificate (~/.lnd/tls.cert)."`
+	Cert     string `name:"lnd-tls-cert" env:"SLUICECTL_LND_TLS_CERT" type:"path" placeholder:"FILE" default:"${lnd_dir}/tls.cert" help:"lnd's TLS certificate (~/.lnd/tls.cert)."`
 	Macaroon string `name:"lnd-macaroon" env:"SLUICECTL_LND_MACAROON" type:"path" placeholder:"FILE" help:"The macaroon that sluiced uses at lnd, whose rights are checked (lnd.macaroon in the data directory)."`
 	Readonly string `name:"lnd-readonly-macaroon" env:"SLUICECTL_LND_READONLY_MACAROON" type:"path" placeholder:"FILE" help:"lnd's readonly.macaroon, to read its settings (fees, deltas, pings); without it they are only listed."`
 

@@ -20,7 +20,7 @@ const DefaultServer = "127.0.0.1:10200"
 // Globals are the flags of every command.
 type Globals struct {
 	Server   string        `short:"s" env:"SLUICECTL_SERVER" placeholder:"HOST:PORT" default:"${server}" help:"sluiced's gRPC address (${default})."`
-	DataDir  string        `env:"SLUICECTL_DATA_DIR" type:"path" placeholder:"DIR" default:"~/.sluice" help:"sluiced's data directory, for the two files below (~/.sluice)."`
+	DataDir  string        `env:"SLUICECTL_DATA_DIR" type:"path" placeholder:"DIR" default:"${data_dir}" help:"sluiced's data directory, for the two files below (~/.sluice)."`
 	TLSCert  string        `env:"SLUICECTL_TLS_CERT" name:"tls-cert" type:"path" placeholder:"FILE" help:"sluiced's TLS certificate (tls.cert in the data directory)."`
 	Macaroon string        `env:"SLUICECTL_MACAROON" type:"path" placeholder:"FILE" help:"The operator's macaroon (operator.macaroon in the data directory)."`
 	JSON     bool          `name:"json" short:"j" help:"Print JSON for programs instead of tables."`

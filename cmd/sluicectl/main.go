@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -21,9 +22,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/cli"
 )
-
-// exitUsage is the exit code for a wrong command line.
-const exitUsage = 2
 
 // CLI is the command line.
 type CLI struct {
@@ -44,6 +42,8 @@ type CLI struct {
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
 	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // world is what the program is given from outside.
@@ -52,7 +52,9 @@ type world struct {
 	stdout io.Writer
 	stderr io.Writer
 	now    func() time.Time
-	model  *kong.Node
+	// home is where the data directories are unless they are named.
+	home  string
+	model *kong.Node
 }
 
 func (w *world) printer() *cli.Printer { return &cli.Printer{W: w.stdout} }
@@ -64,7 +66,13 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(&world{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, now: time.Now}, os.Args[1:])
+	// $HOME, as sluiced takes it, and not the user database: a service's user may
+	// have another one there.
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "."
+	}
+	code := run(&world{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, home: home}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -75,7 +83,7 @@ func run(w *world, args []string) int {
 	parser, err := kong.New(&root,
 		kong.Name("sluicectl"),
 		kong.Description("Watch and steer a Sluice gateway."),
-		kong.Vars{"server": DefaultServer},
+		kong.Vars{"server": DefaultServer, "data_dir": filepath.Join(w.home, ".sluice"), "lnd_dir": filepath.Join(w.home, ".lnd"), "version": cli.BuildVersion().Line("sluicectl")},
 		kong.Vars(doctorVars()),
 		kong.Writers(w.stdout, w.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
@@ -92,8 +100,8 @@ func run(w *world, args []string) int {
 		return 0
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(w.stderr, "sluicectl: %s\nTry \"sluicectl --help\".\n", cli.Clean(err.Error()))
-		return exitUsage
+		_, _ = fmt.Fprintln(w.stderr, cli.Wrong("sluicectl", err))
+		return cli.ExitUsage
 	}
 	err = parsed.Run(w, &root.Globals)
 	if err == nil {

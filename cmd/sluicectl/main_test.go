@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		// The command itself, with its clock stopped.
 		"sluicectl": func() {
-			os.Exit(run(&world{ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr, now: fakeNow}, os.Args[1:]))
+			os.Exit(run(&world{ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr, now: fakeNow, home: os.Getenv("HOME")}, os.Args[1:]))
 		},
 	})
 }

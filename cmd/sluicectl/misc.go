@@ -1,8 +1,6 @@
 package main
 
 import (
-	"runtime/debug"
-
 	"github.com/sluice-lsp/sluice/internal/cli"
 )
 
@@ -27,27 +25,11 @@ type VersionCmd struct{}
 
 // Run implements the command.
 func (VersionCmd) Run(w *world, g *Globals) error {
-	v := struct {
-		Version  string `json:"version"`
-		Revision string `json:"revision"`
-		Modified bool   `json:"modified"`
-		Go       string `json:"go"`
-	}{Version: "unknown"}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v.Version, v.Go = info.Main.Version, info.GoVersion
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				v.Revision = s.Value
-			case "vcs.modified":
-				v.Modified = s.Value == "true"
-			}
-		}
-	}
+	v := cli.BuildVersion()
 	if g.JSON {
 		return cli.WriteJSON(w.stdout, v)
 	}
 	p := w.printer()
-	p.Printf("sluicectl %s (%s)\n", v.Version, v.Go)
+	p.Printf("%s\n", v.Line("sluicectl"))
 	return p.Err
 }

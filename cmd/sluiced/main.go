@@ -1,5 +1,8 @@
 // Command sluiced is the daemon that an operator runs beside an unpatched lnd:
 // it opens channels on demand, holds payments, and serves wallets.
+//
+// It promises to exit 0 after an orderly stop, 1 when it could not do what was
+// asked, and 2 when the command line is wrong.
 package main
 
 import (
@@ -9,12 +12,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/sluice-lsp/sluice/internal/app"
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/obs"
 )
@@ -31,17 +34,25 @@ A first start:
 Then 'sluicectl doctor' looks at lnd's settings and names the fix for each that
 would cost money, and 'sluicectl status' shows how business stands.`
 
-type cli struct {
+type commandLine struct {
 	Run      runCmd      `cmd:"" help:"Serve until stopped."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database up to date and stop."`
 	Config   configCmd   `cmd:"" help:"Look at the configuration."`
 	Macaroon macaroonCmd `cmd:"" help:"Print how to bake the macaroon with the least rights."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+
+	Completion completionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
+// env is what every command is given from outside.
 type env struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the process's own, made in main
 	stdout io.Writer
+	stderr io.Writer
+	vars   []string
+	model  *kong.Node
 }
 
 func main() {
@@ -49,28 +60,40 @@ func main() {
 	// held; the second, with the handler gone, ends the process.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "sluiced: "+err.Error())
-		os.Exit(1)
-	}
+	os.Exit(run(&env{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, vars: os.Environ()}, os.Args[1:]))
 }
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
-	var c cli
-	parser, err := kong.New(&c, kong.Name("sluiced"), kong.Description(description), kong.UsageOnError())
+func run(e *env, args []string) int {
+	var c commandLine
+	exited := false
+	parser, err := kong.New(&c, kong.Name("sluiced"), kong.Description(description), kong.Writers(e.stdout, e.stderr),
+		kong.Vars{"version": cli.BuildVersion().Line("sluiced")},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.Exit(func(int) { exited = true }))
 	if err != nil {
-		return err
+		_, _ = fmt.Fprintln(e.stderr, "sluiced:", err)
+		return 1
 	}
+	e.model = parser.Model.Node
 	parsed, err := parser.Parse(args)
-	if err != nil {
-		return err
+	if exited {
+		// Help or the version was asked for and printed.
+		return 0
 	}
-	return parsed.Run(&env{ctx: ctx, stdout: stdout})
+	if err != nil {
+		_, _ = fmt.Fprintln(e.stderr, cli.Wrong("sluiced", err))
+		return cli.ExitUsage
+	}
+	if err := parsed.Run(e); err != nil {
+		_, _ = fmt.Fprintln(e.stderr, "sluiced: "+err.Error())
+		return 1
+	}
+	return 0
 }
 
-func load(f config.Flags) (app.Config, error) {
+func load(e *env, f config.Flags) (app.Config, error) {
 	cfg := app.DefaultConfig()
-	source := f.Source(os.Environ())
+	source := f.Source(e.vars)
 	// What the repository's own harness reads is nobody's setting.
 	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS", "SLUICE_REPLAY_SECONDS", "SLUICE_ITEST")
 	if err := config.Load(source, &cfg); err != nil {
@@ -100,7 +123,7 @@ func (c *runCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := load(c.Flags)
+	cfg, err := load(e, c.Flags)
 	if err != nil {
 		return err
 	}
@@ -117,7 +140,7 @@ type migrateCmd struct {
 }
 
 func (c *migrateCmd) Run(e *env) error {
-	cfg, err := load(c.Flags)
+	cfg, err := load(e, c.Flags)
 	if err != nil {
 		return err
 	}
@@ -142,10 +165,21 @@ type configCheckCmd struct {
 }
 
 func (c *configCheckCmd) Run(e *env) error {
-	if _, err := load(c.Flags); err != nil {
+	cfg, err := load(e, c.Flags)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(e.stdout, "The configuration is understood.")
+	if c.Config == "" {
+		if _, err := fmt.Fprintln(e.stdout, "No file was named (-c FILE): these are the defaults, with what the environment and --set change."); err != nil {
+			return err
+		}
+	}
+	// Not an error: it may be checked on another machine, or before the macaroon
+	// is baked.
+	for _, missing := range cfg.MissingFiles() {
+		_, _ = fmt.Fprintln(e.stderr, "sluiced does not start here yet: "+missing)
+	}
+	_, err = fmt.Fprintln(e.stdout, "The configuration is understood.")
 	return err
 }
 
@@ -160,13 +194,28 @@ func (c *macaroonCmd) Run(e *env) error {
 	return err
 }
 
-type versionCmd struct{}
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+func (c *completionCmd) Run(e *env) error {
+	script, err := cli.Completion(c.Shell, e.model)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(e.stdout, script)
+	return err
+}
+
+type versionCmd struct {
+	JSON bool `name:"json" help:"Print JSON for programs."`
+}
 
 func (c *versionCmd) Run(e *env) error {
-	version := "development"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
+	v := cli.BuildVersion()
+	if c.JSON {
+		return cli.WriteJSON(e.stdout, v)
 	}
-	_, err := fmt.Fprintln(e.stdout, "sluiced "+version)
+	_, err := fmt.Fprintln(e.stdout, v.Line("sluiced"))
 	return err
 }

@@ -209,6 +209,21 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// MissingFiles says which files of lnd's are not where the settings say, and
+// what to do: sluiced does not start without them.
+func (c Config) MissingFiles() []string {
+	var out []string
+	for _, f := range []struct{ setting, path, fix string }{
+		{"lnd.tls_cert", c.Lnd.TLSCert, "it is lnd's tls.cert, which lnd writes when it first starts"},
+		{"lnd.macaroon_file", string(c.Lnd.Macaroon), "`sluiced macaroon` prints how to bake it"},
+	} {
+		if _, err := os.Stat(f.path); err != nil {
+			out = append(out, fmt.Sprintf("%s: %v: %s", f.setting, err, f.fix))
+		}
+	}
+	return out
+}
+
 func keySet(keys []string) (map[ln.PubKey]bool, error) {
 	out := make(map[ln.PubKey]bool, len(keys))
 	for _, text := range keys {

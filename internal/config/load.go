@@ -104,7 +104,12 @@ func Decode(name string, content []byte, into any) error {
 	if bad, ok := errors.AsType[*toml.DecodeError](err); ok {
 		row, column := bad.Position()
 		if key := strings.Join(bad.Key(), "."); key != "" {
-			return fmt.Errorf("%s, line %d: %s: %w", name, row, key, err)
+			// The reader knows nothing of Go's types.
+			said, _, _ := strings.Cut(strings.TrimPrefix(bad.Error(), "toml: "), " cannot be stored in ")
+			if said != strings.TrimPrefix(bad.Error(), "toml: ") {
+				said += " does not fit this setting"
+			}
+			return fmt.Errorf("%s, line %d: %s: %s", name, row, key, said)
 		}
 		return fmt.Errorf("%s, line %d, column %d: %w", name, row, column, err)
 	}

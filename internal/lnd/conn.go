@@ -192,7 +192,7 @@ func tlsFromFile(path string) (*tls.Config, error) {
 	}
 	pem, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("lnd's TLS certificate: %w", err)
+		return nil, fmt.Errorf("lnd's TLS certificate: %w; it is lnd's tls.cert, which lnd writes when it first starts: name the place where it is", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
