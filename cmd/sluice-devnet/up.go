@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -101,6 +102,9 @@ func printGuide(out io.Writer, d devnet.Description, pg *devnet.Postgres, file s
 	fmt.Fprintf(out, "\nshort names for a shell:\n")
 	for _, node := range d.Nodes {
 		fmt.Fprintf(out, "  alias %s='%s'\n", node.Name, node.Lncli)
+	}
+	if self, err := os.Executable(); err == nil {
+		fmt.Fprintf(out, "  alias sluice-devnet='%s'\n", self)
 	}
 	fmt.Fprintf(out, "\nblocks: sluice-devnet mine 6\nall of this as JSON: %s\nCtrl-C ends the network and removes its files.\n", file)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
 )
 
 func TestMain(m *testing.M) {
@@ -95,4 +98,28 @@ func TestBashCompletion(t *testing.T) {
 	require.NotContains(t, complete("sluicectl", "status", "--"), "--client")
 	require.Equal(t, []string{"stop", "start"}, complete("sluicectl", "--server", "status", "business", "st"), "a flag's value is no command")
 	require.Empty(t, complete("sluicectl", "payments", "--client", "st"), "a flag's value is not completed with commands")
+}
+
+// A wrong command line is exit code 2, with the help of the command that was
+// meant; the home directory is the caller's.
+func TestWrongCommandLines(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		said string
+	}{
+		{nil, `Try "sluicectl --help".`},
+		{[]string{"payments", "--client", "02ab"}, `want 66 hex digits, have 4`},
+		{[]string{"payments", "--hash", "zz"}, `Try "sluicectl payments --help".`},
+		{[]string{"business"}, `Try "sluicectl business --help".`},
+		{[]string{"withdraw", "X"}, `--reason`},
+	} {
+		var out, errs bytes.Buffer
+		require.Equal(t, cli.ExitUsage, run(&world{ctx: t.Context(), stdout: &out, stderr: &errs, now: fakeNow}, c.args), c.args)
+		require.Contains(t, errs.String(), c.said)
+		require.Empty(t, out.String())
+	}
+	var out, errs bytes.Buffer
+	home := t.TempDir()
+	require.Equal(t, 1, run(&world{ctx: t.Context(), stdout: &out, stderr: &errs, now: fakeNow, home: home}, []string{"status"}))
+	require.Contains(t, errs.String(), filepath.Join(home, ".sluice", "tls.cert"))
 }

@@ -51,6 +51,12 @@ func (c PaymentsCmd) request() (*lspv1.FindPaymentsRequest, error) {
 	return req, nil
 }
 
+// Validate makes a malformed key or hash a wrong command line.
+func (c PaymentsCmd) Validate() error {
+	_, err := c.request()
+	return err
+}
+
 // Run implements the command.
 func (c PaymentsCmd) Run(w *world, g *Globals) error {
 	req, err := c.request()
@@ -142,7 +148,9 @@ func paymentFacts(x *lspv1.Payment, now time.Time) *cli.Table {
 		fee += ", paid by the " + payer
 	}
 	t.Row("Opening fee", fee)
-	t.Row("Received", cli.MsatAsSat(x.GetReceivedMsat())+" from payers")
+	if !x.GetTerminal() {
+		t.Row("Held now", cli.MsatAsSat(x.GetReceivedMsat())+" from payers")
+	}
 	t.Row("Agreed", cli.Time(x.GetCreatedMs())+" UTC, "+cli.Ago(x.GetCreatedMs(), now))
 	t.Row("Updated", cli.Time(x.GetUpdatedMs())+" UTC, "+cli.Ago(x.GetUpdatedMs(), now))
 	t.Row("Lapses", cli.Time(x.GetExpiresMs())+" UTC")

@@ -44,10 +44,14 @@ func paymentFromProto(l string, p *lspv1.Payment) (Payment, error) {
 	if p.GetMode() == lspv1.PaymentMode_PAYMENT_MODE_RECEIVER_PAYS {
 		mode = ReceiverPays
 	}
+	reason := printable(p.GetReason())
+	if reason == "" && !p.GetTerminal() && p.GetReceivedMsat() == 0 {
+		reason = "waiting for the payer"
+	}
 	return Payment{
 		LSP: l, PaymentID: p.GetPaymentId(), Hash: hash, Mode: mode, AmountMsat: ln.Msat(p.GetAmountMsat()),
 		FeeMsat: ln.Msat(p.GetFeeMsat()), ReceivedMsat: ln.Msat(p.GetReceivedMsat()),
-		State: printable(p.GetState()), Reason: printable(p.GetReason()), Terminal: p.GetTerminal(),
+		State: printable(p.GetState()), Reason: reason, Terminal: p.GetTerminal(),
 		CreatedAt: time.UnixMilli(p.GetCreatedMs()).UTC(), ExpiresAt: time.UnixMilli(p.GetExpiresMs()).UTC(),
 	}, nil
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -96,6 +98,24 @@ type PaymentFilter struct {
 	Limit    int
 }
 
+// checkState tells a state that does not exist from one that no payment is in.
+func checkState(name string) error {
+	if name == "" {
+		return nil
+	}
+	known := map[string]bool{}
+	for _, s := range jit.Machine().States {
+		known[s.StateName()] = true
+	}
+	for _, s := range wrap.Machine().States {
+		known[s.StateName()] = true
+	}
+	if known[name] {
+		return nil
+	}
+	return errkind.Newf(errkind.Invalid, "there is no state %q: choose from %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+}
+
 // maxID sorts after every id.
 const maxID = "~"
 
@@ -103,6 +123,9 @@ const maxID = "~"
 func (e *Engine) Payments(ctx context.Context, f PaymentFilter) ([]Payment, error) {
 	if f.BeforeID == "" {
 		f.BeforeID = maxID
+	}
+	if err := checkState(f.State); err != nil {
+		return nil, err
 	}
 	var out []Payment
 	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
