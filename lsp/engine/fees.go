@@ -76,10 +76,10 @@ func (f *feeSource) sayLocked() {
 	case now.High:
 		kind = "high"
 	}
-	switch {
-	case kind == f.alarm:
+	switch kind {
+	case f.alarm:
 		return
-	case kind == "":
+	case "":
 		f.log.Info("the fee rate is well again: channels are offered", zap.Uint64("sat_per_kw", uint64(now.Rate)))
 	default:
 		f.log.Error(now.Alarm(), zap.Time("estimated", f.last.At), zap.Uint64("ceiling_sat_per_kw", uint64(f.cfg.Ceiling)))

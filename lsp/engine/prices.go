@@ -35,7 +35,7 @@ type Menu struct {
 func (e *Engine) Menu(ctx context.Context, client ln.PubKey) (Menu, error) {
 	items, err := e.prices(e.fees.current())
 	if err != nil {
-		return Menu{Refusal: err, RetryAfter: retryPrices}, nil
+		return Menu{Refusal: err, RetryAfter: retryPrices}, nil //nolint:nilerr // an empty menu with its reason is an answer
 	}
 	until := e.opt.Now().Add(e.cfg.OfferFor)
 	for i := range items {
