@@ -256,7 +256,7 @@ func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
 			e.log.Debug("an event came too late", zap.String("id", id), zap.String("event", name), zap.Error(err))
 			return err
 		case e.ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the engine stops: what the machine would say is not known
 		}
 		e.log.Warn("an event could not be stored; trying again",
 			zap.String("id", id), zap.String("event", name), zap.Error(err))

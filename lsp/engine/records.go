@@ -36,8 +36,8 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 		feeSat = int64(selection.FeeSat) //nolint:gosec // a fee of ours, far below 2^63
 	}
 	at := t.At.UnixMilli()
-	switch {
-	case t.Seq == 1:
+	switch t.Seq {
+	case 1:
 		isNew, err := newcomer(ctx, tx, plan.Client)
 		if err != nil {
 			return err
