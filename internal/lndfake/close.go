@@ -44,7 +44,8 @@ func (c *channel) pay(tx *wire.MsgTx, i int, sat int64) error {
 	return nil
 }
 
-// closeCooperatively publishes a closing transaction that the opener pays for.
+// closeCooperatively publishes a closing transaction. Stock 0.21 nodes agree on rbf-coop-close: each makes one that it
+// pays for itself, and whichever reaches the mempool first stands. Without a balance for that the opener pays.
 func (c *channel) closeCooperatively(by int, feePerKW int64) error {
 	switch {
 	case c.phase != phaseOpen:
@@ -58,7 +59,13 @@ func (c *channel) closeCooperatively(by int, feePerKW int64) error {
 	tx := wire.NewMsgTx(2)
 	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: c.op, Witness: wire.TxWitness{{1}}})
 	cl := &closing{tx: tx, initiator: by}
-	for i, sat := range [2]int64{c.balance[0]/1000 - fee, c.balance[1] / 1000} {
+	bal := [2]int64{c.balance[0] / 1000, c.balance[1] / 1000}
+	payer := c.w.rng.IntN(2)
+	if bal[payer] < fee+dustSat {
+		payer = 0
+	}
+	bal[payer] -= fee
+	for i, sat := range bal {
 		if err := c.pay(tx, i, sat); err != nil {
 			return err
 		}

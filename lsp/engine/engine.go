@@ -35,6 +35,7 @@ type Options struct {
 	Held   Held
 	Waker  Waker
 	Books  Bookkeeping
+	Closes CloseRecords
 	DB     *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.
@@ -94,6 +95,12 @@ type Engine struct {
 	liveOpenings map[string]bool
 	business     business
 	ids          *ulid.MonotonicEntropy
+
+	// bookMu lets one reconciliation run at a time.
+	bookMu sync.Mutex
+	// noted are open channels that the books know.
+	noted    map[ln.Outpoint]bool
+	progress progress
 }
 
 // New prepares the engine; Run starts it.
@@ -123,7 +130,7 @@ func New(opt Options) (*Engine, error) {
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
-		ids: ulid.Monotonic(opt.Random, 0),
+		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 	}
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error

@@ -3008,7 +3008,10 @@ type ReconcileResponse struct {
 	Lines []*ReconcileLine `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"`
 	// True when HTLCs or transactions were in flight, so that differences may
 	// only be in time.
-	InFlight      bool `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	InFlight bool `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// What the differences come from, as narrow as lnd's records allow. There may
+	// be some although the sums agree.
+	Details       []*ReconcileDetail `protobuf:"bytes,4,rep,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3062,6 +3065,196 @@ func (x *ReconcileResponse) GetInFlight() bool {
 		return x.InFlight
 	}
 	return false
+}
+
+func (x *ReconcileResponse) GetDetails() []*ReconcileDetail {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+// ReconcileDetail is a part of a difference.
+type ReconcileDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account in the books.
+	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// What the books say.
+	BooksMsat int64 `protobuf:"varint,2,opt,name=books_msat,json=booksMsat,proto3" json:"books_msat,omitempty"`
+	// What lnd says.
+	LndMsat int64 `protobuf:"varint,3,opt,name=lnd_msat,json=lndMsat,proto3" json:"lnd_msat,omitempty"`
+	// Their difference, lnd minus books.
+	DifferenceMsat int64 `protobuf:"varint,4,opt,name=difference_msat,json=differenceMsat,proto3" json:"difference_msat,omitempty"`
+	// The channel, transaction or payment that it is about.
+	Reference string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	// What it can come from.
+	Note          string `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconcileDetail) Reset() {
+	*x = ReconcileDetail{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileDetail) ProtoMessage() {}
+
+func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileDetail.ProtoReflect.Descriptor instead.
+func (*ReconcileDetail) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ReconcileDetail) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ReconcileDetail) GetBooksMsat() int64 {
+	if x != nil {
+		return x.BooksMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetLndMsat() int64 {
+	if x != nil {
+		return x.LndMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetDifferenceMsat() int64 {
+	if x != nil {
+		return x.DifferenceMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ReconcileDetail) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+// GetReconcileProgressRequest has no fields.
+type GetReconcileProgressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReconcileProgressRequest) Reset() {
+	*x = GetReconcileProgressRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconcileProgressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconcileProgressRequest) ProtoMessage() {}
+
+func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconcileProgressRequest.ProtoReflect.Descriptor instead.
+func (*GetReconcileProgressRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
+}
+
+// GetReconcileProgressResponse tells what is being done.
+type GetReconcileProgressResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step; empty when no reconciliation runs.
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// How many entries the step has taken in.
+	Entries       uint64 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReconcileProgressResponse) Reset() {
+	*x = GetReconcileProgressResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconcileProgressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconcileProgressResponse) ProtoMessage() {}
+
+func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconcileProgressResponse.ProtoReflect.Descriptor instead.
+func (*GetReconcileProgressResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetReconcileProgressResponse) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *GetReconcileProgressResponse) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
 }
 
 var File_lsp_api_lspv1_lsp_proto protoreflect.FileDescriptor
@@ -3309,11 +3502,24 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"books_msat\x18\x02 \x01(\x03R\tbooksMsat\x12\x19\n" +
 	"\blnd_msat\x18\x03 \x01(\x03R\alndMsat\x12'\n" +
 	"\x0fdifference_msat\x18\x04 \x01(\x03R\x0edifferenceMsat\x12\x12\n" +
-	"\x04note\x18\x05 \x01(\tR\x04note\"\x80\x01\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\xba\x01\n" +
 	"\x11ReconcileResponse\x12\x1a\n" +
 	"\bbalanced\x18\x01 \x01(\bR\bbalanced\x122\n" +
 	"\x05lines\x18\x02 \x03(\v2\x1c.sluice.lsp.v1.ReconcileLineR\x05lines\x12\x1b\n" +
-	"\tin_flight\x18\x03 \x01(\bR\binFlight*h\n" +
+	"\tin_flight\x18\x03 \x01(\bR\binFlight\x128\n" +
+	"\adetails\x18\x04 \x03(\v2\x1e.sluice.lsp.v1.ReconcileDetailR\adetails\"\xc0\x01\n" +
+	"\x0fReconcileDetail\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1d\n" +
+	"\n" +
+	"books_msat\x18\x02 \x01(\x03R\tbooksMsat\x12\x19\n" +
+	"\blnd_msat\x18\x03 \x01(\x03R\alndMsat\x12'\n" +
+	"\x0fdifference_msat\x18\x04 \x01(\x03R\x0edifferenceMsat\x12\x1c\n" +
+	"\treference\x18\x05 \x01(\tR\treference\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\"\x1d\n" +
+	"\x1bGetReconcileProgressRequest\"L\n" +
+	"\x1cGetReconcileProgressResponse\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries*h\n" +
 	"\vPaymentMode\x12\x1c\n" +
 	"\x18PAYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17PAYMENT_MODE_PAYER_PAYS\x10\x01\x12\x1e\n" +
@@ -3326,7 +3532,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"GetPayment\x12 .sluice.lsp.v1.GetPaymentRequest\x1a!.sluice.lsp.v1.GetPaymentResponse\x12W\n" +
 	"\fListPayments\x12\".sluice.lsp.v1.ListPaymentsRequest\x1a#.sluice.lsp.v1.ListPaymentsResponse\x12Y\n" +
 	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Z\n" +
-	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xa0\x06\n" +
+	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\x91\a\n" +
 	"\x0fOperatorService\x12N\n" +
 	"\tGetStatus\x12\x1f.sluice.lsp.v1.GetStatusRequest\x1a .sluice.lsp.v1.GetStatusResponse\x12W\n" +
 	"\fFindPayments\x12\".sluice.lsp.v1.FindPaymentsRequest\x1a#.sluice.lsp.v1.FindPaymentsResponse\x12T\n" +
@@ -3337,7 +3543,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"ShowClient\x12 .sluice.lsp.v1.ShowClientRequest\x1a!.sluice.lsp.v1.ShowClientResponse\x12Z\n" +
 	"\rForgiveClient\x12#.sluice.lsp.v1.ForgiveClientRequest\x1a$.sluice.lsp.v1.ForgiveClientResponse\x12T\n" +
 	"\vSetBusiness\x12!.sluice.lsp.v1.SetBusinessRequest\x1a\".sluice.lsp.v1.SetBusinessResponse\x12N\n" +
-	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
+	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponse\x12o\n" +
+	"\x14GetReconcileProgress\x12*.sluice.lsp.v1.GetReconcileProgressRequest\x1a+.sluice.lsp.v1.GetReconcileProgressResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
 
 var (
 	file_lsp_api_lspv1_lsp_proto_rawDescOnce sync.Once
@@ -3352,51 +3559,54 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
-	(PaymentMode)(0),                // 0: sluice.lsp.v1.PaymentMode
-	(*OpeningFeeParams)(nil),        // 1: sluice.lsp.v1.OpeningFeeParams
-	(*ChannelWish)(nil),             // 2: sluice.lsp.v1.ChannelWish
-	(*GetMenuRequest)(nil),          // 3: sluice.lsp.v1.GetMenuRequest
-	(*GetMenuResponse)(nil),         // 4: sluice.lsp.v1.GetMenuResponse
-	(*NegotiateRequest)(nil),        // 5: sluice.lsp.v1.NegotiateRequest
-	(*NegotiateResponse)(nil),       // 6: sluice.lsp.v1.NegotiateResponse
-	(*WrapRequest)(nil),             // 7: sluice.lsp.v1.WrapRequest
-	(*WrapResponse)(nil),            // 8: sluice.lsp.v1.WrapResponse
-	(*Payment)(nil),                 // 9: sluice.lsp.v1.Payment
-	(*StoryEvent)(nil),              // 10: sluice.lsp.v1.StoryEvent
-	(*GetPaymentRequest)(nil),       // 11: sluice.lsp.v1.GetPaymentRequest
-	(*GetPaymentResponse)(nil),      // 12: sluice.lsp.v1.GetPaymentResponse
-	(*ListPaymentsRequest)(nil),     // 13: sluice.lsp.v1.ListPaymentsRequest
-	(*ListPaymentsResponse)(nil),    // 14: sluice.lsp.v1.ListPaymentsResponse
-	(*WatchPaymentRequest)(nil),     // 15: sluice.lsp.v1.WatchPaymentRequest
-	(*WatchPaymentResponse)(nil),    // 16: sluice.lsp.v1.WatchPaymentResponse
-	(*CancelPaymentRequest)(nil),    // 17: sluice.lsp.v1.CancelPaymentRequest
-	(*CancelPaymentResponse)(nil),   // 18: sluice.lsp.v1.CancelPaymentResponse
-	(*Exposure)(nil),                // 19: sluice.lsp.v1.Exposure
-	(*GetStatusRequest)(nil),        // 20: sluice.lsp.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 21: sluice.lsp.v1.GetStatusResponse
-	(*PromiseKey)(nil),              // 22: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),     // 23: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),    // 24: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),      // 25: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),     // 26: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),  // 27: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil), // 28: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                 // 29: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),     // 30: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),    // 31: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),       // 32: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),      // 33: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),    // 34: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),   // 35: sluice.lsp.v1.ForgiveClientResponse
-	(*SetBusinessRequest)(nil),      // 36: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),     // 37: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),        // 38: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),           // 39: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),       // 40: sluice.lsp.v1.ReconcileResponse
-	nil,                             // 41: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                             // 42: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(PaymentMode)(0),                     // 0: sluice.lsp.v1.PaymentMode
+	(*OpeningFeeParams)(nil),             // 1: sluice.lsp.v1.OpeningFeeParams
+	(*ChannelWish)(nil),                  // 2: sluice.lsp.v1.ChannelWish
+	(*GetMenuRequest)(nil),               // 3: sluice.lsp.v1.GetMenuRequest
+	(*GetMenuResponse)(nil),              // 4: sluice.lsp.v1.GetMenuResponse
+	(*NegotiateRequest)(nil),             // 5: sluice.lsp.v1.NegotiateRequest
+	(*NegotiateResponse)(nil),            // 6: sluice.lsp.v1.NegotiateResponse
+	(*WrapRequest)(nil),                  // 7: sluice.lsp.v1.WrapRequest
+	(*WrapResponse)(nil),                 // 8: sluice.lsp.v1.WrapResponse
+	(*Payment)(nil),                      // 9: sluice.lsp.v1.Payment
+	(*StoryEvent)(nil),                   // 10: sluice.lsp.v1.StoryEvent
+	(*GetPaymentRequest)(nil),            // 11: sluice.lsp.v1.GetPaymentRequest
+	(*GetPaymentResponse)(nil),           // 12: sluice.lsp.v1.GetPaymentResponse
+	(*ListPaymentsRequest)(nil),          // 13: sluice.lsp.v1.ListPaymentsRequest
+	(*ListPaymentsResponse)(nil),         // 14: sluice.lsp.v1.ListPaymentsResponse
+	(*WatchPaymentRequest)(nil),          // 15: sluice.lsp.v1.WatchPaymentRequest
+	(*WatchPaymentResponse)(nil),         // 16: sluice.lsp.v1.WatchPaymentResponse
+	(*CancelPaymentRequest)(nil),         // 17: sluice.lsp.v1.CancelPaymentRequest
+	(*CancelPaymentResponse)(nil),        // 18: sluice.lsp.v1.CancelPaymentResponse
+	(*Exposure)(nil),                     // 19: sluice.lsp.v1.Exposure
+	(*GetStatusRequest)(nil),             // 20: sluice.lsp.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),            // 21: sluice.lsp.v1.GetStatusResponse
+	(*PromiseKey)(nil),                   // 22: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),          // 23: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),         // 24: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),           // 25: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),          // 26: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),       // 27: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil),      // 28: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                      // 29: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),          // 30: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),         // 31: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),            // 32: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),           // 33: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),         // 34: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),        // 35: sluice.lsp.v1.ForgiveClientResponse
+	(*SetBusinessRequest)(nil),           // 36: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),          // 37: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),             // 38: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),                // 39: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),            // 40: sluice.lsp.v1.ReconcileResponse
+	(*ReconcileDetail)(nil),              // 41: sluice.lsp.v1.ReconcileDetail
+	(*GetReconcileProgressRequest)(nil),  // 42: sluice.lsp.v1.GetReconcileProgressRequest
+	(*GetReconcileProgressResponse)(nil), // 43: sluice.lsp.v1.GetReconcileProgressResponse
+	nil,                                  // 44: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                                  // 45: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3411,8 +3621,8 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	19, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	41, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	42, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	44, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	45, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
 	22, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
 	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
@@ -3423,43 +3633,46 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	29, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
 	19, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
 	39, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	3,  // 24: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 25: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 26: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 27: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 28: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 29: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 30: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	20, // 31: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	23, // 32: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	25, // 33: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	27, // 34: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	30, // 35: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	32, // 36: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	34, // 37: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	36, // 38: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	38, // 39: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	4,  // 40: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 41: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 42: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 43: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 44: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 45: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 46: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	21, // 47: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	24, // 48: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	26, // 49: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	28, // 50: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	31, // 51: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	33, // 52: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	35, // 53: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	37, // 54: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	40, // 55: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	40, // [40:56] is the sub-list for method output_type
-	24, // [24:40] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	41, // 24: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
+	3,  // 25: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 26: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 27: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 28: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 29: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 30: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 31: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	20, // 32: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	23, // 33: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	25, // 34: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	27, // 35: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	30, // 36: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	32, // 37: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	34, // 38: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	36, // 39: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	38, // 40: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	42, // 41: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
+	4,  // 42: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 43: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 44: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 45: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 46: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 47: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 48: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	21, // 49: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	24, // 50: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	26, // 51: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	28, // 52: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	31, // 53: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	33, // 54: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	35, // 55: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	37, // 56: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	40, // 57: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	43, // 58: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
+	42, // [42:59] is the sub-list for method output_type
+	25, // [25:42] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -3473,7 +3686,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
