@@ -63,6 +63,9 @@ func (o *operator) waitBalanced(ctx context.Context) {
 	for _, l := range last.GetLines() {
 		text += fmt.Sprintf("\n  %-16s books %d lnd %d difference %d (%s)", l.Account, l.BooksMsat, l.LndMsat, l.DifferenceMsat, l.Note)
 	}
+	for _, d := range last.GetDetails() {
+		text += fmt.Sprintf("\n    %s (%s): books %d lnd %d (%s)", d.Account, d.Reference, d.BooksMsat, d.LndMsat, d.Note)
+	}
 	require.NoError(o.t, err, "books:%s", text)
 	o.t.Logf("books:%s", text)
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
@@ -164,7 +165,7 @@ type ReconcileCmd struct{}
 // Run implements the command.
 func (ReconcileCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
-		got, err := call(w.ctx, s, s.op.Reconcile, &lspv1.ReconcileRequest{})
+		got, err := reconcile(w, s)
 		if err != nil {
 			return err
 		}
@@ -180,6 +181,39 @@ func (ReconcileCmd) Run(w *world, g *Globals) error {
 	})
 }
 
+// quiet is how long a reconciliation may take before it says what it does.
+const quiet = 2 * time.Second
+
+// reconcile asks for the comparison. lnd's history may be long the first time:
+// what is being read goes to standard error meanwhile.
+func reconcile(w *world, s *session) (*lspv1.ReconcileResponse, error) {
+	done := make(chan struct{})
+	var showing sync.WaitGroup
+	showing.Go(func() {
+		screen := cli.NewScreen(w.stderr)
+		timer := time.NewTimer(quiet)
+		defer timer.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-timer.C:
+				timer.Reset(time.Second)
+			}
+			p, err := call(w.ctx, s, s.op.GetReconcileProgress, &lspv1.GetReconcileProgressRequest{})
+			if err == nil && p.GetStep() != "" {
+				_ = screen.Show(fmt.Sprintf("reconciling: %s, %d entries\n", cli.Clean(p.GetStep()), p.GetEntries()))
+			}
+		}
+	})
+	defer showing.Wait()
+	defer close(done)
+	return callFor(w.ctx, s, reconcileFor, s.op.Reconcile, &lspv1.ReconcileRequest{})
+}
+
+// reconcileFor is long enough to read years of history.
+const reconcileFor = time.Hour
+
 func printReconciliation(p *cli.Printer, got *lspv1.ReconcileResponse) error {
 	t := cli.NewTable("ACCOUNT", ">BOOKS", ">LND", ">DIFFERENCE", "NOTE")
 	for _, l := range got.GetLines() {
@@ -190,6 +224,15 @@ func printReconciliation(p *cli.Printer, got *lspv1.ReconcileResponse) error {
 		t.Row(l.GetAccount(), cli.SignedMsatAsSat(l.GetBooksMsat()), cli.SignedMsatAsSat(l.GetLndMsat()), difference, l.GetNote())
 	}
 	p.Table(t)
+	if len(got.GetDetails()) > 0 {
+		p.Printf("\nWhere it differs, as far as lnd's records tell:\n\n")
+		details := cli.NewTable("ACCOUNT", ">BOOKS", ">LND", ">DIFFERENCE", "ABOUT", "NOTE")
+		for _, d := range got.GetDetails() {
+			details.Row(d.GetAccount(), cli.SignedMsatAsSat(d.GetBooksMsat()), cli.SignedMsatAsSat(d.GetLndMsat()),
+				cli.SignedMsatAsSat(d.GetDifferenceMsat()), d.GetReference(), d.GetNote())
+		}
+		p.Table(details)
+	}
 	switch {
 	case got.GetBalanced():
 		p.Printf("\nThe books equal lnd to the sat.\n")

@@ -202,6 +202,11 @@ func (f *fakeGateway) SetBusiness(_ context.Context, r *lspv1.SetBusinessRequest
 func (f *fakeGateway) Reconcile(context.Context, *lspv1.ReconcileRequest) (*lspv1.ReconcileResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if strings.Contains(f.reason, "long history") {
+		f.mu.Unlock()
+		time.Sleep(quiet + 300*time.Millisecond)
+		f.mu.Lock()
+	}
 	got := &lspv1.ReconcileResponse{Balanced: true, Lines: []*lspv1.ReconcileLine{
 		{Account: "channels", BooksMsat: 1_000_000_000, LndMsat: 1_000_000_000},
 		{Account: "wallet", BooksMsat: 500_000_000, LndMsat: 500_000_000},
@@ -209,8 +214,15 @@ func (f *fakeGateway) Reconcile(context.Context, *lspv1.ReconcileRequest) (*lspv
 	if !f.accepting {
 		got.Balanced = false
 		got.Lines[1].LndMsat, got.Lines[1].DifferenceMsat, got.Lines[1].Note = 499_999_000, -1000, "one transaction is not in the books"
+		got.Details = []*lspv1.ReconcileDetail{{
+			Account: "wallet", LndMsat: -1000, DifferenceMsat: -1000, Reference: strings.Repeat("ab", 32), Note: "it moves exactly the difference: no label",
+		}}
 	}
 	return got, nil
+}
+
+func (f *fakeGateway) GetReconcileProgress(context.Context, *lspv1.GetReconcileProgressRequest) (*lspv1.GetReconcileProgressResponse, error) {
+	return &lspv1.GetReconcileProgressResponse{Step: "forwards", Entries: 3000}, nil
 }
 
 type heldFake struct {

@@ -76,7 +76,12 @@ func (s *session) close() { _ = s.conn.Close() }
 
 // call makes one call within the timeout and explains its error.
 func call[Req, Resp any](ctx context.Context, s *session, method func(context.Context, *Req, ...grpc.CallOption) (*Resp, error), req *Req) (*Resp, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	return callFor(ctx, s, s.timeout, method, req)
+}
+
+// callFor is call for what may take longer than other calls.
+func callFor[Req, Resp any](ctx context.Context, s *session, timeout time.Duration, method func(context.Context, *Req, ...grpc.CallOption) (*Resp, error), req *Req) (*Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	resp, err := method(ctx, req)
 	if err != nil {

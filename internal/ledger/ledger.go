@@ -4,8 +4,8 @@
 // because it is posted in that transaction.
 //
 // Amounts are signed: debits are positive, credits negative. So what we own
-// (chan/…, onchain, expense/…) has positive balances, and what we owe or earned
-// (held/…, income/…, equity/…) negative ones.
+// (channels/…, closing/…, onchain) and what we spent (expense/…) has positive
+// balances, and what we earned (income/…, equity/…) negative ones.
 package ledger
 
 import (
@@ -37,17 +37,9 @@ var (
 // MaxLineMsat bounds one line: 21 million bitcoin in msat.
 const MaxLineMsat = 21_000_000 * 100_000_000 * 1000
 
-// Account is a path such as "chan/<outpoint>", "onchain", "held/<hash>",
-// "income/opening_fee", "expense/chain_fee" or "equity/opening".
+// Account is a path such as "channels/chan/<outpoint>", "onchain",
+// "income/opening_fee", "expense/chain_fee" or "equity/outside".
 type Account string
-
-// Sub is the account below this one: Account("chan").Sub("ab:0") is "chan/ab:0".
-func (a Account) Sub(name string) Account { return a + "/" + Account(name) }
-
-// In tells whether the account is scope itself or lies below it.
-func (a Account) In(scope Account) bool {
-	return a == scope || strings.HasPrefix(string(a), string(scope)+"/")
-}
 
 // Line moves an amount in (positive) or out (negative) of an account.
 type Line struct {
@@ -154,47 +146,4 @@ func (e Entry) digest() []byte {
 		h.Write(n[:])
 	}
 	return h.Sum(nil)
-}
-
-// Difference is an account on which the books and the world disagree.
-type Difference struct {
-	Account      Account
-	BookMsat     int64
-	ObservedMsat int64
-}
-
-// OffByMsat is how much more the world has than the books.
-func (d Difference) OffByMsat() int64 { return d.ObservedMsat - d.BookMsat }
-
-// Reconcile compares balances of the books with what was observed, at the
-// precision of one satoshi: nodes report balances with the msat cut off. Every
-// account that was observed is compared, and every account of the books that
-// lies in one of the scopes; there a missing observation counts as zero. The
-// differences come sorted by account; none means that they agree.
-func Reconcile(books, observed map[Account]int64, scopes ...Account) []Difference {
-	var diffs []Difference
-	compare := func(a Account) {
-		if floorSat(books[a]) != floorSat(observed[a]) {
-			diffs = append(diffs, Difference{Account: a, BookMsat: books[a], ObservedMsat: observed[a]})
-		}
-	}
-	for a := range observed {
-		compare(a)
-	}
-	for a := range books {
-		if _, seen := observed[a]; !seen && slices.ContainsFunc(scopes, a.In) {
-			compare(a)
-		}
-	}
-	slices.SortFunc(diffs, func(a, b Difference) int { return cmp.Compare(a.Account, b.Account) })
-	return diffs
-}
-
-// floorSat cuts the msat off, downwards for negative balances too.
-func floorSat(msat int64) int64 {
-	sat := msat / 1000
-	if msat%1000 < 0 {
-		sat--
-	}
-	return sat
 }

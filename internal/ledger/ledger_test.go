@@ -187,26 +187,23 @@ func TestBooksAgainstModel(t *testing.T) {
 	})
 }
 
-func TestReconcile(t *testing.T) {
-	books := map[ledger.Account]int64{
-		"chan/a": 1_000_999, "chan/b": 2_000_000, "chan/c": 0, "channel": 5000, "held/x": -7000, "onchain": 3_000_000,
-	}
-	observed := map[ledger.Account]int64{"chan/a": 1_000_000, "onchain": 2_999_000, "chan/d": 1000}
-	require.Equal(t, []ledger.Difference{
-		{Account: "chan/b", BookMsat: 2_000_000},
-		{Account: "chan/d", ObservedMsat: 1000},
-		{Account: "onchain", BookMsat: 3_000_000, ObservedMsat: 2_999_000},
-	}, ledger.Reconcile(books, observed, "chan"))
-	require.EqualValues(t, -1000, ledger.Difference{BookMsat: 3_000_000, ObservedMsat: 2_999_000}.OffByMsat())
-
-	rapid.Check(t, func(rt *rapid.T) {
-		book := rapid.Int64Range(-1_000_000_000, 1_000_000_000).Draw(rt, "book")
-		seen := rapid.Int64Range(-1_000_000_000, 1_000_000_000).Draw(rt, "seen")
-		diffs := ledger.Reconcile(map[ledger.Account]int64{"a": book}, map[ledger.Account]int64{"a": seen})
-		if gap := max(book-seen, seen-book); gap >= 1000 {
-			require.Len(rt, diffs, 1)
-		}
-		cut := book - ((book%1000)+1000)%1000
-		require.Empty(rt, ledger.Reconcile(map[ledger.Account]int64{"a": book}, map[ledger.Account]int64{"a": cut}))
+// TestLookup: an entry is found with its lines, and one that was never posted
+// is not.
+func TestLookup(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := opened(t, open)
+		first := entry("1", ledger.Move("onchain", "channels/chan/x", 5)...)
+		require.NoError(t, post(db, first))
+		require.NoError(t, db.Read(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			got, found, err := ledger.Lookup(ctx, tx, "1")
+			require.NoError(t, err)
+			require.True(t, found)
+			require.Equal(t, first.Lines, got.Lines)
+			require.Equal(t, first.Reference, got.Reference)
+			_, found, err = ledger.Lookup(ctx, tx, "2")
+			require.NoError(t, err)
+			require.False(t, found)
+			return nil
+		}))
 	})
 }

@@ -26,3 +26,8 @@ WHERE l.account = $1 ORDER BY e.at_ms, e.entry_key, l.pos;
 SELECT e.entry_key, e.at_ms, e.reason, e.reference, l.account, l.amount_msat
 FROM ledger_entries e JOIN ledger_lines l ON l.entry_key = e.entry_key
 WHERE e.reference = $1 ORDER BY e.at_ms, e.entry_key, l.pos;
+
+-- name: LinesOfEntry :many
+SELECT e.entry_key, e.at_ms, e.reason, e.reference, l.account, l.amount_msat
+FROM ledger_entries e JOIN ledger_lines l ON l.entry_key = e.entry_key
+WHERE e.entry_key = $1 ORDER BY l.pos;

@@ -75,6 +75,19 @@ func Exists(ctx context.Context, tx *store.Tx, key string) (bool, error) {
 	return false, fmt.Errorf("look for entry %q: %w", key, err)
 }
 
+// Lookup finds the entry with this key.
+func Lookup(ctx context.Context, tx *store.Tx, key string) (e Entry, found bool, err error) {
+	rows, err := ledgerdb.New(tx).LinesOfEntry(ctx, key)
+	if err != nil {
+		return e, false, fmt.Errorf("look for entry %q: %w", key, err)
+	}
+	for _, row := range rows {
+		e.Key, e.At, e.Reason, e.Reference = row.EntryKey, time.UnixMilli(row.AtMs), row.Reason, row.Reference
+		e.Lines = append(e.Lines, Line{Account: Account(row.Account), AmountMsat: row.AmountMsat})
+	}
+	return e, len(rows) > 0, nil
+}
+
 // Balance is one account's balance in msat (zero for an unknown account).
 func Balance(ctx context.Context, tx *store.Tx, a Account) (int64, error) {
 	msat, err := ledgerdb.New(tx).Balance(ctx, string(a))

@@ -37,6 +37,22 @@ type WalletTx struct {
 	RawTx         []byte
 	// Spends are the outputs that it spends.
 	Spends []Outpoint
+	// Inputs are the same outputs, with whether they were the wallet's.
+	Inputs []WalletInput
+	// Outputs are what it pays.
+	Outputs []WalletOutput
+}
+
+// WalletInput is an input of a wallet's transaction.
+type WalletInput struct {
+	Outpoint Outpoint
+	Ours     bool
+}
+
+// WalletOutput is an output of a wallet's transaction.
+type WalletOutput struct {
+	ValueSat int64
+	Ours     bool
 }
 
 // Balances is what the node's on-chain wallet holds.

@@ -16,11 +16,13 @@ type Channel struct {
 	ConfirmedSCID SCID
 	Aliases       []SCID
 
-	CapacitySat      Sat
-	LocalSat         Sat
-	RemoteSat        Sat
-	CommitFeeSat     Sat
-	UnsettledSat     Sat
+	CapacitySat  Sat
+	LocalSat     Sat
+	RemoteSat    Sat
+	CommitFeeSat Sat
+	UnsettledSat Sat
+	// PushSat is what the opener gave the other side at the start.
+	PushSat          Sat
 	LocalReserveSat  Sat
 	RemoteReserveSat Sat
 	// LocalCSV is how long our own funds wait after we force-close; RemoteCSV
@@ -75,20 +77,69 @@ type PendingChannel struct {
 	Memo        string
 	// CommitFeeSat is only known for channels that are opening.
 	CommitFeeSat Sat
-	// LimboSat is what a closing channel still owes us on chain.
+	// LimboSat is what a closing channel still owes us on chain. lnd counts
+	// incoming HTLCs among it as soon as it may claim them.
 	LimboSat Sat
+	// CloseTx is the closing transaction that lnd knows of; zero when only the
+	// peer has one. CloseRaw is its bytes, until it is confirmed.
+	CloseTx  TxID
+	CloseRaw []byte
+	// Commitment says that the closing transaction is a commitment.
+	Commitment bool
+	// RecoveredSat is what of it is back in the wallet.
+	RecoveredSat Sat
+	// LimboIncomingSat is the part of LimboSat that are incoming HTLCs.
+	LimboIncomingSat Sat
+	// Stages are the HTLC outputs in limbo: those of second-stage transactions
+	// already where we need them, made or not.
+	Stages []StageOutput
 }
 
-// ClosedChannel is a channel whose funding output is spent and resolved.
+// StageOutput is an output on its way to the wallet.
+type StageOutput struct {
+	Outpoint  Outpoint
+	AmountSat Sat
+}
+
+// The kinds of close, in lnd's words.
+const (
+	CloseCooperative     = "COOPERATIVE_CLOSE"
+	CloseLocalForce      = "LOCAL_FORCE_CLOSE"
+	CloseRemoteForce     = "REMOTE_FORCE_CLOSE"
+	CloseBreach          = "BREACH_CLOSE"
+	CloseFundingCanceled = "FUNDING_CANCELED"
+	CloseAbandoned       = "ABANDONED"
+)
+
+// ClosedChannel is a channel whose funding output is spent and resolved, or
+// that lnd was told to forget.
 type ClosedChannel struct {
-	ChanID      SCID
-	Outpoint    Outpoint
-	Peer        PubKey
-	CapacitySat Sat
+	ChanID        SCID
+	ConfirmedSCID SCID
+	Aliases       []SCID
+	Outpoint      Outpoint
+	Peer          PubKey
+	CapacitySat   Sat
+	Initiator     bool
+	// SettledSat is what our output of the closing transaction held.
 	SettledSat  Sat
 	CloseTx     TxID
-	// Kind is lnd's word: COOPERATIVE_CLOSE, ABANDONED, FUNDING_CANCELED, …
-	Kind string
+	CloseHeight uint32
+	// Kind is one of the kinds of close.
+	Kind        string
+	Resolutions []Resolved
+}
+
+// Resolved is how one output of a commitment ended. Resolved outputs of a
+// second-stage transaction are entries of their own.
+type Resolved struct {
+	Outpoint  Outpoint
+	AmountSat Sat
+	// Ours: our wallet has it, by SweepTx. FirstStage: it went into a
+	// second-stage transaction of ours. Lost: it was ours, or may have been,
+	// and is not. None of them: the peer took what was the peer's.
+	Ours, FirstStage, Lost bool
+	SweepTx                TxID
 }
 
 // ChannelEventKind is what happened to a channel.

@@ -242,6 +242,15 @@ func (t TxID) String() string {
 	return hex.EncodeToString(r[:])
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (t TxID) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *TxID) UnmarshalText(b []byte) (err error) {
+	*t, err = ParseTxID(string(b))
+	return err
+}
+
 // ParseTxID reads the id as people write it.
 func ParseTxID(s string) (TxID, error) {
 	var r, t TxID

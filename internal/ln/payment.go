@@ -97,9 +97,23 @@ type Invoice struct {
 type InvoiceHtlc struct {
 	Key          CircuitKey
 	AmtMsat      Msat
+	ResolvedAt   time.Time
 	AcceptHeight uint32
 	Expiry       uint32
 	State        InvoiceState
+}
+
+// InvoicePage is one page of a node's invoices, in the order of their making.
+type InvoicePage struct {
+	Settled []Invoice
+	// Next is where the next page begins; Done says that there is none.
+	Next uint64
+	Done bool
+	// From is the last index before the page's first invoice that may still be
+	// settled: nothing up to it needs to be read again. Open says that there is
+	// such an invoice.
+	From uint64
+	Open bool
 }
 
 // Bolt11 is what a payment request says (BOLT 11), checked and decoded.
@@ -146,6 +160,17 @@ type Payment struct {
 	InFlight int
 	// Index is lnd's own count of payments.
 	Index uint64
+	// Parts are the attempts that succeeded.
+	Parts []PaymentPart
+}
+
+// PaymentPart is what one successful attempt took out of a channel.
+type PaymentPart struct {
+	// ChanID is the first hop's channel: lnd sends a payment of its own over
+	// exactly that one.
+	ChanID  SCID
+	AmtMsat Msat
+	EndedAt time.Time
 }
 
 // DirectPayment asks to pay an invoice's hash over one channel of ours to the

@@ -59,6 +59,7 @@ type Client struct {
 	invoices  invoicesrpc.InvoicesClient
 	wallet    walletrpc.WalletKitClient
 	chain     chainrpc.ChainNotifierClient
+	blocks    chainrpc.ChainKitClient
 	signer    signrpc.SignerClient
 	peers     peersrpc.PeersClient
 	version   verrpc.VersionerClient
@@ -126,6 +127,7 @@ func Dial(cfg Config) (*Client, error) {
 		invoices:  invoicesrpc.NewInvoicesClient(conn),
 		wallet:    walletrpc.NewWalletKitClient(conn),
 		chain:     chainrpc.NewChainNotifierClient(conn),
+		blocks:    chainrpc.NewChainKitClient(conn),
 		signer:    signrpc.NewSignerClient(conn),
 		peers:     peersrpc.NewPeersClient(conn),
 		version:   verrpc.NewVersionerClient(conn),

@@ -107,34 +107,33 @@ func (c *Client) CancelInvoice(ctx context.Context, hash ln.Hash) error {
 	return mapped
 }
 
-// SettledInvoices lists invoices that were settled after a settle index, with
-// the index to go on from. It reads every invoice: it is for bookkeeping, not
-// for a hot path.
-func (c *Client) SettledInvoices(ctx context.Context, after uint64) ([]ln.Invoice, uint64, error) {
-	var out []ln.Invoice
-	last := after
-	offset := uint64(0)
-	for {
-		resp, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{IndexOffset: offset, NumMaxInvoices: 1000})
-		if err != nil {
-			return nil, after, mapError("list invoices", err)
-		}
-		for _, inv := range resp.Invoices {
-			if inv.SettleIndex <= after || inv.State != lnrpc.Invoice_SETTLED {
-				continue
-			}
-			converted, err := invoiceFromRPC(inv)
-			if err != nil {
-				return nil, after, err
-			}
-			out = append(out, converted)
-			last = max(last, inv.SettleIndex)
-		}
-		if len(resp.Invoices) == 0 || resp.LastIndexOffset <= offset {
-			return out, last, nil
-		}
-		offset = resp.LastIndexOffset
+// SettledInvoices lists a page of invoices beyond an add index, as far as they
+// are settled, so that the books need not read all history again.
+func (c *Client) SettledInvoices(ctx context.Context, after uint64) (page ln.InvoicePage, err error) {
+	page = ln.InvoicePage{Next: after, From: after, Done: true}
+	resp, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{IndexOffset: after, NumMaxInvoices: 1000})
+	if err != nil {
+		return page, mapError("list invoices", err)
 	}
+	for _, inv := range resp.Invoices {
+		if final := inv.State == lnrpc.Invoice_SETTLED || inv.State == lnrpc.Invoice_CANCELED; !final {
+			page.Open = true
+		} else if !page.Open {
+			page.From = inv.AddIndex
+		}
+		if inv.State != lnrpc.Invoice_SETTLED {
+			continue
+		}
+		converted, err := invoiceFromRPC(inv)
+		if err != nil {
+			return page, err
+		}
+		page.Settled = append(page.Settled, converted)
+	}
+	if len(resp.Invoices) > 0 && resp.LastIndexOffset > after {
+		page.Next, page.Done = resp.LastIndexOffset, false
+	}
+	return page, nil
 }
 
 func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
@@ -175,7 +174,7 @@ func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
 		}
 		out.Htlcs = append(out.Htlcs, ln.InvoiceHtlc{
 			Key:     ln.CircuitKey{ChanID: ln.SCID(h.ChanId), HtlcID: h.HtlcIndex},
-			AmtMsat: ln.Msat(h.AmtMsat), AcceptHeight: uint32(h.AcceptHeight), Expiry: uint32(h.ExpiryHeight), State: state,
+			AmtMsat: ln.Msat(h.AmtMsat), ResolvedAt: time.Unix(h.ResolveTime, 0), AcceptHeight: uint32(h.AcceptHeight), Expiry: uint32(h.ExpiryHeight), State: state,
 		})
 	}
 	return out, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
@@ -99,8 +100,16 @@ func (c *Client) trackPayment(ctx context.Context, hash ln.Hash, untilTerminal b
 func paymentFromRPC(hash ln.Hash, p *lnrpc.Payment) (ln.Payment, error) {
 	out := ln.Payment{Hash: hash, ValueMsat: msat(p.ValueMsat), FeeMsat: msat(p.FeeMsat), Index: p.PaymentIndex}
 	for _, h := range p.Htlcs {
-		if h.Status == lnrpc.HTLCAttempt_IN_FLIGHT {
+		switch h.Status {
+		case lnrpc.HTLCAttempt_IN_FLIGHT:
 			out.InFlight++
+		case lnrpc.HTLCAttempt_SUCCEEDED:
+			part := ln.PaymentPart{AmtMsat: msat(h.GetRoute().GetTotalAmtMsat()), EndedAt: time.Unix(0, h.ResolveTimeNs)}
+			if hops := h.GetRoute().GetHops(); len(hops) > 0 {
+				part.ChanID = ln.SCID(hops[0].ChanId)
+			}
+			out.Parts = append(out.Parts, part)
+		default:
 		}
 	}
 	switch p.Status {

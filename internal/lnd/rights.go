@@ -53,6 +53,8 @@ func rights() []Right {
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},
 		{lightning + "PendingChannels", "channels that are opening or closing", both},
 		{lightning + "ClosedChannels", "channels that are gone", both},
+		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books", gateway},
+		{"/chainrpc.ChainKit/GetBlock", "to read it: what a close cost", gateway},
 		{lightning + "SubscribeChannelEvents", "the moment a channel is active", both},
 		{lightning + "GetChanInfo", "the policy of a channel", both},
 		{lightning + "ChannelAcceptor", "who may open channels to the node", both},

@@ -30,6 +30,7 @@ func services() map[reflect.Type]grpc.ServiceDesc {
 		reflect.TypeFor[invoicesrpc.InvoicesClient]():   invoicesrpc.Invoices_ServiceDesc,
 		reflect.TypeFor[walletrpc.WalletKitClient]():    walletrpc.WalletKit_ServiceDesc,
 		reflect.TypeFor[chainrpc.ChainNotifierClient](): chainrpc.ChainNotifier_ServiceDesc,
+		reflect.TypeFor[chainrpc.ChainKitClient]():      chainrpc.ChainKit_ServiceDesc,
 		reflect.TypeFor[signrpc.SignerClient]():         signrpc.Signer_ServiceDesc,
 		reflect.TypeFor[peersrpc.PeersClient]():         peersrpc.Peers_ServiceDesc,
 		reflect.TypeFor[verrpc.VersionerClient]():       verrpc.Versioner_ServiceDesc,

@@ -181,6 +181,10 @@ func (c *Client) Transactions(ctx context.Context, fromHeight int32) ([]ln.Walle
 				return nil, err
 			}
 			tx.Spends = append(tx.Spends, spent)
+			tx.Inputs = append(tx.Inputs, ln.WalletInput{Outpoint: spent, Ours: prev.IsOurOutput})
+		}
+		for _, paid := range t.OutputDetails {
+			tx.Outputs = append(tx.Outputs, ln.WalletOutput{ValueSat: paid.Amount, Ours: paid.IsOurAddress})
 		}
 		out = append(out, tx)
 	}

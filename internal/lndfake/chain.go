@@ -30,6 +30,7 @@ type chain struct {
 	owner        map[string]*Node
 	internal     map[wire.OutPoint]*channel
 	contracts    map[wire.OutPoint]*contract
+	owed         map[wire.OutPoint]*output
 	minersMsat   int64
 	feeRatePerKW int64
 	refuse       error
@@ -73,6 +74,7 @@ func newChain(w *World) *chain {
 		txs: map[chainhash.Hash]*mempoolTx{}, owned: map[*Node]map[opKey]*coin{},
 		owner: map[string]*Node{}, internal: map[wire.OutPoint]*channel{},
 		contracts:    map[wire.OutPoint]*contract{},
+		owed:         map[wire.OutPoint]*output{},
 		feeRatePerKW: 2500,
 	}
 	c.blocks = []*block{{height: genesisHeight, header: *c.header(chainhash.Hash{}, 0), hash: chainhash.Hash{}}}
@@ -232,6 +234,9 @@ func (c *chain) publish(tx *wire.MsgTx, label string) error {
 	c.mempool = append(c.mempool, e)
 	c.addCoins(e)
 	c.minersMsat += e.feeSat * 1000
+	for _, n := range c.w.order {
+		n.wallet.layGhosts()
+	}
 	c.w.onTx(e)
 	return nil
 }
@@ -332,7 +337,7 @@ func (c *chain) strangersMsat() int64 {
 // funds says whether the output belongs to a channel that counts its own money.
 func (c *chain) funds(op wire.OutPoint) bool {
 	ch := c.internal[op]
-	return c.contracts[op] != nil || ch != nil && ch.op == op
+	return c.contracts[op] != nil || c.owed[op] != nil || ch != nil && ch.op == op
 }
 
 func (c *chain) rawBlock(b *block) []byte {

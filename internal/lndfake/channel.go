@@ -61,6 +61,8 @@ type side struct {
 	node   *Node
 	alias  uint64
 	gone   bool // abandoned by this node
+	goneAt uint32
+	over   bool // closed, and all of the side's is home
 	wanted policy
 	graph  *policy // on disk: the own policy in the own graph
 	peerOK bool    // on disk: the other side's channel_update has arrived

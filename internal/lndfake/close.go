@@ -12,29 +12,24 @@ import (
 )
 
 const (
-	incomingBroadcastDelta = 10  // blocks before expiry at which lnd goes on chain to claim
-	claimFeeSat            = 250 // of an HTLC's claim or time-out transaction
-	closeConfs             = 3   // lnd 0.21 takes a close for final after three to six, by size
+	incomingBroadcastDelta = 10 // blocks before expiry at which lnd goes on chain to claim
+	closeConfs             = 3  // lnd 0.21 takes a close for final after three to six, by size
+	anchorSat              = anchorsSat / 2
 )
 
 // closing is the end of a channel on chain.
 type closing struct {
 	tx        *wire.MsgTx
 	force     bool
+	breach    bool
 	initiator int
 	confirmed bool
 	height    uint32
+	outputs   []*output
 	contracts []*contract
 	gone      []*htlc // in flight, but without an output
-}
-
-// contract is an HTLC's output of a published commitment. Until it is spent it counts as its offerer's money.
-type contract struct {
-	h     *htlc
-	op    wire.OutPoint
-	spend *wire.MsgTx
-	claim bool
-	done  bool
+	settled   [2]int64
+	reports   [2][]*lnrpc.Resolution
 }
 
 func (c *channel) pay(tx *wire.MsgTx, i int, sat int64) error {
@@ -49,7 +44,8 @@ func (c *channel) pay(tx *wire.MsgTx, i int, sat int64) error {
 	return nil
 }
 
-// closeCooperatively publishes a closing transaction that the opener pays for.
+// closeCooperatively publishes a closing transaction. Stock 0.21 nodes agree on rbf-coop-close: each makes one that it
+// pays for itself, and whichever reaches the mempool first stands. Without a balance for that the opener pays.
 func (c *channel) closeCooperatively(by int, feePerKW int64) error {
 	switch {
 	case c.phase != phaseOpen:
@@ -62,13 +58,22 @@ func (c *channel) closeCooperatively(by int, feePerKW int64) error {
 	fee := feePerKW * 700 / 1000
 	tx := wire.NewMsgTx(2)
 	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: c.op, Witness: wire.TxWitness{{1}}})
-	bal := [2]int64{c.balance[0]/1000 - fee, c.balance[1] / 1000}
-	for i := range bal {
-		if err := c.pay(tx, i, bal[i]); err != nil {
+	cl := &closing{tx: tx, initiator: by}
+	bal := [2]int64{c.balance[0] / 1000, c.balance[1] / 1000}
+	payer := c.w.rng.IntN(2)
+	if bal[payer] < fee+dustSat {
+		payer = 0
+	}
+	bal[payer] -= fee
+	for i, sat := range bal {
+		if err := c.pay(tx, i, sat); err != nil {
 			return err
 		}
+		if sat >= dustSat {
+			cl.settled[i] = sat
+		}
 	}
-	return c.publishClose(tx, &closing{tx: tx, initiator: by})
+	return c.publishClose(tx, cl)
 }
 
 func (c *channel) publishClose(tx *wire.MsgTx, cl *closing) error {
@@ -92,8 +97,6 @@ func (c *channel) forceClose(by int) error {
 		return errors.New("channel is closing already")
 	}
 	cl := &closing{force: true, initiator: by}
-	tx := wire.NewMsgTx(2)
-	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: c.op, Witness: wire.TxWitness{{1}}})
 	bal := c.balance
 	type pending struct {
 		h   *htlc
@@ -113,37 +116,124 @@ func (c *channel) forceClose(by int) error {
 		}
 		outs = append(outs, pending{h, h.amt / 1000})
 	}
-	bal[0] -= (c.feePerKW * c.weight(len(outs)) / 1000) * 1000
-	for i := range bal {
-		if err := c.pay(tx, i, bal[i]/1000); err != nil {
-			return err
-		}
+	bal[0] -= (c.feePerKW*c.weight(len(outs))/1000 + anchorsSat) * 1000
+	tx, err := c.commitment(cl, bal, len(outs) > 0)
+	if err != nil {
+		return err
 	}
+	base := len(tx.TxOut)
 	for _, o := range outs {
-		seed := c.w.random32()
-		addr, err := btcutil.NewAddressWitnessScriptHash(seed[:], c.w.chain.params)
-		if err != nil {
+		if err := c.addContract(tx, o.sat); err != nil {
 			return err
 		}
-		script, err := txscript.PayToAddrScript(addr)
-		if err != nil {
-			return err
-		}
-		tx.AddTxOut(wire.NewTxOut(o.sat, script))
 	}
 	cl.tx = tx
-	base := len(tx.TxOut) - len(outs)
 	for i, o := range outs {
 		k := &contract{h: o.h, op: wire.OutPoint{Hash: tx.TxHash(), Index: uint32(base + i)}}
 		cl.contracts = append(cl.contracts, k)
 		c.w.chain.internal[k.op] = c
 		c.w.chain.contracts[k.op] = k
 	}
+	c.own(cl)
 	for _, s := range c.sides {
 		s.mailbox, s.signed = nil, nil
 	}
 	c.rounds = nil
-	return c.publishClose(tx, cl)
+	if err := c.publishClose(tx, cl); err != nil {
+		return err
+	}
+	c.hurry(cl)
+	return nil
+}
+
+// commitment begins a commitment with what belongs to the two sides. Balances
+// below dust have no output, and a side without any output has no anchor.
+func (c *channel) commitment(cl *closing, bal [2]int64, htlcs bool) (*wire.MsgTx, error) {
+	tx := wire.NewMsgTx(2)
+	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: c.op, Witness: wire.TxWitness{{1}}})
+	for i := range bal {
+		sat := bal[i] / 1000
+		if sat < dustSat {
+			sat = 0
+		}
+		if sat > 0 || htlcs {
+			cl.outputs = append(cl.outputs, &output{c: c, side: i, kind: outputAnchor, sat: anchorSat})
+		}
+		if sat > 0 {
+			csv := uint32(1)
+			if i == cl.initiator {
+				csv = csvDelay
+			}
+			cl.outputs = append(cl.outputs, &output{c: c, side: i, kind: outputBalance, sat: sat, csv: csv})
+			cl.settled[i] = sat
+		}
+	}
+	for _, o := range cl.outputs {
+		if err := c.addContract(tx, o.sat); err != nil {
+			return nil, err
+		}
+	}
+	return tx, nil
+}
+
+// addContract adds an output whose script is nobody's; the world knows whose
+// it is.
+func (c *channel) addContract(tx *wire.MsgTx, sat int64) error {
+	seed := c.w.random32()
+	addr, err := btcutil.NewAddressWitnessScriptHash(seed[:], c.w.chain.params)
+	if err != nil {
+		return err
+	}
+	script, err := txscript.PayToAddrScript(addr)
+	if err != nil {
+		return err
+	}
+	tx.AddTxOut(wire.NewTxOut(sat, script))
+	return nil
+}
+
+// own tells the chain whose the commitment's outputs are.
+func (c *channel) own(cl *closing) {
+	for i, o := range cl.outputs {
+		o.op = wire.OutPoint{Hash: cl.tx.TxHash(), Index: uint32(i)}
+		c.w.chain.internal[o.op] = c
+		c.w.chain.owed[o.op] = o
+	}
+}
+
+// Breach makes a node publish an old commitment, by which all is its own. The
+// other side takes everything once that is confirmed.
+func (w *World) Breach(n *Node, point string) error {
+	err := fmt.Errorf("no channel %s", point)
+	w.do(func() {
+		for _, c := range w.channels {
+			s := c.sideOf(n)
+			if s == nil || c.pointString() != point {
+				continue
+			}
+			if err = nil; c.phase != phaseOpen || len(c.htlcs) > 0 || !c.holdsMoney() {
+				err = errors.New("the channel is not quiet")
+				return
+			}
+			cl := &closing{force: true, breach: true, initiator: s.i}
+			var bal [2]int64
+			bal[s.i] = (c.capacity - c.commitFeeSat() - anchorsSat) * 1000
+			if cl.tx, err = c.commitment(cl, bal, false); err != nil {
+				return
+			}
+			for _, o := range cl.outputs {
+				o.side, o.csv = 1-s.i, 0
+			}
+			cl.settled = [2]int64{}
+			// From here on the money is the victim's.
+			c.balance[1-s.i] += c.balance[s.i]
+			c.balance[s.i] = 0
+			c.own(cl)
+			err = c.publishClose(cl.tx, cl)
+			return
+		}
+	})
+	return err
 }
 
 // watchExpiry force-closes for HTLCs that nobody resolved in time.
@@ -163,97 +253,6 @@ func (c *channel) watchExpiry() {
 			_ = c.forceClose(1 - h.from)
 			return
 		}
-	}
-}
-
-// settleOnChain moves a closing channel on: after every block, and when a preimage becomes known.
-func (c *channel) settleOnChain() {
-	cl := c.closing
-	if c.phase != phaseClosing || cl == nil {
-		return
-	}
-	chain := c.w.chain
-	if cl.tx != nil && chain.txs[cl.tx.TxHash()] == nil {
-		_ = chain.publish(cl.tx, "closechannel")
-	}
-	if chain.confirmations(cl.tx.TxHash()) < closeConfs {
-		return
-	}
-	if !cl.confirmed {
-		cl.confirmed, cl.height = true, chain.height()
-		for _, s := range c.sides {
-			s.event(lnrpc.ChannelEventUpdate_CLOSED_CHANNEL)
-		}
-	}
-	for _, h := range cl.gone {
-		n := c.sides[h.from].node
-		if n.up && h.res == nil {
-			h.res = &resolution{failure: &failure{code: lnrpc.Failure_PERMANENT_CHANNEL_FAILURE, src: h.pos, detail: "not on chain"}}
-			n.outgoingResolved(h)
-		}
-	}
-	open := false
-	for _, k := range cl.contracts {
-		c.settleContract(k)
-		open = open || !k.done
-	}
-	if !open {
-		c.phase = phaseClosed
-		c.htlcs = nil
-		for _, s := range c.sides {
-			s.pkgs = nil
-			s.event(lnrpc.ChannelEventUpdate_FULLY_RESOLVED_CHANNEL)
-		}
-	}
-}
-
-func (c *channel) settleContract(k *contract) {
-	if k.done {
-		return
-	}
-	chain, h := c.w.chain, k.h
-	offerer, receiver := c.sides[h.from], c.sides[1-h.from]
-	if k.spend != nil && chain.txs[k.spend.TxHash()] == nil {
-		k.spend = nil
-	}
-	if k.spend == nil {
-		if pre, ok := receiver.node.preimages[h.hash]; ok && receiver.node.up {
-			c.spendContract(k, receiver, wire.TxWitness{{2}, pre[:]}, true)
-		} else if chain.height() >= h.expiry && offerer.node.up {
-			c.spendContract(k, offerer, wire.TxWitness{{2}, {}}, false)
-		} else if receiver.node.up {
-			c.offerHTLC(receiver, h)
-		}
-		return
-	}
-	if chain.confirmations(k.spend.TxHash()) == 0 {
-		return
-	}
-	if !offerer.node.up || !receiver.node.up {
-		return
-	}
-	k.done = true
-	receiver.node.mem.intercept.pop(circuitKey{receiver.chanID(), h.id})
-	receiver.node.resolved[circuitKey{receiver.chanID(), h.id}] = k.claim
-	if k.claim {
-		pre := receiver.node.preimages[h.hash]
-		h.res = &resolution{preimage: &pre}
-	} else {
-		h.res = &resolution{failure: &failure{code: lnrpc.Failure_PERMANENT_CHANNEL_FAILURE, src: h.pos, detail: "on-chain timeout"}}
-	}
-	offerer.node.outgoingResolved(h)
-}
-
-func (c *channel) spendContract(k *contract, to *side, witness wire.TxWitness, claim bool) {
-	script, _, err := to.node.wallet.newScript(true)
-	if err != nil {
-		return
-	}
-	tx := wire.NewMsgTx(2)
-	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: k.op, Witness: witness})
-	tx.AddTxOut(wire.NewTxOut(k.h.amt/1000-claimFeeSat, script))
-	if c.w.chain.publish(tx, "sweep") == nil {
-		k.spend, k.claim = tx, claim
 	}
 }
 
@@ -281,23 +280,27 @@ func (s *side) closeSummary() *lnrpc.ChannelCloseSummary {
 		ChannelPoint: c.pointString(), ChanId: s.chanID(), ChainHash: c.w.chain.params.GenesisHash.String(),
 		RemotePubkey: s.other().node.pub, Capacity: c.capacity, SettledBalance: c.balance[s.i] / 1000,
 		AliasScids: []uint64{s.alias}, OpenInitiator: initiator(s.i), CloseType: lnrpc.ChannelCloseSummary_ABANDONED,
+		CloseHeight: s.goneAt,
 	}
 	if c.zeroConf {
 		m.ZeroConfConfirmedScid = c.scid
 	}
-	if cl == nil {
+	if s.gone || cl == nil {
 		return m
 	}
-	m.ClosingTxHash, m.CloseHeight = cl.tx.TxHash().String(), cl.height
+	m.ClosingTxHash, m.CloseHeight, m.SettledBalance = cl.tx.TxHash().String(), cl.height, cl.settled[s.i]
 	m.CloseInitiator = lnrpc.Initiator_INITIATOR_REMOTE
 	if cl.initiator == s.i {
 		m.CloseInitiator = lnrpc.Initiator_INITIATOR_LOCAL
 	}
+	m.Resolutions = slices.Clone(cl.reports[s.i])
 	switch {
 	case !cl.force:
 		m.CloseType = lnrpc.ChannelCloseSummary_COOPERATIVE_CLOSE
 	case cl.initiator == s.i:
-		m.CloseType = lnrpc.ChannelCloseSummary_LOCAL_FORCE_CLOSE
+		m.CloseType, m.TimeLockedBalance = lnrpc.ChannelCloseSummary_LOCAL_FORCE_CLOSE, cl.settled[s.i]
+	case cl.breach:
+		m.CloseType, m.Resolutions = lnrpc.ChannelCloseSummary_BREACH_CLOSE, nil
 	default:
 		m.CloseType = lnrpc.ChannelCloseSummary_REMOTE_FORCE_CLOSE
 	}
@@ -338,6 +341,7 @@ func (w *World) onBlock() {
 		if !n.up {
 			continue
 		}
+		n.wallet.layGhosts()
 		n.expireHeld()
 		n.invoices.expire()
 		n.mem.blocks.publish(blockEvent{height: tip.height, hash: tip.hash})

@@ -11,18 +11,20 @@
 // memory, trimmed at start), duplicates dropped and half-open circuits failed, mailboxes in memory, commitments that
 // are signed, received, acknowledged and locked in one after the other, ListChannels showing the local commitment
 // only, the interceptable switch (one client, requireinterceptor, what is held, auto-fail, on-chain offers, errors
-// that end the stream), hold invoices and MPP sets, payers that split or give up, the acceptor, zero-conf channels
-// that are active before their funding exists, the PSBT shim, aliases, the policy race after ACTIVE, real wallet
-// signatures, and a mempool that runs the scripts.
+// that end the stream), what lnd lists of closes (waiting, in limbo by output, resolved, with a resolution for each
+// output in lnd's words), second stages and CSV delays, hold invoices and MPP sets, payers that split or give up, the
+// acceptor, zero-conf channels that are active before their funding exists, the PSBT shim, aliases, the policy race
+// after ACTIVE, real wallet signatures, and a mempool that runs the scripts.
 //
 // # What is simplified
 //
-// Channels: the signatures and scripts of funding, commitment and HTLC outputs (the world knows whose they are), no
-// CSV delay on force closes, no anchor sweeps, no breaches, one fee rate per channel for life, the same dust limit
-// and 1 % reserve on both sides. Payments: onions are Go values that only look opaque, path finding is exhaustive
-// over a small graph that everybody knows at once, mission control never forgets, no AMP, no blinded paths, no
-// trampoline. Wallet: one account, coin selection by largest first, CPFP but no RBF. Watchtowers, backups, macaroons
-// and TLS are not there: an RPC that is missing answers codes.Unimplemented.
+// Channels: the signatures and scripts of funding, commitment and HTLC outputs (the world knows whose they are), one
+// fee rate per channel for life, the same dust limit and 1 % reserve on both sides; sweeps are made as soon as their
+// outputs are mature, at a fixed fee, and breaches only by Breach. Payments: onions are Go values that only look
+// opaque, path finding is exhaustive over a small graph that everybody knows at once, mission control never forgets,
+// no AMP, no blinded paths, no trampoline. Wallet: one account, coin selection by largest first, CPFP, and RBF only by
+// ReplaceTx; the change of a replaced transaction is counted, as lnd counts it, but never chosen. Watchtowers,
+// backups, macaroons and TLS are not there: an RPC that is missing answers codes.Unimplemented.
 //
 // # Time and order
 //

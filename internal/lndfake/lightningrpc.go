@@ -116,7 +116,7 @@ func (s *side) pendingRPC() *lnrpc.PendingChannelsResponse_PendingChannel {
 }
 
 // PendingChannels implements lnrpc.LightningServer.
-func (s *lightningServer) PendingChannels(context.Context, *lnrpc.PendingChannelsRequest) (*lnrpc.PendingChannelsResponse, error) {
+func (s *lightningServer) PendingChannels(_ context.Context, r *lnrpc.PendingChannelsRequest) (*lnrpc.PendingChannelsResponse, error) {
 	out := &lnrpc.PendingChannelsResponse{}
 	err := s.do(func() error {
 		for _, sd := range s.node.sides(func(*side) bool { return true }) {
@@ -129,21 +129,16 @@ func (s *lightningServer) PendingChannels(context.Context, *lnrpc.PendingChannel
 					ConfirmationsUntilActive: c.numConfs - min(confs, c.numConfs), FundingExpiryBlocks: 2016,
 				})
 			case sd.listed():
-			case c.phase == phaseClosing && !cl.confirmed:
-				out.WaitingCloseChannels = append(out.WaitingCloseChannels, &lnrpc.PendingChannelsResponse_WaitingCloseChannel{
-					Channel: sd.pendingRPC(), ClosingTxid: cl.tx.TxHash().String(), LimboBalance: sd.localSat(),
-				})
-			case c.phase == phaseClosing:
+			case c.phase == phaseClosing && (!cl.confirmed || !cl.force && !sd.over):
+				out.WaitingCloseChannels = append(out.WaitingCloseChannels, sd.waitingRPC(r.IncludeRawTx))
+			case c.phase == phaseClosing && !sd.over && !(cl.breach && cl.initiator != sd.i):
+				// lnd lists a channel nowhere while it takes back the money of a breach.
+				limbo, recovered, htlcs := sd.limbo()
 				f := &lnrpc.PendingChannelsResponse_ForceClosedChannel{
-					Channel: sd.pendingRPC(), ClosingTxid: cl.tx.TxHash().String(), LimboBalance: sd.localSat(),
+					Channel: sd.pendingRPC(), ClosingTxid: cl.tx.TxHash().String(), LimboBalance: limbo, RecoveredBalance: recovered,
+					PendingHtlcs: htlcs,
 				}
-				for _, k := range cl.contracts {
-					if !k.done {
-						f.PendingHtlcs = append(f.PendingHtlcs, &lnrpc.PendingHTLC{
-							Incoming: k.h.from != sd.i, Amount: k.h.amt / 1000, Outpoint: k.op.String(), MaturityHeight: k.h.expiry, Stage: 1,
-						})
-					}
-				}
+				f.Channel.LocalBalance = cl.settled[sd.i]
 				out.PendingForceClosingChannels = append(out.PendingForceClosingChannels, f)
 			}
 		}
@@ -152,12 +147,30 @@ func (s *lightningServer) PendingChannels(context.Context, *lnrpc.PendingChannel
 	return out, err
 }
 
+func (s *side) waitingRPC(raw bool) *lnrpc.PendingChannelsResponse_WaitingCloseChannel {
+	cl := s.c.closing
+	txid := cl.tx.TxHash().String()
+	m := &lnrpc.PendingChannelsResponse_WaitingCloseChannel{
+		Channel: s.pendingRPC(), ClosingTxid: txid, LimboBalance: s.localSat(), Commitments: &lnrpc.PendingChannelsResponse_Commitments{},
+	}
+	if raw {
+		m.ClosingTxHex = hex.EncodeToString(encodeTx(cl.tx))
+	}
+	switch {
+	case cl.force && cl.initiator == s.i:
+		m.Commitments.LocalTxid = txid
+	case cl.force:
+		m.Commitments.RemoteTxid = txid
+	}
+	return m
+}
+
 // ClosedChannels implements lnrpc.LightningServer.
 func (s *lightningServer) ClosedChannels(context.Context, *lnrpc.ClosedChannelsRequest) (*lnrpc.ClosedChannelsResponse, error) {
 	out := &lnrpc.ClosedChannelsResponse{}
 	err := s.do(func() error {
 		for _, c := range s.node.w.channels {
-			if sd := c.sideOf(s.node); sd != nil && (sd.gone || c.phase == phaseClosed) {
+			if sd := c.sideOf(s.node); sd != nil && (sd.gone || sd.over) {
 				out.Channels = append(out.Channels, sd.closeSummary())
 			}
 		}

@@ -186,6 +186,7 @@ func (n *Node) Start() error {
 	n.up, n.mem = true, newMemory()
 	n.inst = newInstance(n)
 	inst := n.inst
+	n.wallet.rebroadcast()
 	n.loadCircuits()
 	n.payments.load()
 	n.invoices.load()

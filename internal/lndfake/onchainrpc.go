@@ -56,11 +56,13 @@ func (n *Node) txRPC(e *mempoolTx) *lnrpc.Transaction {
 		TxHash: e.txid.String(), NumConfirmations: int32(chain.confirmations(e.txid)), BlockHeight: int32(e.height),
 		TimeStamp: e.arrived.Unix(), RawTxHex: hex.EncodeToString(encodeTx(e.tx)), Label: e.label,
 	}
-	spends := false
+	// The wallet knows a fee only where it knows every input.
+	all := true
 	for _, k := range e.prev {
 		if chain.owner[string(k.out.PkScript)] == n {
 			m.Amount -= k.out.Value
-			spends = true
+		} else {
+			all = false
 		}
 	}
 	for i, o := range e.tx.TxOut {
@@ -78,7 +80,7 @@ func (n *Node) txRPC(e *mempoolTx) *lnrpc.Transaction {
 			Outpoint: ti.PreviousOutPoint.String(), IsOurOutput: k != nil && chain.owner[string(k.out.PkScript)] == n,
 		})
 	}
-	if spends {
+	if all && len(e.prev) > 0 {
 		m.TotalFees = e.feeSat
 	}
 	if e.height > 0 {
@@ -102,7 +104,7 @@ func (s *lightningServer) GetTransactions(_ context.Context, r *lnrpc.GetTransac
 	out := &lnrpc.TransactionDetails{}
 	err := s.do(func() error {
 		chain := s.node.w.chain
-		all := slices.Clone(chain.mempool)
+		all := append(slices.Clone(s.node.wallet.ghosts), chain.mempool...)
 		slices.Reverse(all)
 		for i := len(chain.blocks) - 1; i >= 0; i-- {
 			all = append(all, chain.blocks[i].txs...)

@@ -321,7 +321,7 @@ func (s *lightningServer) AbandonChannel(_ context.Context, r *lnrpc.AbandonChan
 		}
 		sd.c.linkStop()
 		sd.event(lnrpc.ChannelEventUpdate_CLOSED_CHANNEL)
-		sd.gone = true
+		sd.gone, sd.goneAt = true, s.node.w.chain.height()
 		return nil
 	})
 	return &lnrpc.AbandonChannelResponse{Status: "channel abandoned"}, err

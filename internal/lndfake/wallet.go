@@ -23,6 +23,7 @@ type wallet struct {
 	next    int
 	leases  map[opKey]*lease
 	drafts  map[opKey]bool // inputs picked for a channel that is being negotiated
+	ghosts  []*mempoolTx   // replaced, and still listed
 }
 
 type lease struct {
@@ -115,7 +116,7 @@ func (wl *wallet) selectCoins(outs []*wire.TxOut, feePerKW int64, minConfs int32
 			if enough() {
 				break
 			}
-			if wl.leased(k.op) || wl.drafts[k.op] || chain.confirmations(k.op.Hash) < uint32(max(minConfs, 0)) {
+			if wl.leased(k.op) || wl.drafts[k.op] || wl.haunted(k.op) || chain.confirmations(k.op.Hash) < uint32(max(minConfs, 0)) {
 				continue
 			}
 			take(k)
@@ -250,6 +251,7 @@ func (wl *wallet) balances() (confirmed, unconfirmed, locked int64) {
 	chain := wl.n.w.chain
 	for _, k := range chain.sortedCoins(wl.n) {
 		switch {
+		case wl.haunted(k.op):
 		case wl.leased(k.op):
 			locked += k.out.Value
 		case chain.confirmations(k.op.Hash) > 0:
@@ -258,7 +260,7 @@ func (wl *wallet) balances() (confirmed, unconfirmed, locked int64) {
 			unconfirmed += k.out.Value
 		}
 	}
-	return confirmed, unconfirmed, locked
+	return confirmed, unconfirmed + wl.ghostSat(), locked
 }
 
 func (wl *wallet) utxos(minConfs, maxConfs int32) []*lnrpc.Utxo {
@@ -266,7 +268,7 @@ func (wl *wallet) utxos(minConfs, maxConfs int32) []*lnrpc.Utxo {
 	var out []*lnrpc.Utxo
 	for _, k := range chain.sortedCoins(wl.n) {
 		confs := int32(chain.confirmations(k.op.Hash))
-		if wl.leased(k.op) || wl.drafts[k.op] || confs < minConfs || maxConfs > 0 && confs > maxConfs {
+		if wl.leased(k.op) || wl.drafts[k.op] || wl.haunted(k.op) || confs < minConfs || maxConfs > 0 && confs > maxConfs {
 			continue
 		}
 		kind := lnrpc.AddressType_WITNESS_PUBKEY_HASH

@@ -221,15 +221,19 @@ func (w *World) random32() (b [32]byte) {
 	return b
 }
 
-// Wealth is what one node owns, in msat. In flight are the HTLCs that it has offered and that are unresolved.
+// Wealth is what one node owns, in msat. In flight are the HTLCs that it has offered and that are unresolved; in
+// limbo is what lies on chain and not in the wallet yet.
 type Wealth struct {
 	OnChainMsat  int64
 	ChannelMsat  int64
 	InFlightMsat int64
+	LimboMsat    int64
 }
 
 // TotalMsat is everything the node owns.
-func (v Wealth) TotalMsat() int64 { return v.OnChainMsat + v.ChannelMsat + v.InFlightMsat }
+func (v Wealth) TotalMsat() int64 {
+	return v.OnChainMsat + v.ChannelMsat + v.InFlightMsat + v.LimboMsat
+}
 
 // Wealth reports what the node owns now. Commitment fees and anchors count as their channel's opener's.
 func (w *World) Wealth(n *Node) Wealth {
@@ -246,6 +250,11 @@ func (w *World) wealth(n *Node) Wealth {
 	for op, k := range w.chain.contracts {
 		if w.chain.coins[op] != nil && k.h.c.sides[k.h.from].node == n {
 			v.InFlightMsat += w.chain.coins[op].out.Value * 1000
+		}
+	}
+	for op, o := range w.chain.owed {
+		if w.chain.coins[op] != nil && o.c.sides[o.side].node == n {
+			v.LimboMsat += o.sat * 1000
 		}
 	}
 	for _, c := range w.channels {

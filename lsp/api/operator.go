@@ -228,7 +228,22 @@ func (o *operator) Reconcile(ctx context.Context, _ *lspv1.ReconcileRequest) (*l
 			Account: l.Account, BooksMsat: l.BooksMsat, LndMsat: l.NodeMsat, DifferenceMsat: l.NodeMsat - l.BooksMsat, Note: l.Note,
 		})
 	}
+	for _, d := range report.Details {
+		out.Details = append(out.Details, &lspv1.ReconcileDetail{
+			Account: d.Account, BooksMsat: d.BooksMsat, LndMsat: d.NodeMsat, DifferenceMsat: d.NodeMsat - d.BooksMsat,
+			Reference: d.Reference, Note: d.Note,
+		})
+	}
 	return out, nil
+}
+
+func (o *operator) GetReconcileProgress(context.Context, *lspv1.GetReconcileProgressRequest) (*lspv1.GetReconcileProgressResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	p := e.ReconcileProgress()
+	return &lspv1.GetReconcileProgressResponse{Step: p.Step, Entries: uint64(max(0, p.Count))}, nil
 }
 
 func opensToWire(opens []engine.Open) []*lspv1.Opening {

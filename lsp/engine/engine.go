@@ -34,9 +34,10 @@ type Options struct {
 	Routes Routes
 	Held   Held
 	// Waker nil wakes nobody: that a wallet is waited for is only logged.
-	Waker Waker
-	Books Bookkeeping
-	DB    *store.DB
+	Waker  Waker
+	Books  Bookkeeping
+	Closes CloseRecords
+	DB     *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.
 	Fence func(ctx context.Context, tx *store.Tx) error
@@ -97,6 +98,12 @@ type Engine struct {
 	ids          *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
+
+	// bookMu lets one reconciliation run at a time.
+	bookMu sync.Mutex
+	// noted are open channels that the books know.
+	noted    map[ln.Outpoint]bool
+	progress progress
 }
 
 // New prepares the engine; Run starts it.
@@ -126,7 +133,7 @@ func New(opt Options) (*Engine, error) {
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
-		ids: ulid.Monotonic(opt.Random, 0),
+		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 	}
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error

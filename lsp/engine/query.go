@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
@@ -441,11 +442,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 			return err
 		}
 		s.UnconfirmedSat = ln.Sat(unconfirmed) //nolint:gosec // never negative
-		earned, err := ledger.Balance(ctx, tx, accountFeeIncome)
+		earned, err := ledger.Balance(ctx, tx, books.OpeningFee)
 		if err != nil {
 			return err
 		}
-		paid, err := ledger.Balance(ctx, tx, accountChainFee)
+		paid, err := ledger.Balance(ctx, tx, books.ChainFee)
 		if err != nil {
 			return err
 		}

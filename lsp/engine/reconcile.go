@@ -1,35 +1,28 @@
 package engine
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/store"
-	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/books"
 )
-
-// Bookkeeping asks lnd for what the books have to explain.
-type Bookkeeping interface {
-	WalletBalance(ctx context.Context) (ln.Balances, error)
-	ForwardingHistory(ctx context.Context, since time.Time, offset, limit uint32) ([]ln.Forward, error)
-	SentPayments(ctx context.Context, after uint64) ([]ln.Payment, uint64, error)
-	SettledInvoices(ctx context.Context, after uint64) ([]ln.Invoice, uint64, error)
-}
 
 // ReconcileLine compares one account of the books with lnd.
 type ReconcileLine struct {
 	Account             string
 	BooksMsat, NodeMsat int64
 	Note                string
+}
+
+// ReconcileDetail is a part of a difference, as narrow as lnd's records allow.
+type ReconcileDetail struct {
+	ReconcileLine
+	// Reference is the channel, transaction or payment that it is about.
+	Reference string
 }
 
 // ReconcileReport is the whole comparison.
@@ -39,431 +32,258 @@ type ReconcileReport struct {
 	// still move.
 	InFlight bool
 	Lines    []ReconcileLine
+	Details  []ReconcileDetail
 }
 
-// cursors say how far foreign business has been taken into the books.
-type cursors struct {
-	Began    time.Time `json:"began"`
-	Height   uint32    `json:"height"`
-	Forwards uint32    `json:"forwards"`
-	Payments uint64    `json:"payments"`
-	Invoices uint64    `json:"invoices"`
-	// Counted are transactions that were unconfirmed, and so part of the
-	// opening balance, when the books were opened.
-	Counted []string `json:"counted,omitempty"`
-}
-
-const (
-	settingCursors   = "books"
-	accountEquity    = ledger.Account("equity/at_first_start")
-	accountExternal  = ledger.Account("equity/outside")
-	accountRouting   = ledger.Account("income/routing")
-	accountPaidOut   = ledger.Account("equity/own_payments")
-	accountPaidIn    = ledger.Account("equity/own_invoices")
-	accountElsewhere = ledger.Account("channels/foreign")
-	scopeChannels    = "channels/"
-	historyPage      = 1000
-)
+// reconcileTries is how often a comparison that differs is made again at once:
+// lnd cannot be asked everything in the same moment.
+const reconcileTries = 3
 
 // Reconcile takes lnd's other business (ordinary forwards, own payments and
-// invoices, transactions, channels that Sluice did not open) into the books,
-// entry by entry under lnd's own identifiers, and compares the result. Nothing
-// is ever adjusted to fit: what no evidence explains stays a difference.
+// invoices, transactions, channels opened and closed) into the books, entry by
+// entry under lnd's own identifiers, and compares the result. Nothing is ever
+// adjusted to fit: what no evidence explains stays a difference.
 func (e *Engine) Reconcile(ctx context.Context) (ReconcileReport, error) {
+	e.bookMu.Lock()
+	defer e.bookMu.Unlock()
+	defer e.progress.step.Store(nil)
 	c, err := e.openBooks(ctx)
 	if err != nil {
 		return ReconcileReport{}, err
 	}
-	for _, step := range []func(context.Context, *cursors) error{
-		e.bookForwards, e.bookPayments, e.bookInvoices, e.bookTransactions,
-	} {
-		if err := step(ctx, &c); err != nil {
+	var report ReconcileReport
+	for range reconcileTries {
+		if err := e.bookFlows(ctx, &c); err != nil {
 			return ReconcileReport{}, err
 		}
-	}
-	node, err := e.nodeAssets(ctx)
-	if err != nil {
-		return ReconcileReport{}, err
-	}
-	var balances map[ledger.Account]int64
-	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		balances, err = ledger.Balances(ctx, tx)
-		return err
-	})
-	if err != nil {
-		return ReconcileReport{}, fmt.Errorf("read the books: %w", err)
-	}
-	var channels, trial int64
-	for account, amount := range balances {
-		trial += amount
-		if strings.HasPrefix(string(account), scopeChannels) {
-			channels += amount
+		b, err := e.bookChain(ctx, &c)
+		if err != nil {
+			return ReconcileReport{}, err
 		}
-	}
-	report := ReconcileReport{InFlight: node.inFlight, Lines: []ReconcileLine{
-		{Account: "channels", BooksMsat: channels, NodeMsat: node.channelsMsat},
-		{Account: string(accountOnChain), BooksMsat: balances[accountOnChain], NodeMsat: node.onChainMsat},
-		{Account: "trial balance", BooksMsat: trial},
-	}}
-	report.Balanced = true
-	for i, l := range report.Lines {
-		diff := l.NodeMsat - l.BooksMsat
-		switch {
-		case diff == 0:
-		// lnd shows whole satoshis: each channel may hide up to one, the peer's
-		// where we opened it and ours where the peer did.
-		case l.Account == "channels" && max(diff, -diff) < 1000*int64(node.channels+1):
-			report.Lines[i].Note = "less than a satoshi per channel, which lnd does not show"
-		case node.inFlight:
-			report.Lines[i].Note, report.Balanced = "payments or transactions are in flight: ask again when they are done", false
-		default:
-			report.Lines[i].Note, report.Balanced = "not explained by anything that lnd reports: see the runbook", false
+		e.progress.at("comparing")
+		if report = b.compare(); report.Balanced {
+			break
 		}
 	}
 	return report, nil
 }
 
-// nodeAssets is what lnd says we own.
-type nodeAssets struct {
-	channels                  int
-	channelsMsat, onChainMsat int64
-	inFlight                  bool
-}
-
-func (e *Engine) nodeAssets(ctx context.Context) (nodeAssets, error) {
-	var a nodeAssets
-	open, err := e.node.Channels.ListChannels(ctx)
-	if err != nil {
-		return a, err
+// compare holds the balances against lnd's lists.
+func (b *chainBooks) compare() ReconcileReport {
+	r := ReconcileReport{Balanced: true, InFlight: b.view.htlcs || len(b.view.pending) > 0}
+	for _, t := range b.view.txs {
+		r.InFlight = r.InFlight || t.Confirmations == 0
 	}
-	pending, err := e.node.Channels.PendingChannels(ctx)
-	if err != nil {
-		return a, err
+	var trial int64
+	for _, msat := range b.balances {
+		trial += msat
 	}
-	wallet, err := e.opt.Books.WalletBalance(ctx)
-	if err != nil {
-		return a, err
-	}
-	a.channels = len(open)
-	for _, c := range open {
-		a.channelsMsat += channelValueMsat(c)
-		a.inFlight = a.inFlight || len(c.Htlcs) > 0
-	}
-	for _, p := range pending {
-		a.inFlight = true
-		if p.Kind == ln.PendingOpen {
-			a.channelsMsat += pendingValueMsat(p)
-		} else {
-			a.channelsMsat += int64(p.LimboSat) * 1000 //nolint:gosec // bounded by the capacity
+	channels, slack := b.compareChannels(&r)
+	closing := b.compareClosing(&r)
+	onChain := ReconcileLine{Account: books.OnChain, BooksMsat: b.balances[books.OnChain], NodeMsat: b.view.onChainMsat}
+	r.Lines = []ReconcileLine{channels, closing, onChain, {Account: "trial balance", BooksMsat: trial}}
+	for i := range r.Lines {
+		l := &r.Lines[i]
+		diff := l.NodeMsat - l.BooksMsat
+		switch {
+		case diff == 0 || l.Account == closing.Account:
+		case l.Account == channels.Account && max(diff, -diff) < slack:
+			l.Note = "less than a satoshi per channel, which lnd does not show"
+		case r.InFlight:
+			l.Note, r.Balanced = "payments or transactions are in flight: ask again when they are done", false
+		default:
+			l.Note, r.Balanced = "not explained by anything that lnd reports: see the runbook", false
+		}
+		if l.Account == books.OnChain && diff != 0 {
+			b.explainOnChain(&r, diff)
 		}
 	}
-	leased, err := e.leasedUnspent(ctx)
-	if err != nil {
-		return a, err
-	}
-	a.onChainMsat = int64(wallet.ConfirmedSat+wallet.UnconfirmedSat+leased) * 1000 //nolint:gosec // bounded by all bitcoin
-	return a, nil
+	slices.SortFunc(r.Details, func(a, b ReconcileDetail) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Reference, b.Reference))
+	})
+	return r
 }
 
-// leaseBlocks is more blocks than any lease lives on after its coin was spent.
-const leaseBlocks = 144
+// tally is one channel, or all of one peer's whose payments lnd has not told
+// the channel of, in the books and at lnd.
+type tally struct {
+	channels           []ln.Outpoint
+	books, node, slack int64
+	note               string
+}
 
-// leasedUnspent is what the wallet's leased coins are worth. lnd's own
-// locked_balance also counts leased coins that are spent already, until their
-// leases end: those of every funding transaction that is not buried.
-func (e *Engine) leasedUnspent(ctx context.Context) (ln.Sat, error) {
-	leases, err := e.node.Coins.ListLeases(ctx)
-	if err != nil || len(leases) == 0 {
-		return 0, err
+// compareChannels compares what is open. A channel whose funding does not exist
+// yet counts on neither side.
+func (b *chainBooks) compareChannels(r *ReconcileReport) (line ReconcileLine, slack int64) {
+	tallies := make(map[ln.Outpoint]*tally)
+	at := func(ch *books.Channel) *tally {
+		t := tallies[ch.Outpoint]
+		if t == nil {
+			t = &tally{channels: []ln.Outpoint{ch.Outpoint}, slack: 1000}
+			tallies[ch.Outpoint] = t
+		}
+		return t
 	}
-	tip := e.world.tip()
-	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, leaseBlocks))) //nolint:gosec // a height
-	if err != nil {
-		return 0, err
-	}
-	spent := make(map[ln.Outpoint]bool)
-	for _, tx := range txs {
-		for _, op := range tx.Spends {
-			spent[op] = true
+	line.Account, slack = "channels", 1000
+	for _, l := range b.view.open {
+		if ch := b.channels[l.Outpoint]; ch.Funded {
+			t := at(ch)
+			t.node, t.slack = books.ValueMsat(l)
 		}
 	}
-	var sum ln.Sat
-	for _, l := range leases {
-		if spent[l.Outpoint] {
+	for _, p := range b.view.pending {
+		if ch := b.channels[p.Outpoint]; p.Kind == ln.PendingOpen && ch.Funded {
+			at(ch).node = books.PendingValueMsat(p)
+		}
+	}
+	peers := make(map[ln.PubKey]int64)
+	for account, msat := range b.balances {
+		n := books.Parse(string(account))
+		ch := b.of(n)
+		switch {
+		case msat == 0 || !n.Closing.IsZero():
+		case !n.Funding.IsZero():
+			// Signed and stored, and not in lnd's wallet yet: the channel counts
+			// on neither side. Afterwards nothing may be left here.
+			if ch := b.channels[n.Funding]; ch != nil && !b.promised(ch) {
+				line.BooksMsat += msat
+				b.detail(r, string(account), msat, 0, n.Funding.String(), "lnd's wallet took another amount than the signed transaction says")
+			}
+		case ch != nil && b.promised(ch):
+		case ch != nil:
+			at(ch).books += msat
+		case !n.Chan.IsZero() && b.balances[ledger.Account(books.FundingAccount(n.Chan))] != 0:
+		case !n.Peer.IsZero():
+			peers[n.Peer] += msat
+		case n != (books.Named{}):
+			line.BooksMsat += msat
+			b.detail(r, string(account), msat, 0, "", "lnd lists no channel of this name")
+		}
+	}
+	b.joinPeers(tallies, peers, &line)
+	for _, t := range tallies {
+		line.BooksMsat += t.books
+		line.NodeMsat += t.node
+		slack += t.slack
+		if diff := t.node - t.books; max(diff, -diff) >= t.slack {
+			b.detail(r, books.ChanAccount(t.channels[0]), t.books, t.node, t.channels[0].String(), b.explainChannel(t))
+		}
+	}
+	return line, slack
+}
+
+// joinPeers puts what went to a peer, over a channel that lnd has not named
+// yet, together with all channels of that peer.
+func (b *chainBooks) joinPeers(tallies map[ln.Outpoint]*tally, peers map[ln.PubKey]int64, line *ReconcileLine) {
+	for peer, msat := range peers {
+		joined := &tally{books: msat, note: "payments to this peer whose channel lnd has not told yet: it writes its history up to 15 s late"}
+		for op, t := range tallies {
+			if b.channels[op].Peer == peer {
+				joined.channels = append(joined.channels, t.channels...)
+				joined.books += t.books
+				joined.node += t.node
+				joined.slack += t.slack
+				delete(tallies, op)
+			}
+		}
+		if len(joined.channels) == 0 {
+			line.BooksMsat += msat
 			continue
 		}
-		if sum, err = sum.Add(l.AmountSat); err != nil {
-			return 0, err
-		}
-	}
-	return sum, nil
-}
-
-// channelValueMsat is what we own in a channel. Its opener owns all that is
-// not the peer's: the commitment fee and the anchors come out of its balance.
-// They are not added up from lnd's commit_fee, which contains the peer's
-// anchor whenever the commitment leaves that out (nothing is the peer's yet).
-// HTLCs are their offerer's until they settle.
-func channelValueMsat(c ln.Channel) int64 {
-	ours, theirs := int64(c.LocalSat)*1000, int64(c.RemoteSat)*1000 //nolint:gosec // bounded by the capacity
-	for _, h := range c.Htlcs {
-		if h.Incoming {
-			theirs += int64(h.AmtMsat) //nolint:gosec // bounded by the capacity
-		} else {
-			ours += int64(h.AmtMsat) //nolint:gosec // bounded by the capacity
-		}
-	}
-	if c.Initiator {
-		return int64(c.CapacitySat)*1000 - theirs //nolint:gosec // bounded by all bitcoin
-	}
-	return ours
-}
-
-func pendingValueMsat(p ln.PendingChannel) int64 {
-	if p.Initiator {
-		return int64(p.CapacitySat)*1000 - int64(p.RemoteSat)*1000 //nolint:gosec // bounded by all bitcoin
-	}
-	return int64(p.LocalSat) * 1000 //nolint:gosec // bounded by the capacity
-}
-
-// beginBooks opens the books before anything of ours can move money: a channel
-// funded earlier would be counted twice. lnd being away for a while is waited
-// for.
-func (e *Engine) beginBooks(ctx context.Context) error {
-	for {
-		_, err := e.openBooks(ctx)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, ln.ErrUnavailable) {
-			return err
-		}
-		e.log.Warn("the books could not be opened yet", zap.Error(err))
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		tallies[joined.channels[0]] = joined
 	}
 }
 
-// openBooks writes the opening balance once: what lnd held when Sluice first
-// looked. From then on every change has an entry.
-func (e *Engine) openBooks(ctx context.Context) (cursors, error) {
-	var c cursors
-	found := true
-	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		value, err := lspdb.New(tx).GetSetting(ctx, settingCursors)
-		if errors.Is(store.MapError(err), store.ErrNotFound) {
-			found = false
-			return nil
+func (b *chainBooks) explainChannel(t *tally) string {
+	ch := b.channels[t.channels[0]]
+	switch {
+	case t.note != "":
+		return t.note
+	case ch.Phase == books.Missing:
+		return "lnd lists this channel neither as open, nor as pending, nor as closed"
+	case b.view.htlcs:
+		return "a payment may be settled on one side and not yet on the other"
+	default:
+		return "a payment over this channel is missing in lnd's history (an unclean stop of lnd loses up to 15 s of it), or was moved by hand"
+	}
+}
+
+// compareClosing compares what closing channels owe us with what lnd has in
+// limbo. They differ by fees, anchors and HTLCs; by more they may not.
+func (b *chainBooks) compareClosing(r *ReconcileReport) ReconcileLine {
+	line := ReconcileLine{Account: "closing"}
+	claimed := make(map[ln.Outpoint]int64)
+	for _, t := range b.txs {
+		for _, l := range t.Lines {
+			if n := books.Parse(l.Account); t.Booked && !n.Closing.IsZero() {
+				claimed[n.Closing] -= l.Msat
+			}
 		}
-		if err != nil {
-			return err
+	}
+	for op, ch := range b.channels {
+		account := books.ClosingAccount(op)
+		left := b.balances[ledger.Account(account)]
+		switch {
+		case b.promised(ch):
+		case ch.Phase == books.Closing:
+			p := b.pending[op]
+			row := b.txs[ch.CloseTx]
+			limbo, ok := ch.Owed(p, left, claimed[op], row != nil && row.Booked)
+			line.NodeMsat += limbo
+			if !ok && !ch.ClosingAtStart {
+				r.Balanced = false
+				b.detail(r, account, left, limbo, op.String(), "more or less than fees, anchors and HTLCs of this close explain")
+			}
+		case ch.Phase == books.Closed:
+			if left != 0 {
+				r.Balanced = false
+				b.detail(r, account, left, 0, op.String(), fmt.Sprint(b.unexplained[op]))
+			}
 		}
-		return json.Unmarshal(value, &c)
+		line.BooksMsat += left
+	}
+	if line.BooksMsat != line.NodeMsat {
+		line.Note = "lnd's limbo leaves out fees, anchors and HTLCs of closes that are under way"
+	}
+	return line
+}
+
+// explainOnChain names what an on-chain difference may come from.
+func (b *chainBooks) explainOnChain(r *ReconcileReport, diff int64) {
+	if b.view.torn {
+		b.detail(r, books.OnChain, 0, 0, "", "two transactions of the wallet spend the same coins and neither is confirmed: lnd counts both until one is")
+	}
+	for _, t := range b.view.txs {
+		amount := t.AmountSat * 1000
+		row := b.txs[t.TxID]
+		switch {
+		case b.view.losers[t.TxID]:
+			b.detail(r, books.OnChain, 0, amount, t.TxID.String(), "lnd lists it, but another one that spends the same coin pays more")
+		case amount == diff || amount == -diff:
+			b.detail(r, books.OnChain, bookedOnChain(row), amount, t.TxID.String(), "it moves exactly the difference: "+cmp.Or(t.Label, "no label"))
+		}
+	}
+	for account, msat := range b.balances {
+		if n := books.Parse(string(account)); !n.Funding.IsZero() && msat != 0 {
+			b.detail(r, string(account), msat, 0, n.Funding.String(), "a funding transaction that is signed and not in lnd's wallet")
+		}
+	}
+}
+
+func bookedOnChain(row *books.Tx) (msat int64) {
+	if row == nil || !row.Booked {
+		return 0
+	}
+	for _, l := range row.Lines {
+		if l.Account == books.OnChain {
+			msat += l.Msat
+		}
+	}
+	return msat
+}
+
+func (b *chainBooks) detail(r *ReconcileReport, account string, booksMsat, nodeMsat int64, reference, note string) {
+	r.Details = append(r.Details, ReconcileDetail{
+		ReconcileLine: ReconcileLine{Account: account, BooksMsat: booksMsat, NodeMsat: nodeMsat, Note: note}, Reference: reference,
 	})
-	if err != nil || found {
-		return c, err
-	}
-	assets, err := e.nodeAssets(ctx)
-	if err != nil {
-		return c, err
-	}
-	now := e.opt.Now().UTC()
-	c = cursors{Began: now, Height: e.world.tip()}
-	if c, err = e.skipPast(ctx, c); err != nil {
-		return c, err
-	}
-	txs, err := e.node.Chain.Transactions(ctx, int32(c.Height)) //nolint:gosec // a height
-	if err != nil {
-		return c, err
-	}
-	for _, tx := range txs {
-		if tx.Confirmations == 0 {
-			c.Counted = append(c.Counted, tx.TxID.String())
-		}
-	}
-	return c, e.saveCursors(ctx, c, ledger.Entry{
-		Key: "opening-balance", At: now, Reason: "what lnd held when Sluice first looked",
-		Lines: nonZero(
-			ledger.Line{Account: accountElsewhere, AmountMsat: assets.channelsMsat},
-			ledger.Line{Account: accountOnChain, AmountMsat: assets.onChainMsat},
-			ledger.Line{Account: accountEquity, AmountMsat: -assets.channelsMsat - assets.onChainMsat},
-		),
-	})
-}
-
-// skipPast moves the cursors beyond everything that happened before the
-// opening balance.
-func (e *Engine) skipPast(ctx context.Context, c cursors) (cursors, error) {
-	for {
-		page, err := e.opt.Books.ForwardingHistory(ctx, time.Unix(0, 0), c.Forwards, historyPage)
-		if err != nil {
-			return c, err
-		}
-		c.Forwards += uint32(len(page)) //nolint:gosec // at most historyPage
-		if len(page) < historyPage {
-			break
-		}
-	}
-	for {
-		page, next, err := e.opt.Books.SentPayments(ctx, c.Payments)
-		if err != nil {
-			return c, err
-		}
-		if len(page) == 0 {
-			break
-		}
-		c.Payments = next
-	}
-	for {
-		page, next, err := e.opt.Books.SettledInvoices(ctx, c.Invoices)
-		if err != nil {
-			return c, err
-		}
-		if len(page) == 0 {
-			return c, nil
-		}
-		c.Invoices = next
-	}
-}
-
-func (e *Engine) saveCursors(ctx context.Context, c cursors, entries ...ledger.Entry) error {
-	value, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("encode the books' cursors: %w", err)
-	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		for _, entry := range entries {
-			// A flow of ours may have booked the same thing under the same key.
-			booked, err := ledger.Exists(ctx, tx, entry.Key)
-			if err != nil {
-				return err
-			}
-			if booked {
-				continue
-			}
-			if err := ledger.Post(ctx, tx, entry); err != nil {
-				return err
-			}
-		}
-		return lspdb.New(tx).PutSetting(ctx, lspdb.PutSettingParams{
-			Name: settingCursors, Value: value, UpdatedMs: e.opt.Now().UnixMilli(),
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("write the books: %w", err)
-	}
-	return nil
-}
-
-func (e *Engine) bookForwards(ctx context.Context, c *cursors) error {
-	for {
-		page, err := e.opt.Books.ForwardingHistory(ctx, time.Unix(0, 0), c.Forwards, historyPage)
-		if err != nil {
-			return err
-		}
-		entries := make([]ledger.Entry, 0, len(page))
-		for _, f := range page {
-			in, out := int64(f.IncomingMsat), int64(f.OutgoingMsat) //nolint:gosec // amounts of lnd's
-			key := "forward/" + f.Incoming.String()
-			if !f.HasIndexes {
-				key = fmt.Sprintf("forward-at/%d", f.Offset)
-			}
-			entries = append(entries, ledger.Entry{
-				Key: key, At: f.At, Reason: "ordinary forward",
-				Lines: nonZero(
-					ledger.Line{Account: chanIDAccount(f.Incoming.ChanID), AmountMsat: in},
-					ledger.Line{Account: ledger.Account("channels/out/" + f.Outgoing.ChanID.String()), AmountMsat: -out},
-					ledger.Line{Account: accountRouting, AmountMsat: -(in - out)},
-				),
-			})
-		}
-		c.Forwards += uint32(len(page)) //nolint:gosec // at most historyPage
-		if err := e.saveCursors(ctx, *c, entries...); err != nil {
-			return err
-		}
-		if len(page) < historyPage {
-			return nil
-		}
-	}
-}
-
-func (e *Engine) bookPayments(ctx context.Context, c *cursors) error {
-	for {
-		page, next, err := e.opt.Books.SentPayments(ctx, c.Payments)
-		if err != nil || len(page) == 0 {
-			return err
-		}
-		var entries []ledger.Entry
-		for _, p := range page {
-			if p.State == ln.PaymentInFlight {
-				// Its cursor must not pass until it has an outcome.
-				return e.saveCursors(ctx, *c, entries...)
-			}
-			if p.State == ln.PaymentSucceeded {
-				total := int64(p.ValueMsat + p.FeeMsat) //nolint:gosec // amounts of lnd's
-				entries = append(entries, ledger.Entry{
-					Key: "payment/" + p.Hash.String(), At: e.opt.Now(), Reason: "payment sent by the gateway's node",
-					Lines: []ledger.Line{
-						{Account: accountElsewhere, AmountMsat: -total},
-						{Account: accountPaidOut, AmountMsat: total},
-					},
-				})
-			}
-			c.Payments = p.Index
-		}
-		c.Payments = next
-		if err := e.saveCursors(ctx, *c, entries...); err != nil {
-			return err
-		}
-	}
-}
-
-func (e *Engine) bookInvoices(ctx context.Context, c *cursors) error {
-	for {
-		page, next, err := e.opt.Books.SettledInvoices(ctx, c.Invoices)
-		if err != nil || len(page) == 0 {
-			return err
-		}
-		var entries []ledger.Entry
-		for _, inv := range page {
-			paid := int64(inv.PaidMsat) //nolint:gosec // an amount of lnd's
-			entries = append(entries, ledger.Entry{
-				Key: "invoice/" + inv.Hash.String(), At: e.opt.Now(), Reason: "invoice of the gateway's node settled",
-				Lines: []ledger.Line{
-					{Account: accountElsewhere, AmountMsat: paid},
-					{Account: accountPaidIn, AmountMsat: -paid},
-				},
-			})
-		}
-		c.Invoices = next
-		if err := e.saveCursors(ctx, *c, entries...); err != nil {
-			return err
-		}
-	}
-}
-
-// bookTransactions takes in what happened on chain since the books were
-// opened, apart from our own funding transactions, which are booked already.
-func (e *Engine) bookTransactions(ctx context.Context, c *cursors) error {
-	txs, err := e.node.Chain.Transactions(ctx, int32(c.Height)+1) //nolint:gosec // a height
-	if err != nil {
-		return err
-	}
-	var entries []ledger.Entry
-	for _, tx := range txs {
-		if strings.HasPrefix(tx.Label, "sluice open ") || slices.Contains(c.Counted, tx.TxID.String()) {
-			continue
-		}
-		amount := tx.AmountSat * 1000
-		if amount == 0 {
-			continue
-		}
-		entries = append(entries, ledger.Entry{
-			Key: "tx/" + tx.TxID.String(), At: tx.At, Reason: "transaction of the gateway's wallet",
-			Lines: []ledger.Line{
-				{Account: accountOnChain, AmountMsat: amount},
-				{Account: accountExternal, AmountMsat: -amount},
-			},
-		})
-	}
-	return e.saveCursors(ctx, *c, entries...)
 }

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
@@ -199,22 +199,9 @@ func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason l
 	return nil
 }
 
-// The books' accounts. Assets are positive when we have them; income is
-// negative, as double entry has it.
-func chanAccount(op ln.Outpoint) ledger.Account {
-	return ledger.Account("channels/chan/" + op.String())
-}
-
-func chanIDAccount(id ln.SCID) ledger.Account { return ledger.Account("channels/in/" + id.String()) }
-
-const (
-	accountOnChain   = ledger.Account("onchain")
-	accountChainFee  = ledger.Account("expense/chain_fee")
-	accountFeeIncome = ledger.Account("income/opening_fee")
-)
-
 // postOpening books the funding transaction when its signed bytes are stored:
-// from then on it is only a matter of time.
+// from then on it is only a matter of time. Until lnd's wallet lists it, what
+// it takes from the wallet stands in a clearing account of its own.
 func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.State, opening.Event]) error {
 	selection, ok := opening.SelectionOf(t.To)
 	if !ok {
@@ -229,30 +216,40 @@ func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.Sta
 		return err
 	}
 	op := opening.OutpointOf(t.To)
+	lines := []books.Line{
+		{Account: books.FundingAccount(op), Msat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
+		{Account: books.ChanAccount(op), Msat: int64(fund)},           //nolint:gosec // checked by Msat
+		{Account: books.ChainFee, Msat: int64(fee)},                   //nolint:gosec // checked by Msat
+	}
 	switch t.Event.(type) {
 	case opening.FundingSigned:
 		return ledger.Post(ctx, tx, ledger.Entry{
-			Key: "opening/" + t.ID + "/funding", At: t.At, Reference: t.ID,
-			Reason: "funding transaction of channel " + op.String(),
-			Lines: []ledger.Line{
-				{Account: accountOnChain, AmountMsat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
-				{Account: chanAccount(op), AmountMsat: int64(fund)},       //nolint:gosec // checked by Msat
-				{Account: accountChainFee, AmountMsat: int64(fee)},        //nolint:gosec // checked by Msat
-			},
+			Key: keyFunding(t.ID), At: t.At, Reference: t.ID,
+			Reason: "funding transaction of channel " + op.String(), Lines: ledgerLines(lines),
 		})
 	}
 	if _, gone := t.To.(opening.Conflicted); gone {
 		return ledger.Post(ctx, tx, ledger.Entry{
 			Key: "opening/" + t.ID + "/conflicted", At: t.At, Reference: t.ID,
-			Reason: "the funding transaction was double-spent and never happened",
-			Lines: []ledger.Line{
-				{Account: accountOnChain, AmountMsat: int64(fund + fee)}, //nolint:gosec // checked by Msat
-				{Account: chanAccount(op), AmountMsat: -int64(fund)},     //nolint:gosec // checked by Msat
-				{Account: accountChainFee, AmountMsat: -int64(fee)},      //nolint:gosec // checked by Msat
-			},
+			Reason: "the funding transaction was double-spent and never happened", Lines: ledgerLines(books.Reversed(lines)),
 		})
 	}
 	return nil
+}
+
+// keyFunding is the key of the entry that a signed funding transaction has.
+func keyFunding(openingID string) string { return "opening/" + openingID + "/funding" }
+
+// ledgerLines leaves out lines that move nothing, such as the fee of a payment
+// that opened no channel.
+func ledgerLines(lines []books.Line) []ledger.Line {
+	out := make([]ledger.Line, 0, len(lines))
+	for _, l := range lines {
+		if l.Msat != 0 {
+			out = append(out, ledger.Line{Account: ledger.Account(l.Account), AmountMsat: l.Msat})
+		}
+	}
+	return out
 }
 
 // postForward books a payment whose payer paid the fee, part by part, under
@@ -268,12 +265,12 @@ func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) er
 		err := postOrRename(ctx, tx, ledger.Entry{
 			Key: "forward/" + p.Htlc.Key.String(), At: paid.At, Reference: id,
 			Reason: "forwarded to the wallet over a channel on demand",
-			Lines: nonZero(
-				ledger.Line{Account: chanIDAccount(p.Htlc.Key.ChanID), AmountMsat: in},
-				ledger.Line{Account: peerAccount(paid.Client), AmountMsat: -out},
-				ledger.Line{Account: accountFeeIncome, AmountMsat: -(in - out)},
-			),
-		}, accountRouting, accountFeeIncome, -(in - out))
+			Lines: ledgerLines([]books.Line{
+				{Account: books.InAccount(p.Htlc.Key.ChanID), Msat: in},
+				{Account: books.PeerAccount(paid.Client), Msat: -out},
+				{Account: books.OpeningFee, Msat: -(in - out)},
+			}),
+		}, books.Routing, books.OpeningFee, -(in - out))
 		if err != nil {
 			return err
 		}
@@ -284,32 +281,31 @@ func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) er
 // postWrap books a wrapped payment: what came in with the held HTLCs and what
 // left to the wallet meet in a clearing account, and the difference is the fee.
 func postWrap(ctx context.Context, tx *store.Tx, id string, s wrap.Settled) error {
-	clearing := ledger.Account("clearing/wrap")
-	var lines []ledger.Line
+	var lines []books.Line
 	var in int64
 	for _, h := range s.Htlcs {
 		amount := int64(h.AmtMsat) //nolint:gosec // an amount of lnd's, below 2^63
 		in += amount
-		lines = append(lines, ledger.Line{Account: chanIDAccount(h.Key.ChanID), AmountMsat: amount})
+		lines = append(lines, books.Line{Account: books.InAccount(h.Key.ChanID), Msat: amount})
 	}
 	out := int64(s.AmountMsat) //nolint:gosec // our own amount
 	err := postOrRename(ctx, tx, ledger.Entry{
 		Key: "invoice/" + s.Hash.String(), At: s.At, Reference: id, Reason: "the payer paid the wrapped invoice",
-		Lines: append(lines, ledger.Line{Account: clearing, AmountMsat: -in}),
-	}, accountPaidIn, clearing, -in)
+		Lines: ledgerLines(books.Tidy(append(lines, books.Line{Account: books.ClearingWrap, Msat: -in}))),
+	}, books.OwnInvoices, books.ClearingWrap, -in)
 	if err != nil {
 		return err
 	}
 	err = postOrRename(ctx, tx, ledger.Entry{
 		Key: "payment/" + s.Hash.String(), At: s.At, Reference: id, Reason: "the wallet was paid its own invoice",
-		Lines: []ledger.Line{{Account: peerAccount(s.Client), AmountMsat: -out}, {Account: clearing, AmountMsat: out}},
-	}, accountPaidOut, clearing, out)
+		Lines: ledgerLines([]books.Line{{Account: books.PeerAccount(s.Client), Msat: -out}, {Account: books.ClearingWrap, Msat: out}}),
+	}, books.OwnPayments, books.ClearingWrap, out)
 	if err != nil || in == out {
 		return err
 	}
 	return ledger.Post(ctx, tx, ledger.Entry{
 		Key: "wrap-fee/" + s.Hash.String(), At: s.At, Reference: id, Reason: "opening fee kept from a wrapped payment",
-		Lines: []ledger.Line{{Account: clearing, AmountMsat: in - out}, {Account: accountFeeIncome, AmountMsat: -(in - out)}},
+		Lines: ledgerLines([]books.Line{{Account: books.ClearingWrap, Msat: in - out}, {Account: books.OpeningFee, Msat: -(in - out)}}),
 	})
 }
 
@@ -331,14 +327,4 @@ func postOrRename(ctx context.Context, tx *store.Tx, entry ledger.Entry, from, t
 		Key: "rename/" + entry.Key, At: entry.At, Reference: entry.Reference, Reason: entry.Reason,
 		Lines: []ledger.Line{{Account: from, AmountMsat: -amountMsat}, {Account: to, AmountMsat: amountMsat}},
 	})
-}
-
-// nonZero leaves out lines that move nothing, such as the fee of a payment
-// that opened no channel.
-func nonZero(lines ...ledger.Line) []ledger.Line {
-	return slices.DeleteFunc(lines, func(l ledger.Line) bool { return l.AmountMsat == 0 })
-}
-
-func peerAccount(peer ln.PubKey) ledger.Account {
-	return ledger.Account("channels/peer/" + peer.String())
 }

@@ -47,6 +47,7 @@ func (e *Engine) onBlock(height uint32) {
 			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
 		}
 		e.lookForClosed(e.ctx)
+		e.noteChannels(e.ctx)
 	})
 }
 

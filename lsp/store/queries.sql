@@ -159,3 +159,23 @@ DELETE FROM lsp_payments WHERE id = $1 AND terminal;
 
 -- name: DeleteOpenings :execrows
 DELETE FROM lsp_openings WHERE payment_id = $1 AND terminal;
+
+-- name: BookChannels :many
+SELECT * FROM lsp_book_channels;
+
+-- name: GetBookChannel :one
+SELECT * FROM lsp_book_channels WHERE outpoint = $1;
+
+-- name: PutBookChannel :exec
+INSERT INTO lsp_book_channels (outpoint, done, data) VALUES ($1, $2, $3)
+ON CONFLICT (outpoint) DO UPDATE SET done = excluded.done, data = excluded.data;
+
+-- name: BookTxs :many
+SELECT * FROM lsp_book_txs WHERE NOT settled;
+
+-- name: GetBookTx :one
+SELECT * FROM lsp_book_txs WHERE txid = $1;
+
+-- name: PutBookTx :exec
+INSERT INTO lsp_book_txs (txid, settled, data) VALUES ($1, $2, $3)
+ON CONFLICT (txid) DO UPDATE SET settled = excluded.settled, data = excluded.data;

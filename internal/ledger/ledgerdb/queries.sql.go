@@ -156,6 +156,51 @@ func (q *Queries) InsertLine(ctx context.Context, arg InsertLineParams) error {
 	return err
 }
 
+const linesOfEntry = `-- name: LinesOfEntry :many
+SELECT e.entry_key, e.at_ms, e.reason, e.reference, l.account, l.amount_msat
+FROM ledger_entries e JOIN ledger_lines l ON l.entry_key = e.entry_key
+WHERE e.entry_key = $1 ORDER BY l.pos
+`
+
+type LinesOfEntryRow struct {
+	EntryKey   string
+	AtMs       int64
+	Reason     string
+	Reference  string
+	Account    string
+	AmountMsat int64
+}
+
+func (q *Queries) LinesOfEntry(ctx context.Context, entryKey string) ([]LinesOfEntryRow, error) {
+	rows, err := q.db.QueryContext(ctx, linesOfEntry, entryKey)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LinesOfEntryRow
+	for rows.Next() {
+		var i LinesOfEntryRow
+		if err := rows.Scan(
+			&i.EntryKey,
+			&i.AtMs,
+			&i.Reason,
+			&i.Reference,
+			&i.Account,
+			&i.AmountMsat,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const linesOfReference = `-- name: LinesOfReference :many
 SELECT e.entry_key, e.at_ms, e.reason, e.reference, l.account, l.amount_msat
 FROM ledger_entries e JOIN ledger_lines l ON l.entry_key = e.entry_key

@@ -3119,7 +3119,10 @@ type ReconcileResponse struct {
 	Lines []*ReconcileLine `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"`
 	// True when HTLCs or transactions were in flight, so that differences may
 	// only be in time.
-	InFlight      bool `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	InFlight bool `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// What the differences come from, as narrow as lnd's records allow. There may
+	// be some although the sums agree.
+	Details       []*ReconcileDetail `protobuf:"bytes,4,rep,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3173,6 +3176,196 @@ func (x *ReconcileResponse) GetInFlight() bool {
 		return x.InFlight
 	}
 	return false
+}
+
+func (x *ReconcileResponse) GetDetails() []*ReconcileDetail {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+// ReconcileDetail is a part of a difference.
+type ReconcileDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account in the books.
+	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// What the books say.
+	BooksMsat int64 `protobuf:"varint,2,opt,name=books_msat,json=booksMsat,proto3" json:"books_msat,omitempty"`
+	// What lnd says.
+	LndMsat int64 `protobuf:"varint,3,opt,name=lnd_msat,json=lndMsat,proto3" json:"lnd_msat,omitempty"`
+	// Their difference, lnd minus books.
+	DifferenceMsat int64 `protobuf:"varint,4,opt,name=difference_msat,json=differenceMsat,proto3" json:"difference_msat,omitempty"`
+	// The channel, transaction or payment that it is about.
+	Reference string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	// What it can come from.
+	Note          string `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconcileDetail) Reset() {
+	*x = ReconcileDetail{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileDetail) ProtoMessage() {}
+
+func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileDetail.ProtoReflect.Descriptor instead.
+func (*ReconcileDetail) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ReconcileDetail) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ReconcileDetail) GetBooksMsat() int64 {
+	if x != nil {
+		return x.BooksMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetLndMsat() int64 {
+	if x != nil {
+		return x.LndMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetDifferenceMsat() int64 {
+	if x != nil {
+		return x.DifferenceMsat
+	}
+	return 0
+}
+
+func (x *ReconcileDetail) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ReconcileDetail) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+// GetReconcileProgressRequest has no fields.
+type GetReconcileProgressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReconcileProgressRequest) Reset() {
+	*x = GetReconcileProgressRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconcileProgressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconcileProgressRequest) ProtoMessage() {}
+
+func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconcileProgressRequest.ProtoReflect.Descriptor instead.
+func (*GetReconcileProgressRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
+}
+
+// GetReconcileProgressResponse tells what is being done.
+type GetReconcileProgressResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step; empty when no reconciliation runs.
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// How many entries the step has taken in.
+	Entries       uint64 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReconcileProgressResponse) Reset() {
+	*x = GetReconcileProgressResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReconcileProgressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReconcileProgressResponse) ProtoMessage() {}
+
+func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReconcileProgressResponse.ProtoReflect.Descriptor instead.
+func (*GetReconcileProgressResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *GetReconcileProgressResponse) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *GetReconcileProgressResponse) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
 }
 
 var File_lsp_api_lspv1_lsp_proto protoreflect.FileDescriptor
@@ -3428,11 +3621,24 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"books_msat\x18\x02 \x01(\x03R\tbooksMsat\x12\x19\n" +
 	"\blnd_msat\x18\x03 \x01(\x03R\alndMsat\x12'\n" +
 	"\x0fdifference_msat\x18\x04 \x01(\x03R\x0edifferenceMsat\x12\x12\n" +
-	"\x04note\x18\x05 \x01(\tR\x04note\"\x80\x01\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\xba\x01\n" +
 	"\x11ReconcileResponse\x12\x1a\n" +
 	"\bbalanced\x18\x01 \x01(\bR\bbalanced\x122\n" +
 	"\x05lines\x18\x02 \x03(\v2\x1c.sluice.lsp.v1.ReconcileLineR\x05lines\x12\x1b\n" +
-	"\tin_flight\x18\x03 \x01(\bR\binFlight*h\n" +
+	"\tin_flight\x18\x03 \x01(\bR\binFlight\x128\n" +
+	"\adetails\x18\x04 \x03(\v2\x1e.sluice.lsp.v1.ReconcileDetailR\adetails\"\xc0\x01\n" +
+	"\x0fReconcileDetail\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1d\n" +
+	"\n" +
+	"books_msat\x18\x02 \x01(\x03R\tbooksMsat\x12\x19\n" +
+	"\blnd_msat\x18\x03 \x01(\x03R\alndMsat\x12'\n" +
+	"\x0fdifference_msat\x18\x04 \x01(\x03R\x0edifferenceMsat\x12\x1c\n" +
+	"\treference\x18\x05 \x01(\tR\treference\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\"\x1d\n" +
+	"\x1bGetReconcileProgressRequest\"L\n" +
+	"\x1cGetReconcileProgressResponse\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries*h\n" +
 	"\vPaymentMode\x12\x1c\n" +
 	"\x18PAYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17PAYMENT_MODE_PAYER_PAYS\x10\x01\x12\x1e\n" +
@@ -3446,7 +3652,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\fListPayments\x12\".sluice.lsp.v1.ListPaymentsRequest\x1a#.sluice.lsp.v1.ListPaymentsResponse\x12Y\n" +
 	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Y\n" +
 	"\fWatchWaiting\x12\".sluice.lsp.v1.WatchWaitingRequest\x1a#.sluice.lsp.v1.WatchWaitingResponse0\x01\x12Z\n" +
-	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xa0\x06\n" +
+	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\x91\a\n" +
 	"\x0fOperatorService\x12N\n" +
 	"\tGetStatus\x12\x1f.sluice.lsp.v1.GetStatusRequest\x1a .sluice.lsp.v1.GetStatusResponse\x12W\n" +
 	"\fFindPayments\x12\".sluice.lsp.v1.FindPaymentsRequest\x1a#.sluice.lsp.v1.FindPaymentsResponse\x12T\n" +
@@ -3457,7 +3663,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"ShowClient\x12 .sluice.lsp.v1.ShowClientRequest\x1a!.sluice.lsp.v1.ShowClientResponse\x12Z\n" +
 	"\rForgiveClient\x12#.sluice.lsp.v1.ForgiveClientRequest\x1a$.sluice.lsp.v1.ForgiveClientResponse\x12T\n" +
 	"\vSetBusiness\x12!.sluice.lsp.v1.SetBusinessRequest\x1a\".sluice.lsp.v1.SetBusinessResponse\x12N\n" +
-	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
+	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponse\x12o\n" +
+	"\x14GetReconcileProgress\x12*.sluice.lsp.v1.GetReconcileProgressRequest\x1a+.sluice.lsp.v1.GetReconcileProgressResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
 
 var (
 	file_lsp_api_lspv1_lsp_proto_rawDescOnce sync.Once
@@ -3472,53 +3679,56 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
-	(PaymentMode)(0),                // 0: sluice.lsp.v1.PaymentMode
-	(*OpeningFeeParams)(nil),        // 1: sluice.lsp.v1.OpeningFeeParams
-	(*ChannelWish)(nil),             // 2: sluice.lsp.v1.ChannelWish
-	(*GetMenuRequest)(nil),          // 3: sluice.lsp.v1.GetMenuRequest
-	(*GetMenuResponse)(nil),         // 4: sluice.lsp.v1.GetMenuResponse
-	(*NegotiateRequest)(nil),        // 5: sluice.lsp.v1.NegotiateRequest
-	(*NegotiateResponse)(nil),       // 6: sluice.lsp.v1.NegotiateResponse
-	(*WrapRequest)(nil),             // 7: sluice.lsp.v1.WrapRequest
-	(*WrapResponse)(nil),            // 8: sluice.lsp.v1.WrapResponse
-	(*Payment)(nil),                 // 9: sluice.lsp.v1.Payment
-	(*StoryEvent)(nil),              // 10: sluice.lsp.v1.StoryEvent
-	(*GetPaymentRequest)(nil),       // 11: sluice.lsp.v1.GetPaymentRequest
-	(*GetPaymentResponse)(nil),      // 12: sluice.lsp.v1.GetPaymentResponse
-	(*ListPaymentsRequest)(nil),     // 13: sluice.lsp.v1.ListPaymentsRequest
-	(*ListPaymentsResponse)(nil),    // 14: sluice.lsp.v1.ListPaymentsResponse
-	(*WatchPaymentRequest)(nil),     // 15: sluice.lsp.v1.WatchPaymentRequest
-	(*WatchPaymentResponse)(nil),    // 16: sluice.lsp.v1.WatchPaymentResponse
-	(*WatchWaitingRequest)(nil),     // 17: sluice.lsp.v1.WatchWaitingRequest
-	(*WatchWaitingResponse)(nil),    // 18: sluice.lsp.v1.WatchWaitingResponse
-	(*CancelPaymentRequest)(nil),    // 19: sluice.lsp.v1.CancelPaymentRequest
-	(*CancelPaymentResponse)(nil),   // 20: sluice.lsp.v1.CancelPaymentResponse
-	(*Exposure)(nil),                // 21: sluice.lsp.v1.Exposure
-	(*GetStatusRequest)(nil),        // 22: sluice.lsp.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 23: sluice.lsp.v1.GetStatusResponse
-	(*PromiseKey)(nil),              // 24: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),     // 25: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),    // 26: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),      // 27: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),     // 28: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),  // 29: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil), // 30: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                 // 31: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),     // 32: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),    // 33: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),       // 34: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),      // 35: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),    // 36: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),   // 37: sluice.lsp.v1.ForgiveClientResponse
-	(*SetBusinessRequest)(nil),      // 38: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),     // 39: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),        // 40: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),           // 41: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),       // 42: sluice.lsp.v1.ReconcileResponse
-	nil,                             // 43: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                             // 44: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(PaymentMode)(0),                     // 0: sluice.lsp.v1.PaymentMode
+	(*OpeningFeeParams)(nil),             // 1: sluice.lsp.v1.OpeningFeeParams
+	(*ChannelWish)(nil),                  // 2: sluice.lsp.v1.ChannelWish
+	(*GetMenuRequest)(nil),               // 3: sluice.lsp.v1.GetMenuRequest
+	(*GetMenuResponse)(nil),              // 4: sluice.lsp.v1.GetMenuResponse
+	(*NegotiateRequest)(nil),             // 5: sluice.lsp.v1.NegotiateRequest
+	(*NegotiateResponse)(nil),            // 6: sluice.lsp.v1.NegotiateResponse
+	(*WrapRequest)(nil),                  // 7: sluice.lsp.v1.WrapRequest
+	(*WrapResponse)(nil),                 // 8: sluice.lsp.v1.WrapResponse
+	(*Payment)(nil),                      // 9: sluice.lsp.v1.Payment
+	(*StoryEvent)(nil),                   // 10: sluice.lsp.v1.StoryEvent
+	(*GetPaymentRequest)(nil),            // 11: sluice.lsp.v1.GetPaymentRequest
+	(*GetPaymentResponse)(nil),           // 12: sluice.lsp.v1.GetPaymentResponse
+	(*ListPaymentsRequest)(nil),          // 13: sluice.lsp.v1.ListPaymentsRequest
+	(*ListPaymentsResponse)(nil),         // 14: sluice.lsp.v1.ListPaymentsResponse
+	(*WatchPaymentRequest)(nil),          // 15: sluice.lsp.v1.WatchPaymentRequest
+	(*WatchPaymentResponse)(nil),         // 16: sluice.lsp.v1.WatchPaymentResponse
+	(*WatchWaitingRequest)(nil),          // 17: sluice.lsp.v1.WatchWaitingRequest
+	(*WatchWaitingResponse)(nil),         // 18: sluice.lsp.v1.WatchWaitingResponse
+	(*CancelPaymentRequest)(nil),         // 19: sluice.lsp.v1.CancelPaymentRequest
+	(*CancelPaymentResponse)(nil),        // 20: sluice.lsp.v1.CancelPaymentResponse
+	(*Exposure)(nil),                     // 21: sluice.lsp.v1.Exposure
+	(*GetStatusRequest)(nil),             // 22: sluice.lsp.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),            // 23: sluice.lsp.v1.GetStatusResponse
+	(*PromiseKey)(nil),                   // 24: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),          // 25: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),         // 26: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),           // 27: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),          // 28: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),       // 29: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil),      // 30: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                      // 31: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),          // 32: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),         // 33: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),            // 34: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),           // 35: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),         // 36: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),        // 37: sluice.lsp.v1.ForgiveClientResponse
+	(*SetBusinessRequest)(nil),           // 38: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),          // 39: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),             // 40: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),                // 41: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),            // 42: sluice.lsp.v1.ReconcileResponse
+	(*ReconcileDetail)(nil),              // 43: sluice.lsp.v1.ReconcileDetail
+	(*GetReconcileProgressRequest)(nil),  // 44: sluice.lsp.v1.GetReconcileProgressRequest
+	(*GetReconcileProgressResponse)(nil), // 45: sluice.lsp.v1.GetReconcileProgressResponse
+	nil,                                  // 46: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                                  // 47: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3533,8 +3743,8 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	21, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	43, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	44, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	46, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	47, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
 	24, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
 	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
@@ -3545,45 +3755,48 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	31, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
 	21, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
 	41, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	3,  // 24: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 25: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 26: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 27: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 28: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 29: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 30: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
-	19, // 31: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	22, // 32: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	25, // 33: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	27, // 34: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	29, // 35: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	32, // 36: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	34, // 37: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	36, // 38: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	38, // 39: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	40, // 40: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	4,  // 41: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 42: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 43: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 44: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 45: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 46: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 47: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
-	20, // 48: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	23, // 49: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	26, // 50: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	28, // 51: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	30, // 52: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	33, // 53: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	35, // 54: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	37, // 55: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	39, // 56: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	42, // 57: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	43, // 24: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
+	3,  // 25: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 26: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 27: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 28: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 29: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 30: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 31: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
+	19, // 32: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	22, // 33: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	25, // 34: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	27, // 35: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	29, // 36: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	32, // 37: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	34, // 38: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	36, // 39: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	38, // 40: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	40, // 41: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	44, // 42: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
+	4,  // 43: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 44: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 45: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 46: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 47: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 48: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 49: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
+	20, // 50: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	23, // 51: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	26, // 52: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	28, // 53: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	30, // 54: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	33, // 55: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	35, // 56: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	37, // 57: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	39, // 58: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	42, // 59: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	45, // 60: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
+	43, // [43:61] is the sub-list for method output_type
+	25, // [25:43] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -3597,7 +3810,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

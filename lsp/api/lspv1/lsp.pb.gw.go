@@ -569,6 +569,27 @@ func local_request_OperatorService_Reconcile_0(ctx context.Context, marshaler ru
 	return msg, metadata, err
 }
 
+func request_OperatorService_GetReconcileProgress_0(ctx context.Context, marshaler runtime.Marshaler, client OperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetReconcileProgressRequest
+		metadata runtime.ServerMetadata
+	)
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetReconcileProgress(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_OperatorService_GetReconcileProgress_0(ctx context.Context, marshaler runtime.Marshaler, server OperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetReconcileProgressRequest
+		metadata runtime.ServerMetadata
+	)
+	msg, err := server.GetReconcileProgress(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterChannelsServiceHandlerServer registers the http handlers for service ChannelsService to "mux".
 // UnaryRPC     :call ChannelsServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -898,6 +919,26 @@ func RegisterOperatorServiceHandlerServer(ctx context.Context, mux *runtime.Serv
 			return
 		}
 		forward_OperatorService_Reconcile_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_OperatorService_GetReconcileProgress_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.lsp.v1.OperatorService/GetReconcileProgress", runtime.WithHTTPPathPattern("/v1/operator/lsp/reconcile"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_OperatorService_GetReconcileProgress_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_OperatorService_GetReconcileProgress_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -1289,29 +1330,48 @@ func RegisterOperatorServiceHandlerClient(ctx context.Context, mux *runtime.Serv
 		}
 		forward_OperatorService_Reconcile_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_OperatorService_GetReconcileProgress_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.lsp.v1.OperatorService/GetReconcileProgress", runtime.WithHTTPPathPattern("/v1/operator/lsp/reconcile"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_OperatorService_GetReconcileProgress_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_OperatorService_GetReconcileProgress_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
 var (
-	pattern_OperatorService_GetStatus_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "status"}, ""))
-	pattern_OperatorService_FindPayments_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "payments"}, ""))
-	pattern_OperatorService_ShowPayment_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "payments", "id_or_hash"}, ""))
-	pattern_OperatorService_WithdrawPayment_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "payments", "payment_id"}, "withdraw"))
-	pattern_OperatorService_ListOpenings_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "openings"}, ""))
-	pattern_OperatorService_ShowClient_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "client"}, ""))
-	pattern_OperatorService_ForgiveClient_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "client", "forgive"}, ""))
-	pattern_OperatorService_SetBusiness_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "business"}, ""))
-	pattern_OperatorService_Reconcile_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "reconcile"}, ""))
+	pattern_OperatorService_GetStatus_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "status"}, ""))
+	pattern_OperatorService_FindPayments_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "payments"}, ""))
+	pattern_OperatorService_ShowPayment_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "payments", "id_or_hash"}, ""))
+	pattern_OperatorService_WithdrawPayment_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "payments", "payment_id"}, "withdraw"))
+	pattern_OperatorService_ListOpenings_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "openings"}, ""))
+	pattern_OperatorService_ShowClient_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "client"}, ""))
+	pattern_OperatorService_ForgiveClient_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "client", "forgive"}, ""))
+	pattern_OperatorService_SetBusiness_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "business"}, ""))
+	pattern_OperatorService_Reconcile_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "reconcile"}, ""))
+	pattern_OperatorService_GetReconcileProgress_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "reconcile"}, ""))
 )
 
 var (
-	forward_OperatorService_GetStatus_0       = runtime.ForwardResponseMessage
-	forward_OperatorService_FindPayments_0    = runtime.ForwardResponseMessage
-	forward_OperatorService_ShowPayment_0     = runtime.ForwardResponseMessage
-	forward_OperatorService_WithdrawPayment_0 = runtime.ForwardResponseMessage
-	forward_OperatorService_ListOpenings_0    = runtime.ForwardResponseMessage
-	forward_OperatorService_ShowClient_0      = runtime.ForwardResponseMessage
-	forward_OperatorService_ForgiveClient_0   = runtime.ForwardResponseMessage
-	forward_OperatorService_SetBusiness_0     = runtime.ForwardResponseMessage
-	forward_OperatorService_Reconcile_0       = runtime.ForwardResponseMessage
+	forward_OperatorService_GetStatus_0            = runtime.ForwardResponseMessage
+	forward_OperatorService_FindPayments_0         = runtime.ForwardResponseMessage
+	forward_OperatorService_ShowPayment_0          = runtime.ForwardResponseMessage
+	forward_OperatorService_WithdrawPayment_0      = runtime.ForwardResponseMessage
+	forward_OperatorService_ListOpenings_0         = runtime.ForwardResponseMessage
+	forward_OperatorService_ShowClient_0           = runtime.ForwardResponseMessage
+	forward_OperatorService_ForgiveClient_0        = runtime.ForwardResponseMessage
+	forward_OperatorService_SetBusiness_0          = runtime.ForwardResponseMessage
+	forward_OperatorService_Reconcile_0            = runtime.ForwardResponseMessage
+	forward_OperatorService_GetReconcileProgress_0 = runtime.ForwardResponseMessage
 )

@@ -433,15 +433,16 @@ var ChannelsService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	OperatorService_GetStatus_FullMethodName       = "/sluice.lsp.v1.OperatorService/GetStatus"
-	OperatorService_FindPayments_FullMethodName    = "/sluice.lsp.v1.OperatorService/FindPayments"
-	OperatorService_ShowPayment_FullMethodName     = "/sluice.lsp.v1.OperatorService/ShowPayment"
-	OperatorService_WithdrawPayment_FullMethodName = "/sluice.lsp.v1.OperatorService/WithdrawPayment"
-	OperatorService_ListOpenings_FullMethodName    = "/sluice.lsp.v1.OperatorService/ListOpenings"
-	OperatorService_ShowClient_FullMethodName      = "/sluice.lsp.v1.OperatorService/ShowClient"
-	OperatorService_ForgiveClient_FullMethodName   = "/sluice.lsp.v1.OperatorService/ForgiveClient"
-	OperatorService_SetBusiness_FullMethodName     = "/sluice.lsp.v1.OperatorService/SetBusiness"
-	OperatorService_Reconcile_FullMethodName       = "/sluice.lsp.v1.OperatorService/Reconcile"
+	OperatorService_GetStatus_FullMethodName            = "/sluice.lsp.v1.OperatorService/GetStatus"
+	OperatorService_FindPayments_FullMethodName         = "/sluice.lsp.v1.OperatorService/FindPayments"
+	OperatorService_ShowPayment_FullMethodName          = "/sluice.lsp.v1.OperatorService/ShowPayment"
+	OperatorService_WithdrawPayment_FullMethodName      = "/sluice.lsp.v1.OperatorService/WithdrawPayment"
+	OperatorService_ListOpenings_FullMethodName         = "/sluice.lsp.v1.OperatorService/ListOpenings"
+	OperatorService_ShowClient_FullMethodName           = "/sluice.lsp.v1.OperatorService/ShowClient"
+	OperatorService_ForgiveClient_FullMethodName        = "/sluice.lsp.v1.OperatorService/ForgiveClient"
+	OperatorService_SetBusiness_FullMethodName          = "/sluice.lsp.v1.OperatorService/SetBusiness"
+	OperatorService_Reconcile_FullMethodName            = "/sluice.lsp.v1.OperatorService/Reconcile"
+	OperatorService_GetReconcileProgress_FullMethodName = "/sluice.lsp.v1.OperatorService/GetReconcileProgress"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -469,8 +470,11 @@ type OperatorServiceClient interface {
 	ForgiveClient(ctx context.Context, in *ForgiveClientRequest, opts ...grpc.CallOption) (*ForgiveClientResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(ctx context.Context, in *SetBusinessRequest, opts ...grpc.CallOption) (*SetBusinessResponse, error)
-	// Reconcile compares the books with lnd to the sat.
+	// Reconcile takes lnd's records into the books and compares them with lnd to
+	// the sat.
 	Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileResponse, error)
+	// GetReconcileProgress tells what a reconciliation that runs is doing.
+	GetReconcileProgress(ctx context.Context, in *GetReconcileProgressRequest, opts ...grpc.CallOption) (*GetReconcileProgressResponse, error)
 }
 
 type operatorServiceClient struct {
@@ -571,6 +575,16 @@ func (c *operatorServiceClient) Reconcile(ctx context.Context, in *ReconcileRequ
 	return out, nil
 }
 
+func (c *operatorServiceClient) GetReconcileProgress(ctx context.Context, in *GetReconcileProgressRequest, opts ...grpc.CallOption) (*GetReconcileProgressResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetReconcileProgressResponse)
+	err := c.cc.Invoke(ctx, OperatorService_GetReconcileProgress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServiceServer is the server API for OperatorService service.
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
@@ -596,8 +610,11 @@ type OperatorServiceServer interface {
 	ForgiveClient(context.Context, *ForgiveClientRequest) (*ForgiveClientResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(context.Context, *SetBusinessRequest) (*SetBusinessResponse, error)
-	// Reconcile compares the books with lnd to the sat.
+	// Reconcile takes lnd's records into the books and compares them with lnd to
+	// the sat.
 	Reconcile(context.Context, *ReconcileRequest) (*ReconcileResponse, error)
+	// GetReconcileProgress tells what a reconciliation that runs is doing.
+	GetReconcileProgress(context.Context, *GetReconcileProgressRequest) (*GetReconcileProgressResponse, error)
 	mustEmbedUnimplementedOperatorServiceServer()
 }
 
@@ -634,6 +651,9 @@ func (UnimplementedOperatorServiceServer) SetBusiness(context.Context, *SetBusin
 }
 func (UnimplementedOperatorServiceServer) Reconcile(context.Context, *ReconcileRequest) (*ReconcileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetReconcileProgress(context.Context, *GetReconcileProgressRequest) (*GetReconcileProgressResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReconcileProgress not implemented")
 }
 func (UnimplementedOperatorServiceServer) mustEmbedUnimplementedOperatorServiceServer() {}
 func (UnimplementedOperatorServiceServer) testEmbeddedByValue()                         {}
@@ -818,6 +838,24 @@ func _OperatorService_Reconcile_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_GetReconcileProgress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetReconcileProgressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).GetReconcileProgress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_GetReconcileProgress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).GetReconcileProgress(ctx, req.(*GetReconcileProgressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OperatorService_ServiceDesc is the grpc.ServiceDesc for OperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -860,6 +898,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reconcile",
 			Handler:    _OperatorService_Reconcile_Handler,
+		},
+		{
+			MethodName: "GetReconcileProgress",
+			Handler:    _OperatorService_GetReconcileProgress_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

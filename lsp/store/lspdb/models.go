@@ -4,6 +4,18 @@
 
 package lspdb
 
+type LspBookChannel struct {
+	Outpoint string
+	Done     bool
+	Data     []byte
+}
+
+type LspBookTx struct {
+	Txid    string
+	Settled bool
+	Data    []byte
+}
+
 type LspOpening struct {
 	ID          string
 	PaymentID   string

@@ -9,6 +9,60 @@ import (
 	"context"
 )
 
+const bookChannels = `-- name: BookChannels :many
+SELECT outpoint, done, data FROM lsp_book_channels
+`
+
+func (q *Queries) BookChannels(ctx context.Context) ([]LspBookChannel, error) {
+	rows, err := q.db.QueryContext(ctx, bookChannels)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspBookChannel
+	for rows.Next() {
+		var i LspBookChannel
+		if err := rows.Scan(&i.Outpoint, &i.Done, &i.Data); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const bookTxs = `-- name: BookTxs :many
+SELECT txid, settled, data FROM lsp_book_txs WHERE NOT settled
+`
+
+func (q *Queries) BookTxs(ctx context.Context) ([]LspBookTx, error) {
+	rows, err := q.db.QueryContext(ctx, bookTxs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspBookTx
+	for rows.Next() {
+		var i LspBookTx
+		if err := rows.Scan(&i.Txid, &i.Settled, &i.Data); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const buriedUnpaid = `-- name: BuriedUnpaid :many
 SELECT outpoint FROM lsp_openings WHERE unpaid AND terminal AND outpoint <> ''
 `
@@ -297,6 +351,28 @@ func (q *Queries) ForgiveClient(ctx context.Context, client []byte) ([]ForgiveCl
 		return nil, err
 	}
 	return items, nil
+}
+
+const getBookChannel = `-- name: GetBookChannel :one
+SELECT outpoint, done, data FROM lsp_book_channels WHERE outpoint = $1
+`
+
+func (q *Queries) GetBookChannel(ctx context.Context, outpoint string) (LspBookChannel, error) {
+	row := q.db.QueryRowContext(ctx, getBookChannel, outpoint)
+	var i LspBookChannel
+	err := row.Scan(&i.Outpoint, &i.Done, &i.Data)
+	return i, err
+}
+
+const getBookTx = `-- name: GetBookTx :one
+SELECT txid, settled, data FROM lsp_book_txs WHERE txid = $1
+`
+
+func (q *Queries) GetBookTx(ctx context.Context, txid string) (LspBookTx, error) {
+	row := q.db.QueryRowContext(ctx, getBookTx, txid)
+	var i LspBookTx
+	err := row.Scan(&i.Txid, &i.Settled, &i.Data)
+	return i, err
 }
 
 const getOpening = `-- name: GetOpening :one
@@ -990,6 +1066,38 @@ func (q *Queries) PromiseKeys(ctx context.Context) ([]LspPromiseKey, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const putBookChannel = `-- name: PutBookChannel :exec
+INSERT INTO lsp_book_channels (outpoint, done, data) VALUES ($1, $2, $3)
+ON CONFLICT (outpoint) DO UPDATE SET done = excluded.done, data = excluded.data
+`
+
+type PutBookChannelParams struct {
+	Outpoint string
+	Done     bool
+	Data     []byte
+}
+
+func (q *Queries) PutBookChannel(ctx context.Context, arg PutBookChannelParams) error {
+	_, err := q.db.ExecContext(ctx, putBookChannel, arg.Outpoint, arg.Done, arg.Data)
+	return err
+}
+
+const putBookTx = `-- name: PutBookTx :exec
+INSERT INTO lsp_book_txs (txid, settled, data) VALUES ($1, $2, $3)
+ON CONFLICT (txid) DO UPDATE SET settled = excluded.settled, data = excluded.data
+`
+
+type PutBookTxParams struct {
+	Txid    string
+	Settled bool
+	Data    []byte
+}
+
+func (q *Queries) PutBookTx(ctx context.Context, arg PutBookTxParams) error {
+	_, err := q.db.ExecContext(ctx, putBookTx, arg.Txid, arg.Settled, arg.Data)
+	return err
 }
 
 const putSetting = `-- name: PutSetting :exec
