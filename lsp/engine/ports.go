@@ -143,7 +143,9 @@ const (
 var ErrDecided = errors.New("the HTLC was decided otherwise")
 
 // Routes claims SCIDs at the interceptor: HTLCs over them are held for us.
-// Both calls are idempotent; a claim that has returned is durable.
+// Both calls are idempotent; a claim that has returned is durable. Nobody may
+// have been told an SCID before it is claimed: what the interceptor does with
+// an HTLC that a crash left unrecorded rests on that.
 type Routes interface {
 	Claim(ctx context.Context, scids []ln.SCID, until time.Time) error
 	Release(ctx context.Context, scids []ln.SCID) error
