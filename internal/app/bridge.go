@@ -142,6 +142,6 @@ func (o opener) OpenChannel(ctx context.Context, r ln.OpenRequest) (lspengine.Ne
 // lspNode is one lnd as the lsp service sees it.
 func lspNode(c *lnd.Client) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Events: c,
+		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Events: c,
 	}
 }

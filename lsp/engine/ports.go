@@ -85,6 +85,13 @@ type Payments interface {
 	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 }
 
+// Settings is how lnd runs. What the macaroon may not ask is ln.ErrPermission.
+type Settings interface {
+	// HoldExpiryDelta is how many blocks before the earliest expiry of its
+	// HTLCs lnd cancels an accepted hold invoice.
+	HoldExpiryDelta(ctx context.Context) (uint32, error)
+}
+
 // Events is what lnd reports by itself; each call blocks until its stream
 // ends, and there is no replay.
 type Events interface {
@@ -104,6 +111,7 @@ type Node struct {
 	Chain    Chain
 	Invoices Invoices
 	Payments Payments
+	Settings Settings
 	Events   Events
 }
 
