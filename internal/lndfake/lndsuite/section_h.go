@@ -143,6 +143,15 @@ func sectionH() map[string]func(*env) {
 			e.resetMissionControl()
 			e.payX().succeeds()
 		},
+		"H/policy_race_by_a_restart": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			c := e.open(e.jit(1_000_000))
+			e.ok(e.alias(c))
+			e.restart(Gateway, Payer, Wallet)
+			e.policy(c)
+			e.payX().fails(lnrpc.Failure_FEE_INSUFFICIENT)
+		},
 		"H/policy_race_updated": func(e *env) {
 			e.start(Options{})
 			c := e.race()
@@ -171,7 +180,11 @@ func sectionH() map[string]func(*env) {
 			e.start(Options{})
 			e.acceptor(true)
 			c := e.open(e.jit(1_000_000))
-			e.flap(Wallet, Gateway)
+			// Away when the update is sent, about a second later: who is back by then gets it.
+			e.Disconnect(e.T, Wallet, Gateway)
+			time.Sleep(3 * time.Second)
+			e.Connect(e.T, Wallet, Gateway)
+			e.active(Wallet, Gateway)
 			time.Sleep(10 * time.Second)
 			require.False(e, e.hinted())
 			e.updatePolicy(c)
