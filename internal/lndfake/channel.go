@@ -236,6 +236,7 @@ func (c *channel) linkStart() {
 	c.resume()
 	for _, s := range c.sides {
 		s.opened = true
+		s.peerOK = s.peerOK || s.other().graph != nil
 		s.kick()
 		s.replay()
 		s.event(lnrpc.ChannelEventUpdate_ACTIVE_CHANNEL)

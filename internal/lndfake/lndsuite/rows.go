@@ -65,7 +65,8 @@ func Rows() []Row {
 		{"H", "fixed by UpdateChannelPolicy with create_missing_edge", []string{"H/policy_race_updated"}},
 		{"H", "fixed by default fees of zero", []string{"H/policy_race_default_fees_zero"}},
 		{"H", "no hint before the channel_update came", []string{"H/no_hint_before_the_update"}},
-		{"H", "no hint at all after a drop in that window, until UpdateChannelPolicy", []string{"H/hint_lost_by_a_drop"}},
+		// lnd 0.21.0 was seen to leave the wallet without a hint after a drop in that window. 0.21.2 does not.
+		{"H", "after a drop in that window the hint comes with the reconnection", []string{"H/hint_after_a_flap", "H/hint_after_a_drop"}},
 
 		{"replays", "intercepted, unanswered: first offer, flaps, kill -9, orderly restart", []string{"replays/unanswered"}},
 		{"replays", "resumed, committed: flaps, kill -9, orderly restart", []string{"replays/resumed_and_committed"}},
