@@ -144,6 +144,9 @@ type modelCar struct {
 	inFlight    *Listing
 	// told are the ids that payers know, from their first claim on.
 	told []ln.SCID
+	next ln.SCID
+	// distrust: guards ended here, and not in the database yet.
+	distrust bool
 	// old is a program that knows no guards.
 	old bool
 }
@@ -181,7 +184,7 @@ func (s *modelCar) begin(trusted bool) {
 	for scid, guarded := range s.db.claims {
 		s.claim(scid, guarded && !s.old)
 	}
-	s.c = NewClassifier()
+	s.c, s.distrust = NewClassifier(), false
 	s.connect()
 }
 
@@ -199,7 +202,8 @@ func (s *modelCar) endGuards() {
 
 // agree claims an id that nobody knows, and then tells it.
 func (s *modelCar) agree() {
-	scid := ln.SCID(1000 + len(s.told))
+	s.next++
+	scid := 1000 + s.next
 	s.db.claims[scid] = !s.old
 	s.crashOr(func() {
 		s.claim(scid, !s.old)
@@ -220,20 +224,33 @@ func (s *modelCar) again(scid ln.SCID) {
 
 // intruder is a client of somebody else's that had lnd's stream when this
 // process thought that it had. It leaves alone what a row holds: that is what
-// all holding rests on.
-func (s *modelCar) intruder() {
+// all holding rests on. A process that dies before it has recorded what it
+// noticed is like one that was down; so what is recorded late is only a false
+// alarm.
+func (s *modelCar) intruder(falseAlarm bool) {
 	s.lnd.disconnect()
 	s.lnd.connect()
 	for _, key := range s.lnd.queue {
-		if _, recorded := s.db.rows[key]; !recorded && s.lnd.htlcs[key].pending && rapid.Bool().Draw(s.t, "intrudes") {
+		if _, recorded := s.db.rows[key]; !falseAlarm && !recorded && s.lnd.htlcs[key].pending && rapid.Bool().Draw(s.t, "intrudes") {
 			s.lnd.answer(key, true)
 		}
 	}
 	s.lnd.disconnect()
 	s.c.Foreign()
 	s.chain.EndGuards()
-	s.endGuards()
+	s.distrust = true
+	if !falseAlarm {
+		s.record()
+	}
 	s.connect()
+}
+
+// record is Engine.recordDistrust.
+func (s *modelCar) record() {
+	if s.distrust {
+		s.endGuards()
+		s.distrust = false
+	}
 }
 
 func (s *modelCar) connect() {
@@ -365,6 +382,10 @@ func (s *modelCar) list() {
 		case VerdictInFlight:
 			s.waiting[key] = s.c.Begin()
 		case VerdictResumeOnly:
+			if s.distrust && !s.c.ResumedHere(key) {
+				s.waiting[key] = s.c.Begin()
+				break
+			}
 			s.resume(key)
 		case VerdictPhantom:
 			if recorded {
@@ -500,8 +521,10 @@ func checkClassifier(t *testing.T) {
 				car.old = !car.old
 				car.start()
 			},
-			"intruder": func(*rapid.T) { car.intruder() },
-			"copy":     func(*rapid.T) { copied = car.db.clone() },
+			"intruder":    func(*rapid.T) { car.intruder(false) },
+			"false alarm": func(*rapid.T) { car.intruder(true) },
+			"record":      func(*rapid.T) { car.record() },
+			"copy":        func(*rapid.T) { copied = car.db.clone() },
 			// The generation file tells, and what the copy says is held is only
 			// resumed.
 			"restore": func(*rapid.T) {

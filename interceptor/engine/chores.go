@@ -29,11 +29,11 @@ func (e *Engine) choreLoop(t *tenure) {
 		}
 		timer.Stop()
 		e.checkInherited(t)
+		e.recordDistrust(t)
 		e.inquire(t)
 		e.deadlines(t)
 		e.absentPolicies(t)
 		e.finishGone(t)
-		e.recordDistrust(t)
 		if now := e.cfg.Now(); now.Sub(pruned) >= time.Hour {
 			pruned = now
 			e.prune(t, now)
@@ -75,7 +75,11 @@ func (e *Engine) inquire(t *tenure) {
 	gen := t.gen
 	asks := make([]inquiry, 0, len(t.inquiring))
 	for _, q := range t.inquiring {
-		asks = append(asks, q)
+		// While the database still guards what is not guarded any more, a RESUME
+		// now could pass for none at the next start.
+		if near := e.height != 0 && e.height+e.cfg.FailSafetyBlocks >= q.offer.AutoFailHeight; !t.distrust || near {
+			asks = append(asks, q)
+		}
 	}
 	e.mu.Unlock()
 	slices.SortFunc(asks, func(a, b inquiry) int { return cmp.Compare(a.offer.Seq, b.offer.Seq) })
@@ -235,18 +239,19 @@ func (e *Engine) absentPolicies(t *tenure) {
 // recordDistrust ends the guards in the database that ended here.
 func (e *Engine) recordDistrust(t *tenure) {
 	e.mu.Lock()
-	epoch, due := t.lease.Epoch(), t.distrust
-	t.distrust = false
+	epoch, due, ends := t.lease.Epoch(), t.distrust, t.guardEnds
 	e.mu.Unlock()
 	if !due {
 		return
 	}
 	if err := e.cfg.Handlers.Begin(t.ctx, epoch, false); err != nil {
 		e.log.Warn("the guards of routes cannot be ended yet", zap.Error(err))
-		e.mu.Lock()
-		t.distrust = true
-		e.mu.Unlock()
+		return
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// They may have ended once more meanwhile.
+	t.distrust = t.guardEnds != ends
 }
 
 // prune deletes what is over. Claims leave the database before memory: while a

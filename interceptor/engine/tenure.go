@@ -45,8 +45,10 @@ type tenure struct {
 	// soon: an HTLC is about to end, so the next listing should come early.
 	soon bool
 	// foreign: another client may have had lnd's stream since the last baseline;
-	// distrust: the guards that ended for that must end in the database too.
+	// distrust: the guards that ended for that, for the guardEnds-th time, have
+	// not ended in the database yet.
 	foreign, distrust bool
+	guardEnds         int
 	// stale rows must be read again before anything is done about them.
 	stale map[ln.CircuitKey]struct{}
 }
@@ -326,6 +328,7 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 func (e *Engine) endGuards(t *tenure) {
 	t.chain.EndGuards()
 	t.distrust = true
+	t.guardEnds++
 	wake(t.chores)
 }
 

@@ -130,7 +130,7 @@ func TestWhatPayersAreTold(t *testing.T) {
 	}
 	online := WalletStatus{Moment: m, Online: true}
 	after := func(d time.Duration) lsp.Moment { return lsp.Moment{At: testStart.Add(d), Height: testHeight} }
-	opened := []Event{PartArrived{m, whole(1)}, online}
+	opened := []Event{PartArrived{Moment: m, Htlc: whole(1)}, online}
 	mapped := append(append([]Event{}, opened...), OpeningUsable{m, "offer-1-open-1", 43}, Mapped{m, 43}, PartsResumed{m})
 	failed := func(code lsp.ReasonCode) Event {
 		return OpeningFailed{m, "offer-1-open-1", lsp.Because(code, "no"), false}
@@ -142,24 +142,24 @@ func TestWhatPayersAreTold(t *testing.T) {
 		how    Refusal
 		reason lsp.ReasonCode
 	}{
-		"a probe": {nil, PartArrived{m, change(whole(1), func(h *ln.InterceptedHtlc) { h.Hash = ln.Hash{9} })}, RefuseTemporary, lsp.ReasonOtherHash},
+		"a probe": {nil, PartArrived{Moment: m, Htlc: change(whole(1), func(h *ln.InterceptedHtlc) { h.Hash = ln.Hash{9} })}, RefuseTemporary, lsp.ReasonOtherHash},
 		"the wallet stays away": {
-			[]Event{PartArrived{m, whole(1)}, WalletStatus{Moment: m}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonWalletOffline,
+			[]Event{PartArrived{Moment: m, Htlc: whole(1)}, WalletStatus{Moment: m}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonWalletOffline,
 		},
-		"a part never comes": {[]Event{PartArrived{m, testPart(1, 50_000_000)}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonPartMissing},
-		"a part too much":    {opened, PartArrived{m, whole(2)}, RefuseTemporary, lsp.ReasonExtraPart},
+		"a part never comes": {[]Event{PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonPartMissing},
+		"a part too much":    {opened, PartArrived{Moment: m, Htlc: whole(2)}, RefuseTemporary, lsp.ReasonExtraPart},
 		"a cap is reached": {
-			[]Event{PartArrived{m, whole(1)}},
+			[]Event{PartArrived{Moment: m, Htlc: whole(1)}},
 			WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")}, RefuseTemporary, lsp.ReasonLimit,
 		},
 		"coins are short":          {opened, failed(lsp.ReasonCoinsShort), RefuseTemporary, lsp.ReasonCoinsShort},
 		"the open is slow":         {opened, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonOpenSlow},
-		"less fee than agreed":     {nil, PartArrived{m, cheap}, RefuseUnknown, lsp.ReasonFeeShort},
-		"a delta that is not ours": {nil, PartArrived{m, change(whole(1), func(h *ln.InterceptedHtlc) { h.IncomingExpiry -= 40 })}, RefuseUnknown, lsp.ReasonCltv},
-		"the offer has expired":    {nil, PartArrived{after(11 * time.Minute), whole(1)}, RefuseUnknown, lsp.ReasonOfferExpired},
-		"the offer was withdrawn":  {[]Event{PartArrived{m, whole(1)}}, Cancel{m, lsp.Reason{}}, RefuseUnknown, lsp.ReasonCancelled},
+		"less fee than agreed":     {nil, PartArrived{Moment: m, Htlc: cheap}, RefuseUnknown, lsp.ReasonFeeShort},
+		"a delta that is not ours": {nil, PartArrived{Moment: m, Htlc: change(whole(1), func(h *ln.InterceptedHtlc) { h.IncomingExpiry -= 40 })}, RefuseUnknown, lsp.ReasonCltv},
+		"the offer has expired":    {nil, PartArrived{Moment: after(11 * time.Minute), Htlc: whole(1)}, RefuseUnknown, lsp.ReasonOfferExpired},
+		"the offer was withdrawn":  {[]Event{PartArrived{Moment: m, Htlc: whole(1)}}, Cancel{m, lsp.Reason{}}, RefuseUnknown, lsp.ReasonCancelled},
 		"after the end of one that was mapped": {
-			append(mapped, PartSettled{m, whole(1).Key}), PartArrived{m, whole(2)}, RefuseTemporary, lsp.ReasonOfferExpired,
+			append(mapped, PartSettled{m, whole(1).Key}), PartArrived{Moment: m, Htlc: whole(2)}, RefuseTemporary, lsp.ReasonOfferExpired,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

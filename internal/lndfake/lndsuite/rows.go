@@ -59,6 +59,9 @@ func Rows() []Row {
 		{"H", "X works after a restart of the gateway, unconfirmed and confirmed", []string{"H/alias_after_gateway_restart"}},
 		{"H", "X works after a restart of the wallet", []string{"H/alias_after_wallet_restart"}},
 		{"H", "ListAliases keeps it; again: already exists", []string{"H/alias_again_already_exists"}},
+		{"H", "an alias of another channel of the peer's works, and can be moved", []string{
+			"H/alias_of_another_channel_of_the_peer", "H/alias_of_a_closed_channel_moves", "H/alias_moves_from_an_open_channel",
+		}},
 		{"H", "policy race by a reconnection, until a later one", []string{"H/policy_race"}},
 		{"H", "policy race by a restart of the gateway", []string{"H/policy_race_by_a_restart"}},
 		{"H", "fixed by waiting for the own policy", []string{"H/policy_race_waited_for"}},
