@@ -35,6 +35,12 @@ type Route struct {
 	// Until is when the claim lapses; the zero time never does. HTLCs held
 	// before stay the handler's.
 	Until time.Time
+	// Guarded, in a first claim, is the handler's word that nobody has been told
+	// SCID yet, so that no HTLC can name it. From then on no HTLC that names it
+	// is resumed without a row, so that one which a crash left without a row is
+	// known to be unmoved. The guard ends with the claim, and when the route is
+	// claimed again.
+	Guarded bool
 }
 
 // EventKind names what a handler is told.

@@ -23,6 +23,7 @@ type claim struct {
 	handler  string
 	priority int
 	until    time.Time
+	guarded  bool
 }
 
 // NewChain is an empty chain: every forward is ordinary.
@@ -88,7 +89,8 @@ func (c *Chain) Handlers() []HandlerConfig {
 // Routes counts a handler's claims.
 func (c *Chain) Routes(handler string) int { return c.routes[handler] }
 
-// Claim adds a route or moves its end. The handler must be registered.
+// Claim adds a route, or moves its end, which ends its guard. The handler must
+// be registered.
 func (c *Chain) Claim(handler string, r Route) error {
 	h, ok := c.handlers[handler]
 	if !ok {
@@ -97,11 +99,11 @@ func (c *Chain) Claim(handler string, r Route) error {
 	list := c.claims[r.SCID]
 	for i := range list {
 		if list[i].handler == handler {
-			list[i].until = r.Until
+			list[i].until, list[i].guarded = r.Until, false
 			return nil
 		}
 	}
-	list = append(list, claim{handler: handler, priority: h.Priority, until: r.Until})
+	list = append(list, claim{handler: handler, priority: h.Priority, until: r.Until, guarded: r.Guarded})
 	slices.SortFunc(list, compareClaims)
 	c.claims[r.SCID] = list
 	c.routes[handler]++
@@ -131,6 +133,26 @@ func (c *Chain) Match(scid ln.SCID, at time.Time) (HandlerConfig, bool) {
 		}
 	}
 	return HandlerConfig{}, false
+}
+
+// Claimed reports a claim on scid, lapsed or not, by whichever handler. Such an
+// HTLC gets a row before anything is answered, a RESUME included.
+func (c *Chain) Claimed(scid ln.SCID) bool { return len(c.claims[scid]) > 0 }
+
+// Guarded reports that scid has been claimed without a break since before any
+// HTLC could name it. So none of them was ever resumed without a row.
+func (c *Chain) Guarded(scid ln.SCID) bool {
+	return slices.ContainsFunc(c.claims[scid], func(cl claim) bool { return cl.guarded })
+}
+
+// EndGuards ends every guard: something else than the owners of this ledger may
+// have answered, or the ledger may have forgotten what they answered.
+func (c *Chain) EndGuards() {
+	for _, list := range c.claims {
+		for i := range list {
+			list[i].guarded = false
+		}
+	}
 }
 
 // Expired lists claims that have lapsed by this time, for housekeeping.

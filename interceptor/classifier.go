@@ -18,6 +18,11 @@ const (
 	// VerdictResumeOnly: a RESUME may have moved it. Failing it, or settling it
 	// with anything but its own preimage, could lose its amount.
 	VerdictResumeOnly Verdict = "resume_only"
+	// VerdictUnrecorded: it was there before this tenure, and has no row, but no
+	// predecessor can have resumed it without one: a predecessor died between
+	// the offer and its record, or this process was offered it before it had
+	// listed. Decide freely, once lnd has denied a payment of ours for its hash.
+	VerdictUnrecorded Verdict = "unrecorded"
 	// VerdictInFlight: lnd has forwarded it, and its end will come without an
 	// answer. A RESUME changes nothing while it is in flight, but if it ends in
 	// the moment before, lnd would forward it anew. So it is best left, until
@@ -47,6 +52,18 @@ const (
 // lnd accepted our stream, hence after the last predecessor's answer took
 // effect. What is in neither was never moved.
 //
+// Why an inherited HTLC of a guarded route may still be decided freely. Every
+// owner writes a row before it resumes an HTLC whose SCID is claimed, lapsed
+// claims and handlers that are away included. A guarded SCID was claimed before
+// anybody knew it, hence before the HTLC, and the claim stands: whoever owned
+// the stream when the HTLC was offered had the claim in view, because claims
+// are durable before they count and are deleted before they stop counting. So
+// without a row there was no RESUME, just as there was none of an HTLC whose
+// row says held. It rests on what holding rests on anyway (nobody but the
+// owners of this ledger answers, and the ledger is not older than what was
+// answered), and guards end wherever that is in doubt: after a restore, after
+// an owner that did not record itself (Handlers.Begin), after a foreign client.
+//
 // Why it never allows a RESUME of a phantom. A phantom is absent from every
 // listing requested after its offer, so only offers taken as new without a
 // listing matter: those above tip on a channel marked fresh. A channel becomes
@@ -68,6 +85,14 @@ type Classifier struct {
 	fresh     map[ln.SCID]bool
 	tip       map[ln.SCID]uint64
 	seq       uint64
+}
+
+// Known is what the ledger says of an offer.
+type Known struct {
+	// Recorded: the key has a row.
+	Recorded bool
+	// Guarded: the route is (Chain.Guarded).
+	Guarded bool
 }
 
 // NewClassifier begins a tenure. Nothing is new before Baseline.
@@ -201,7 +226,7 @@ func (c *Classifier) Offer(o ln.InterceptedHtlc, recorded bool) Verdict {
 
 // Listed judges an offer by a listing that was requested after it arrived. It
 // gives VerdictNeedListing only while the stream has no baseline.
-func (c *Classifier) Listed(o ln.InterceptedHtlc, recorded bool, l *Listing) Verdict {
+func (c *Classifier) Listed(o ln.InterceptedHtlc, known Known, l *Listing) Verdict {
 	if c.base == nil {
 		return VerdictNeedListing
 	}
@@ -214,8 +239,10 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, recorded bool, l *Listing) Ver
 		return VerdictPhantom
 	case h.ForwardingChan != 0:
 		return VerdictInFlight
-	case recorded:
+	case known.Recorded:
 		return VerdictRecorded
+	case known.Guarded && !c.ResumedHere(o.Key) && c.Inherited(o.Key):
+		return VerdictUnrecorded
 	case c.MayHaveMoved(o.Key):
 		return VerdictResumeOnly
 	}

@@ -27,7 +27,7 @@ func TestOrdinaryForwardsNeedOneListingPerChannelAndStream(t *testing.T) {
 	c := NewClassifier()
 	c.Baseline(listed(c, 1))
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 0), false))
-	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 0), false, listed(c, 1, 0)))
+	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 0), Known{}, listed(c, 1, 0)))
 	c.Resuming(offerAt(1, 0).Key)
 	for i := uint64(1); i < 50; i++ {
 		require.Equal(t, VerdictNew, c.Offer(offerAt(1, i), false))
@@ -35,8 +35,8 @@ func TestOrdinaryForwardsNeedOneListingPerChannelAndStream(t *testing.T) {
 	}
 	// A flap offers a resumed one again.
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 7), false))
-	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 7), false, listed(c, 1, 7)))
-	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 7), true, listed(c, 1, 8)), "a row does not exempt")
+	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 7), Known{}, listed(c, 1, 7)))
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 7), Known{Recorded: true}, listed(c, 1, 8)), "a row does not exempt")
 
 	c.Connected()
 	c.Baseline(listed(c, 1, 7))
@@ -52,17 +52,17 @@ func TestAnOlderHeldHtlcDoesNotVouchForPhantomsAboveIt(t *testing.T) {
 	c.Connected()
 	c.Baseline(listed(c, 1, 9))
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 9), false))
-	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 9), false, listed(c, 1, 9)))
+	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 9), Known{}, listed(c, 1, 9)))
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 11), false))
-	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 11), false, listed(c, 1, 9)))
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 11), Known{}, listed(c, 1, 9)))
 }
 
 func TestInheritedHtlcsAreOnlyResumed(t *testing.T) {
 	c := NewClassifier()
-	require.Equal(t, VerdictNeedListing, c.Listed(offerAt(1, 3), false, listed(c, 1, 3)), "no baseline yet")
+	require.Equal(t, VerdictNeedListing, c.Listed(offerAt(1, 3), Known{}, listed(c, 1, 3)), "no baseline yet")
 	c.Baseline(listed(c, 1, 3, 4))
-	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 3), false, listed(c, 1, 3, 4)))
-	require.Equal(t, VerdictRecorded, c.Listed(offerAt(1, 4), true, listed(c, 1, 3, 4)))
+	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 3), Known{}, listed(c, 1, 3, 4)))
+	require.Equal(t, VerdictRecorded, c.Listed(offerAt(1, 4), Known{Recorded: true}, listed(c, 1, 3, 4)))
 	c.Prune(listed(c, 1, 4))
 	require.False(t, c.MayHaveMoved(offerAt(1, 3).Key))
 	require.True(t, c.MayHaveMoved(offerAt(1, 4).Key))
@@ -85,8 +85,8 @@ func TestOnChainAndUnlistedAreSettleOnly(t *testing.T) {
 	onChain := offerAt(1, 0)
 	onChain.AutoFailHeight = onChain.IncomingExpiry
 	require.Equal(t, VerdictSettleOnly, c.Offer(onChain, true))
-	require.Equal(t, VerdictSettleOnly, c.Listed(onChain, true, listed(c, 1, 0)))
-	require.Equal(t, VerdictSettleOnly, c.Listed(offerAt(2, 0), true, listed(c, 1, 0)))
+	require.Equal(t, VerdictSettleOnly, c.Listed(onChain, Known{Recorded: true}, listed(c, 1, 0)))
+	require.Equal(t, VerdictSettleOnly, c.Listed(offerAt(2, 0), Known{Recorded: true}, listed(c, 1, 0)))
 	c.Resuming(ln.CircuitKey{ChanID: 2})
 	c.Prune(listed(c, 1))
 	require.True(t, c.MayHaveMoved(ln.CircuitKey{ChanID: 2}), "an unlisted channel proves nothing")
@@ -101,8 +101,8 @@ func TestAChannelIsKnownUnderEachName(t *testing.T) {
 	l := NewListing(c.Begin(), []ln.Channel{zeroConf})
 	c.Baseline(l)
 	for _, name := range []ln.SCID{zeroConf.ChanID, zeroConf.ConfirmedSCID, zeroConf.Aliases[1]} {
-		require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(name, 5), false, l), name)
-		require.Equal(t, VerdictPhantom, c.Listed(offerAt(name, 6), false, l), name)
+		require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(name, 5), Known{}, l), name)
+		require.Equal(t, VerdictPhantom, c.Listed(offerAt(name, 6), Known{}, l), name)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestWhatIsInFlightIsLeft(t *testing.T) {
 	inFlight := NewListing(c.Begin(), []ln.Channel{{ChanID: 1, Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 3, ForwardingChan: 2}}}})
 	c.Baseline(inFlight)
 	for _, recorded := range []bool{true, false} {
-		require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), recorded, inFlight))
+		require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{Recorded: recorded}, inFlight))
 	}
-	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), true, listed(c, 1)))
+	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), Known{Recorded: true}, listed(c, 1)))
 }

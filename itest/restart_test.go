@@ -319,6 +319,25 @@ func TestRestartSqlite(t *testing.T) {
 		require.Equal(t, before+1, w.channels(ctx))
 	})
 
+	// lnd has offered it, no row says so. Nobody can have resumed it, so the next
+	// process holds it, and its payer is paid.
+	t.Run("killed before a payment that came was recorded", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before := w.channels(ctx)
+		o := w.negotiate(ctx, 600_000_000, offerWish{another: true})
+		bolt11 := w.invoice(ctx, o)
+		unlock := lockDatabase(ctx, t, filepath.Join(sc.s.Dir, "sluice.db"))
+		done := sc.pay(ctx, bolt11)
+		waitGauge(ctx, t, sc.s, "sluice_interceptor_unrecorded_htlcs", 1)
+		require.NoError(t, sc.s.Kill())
+		unlock()
+		require.NoError(t, sc.s.Start(ctx))
+		sc.paid(done, afterOutage)
+		sc.waitEnd(ctx, o.PaymentId, "paid")
+		require.Equal(t, before+1, w.channels(ctx))
+	})
+
 	// What the copy does not know was sent: a RESUME that is still in flight,
 	// and a channel that was opened for it.
 	t.Run("an older copy is put back", func(t *testing.T) {

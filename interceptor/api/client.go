@@ -35,7 +35,7 @@ func (c *Client) Register(ctx context.Context, h interceptor.HandlerConfig) erro
 func (c *Client) ClaimRoutes(ctx context.Context, handler string, routes []interceptor.Route) error {
 	in := &pb.ClaimRoutesRequest{Handler: handler, Routes: make([]*pb.Route, len(routes))}
 	for i, r := range routes {
-		in.Routes[i] = &pb.Route{Scid: uint64(r.SCID), UntilMs: toMs(r.Until)}
+		in.Routes[i] = &pb.Route{Scid: uint64(r.SCID), UntilMs: toMs(r.Until), Guarded: r.Guarded}
 	}
 	_, err := c.rpc.ClaimRoutes(ctx, in)
 	return fromStatus(err)

@@ -43,7 +43,7 @@ func (s *Server) Register(ctx context.Context, in *pb.RegisterRequest) (*pb.Regi
 func (s *Server) ClaimRoutes(ctx context.Context, in *pb.ClaimRoutesRequest) (*pb.ClaimRoutesResponse, error) {
 	routes := make([]interceptor.Route, len(in.GetRoutes()))
 	for i, r := range in.GetRoutes() {
-		routes[i] = interceptor.Route{SCID: ln.SCID(r.GetScid()), Until: fromMs(r.GetUntilMs())}
+		routes[i] = interceptor.Route{SCID: ln.SCID(r.GetScid()), Until: fromMs(r.GetUntilMs()), Guarded: r.GetGuarded()}
 	}
 	return &pb.ClaimRoutesResponse{}, toStatus(s.registry.ClaimRoutes(ctx, in.GetHandler(), routes))
 }

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +29,7 @@ func (e *Engine) choreLoop(t *tenure) {
 		}
 		timer.Stop()
 		e.checkInherited(t)
+		e.recordDistrust(t)
 		e.inquire(t)
 		e.deadlines(t)
 		e.absentPolicies(t)
@@ -64,32 +67,45 @@ func (e *Engine) checkInherited(t *tenure) {
 	}
 }
 
-// inquire settles what a payment of ours has already bought, and resumes what
-// nobody has paid for. These offers have no row, and may have been resumed by a
-// predecessor: they are never failed.
+// inquire settles what a payment of ours has already bought. What nobody has
+// paid for is new if nothing can have moved it; else a predecessor may have
+// resumed it, and it is resumed, never failed.
 func (e *Engine) inquire(t *tenure) {
 	e.mu.Lock()
 	gen := t.gen
-	offers := make([]interceptor.Offer, 0, len(t.inquiring))
-	for _, o := range t.inquiring {
-		offers = append(offers, o)
+	asks := make([]inquiry, 0, len(t.inquiring))
+	for _, q := range t.inquiring {
+		// While the database still guards what is not guarded any more, a RESUME
+		// now could pass for none at the next start.
+		if near := e.height != 0 && e.height+e.cfg.FailSafetyBlocks >= q.offer.AutoFailHeight; !t.distrust || near {
+			asks = append(asks, q)
+		}
 	}
 	e.mu.Unlock()
-	sortOffers(offers)
-	for _, o := range offers {
-		p, err := e.cfg.Node.TrackPayment(t.ctx, o.Hash)
+	slices.SortFunc(asks, func(a, b inquiry) int { return cmp.Compare(a.offer.Seq, b.offer.Seq) })
+	for _, q := range asks {
+		p, err := e.cfg.Node.TrackPayment(t.ctx, q.offer.Hash)
 		if err != nil {
 			return
 		}
+		if q.unmoved {
+			// A row that is over and forgotten would contradict what follows.
+			rows, err := e.cfg.Rows.Get(t.ctx, []ln.CircuitKey{q.offer.Key})
+			if err != nil {
+				return
+			}
+			q.unmoved = len(rows) == 0
+		}
 		e.mu.Lock()
-		if cur, ok := t.inquiring[o.Key]; ok && t.gen == gen && cur.Seq == o.Seq {
-			e.inquired(t, o, p)
+		if cur, ok := t.inquiring[q.offer.Key]; ok && t.gen == gen && cur.offer.Seq == q.offer.Seq {
+			e.inquired(t, q, p)
 		}
 		e.mu.Unlock()
 	}
 }
 
-func (e *Engine) inquired(t *tenure, o interceptor.Offer, p ln.Payment) {
+func (e *Engine) inquired(t *tenure, q inquiry, p ln.Payment) {
+	o := q.offer
 	switch {
 	case p.State == ln.PaymentSucceeded && p.Preimage.Hash() == o.Hash:
 		delete(t.inquiring, o.Key)
@@ -108,6 +124,11 @@ func (e *Engine) inquired(t *tenure, o interceptor.Offer, p ln.Payment) {
 		e.record(t, o.Key)
 	case p.State == ln.PaymentInFlight || p.InFlight > 0:
 		// Neither resumed nor failed until that payment is over (law 4).
+	case q.unmoved:
+		delete(t.inquiring, o.Key)
+		e.log.Info("an HTLC from before this start has no row, and cannot have been forwarded: its handler gets it",
+			zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()))
+		e.onNew(t, o)
 	default:
 		delete(t.inquiring, o.Key)
 		if !settleOnlyOffer(o) && t.class.Ready() {
@@ -218,26 +239,49 @@ func (e *Engine) absentPolicies(t *tenure) {
 // prunePage is how many rows are deleted in one transaction.
 const prunePage = 200
 
-// prune deletes a page of old rows, and says whether there may be more.
+// recordDistrust ends the guards in the database that ended here.
+func (e *Engine) recordDistrust(t *tenure) {
+	e.mu.Lock()
+	epoch, due, ends := t.lease.Epoch(), t.distrust, t.guardEnds
+	e.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := e.cfg.Handlers.Begin(t.ctx, epoch, false); err != nil {
+		e.log.Warn("the guards of routes cannot be ended yet", zap.Error(err))
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// They may have ended once more meanwhile.
+	t.distrust = t.guardEnds != ends
+}
+
+// prune deletes lapsed claims and a page of old rows, and says whether there may
+// be more. Claims leave the database before memory: while a
+// successor could find one, no HTLC of its route may be resumed without a row.
 func (e *Engine) prune(t *tenure, now time.Time) (more bool) {
+	lapsed := now.Add(-time.Hour)
 	e.mu.Lock()
 	epoch := t.lease.Epoch()
-	for handler, scids := range t.chain.Expired(now.Add(-time.Hour)) {
+	e.mu.Unlock()
+	n, err := e.cfg.Rows.Prune(t.ctx, epoch, now.Add(-e.cfg.Retention), lapsed, prunePage)
+	if err != nil {
+		if t.ctx.Err() == nil {
+			e.log.Info("old rows and claims were not pruned; tried again in an hour", zap.Error(err))
+		}
+		return false
+	}
+	if n > 0 {
+		e.log.Info("old rows pruned", zap.Int64("rows", n))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.pruned += uint64(n) //nolint:gosec // a count
+	for handler, scids := range t.chain.Expired(lapsed) {
 		for _, scid := range scids {
 			t.chain.Release(handler, scid)
 		}
-	}
-	e.mu.Unlock()
-	n, err := e.cfg.Rows.Prune(t.ctx, epoch, now.Add(-e.cfg.Retention), prunePage)
-	switch {
-	case err != nil && t.ctx.Err() == nil:
-		e.log.Info("old rows were not pruned; tried again in an hour", zap.Error(err))
-		return false
-	case n > 0:
-		e.mu.Lock()
-		e.stats.pruned += uint64(n) //nolint:gosec // a count
-		e.mu.Unlock()
-		e.log.Info("old rows pruned", zap.Int64("rows", n))
 	}
 	return n == prunePage
 }

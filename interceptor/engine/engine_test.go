@@ -43,7 +43,8 @@ type car struct {
 
 type carOption func(*engine.Config)
 
-func startCar(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, onOffered func(*car, interceptor.Row), opts ...carOption) *car {
+// runEngine is a process without handlers.
+func runEngine(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, opts ...carOption) (eng *engine.Engine, stop func()) {
 	t.Helper()
 	require.NoError(t, icstore.Migrate(context.Background(), db))
 	ledger := icstore.New(db, leaseName)
@@ -64,22 +65,35 @@ func startCar(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, onOffered 
 	}
 	eng, err := engine.New(cfg)
 	require.NoError(t, err)
+	return eng, goUntilStopped(t, func(ctx context.Context) { _ = eng.Run(ctx) })
+}
+
+// goUntilStopped runs f until stop, or the end of the test, has waited for it.
+func goUntilStopped(t *testing.T, f func(context.Context)) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { f(ctx) })
+	stop = func() {
+		cancel()
+		running.Wait()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func startCar(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, onOffered func(*car, interceptor.Row), opts ...carOption) *car {
+	t.Helper()
+	eng, stop := runEngine(t, lnd, db, owner, opts...)
 	c := &car{t: t, lnd: lnd, engine: eng, came: make(chan struct{}, 1)}
 	if onOffered != nil {
 		c.onOffered = func(r interceptor.Row) { onOffered(c, r) }
 	}
-	var running sync.WaitGroup
-	running.Go(func() { _ = eng.Run(ctx) })
-	running.Go(func() { c.handle(ctx) })
-	var once sync.Once
+	hangUp := goUntilStopped(t, c.handle)
 	c.stop = func() {
-		once.Do(func() {
-			cancel()
-			running.Wait()
-		})
+		stop()
+		hangUp()
 	}
-	t.Cleanup(c.stop)
 	return c
 }
 
@@ -90,8 +104,8 @@ func (c *car) handle(ctx context.Context) {
 			return
 		}
 		err := c.engine.Register(ctx, interceptor.HandlerConfig{Name: "jit", OnAbsent: interceptor.AbsentHold})
-		if err == nil {
-			err = c.engine.ClaimRoutes(ctx, "jit", []interceptor.Route{{SCID: jitSCID}})
+		if err == nil && !c.claimed() {
+			err = c.engine.ClaimRoutes(ctx, "jit", []interceptor.Route{{SCID: jitSCID, Guarded: true}})
 		}
 		if err == nil {
 			// It ends when the engine or the context does; then again.
@@ -116,6 +130,16 @@ func (c *car) handle(ctx context.Context) {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// claimed: a route is claimed once, before anybody knows it.
+func (c *car) claimed() bool {
+	for _, h := range c.engine.Status().Handlers {
+		if h.Name == "jit" && h.Routes > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *car) waitEvent(kind interceptor.EventKind, key ln.CircuitKey) interceptor.Event {
@@ -406,6 +430,8 @@ func TestChaos(t *testing.T) {
 	cfg.RetryFor, cfg.Hooks = 10*time.Millisecond, faults.Hooks()
 	db := storetest.Open(t, cfg)
 	lnd := newFakeLnd(t)
+	var lags atomic.Uint64
+	lnd.lag = func() int { return int(lags.Add(1) % 4) } //nolint:gosec // below 4
 	var actions atomic.Uint64
 	onOffered := func(c *car, r interceptor.Row) {
 		action := []interceptor.Action{

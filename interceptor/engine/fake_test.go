@@ -30,6 +30,8 @@ type fakeLnd struct {
 	listings int
 	events   map[int]func(ln.HtlcEvent)
 	nextSub  int
+	// lag is for how many listings a forward stays unseen; nil is none.
+	lag func() int
 }
 
 type fakeHtlc struct {
@@ -38,6 +40,7 @@ type fakeHtlc struct {
 	moved   bool
 	settled bool
 	acked   bool
+	unseen  int
 }
 
 func newFakeLnd(t testing.TB) *fakeLnd {
@@ -201,7 +204,10 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 		if f.htlcs[key].pending {
 			ch := byChan[key.ChanID]
 			h := ln.ChannelHtlc{Incoming: true, Index: key.HtlcID, Hash: f.htlcs[key].offer.Hash}
-			if f.htlcs[key].moved {
+			switch m := f.htlcs[key]; {
+			case m.unseen > 0:
+				m.unseen--
+			case m.moved:
 				h.ForwardingChan = 9
 			}
 			ch.Htlcs = append(ch.Htlcs, h)
@@ -350,6 +356,9 @@ func (s *fakeSession) Answer(a interceptor.Answer) error {
 	case interceptor.AnswerResume:
 		if !h.pending {
 			f.t.Errorf("LOSS: resumed %s, which lnd no longer has", a.Key)
+		}
+		if !h.moved && f.lag != nil {
+			h.unseen = f.lag()
 		}
 		h.moved = true
 	case interceptor.AnswerFail:

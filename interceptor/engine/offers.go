@@ -29,7 +29,8 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	case interceptor.VerdictSettleOnly:
 		e.onSettleOnly(t, o)
 	case interceptor.VerdictNeedListing, interceptor.VerdictResumeOnly,
-		interceptor.VerdictPhantom, interceptor.VerdictRecorded, interceptor.VerdictInFlight:
+		interceptor.VerdictPhantom, interceptor.VerdictRecorded, interceptor.VerdictInFlight,
+		interceptor.VerdictUnrecorded:
 		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 		wake(t.list)
 	}
@@ -37,22 +38,30 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 
 // onNew takes an HTLC that no RESUME can have moved.
 func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
-	now := e.cfg.Now()
-	h, wanted := t.chain.Match(o.OutgoingSCID, now)
-	_, here := e.attached[h.Name]
-	if !wanted || (!here && h.OnAbsent == interceptor.AbsentResume) {
-		e.resume(t, o)
-		return
-	}
 	if p, already := t.recording[o.Key]; already {
 		p.offer, p.gen = o, t.gen
 		t.recording[o.Key] = p
 		return
 	}
+	if !t.chain.Claimed(o.OutgoingSCID) {
+		e.resume(t, o)
+		return
+	}
+	now := e.cfg.Now()
+	h, wanted := t.chain.Match(o.OutgoingSCID, now)
+	_, here := e.attached[h.Name]
 	e.lastID = max(e.lastID+1, now.UnixMicro())
 	row := interceptor.NewRow(o.InterceptedHtlc, h.Name, e.cfg.FailSafetyBlocks, e.height, now)
 	row.ID = e.lastID
 	p := pendingRow{row: row, offer: o, gen: t.gen, since: t.class.Begin()}
+	if why := passes(h, wanted, here); why != "" {
+		// Nobody's HTLC, but a row all the same: that a claimed route's HTLC is
+		// never resumed without one is what guards rest on.
+		p.row.Handler, p.row.State, p.row.Reason, p.row.DecidedAt = "", interceptor.StateResumed, why, now
+		t.recording[o.Key] = p
+		e.record(t, o.Key)
+		return
+	}
 	p.row.Reason = e.mustRefuse(t, row, h, here)
 	t.recording[o.Key] = p
 	t.held.add(row)
@@ -63,6 +72,17 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		return
 	}
 	e.record(t, o.Key)
+}
+
+// passes says why an HTLC of a claimed route is forwarded like any other, or "".
+func passes(h interceptor.HandlerConfig, wanted, here bool) string {
+	switch {
+	case !wanted:
+		return "the claim on its short channel id had lapsed"
+	case !here && h.OnAbsent == interceptor.AbsentResume:
+		return "the handler " + h.Name + " is away and asked for its HTLCs to be forwarded meanwhile"
+	}
+	return ""
 }
 
 // drop forgets an HTLC that ended before the database took its row.
@@ -112,7 +132,7 @@ func (e *Engine) onSettleOnly(t *tenure, o interceptor.Offer) {
 	en, recorded := t.rows[o.Key]
 	if !recorded {
 		// A payment of ours may know the preimage, if our database does not.
-		t.inquiring[o.Key] = o
+		t.inquiring[o.Key] = inquiry{offer: o}
 		wake(t.chores)
 		return
 	}
@@ -163,7 +183,8 @@ func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFai
 // onListed takes an offer with the verdict of a listing requested after it.
 func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing) {
 	en, recorded := t.rows[o.Key]
-	switch v := t.class.Listed(o.InterceptedHtlc, recorded, l); v {
+	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID)}
+	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
 	case interceptor.VerdictSettleOnly:
@@ -191,7 +212,10 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 		}
 		// A predecessor's. If lnd is paying for this hash, then the record of a
 		// fresh onion is missing here, and a RESUME could pay twice.
-		t.inquiring[o.Key] = o
+		t.inquiring[o.Key] = inquiry{offer: o}
+		wake(t.chores)
+	case interceptor.VerdictUnrecorded:
+		t.inquiring[o.Key] = inquiry{offer: o, unmoved: true}
 		wake(t.chores)
 	case interceptor.VerdictNeedListing:
 		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
@@ -318,6 +342,10 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 
 func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
 	if !t.class.Ready() {
+		if t.foreign {
+			t.foreign = false
+			e.endGuards(t)
+		}
 		t.class.Baseline(l)
 	}
 	ready := make([]interceptor.Offer, 0, len(t.waiting))

@@ -42,12 +42,18 @@ type Rows interface {
 	// compare versions.
 	Write(ctx context.Context, epoch int64, insert, update []interceptor.Row) error
 	List(ctx context.Context, f interceptor.RowFilter) ([]interceptor.Row, error)
-	// Prune deletes at most so many finished rows, the oldest first.
-	Prune(ctx context.Context, epoch int64, before time.Time, most int) (int64, error)
+	// Prune deletes at most so many rows that were finished before one time, the
+	// oldest first, and routes that had lapsed by the other; it counts the rows.
+	Prune(ctx context.Context, epoch int64, finished, lapsed time.Time, most int) (int64, error)
 }
 
 // Handlers keeps registrations and routes.
 type Handlers interface {
+	// Begin records that the owner of this epoch writes a row before it resumes
+	// an HTLC of a claimed route. Unless the ledger is trusted, and the owner of
+	// the epoch before recorded itself as well, every guard ends, in the same
+	// transaction: who owned the stream meanwhile may not have kept the rule.
+	Begin(ctx context.Context, epoch int64, trusted bool) error
 	Handlers(ctx context.Context) ([]interceptor.HandlerConfig, map[string][]interceptor.Route, error)
 	PutHandler(ctx context.Context, epoch int64, h interceptor.HandlerConfig) error
 	PutRoutes(ctx context.Context, epoch int64, handler string, routes []interceptor.Route) error

@@ -31,9 +31,9 @@ type tenure struct {
 	waiting map[ln.CircuitKey]waitingOffer
 	// recording offers are new, and their rows are on the way to the database.
 	recording map[ln.CircuitKey]pendingRow
-	// inquiring offers may have been resumed by a predecessor or are on chain,
-	// without a row: a payment of ours decides what becomes of them.
-	inquiring map[ln.CircuitKey]interceptor.Offer
+	// inquiring offers were there before this tenure or are on chain, without a
+	// row: a payment of ours decides what becomes of them.
+	inquiring map[ln.CircuitKey]inquiry
 	// parked offers are in flight already: they are left until they are gone,
 	// or until lnd's auto-fail comes near.
 	parked map[ln.CircuitKey]interceptor.Offer
@@ -44,6 +44,11 @@ type tenure struct {
 	list, commit, refuse, chores, hear chan struct{}
 	// soon: an HTLC is about to end, so the next listing should come early.
 	soon bool
+	// foreign: another client may have had lnd's stream since the last baseline;
+	// distrust: the guards that ended for that, for the guardEnds-th time, have
+	// not ended in the database yet.
+	foreign, distrust bool
+	guardEnds         int
 	// stale rows must be read again before anything is done about them.
 	stale map[ln.CircuitKey]struct{}
 }
@@ -65,6 +70,12 @@ type entry struct {
 	hint interceptor.Outcome
 	// inquired says when the outcome was last asked for.
 	inquired time.Time
+}
+
+type inquiry struct {
+	offer interceptor.Offer
+	// unmoved: no RESUME can have moved it, unless the ledger has a row of it.
+	unmoved bool
 }
 
 type waitingOffer struct {
@@ -90,7 +101,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		chain: interceptor.NewChain(), class: interceptor.NewClassifier(),
 		rows: make(map[ln.CircuitKey]*entry), held: newCounters(),
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
-		inquiring: make(map[ln.CircuitKey]interceptor.Offer), parked: make(map[ln.CircuitKey]interceptor.Offer),
+		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer),
 		stale: make(map[ln.CircuitKey]struct{}),
 		list:  make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
@@ -124,6 +135,9 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 }
 
 func (e *Engine) load(ctx context.Context, t *tenure) error {
+	if err := e.cfg.Handlers.Begin(ctx, t.lease.Epoch(), !e.cfg.DistrustRows); err != nil {
+		return err
+	}
 	handlers, routes, err := e.cfg.Handlers.Handlers(ctx)
 	if err != nil {
 		return err
@@ -219,6 +233,10 @@ func (e *Engine) watchLease(t *tenure) {
 			return
 		}
 		e.log.Info("the lease is back", zap.Int64("epoch", next.Epoch()))
+		if err := e.cfg.Handlers.Begin(t.ctx, next.Epoch(), true); err != nil {
+			// What it costs: the guards end at the next start.
+			e.log.Warn("this epoch is not on record", zap.Int64("epoch", next.Epoch()), zap.Error(err))
+		}
 		lease = next
 	}
 }
@@ -290,6 +308,8 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	e.stats.lastStreamEnd = err.Error()
 	if errors.Is(err, ln.ErrStreamTaken) {
 		t.class.Foreign()
+		t.foreign = true
+		e.endGuards(t)
 	}
 	e.mu.Unlock()
 	lister.Wait()
@@ -302,6 +322,14 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	defer done()
 	session.Close(cctx)
 	return err
+}
+
+// endGuards ends every guard, here and in the database (under mu).
+func (e *Engine) endGuards(t *tenure) {
+	t.chain.EndGuards()
+	t.distrust = true
+	t.guardEnds++
+	wake(t.chores)
 }
 
 func (e *Engine) intake(ctx context.Context, t *tenure, session Session) error {

@@ -48,8 +48,8 @@ ON CONFLICT (name) DO UPDATE SET priority = excluded.priority, on_absent = exclu
 SELECT * FROM interceptor_handlers ORDER BY name;
 
 -- name: PutRoute :exec
-INSERT INTO interceptor_routes (handler, scid, until_ms) VALUES ($1, $2, $3)
-ON CONFLICT (handler, scid) DO UPDATE SET until_ms = excluded.until_ms;
+INSERT INTO interceptor_routes (handler, scid, until_ms, guarded) VALUES ($1, $2, $3, $4)
+ON CONFLICT (handler, scid) DO UPDATE SET until_ms = excluded.until_ms, guarded = FALSE;
 
 -- name: DeleteRoute :exec
 DELETE FROM interceptor_routes WHERE handler = $1 AND scid = $2;
@@ -59,3 +59,13 @@ DELETE FROM interceptor_routes WHERE until_ms > 0 AND until_ms <= $1;
 
 -- name: ListRoutes :many
 SELECT * FROM interceptor_routes ORDER BY handler, scid;
+
+-- name: EndGuards :execrows
+UPDATE interceptor_routes SET guarded = FALSE WHERE guarded;
+
+-- name: GetTenure :one
+SELECT epoch FROM interceptor_tenures WHERE lease = $1;
+
+-- name: PutTenure :exec
+INSERT INTO interceptor_tenures (lease, epoch) VALUES ($1, $2)
+ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch;

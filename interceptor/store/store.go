@@ -160,19 +160,36 @@ func (s *Store) List(ctx context.Context, f interceptor.RowFilter) ([]intercepto
 	return out, mapError("list HTLCs", err)
 }
 
-// Prune deletes at most so many rows that were finished before the time, the
-// oldest first. A row that is finished can be missed: its HTLC was absent from
-// a listing of lnd's, so that another offer of it is a phantom and is failed
-// without one.
-func (s *Store) Prune(ctx context.Context, epoch int64, before time.Time, most int) (rows int64, err error) {
+// Prune deletes at most so many rows that were finished before one time, the
+// oldest first, and routes that had lapsed by the other, and counts the rows. A
+// row that is finished can be missed: its HTLC was absent from a listing of
+// lnd's, so that another offer of it is a phantom and is failed without one.
+func (s *Store) Prune(ctx context.Context, epoch int64, finished, lapsed time.Time, most int) (rows int64, err error) {
 	err = s.write(ctx, "prune HTLCs", epoch, func(ctx context.Context, q *storedb.Queries) (err error) {
-		if rows, err = q.DeleteOldRows(ctx, storedb.DeleteOldRowsParams{BeforeMs: before.UnixMilli(), Most: int32(most)}); err != nil { //nolint:gosec // a page
+		if rows, err = q.DeleteOldRows(ctx, storedb.DeleteOldRowsParams{BeforeMs: finished.UnixMilli(), Most: int32(most)}); err != nil { //nolint:gosec // a page
 			return err
 		}
-		_, err = q.DeleteLapsedRoutes(ctx, before.UnixMilli())
+		_, err = q.DeleteLapsedRoutes(ctx, lapsed.UnixMilli())
 		return err
 	})
 	return rows, err
+}
+
+// Begin records the owner of an epoch. Unless the ledger is trusted, and the
+// owner of the epoch before is on record as well, every guard ends.
+func (s *Store) Begin(ctx context.Context, epoch int64, trusted bool) error {
+	return s.write(ctx, "begin a tenure", epoch, func(ctx context.Context, q *storedb.Queries) error {
+		last, err := q.GetTenure(ctx, s.lease)
+		if err != nil && !errors.Is(store.MapError(err), store.ErrNotFound) {
+			return err
+		}
+		if !trusted || last < epoch-1 {
+			if _, err := q.EndGuards(ctx); err != nil {
+				return err
+			}
+		}
+		return q.PutTenure(ctx, storedb.PutTenureParams{Lease: s.lease, Epoch: epoch})
+	})
 }
 
 // Handlers loads every registration, and the routes by handler.
@@ -202,7 +219,7 @@ func (s *Store) Handlers(ctx context.Context) ([]interceptor.HandlerConfig, map[
 			if err != nil {
 				return fmt.Errorf("route of %s: %w", r.Handler, err)
 			}
-			routes[r.Handler] = append(routes[r.Handler], interceptor.Route{SCID: scid, Until: fromMs(r.UntilMs)})
+			routes[r.Handler] = append(routes[r.Handler], interceptor.Route{SCID: scid, Until: fromMs(r.UntilMs), Guarded: r.Guarded})
 		}
 		return nil
 	})
@@ -218,11 +235,13 @@ func (s *Store) PutHandler(ctx context.Context, epoch int64, h interceptor.Handl
 	})
 }
 
-// PutRoutes adds a handler's claims or moves their ends.
+// PutRoutes adds a handler's claims, or moves their ends, which ends a guard.
 func (s *Store) PutRoutes(ctx context.Context, epoch int64, handler string, routes []interceptor.Route) error {
 	return s.write(ctx, "claim routes", epoch, func(ctx context.Context, q *storedb.Queries) error {
 		for _, r := range routes {
-			err := q.PutRoute(ctx, storedb.PutRouteParams{Handler: handler, Scid: r.SCID.Bytes(), UntilMs: toMs(r.Until)})
+			err := q.PutRoute(ctx, storedb.PutRouteParams{
+				Handler: handler, Scid: r.SCID.Bytes(), UntilMs: toMs(r.Until), Guarded: r.Guarded,
+			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.SCID, err)
 			}

@@ -58,7 +58,7 @@ func TestPruneDeletesOnlyWhatIsOver(t *testing.T) {
 			return out
 		}
 		before := now.Add(-180 * 24 * time.Hour)
-		_, err = s.Prune(ctx, lease.Epoch()+1, before, 100)
+		_, err = s.Prune(ctx, lease.Epoch()+1, before, before, 100)
 		require.ErrorIs(t, err, interceptor.ErrLeaseLost)
 		require.Len(t, ids(), len(rows))
 		for _, want := range []struct {
@@ -69,7 +69,7 @@ func TestPruneDeletesOnlyWhatIsOver(t *testing.T) {
 			{1, []uint64{5, 6, 7, 8}},
 			{0, []uint64{5, 6, 7, 8}},
 		} {
-			n, err := s.Prune(ctx, lease.Epoch(), before, 3)
+			n, err := s.Prune(ctx, lease.Epoch(), before, before, 3)
 			require.NoError(t, err)
 			require.Equal(t, want.deleted, n)
 			require.Equal(t, want.left, ids())

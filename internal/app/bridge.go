@@ -34,10 +34,11 @@ func (h lspHolds) register(ctx context.Context) error {
 	return h.registry.Register(ctx, interceptor.HandlerConfig{Name: lspHandler, Priority: 100, OnAbsent: interceptor.AbsentHold})
 }
 
+// Claim guards the routes: lsp tells nobody of an id before it is claimed.
 func (h lspHolds) Claim(ctx context.Context, scids []ln.SCID, until time.Time) error {
 	routes := make([]interceptor.Route, 0, len(scids))
 	for _, s := range scids {
-		routes = append(routes, interceptor.Route{SCID: s, Until: until})
+		routes = append(routes, interceptor.Route{SCID: s, Until: until, Guarded: true})
 	}
 	return h.registry.ClaimRoutes(ctx, lspHandler, routes)
 }
@@ -141,6 +142,6 @@ func (o opener) OpenChannel(ctx context.Context, r ln.OpenRequest) (lspengine.Ne
 // lspNode is one lnd as the lsp service sees it.
 func lspNode(c *lnd.Client) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Events: c,
+		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Events: c,
 	}
 }

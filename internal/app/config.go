@@ -108,7 +108,7 @@ type LSPConfig struct {
 	OpenFor          config.Duration `toml:"open_for" help:"how long a channel open may take" min:"5s" max:"10m"`
 	HoldMargin       uint32          `toml:"hold_margin_blocks" help:"held payments go back so many blocks before lnd would take them back" min:"7"`
 	PayMargin        uint32          `toml:"pay_margin_blocks" help:"blocks between the end of a payment of ours and of the one it is paid from" min:"20"`
-	HoldExpiryDelta  uint32          `toml:"hold_expiry_delta" help:"lnd's invoices.holdexpirydelta" min:"1"`
+	HoldExpiryDelta  uint32          `toml:"hold_expiry_delta" help:"at least what lnd's invoices.holdexpirydelta is taken for; lnd is asked as well" min:"1"`
 	MaxConfs         uint32          `toml:"max_confirmations" help:"most confirmations that a wallet may ask for" min:"1" max:"20"`
 	RequestsEach     int             `toml:"open_requests_per_client" help:"agreements that one client may have open; 0 no limit"`
 	Requests         int             `toml:"open_requests" help:"agreements open in all; 0 no limit"`

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -664,15 +663,6 @@ func (r *rig) stories() string {
 		}
 	}
 	return out
-}
-
-// recorded says that sluiced has seen a part of the payment.
-func (r *rig) recorded(id string) bool {
-	r.t.Helper()
-	r.up()
-	shown, err := r.service.Load().operator.ShowPayment(r.ctx, &lspv1.ShowPaymentRequest{IdOrHash: id})
-	require.NoError(r.t, err)
-	return slices.ContainsFunc(shown.Story, func(e *lspv1.StoryEvent) bool { return e.Event == "part_arrived" || e.Event == "set_accepted" })
 }
 
 // check holds the run against what must be true after every day, good or bad.

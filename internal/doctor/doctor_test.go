@@ -109,7 +109,10 @@ func TestAilments(t *testing.T) {
 		{"default fee rate", func(f *Facts, _ *Want) { f.Settings["bitcoin.feerate"] = "1" }, one("default_fees", Warn), "bitcoin.feerate=0"},
 		{"delta larger", func(f *Facts, _ *Want) { f.Settings["bitcoin.timelockdelta"] = "144" }, one("timelock_delta", Fail), "bitcoin.timelockdelta=80"},
 		{"delta smaller", func(f *Facts, _ *Want) { f.Settings["bitcoin.timelockdelta"] = "40" }, nil, ""},
-		{"hold delta larger", func(f *Facts, _ *Want) { f.Settings["invoices.holdexpirydelta"] = "40" }, one("hold_expiry_delta", Fail), "invoices.holdexpirydelta=18"},
+		{"hold delta larger", func(f *Facts, _ *Want) { f.Settings["invoices.holdexpirydelta"] = "40" }, one("hold_expiry_delta", Warn), "invoices.holdexpirydelta=18"},
+		{"hold delta larger, and Sluice may not read it", func(f *Facts, _ *Want) {
+			f.Settings["invoices.holdexpirydelta"], f.Missing = "40", []string{lnd.SettingsMethod}
+		}, map[string]Level{"hold_expiry_delta": Fail, "rights": Fail}, "invoices.holdexpirydelta=18"},
 		{"slow pings", func(f *Facts, _ *Want) { f.Settings["grpc.server-ping-time"] = "1m0s" }, one("grpc_pings", Warn), "grpc.server-ping-time=2s"},
 		{"few slots", func(f *Facts, _ *Want) { f.Settings["num-restricted-slots"] = "100" }, one("restricted_slots", Warn), "num-restricted-slots=1000"},
 		{"settings unknown", func(f *Facts, _ *Want) { f.Settings, f.NoSettings = nil, away }, map[string]Level{

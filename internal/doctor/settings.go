@@ -2,11 +2,13 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
 )
 
 // Feature bits (BOLT 9): the even one is mandatory, the odd one optional.
@@ -146,9 +148,13 @@ func holdExpiryDelta(f Facts, w Want) Finding {
 	switch {
 	case !known:
 		x.Level, x.Found = Note, fmt.Sprintf("%s. Sluice takes it for %d blocks, lnd's default: lnd cancels an accepted hold invoice so long before it expires", unread(f), w.HoldExpiryDelta)
+	case delta > uint64(w.HoldExpiryDelta) && !slices.Contains(f.Missing, lnd.SettingsMethod):
+		x.Level, x.Found = Warn, fmt.Sprintf("lnd cancels accepted hold invoices %d blocks before they expire. Sluice is set to %d and goes by lnd's word, so payments that were agreed before lnd was set so may be given back", delta, w.HoldExpiryDelta)
+		x.Fix = "Nothing, or set the same in Sluice, or in lnd.conf:"
+		x.Lines = []string{"[invoices]", fmt.Sprintf("invoices.holdexpirydelta=%d", w.HoldExpiryDelta)}
 	case delta > uint64(w.HoldExpiryDelta):
 		x.Level, x.Found = Fail, fmt.Sprintf("lnd cancels accepted hold invoices %d blocks before they expire, Sluice counts on %d: it could pay a wallet for money that lnd gives back", delta, w.HoldExpiryDelta)
-		x.Fix = "Set the same in Sluice, or in lnd.conf:"
+		x.Fix = "Bake the macaroon anew (see rights), so that Sluice reads lnd's; or set the same in Sluice, or in lnd.conf:"
 		x.Lines = []string{"[invoices]", fmt.Sprintf("invoices.holdexpirydelta=%d", w.HoldExpiryDelta)}
 	default:
 		x.Level, x.Found = OK, fmt.Sprintf("%d blocks, as Sluice counts on", delta)

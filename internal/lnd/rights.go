@@ -3,6 +3,7 @@ package lnd
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -98,8 +99,8 @@ func rights() []Right {
 		{walletKit + "EstimateFee", "what it should pay", gateway},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
 		{lightning + "GetTransactions", "to reconcile the books", gateway},
-		// It shows lnd's settings; the doctor asks for a read-only macaroon.
-		{lightning + "GetDebugInfo", "doctor only", nobody},
+		// It shows all of lnd's settings, passwords blanked, and its log.
+		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
 }
 
@@ -184,16 +185,33 @@ func (c *Client) CheckPermission(ctx context.Context, macaroon []byte, method st
 	return "", mapError(fmt.Sprintf("check the macaroon for %s", shortMethod(method)), err)
 }
 
+// SettingsMethod is the right to ask for lnd's settings.
+const SettingsMethod = "/lnrpc.Lightning/GetDebugInfo"
+
 // Settings are lnd's settings by their name in lnd.conf, as it runs with them
 // (lnrpc.GetDebugInfo). lnd blanks passwords.
 type Settings map[string]string
 
-// Settings asks lnd for its settings. The macaroons of least rights may not;
-// lnd's readonly.macaroon may.
+// Settings asks lnd for its settings. sluiced's macaroon may, and lnd's
+// readonly.macaroon.
 func (c *Client) Settings(ctx context.Context) (Settings, error) {
 	resp, err := c.lightning.GetDebugInfo(ctx, &lnrpc.GetDebugInfoRequest{})
 	if err != nil {
 		return nil, mapError("ask lnd for its settings", err)
 	}
 	return resp.Config, nil
+}
+
+// HoldExpiryDelta is lnd's invoices.holdexpirydelta, as it runs now: how many
+// blocks before the earliest expiry it cancels an accepted hold invoice.
+func (c *Client) HoldExpiryDelta(ctx context.Context) (uint32, error) {
+	settings, err := c.Settings(ctx)
+	if err != nil {
+		return 0, err
+	}
+	delta, err := strconv.ParseUint(settings["invoices.holdexpirydelta"], 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("lnd's invoices.holdexpirydelta: %w", err)
+	}
+	return uint32(delta), nil
 }

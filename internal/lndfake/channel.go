@@ -229,9 +229,16 @@ func (c *channel) linkStart() {
 			s.link = s.wanted
 		}
 	}
+	// A link trims the circuits that it opened and never signed when it starts, not when it stops.
+	for _, s := range c.sides {
+		for _, p := range s.mailbox {
+			p.opened = false
+		}
+	}
 	c.resume()
 	for _, s := range c.sides {
 		s.opened = true
+		s.peerOK = s.peerOK || s.other().graph != nil
 		s.kick()
 		s.replay()
 		s.event(lnrpc.ChannelEventUpdate_ACTIVE_CHANNEL)
@@ -247,7 +254,6 @@ func (c *channel) linkStop() {
 	for _, s := range c.sides {
 		s.armed = false
 		for _, p := range s.mailbox {
-			p.opened = false
 			s.watchMailbox(p)
 		}
 		s.event(lnrpc.ChannelEventUpdate_INACTIVE_CHANNEL)

@@ -215,7 +215,7 @@ func (n *Node) decide(r *routerrpc.ForwardHtlcInterceptResponse) error {
 	}
 	h := ic.held[key]
 	if h == nil {
-		return fmt.Errorf("fwd (Chan ID=%s, HTLC ID=%d) not found", scidString(key.chanID), key.htlcID)
+		return fmt.Errorf("forward does not exist: (Chan ID=%s, HTLC ID=%d)", scidString(key.chanID), key.htlcID)
 	}
 	if h.onChain && r.Action != routerrpc.ResolveHoldForwardAction_SETTLE {
 		return fmt.Errorf("cannot %v an htlc that is on chain", r.Action)

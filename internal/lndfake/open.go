@@ -200,13 +200,11 @@ func (s *side) publishPolicy(p policy) {
 	s.graph = &p
 }
 
-// learnPolicy: the peer's channel_update comes once; if the connection drops before it does, it is not repeated.
+// learnPolicy: the peer's channel_update. Who is away when it is sent gets it at the reconnection.
 func (s *side) learnPolicy() {
-	delay := s.c.w.cfg.Latency.PeerPolicy
 	conn := s.c.w.conn(s.node, s.other().node)
-	gen := conn.gen
-	s.c.w.after(delay, func() {
-		if conn.up && conn.gen == gen && !s.gone {
+	s.c.w.after(s.c.w.cfg.Latency.PeerPolicy, func() {
+		if conn.up && !s.gone {
 			s.peerOK = true
 		}
 	})

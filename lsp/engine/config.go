@@ -50,6 +50,8 @@ type Config struct {
 	// blocks before the held one can be taken back.
 	PayMarginBlocks uint32
 	PadBlocks       uint32
+	// HoldExpiryDelta is the least that lnd's invoices.holdexpirydelta is taken
+	// for, whatever lnd says.
 	HoldExpiryDelta uint32
 	// BlocksPerConf is how many blocks of CLTV one confirmation that a wallet
 	// waits for may take.

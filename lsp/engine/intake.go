@@ -184,10 +184,14 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if own.Payee != r.Client {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice is not signed by the node key you logged in with: send an invoice of your own node")
 	}
+	holdDelta, err := e.holdExpiryDelta(ctx)
+	if err != nil {
+		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+	}
 	// Payers' nodes lock money for 2016 blocks at most (lnd's max-cltv-expiry),
 	// and what the wallet asks for is how long it can keep ours and theirs.
 	if own.FinalCltvDelta > 2016 ||
-		wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish)) > 2016 {
+		wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish)) > 2016 {
 		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice's final CLTV delta of %d blocks is too long to be wrapped: choose 80 (lnd's default)", own.FinalCltvDelta)
 	}
 	if !own.HasPaymentAddr {
@@ -235,12 +239,12 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		PayerMsat: quote.PayerMsat, WalletMsat: quote.WalletMsat, FeeMsat: quote.FeeMsat,
 		WalletPaymentAddr: own.PaymentAddr, WalletFinalCltv: own.FinalCltvDelta, Params: r.Params,
 		Description: own.Description, DescriptionHash: own.DescriptionHash,
-		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: e.cfg.HoldExpiryDelta,
+		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: holdDelta,
 		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
 		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor,
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
-	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, e.cfg.HoldExpiryDelta, e.cfg.waitBlocks(r.Wish))
+	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish))
 	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineWrap, PaymentHash: own.Hash[:],

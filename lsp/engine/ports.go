@@ -85,6 +85,13 @@ type Payments interface {
 	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 }
 
+// Settings is how lnd runs. What the macaroon may not ask is ln.ErrPermission.
+type Settings interface {
+	// HoldExpiryDelta is how many blocks before the earliest expiry of its
+	// HTLCs lnd cancels an accepted hold invoice.
+	HoldExpiryDelta(ctx context.Context) (uint32, error)
+}
+
 // Events is what lnd reports by itself; each call blocks until its stream
 // ends, and there is no replay.
 type Events interface {
@@ -104,6 +111,7 @@ type Node struct {
 	Chain    Chain
 	Invoices Invoices
 	Payments Payments
+	Settings Settings
 	Events   Events
 }
 
@@ -143,7 +151,9 @@ const (
 var ErrDecided = errors.New("the HTLC was decided otherwise")
 
 // Routes claims SCIDs at the interceptor: HTLCs over them are held for us.
-// Both calls are idempotent; a claim that has returned is durable.
+// Both calls are idempotent; a claim that has returned is durable. Nobody may
+// have been told an SCID before it is claimed: what the interceptor does with
+// an HTLC that a crash left unrecorded rests on that.
 type Routes interface {
 	Claim(ctx context.Context, scids []ln.SCID, until time.Time) error
 	Release(ctx context.Context, scids []ln.SCID) error

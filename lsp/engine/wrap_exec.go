@@ -232,6 +232,13 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	if inv.State != ln.InvoiceAccepted {
 		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the payer's money is no longer held"}}, nil
 	}
+	short, err := e.marginShort(ctx, f, inv)
+	if err != nil {
+		return nil, err
+	}
+	if short != "" {
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: short}}, nil
+	}
 	info, err := e.node.Events.Info(ctx)
 	if err != nil {
 		return nil, err
@@ -260,6 +267,33 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	case ln.PaymentInFlight, ln.PaymentUnknown:
 	}
 	return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: "lnd has not resolved the payment"}}, nil
+}
+
+// marginShort is law 4 at the moment of sending: by the parts that lnd holds now
+// and by how early it cancels them as it runs now, says what is missing, or "".
+func (e *Engine) marginShort(ctx context.Context, f wrap.Pay, inv ln.Invoice) (string, error) {
+	delta, err := e.holdExpiryDelta(ctx)
+	if err != nil {
+		return "", err
+	}
+	resolved := uint64(f.Payment.ExpiryHeight) + uint64(f.MarginBlocks)
+	for _, h := range acceptedHtlcs(inv) {
+		if resolved+uint64(delta) > uint64(h.Expiry) {
+			return fmt.Sprintf("a held part expires at height %d and the node gives it back %d blocks earlier, which is before %d, where the payment to the wallet is resolved at the latest",
+				h.Expiry, delta, resolved), nil
+		}
+	}
+	return "", nil
+}
+
+// holdExpiryDelta is what lnd says, and no less than what is configured, which
+// stands alone where the macaroon may not ask.
+func (e *Engine) holdExpiryDelta(ctx context.Context) (uint32, error) {
+	delta, err := e.node.Settings.HoldExpiryDelta(ctx)
+	if err != nil && !errors.Is(err, ln.ErrPermission) {
+		return 0, err
+	}
+	return max(delta, e.cfg.HoldExpiryDelta), nil
 }
 
 // retryable tells failures of our own link from refusals of the wallet.

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -114,4 +116,70 @@ func TestDiagram(t *testing.T) {
 		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}},
 		Events:  testEvents,
 	})
+}
+
+// TestWhatPayersAreTold is law 6. What may succeed soon is refused as
+// temporary, so that payers try again; what never will is unknown_next_peer,
+// for as long as nothing maps the SCID: a RESUME would forward it then.
+func TestWhatPayersAreTold(t *testing.T) {
+	m := moment()
+	whole := func(n uint64) ln.InterceptedHtlc { return testPart(n, 100_000_000) }
+	change := func(h ln.InterceptedHtlc, f func(*ln.InterceptedHtlc)) ln.InterceptedHtlc {
+		f(&h)
+		return h
+	}
+	online := WalletStatus{Moment: m, Online: true}
+	after := func(d time.Duration) lsp.Moment { return lsp.Moment{At: testStart.Add(d), Height: testHeight} }
+	opened := []Event{PartArrived{Moment: m, Htlc: whole(1)}, online}
+	mapped := append(append([]Event{}, opened...), OpeningUsable{m, "offer-1-open-1", 43}, Mapped{m, 43}, PartsResumed{m})
+	failed := func(code lsp.ReasonCode) Event {
+		return OpeningFailed{m, "offer-1-open-1", lsp.Because(code, "no"), false}
+	}
+	cheap := change(whole(2), func(h *ln.InterceptedHtlc) { h.IncomingMsat = h.OutgoingMsat })
+	for name, c := range map[string]struct {
+		before []Event
+		event  Event
+		how    Refusal
+		reason lsp.ReasonCode
+	}{
+		"a probe": {nil, PartArrived{Moment: m, Htlc: change(whole(1), func(h *ln.InterceptedHtlc) { h.Hash = ln.Hash{9} })}, RefuseTemporary, lsp.ReasonOtherHash},
+		"the wallet stays away": {
+			[]Event{PartArrived{Moment: m, Htlc: whole(1)}, WalletStatus{Moment: m}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonWalletOffline,
+		},
+		"a part never comes": {[]Event{PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}}, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonPartMissing},
+		"a part too much":    {opened, PartArrived{Moment: m, Htlc: whole(2)}, RefuseTemporary, lsp.ReasonExtraPart},
+		"a cap is reached": {
+			[]Event{PartArrived{Moment: m, Htlc: whole(1)}},
+			WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")}, RefuseTemporary, lsp.ReasonLimit,
+		},
+		"coins are short":          {opened, failed(lsp.ReasonCoinsShort), RefuseTemporary, lsp.ReasonCoinsShort},
+		"the open is slow":         {opened, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonOpenSlow},
+		"less fee than agreed":     {nil, PartArrived{Moment: m, Htlc: cheap}, RefuseUnknown, lsp.ReasonFeeShort},
+		"a delta that is not ours": {nil, PartArrived{Moment: m, Htlc: change(whole(1), func(h *ln.InterceptedHtlc) { h.IncomingExpiry -= 40 })}, RefuseUnknown, lsp.ReasonCltv},
+		"the offer has expired":    {nil, PartArrived{Moment: after(11 * time.Minute), Htlc: whole(1)}, RefuseUnknown, lsp.ReasonOfferExpired},
+		"the offer was withdrawn":  {[]Event{PartArrived{Moment: m, Htlc: whole(1)}}, Cancel{m, lsp.Reason{}}, RefuseUnknown, lsp.ReasonCancelled},
+		"after the end of one that was mapped": {
+			append(mapped, PartSettled{m, whole(1).Key}), PartArrived{Moment: m, Htlc: whole(2)}, RefuseTemporary, lsp.ReasonOfferExpired,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s State = Offered{Offer{Terms: testTerms(true)}}
+			var effects []Effect
+			for _, v := range append(append([]Event{}, c.before...), c.event) {
+				next, got, err := Step(s, v)
+				require.NoError(t, err, v.EventName())
+				s, effects = next, got
+			}
+			var refusals []RefuseParts
+			for _, f := range effects {
+				if r, ok := f.(RefuseParts); ok {
+					refusals = append(refusals, r)
+				}
+			}
+			require.Len(t, refusals, 1, "%v", effects)
+			require.Equal(t, c.how, refusals[0].How)
+			require.Equal(t, c.reason, refusals[0].Reason.Code)
+			require.NotEmpty(t, refusals[0].Reason.Text)
+		})
+	}
 }

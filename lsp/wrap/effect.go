@@ -66,15 +66,18 @@ type (
 	}
 	// Pay first asks TrackPaymentV2: a payment that is known is followed, not
 	// sent again, unless Attempt is above 1 and it is known as failed. Only if
-	// lnd's tip is at most SendUntilHeight, and the hold invoice is still
-	// accepted, is it sent (SendToRouteV2; lnd itself refuses a second payment
-	// of a hash in flight). Answers: PaymentSucceeded, PaymentFailed,
+	// lnd's tip is at most SendUntilHeight, the hold invoice is still accepted,
+	// and each part that it holds could be taken back no earlier than
+	// MarginBlocks after the payment's expiry (law 4, by what lnd says then), is
+	// it sent (SendToRouteV2; lnd itself refuses a second payment of a hash in
+	// flight). Answers: PaymentSucceeded, PaymentFailed,
 	// PaymentNotSent, PaymentCutOff.
 	Pay struct {
 		OfferID         string           `json:"offer_id"`
 		Attempt         uint32           `json:"attempt"`
 		Payment         ln.DirectPayment `json:"payment"`
 		SendUntilHeight uint32           `json:"send_until_height"`
+		MarginBlocks    uint32           `json:"margin_blocks"`
 	}
 	// TrackPayment follows TrackPaymentV2 until it is terminal. Read-only.
 	// Answers: PaymentSucceeded, PaymentFailed; PaymentNotSent when lnd, whose

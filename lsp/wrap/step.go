@@ -344,7 +344,7 @@ func open(o Offer, h Held, m lsp.Moment) (State, []Effect, error) {
 
 // pay decides to pay, if law 4 allows it at this height. The executor must not
 // send above SendUntilHeight, where the wallet would find its delta too short;
-// the expiry, and with it the margin, is fixed here and stays.
+// the expiry is fixed here and stays. The margin is computed again when it sends.
 func pay(o Offer, h Held, via ln.SCID, height uint32) (State, []Effect, error) {
 	expiry, reason := o.outgoingExpiry(h, height)
 	if !reason.IsZero() {
@@ -353,7 +353,7 @@ func pay(o Offer, h Held, via ln.SCID, height uint32) (State, []Effect, error) {
 	o.Payments++
 	r := Route{ChanID: via, ExpiryHeight: expiry, AmountMsat: o.WalletMsat}
 	return Paying{Offer: o, Held: h, Route: r}, []Effect{Pay{
-		OfferID: o.ID, Attempt: o.Payments, SendUntilHeight: expiry - o.WalletFinalCltv,
+		OfferID: o.ID, Attempt: o.Payments, SendUntilHeight: expiry - o.WalletFinalCltv, MarginBlocks: o.MarginBlocks,
 		Payment: ln.DirectPayment{
 			Hash: o.Hash, PaymentAddr: o.WalletPaymentAddr, AmountMsat: r.AmountMsat,
 			ChanID: via, Peer: o.Client, ExpiryHeight: expiry,

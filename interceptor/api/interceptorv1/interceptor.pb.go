@@ -404,7 +404,9 @@ type Route struct {
 	// The channel id in the onion.
 	Scid uint64 `protobuf:"varint,1,opt,name=scid,proto3" json:"scid,omitempty"`
 	// Unix milliseconds; 0 never lapses.
-	UntilMs       int64 `protobuf:"varint,2,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	UntilMs int64 `protobuf:"varint,2,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	// In a first claim: nobody has been told the channel id yet.
+	Guarded       bool `protobuf:"varint,3,opt,name=guarded,proto3" json:"guarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +453,13 @@ func (x *Route) GetUntilMs() int64 {
 		return x.UntilMs
 	}
 	return 0
+}
+
+func (x *Route) GetGuarded() bool {
+	if x != nil {
+		return x.Guarded
+	}
+	return false
 }
 
 // ClaimRoutesRequest names a handler and its routes.
@@ -1644,10 +1653,11 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12\x1b\n" +
 	"\ton_absent\x18\x03 \x01(\tR\bonAbsent\"\x12\n" +
-	"\x10RegisterResponse\"6\n" +
+	"\x10RegisterResponse\"P\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04scid\x18\x01 \x01(\x04R\x04scid\x12\x19\n" +
-	"\buntil_ms\x18\x02 \x01(\x03R\auntilMs\"d\n" +
+	"\buntil_ms\x18\x02 \x01(\x03R\auntilMs\x12\x18\n" +
+	"\aguarded\x18\x03 \x01(\bR\aguarded\"d\n" +
 	"\x12ClaimRoutesRequest\x12\x18\n" +
 	"\ahandler\x18\x01 \x01(\tR\ahandler\x124\n" +
 	"\x06routes\x18\x02 \x03(\v2\x1c.sluice.interceptor.v1.RouteR\x06routes\"\x15\n" +

@@ -14,6 +14,7 @@ type InterceptorRoute struct {
 	Handler string
 	Scid    []byte
 	UntilMs int64
+	Guarded bool
 }
 
 type InterceptorRow struct {
@@ -41,4 +42,9 @@ type InterceptorRow struct {
 	Acked          bool
 	Live           bool
 	Version        int64
+}
+
+type InterceptorTenure struct {
+	Lease string
+	Epoch int64
 }

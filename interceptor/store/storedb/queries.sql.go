@@ -55,6 +55,18 @@ func (q *Queries) DeleteRoute(ctx context.Context, arg DeleteRouteParams) error 
 	return err
 }
 
+const endGuards = `-- name: EndGuards :execrows
+UPDATE interceptor_routes SET guarded = FALSE WHERE guarded
+`
+
+func (q *Queries) EndGuards(ctx context.Context) (int64, error) {
+	result, err := q.db.ExecContext(ctx, endGuards)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const getRow = `-- name: GetRow :one
 SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
 `
@@ -94,6 +106,17 @@ func (q *Queries) GetRow(ctx context.Context, arg GetRowParams) (InterceptorRow,
 		&i.Version,
 	)
 	return i, err
+}
+
+const getTenure = `-- name: GetTenure :one
+SELECT epoch FROM interceptor_tenures WHERE lease = $1
+`
+
+func (q *Queries) GetTenure(ctx context.Context, lease string) (int64, error) {
+	row := q.db.QueryRowContext(ctx, getTenure, lease)
+	var epoch int64
+	err := row.Scan(&epoch)
+	return epoch, err
 }
 
 const insertRow = `-- name: InsertRow :execrows
@@ -245,7 +268,7 @@ func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
 }
 
 const listRoutes = `-- name: ListRoutes :many
-SELECT handler, scid, until_ms FROM interceptor_routes ORDER BY handler, scid
+SELECT handler, scid, until_ms, guarded FROM interceptor_routes ORDER BY handler, scid
 `
 
 func (q *Queries) ListRoutes(ctx context.Context) ([]InterceptorRoute, error) {
@@ -257,7 +280,12 @@ func (q *Queries) ListRoutes(ctx context.Context) ([]InterceptorRoute, error) {
 	var items []InterceptorRoute
 	for rows.Next() {
 		var i InterceptorRoute
-		if err := rows.Scan(&i.Handler, &i.Scid, &i.UntilMs); err != nil {
+		if err := rows.Scan(
+			&i.Handler,
+			&i.Scid,
+			&i.UntilMs,
+			&i.Guarded,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -432,18 +460,39 @@ func (q *Queries) PutHandler(ctx context.Context, arg PutHandlerParams) error {
 }
 
 const putRoute = `-- name: PutRoute :exec
-INSERT INTO interceptor_routes (handler, scid, until_ms) VALUES ($1, $2, $3)
-ON CONFLICT (handler, scid) DO UPDATE SET until_ms = excluded.until_ms
+INSERT INTO interceptor_routes (handler, scid, until_ms, guarded) VALUES ($1, $2, $3, $4)
+ON CONFLICT (handler, scid) DO UPDATE SET until_ms = excluded.until_ms, guarded = FALSE
 `
 
 type PutRouteParams struct {
 	Handler string
 	Scid    []byte
 	UntilMs int64
+	Guarded bool
 }
 
 func (q *Queries) PutRoute(ctx context.Context, arg PutRouteParams) error {
-	_, err := q.db.ExecContext(ctx, putRoute, arg.Handler, arg.Scid, arg.UntilMs)
+	_, err := q.db.ExecContext(ctx, putRoute,
+		arg.Handler,
+		arg.Scid,
+		arg.UntilMs,
+		arg.Guarded,
+	)
+	return err
+}
+
+const putTenure = `-- name: PutTenure :exec
+INSERT INTO interceptor_tenures (lease, epoch) VALUES ($1, $2)
+ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch
+`
+
+type PutTenureParams struct {
+	Lease string
+	Epoch int64
+}
+
+func (q *Queries) PutTenure(ctx context.Context, arg PutTenureParams) error {
+	_, err := q.db.ExecContext(ctx, putTenure, arg.Lease, arg.Epoch)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,13 +36,15 @@ type env struct {
 	ctx  context.Context
 	make Factory
 	Network
+	// pubs are the nodes' keys: a frozen node does not tell its own.
+	pubs map[string]string
 }
 
 func newEnv(t *testing.T, make Factory) *env {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	t.Cleanup(cancel)
-	return &env{T: t, ctx: ctx, make: make}
+	return &env{T: t, ctx: ctx, make: make, pubs: map[string]string{}}
 }
 
 // start makes the network of the case.
@@ -89,7 +92,13 @@ func (e *env) info(node string) *lnrpc.GetInfoResponse {
 	return r
 }
 
-func (e *env) pub(node string) string { return e.info(node).IdentityPubkey }
+func (e *env) pub(node string) string {
+	e.Helper()
+	if e.pubs[node] == "" {
+		e.pubs[node] = e.info(node).IdentityPubkey
+	}
+	return e.pubs[node]
+}
 
 func (e *env) pubBytes(node string) []byte {
 	e.Helper()
@@ -170,7 +179,35 @@ type sidecar struct {
 	close  func()
 }
 
+// sidecar attaches an interceptor's client; lnd has it when it returns.
 func (e *env) sidecar() *sidecar {
+	e.Helper()
+	var s *sidecar
+	e.until("the interceptor's client is attached", func() bool {
+		s = e.attach()
+		time.Sleep(50 * time.Millisecond) // so that the other one comes second
+		if e.refusesAnother() {
+			return true
+		}
+		s.close()
+		<-s.ended
+		return false
+	})
+	return s
+}
+
+// refusesAnother: lnd tells that it has a client only by refusing a second one.
+func (e *env) refusesAnother() bool {
+	e.Helper()
+	ctx, cancel := context.WithTimeout(e.ctx, 2*time.Second)
+	defer cancel()
+	second, err := e.router(Gateway).HtlcInterceptor(ctx)
+	e.ok(err)
+	_, err = second.Recv()
+	return err != nil && strings.Contains(err.Error(), "interceptor already exists")
+}
+
+func (e *env) attach() *sidecar {
 	e.Helper()
 	ctx, cancel := context.WithCancel(e.ctx)
 	s, err := e.router(Gateway).HtlcInterceptor(ctx)
@@ -189,7 +226,6 @@ func (e *env) sidecar() *sidecar {
 		}
 	}()
 	e.Cleanup(cancel)
-	time.Sleep(300 * time.Millisecond) // nothing tells when the stream is registered
 	return c
 }
 

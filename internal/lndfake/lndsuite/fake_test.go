@@ -67,6 +67,9 @@ func (f *fake) Conn(_ *testing.T, node string) *grpc.ClientConn { return f.conns
 
 func (f *fake) Kill(_ *testing.T, node string) { f.node(node).Kill() }
 
+// Stop differs from Kill for lnd's database alone: what is in memory only is lost by both.
+func (f *fake) Stop(_ *testing.T, node string) { f.node(node).Kill() }
+
 func (f *fake) Start(t *testing.T, node string) {
 	t.Helper()
 	require.NoError(t, f.node(node).Start())

@@ -1,6 +1,6 @@
 // Package lndsuite holds what stock lnd was observed to do, as tests: every row of sections A, D, F and H of the
 // facts about on-demand channels, and of the table about replayed HTLCs. They run against a Network, which is either
-// internal/lndfake or real nodes, and so keep the fake honest. Subtests are named after the rows.
+// internal/lndfake or real nodes, and so keep the fake honest. Rows lists the rows and the cases that hold each.
 package lndsuite
 
 import (
@@ -37,8 +37,9 @@ type Options struct {
 type Network interface {
 	// Conn is a connection for RPCs to a node, which outlives the node's restarts.
 	Conn(t *testing.T, node string) *grpc.ClientConn
-	// Kill is kill -9. Start starts a killed node and returns when its RPCs are served.
+	// Kill is kill -9, Stop an orderly end. Start starts such a node and returns when its RPCs are served.
 	Kill(t *testing.T, node string)
+	Stop(t *testing.T, node string)
 	Start(t *testing.T, node string)
 	// Flap cuts the connection of two nodes for a moment. Disconnect cuts it until Connect.
 	Flap(t *testing.T, a, b string)
@@ -60,9 +61,13 @@ type Runner func(t *testing.T, name string, f func(t *testing.T))
 // Run runs the whole suite.
 func Run(t *testing.T, run Runner, make Factory) {
 	t.Helper()
-	for _, section := range []map[string]func(*env){sectionA(), sectionD(), sectionF(), sectionH(), replays()} {
+	for _, section := range sections() {
 		for _, name := range sorted(section) {
 			run(t, name, func(t *testing.T) { section[name](newEnv(t, make)) })
 		}
 	}
+}
+
+func sections() []map[string]func(*env) {
+	return []map[string]func(*env){sectionA(), sectionD(), sectionF(), sectionH(), replays()}
 }

@@ -2,6 +2,7 @@ package lndsuite
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -187,6 +188,18 @@ func (e *env) flap(a, b string) {
 func (e *env) restart(node string, peers ...string) {
 	e.Helper()
 	e.Kill(e.T, node)
+	e.comeBack(node, peers...)
+}
+
+// restartInOrder is restart with an orderly end before.
+func (e *env) restartInOrder(node string, peers ...string) {
+	e.Helper()
+	e.Stop(e.T, node)
+	e.comeBack(node, peers...)
+}
+
+func (e *env) comeBack(node string, peers ...string) {
+	e.Helper()
 	e.Start(e.T, node)
 	for _, p := range peers {
 		e.active(node, p)
@@ -203,15 +216,28 @@ type entry struct {
 
 func (e *env) entry(q *routerrpc.ForwardHtlcInterceptRequest) (v entry) {
 	e.Helper()
-	for _, c := range e.channels(Gateway) {
+	v, err := e.look(q)
+	e.ok(err)
+	return v
+}
+
+func (e *env) look(q *routerrpc.ForwardHtlcInterceptRequest) (v entry, err error) {
+	r, err := e.ln(Gateway).ListChannels(e.ctx, &lnrpc.ListChannelsRequest{})
+	if err != nil {
+		return v, err
+	}
+	for _, c := range r.Channels {
 		for _, h := range c.PendingHtlcs {
 			switch {
 			case h.Incoming && c.ChanId == q.IncomingCircuitKey.ChanId && h.HtlcIndex == q.IncomingCircuitKey.HtlcId:
 				v.present, v.forward = true, h.ForwardingChannel
+				if !h.LockedIn {
+					return v, errors.New("an HTLC that was offered is not locked in")
+				}
 			case !h.Incoming && string(h.HashLock) == string(q.PaymentHash):
 				v.out = true
 			}
 		}
 	}
-	return v
+	return v, nil
 }

@@ -68,6 +68,11 @@ func (r *real) Kill(t *testing.T, node string) {
 	require.NoError(t, r.node(node).Kill())
 }
 
+func (r *real) Stop(t *testing.T, node string) {
+	t.Helper()
+	limited(t, func(ctx context.Context) error { return r.node(node).Stop(ctx) })
+}
+
 func (r *real) Start(t *testing.T, node string) {
 	t.Helper()
 	limited(t, func(ctx context.Context) error { return r.node(node).Start(ctx) })

@@ -1,6 +1,7 @@
 package lndsuite
 
 import (
+	"context"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -93,6 +94,9 @@ func replays() map[string]func(*env) {
 			s.none()
 			e.expect(q, unmoved())
 			e.restart(Gateway, Payer, Wallet)
+			s, q = e.again(s, q)
+			e.expect(q, unmoved())
+			e.restartInOrder(Gateway, Payer, Wallet)
 			_, q = e.again(s, q)
 			e.expect(q, unmoved())
 		},
@@ -109,6 +113,10 @@ func replays() map[string]func(*env) {
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
 			e.expect(q, moved()) // the first ListChannels, whatever links are up
+			s, q = e.again(s, q)
+			e.Stop(e.T, Gateway)
+			e.Start(e.T, Gateway)
+			e.expect(q, moved())
 			s, q = e.again(s, q)
 			s.resume(q)
 			e.settleAtWallet(pre)
@@ -155,11 +163,15 @@ func replays() map[string]func(*env) {
 			s := e.required()
 			one, two := e.noWindow(s)
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
+			// It is trimmed when the link starts, not while it is down; then it comes again within milliseconds.
 			e.Disconnect(e.T, Wallet, Gateway)
-			e.becomes(two.q, "unmoved again", func(v entry) bool { return v == unmoved() })
+			e.until("the link is down", func() bool { return !e.channelsWith(Gateway, Wallet)[0].Active })
+			e.expect(two.q, signed())
+			seen := e.watch(two.q)
 			e.Thaw(e.T, Wallet)
 			e.Connect(e.T, Wallet, Gateway)
-			e.becomes(two.q, "moved", func(v entry) bool { return v.forward != 0 })
+			e.becomes(two.q, "moved", func(v entry) bool { return v.forward != 0 && v.out })
+			e.Logf("unmoved was seen while the link came up: %t", seen())
 			e.settleAtWallet(one.preimage)
 			e.settleAtWallet(two.preimage)
 			one.p.succeeds()
@@ -302,6 +314,26 @@ func replays() map[string]func(*env) {
 			e.settleAtWallet(pre)
 			p.succeeds()
 		},
+	}
+}
+
+// watch looks at an HTLC as often as it can; the function it returns ends that, and tells whether it ever looked
+// like one that nobody has moved.
+func (e *env) watch(q offer) (seen func() bool) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	unmovedSeen := make(chan bool, 1)
+	go func() {
+		found := false
+		for ctx.Err() == nil {
+			v, err := e.look(q)
+			found = found || err == nil && v == unmoved()
+			time.Sleep(2 * time.Millisecond)
+		}
+		unmovedSeen <- found
+	}()
+	return func() bool {
+		cancel()
+		return <-unmovedSeen
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 )
@@ -74,6 +75,21 @@ func sectionA() map[string]func(*env) {
 		"A/capacity_just_so":  capacity(nSat+4_000, true),
 		"A/two_part_mpp":      twoParts,
 		"A/fee_in_route_hint": feeInHint,
+		"A/fee_in_route_hint_mpp": func(e *env) {
+			e.start(required)
+			e.acceptor(true)
+			s := e.sidecar()
+			p := e.payIn(e.invoiceWith(nSat, e.hint(80, 20_000)).PaymentRequest, 60_000)
+			a, b := s.next(), s.next()
+			for _, q := range []offer{a, b} {
+				require.EqualValues(e, q.OutgoingAmountMsat/50, q.IncomingAmountMsat-q.OutgoingAmountMsat)
+			}
+			require.EqualValues(e, 102_000_000, a.IncomingAmountMsat+b.IncomingAmountMsat)
+			e.ok(e.alias(e.open(e.jit(1_000_000))))
+			s.resume(a)
+			s.resume(b)
+			require.EqualValues(e, 2_000_000, p.succeeds().FeeMsat)
+		},
 		"A/no_acceptor_rejects": func(e *env) {
 			e.start(required)
 			e.openFails(e.jit(1_000_000), "channel rejected")
@@ -98,6 +114,30 @@ func sectionA() map[string]func(*env) {
 			m := p.fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
 			require.Len(e, m.Htlcs, 1, "the payer stops at once")
 			s.none()
+		},
+		// What a probe is answered decides whether the payment after it finds the route (law 6).
+		"A/unknown_next_peer_closes_the_route": func(e *env) {
+			e.start(required)
+			s := e.sidecar()
+			q, probe := e.probe(s)
+			s.resume(q)
+			probe.fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
+			again := e.pay(e.invoice(nSat).PaymentRequest).waitOrFail(s)
+			require.Equal(e, lnrpc.PaymentFailureReason_FAILURE_REASON_NO_ROUTE, again.FailureReason)
+			require.Empty(e, again.Htlcs)
+		},
+		"A/temporary_failure_leaves_the_route": func(e *env) {
+			e.start(required)
+			e.acceptor(true)
+			s := e.sidecar()
+			q, probe := e.probe(s)
+			s.fail(q)
+			require.Equal(e, lnrpc.Payment_FAILED, probe.waitOrFail(s).Status)
+			p := e.pay(e.invoice(nSat).PaymentRequest)
+			q = s.next() // in parts: the payer remembers an amount that did not pass
+			e.ok(e.alias(e.open(e.jit(1_000_000))))
+			s.resume(q)
+			require.Equal(e, lnrpc.Payment_SUCCEEDED, p.answered(s, s.resume).Status)
 		},
 		"A/fail_makes_payer_split": func(e *env) {
 			e.start(required)
@@ -146,10 +186,16 @@ func sectionA() map[string]func(*env) {
 // waitOrFail fails whatever a retrying payer sends next, so that its payment ends.
 func (p *paying) waitOrFail(s *sidecar) *lnrpc.Payment {
 	p.e.Helper()
-	for {
+	return p.answered(s, s.fail)
+}
+
+// answered answers all that comes until the payment is over.
+func (p *paying) answered(s *sidecar, answer func(offer)) *lnrpc.Payment {
+	p.e.Helper()
+	for end := time.Now().Add(deadline); time.Now().Before(end); {
 		select {
 		case q := <-s.offers:
-			s.fail(q)
+			answer(q)
 		default:
 		}
 		if m := p.now(); m.Status == lnrpc.Payment_SUCCEEDED || m.Status == lnrpc.Payment_FAILED {
@@ -157,6 +203,25 @@ func (p *paying) waitOrFail(s *sidecar) *lnrpc.Payment {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	p.e.Fatal("the payment never ends")
+	return nil
+}
+
+// probe sends one part with a hash that nobody knows the preimage of, over the wallet's hint.
+func (e *env) probe(s *sidecar) (offer, *paying) {
+	e.Helper()
+	hash, addr := make([]byte, 32), make([]byte, 32)
+	_, err := rand.Read(hash)
+	e.ok(err)
+	_, err = rand.Read(addr)
+	e.ok(err)
+	_, err = e.router(Payer).SendPaymentV2(e.ctx, &routerrpc.SendPaymentRequest{
+		Dest: e.pubBytes(Wallet), PaymentHash: hash, PaymentAddr: addr, AmtMsat: nMsat, FinalCltvDelta: 80, RouteHints: e.hint(80, 0),
+		MaxParts: 1, TimeoutSeconds: 3600, FeeLimitMsat: 10_000_000,
+		DestFeatures: []lnrpc.FeatureBit{lnrpc.FeatureBit_TLV_ONION_REQ, lnrpc.FeatureBit_PAYMENT_ADDR_REQ, lnrpc.FeatureBit_MPP_OPT},
+	})
+	e.ok(err)
+	return s.next(), &paying{e: e, hash: hash}
 }
 
 func refusedDelta(opts Options) func(*env) {
@@ -168,7 +233,8 @@ func refusedDelta(opts Options) func(*env) {
 		q := s.next()
 		e.ok(e.alias(e.open(e.jit(1_000_000))))
 		s.resume(q)
-		m := p.wait()
+		// The failure tells the payer the true delta, with which it tries again.
+		m := p.waitOrFail(s)
 		require.Equal(e, lnrpc.Payment_FAILED, m.Status, "%v", m)
 		require.Contains(e, []lnrpc.Failure_FailureCode{
 			lnrpc.Failure_INCORRECT_CLTV_EXPIRY, lnrpc.Failure_TEMPORARY_NODE_FAILURE,

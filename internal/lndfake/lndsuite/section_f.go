@@ -49,6 +49,18 @@ func sectionF() map[string]func(*env) {
 			s.resume(q)
 			p.fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
 		},
+		// In default mode it is a race with the payer's reconnection.
+		"F/kill_sidecar_back_default": func(e *env) {
+			e.start(optional)
+			s := e.sidecar()
+			p := e.pay(e.invoice(nSat).PaymentRequest)
+			k := key(s.next())
+			s = e.sidecarFirst()
+			q := s.next()
+			require.Equal(e, k, key(q))
+			s.resume(q)
+			p.fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
+		},
 		"F/kill_sidecar_late_default": func(e *env) {
 			e.start(optional)
 			s := e.sidecar()
@@ -82,31 +94,12 @@ func sectionF() map[string]func(*env) {
 			e.pay(e.invoice(nSat).PaymentRequest).fails(tempFail)
 		},
 		"F/fresh_onion_paid_then_killed": func(e *env) {
-			e.start(required)
-			e.acceptor(true)
-			s := e.sidecar()
-			inv := e.invoice(nSat)
-			p := e.pay(inv.PaymentRequest)
-			s.next()
-			c := e.open(e.jit(1_000_000))
-			a, err := e.sendOn(e.ctx, c, inv.RHash, inv.PaymentAddr, nMsat)
-			e.ok(err)
-			require.Equal(e, lnrpc.HTLCAttempt_SUCCEEDED, a.Status, "%v", a)
-			e.restart(Gateway, Payer)
-			s = e.sidecar()
-			q := s.next()
-			ctx, cancel := context.WithCancel(e.ctx)
-			defer cancel()
-			t, err := e.router(Gateway).TrackPaymentV2(ctx, &routerrpc.TrackPaymentRequest{PaymentHash: q.PaymentHash})
-			e.ok(err)
-			m, err := t.Recv()
-			e.ok(err)
-			require.Equal(e, lnrpc.Payment_SUCCEEDED, m.Status)
-			pre, err := hex.DecodeString(m.PaymentPreimage)
-			e.ok(err)
-			s.settle(q, pre)
-			p.succeeds()
+			freshOnionPaid(e, required, func() *sidecar {
+				e.restart(Gateway, Payer)
+				return e.sidecar()
+			})
 		},
+		"F/fresh_onion_paid_then_killed_default":   func(e *env) { freshOnionPaid(e, optional, e.sidecarFirst) },
 		"F/resumed_is_offered_again_after_restart": func(e *env) { resumedAgain(e, func() { e.restart(Gateway, Payer, Wallet) }) },
 		"F/resumed_is_offered_again_after_flap":    func(e *env) { resumedAgain(e, func() { e.flap(Payer, Gateway) }) },
 		"F/failing_a_resumed_one_loses": func(e *env) {
@@ -145,10 +138,20 @@ func sectionF() map[string]func(*env) {
 			}))
 			select {
 			case err := <-s.ended:
-				require.ErrorContains(e, err, "not found")
+				require.ErrorContains(e, err, "forward does not exist")
 			case <-time.After(deadline):
 				e.Fatal("the stream goes on")
 			}
+		},
+		"F/unknown_key_releases_the_held_default": func(e *env) {
+			e.start(optional)
+			s := e.sidecar()
+			p := e.pay(e.invoice(nSat).PaymentRequest)
+			s.next()
+			e.ok(s.stream.Send(&routerrpc.ForwardHtlcInterceptResponse{
+				IncomingCircuitKey: &routerrpc.CircuitKey{ChanId: 1, HtlcId: 1}, Action: routerrpc.ResolveHoldForwardAction_RESUME,
+			}))
+			p.fails(lnrpc.Failure_UNKNOWN_NEXT_PEER)
 		},
 		"F/one_interceptor_only": func(e *env) {
 			e.start(required)
@@ -221,4 +224,43 @@ func resumedAgain(e *env, disturb func()) {
 	p.succeeds()
 	e.quiet(Payer, Gateway, Wallet)
 	require.EqualValues(e, nSat, e.local(Wallet))
+}
+
+// freshOnionPaid pays the wallet with an onion of the gateway's, has the gateway killed before it settles what the
+// payer sent, and settles that with what lnd remembers.
+func freshOnionPaid(e *env, opts Options, restart func() *sidecar) {
+	e.start(opts)
+	e.acceptor(true)
+	s := e.sidecar()
+	inv := e.invoice(nSat)
+	p := e.pay(inv.PaymentRequest)
+	s.next()
+	c := e.open(e.jit(1_000_000))
+	a, err := e.sendOn(e.ctx, c, inv.RHash, inv.PaymentAddr, nMsat)
+	e.ok(err)
+	require.Equal(e, lnrpc.HTLCAttempt_SUCCEEDED, a.Status, "%v", a)
+	s = restart()
+	q := s.next()
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	t, err := e.router(Gateway).TrackPaymentV2(ctx, &routerrpc.TrackPaymentRequest{PaymentHash: q.PaymentHash})
+	e.ok(err)
+	m, err := t.Recv()
+	e.ok(err)
+	require.Equal(e, lnrpc.Payment_SUCCEEDED, m.Status)
+	pre, err := hex.DecodeString(m.PaymentPreimage)
+	e.ok(err)
+	s.settle(q, pre)
+	p.succeeds()
+}
+
+// sidecarFirst kills the gateway and has the sidecar back before the payer.
+func (e *env) sidecarFirst() *sidecar {
+	e.Helper()
+	e.Disconnect(e.T, Payer, Gateway)
+	e.Kill(e.T, Gateway)
+	e.Start(e.T, Gateway)
+	s := e.sidecar()
+	e.Connect(e.T, Payer, Gateway)
+	return s
 }

@@ -143,6 +143,15 @@ func sectionH() map[string]func(*env) {
 			e.resetMissionControl()
 			e.payX().succeeds()
 		},
+		"H/policy_race_by_a_restart": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			c := e.open(e.jit(1_000_000))
+			e.ok(e.alias(c))
+			e.restart(Gateway, Payer, Wallet)
+			e.policy(c)
+			e.payX().fails(lnrpc.Failure_FEE_INSUFFICIENT)
+		},
 		"H/policy_race_updated": func(e *env) {
 			e.start(Options{})
 			c := e.race()
@@ -167,14 +176,22 @@ func sectionH() map[string]func(*env) {
 			require.False(e, e.hinted())
 			e.until("the hint is there", e.hinted)
 		},
-		"H/hint_lost_by_a_drop": func(e *env) {
+		"H/hint_after_a_flap": func(e *env) {
 			e.start(Options{})
 			e.acceptor(true)
-			c := e.open(e.jit(1_000_000))
+			e.open(e.jit(1_000_000))
 			e.flap(Wallet, Gateway)
-			time.Sleep(10 * time.Second)
+			e.until("the hint is there", e.hinted)
+		},
+		// Away when the update is sent, about a second after the open.
+		"H/hint_after_a_drop": func(e *env) {
+			e.start(Options{})
+			e.acceptor(true)
+			e.open(e.jit(1_000_000))
+			e.Disconnect(e.T, Wallet, Gateway)
+			time.Sleep(3 * time.Second)
 			require.False(e, e.hinted())
-			e.updatePolicy(c)
+			e.Connect(e.T, Wallet, Gateway)
 			e.until("the hint is there", e.hinted)
 		},
 	}
