@@ -24,6 +24,9 @@ type request struct {
 	change func(interceptor.Row) (interceptor.Row, bool, error)
 	// finished rows that memory no longer has, read beforehand.
 	finished map[ln.CircuitKey]interceptor.Row
+	// refusal rests on what others change in the same transaction: it is told
+	// once that is committed.
+	refusal error
 	// done receives once; it has room for one.
 	done chan error
 }
@@ -153,13 +156,14 @@ func (e *Engine) commitOnce(t *tenure, failures *int) bool {
 	more := len(t.requests) > 0
 	e.mu.Unlock()
 	for _, r := range accepted {
-		r.done <- nil
+		r.done <- r.refusal
 	}
 	return more
 }
 
-// prepare applies the requests to copies of the rows. One that is refused is
-// answered here and changes nothing (under mu).
+// prepare applies the requests to copies of the rows. One that is refused
+// changes nothing, and is answered here unless it was refused for what another
+// changes beside it (under mu).
 func (e *Engine) prepare(t *tenure, requests []*request) (insert, update []interceptor.Row, accepted []*request) {
 	edited := make(map[ln.CircuitKey]interceptor.Row)
 	var order []ln.CircuitKey
@@ -174,10 +178,12 @@ func (e *Engine) prepare(t *tenure, requests []*request) (insert, update []inter
 		}
 		mine := make(map[ln.CircuitKey]interceptor.Row)
 		var refusal error
+		uncommitted := false
 		for _, key := range req.keys {
 			row, ok := mine[key]
 			if !ok {
 				row, ok = edited[key]
+				uncommitted = uncommitted || ok
 			}
 			if !ok {
 				var en *entry
@@ -204,8 +210,12 @@ func (e *Engine) prepare(t *tenure, requests []*request) (insert, update []inter
 				mine[key] = next
 			}
 		}
-		if refusal != nil {
+		if refusal != nil && !uncommitted {
 			req.done <- refusal
+			continue
+		}
+		if req.refusal = refusal; refusal != nil {
+			accepted = append(accepted, req)
 			continue
 		}
 		for key, row := range mine {

@@ -53,8 +53,10 @@ func newFakeNode() *fakeNode {
 }
 
 func (n *fakeNode) node() Node {
-	return Node{Channels: n, Opener: n, Coins: n, Chain: n, Invoices: n, Payments: n, Events: n}
+	return Node{Channels: n, Opener: n, Coins: n, Chain: n, Invoices: n, Payments: n, Events: n, Settings: n}
 }
+
+func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 18, nil }
 
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
