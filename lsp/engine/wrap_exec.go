@@ -198,18 +198,20 @@ func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wra
 		ok, listed := safe[h.Key.ChanID]
 		switch {
 		case !listed:
-			return []wrap.Event{wrap.IncomingChecked{
-				Moment: e.moment(),
-				Text:   fmt.Sprintf("the channel %s that brought the money is no longer open", h.Key.ChanID),
-			}}, nil
+			return e.unsafeIncoming(f, h, "the channel that brought the money is no longer open"), nil
 		case !ok:
-			return []wrap.Event{wrap.IncomingChecked{
-				Moment: e.moment(),
-				Text:   fmt.Sprintf("the channel %s that brought the money is not confirmed yet", h.Key.ChanID),
-			}}, nil
+			return e.unsafeIncoming(f, h, "the channel that brought the money is not confirmed yet"), nil
 		}
 	}
 	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: true}}, nil
+}
+
+// unsafeIncoming names the channel in the log only: which one the payer has with
+// the gateway is not the wallet's business, which reads the text.
+func (e *Engine) unsafeIncoming(f wrap.CheckIncoming, h ln.InvoiceHtlc, text string) []wrap.Event {
+	e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", f.OfferID),
+		zap.Stringer("channel", h.Key.ChanID), zap.String("because", text))
+	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Text: text}}
 }
 
 // pay sends the payment if lnd knows of none and the margin still holds. What
