@@ -217,7 +217,7 @@ func TestMarginToTheBlock(t *testing.T) {
 	require.Equal(t, "cancelling", over.StateName())
 	// A retry is computed anew as well.
 	retry, _ := walk(t, ok, PaymentFailed{first, "flap", true})
-	require.Equal(t, "cancelling", retry.StateName())
+	require.Equal(t, lsp.ReasonPaymentFailed, retry.(Cancelling).Reason.Code, "not that it is late, but why it failed")
 	retry, _ = walk(t, ok, PaymentFailed{m, "flap", true})
 	require.EqualValues(t, 2, OfferOf(retry).Payments)
 }

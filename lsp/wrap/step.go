@@ -267,7 +267,8 @@ func notPaid(o Offer, h Held, r Route, height uint32, retry bool, reason lsp.Rea
 	if o.InvoiceGone {
 		return Refunded{Offer: o, Reason: takenBack()}, nil, nil
 	}
-	if retry && o.Payments < o.MaxPayments {
+	// What went wrong is the reason to read, not that it is too late by now.
+	if _, late := o.outgoingExpiry(h, height); retry && late.IsZero() && o.Payments < o.MaxPayments {
 		return pay(o, h, r.ChanID, height)
 	}
 	return cancelling(o, EndRefunded, reason)
