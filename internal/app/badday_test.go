@@ -139,6 +139,17 @@ func badDays() []badDay {
 		d.pay()
 		d.outcome()
 	}, refunded("did not take the payment"))
+	both("the wallet keeps the payment and is silent until it expires", 2*time.Hour, func(d *day) {
+		hold(d)
+		d.pay()
+		d.until("parts_resumed", "opening_usable")
+		d.r.pause(2 * time.Second)
+		d.r.w.Disconnect(d.r.gateway, d.r.wallet)
+		d.blocks(2 * time.Second)
+		d.outcome()
+		// The gateway's node went on chain; the wallet's anchor there is a gift.
+		d.r.before[d.r.wallet] += 330_000
+	}, refunded(""))
 	both("the gateway has no coins", soon, func(d *day) {
 		d.agree(order{})
 		free := d.r.hideCoins()
