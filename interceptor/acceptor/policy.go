@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -103,7 +102,7 @@ func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
 	defer a.mu.Unlock()
 	now := a.now()
 	if text := a.refusal(p, now); text != "" {
-		return ln.AcceptVerdict{Refusal: clip(text)}
+		return ln.AcceptVerdict{Refusal: ln.Clip(text, MaxRefusal)}
 	}
 	if a.pending[p.Peer] == nil {
 		a.pending[p.Peer] = make(map[ln.PendingChanID]time.Time)
@@ -149,16 +148,4 @@ func (a *Acceptor) pendingOf(peer ln.PubKey, now time.Time) int {
 		}
 	}
 	return len(proposals) + a.open[peer]
-}
-
-// clip bounds a text without splitting a character.
-func clip(s string) string {
-	if len(s) <= MaxRefusal {
-		return s
-	}
-	end := MaxRefusal
-	for end > 0 && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
 }

@@ -31,8 +31,8 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 		d := byKey[r.Key]
 		if e.distrusted(r) && (d.Action == interceptor.ActionFail || d.Action == interceptor.ActionRefuseUnknown) {
 			// It may have been resumed since the copy was made.
-			d.Action, d.Reason = interceptor.ActionResume, "the database was restored: only resumed, not "+d.Reason
-			d.Reason = d.Reason[:min(len(d.Reason), interceptor.MaxReason)]
+			d.Action = interceptor.ActionResume
+			d.Reason = ln.Clip("the database was restored: only resumed, not "+d.Reason, interceptor.MaxReason)
 		}
 		next, changed, err := r.Decide(d, e.cfg.Now())
 		if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&

@@ -91,9 +91,7 @@ func (h lspHolds) Decide(ctx context.Context, keys []ln.CircuitKey, v lspengine.
 	if !ok {
 		return fmt.Errorf("verdict %q is unknown", v)
 	}
-	if len(reason) > interceptor.MaxReason {
-		reason = reason[:interceptor.MaxReason]
-	}
+	reason = ln.Clip(reason, interceptor.MaxReason)
 	decisions := make([]interceptor.Decision, 0, len(keys))
 	for _, k := range keys {
 		decisions = append(decisions, interceptor.Decision{Key: k, Action: action, Reason: reason})

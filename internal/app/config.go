@@ -106,7 +106,7 @@ type LSPConfig struct {
 	BumpAfter        uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks; 0 never"`
 	CollectFor       config.Duration `toml:"collect_for" help:"how long the first part waits for the others and for the wallet" min:"10s" max:"10m"`
 	OpenFor          config.Duration `toml:"open_for" help:"how long a channel open may take" min:"5s" max:"10m"`
-	HoldMargin       uint32          `toml:"hold_margin_blocks" help:"held payments go back so many blocks before lnd would take them back" min:"7"`
+	HoldMargin       uint32          `toml:"hold_margin_blocks" help:"held payments go back so many blocks before lnd would take them back; more than interceptor.fail_safety_blocks" min:"7"`
 	PayMargin        uint32          `toml:"pay_margin_blocks" help:"blocks between the end of a payment of ours and of the one it is paid from" min:"20"`
 	HoldExpiryDelta  uint32          `toml:"hold_expiry_delta" help:"at least what lnd's invoices.holdexpirydelta is taken for; lnd is asked as well" min:"1"`
 	MaxConfs         uint32          `toml:"max_confirmations" help:"most confirmations that a wallet may ask for" min:"1" max:"20"`
@@ -197,6 +197,9 @@ func (c Config) Validate() error {
 	}
 	if c.Interceptor.Address != "" && (c.Interceptor.TLSCert == "" || c.Interceptor.Macaroon == "") {
 		return fmt.Errorf("interceptor.tls_cert and interceptor.macaroon_file are needed with interceptor.address")
+	}
+	if c.Interceptor.Address == "" && c.LSP.HoldMargin <= c.Interceptor.FailSafetyBlocks {
+		return fmt.Errorf("lsp.hold_margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment while others are forwarded; make the margin the larger one", c.LSP.HoldMargin, c.Interceptor.FailSafetyBlocks)
 	}
 	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
 		return err

@@ -98,6 +98,13 @@ type rig struct {
 	kill    chan struct{}
 	service atomic.Pointer[services]
 	starts  atomic.Int64
+	// refusal is what the wallet answers to a channel, nothing if it accepts.
+	refusal atomic.Pointer[string]
+	// beforeStart runs once, before sluiced is started again (under mu).
+	beforeStart func()
+	// restored: the database is known to be an older copy. puts counts those.
+	restored atomic.Bool
+	puts     atomic.Int64
 }
 
 // services are a process's APIs, called without a wire in between.
@@ -211,6 +218,9 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	r.running.Go(func() {
 		for r.ctx.Err() == nil {
 			_ = r.walletClient.RunAcceptor(r.ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
+				if words := r.refusal.Load(); words != nil && *words != "" {
+					return ln.AcceptVerdict{Refusal: *words}
+				}
 				return ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
 			})
 			r.pause(20 * time.Millisecond)
@@ -304,6 +314,12 @@ func (r *rig) supervise() {
 		if r.faults.Crashed() {
 			r.faults.Restart()
 		}
+		r.mu.Lock()
+		if r.beforeStart != nil {
+			r.beforeStart()
+			r.beforeStart = nil
+		}
+		r.mu.Unlock()
 		r.pause(100 * time.Millisecond)
 	}
 }
@@ -344,7 +360,7 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: time.Now,
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(),
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), restored: r.restored.Load(),
 	}
 	if r.store.Engine == store.Postgres {
 		if err := migrate(ctx, db); err != nil {

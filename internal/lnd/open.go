@@ -144,10 +144,7 @@ const maxRefusalChars = 500
 
 func applyVerdict(resp *lnrpc.ChannelAcceptResponse, v ln.AcceptVerdict) {
 	if !v.Accept {
-		resp.Error = v.Refusal
-		if len(resp.Error) > maxRefusalChars {
-			resp.Error = resp.Error[:maxRefusalChars]
-		}
+		resp.Error = ln.Clip(v.Refusal, maxRefusalChars)
 		return
 	}
 	resp.Accept, resp.ZeroConf = true, v.ZeroConf

@@ -142,8 +142,8 @@ func (s *Server) options(obs *observer, guard *auth.Guard) []grpc.ServerOption {
 	opts := []grpc.ServerOption{
 		// TLS is put on per connection: in-memory ones, from REST, have none.
 		grpc.Creds(transport{credentials.NewTLS(s.cfg.TLS)}),
-		grpc.ChainUnaryInterceptor(obs.unary, guard.Unary()),
-		grpc.ChainStreamInterceptor(obs.stream, guard.Stream()),
+		grpc.ChainUnaryInterceptor(obs.unary, guard.Unary(), textUnary),
+		grpc.ChainStreamInterceptor(obs.stream, guard.Stream(), textStream),
 		grpc.MaxRecvMsgSize(s.cfg.MaxMessageBytes),
 		grpc.MaxSendMsgSize(s.cfg.MaxMessageBytes),
 		grpc.MaxHeaderListSize(32 << 10),

@@ -8,6 +8,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -221,6 +222,9 @@ func (c *channels) GetPayment(ctx context.Context, r *lspv1.GetPaymentRequest) (
 	if err != nil {
 		return nil, err
 	}
+	for i := range story {
+		story[i].Detail = ""
+	}
 	return &lspv1.GetPaymentResponse{Payment: paymentToWire(p), Story: storyToWire(story)}, nil
 }
 
@@ -328,7 +332,7 @@ func storyToWire(story []engine.StoryEvent) []*lspv1.StoryEvent {
 	out := make([]*lspv1.StoryEvent, 0, len(story))
 	for _, s := range story {
 		out = append(out, &lspv1.StoryEvent{
-			AtMs: s.At.UnixMilli(), Event: s.Event, From: s.From, To: s.To, Reason: s.Reason, Machine: s.Machine,
+			AtMs: s.At.UnixMilli(), Event: s.Event, From: s.From, To: s.To, Reason: cmp.Or(s.Reason, s.Detail), Machine: s.Machine,
 		})
 	}
 	return out

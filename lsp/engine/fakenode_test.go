@@ -53,10 +53,8 @@ func newFakeNode() *fakeNode {
 }
 
 func (n *fakeNode) node() Node {
-	return Node{Channels: n, Opener: n, Coins: n, Chain: n, Invoices: n, Payments: n, Events: n, Settings: n}
+	return Node{Channels: n, Opener: n, Coins: n, Chain: n, Invoices: n, Payments: n, Settings: n, Events: n}
 }
-
-func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 18, nil }
 
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
@@ -146,7 +144,10 @@ func (n *fakeNode) LookupInvoice(_ context.Context, hash ln.Hash) (ln.Invoice, e
 	return ln.Invoice{}, ln.ErrNotFound
 }
 
-func (n *fakeNode) SubscribeInvoice(ctx context.Context, _ ln.Hash, _ func(ln.Invoice)) error {
+func (n *fakeNode) SubscribeInvoice(ctx context.Context, hash ln.Hash, got func(ln.Invoice)) error {
+	if inv, err := n.LookupInvoice(ctx, hash); err == nil {
+		got(inv)
+	}
 	<-ctx.Done()
 	return ln.ErrUnavailable
 }
@@ -161,6 +162,9 @@ func (n *fakeNode) SettleInvoice(_ context.Context, p ln.Preimage) error {
 	n.settled = append(n.settled, p.Hash())
 	return nil
 }
+
+// HoldExpiryDelta is what a macaroon of least rights may not ask.
+func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 0, ln.ErrPermission }
 
 func (n *fakeNode) CancelInvoice(context.Context, ln.Hash) error { return nil }
 

@@ -50,6 +50,9 @@ type StoryEvent struct {
 	Event    string
 	From, To string
 	Reason   string
+	// Detail is what lnd, a peer or the gateway's wallet said, for the operator
+	// alone: it may name addresses and figures.
+	Detail string
 }
 
 // errNoPayment answers ids that do not exist, or not for this client.
@@ -265,29 +268,31 @@ func storyOf(machine string, records []fsm.Record) []StoryEvent {
 	out := make([]StoryEvent, 0, len(records))
 	for _, r := range records {
 		out = append(out, StoryEvent{
-			At: r.At, Machine: machine, Event: r.Event, From: r.From, To: r.To, Reason: reasonIn(r.Data),
+			At: r.At, Machine: machine, Event: r.Event, From: r.From, To: r.To,
 		})
+		out[len(out)-1].Reason, out[len(out)-1].Detail = reasonIn(r.Data)
 	}
 	return out
 }
 
-// reasonIn finds the sentence that an event carries, whatever its type.
-func reasonIn(data json.RawMessage) string {
+// reasonIn finds the sentence and the words of others that an event carries,
+// whatever its type.
+func reasonIn(data json.RawMessage) (reason, detail string) {
 	var fields struct {
 		Text    string          `json:"text"`
 		Reason  json.RawMessage `json:"reason"`
 		Refusal json.RawMessage `json:"refusal"`
 	}
 	if json.Unmarshal(data, &fields) != nil {
-		return ""
+		return "", ""
 	}
 	for _, raw := range []json.RawMessage{fields.Reason, fields.Refusal} {
-		var reason lsp.Reason
-		if json.Unmarshal(raw, &reason) == nil && !reason.IsZero() {
-			return reason.String()
+		var why lsp.Reason
+		if json.Unmarshal(raw, &why) == nil && !why.IsZero() {
+			return why.String(), fields.Text
 		}
 	}
-	return fields.Text
+	return "", fields.Text
 }
 
 // Cancel withdraws a payment where that is safe. A client that is not zero may

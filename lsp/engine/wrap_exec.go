@@ -121,7 +121,7 @@ func (e *Engine) followInvoice(ctx context.Context, done func(), id string, hash
 		err := e.node.Invoices.SubscribeInvoice(ctx, hash, func(inv ln.Invoice) {
 			switch inv.State {
 			case ln.InvoiceAccepted:
-				_ = tellJudged(e, e.wraps, id, e.judgeSet(id, acceptedHtlcs(inv)))
+				_ = tellJudged(e, e.wraps, id, e.judgeSet(id, htlcsIn(inv, ln.InvoiceAccepted)))
 			case ln.InvoiceSettled:
 				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
 				done()
@@ -165,10 +165,12 @@ func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) func(context.Contex
 	}
 }
 
-func acceptedHtlcs(inv ln.Invoice) []ln.InvoiceHtlc {
+// htlcsIn are the invoice's HTLCs in one state: those of earlier, failed
+// attempts to pay it are listed as well.
+func htlcsIn(inv ln.Invoice, state ln.InvoiceState) []ln.InvoiceHtlc {
 	out := make([]ln.InvoiceHtlc, 0, len(inv.Htlcs))
 	for _, h := range inv.Htlcs {
-		if h.State == ln.InvoiceAccepted {
+		if h.State == state {
 			out = append(out, h)
 		}
 	}
@@ -196,18 +198,20 @@ func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wra
 		ok, listed := safe[h.Key.ChanID]
 		switch {
 		case !listed:
-			return []wrap.Event{wrap.IncomingChecked{
-				Moment: e.moment(),
-				Text:   fmt.Sprintf("the channel %s that brought the money is no longer open", h.Key.ChanID),
-			}}, nil
+			return e.unsafeIncoming(f, h, "the channel that brought the money is no longer open"), nil
 		case !ok:
-			return []wrap.Event{wrap.IncomingChecked{
-				Moment: e.moment(),
-				Text:   fmt.Sprintf("the channel %s that brought the money is not confirmed yet", h.Key.ChanID),
-			}}, nil
+			return e.unsafeIncoming(f, h, "the channel that brought the money is not confirmed yet"), nil
 		}
 	}
 	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: true}}, nil
+}
+
+// unsafeIncoming names the channel in the log only: which one the payer has with
+// the gateway is not the wallet's business, which reads the text.
+func (e *Engine) unsafeIncoming(f wrap.CheckIncoming, h ln.InvoiceHtlc, text string) []wrap.Event {
+	e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", f.OfferID),
+		zap.Stringer("channel", h.Key.ChanID), zap.String("because", text))
+	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Text: text}}
 }
 
 // pay sends the payment if lnd knows of none and the margin still holds. What
@@ -277,7 +281,7 @@ func (e *Engine) marginShort(ctx context.Context, f wrap.Pay, inv ln.Invoice) (s
 		return "", err
 	}
 	resolved := uint64(f.Payment.ExpiryHeight) + uint64(f.MarginBlocks)
-	for _, h := range acceptedHtlcs(inv) {
+	for _, h := range htlcsIn(inv, ln.InvoiceAccepted) {
 		if resolved+uint64(delta) > uint64(h.Expiry) {
 			return fmt.Sprintf("a held part expires at height %d and the node gives it back %d blocks earlier, which is before %d, where the payment to the wallet is resolved at the latest",
 				h.Expiry, delta, resolved), nil
@@ -349,11 +353,12 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 		if err != nil && !errors.Is(err, ln.ErrNotFound) {
 			return nil, err
 		}
-		if err != nil || inv.State != ln.InvoiceAccepted {
-			break
+		// An invoice that nobody has paid holds nothing to settle with the
+		// preimage: then the payment is another one of the same hash.
+		if err == nil && (inv.State == ln.InvoiceAccepted || inv.State == ln.InvoiceSettled) {
+			e.log.Error("the wallet of a payment that was to be given back has been paid: it is settled instead", zap.String("payment", f.OfferID))
+			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: wrap.NewSecret(p.Preimage), Htlcs: htlcsIn(inv, inv.State)}}, nil
 		}
-		e.log.Error("the wallet of a payment that was to be given back has been paid: it is settled instead", zap.String("payment", f.OfferID))
-		return e.settleInvoice(ctx, wrap.SettleInvoice{OfferID: f.OfferID, Hash: f.Hash, Preimage: wrap.NewSecret(p.Preimage)})
 	case p.State == ln.PaymentInFlight, p.InFlight > 0:
 		return nil, fmt.Errorf("lnd is paying %s: the payer's money is not given back before that has ended", f.Hash.Short())
 	}

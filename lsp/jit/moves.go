@@ -163,10 +163,4 @@ func attemptsUsed(o Offer) lsp.Reason {
 }
 
 // clip bounds what is repeated of somebody else's words.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
-}
+func clip(s string) string { return ln.Clip(s, 200) }

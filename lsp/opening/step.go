@@ -49,7 +49,7 @@ func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 				"the funding transaction would pay %s (%s), more than the %s that the agreed opening fee bears: the payment went back; try again in about 10 minutes", v.FeeSat, v.Text, s.MaxFeeSat)})
 		}
 		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonCoinsShort,
-			"the gateway has too few free coins to open the channel (%s missing): the payment went back; try again later", v.MissingSat)})
+			"the gateway has too few free coins to open the channel: the payment went back; try again later")})
 	}
 	return early(s, v)
 }
@@ -280,10 +280,4 @@ func otherOutpoint(id string, want, have ln.Outpoint) error {
 }
 
 // clip bounds what is repeated of somebody else's words.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
-}
+func clip(s string) string { return ln.Clip(s, 200) }

@@ -15,6 +15,7 @@ func edges() []fsm.Edge {
 		{From: "invoice_made", Event: "set_accepted", To: "accepted", Effects: []string{"check_incoming"}},
 		{From: "invoice_made", Event: "set_accepted", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "invoice_made", Event: "invoice_canceled", To: "expired"},
+		{From: "invoice_made", Event: "invoice_settled", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "invoice_made", Event: "tick", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "invoice_made", Event: "cancel", To: "cancelling", Effects: []string{"cancel_invoice"}},
 
@@ -26,6 +27,7 @@ func edges() []fsm.Edge {
 		{From: "accepted", Event: "wallet_status", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "wallet_online", To: "accepted", Effects: []string{"ask_wallet"}},
 		{From: "accepted", Event: "invoice_canceled", To: "refunded"},
+		{From: "accepted", Event: "invoice_settled", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "new_block", To: "accepted"},
 		{From: "accepted", Event: "new_block", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "tick", To: "cancelling", Effects: []string{"cancel_invoice"}},
@@ -36,6 +38,7 @@ func edges() []fsm.Edge {
 		{From: "opening", Event: "opening_failed", To: "opening", Effects: []string{"open_channel"}},
 		{From: "opening", Event: "opening_failed", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "opening", Event: "invoice_canceled", To: "refunded", Effects: []string{"abandon_opening"}},
+		{From: "opening", Event: "invoice_settled", To: "cancelling", Effects: []string{"abandon_opening", "cancel_invoice"}},
 		{From: "opening", Event: "new_block", To: "opening"},
 		{From: "opening", Event: "new_block", To: "cancelling", Effects: []string{"abandon_opening", "cancel_invoice"}},
 		{From: "opening", Event: "tick", To: "cancelling", Effects: []string{"abandon_opening", "cancel_invoice"}},
@@ -70,6 +73,7 @@ func edges() []fsm.Edge {
 
 		{From: "cancelling", Event: "invoice_added", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "cancelling", Event: "set_accepted", To: "cancelling", Effects: []string{"cancel_invoice"}},
+		{From: "cancelling", Event: "paid_after_all", To: "settling", Effects: []string{"settle_invoice"}},
 		{From: "cancelling", Event: "invoice_settled", To: "cancelling", Effects: []string{"alarm"}},
 		{From: "cancelling", Event: "invoice_canceled", To: "refunded"},
 		{From: "cancelling", Event: "invoice_canceled", To: "expired"},

@@ -94,7 +94,9 @@ type (
 		Preimage Secret  `json:"preimage"`
 	}
 	// CancelInvoice cancels the hold; not found and cancelled are success:
-	// InvoiceCanceled. Settled: InvoiceSettled.
+	// InvoiceCanceled. Settled: InvoiceSettled. It first asks TrackPaymentV2: a
+	// wallet that was paid from what is held, whatever the database says, is
+	// PaidAfterAll, and while it may be nothing is cancelled.
 	CancelInvoice struct {
 		OfferID string  `json:"offer_id"`
 		Hash    ln.Hash `json:"payment_hash"`

@@ -83,6 +83,14 @@ type (
 		lsp.Moment
 		Text string `json:"text"`
 	}
+	// PaidAfterAll: lnd has paid the wallet, although the offer is being given
+	// up: the database is an older copy of itself. Htlcs are those that the hold
+	// invoice holds, or was settled with.
+	PaidAfterAll struct {
+		lsp.Moment
+		Preimage Secret           `json:"preimage"`
+		Htlcs    []ln.InvoiceHtlc `json:"htlcs"`
+	}
 	// InvoiceSettled: the hold invoice is settled.
 	InvoiceSettled struct{ lsp.Moment }
 	// InvoiceCanceled: the hold invoice is cancelled, by us or by the node.
@@ -111,6 +119,7 @@ func (PaymentSucceeded) EventName() string { return "payment_succeeded" }
 func (PaymentFailed) EventName() string    { return "payment_failed" }
 func (PaymentNotSent) EventName() string   { return "payment_not_sent" }
 func (PaymentCutOff) EventName() string    { return "payment_cut_off" }
+func (PaidAfterAll) EventName() string     { return "paid_after_all" }
 func (InvoiceSettled) EventName() string   { return "invoice_settled" }
 func (InvoiceCanceled) EventName() string  { return "invoice_canceled" }
 func (NewBlock) EventName() string         { return "new_block" }

@@ -20,7 +20,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Name:     Name,
 		Step:     Step,
 		States:   []State{Offered{}, InvoiceMade{}, Accepted{}, Opening{}, Paying{}, PaymentUnknown{}, Settling{}, Cancelling{}, Settled{}, Refunded{}, Expired{}, Cancelled{}, Lost{}},
-		Events:   []Event{Start{}, InvoiceAdded{}, InvoiceRefused{}, SetAccepted{}, IncomingChecked{}, WalletStatus{}, WalletOnline{}, OpeningUsable{}, OpeningFailed{}, PaymentSucceeded{}, PaymentFailed{}, PaymentNotSent{}, PaymentCutOff{}, InvoiceSettled{}, InvoiceCanceled{}, NewBlock{}, Tick{}, Cancel{}},
+		Events:   []Event{Start{}, InvoiceAdded{}, InvoiceRefused{}, SetAccepted{}, IncomingChecked{}, WalletStatus{}, WalletOnline{}, OpeningUsable{}, OpeningFailed{}, PaymentSucceeded{}, PaymentFailed{}, PaymentNotSent{}, PaymentCutOff{}, PaidAfterAll{}, InvoiceSettled{}, InvoiceCanceled{}, NewBlock{}, Tick{}, Cancel{}},
 		Effects:  []Effect{MakeInvoice{}, WatchInvoice{}, CheckIncoming{}, AskWallet{}, WakeWallet{}, OpenChannel{}, AbandonOpening{}, Pay{}, TrackPayment{}, SettleInvoice{}, CancelInvoice{}, Alarm{}},
 		Terminal: Final,
 		Deadline: deadline,

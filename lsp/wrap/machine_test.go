@@ -66,6 +66,7 @@ func testEvents(s State) []Event {
 		PaymentFailed{high, "flap", true},
 		PaymentNotSent{m, "crash"},
 		PaymentCutOff{m, "eof"},
+		PaidAfterAll{m, NewSecret(testPreimage), testHtlcs()},
 		InvoiceSettled{m},
 		InvoiceCanceled{m},
 		NewBlock{m},

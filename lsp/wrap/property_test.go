@@ -67,6 +67,12 @@ func TestRandomDays(t *testing.T) {
 					continue
 				}
 				live = ""
+			case PaidAfterAll:
+				continue // this world's database is never put back
+			case InvoiceSettled:
+				if !settled {
+					continue
+				}
 			case SetAccepted:
 				for i := range v.Htlcs {
 					v.Htlcs[i].Expiry += height - testHeight
@@ -211,7 +217,7 @@ func TestMarginToTheBlock(t *testing.T) {
 	require.Equal(t, "cancelling", over.StateName())
 	// A retry is computed anew as well.
 	retry, _ := walk(t, ok, PaymentFailed{first, "flap", true})
-	require.Equal(t, "cancelling", retry.StateName())
+	require.Equal(t, lsp.ReasonPaymentFailed, retry.(Cancelling).Reason.Code, "not that it is late, but why it failed")
 	retry, _ = walk(t, ok, PaymentFailed{m, "flap", true})
 	require.EqualValues(t, 2, OfferOf(retry).Payments)
 }
@@ -234,4 +240,40 @@ func TestCutOffPayment(t *testing.T) {
 	require.Equal(t, testPreimage, lost.(Lost).Preimage.Preimage())
 	_, _, err = Step(s, PaymentSucceeded{m, NewSecret(ln.Preimage{9})})
 	require.ErrorContains(t, err, "does not open its hash")
+}
+
+// A database that is an older copy of itself may believe of a payment that the
+// wallet got that it can be given back, wherever it stands: the payment ends as
+// the one that it was, with the gateway's own part counted.
+func TestPaidAfterAll(t *testing.T) {
+	m := moment()
+	for n := 2; n <= len(paying()); n++ {
+		older, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, paying()[:n]...)
+		if InFlight(older) {
+			continue // what was sent is asked about
+		}
+		for _, told := range []Event{InvoiceSettled{m}, Cancel{m, lsp.Reason{}}} {
+			s, effects := walk(t, older, told)
+			require.Equal(t, "cancelling", s.StateName())
+			cancels := 0
+			for _, f := range effects {
+				if f.EffectName() == "cancel_invoice" {
+					cancels++
+				}
+			}
+			require.Equal(t, 1, cancels, "the node is asked, which knows of the payment")
+			paid := PaidAfterAll{m, NewSecret(testPreimage), testHtlcs()}
+			s, effects = walk(t, s, paid)
+			require.Equal(t, SettleInvoice{OfferID: "offer-1", Hash: testPreimage.Hash(), Preimage: NewSecret(testPreimage)}, effects[0])
+			require.True(t, InFlight(s))
+			s, _ = walk(t, s, InvoiceSettled{m})
+			require.Equal(t, ln.Msat(2_000_000), s.(Settled).FeeEarnedMsat)
+			require.Equal(t, ln.Msat(100_000_000), s.(Settled).HeldMsat)
+		}
+	}
+	s, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, append(paying()[:3], Cancel{m, lsp.Reason{}})...)
+	_, _, err := Step(s, PaidAfterAll{m, NewSecret(ln.Preimage{9}), testHtlcs()})
+	require.ErrorContains(t, err, "does not open its hash")
+	_, _, err = Step(s, PaidAfterAll{m, NewSecret(testPreimage), nil})
+	require.ErrorContains(t, err, "has only")
 }

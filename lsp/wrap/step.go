@@ -62,6 +62,8 @@ func stepInvoiceMade(s InvoiceMade, v Event) (State, []Effect, error) {
 		return s.accept(v)
 	case InvoiceCanceled:
 		return Expired{Offer: s.Offer, Reason: nobodyPaid()}, nil, nil
+	case InvoiceSettled:
+		return settledBefore(s.Offer)
 	case Tick:
 		if v.At.Before(s.ExpiresAt) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -205,6 +207,8 @@ func held(s State, o Offer, h Held, v Event) (State, []Effect, error) {
 		return s, nil, nil
 	case InvoiceCanceled:
 		return Refunded{Offer: o, Reason: takenBack()}, giveUpOpen(o, takenBack()), nil
+	case InvoiceSettled:
+		return settledBefore(o)
 	case Cancel:
 		return cancelling(o, EndCancelled, withdrawn(v.Reason))
 	}
@@ -263,7 +267,8 @@ func notPaid(o Offer, h Held, r Route, height uint32, retry bool, reason lsp.Rea
 	if o.InvoiceGone {
 		return Refunded{Offer: o, Reason: takenBack()}, nil, nil
 	}
-	if retry && o.Payments < o.MaxPayments {
+	// What went wrong is the reason to read, not that it is too late by now.
+	if _, late := o.outgoingExpiry(h, height); retry && late.IsZero() && o.Payments < o.MaxPayments {
 		return pay(o, h, r.ChanID, height)
 	}
 	return cancelling(o, EndRefunded, reason)
@@ -284,7 +289,7 @@ func stepSettling(s Settling, v Event) (State, []Effect, error) {
 }
 
 func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
-	switch v.(type) {
+	switch v := v.(type) {
 	case InvoiceCanceled:
 		switch s.Ending {
 		case EndExpired:
@@ -296,6 +301,18 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 	case InvoiceAdded, SetAccepted:
 		// They crossed the cancel, which goes first to the node or follows them.
 		return s, []Effect{CancelInvoice{OfferID: s.ID, Hash: s.Hash}}, nil
+	case PaidAfterAll:
+		if v.Preimage.Preimage().Hash() != s.Hash {
+			return nil, nil, fmt.Errorf("offer %s: the payment's preimage does not open its hash", s.ID)
+		}
+		h, err := s.hold(v.Htlcs, v.Height)
+		if err != nil {
+			return nil, nil, fmt.Errorf("offer %s: the held set: %w", s.ID, err)
+		}
+		if h.HeldMsat < s.WalletMsat {
+			return nil, nil, fmt.Errorf("offer %s: the hold invoice has only %s of the %s that the wallet was paid", s.ID, h.HeldMsat, s.WalletMsat)
+		}
+		return Settling{Offer: s.Offer, Held: h, Route: Route{AmountMsat: s.WalletMsat}, Preimage: v.Preimage}, []Effect{settle(s.Offer, v.Preimage)}, nil
 	case InvoiceSettled:
 		return s, []Effect{Alarm{OfferID: s.ID, Reason: lsp.Because(lsp.ReasonLost,
 			"the hold invoice of an offer that was being cancelled is settled: somebody settled it by hand; the wallet may be owed %s", s.WalletMsat)}}, nil
@@ -369,6 +386,13 @@ func cancelling(o Offer, e Ending, reason lsp.Reason) (State, []Effect, error) {
 	return Cancelling{Offer: o, Ending: e, Reason: reason}, effects, nil
 }
 
+// settledBefore: the hold invoice is settled although nothing here says that the
+// wallet was paid. Only its preimage settles it, so the database has forgotten
+// the payment: lnd is asked for it before anything is given up.
+func settledBefore(o Offer) (State, []Effect, error) {
+	return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonLost, "the hold invoice was settled by something that this database does not know: the node is asked about the payment to the wallet"))
+}
+
 func giveUpOpen(o Offer, reason lsp.Reason) []Effect {
 	if !o.OpenLive {
 		return nil
@@ -397,10 +421,4 @@ func withdrawn(r lsp.Reason) lsp.Reason {
 }
 
 // clip bounds what is repeated of somebody else's words.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
-}
+func clip(s string) string { return ln.Clip(s, 200) }

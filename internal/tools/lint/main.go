@@ -58,7 +58,7 @@ func golangci(fix bool) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"run"}
+	args := []string{"run", "--allow-parallel-runners"}
 	if fix {
 		args = append(args, "--fix")
 	}

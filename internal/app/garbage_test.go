@@ -1,0 +1,260 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// TestGarbageAtEveryCall calls every method of both services with requests that
+// are nonsense, or nearly right. Each is answered with an error of the caller's,
+// never of ours; afterwards a payment goes through as if nothing had been.
+func TestGarbageAtEveryCall(t *testing.T) {
+	run := func(t *testing.T, calls int, postgres bool) {
+		s := seed(t)
+		r := newRig(t, rigConfig{seed: s, job: jobs()[0], latency: lndfake.Observed(), postgres: postgres})
+		r.openBooks()
+		g := &garbage{r: r, rng: rand.New(rand.NewPCG(s, 0xbad)), answers: make(map[errkind.Kind]int)}
+		for range calls {
+			g.call()
+		}
+		t.Logf("answers: %v", g.answers)
+		require.Greater(t, g.answers[""], calls/20, "hardly a call was good")
+		require.Greater(t, g.answers[errkind.Invalid], calls/20)
+
+		operator := r.service.Load().operator
+		_, err := operator.SetBusiness(r.ctx, &lspv1.SetBusinessRequest{Accepting: true})
+		require.NoError(t, err)
+		for {
+			open, err := operator.FindPayments(r.ctx, &lspv1.FindPaymentsRequest{OpenOnly: true})
+			require.NoError(t, err)
+			if len(open.Payments) == 0 {
+				break
+			}
+			_, err = operator.WithdrawPayment(r.ctx, &lspv1.WithdrawPaymentRequest{PaymentId: open.Payments[0].PaymentId})
+			require.True(t, err == nil || errkind.Of(err) == errkind.Conflict, "%v", err)
+			r.pause(r.step)
+		}
+		a := r.agree()
+		m := r.outcome(r.pay(a.bolt11))
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
+		r.settle()
+		r.check(a, m)
+		require.EqualValues(t, 1, r.starts.Load(), "sluiced died")
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		virtual(t, func(t *testing.T) { run(t, runs(1500), false) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		storetest.Postgres(t) // skips where there is none
+		run(t, runs(400), true)
+	})
+}
+
+// garbage makes requests out of edge cases and of what the gateway answered
+// before, so that some get past the first check.
+type garbage struct {
+	r   *rig
+	rng *rand.Rand
+	// ids, params and invoices are real ones.
+	ids      []string
+	params   []*lspv1.OpeningFeeParams
+	invoices []string
+	answers  map[errkind.Kind]int
+}
+
+func (g *garbage) call() {
+	t := g.r.t
+	g.invent()
+	s := g.r.service.Load()
+	require.NotNil(t, s, "sluiced is away")
+	desc, impl := lspv1.ChannelsService_ServiceDesc, any(s.channels)
+	if g.rng.IntN(3) == 0 {
+		desc, impl = lspv1.OperatorService_ServiceDesc, any(s.operator)
+	}
+	ctx, cancel := context.WithTimeout(g.r.asWallet(), time.Minute)
+	defer cancel()
+	var request proto.Message
+	receive := func(m any) error {
+		request = m.(proto.Message)
+		g.fill(request.ProtoReflect(), 0)
+		return rpcserver.CheckText(m)
+	}
+	var answer any
+	var err error
+	var name string
+	if n := g.rng.IntN(len(desc.Methods) + len(desc.Streams)); n < len(desc.Methods) {
+		name = desc.Methods[n].MethodName
+		answer, err = desc.Methods[n].Handler(impl, ctx, receive, nil)
+	} else {
+		streams := desc.Streams[n-len(desc.Methods)]
+		name = streams.StreamName
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		defer cancel()
+		if err = streams.Handler(impl, garbageStream{ctx: ctx, receive: receive}); errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		}
+	}
+	kind := errkind.Of(err)
+	g.answers[kind]++
+	require.NotEqual(t, errkind.Internal, kind, "%s with %v: %v", name, request, err)
+	require.NotContains(t, name+errkind.Sentence(err), "does not answer", "%v: %v", request, err)
+	if err != nil {
+		return
+	}
+	switch answer := answer.(type) {
+	case *lspv1.GetMenuResponse:
+		g.params = append(g.params, answer.OpeningFeeParamsMenu...)
+	case *lspv1.NegotiateResponse:
+		g.ids = append(g.ids, answer.PaymentId)
+	case *lspv1.WrapResponse:
+		g.ids = append(g.ids, answer.PaymentId)
+	}
+}
+
+// invent makes an invoice of the wallet now and then.
+func (g *garbage) invent() {
+	if len(g.invoices) > 0 && g.rng.IntN(8) > 0 {
+		return
+	}
+	in := &lnrpc.Invoice{
+		RPreimage: g.bytes(32), ValueMsat: int64(g.amount() % 1_000_000_000), Expiry: int64(g.rng.IntN(3000)),
+		CltvExpiry: uint64(18 + g.rng.IntN(200)), Memo: strings.ToValidUTF8(g.text(), "?"),
+	}
+	if len(g.params) > 0 && g.rng.IntN(2) == 0 {
+		// What Wrap wants for a payment of 100,000 sat.
+		p := g.params[0]
+		in.ValueMsat = 100_000_000 - max(int64(p.MinFeeMsat), (100_000_000*int64(p.ProportionalPpm)+999_999)/1_000_000)
+		in.Expiry, in.CltvExpiry = 3600, 80
+	}
+	if own, err := g.r.ln(g.r.wallet).AddInvoice(g.r.ctx, in); err == nil {
+		g.invoices = append(g.invoices, own.PaymentRequest)
+	}
+}
+
+func (g *garbage) fill(m protoreflect.Message, depth int) {
+	if p, ok := m.Interface().(*lspv1.OpeningFeeParams); ok && len(g.params) > 0 && g.rng.IntN(4) > 0 {
+		proto.Merge(p, g.params[g.rng.IntN(len(g.params))])
+		if g.rng.IntN(6) > 0 {
+			return
+		}
+		g.set(m, m.Descriptor().Fields().Get(g.rng.IntN(m.Descriptor().Fields().Len())), depth)
+		return
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		if g.rng.IntN(6) > 0 {
+			g.set(m, fields.Get(i), depth)
+		}
+	}
+}
+
+func (g *garbage) set(m protoreflect.Message, f protoreflect.FieldDescriptor, depth int) {
+	switch {
+	case f.IsMap(), f.IsList() && f.Kind() == protoreflect.MessageKind:
+	case f.IsList():
+		for range g.rng.IntN(3) {
+			m.Mutable(f).List().Append(g.value(f))
+		}
+	case f.Kind() == protoreflect.MessageKind:
+		if depth < 4 {
+			g.fill(m.Mutable(f).Message(), depth+1)
+		}
+	default:
+		m.Set(f, g.value(f))
+	}
+}
+
+func (g *garbage) value(f protoreflect.FieldDescriptor) protoreflect.Value {
+	n := g.amount()
+	switch f.Kind() {
+	case protoreflect.BoolKind:
+		return protoreflect.ValueOfBool(n%2 == 0)
+	case protoreflect.EnumKind:
+		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(int32(n))) //nolint:gosec // any
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
+		return protoreflect.ValueOfInt32(int32(n)) //nolint:gosec // any
+	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
+		if g.rng.IntN(2) == 0 {
+			n = 80
+		}
+		return protoreflect.ValueOfUint32(uint32(n)) //nolint:gosec // any
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
+		if g.rng.IntN(2) == 0 {
+			n = uint64(time.Now().Add(time.Duration(g.rng.IntN(4000)) * time.Second).UnixMilli()) //nolint:gosec // a time
+		}
+		return protoreflect.ValueOfInt64(int64(n)) //nolint:gosec // any
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		return protoreflect.ValueOfUint64(n)
+	case protoreflect.FloatKind:
+		return protoreflect.ValueOfFloat32(float32(math.NaN()))
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(math.Inf(1))
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes(g.bytes([]int{0, 1, 31, 32, 32, 32, 33, 33, 64, 5000}[g.rng.IntN(10)]))
+	case protoreflect.StringKind:
+		if f.Name() == "bolt11" && len(g.invoices) > 0 && g.rng.IntN(4) > 0 {
+			return protoreflect.ValueOfString(g.invoices[len(g.invoices)-1])
+		}
+		return protoreflect.ValueOfString(g.text())
+	case protoreflect.MessageKind, protoreflect.GroupKind:
+	}
+	return f.Default()
+}
+
+func (g *garbage) amount() uint64 {
+	edges := []uint64{0, 1, 999, 1000, 100_000_000, 100_000_000, 100_000_000, 100_000_001, 21_000_000 * 100_000_000_000, math.MaxInt32, math.MaxUint32, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64}
+	if n := g.rng.IntN(len(edges) + 2); n < len(edges) {
+		return edges[n]
+	}
+	return g.rng.Uint64() >> g.rng.IntN(64)
+}
+
+func (g *garbage) bytes(n int) []byte {
+	out := make([]byte, n)
+	if n == 33 {
+		copy(out, g.r.walletKey[:])
+		return out
+	}
+	for i := range out {
+		out[i] = byte(g.rng.Uint32())
+	}
+	return out
+}
+
+func (g *garbage) text() string {
+	if len(g.ids) > 0 && g.rng.IntN(2) == 0 {
+		return g.ids[g.rng.IntN(len(g.ids))]
+	}
+	texts := []string{
+		"", "paid", "settled", "' OR 1=1 --", "\x00", "a\x00b", "%s%n%d", "../../etc/passwd", "\u202eevil", "\ufffd\U0010ffff", "lnbcrt1",
+		strings.Repeat("f", 64), strings.Repeat("ab", 3000), string(g.bytes(40)),
+	}
+	return strings.ToValidUTF8(texts[g.rng.IntN(len(texts))], "")
+}
+
+type garbageStream struct {
+	grpc.ServerStream
+	ctx     context.Context
+	receive func(any) error
+}
+
+func (s garbageStream) Context() context.Context { return s.ctx }
+func (s garbageStream) RecvMsg(m any) error      { return s.receive(m) }
+func (s garbageStream) SendMsg(any) error        { return nil }

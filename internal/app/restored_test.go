@@ -1,0 +1,198 @@
+package app
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+)
+
+// TestOlderCopyPutBack puts an older copy of the database back, of one moment of
+// a payment at a later one, and states how the payer ends. One channel at most
+// is made, nobody loses anything, and the books equal lnd's.
+func TestOlderCopyPutBack(t *testing.T) {
+	payer, receiver := jobs()[0], jobs()[1]
+	for _, c := range []struct {
+		name string
+		job  job
+		// copied and back name the moments; offline keeps the wallet away until
+		// the copy was made.
+		copied, back string
+		offline      bool
+		paid         bool
+		// ends is what sluiced itself believes at the end.
+		ends string
+	}{
+		// An HTLC that the copy does not know is only ever resumed, here to
+		// nowhere: the payer may pay again.
+		{"agreed, held", payer, "agreed", "held", true, false, "expired"},
+		// What was forwarded is claimed, whatever the database knows of it.
+		{"agreed, handed on", payer, "agreed", "handed on", false, true, "expired"},
+		{"held, handed on", payer, "held", "handed on", true, true, "paid"},
+		{"held, over", payer, "held", "over", true, true, "paid"},
+		{"agreed, held", receiver, "agreed", "held", true, true, "settled"},
+		{"agreed, paid and not settled", receiver, "agreed", "settling", false, true, "settled"},
+		{"agreed, over", receiver, "agreed", "over", false, true, "settled"},
+		{"held, paid and not settled", receiver, "held", "settling", true, true, "settled"},
+		{"held, over", receiver, "held", "over", true, true, "settled"},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "-")+"/"+c.job.name, func(t *testing.T) {
+			t.Parallel()
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: seed(t), job: c.job, latency: lndfake.Observed()})
+				r.openBooks()
+				a := r.agree()
+				if c.copied == "agreed" {
+					r.copyDatabase()
+				}
+				if c.offline {
+					r.w.Disconnect(r.gateway, r.wallet)
+				}
+				r.up()
+				switch c.back {
+				case "handed on":
+					r.putBackAt(func(c lndfake.Call) bool {
+						m, ok := c.Message.(*routerrpc.ForwardHtlcInterceptResponse)
+						return ok && m.Action == routerrpc.ResolveHoldForwardAction_RESUME
+					})
+				case "settling":
+					r.putBackAt(func(c lndfake.Call) bool {
+						return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
+					})
+				}
+				paying := r.pay(a.bolt11)
+				if c.offline {
+					r.awaitEvent(a.id, "part_arrived", "set_accepted")
+					r.pause(time.Second)
+					if c.copied == "held" {
+						r.copyDatabase()
+					}
+					if c.back == "held" {
+						r.putBack()
+						r.pause(time.Second)
+					}
+					r.w.Connect(r.gateway, r.wallet)
+				}
+				m := r.outcome(paying)
+				require.Equal(t, c.paid, m.Status == lnrpc.Payment_SUCCEEDED, "%s\n%s", m.FailureReason, r.stories())
+				if c.back == "over" {
+					r.await(a.id)
+					r.putBack()
+				}
+				require.Eventually(t, func() bool { return r.puts.Load() == 1 }, time.Minute, time.Second, "the copy was not put back")
+				r.up()
+				r.await(a.id)
+				r.settle()
+				p, err := r.service.Load().channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: a.id})
+				require.NoError(t, err)
+				require.Equal(t, c.ends, p.Payment.State, r.stories())
+				r.releaseLeases()
+				if c.paid && c.ends == "expired" {
+					// Nothing tells sluiced of a payment that it forgot wholly; the
+					// money is right, and the books take it for other business.
+					r.checkMoney(a, m)
+					return
+				}
+				r.check(a, m)
+			})
+		})
+	}
+}
+
+// releaseLeases frees what opens leased that the copy does not know; left alone,
+// they end by themselves within a day.
+func (r *rig) releaseLeases() {
+	r.t.Helper()
+	kit := walletrpc.NewWalletKitClient(r.conns[r.gateway])
+	leases, err := kit.ListLeases(r.ctx, &walletrpc.ListLeasesRequest{})
+	require.NoError(r.t, err)
+	for _, l := range leases.LockedUtxos {
+		_, err := kit.ReleaseOutput(r.ctx, &walletrpc.ReleaseOutputRequest{Id: l.Id, Outpoint: l.Outpoint})
+		require.NoError(r.t, err)
+	}
+}
+
+// checkMoney is the part of check that lnd alone can answer, and the balance.
+func (r *rig) checkMoney(a agreement, m *lnrpc.Payment) {
+	t := r.t
+	t.Helper()
+	require.NoError(t, r.w.Err())
+	require.Equal(t, m.ValueMsat+m.FeeMsat, r.before[r.payer]-r.w.Wealth(r.payer).TotalMsat())
+	require.Equal(t, a.walletMsat, r.w.Wealth(r.wallet).TotalMsat()-r.before[r.wallet])
+	require.LessOrEqual(t, r.channels(), r.channelsBefore+1)
+	books, err := r.service.Load().operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{})
+	require.NoError(t, err)
+	require.True(t, books.Balanced, "the books: %s\n%s", books, r.stories())
+}
+
+// copyDatabase makes a copy as an operator's dump does, while sluiced runs.
+func (r *rig) copyDatabase() {
+	r.t.Helper()
+	db, err := sql.Open("sqlite", r.store.Path)
+	require.NoError(r.t, err)
+	_, err = db.ExecContext(context.Background(), "VACUUM INTO ?", r.copyPath())
+	require.NoError(r.t, err)
+	require.NoError(r.t, db.Close())
+}
+
+func (r *rig) copyPath() string { return filepath.Join(r.dir, "copy") }
+
+// putBack kills sluiced and puts the copy in the place of its database, before
+// it is started again.
+func (r *rig) putBack() {
+	r.mu.Lock()
+	r.beforeStart = func() {
+		for _, suffix := range []string{"-wal", "-shm"} {
+			_ = os.Remove(r.store.Path + suffix)
+		}
+		raw, err := os.ReadFile(r.copyPath())
+		if err == nil {
+			err = os.WriteFile(r.store.Path, raw, 0o600)
+		}
+		if err != nil {
+			r.t.Errorf("put the copy back: %v", err)
+		}
+		r.restored.Store(true)
+		r.puts.Add(1)
+	}
+	r.mu.Unlock()
+	r.killProcess()
+}
+
+// putBackAt does so at the first call that matches: it is lost, unless it is a
+// message of a stream.
+func (r *rig) putBackAt(match func(lndfake.Call) bool) {
+	var once sync.Once
+	r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
+		verdict := lndfake.Pass
+		if c.Node == r.gateway.Name() && match(c) {
+			once.Do(func() {
+				r.putBack()
+				if c.Phase == lndfake.BeforeCall {
+					verdict = lndfake.Lose
+				}
+			})
+		}
+		return verdict
+	})
+}
+
+// awaitEvent waits until the payment's story has one of these.
+func (r *rig) awaitEvent(id string, names ...string) {
+	r.t.Helper()
+	d := day{r: r, a: agreement{id: id}}
+	d.until(names...)
+	require.True(r.t, d.saw(names...), "none of %v\n%s", names, r.stories())
+}

@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ledger"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/books"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
+)
+
+// TestAnOlderCopyFindsTheWalletPaid: the database was put back to before a
+// wrapped payment was held. Whether the hold invoice is still held or settled by
+// now, and although the time of the offer is over, the payment ends settled, and
+// the books have what came in, what went out and the fee.
+func TestAnOlderCopyFindsTheWalletPaid(t *testing.T) {
+	for _, state := range []ln.InvoiceState{ln.InvoiceAccepted, ln.InvoiceSettled} {
+		t.Run(string(state), func(t *testing.T) {
+			preimage := ln.Preimage{1, 2, 3}
+			hash := preimage.Hash()
+			terms := wrap.Terms{
+				ID: "offer", Client: ln.PubKey{2, 1}, Hash: hash, PayerMsat: 100_000_000, WalletMsat: 98_000_000, FeeMsat: 2_000_000,
+				WalletFinalCltv: 80, HoldFinalCltv: 180, PadBlocks: 3, MarginBlocks: 60, HoldExpiryDelta: 18,
+				ZeroConf: true, MayOpenMore: true, ExpiresAt: time.Now().Add(-time.Minute), WaitFor: time.Minute, OpenFor: time.Minute,
+				MaxOpens: 2, MaxPayments: 2,
+			}
+			n := newFakeNode()
+			cfg := database(t)
+			older := newEngine(t, cfg, n, nil)
+			_, err := older.wraps.Create(t.Context(), "offer", wrap.Offered{Offer: wrap.Offer{Terms: terms}}, wrap.InvoiceAdded{Moment: at(100), Bolt11: "wrapped"})
+			require.NoError(t, err)
+			older.stop()
+
+			n.payments[hash] = ln.Payment{Hash: hash, State: ln.PaymentSucceeded, Preimage: preimage}
+			n.invoices[hash] = ln.Invoice{Hash: hash, State: state, Htlcs: []ln.InvoiceHtlc{
+				{Key: ln.CircuitKey{ChanID: 7, HtlcID: 1}, AmtMsat: 100_000_000, Expiry: 900, State: ln.InvoiceCanceled},
+				{Key: ln.CircuitKey{ChanID: 7, HtlcID: 2}, AmtMsat: 60_000_000, Expiry: 900, State: state},
+				{Key: ln.CircuitKey{ChanID: 7, HtlcID: 3}, AmtMsat: 40_000_000, Expiry: 900, State: state},
+			}}
+			e := newEngine(t, cfg, n, nil)
+			_, err = e.wraps.Recover(t.Context())
+			require.NoError(t, err)
+			tell(e, e.wraps, "offer", wrap.Event(wrap.Tick{Moment: lsp.Moment{At: time.Now(), Height: 100}}))
+			require.Eventually(t, func() bool {
+				inst, err := e.wraps.Get(t.Context(), "offer")
+				return err == nil && wrap.Final(inst.State)
+			}, 10*time.Second, 10*time.Millisecond)
+			inst, err := e.wraps.Get(t.Context(), "offer")
+			require.NoError(t, err)
+			require.Equal(t, "settled", inst.State.StateName())
+			require.Equal(t, []ln.Hash{hash}, n.settled)
+
+			var balances map[ledger.Account]int64
+			require.NoError(t, storetest.Open(t, cfg).Read(t.Context(), func(ctx context.Context, tx *store.Tx) (err error) {
+				balances, err = ledger.Balances(ctx, tx)
+				return err
+			}))
+			require.EqualValues(t, 100_000_000, balances[ledger.Account(books.InAccount(7))])
+			require.EqualValues(t, -98_000_000, balances[ledger.Account(books.PeerAccount(terms.Client))])
+			require.EqualValues(t, -2_000_000, balances[books.OpeningFee])
+		})
+	}
+}
