@@ -477,13 +477,15 @@ func checkClassifier(t *testing.T) {
 				}
 			},
 			// lnd's own auto-fail. The client is never about to answer then: it
-			// fails what it holds some blocks earlier.
+			// fails what it holds some blocks earlier. And it has read the offer
+			// long ago: an offer that was made is never taken back, so that the
+			// client's tip rises with it.
 			"lapse": func(t *rapid.T) {
 				for _, key := range lnd.keys() {
-					if h := lnd.htlcs[key]; lnd.held[key] && !h.moved && rapid.IntRange(0, 3).Draw(t, "lapses") == 0 {
+					h := lnd.htlcs[key]
+					if lnd.held[key] && !h.moved && !slices.Contains(lnd.queue, key) && rapid.IntRange(0, 3).Draw(t, "lapses") == 0 {
 						delete(lnd.held, key)
 						h.pending = false
-						lnd.queue = slices.DeleteFunc(lnd.queue, func(k ln.CircuitKey) bool { return k == key })
 						delete(car.outstanding, key)
 						delete(car.waiting, key)
 					}
