@@ -78,7 +78,8 @@ type PendingChannel struct {
 	// CommitFeeSat is only known for channels that are opening.
 	CommitFeeSat Sat
 	// LimboSat is what a closing channel still owes us on chain. lnd counts
-	// incoming HTLCs among it as soon as it may claim them.
+	// HTLCs among it that may end either way: incoming ones that it may claim,
+	// and outgoing ones until what the peer claimed is final.
 	LimboSat Sat
 	// CloseTx is the closing transaction that lnd knows of; zero when only the
 	// peer has one. CloseRaw is its bytes, until it is confirmed.
@@ -88,8 +89,8 @@ type PendingChannel struct {
 	Commitment bool
 	// RecoveredSat is what of it is back in the wallet.
 	RecoveredSat Sat
-	// LimboIncomingSat is the part of LimboSat that are incoming HTLCs.
-	LimboIncomingSat Sat
+	// LimboHtlcSat is the part of LimboSat that are HTLCs.
+	LimboHtlcSat Sat
 	// Stages are the HTLC outputs in limbo: those of second-stage transactions
 	// already where we need them, made or not.
 	Stages []StageOutput

@@ -87,9 +87,7 @@ func forceClosingFromRPC(p *lnrpc.PendingChannelsResponse_ForceClosedChannel) (l
 		return out, fmt.Errorf("lnd's closing channel %s: %w", out.Outpoint, err)
 	}
 	for _, h := range p.PendingHtlcs {
-		if h.Incoming {
-			out.LimboIncomingSat += sat(h.Amount)
-		}
+		out.LimboHtlcSat += sat(h.Amount)
 		op, err := ln.ParseOutpoint(h.Outpoint)
 		if err != nil {
 			return out, fmt.Errorf("lnd's closing channel %s: %w", out.Outpoint, err)

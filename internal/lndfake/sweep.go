@@ -95,10 +95,16 @@ func (c *channel) settleOnChain() {
 	}
 }
 
+// final says that the resolver of an HTLC has ended. It passes a preimage on at once, and waits for what brought it.
+func (k *contract) final() bool {
+	chain := k.h.c.w.chain
+	return k.done && (!k.claim || k.staged != nil || chain.confirmations(k.spend.TxHash()) >= closeConfs)
+}
+
 // resolved says that nothing on chain is the side's business any more.
 func (s *side) resolved() bool {
 	cl := s.c.closing
-	return !slices.ContainsFunc(cl.contracts, func(k *contract) bool { return !k.done }) &&
+	return !slices.ContainsFunc(cl.contracts, func(k *contract) bool { return !k.final() }) &&
 		!slices.ContainsFunc(cl.outputs, func(o *output) bool { return o.side == s.i && !o.done })
 }
 
@@ -406,7 +412,7 @@ func (s *side) limbo() (limbo, recovered int64, htlcs []*lnrpc.PendingHTLC) {
 		incoming := k.h.from != s.i
 		switch {
 		case k.staged != nil && incoming == k.claim:
-		case !k.done:
+		case !k.final():
 			limbo += k.h.amt / 1000
 			htlcs = append(htlcs, &lnrpc.PendingHTLC{
 				Incoming: incoming, Amount: k.h.amt / 1000, Outpoint: k.op.String(), MaturityHeight: k.h.expiry, Stage: 1,

@@ -255,7 +255,7 @@ func TestRestAsksForEvidence(t *testing.T) {
 
 func TestOwed(t *testing.T) {
 	p := ln.PendingChannel{
-		Kind: ln.PendingForceClose, Commitment: true, CapacitySat: 100_000, LocalSat: 60_000, RemoteSat: 24_000, LimboSat: 70_330, LimboIncomingSat: 10_000,
+		Kind: ln.PendingForceClose, Commitment: true, CapacitySat: 100_000, LocalSat: 60_000, RemoteSat: 24_000, LimboSat: 70_330, LimboHtlcSat: 10_000,
 	}
 	ch := books.Channel{CapacitySat: 100_000, Initiator: true}
 	for name, c := range map[string]struct {
@@ -263,7 +263,7 @@ func TestOwed(t *testing.T) {
 		ok            bool
 	}{
 		"all as expected":                    {76_000_000, 0, true},
-		"without the incoming HTLC":          {60_000_000, 0, true},
+		"the HTLC is not ours":               {60_000_000, 0, true},
 		"less than that":                     {59_900_000, 0, false},
 		"more than the capacity leaves":      {86_400_000, 0, false},
 		"what is swept is neither's":         {16_000_000, 60_000_000, true},

@@ -235,8 +235,8 @@ func (c *Channel) Owed(p ln.PendingChannel, leftMsat, claimedMsat int64, arrived
 	sat := int64(p.LimboSat) //nolint:gosec // bounded by the capacity
 	low := int64(anchorSat + 1)
 	if p.Kind == ln.PendingForceClose {
-		sat += int64(p.RecoveredSat)         //nolint:gosec // bounded by the capacity
-		low += int64(p.LimboIncomingSat) + 1 //nolint:gosec // bounded by the capacity
+		sat += int64(p.RecoveredSat)     //nolint:gosec // bounded by the capacity
+		low += int64(p.LimboHtlcSat) + 1 //nolint:gosec // bounded by the capacity
 	}
 	limboMsat = max(0, sat*1000-claimedMsat)
 	// All of the capacity that was nobody's balance: fees, anchors, HTLCs.
