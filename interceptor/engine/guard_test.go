@@ -166,11 +166,13 @@ func TestClaimedRoutesAreResumedWithARow(t *testing.T) {
 	}{
 		"the claim has lapsed": {
 			interceptor.HandlerConfig{Name: "h", OnAbsent: interceptor.AbsentHold},
-			interceptor.Route{SCID: knownSCID, Until: now.Add(-time.Minute)}, "had lapsed",
+			interceptor.Route{SCID: knownSCID, Until: now.Add(-time.Minute)},
+			"had lapsed",
 		},
 		"the handler wants it": {
 			interceptor.HandlerConfig{Name: "h", OnAbsent: interceptor.AbsentResume},
-			interceptor.Route{SCID: knownSCID}, "is away and asked for its HTLCs to be forwarded",
+			interceptor.Route{SCID: knownSCID},
+			"is away and asked for its HTLCs to be forwarded",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

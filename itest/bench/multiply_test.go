@@ -31,7 +31,9 @@ func TestMultiplyCopiesEveryRowUnderNamesOfItsOwn(t *testing.T) {
 			text string
 			args []any
 		}{
-			{`INSERT INTO lsp_payments VALUES (?, 'jit', x'02', ?, ?, 1, 1, 1, '', 'paid', '', 1, 0, 1, 1, 1)`, []any{m.id, m.hash[:], m.scid.Bytes()}},
+			{`INSERT INTO lsp_payments (id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state,
+				reason, terminal, held_msat, created_ms, updated_ms, expires_ms)
+				VALUES (?, 'jit', x'02', ?, ?, 1, 1, 1, '', 'paid', '', 1, 0, 1, 1, 1)`, []any{m.id, m.hash[:], m.scid.Bytes()}},
 			{`INSERT INTO fsm_instances VALUES ('jit', ?, 'paid', ?, 1, 1, 0, 1, 1)`, []any{m.id, text}},
 			{`INSERT INTO fsm_instances VALUES ('opening', ?, 'buried', ?, 1, 1, 0, 1, 1)`, []any{m.id + "-open-1", text}},
 			{`INSERT INTO fsm_events VALUES ('jit', ?, 1, 'start', ?, '', 'offered', 1)`, []any{m.id, text}},

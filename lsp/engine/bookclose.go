@@ -94,7 +94,7 @@ func (b *chainBooks) settleRest(ctx context.Context, tx *store.Tx, ch *books.Cha
 	account, why := ch.Rest(left)
 	if why != nil {
 		b.unexplained[ch.Outpoint] = why
-		return nil
+		return nil //nolint:nilerr // reconciliation shows it, and tries again
 	}
 	ch.Rests++
 	ch.RestMsat += left

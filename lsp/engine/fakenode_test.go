@@ -56,6 +56,9 @@ func (n *fakeNode) node() Node {
 	return Node{Channels: n, Opener: n, Coins: n, Chain: n, Invoices: n, Payments: n, Settings: n, Events: n}
 }
 
+// HoldExpiryDelta is what the macaroon may not ask: the configured one stands.
+func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 0, ln.ErrPermission }
+
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

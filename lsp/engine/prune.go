@@ -52,9 +52,13 @@ func (e *Engine) keepPruned(ctx context.Context) {
 //   - while one of its opens is not over, or has effects that are not done;
 //   - while lnd lists the channel that it opened, or its capacity counts against
 //     the limits of its client;
-//   - when money was lost: a person may still have to ask why;
-//   - and its entries in the books are never touched: they carry their own keys,
-//     so that what is booked once is not booked again.
+//   - when money was lost: a person may still have to ask why.
+//
+// Two things are never deleted. The books: their entries carry their own keys,
+// so that what is booked once is not booked again. And the index row of an open
+// whose transaction was signed: by it the books know the transaction when they
+// meet it again, which they may for as long as an older one is not settled, and
+// by it a client is known as one that has paid before.
 //
 // What was late by then finds nothing: an HTLC over its short channel id, whose
 // claim at the interceptor lapsed long ago, is refused.
@@ -144,7 +148,7 @@ func (e *Engine) forgetTx(ctx context.Context, tx *store.Tx, p lspdb.FinishedPay
 	if err := forget(ctx, tx, p.ID); err != nil {
 		return false, err
 	}
-	if _, err := q.DeleteOpenings(ctx, p.ID); err != nil {
+	if _, err := q.DeleteUnfundedOpenings(ctx, p.ID); err != nil {
 		return false, err
 	}
 	n, err := q.DeletePayment(ctx, p.ID)

@@ -99,11 +99,14 @@ func (s story) write(ctx context.Context, t *testing.T, db *store.DB) {
 		case pendingChannel:
 			point = outpoint(2).String()
 		}
-		over := s.channel != openGoesOn
+		over, state := s.channel != openGoesOn, "buried"
+		if s.channel == failedOpen {
+			state = "failed"
+		}
 		if err := put(ctx, tx, `INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint,
 			zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, unpaid)
-			VALUES ($1, $2, $3, 1, 1, $4, TRUE, FALSE, TRUE, 'x', '', $5, 0, 0, $6)`,
-			s.id+"-1", s.id, []byte{1}, point, over, s.channel == unpaidChannel); err != nil {
+			VALUES ($1, $2, $3, 1, 1, $4, TRUE, FALSE, TRUE, $5, '', $6, 0, 0, $7)`,
+			s.id+"-1", s.id, []byte{1}, point, state, over, s.channel == unpaidChannel); err != nil {
 			return err
 		}
 		return instance(ctx, tx, opening.Machine().Name, s.id+"-1", over, s.channel == openEffectLeft)
@@ -213,7 +216,9 @@ func TestPruneDeletesWholeStoriesThatNothingNeeds(t *testing.T) {
 			}
 			want++
 			delete(before["lsp_payments"], s.id)
-			delete(before["lsp_openings"], s.id)
+			if s.channel == failedOpen {
+				delete(before["lsp_openings"], s.id)
+			}
 			for _, table := range []string{"fsm_instances", "fsm_events", "fsm_outbox"} {
 				delete(before[table], s.id)
 				delete(before[table], s.id+"-1")

@@ -150,7 +150,8 @@ func TestWhatPayersAreTold(t *testing.T) {
 		"a part too much":    {opened, PartArrived{Moment: m, Htlc: whole(2)}, RefuseTemporary, lsp.ReasonExtraPart},
 		"a cap is reached": {
 			[]Event{PartArrived{Moment: m, Htlc: whole(1)}},
-			WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")}, RefuseTemporary, lsp.ReasonLimit,
+			WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")},
+			RefuseTemporary, lsp.ReasonLimit,
 		},
 		"coins are short":          {opened, failed(lsp.ReasonCoinsShort), RefuseTemporary, lsp.ReasonCoinsShort},
 		"the open is slow":         {opened, Tick{after(2 * time.Minute)}, RefuseTemporary, lsp.ReasonOpenSlow},

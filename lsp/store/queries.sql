@@ -157,8 +157,8 @@ ORDER BY updated_ms, id LIMIT sqlc.arg(most);
 -- name: DeletePayment :execrows
 DELETE FROM lsp_payments WHERE id = $1 AND terminal;
 
--- name: DeleteOpenings :execrows
-DELETE FROM lsp_openings WHERE payment_id = $1 AND terminal;
+-- name: DeleteUnfundedOpenings :execrows
+DELETE FROM lsp_openings WHERE payment_id = $1 AND state IN ('failed', 'rejected');
 
 -- name: BookChannels :many
 SELECT * FROM lsp_book_channels;

@@ -101,18 +101,6 @@ func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, erro
 	return column_1, err
 }
 
-const deleteOpenings = `-- name: DeleteOpenings :execrows
-DELETE FROM lsp_openings WHERE payment_id = $1 AND terminal
-`
-
-func (q *Queries) DeleteOpenings(ctx context.Context, paymentID string) (int64, error) {
-	result, err := q.db.ExecContext(ctx, deleteOpenings, paymentID)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
 const deletePayment = `-- name: DeletePayment :execrows
 DELETE FROM lsp_payments WHERE id = $1 AND terminal
 `
@@ -132,6 +120,18 @@ DELETE FROM lsp_promise_keys WHERE version = $1
 func (q *Queries) DeletePromiseKey(ctx context.Context, version int64) error {
 	_, err := q.db.ExecContext(ctx, deletePromiseKey, version)
 	return err
+}
+
+const deleteUnfundedOpenings = `-- name: DeleteUnfundedOpenings :execrows
+DELETE FROM lsp_openings WHERE payment_id = $1 AND state IN ('failed', 'rejected')
+`
+
+func (q *Queries) DeleteUnfundedOpenings(ctx context.Context, paymentID string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteUnfundedOpenings, paymentID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const findOpenings = `-- name: FindOpenings :many
