@@ -45,14 +45,15 @@ func New(db *store.DB, server vault.ServerKey) *Store { return &Store{db: db, se
 // Terms are what writes are judged by.
 type Terms struct {
 	Quota vault.Quota
-	// Newcomers, if set, is what identities hear that have never written.
-	Newcomers error
 }
 
 // Job is one write on its way. Plan or Refusal is its result.
 type Job struct {
 	Identity vault.Identity
 	Write    vault.Write
+	// Newcomer, if set, is asked before an identity that never wrote is let in.
+	// Its error is what that identity hears.
+	Newcomer func() error
 	Plan     vault.Plan
 	Refusal  error
 }
@@ -125,10 +126,6 @@ func (b *batch) run(ctx context.Context, j *Job) error {
 		if acc, known, err = b.s.account(ctx, b.q, j.Identity); err != nil {
 			return err
 		}
-		if !known && b.terms.Newcomers != nil {
-			j.Refusal = b.terms.Newcomers
-			return nil
-		}
 	}
 	held, err := heldBy(ctx, b.q, owner, j.Write)
 	if err != nil {
@@ -142,6 +139,12 @@ func (b *batch) run(ctx context.Context, j *Job) error {
 	}
 	if !seen {
 		if !known {
+			if j.Newcomer != nil {
+				if refusal := j.Newcomer(); refusal != nil {
+					j.Plan, j.Refusal = vault.Plan{}, refusal
+					return nil
+				}
+			}
 			if err := b.q.InsertIdentity(ctx, backupsdb.InsertIdentityParams{
 				Owner: owner[:], Identity: string(j.Identity), Head: acc.Head[:], CreatedMs: b.now.UnixMilli(),
 			}); err != nil {

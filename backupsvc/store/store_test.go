@@ -335,11 +335,10 @@ func TestJobsShareATransaction(t *testing.T) {
 func TestNewcomersAndLimits(t *testing.T) {
 	each(t, func(t *testing.T, s *backups.Store, _ *store.DB) {
 		mustPut(t, s, alice, "s", kv("k", 0, "12345"))
-		closed := terms()
-		closed.Newcomers = errkind.New(errkind.Exhausted, "full")
+		full := func() error { return errkind.New(errkind.Exhausted, "full") }
 		for id, ok := range map[vault.Identity]bool{alice: true, bob: false} {
-			j := &backups.Job{Identity: id, Write: vault.Write{Store: "s", Puts: []vault.Item{kv("new", 0, "")}}}
-			require.NoError(t, s.Apply(t.Context(), closed, j))
+			j := &backups.Job{Identity: id, Write: vault.Write{Store: "s", Puts: []vault.Item{kv("new", 0, "")}}, Newcomer: full}
+			require.NoError(t, s.Apply(t.Context(), terms(), j))
 			require.Equal(t, ok, j.Refusal == nil, id)
 		}
 		require.NoError(t, s.SetLimits(t.Context(), alice, vault.Quota{Bytes: 5}, false))

@@ -39,6 +39,16 @@ func (q Quota) Check() error {
 	return nil
 }
 
+// CheckOwn is Check for limits of one identity, of which zero sets none.
+func (q Quota) CheckOwn() error {
+	for name, v := range q.fields() {
+		if *v < 0 || *v > maxQuota {
+			return fmt.Errorf("quota %s is %d: want 0 to %d", name, *v, maxQuota)
+		}
+	}
+	return nil
+}
+
 func (q *Quota) fields() map[string]*int64 {
 	return map[string]*int64{
 		"bytes": &q.Bytes, "objects": &q.Objects, "object_bytes": &q.ObjectBytes,
