@@ -33,7 +33,9 @@ type Config struct {
 	// LogEntries is how many entries of an identity's log can be shown.
 	LogEntries int64
 	// MaxIdentities and MaxBytes (history included) close the service for
-	// identities that never wrote. Those that did go on within their quotas.
+	// identities that never wrote. Those that did go on within their quotas, and
+	// from twice MaxBytes on replace and delete only: a full disk would stop
+	// everybody's backups.
 	MaxIdentities int64
 	MaxBytes      int64
 	// NewPerHour is how many identities may be new in an hour, NewPerAddress how
@@ -53,7 +55,7 @@ func Defaults() Config {
 			Bytes: 256 << 20, Objects: 10_000, ObjectBytes: 16 << 20, DayWrites: 100_000, DayBytes: 4 << 30, HistoryBytes: 512 << 20,
 		},
 		Retention: vault.Retention{Versions: 10, Days: 30}, LogEntries: 100_000,
-		MaxIdentities: 10_000, MaxBytes: 100 << 30, NewPerHour: 500, NewPerAddress: 20,
+		MaxIdentities: 10_000, MaxBytes: 10 << 30, NewPerHour: 500, NewPerAddress: 20,
 		Rate: auth.Rate{PerSecond: 50, Burst: 500}, Tracked: 10_000,
 	}
 }
@@ -207,6 +209,12 @@ func (e *Engine) sweep(ctx context.Context) {
 
 // Totals are what was stored a few seconds ago.
 func (e *Engine) Totals() backups.Totals { return *e.totals.Load() }
+
+// noGrowth says that the disk must not fill further.
+func (e *Engine) noGrowth() bool {
+	t := e.Totals()
+	return t.Bytes+t.HistoryBytes >= 2*e.o.Config.MaxBytes
+}
 
 type addressKey struct{}
 

@@ -142,5 +142,5 @@ func (e *Engine) apply(ctx context.Context, jobs ...*job) error {
 	for _, j := range jobs {
 		list = append(list, &j.Job)
 	}
-	return e.store.Apply(ctx, backups.Terms{Quota: e.o.Config.Quota}, list...)
+	return e.store.Apply(ctx, backups.Terms{Quota: e.o.Config.Quota, NoGrowth: e.noGrowth()}, list...)
 }

@@ -45,6 +45,8 @@ func New(db *store.DB, server vault.ServerKey) *Store { return &Store{db: db, se
 // Terms are what writes are judged by.
 type Terms struct {
 	Quota vault.Quota
+	// NoGrowth lets identities replace and delete only: the disk is filling up.
+	NoGrowth bool
 }
 
 // Job is one write on its way. Plan or Refusal is its result.
@@ -126,6 +128,9 @@ func (b *batch) run(ctx context.Context, j *Job) error {
 		if acc, known, err = b.s.account(ctx, b.q, j.Identity); err != nil {
 			return err
 		}
+	}
+	if b.terms.NoGrowth {
+		acc.Own.Bytes, acc.Own.Objects = max(1, acc.Bytes), max(1, acc.Objects)
 	}
 	held, err := heldBy(ctx, b.q, owner, j.Write)
 	if err != nil {

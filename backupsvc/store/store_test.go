@@ -366,6 +366,23 @@ func TestNewcomersAndLimits(t *testing.T) {
 	})
 }
 
+func TestNoGrowth(t *testing.T) {
+	each(t, func(t *testing.T, s *backups.Store, _ *store.DB) {
+		mustPut(t, s, alice, "s", kv("k", 0, "12345"))
+		full := terms()
+		full.NoGrowth = true
+		for _, c := range []struct {
+			item vault.Item
+			ok   bool
+		}{{kv("k", 1, "123456"), false}, {kv("n", 0, ""), false}, {kv("k", 1, "54321"), true}, {kv("k", 2, ""), true}} {
+			j := &backups.Job{Identity: alice, Write: vault.Write{Store: "s", Puts: []vault.Item{c.item}}}
+			require.NoError(t, s.Apply(t.Context(), full, j))
+			require.Equal(t, c.ok, j.Refusal == nil, c.item)
+		}
+		mustPut(t, s, alice, "s", kv("k", 3, "and back to normal"))
+	})
+}
+
 func TestEpochAndSharedKey(t *testing.T) {
 	each(t, func(t *testing.T, _ *backups.Store, db *store.DB) {
 		first, err := backups.Epoch(t.Context(), db, rand.Reader)
