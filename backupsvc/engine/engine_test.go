@@ -38,7 +38,7 @@ func start(t *testing.T, cfg store.Config, change func(*engine.Config)) *engine.
 	epoch, err := backups.Epoch(t.Context(), db, rand.Reader)
 	require.NoError(t, err)
 	c := engine.Defaults()
-	c.Rate = auth.Rate{PerSecond: 1e6, Burst: 1e6}
+	c.Rate, c.NewPerHour, c.NewPerAddress = auth.Rate{PerSecond: 1e6, Burst: 1e6}, 1e6, 1e6
 	if change != nil {
 		change(&c)
 	}

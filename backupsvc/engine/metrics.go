@@ -18,10 +18,10 @@ type Metrics struct {
 func newMetrics() *Metrics {
 	return &Metrics{
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sluice_backups_writes_total", Help: "Writes by result: durable, conflict, quota, refused or failed.",
+			Namespace: "sluice", Subsystem: "backups", Name: "writes_total", Help: "Writes by result: durable, conflict, quota, refused or failed.",
 		}, []string{"result"}),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "sluice_backups_batch_writes", Help: "Writes that shared a commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64},
+			Namespace: "sluice", Subsystem: "backups", Name: "batch_writes", Help: "Writes that shared a commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64},
 		}),
 	}
 }
@@ -58,11 +58,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		name, help string
 		value      int64
 	}{
-		{"sluice_backups_identities", "Identities that have stored something.", t.Identities},
-		{"sluice_backups_objects", "Objects stored now.", t.Objects},
-		{"sluice_backups_bytes", "Bytes of values stored now, without history.", t.Bytes},
-		{"sluice_backups_history_bytes", "Bytes of past values that are kept.", t.HistoryBytes},
+		{"identities", "Identities that have stored something.", t.Identities},
+		{"objects", "Objects stored now.", t.Objects},
+		{"bytes", "Bytes of values stored now, without history.", t.Bytes},
+		{"history_bytes", "Bytes of past values that are kept.", t.HistoryBytes},
 	} {
-		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(g.name, g.help, nil, nil), prometheus.GaugeValue, float64(g.value))
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(prometheus.BuildFQName("sluice", "backups", g.name), g.help, nil, nil), prometheus.GaugeValue, float64(g.value))
 	}
 }

@@ -28,7 +28,17 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 	if err := w.Check(); err != nil {
 		return vault.Receipt{}, err
 	}
-	j := &job{Job: backups.Job{Identity: id, Write: w, Newcomer: func() error { return e.admitNewcomer(ctx) }}, ctx: ctx, done: make(chan error, 1)}
+	admitted := false
+	newcomer := func() error {
+		// A transaction may run several times; who was let in once pays once.
+		if admitted {
+			return nil
+		}
+		err := e.admitNewcomer(ctx)
+		admitted = err == nil
+		return err
+	}
+	j := &job{Job: backups.Job{Identity: id, Write: w, Newcomer: newcomer}, ctx: ctx, done: make(chan error, 1)}
 	for _, item := range w.Puts {
 		j.size += len(item.Value)
 	}

@@ -3,6 +3,8 @@ package vault_test
 import (
 	"bytes"
 	"encoding/hex"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,6 +40,11 @@ func TestReceiptVector(t *testing.T) {
 	require.Equal(t, vectorPrev, hex.EncodeToString(r.Prev[:]))
 	require.Equal(t, vectorHead, hex.EncodeToString(r.Head.Hash[:]))
 	require.Equal(t, vectorSignature, hex.EncodeToString(r.Head.Signature[:]))
+	page, err := os.ReadFile("../../docs/backups.md")
+	require.NoError(t, err)
+	for _, vector := range []string{vectorPrev, vectorHead, vectorSignature, hex.EncodeToString(r.Head.Server[:]), strconv.FormatInt(r.Head.AtMs, 10)} {
+		require.Contains(t, string(page), vector, "the vectors that people read")
+	}
 }
 
 // TestEveryFieldIsSigned changes each field in turn.
