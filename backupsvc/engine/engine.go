@@ -97,6 +97,7 @@ type Engine struct {
 	newFrom  *auth.Limiters
 	totals   atomic.Pointer[backups.Totals]
 	shards   []chan *job
+	stopped  chan struct{}
 	metrics  *Metrics
 }
 
@@ -125,7 +126,7 @@ func New(o Options) (*Engine, error) {
 		o: o, store: backups.New(o.DB, o.Signer.Key()), rates: auth.NewLimiters(o.Config.Rate, o.Config.Tracked),
 		newcomer: rate.NewLimiter(rate.Limit(float64(o.Config.NewPerHour)/time.Hour.Seconds()), o.Config.NewPerHour),
 		newFrom:  auth.NewLimiters(auth.Rate{PerSecond: float64(o.Config.NewPerAddress) / time.Hour.Seconds(), Burst: o.Config.NewPerAddress}, o.Config.Tracked),
-		metrics:  newMetrics(),
+		metrics:  newMetrics(), stopped: make(chan struct{}),
 	}
 	e.totals.Store(&backups.Totals{})
 	n := 1
@@ -147,7 +148,7 @@ func (e *Engine) Epoch() vault.Epoch { return e.o.Epoch }
 // Config is what the engine was made with.
 func (e *Engine) Config() Config { return e.o.Config }
 
-// Run works until ctx ends.
+// Run works until ctx ends. It is called once.
 func (e *Engine) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, shard := range e.shards {
@@ -155,6 +156,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
 	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
+	defer close(e.stopped)
 	return group.Wait()
 }
 
@@ -251,7 +253,7 @@ func explain(err error) error {
 	switch {
 	case err == nil, errkind.Of(err) != errkind.Internal:
 		return err
-	case errors.Is(err, store.ErrOutcomeUnknown):
+	case errors.Is(err, store.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded):
 		return errkind.Wrap(errkind.Unavailable, err, "It is unknown whether the write took place: read the version, and write again if it did not.")
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrConflict):
 		return errkind.Wrap(errkind.Unavailable, err, "The store cannot be used now; nothing was changed: try again in a moment.")

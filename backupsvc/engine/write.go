@@ -53,6 +53,13 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 	case <-ctx.Done():
 		// The job is the worker's from here on.
 		return vault.Receipt{}, ctx.Err()
+	case <-e.stopped:
+		// Every worker has answered what it took; this one nobody took.
+		select {
+		case err = <-j.done:
+		default:
+			err = errBusy()
+		}
 	}
 	e.metrics.count(err)
 	if err != nil {
@@ -134,7 +141,8 @@ func (e *Engine) commit(ctx context.Context, batch []*job) {
 	if err != nil && len(live) > 1 && errkind.Of(explain(err)) == errkind.Internal {
 		e.o.Log.Error("writes failed together; each is tried by itself", zap.Int("writes", len(live)), zap.Error(err))
 		for _, j := range live {
-			j.done <- errors.Join(e.apply(ctx, j), j.Refusal)
+			err := e.apply(ctx, j)
+			j.done <- errors.Join(err, j.Refusal)
 		}
 		return
 	}
