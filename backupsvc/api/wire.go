@@ -93,8 +93,10 @@ func HeadFromWire(m *backupsv1.SignedHead) (vault.SignedHead, error) {
 		into, from []byte
 		name       string
 	}{
-		{h.Server[:], m.GetServerKey(), "server_key"}, {h.Epoch[:], m.GetEpoch(), "epoch"},
-		{h.Hash[:], m.GetHash(), "hash"}, {h.Signature[:], m.GetSignature(), "signature"},
+		{h.Server[:], m.GetServerKey(), "server_key"},
+		{h.Epoch[:], m.GetEpoch(), "epoch"},
+		{h.Hash[:], m.GetHash(), "hash"},
+		{h.Signature[:], m.GetSignature(), "signature"},
 	} {
 		if err := fill(f.into, f.from, f.name); err != nil {
 			return h, err

@@ -65,7 +65,8 @@ func TestVersions(t *testing.T) {
 		{"wrong global version", nil, vault.Write{GlobalVersion: global(1), Puts: []vault.Item{item("k", 0, "v")}}, 0},
 		{
 			"one of two conflicts", at(4),
-			vault.Write{Puts: []vault.Item{item("new", 0, "v"), item("k", 3, "v")}}, 0,
+			vault.Write{Puts: []vault.Item{item("new", 0, "v"), item("k", 3, "v")}},
+			0,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -211,8 +212,13 @@ func TestRetention(t *testing.T) {
 		return noon().AddDate(0, 0, -d).Add(time.Duration(hour-12) * time.Hour).UnixMilli()
 	}
 	past := []vault.Past{
-		{Seq: 1, AtMs: day(40, 9)}, {Seq: 2, AtMs: day(3, 9)}, {Seq: 3, AtMs: day(3, 10)}, {Seq: 4, AtMs: day(2, 9)},
-		{Seq: 5, AtMs: day(0, 1)}, {Seq: 6, AtMs: day(0, 2)}, {Seq: 7, AtMs: day(0, 3)},
+		{Seq: 1, AtMs: day(40, 9)},
+		{Seq: 2, AtMs: day(3, 9)},
+		{Seq: 3, AtMs: day(3, 10)},
+		{Seq: 4, AtMs: day(2, 9)},
+		{Seq: 5, AtMs: day(0, 1)},
+		{Seq: 6, AtMs: day(0, 2)},
+		{Seq: 7, AtMs: day(0, 3)},
 	}
 	for _, c := range []struct {
 		name string
