@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 
+	"github.com/sluice-lsp/sluice/backupsvc/api/backupsv1"
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	"github.com/sluice-lsp/sluice/internal/app"
@@ -148,6 +149,7 @@ func TestMethods(t *testing.T) {
 	routes := routes(t)
 	for _, desc := range []grpc.ServiceDesc{
 		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
+		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc,
 	} {
 		var names []string
 		for _, m := range desc.Methods {
@@ -173,6 +175,7 @@ func routes(t *testing.T) map[string]string {
 	out := map[string]string{}
 	for _, file := range []string{
 		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
+		"backupsvc/api/backupsv1/backups.rest.yaml",
 	} {
 		text := read(t, filepath.Join(root, file))
 		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {
@@ -201,7 +204,7 @@ func TestSettings(t *testing.T) {
 			keys[section+m[1]] = true
 		}
 	}
-	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp)\\.[a-z_.]+)(?: = [^`]*)?`")
+	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|backups)\\.[a-z_.]+)(?: = [^`]*)?`")
 	seen := 0
 	for _, page := range pages(t) {
 		for _, m := range setting.FindAllStringSubmatch(read(t, page), -1) {
@@ -256,11 +259,11 @@ func anchors(text string) []string {
 // TestMetrics: every metric that the documents name is one of the code's.
 func TestMetrics(t *testing.T) {
 	var code strings.Builder
-	for _, file := range []string{"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go"} {
+	for _, file := range []string{"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go"} {
 		code.WriteString(read(t, filepath.Join(root, file)))
 	}
 	for _, page := range pages(t) {
-		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
 			require.Contains(t, code.String(), `"`+m[1]+`"`, "%s: %s", page, m[0])
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/sluice-lsp/sluice/backupsvc/api/backupsv1"
 	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -43,6 +44,8 @@ type fakeGateway struct {
 	lspv1.UnimplementedOperatorServiceServer
 	interceptorv1.UnimplementedInterceptorServer
 
+	vault fakeVault
+
 	mu        sync.Mutex
 	accepting bool
 	reason    string
@@ -54,7 +57,7 @@ func (f *fakeGateway) Name() string { return "lsp" }
 
 func (f *fakeGateway) Permissions() auth.Permissions {
 	table := auth.Permissions{}
-	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
 		for _, m := range desc.Methods {
 			table["/"+desc.ServiceName+"/"+m.MethodName] = auth.Permission{Service: "lsp", For: auth.Operators}
 		}
@@ -68,6 +71,7 @@ func (f *fakeGateway) Permissions() auth.Permissions {
 func (f *fakeGateway) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterOperatorServiceServer(r, f)
 	interceptorv1.RegisterInterceptorServer(r, heldFake{})
+	backupsv1.RegisterVaultOperatorServiceServer(r, &f.vault)
 }
 
 func (f *fakeGateway) RegisterREST(context.Context, *runtime.ServeMux, *grpc.ClientConn) error {

@@ -38,6 +38,7 @@ type CLI struct {
 	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
 	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
 	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
+	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
 	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
 	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`

@@ -104,7 +104,7 @@ func load(e *env, f config.Flags) (app.Config, error) {
 
 type runCmd struct {
 	config.Flags
-	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp. None means all."`
+	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp, backups. None means all."`
 }
 
 func (c *runCmd) Help() string {

@@ -28,6 +28,7 @@ type Config struct {
 	Interceptor InterceptorConfig `toml:"interceptor" help:"how held payments are bounded"`
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
+	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
 }
 
 // LndConfig says how to reach the gateway's lnd.
@@ -167,6 +168,7 @@ func DefaultConfig() Config {
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
+		Backups:  defaultBackups(),
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),

@@ -14,6 +14,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	backupsapi "github.com/sluice-lsp/sluice/backupsvc/api"
+	backupsengine "github.com/sluice-lsp/sluice/backupsvc/engine"
+	backupsstore "github.com/sluice-lsp/sluice/backupsvc/store"
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
 	"github.com/sluice-lsp/sluice/internal/auth/sqlkeys"
@@ -35,6 +38,7 @@ const (
 	fileGeneration = "generation"
 	fileCert       = "tls.cert"
 	fileKey        = "tls.key"
+	fileReceiptKey = "receipts.key"
 	fileOperator   = "operator.macaroon"
 	dirRootKeys    = "rootkeys"
 	leaseGateway   = "gateway"
@@ -55,6 +59,8 @@ type Daemon struct {
 	info     ln.NodeInfo
 	hold     *interceptorengine.Engine
 	lsp      *lspapi.Service
+	backups  *backupsapi.Service
+	vault    *backupsengine.Engine
 	lease    atomic.Pointer[store.Lease]
 	ready    atomic.Pointer[string]
 	// restored says that the database is an older copy of itself: what it says
@@ -65,12 +71,12 @@ type Daemon struct {
 }
 
 // Roles says which services a process runs.
-type Roles struct{ Interceptor, LSP bool }
+type Roles struct{ Interceptor, LSP, Backups bool }
 
 // ParseRoles reads the services named on the command line; none means all.
 func ParseRoles(names []string) (Roles, error) {
 	if len(names) == 0 {
-		return Roles{Interceptor: true, LSP: true}, nil
+		return Roles{Interceptor: true, LSP: true, Backups: true}, nil
 	}
 	var r Roles
 	for _, name := range names {
@@ -79,8 +85,10 @@ func ParseRoles(names []string) (Roles, error) {
 			r.Interceptor = true
 		case lspapi.Name:
 			r.LSP = true
+		case backupsapi.Name:
+			r.Backups = true
 		default:
-			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, or name none for all", name)
+			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, backups, or name none for all", name)
 		}
 	}
 	return r, nil
@@ -89,7 +97,7 @@ func ParseRoles(names []string) (Roles, error) {
 // Run runs sluiced until ctx ends. /ready on the admin address tells whether
 // it does business.
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
-	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New()}
+	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), backups: backupsapi.New()}
 	d.state("starting")
 	if roles.LSP && !roles.Interceptor && cfg.Interceptor.Address == "" {
 		return errors.New("lsp without an interceptor: set interceptor.address to one that runs as a process of its own, or run both")
@@ -148,15 +156,29 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 			return fmt.Errorf("metrics: %w", err)
 		}
 	}
-	server, err := d.listen(ctx)
+	if d.roles.Backups {
+		if err := d.newBackups(ctx); err != nil {
+			return err
+		}
+	}
+	server, certificate, err := d.listen(ctx)
 	if err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Run(ctx) })
+	if d.roles.Backups {
+		if err := d.runBackups(ctx, group, certificate); err != nil {
+			return err
+		}
+	}
 	if d.roles.Interceptor {
 		group.Go(func() error { return d.hold.Run(ctx) })
 	}
-	group.Go(func() error { return d.serve(ctx) })
+	if d.roles.Interceptor || d.roles.LSP {
+		group.Go(func() error { return d.serve(ctx) })
+	} else {
+		d.readyWithoutLease(ctx)
+	}
 	group.Go(func() error { return d.advance(ctx) })
 	return nil
 }
@@ -201,7 +223,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 
 	"go.uber.org/zap"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 
+	backupsapi "github.com/sluice-lsp/sluice/backupsvc/api"
 	interceptorapi "github.com/sluice-lsp/sluice/interceptor/api"
 	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
@@ -21,7 +23,7 @@ import (
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 )
 
-func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
+func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, error) {
 	certificate, err := selfcert.Open(selfcert.Config{
 		CertPath: d.path(fileCert), KeyPath: d.path(fileKey), Hosts: d.cfg.RPC.TLSHosts, Now: d.now, Rand: rand.Reader,
 		Report: func(event string, err error) {
@@ -29,25 +31,25 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
 		},
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	keys, err := d.rootKeys()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bakery, err := auth.NewBakery(ctx, keys, rand.Reader, d.now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := bakery.OperatorFile(ctx, d.path(fileOperator)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	login, err := auth.NewLogin(auth.LoginConfig{
-		Server: auth.Server{NodeKey: d.info.PubKey, ID: "sluiced"}, Bakery: bakery, Services: []string{lspapi.Name},
+		Server: auth.Server{NodeKey: d.info.PubKey, ID: "sluiced"}, Bakery: bakery, Services: d.walletServices(),
 		MacaroonLife: d.cfg.RPC.LoginFor.Std(), Rand: rand.Reader, Now: d.now,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	services := []rpcserver.Service{login}
 	if d.roles.Interceptor {
@@ -56,11 +58,20 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, error) {
 	if d.roles.LSP {
 		services = append(services, d.lsp)
 	}
-	return rpcserver.Listen(ctx, rpcserver.Config{
+	if d.roles.Backups {
+		services = append(services, d.backups)
+	}
+	server, err := rpcserver.Listen(ctx, rpcserver.Config{
 		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
 		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: d.registry,
 	}, services...)
+	return server, certificate.TLS(), err
 }
+
+// walletServices are what wallets may log in for. Whoever runs services in
+// several processes has wallets log in at each: a macaroon of one is good at
+// another that shares its database, so all are offered at all.
+func (d *Daemon) walletServices() []string { return []string{lspapi.Name, backupsapi.Name} }
 
 func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {
 	return rpcserver.ListenAdmin(ctx, rpcserver.AdminConfig{

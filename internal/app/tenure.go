@@ -91,3 +91,15 @@ func (d *Daemon) nowReady(ctx context.Context) {
 	d.log.Info("ready")
 	d.acceptRestore(ctx)
 }
+
+// readyWithoutLease is for a process that runs no business with lnd. It must not
+// accept a restored database that it shares with those that do: they would not
+// recognise it any more.
+func (d *Daemon) readyWithoutLease(ctx context.Context) {
+	if d.db.Engine() == store.SQLite {
+		d.nowReady(ctx)
+		return
+	}
+	d.state("")
+	d.log.Info("ready")
+}

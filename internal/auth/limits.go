@@ -94,6 +94,20 @@ func (l *limiters) allow(key string, now time.Time) bool {
 	return e.Value.(*limiterEntry).limiter.AllowN(now, 1)
 }
 
+// Limiters give many callers one rate each, for servers that the guard does not
+// stand before. It forgets the caller longest unseen when there are too many.
+type Limiters struct{ set *limiters }
+
+// NewLimiters makes the set for at most so many callers at once.
+func NewLimiters(r Rate, tracked int) *Limiters { return &Limiters{set: newLimiters(r, tracked)} }
+
+// Allow takes one call from a caller's allowance.
+func (l *Limiters) Allow(caller string, now time.Time) bool { return l.set.allow(caller, now) }
+
+// AddressKey is the caller that an address stands for: an IPv4 address, an IPv6
+// /64.
+func AddressKey(a netip.Addr) string { return addressKey(a) }
+
 // streamCounter bounds open streams per key. It holds only keys that have
 // streams open.
 type streamCounter struct {
