@@ -166,9 +166,6 @@ func (n *fakeNode) SettleInvoice(_ context.Context, p ln.Preimage) error {
 	return nil
 }
 
-// HoldExpiryDelta is what a macaroon of least rights may not ask.
-func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 0, ln.ErrPermission }
-
 func (n *fakeNode) CancelInvoice(context.Context, ln.Hash) error { return nil }
 
 // noRoutes is an interceptor that is asked for nothing.
