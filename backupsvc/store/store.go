@@ -118,7 +118,7 @@ type batch struct {
 func (b *batch) run(ctx context.Context, j *Job) error {
 	// What can be refused without the database is, before an identity is made.
 	if j.Refusal = j.Write.Check(); j.Refusal != nil {
-		return nil
+		return nil //nolint:nilerr // a refusal is the job's answer
 	}
 	owner := j.Identity.Owner()
 	acc, seen := b.accounts[owner]
@@ -137,7 +137,7 @@ func (b *batch) run(ctx context.Context, j *Job) error {
 		return err
 	}
 	if j.Plan, j.Refusal = vault.Decide(acc, held, j.Write, b.terms.Quota, b.now); j.Refusal != nil {
-		return nil
+		return nil //nolint:nilerr // a refusal is the job's answer
 	}
 	if len(j.Plan.Changes) == 0 {
 		return nil
@@ -147,7 +147,7 @@ func (b *batch) run(ctx context.Context, j *Job) error {
 			if j.Newcomer != nil {
 				if refusal := j.Newcomer(); refusal != nil {
 					j.Plan, j.Refusal = vault.Plan{}, refusal
-					return nil
+					return nil //nolint:nilerr // a refusal is the job's answer
 				}
 			}
 			if err := b.q.InsertIdentity(ctx, backupsdb.InsertIdentityParams{
