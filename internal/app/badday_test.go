@@ -149,6 +149,7 @@ func badDays() []badDay {
 		d.outcome()
 		// The gateway's node went on chain; the wallet's anchor there is a gift.
 		d.r.before[d.r.wallet] += 330_000
+		d.r.closed = true
 	}, refunded(""))
 	both("the gateway has no coins", soon, func(d *day) {
 		d.agree(order{})

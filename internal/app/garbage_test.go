@@ -12,6 +12,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -255,6 +256,8 @@ type garbageStream struct {
 	receive func(any) error
 }
 
-func (s garbageStream) Context() context.Context { return s.ctx }
-func (s garbageStream) RecvMsg(m any) error      { return s.receive(m) }
-func (s garbageStream) SendMsg(any) error        { return nil }
+func (s garbageStream) Context() context.Context   { return s.ctx }
+func (s garbageStream) RecvMsg(m any) error        { return s.receive(m) }
+func (garbageStream) SetHeader(metadata.MD) error  { return nil }
+func (garbageStream) SendHeader(metadata.MD) error { return nil }
+func (s garbageStream) SendMsg(any) error          { return nil }
