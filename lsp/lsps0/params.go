@@ -139,3 +139,15 @@ func (p Params) Object(name string) (Params, *Error) {
 	}
 	return Params{path: p.path + name + ".", members: members}, nil
 }
+
+// Bool reads true or false.
+func (p Params) Bool(name string) (bool, *Error) {
+	raw, refused := p.get(name)
+	if refused != nil {
+		return false, refused
+	}
+	if s := string(raw); s != "true" && s != "false" {
+		return false, p.invalid(name, "it must be true or false")
+	}
+	return string(raw) == "true", nil
+}

@@ -117,6 +117,32 @@ func ParseMessage(payload []byte) (Message, error) {
 	return m, nil
 }
 
+// ResultList reads a list of at most most objects out of a result, as the
+// client.
+func ResultList(result json.RawMessage, name string, most int) ([]Params, error) {
+	members, err := readObject(result)
+	if err != nil {
+		return nil, badFormat("the result: %v", err)
+	}
+	raw, _ := find(members, name)
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil || items == nil {
+		return nil, badFormat("the result has no list %s", name)
+	}
+	if len(items) > most {
+		return nil, badFormat("%s has %d items, more than %d", name, len(items), most)
+	}
+	out := make([]Params, 0, len(items))
+	for i, item := range items {
+		members, err := readObject(item)
+		if err != nil {
+			return nil, badFormat("%s: item %d: %v", name, i+1, err)
+		}
+		out = append(out, Params{path: fmt.Sprintf("%s.%d.", name, i), members: members})
+	}
+	return out, nil
+}
+
 func notification(members []member) (Message, error) {
 	raw, _ := find(members, "method")
 	method, ok := readString(raw)
