@@ -8,7 +8,5 @@
 //     one that is read back names the same promise however its client wrote the
 //     instant of valid_until;
 //   - as a client it takes no menu that the spec lets an LSP not send;
-//   - taking the fee out of parts never takes more than the fee, leaves every
-//     part a forwardable HTLC, and leaves the client size less fee in all;
 //   - it is pure: no I/O, no clock, no randomness.
 package lsps2

@@ -19,10 +19,6 @@ const (
 	MethodBuy     = "lsps2.buy"
 )
 
-// ExtraFeeRecord is the type of `extra_fee` (bLIP-25) in update_add_htlc: the
-// millisatoshis that were taken out of a part, in eight big-endian bytes.
-const ExtraFeeRecord = 65_537
-
 // maxToken bounds a token, in bytes.
 const maxToken = 1024
 
