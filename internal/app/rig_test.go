@@ -52,10 +52,12 @@ type job struct {
 	confs uint32
 	// opens says that the payment needs a channel.
 	opens bool
+	// lsps2: the wallet is an LSPS2 client, which takes less than its onions ask.
+	lsps2 bool
 }
 
 func jobs() []job {
-	return []job{
+	return append(lspsJobs(), []job{
 		{name: "payer-pays", amountSat: 100_000, parts: 1, opens: true},
 		{name: "receiver-pays", receiverPays: true, amountSat: 100_000, parts: 1, opens: true},
 		{name: "payer-pays-in-two-parts", amountSat: 600_000, parts: 2, opens: true},
@@ -65,7 +67,7 @@ func jobs() []job {
 		{name: "payer-pays-second-channel", amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-second-channel", receiverPays: true, amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-confirmed", receiverPays: true, amountSat: 100_000, parts: 1, confs: 2, opens: true},
-	}
+	}...)
 }
 
 // rig is a payer, a gateway and a wallet on the fake, and a sluiced that a
@@ -87,6 +89,7 @@ type rig struct {
 	conns                  map[*lndfake.Node]*grpc.ClientConn
 	walletKey              ln.PubKey
 	walletClient           *lnd.Client
+	lsps                   *lspsClient
 	before                 map[*lndfake.Node]int64
 	channelsBefore         int
 
@@ -188,7 +191,11 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	}
 	r.payer = add("payer", lndfake.NodeConfig{})
 	r.gateway = add("gateway", lndfake.NodeConfig{RequireInterceptor: true})
-	r.wallet = add("wallet", lndfake.NodeConfig{})
+	wallet := lndfake.NodeConfig{}
+	if c.job.lsps2 {
+		wallet.TakesExtraFeeMsat = 100_000_000
+	}
+	r.wallet = add("wallet", wallet)
 	var err error
 	r.walletKey, err = ln.ParsePubKey(r.wallet.PubKey())
 	require.NoError(t, err)
@@ -226,6 +233,10 @@ func newRig(t *testing.T, c rigConfig) *rig {
 			r.pause(20 * time.Millisecond)
 		}
 	})
+	gatewayKey, err := ln.ParsePubKey(r.gateway.PubKey())
+	require.NoError(t, err)
+	r.lsps = newLSPSClient(r.walletClient, gatewayKey)
+	r.running.Go(func() { r.lsps.run(r.ctx) })
 	r.running.Go(r.supervise)
 	t.Cleanup(r.close)
 	return r
@@ -451,6 +462,9 @@ type agreement struct {
 
 // ask gets an invoice as a wallet's agent does: with a new hash for each try.
 func (r *rig) ask() (agreement, error) {
+	if r.job.lsps2 {
+		return r.askLSPS()
+	}
 	s := r.service.Load()
 	if s == nil {
 		return agreement{}, errAway

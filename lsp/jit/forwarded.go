@@ -77,7 +77,7 @@ func (s Forwarded) admit() (Forwarded, []Effect) {
 		}
 	}
 	for _, p := range s.Spares {
-		if live+p.Htlc.OutgoingMsat > s.Part.AmountMsat {
+		if live+p.Htlc.OutgoingMsat > s.Part.AmountMsat || p.Htlc.Hash != s.Hash {
 			rest = append(rest, p)
 			continue
 		}

@@ -83,6 +83,14 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 	if o.unbound() && !Final(s) {
 		return gather(s, o, v)
 	}
+	if o.Withhold != nil && v.Htlc.Hash != o.Hash && v.Refusal.IsZero() {
+		switch s := s.(type) {
+		case Resuming:
+			return Forwarded(s).next(s, v)
+		case Forwarded:
+			return s.next(s, v)
+		}
+	}
 	if how, reason, refused := Screen(o, Final(s), v.Htlc, v.Height); refused {
 		// The client must read why; a probe concerns nobody.
 		if waiting, ok := s.(Offered); ok && reason.Code != lsp.ReasonOtherHash {

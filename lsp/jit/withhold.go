@@ -26,10 +26,12 @@ type Withhold struct {
 	// FeeMsat is the opening fee of that size; for a variable size it is set
 	// while the offer is bound.
 	FeeMsat ln.Msat `json:"opening_fee_msat"`
+	// Bound says that Hash is set. Any 32 bytes are somebody's payment hash.
+	Bound bool `json:"bound,omitempty"`
 }
 
 // unbound says that no set has given the offer its hash.
-func (t Terms) unbound() bool { return t.Withhold != nil && t.Hash == (ln.Hash{}) }
+func (t Terms) unbound() bool { return t.Withhold != nil && !t.Withhold.Bound }
 
 // AgreedFee is what the gateway earns with this payment, whoever pays it.
 func (t Terms) AgreedFee() ln.Msat {
@@ -48,16 +50,25 @@ func (t Terms) WalletMsat(outgoing ln.Msat) ln.Msat {
 	return outgoing - min(outgoing, t.Withhold.FeeMsat)
 }
 
+// bind gives the offer its hash.
+func (t Terms) bind(hash ln.Hash) Terms {
+	w := *t.Withhold
+	w.Bound = true
+	t.Hash, t.Withhold = hash, &w
+	return t
+}
+
 // release unbinds.
 func (t Terms) release() Terms {
 	if t.Withhold == nil {
 		return t
 	}
-	t.Hash = ln.Hash{}
-	if t.Withhold.SizeMsat == 0 {
-		t.Part.AmountMsat = 0
-		t.Withhold = &Withhold{}
+	w := *t.Withhold
+	w.Bound = false
+	if w.SizeMsat == 0 {
+		t.Part.AmountMsat, w.FeeMsat = 0, 0
 	}
+	t.Hash, t.Withhold = ln.Hash{}, &w
 	return t
 }
 
@@ -78,8 +89,8 @@ func (t Terms) bindVariable(h ln.InterceptedHtlc) (Terms, lsp.Reason) {
 	if fee > size || size-fee < t.Part.HtlcMinimumMsat {
 		return t, lsp.Because(lsp.ReasonSize, "a payment of %s cannot bear the opening fee of %s: pay more", size, fee)
 	}
-	t.Hash, t.Part.AmountMsat, t.Withhold = h.Hash, size, &Withhold{FeeMsat: fee}
-	return t, lsp.Reason{}
+	t.Part.AmountMsat, t.Withhold = size, &Withhold{FeeMsat: fee}
+	return t.bind(h.Hash), lsp.Reason{}
 }
 
 // gather takes a part while the offer is unbound.
@@ -132,7 +143,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 		}
 		return next, nil, nil
 	}
-	o.Hash = v.Htlc.Hash
+	o.Terms = o.bind(v.Htlc.Hash)
 	var effects []Effect
 	if len(others.Parts) > 0 {
 		effects = append(effects, refuse(o, others.keys(), RefuseTemporary, lsp.Because(lsp.ReasonOtherHash,
@@ -277,4 +288,21 @@ func resume(o Offer, parts []Part) Effect {
 		}
 	}
 	return f
+}
+
+// next takes a part of another payment than the one that was handed on. A payer
+// that has probed pays at once, before lnd's word that the probe failed: refused,
+// it would find no other route. So it waits for the fate of what was handed on,
+// and is then judged as if it came only now.
+func (s Forwarded) next(from State, v PartArrived) (State, []Effect, error) {
+	part := Part{Htlc: v.Htlc, At: v.At, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+	reason, near := (Held{Parts: []Part{part}}).near(s.Offer, v.Height)
+	switch {
+	case v.Htlc.OnChain(), v.Htlc.IncomingMsat > ln.MaxMsat, v.Htlc.OutgoingMsat > ln.MaxMsat, len(s.Spares) >= s.Part.MaxParts:
+		return from, []Effect{s.sendBack([]ln.CircuitKey{v.Htlc.Key}, beyond())}, nil
+	case near:
+		return from, []Effect{s.sendBack([]ln.CircuitKey{v.Htlc.Key}, reason)}, nil
+	}
+	s.Spares = append(slices.Clone(s.Spares), part)
+	return s.like(from), nil, nil
 }

@@ -53,7 +53,7 @@ func of(hash byte, n uint64, out ln.Msat) ln.InterceptedHtlc {
 func TestWithheldHappyDay(t *testing.T) {
 	y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}
 	m := moment()
-	y.step(PartArrived{Moment: m, Htlc: of(1, 1, 100_000_000)}, "collecting", "ask_wallet")
+	y.step(PartArrived{Moment: m, Htlc: of(0, 1, 100_000_000)}, "collecting", "ask_wallet")
 	y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
 	open := y.asked[0].(OpenChannel)
 	require.Equal(t, ln.Msat(98_000_000), open.AmountMsat, "the channel carries the size less the fee")
@@ -62,8 +62,8 @@ func TestWithheldHappyDay(t *testing.T) {
 	y.step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 	require.Equal(t, []ln.Msat{2_000_000}, y.asked[0].(ResumeParts).ExtraFees)
 	y.step(PartsResumed{m}, "forwarded")
-	y.step(PartFailed{m, of(1, 1, 0).Key, "a probe"}, "offered")
-	require.Zero(t, OfferOf(y.s).Hash)
+	y.step(PartFailed{m, of(0, 1, 0).Key, "a probe with a hash of zeros"}, "offered")
+	require.False(t, OfferOf(y.s).Withhold.Bound)
 
 	y.step(PartArrived{Moment: m, Htlc: of(9, 2, 40_000_000)}, "collecting", "ask_wallet")
 	y.step(PartArrived{Moment: m, Htlc: of(2, 3, 50_000_000)}, "collecting", "ask_wallet")
@@ -89,6 +89,31 @@ func TestWithheldHappyDay(t *testing.T) {
 	require.Equal(t, ln.Msat(2_000_000), paid.FeeEarnedMsat)
 	require.Equal(t, ln.Msat(98_000_000), paid.ForwardedMsat)
 	require.EqualValues(t, 1, paid.Opens)
+}
+
+// A payer that has probed pays before the probe's failure is known: its parts
+// wait for it, and are the next payment.
+func TestThePaymentThatFollowsItsProbeAtOnce(t *testing.T) {
+	m := moment()
+	for _, settled := range []bool{false, true} {
+		y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}
+		y.step(PartArrived{Moment: m, Htlc: of(1, 1, 100_000_000)}, "collecting", "ask_wallet")
+		y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
+		y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+		y.step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
+		y.step(PartArrived{Moment: m, Htlc: of(2, 2, 50_000_000)}, "resuming")
+		y.step(PartsResumed{m}, "forwarded")
+		y.step(PartArrived{Moment: m, Htlc: of(2, 3, 50_000_000)}, "forwarded")
+		if settled {
+			// The agreed payment has been made: the payer's retry is an ordinary one.
+			y.step(PartSettled{m, of(1, 1, 0).Key}, "paid", "release_scid", "refuse_parts", "refuse_parts")
+			require.Equal(t, RefuseTemporary, y.refusal().How)
+			continue
+		}
+		y.step(PartFailed{m, of(1, 1, 0).Key, "a probe"}, "collecting", "ask_wallet", "ask_wallet")
+		require.Len(t, PartsOf(y.s), 2)
+		require.Equal(t, ln.Hash{2}, OfferOf(y.s).Hash)
+	}
 }
 
 // Nothing is taken where no channel was opened for it, and the room must be for
@@ -137,7 +162,7 @@ func TestVariableSize(t *testing.T) {
 		y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(0)}}}
 		y.step(PartArrived{Moment: m, Htlc: of(1, 1, out)}, "offered", "refuse_parts")
 		require.Equal(t, RefuseUnknown, y.refusal().How, name)
-		require.Zero(t, OfferOf(y.s).Hash, name)
+		require.False(t, OfferOf(y.s).Withhold.Bound, name)
 	}
 	terms := withheldTerms(0)
 	terms.Params.MinFeeMsat = 10_000_000
