@@ -140,7 +140,7 @@ func (r *rig) askLSPS() (agreement, error) {
 
 func (r *rig) lspsInvoice(amount int64, bought lsps2.BuyResult) *lnrpc.Invoice {
 	return &lnrpc.Invoice{
-		ValueMsat: amount, Expiry: 600, CltvExpiry: 82,
+		ValueMsat: amount, Expiry: 500, CltvExpiry: 82,
 		RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
 			NodeId: r.gateway.PubKey(), ChanId: uint64(bought.SCID), CltvExpiryDelta: bought.CltvExpiryDelta,
 		}}}},

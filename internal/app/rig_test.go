@@ -26,6 +26,7 @@ import (
 
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
 	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -366,6 +367,10 @@ func (r *rig) process() error {
 	defer func() { _ = db.Close() }()
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.Lnd.Network = r.dir, "regtest"
+	if r.job.lsps2 {
+		// An agreement whose answer was lost lasts as long as its offer.
+		cfg.LSP.OfferFor = config.Duration(10 * time.Minute)
+	}
 	if r.configure != nil {
 		r.configure(&cfg)
 	}
