@@ -1,11 +1,7 @@
 package app
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,8 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/lnd"
-	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 	"github.com/sluice-lsp/sluice/lsp/lsps2"
@@ -31,93 +25,10 @@ func lspsJobs() []job {
 	}
 }
 
-// lspsClient asks an LSP over a node's peer connection.
-type lspsClient struct {
-	node *lnd.Client
-	lsp  ln.PubKey
-	mu   sync.Mutex
-	wait map[string]chan lsps0.Message
-	sent uint64
-	// odd are messages that no LSPS client should get.
-	odd []string
-}
-
-func newLSPSClient(node *lnd.Client, lsp ln.PubKey) *lspsClient {
-	return &lspsClient{node: node, lsp: lsp, wait: make(map[string]chan lsps0.Message)}
-}
-
-func (c *lspsClient) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		_ = c.node.SubscribeMessages(ctx, func(m ln.PeerMessage) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			answer, err := lsps0.ParseMessage(m.Data)
-			waiting := c.wait[answer.ID.String()]
-			if m.Type != lsps0.MessageType || m.Peer != c.lsp || err != nil || waiting == nil {
-				c.odd = append(c.odd, fmt.Sprintf("%d from %s: %s", m.Type, m.Peer, m.Data))
-				return
-			}
-			delete(c.wait, answer.ID.String())
-			waiting <- answer
-		})
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-}
-
-var errNoAnswer = errors.New("the LSP does not answer")
-
-func (c *lspsClient) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
-	c.mu.Lock()
-	c.sent++
-	id := lsps0.StringID(fmt.Sprintf("test#%020d", c.sent))
-	answer := make(chan lsps0.Message, 1)
-	c.wait[id.String()] = answer
-	c.mu.Unlock()
-	payload, err := lsps0.EncodeRequest(id, method, params)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.node.SendMessage(ctx, ln.PeerMessage{Peer: c.lsp, Type: lsps0.MessageType, Data: payload}); err != nil {
-		return nil, err
-	}
-	select {
-	case m := <-answer:
-		if m.Error != nil {
-			return nil, m.Error
-		}
-		return m.Result, nil
-	case <-time.After(10 * time.Second):
-		return nil, errNoAnswer
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (c *lspsClient) buy(ctx context.Context, size ln.Msat) (lsp.OpeningFeeParams, lsps2.BuyResult, error) {
-	var none lsps2.BuyResult
-	raw, err := c.call(ctx, lsps2.MethodGetInfo, lsps2.GetInfoRequest{})
-	if err != nil {
-		return lsp.OpeningFeeParams{}, none, err
-	}
-	menu, err := lsps2.ReadMenu(raw)
-	if err != nil || len(menu) == 0 {
-		return lsp.OpeningFeeParams{}, none, fmt.Errorf("the menu has %d items: %w", len(menu), err)
-	}
-	raw, err = c.call(ctx, lsps2.MethodBuy, lsps2.BuyRequest{Params: menu[0], SizeMsat: size, HasSize: size > 0})
-	if err != nil {
-		return menu[0], none, err
-	}
-	result, err := lsps2.ReadBuyResult(raw)
-	return menu[0], result, err
-}
-
 // askLSPS buys a channel and makes the invoice as bLIP-52 has it.
 func (r *rig) askLSPS() (agreement, error) {
 	amount := ln.Msat(r.job.amountSat * 1000)
-	item, bought, err := r.lsps.buy(r.ctx, amount)
+	item, bought, err := r.lsps.Buy(r.ctx, amount)
 	if err != nil {
 		return agreement{}, err
 	}
@@ -183,10 +94,10 @@ func TestLSPS2VariableAfterAProbe(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}})
 		r.openBooks()
-		raw, err := r.lsps.call(r.ctx, lsps0.MethodListProtocols, nil)
+		raw, err := r.lsps.Call(r.ctx, lsps0.MethodListProtocols, nil)
 		require.NoError(t, err)
 		require.JSONEq(t, `{"protocols":[2]}`, string(raw))
-		item, bought, err := r.lsps.buy(r.ctx, 0)
+		item, bought, err := r.lsps.Buy(r.ctx, 0)
 		require.NoError(t, err)
 		hints := r.lspsInvoice(0, bought).RouteHints
 		const amount = 150_000_000
@@ -223,7 +134,7 @@ func TestLSPS2Refusals(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}})
 		r.openBooks()
-		raw, err := r.lsps.call(r.ctx, lsps2.MethodGetInfo, struct{}{})
+		raw, err := r.lsps.Call(r.ctx, lsps2.MethodGetInfo, struct{}{})
 		require.NoError(t, err)
 		menu, err := lsps2.ReadMenu(raw)
 		require.NoError(t, err)
@@ -231,7 +142,7 @@ func TestLSPS2Refusals(t *testing.T) {
 		code := func(method string, params any) int {
 			t.Helper()
 			r.pause(time.Second)
-			_, err := r.lsps.call(r.ctx, method, params)
+			_, err := r.lsps.Call(r.ctx, method, params)
 			refused := &lsps0.RemoteError{}
 			require.ErrorAs(t, err, &refused)
 			return refused.Code
@@ -247,10 +158,10 @@ func TestLSPS2Refusals(t *testing.T) {
 		require.Equal(t, lsps2.CodeSizeTooSmall, code(lsps2.MethodBuy, bad))
 		bad.SizeMsat = good.Params.MaxPaymentSizeMsat + 1
 		require.Equal(t, lsps2.CodeSizeTooLarge, code(lsps2.MethodBuy, bad))
-		_, err = r.lsps.call(r.ctx, lsps2.MethodBuy, good)
+		_, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, good)
 		require.NoError(t, err)
 		r.pause(time.Until(good.Params.ValidUntil))
 		require.Equal(t, lsps2.CodeInvalidParams, code(lsps2.MethodBuy, good), "valid_until itself is too late")
-		require.Empty(t, r.lsps.odd)
+		require.Empty(t, r.lsps.Odd())
 	})
 }

@@ -36,6 +36,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
 
@@ -90,7 +91,7 @@ type rig struct {
 	conns                  map[*lndfake.Node]*grpc.ClientConn
 	walletKey              ln.PubKey
 	walletClient           *lnd.Client
-	lsps                   *lspsClient
+	lsps                   *peerrpctest.Client
 	before                 map[*lndfake.Node]int64
 	channelsBefore         int
 
@@ -236,8 +237,8 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	})
 	gatewayKey, err := ln.ParsePubKey(r.gateway.PubKey())
 	require.NoError(t, err)
-	r.lsps = newLSPSClient(r.walletClient, gatewayKey)
-	r.running.Go(func() { r.lsps.run(r.ctx) })
+	r.lsps = peerrpctest.New(r.walletClient, gatewayKey)
+	r.running.Go(func() { r.lsps.Run(r.ctx) })
 	r.running.Go(r.supervise)
 	t.Cleanup(r.close)
 	return r
