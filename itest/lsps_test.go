@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -81,7 +82,9 @@ func TestLSPSOnStockLnd(t *testing.T) {
 	require.Zero(t, channels.Channels[0].LocalBalance)
 
 	// The interceptor's stream has survived it: the same wallet is paid as a
-	// stock lnd can be.
+	// stock lnd can be. Its payer's lnd remembers the other failure for a while.
+	_, err = net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
+	require.NoError(t, err)
 	agreed, bolt11 := w.receivePayerPays(ctx, 10_000_000, false)
 	require.False(t, agreed.OpensChannel)
 	payment, err = net.Payer.Pay(ctx, bolt11)
