@@ -95,6 +95,10 @@ type Decision struct {
 	Action Action
 	// Preimage is set for ActionSettle only and must open the row's hash.
 	Preimage ln.Preimage
+	// ExtraFeeMsat is set for ActionResume only: so much less than the onion asks
+	// is forwarded, and the next node is told so (bLIP-25, extra_fee). A node that
+	// does not expect it fails the HTLC; lnd's does always.
+	ExtraFeeMsat ln.Msat
 	// Reason is a sentence for operators, at most 500 bytes.
 	Reason string
 }
@@ -128,6 +132,10 @@ type Answer struct {
 	Action AnswerAction
 	// Preimage is set for AnswerSettle only.
 	Preimage ln.Preimage
+	// ExtraFeeMsat, of an AnswerResume, is withheld: OutgoingMsat is what is
+	// forwarded then.
+	ExtraFeeMsat ln.Msat
+	OutgoingMsat ln.Msat
 }
 
 // AnswerAction is an action on the wire.

@@ -74,8 +74,11 @@ type Row struct {
 	// Reason is a sentence for people, about the latest change.
 	Reason string
 	// Preimage is set once settled.
-	Preimage  ln.Preimage
-	OfferedAt time.Time
+	Preimage ln.Preimage
+	// ExtraFeeMsat was withheld when it was resumed: every replay gets the same
+	// answer.
+	ExtraFeeMsat ln.Msat
+	OfferedAt    time.Time
 	// DecidedAt is zero while undecided.
 	DecidedAt time.Time
 	// GoneAt is zero while lnd still has the HTLC.
@@ -181,7 +184,10 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 	if d.Action == ActionSettle && d.Preimage.Hash() != r.Hash {
 		return r, false, r.refuse(ErrPreimage)
 	}
-	if r.State == target {
+	if d.ExtraFeeMsat > 0 && (d.Action != ActionResume || d.ExtraFeeMsat >= r.OutgoingMsat) {
+		return r, false, r.refuse(fmt.Errorf("%s to withhold from a forward of %s: %w", d.ExtraFeeMsat, r.OutgoingMsat, ErrInvalid))
+	}
+	if r.State == target && r.ExtraFeeMsat == d.ExtraFeeMsat {
 		return r, false, nil
 	}
 	if r.State.Decided() {
@@ -199,6 +205,7 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 	if target == StateSettled {
 		r.Preimage = d.Preimage
 	}
+	r.ExtraFeeMsat = d.ExtraFeeMsat
 	r.Version++
 	return r, true, nil
 }
@@ -273,6 +280,9 @@ func (r Row) Answer() (a Answer, ok bool) {
 	switch r.State {
 	case StateResumed, StateRefusedUnknown:
 		a.Action = AnswerResume
+		if r.ExtraFeeMsat > 0 {
+			a.ExtraFeeMsat, a.OutgoingMsat = r.ExtraFeeMsat, r.OutgoingMsat-r.ExtraFeeMsat
+		}
 	case StateFailed:
 		a.Action = AnswerFail
 	case StateSettled:

@@ -42,6 +42,43 @@ func TestDecisionsAreFinalAndIdempotent(t *testing.T) {
 	}
 }
 
+// What was withheld is part of the decision: a replay gets the same answer, and
+// no other amount takes its place.
+func TestWithheldFee(t *testing.T) {
+	held := heldRow()
+	held.OutgoingMsat = 4000
+	for _, bad := range []Decision{
+		{Action: ActionResume, ExtraFeeMsat: 4000},
+		{Action: ActionResume, ExtraFeeMsat: 1<<64 - 1},
+		{Action: ActionFail, ExtraFeeMsat: 1},
+		{Action: ActionRefuseUnknown, ExtraFeeMsat: 1},
+		{Action: ActionSettle, ExtraFeeMsat: 1, Preimage: ln.Preimage{7}},
+	} {
+		_, changed, err := held.Decide(bad, time.UnixMilli(2))
+		require.ErrorIs(t, err, ErrInvalid)
+		require.False(t, changed)
+	}
+	r, changed, err := held.Decide(Decision{Action: ActionResume, ExtraFeeMsat: 3999}, time.UnixMilli(2))
+	require.NoError(t, err)
+	require.True(t, changed)
+	a, ok := r.Answer()
+	require.True(t, ok)
+	require.Equal(t, Answer{Key: r.Key, Action: AnswerResume, ExtraFeeMsat: 3999, OutgoingMsat: 1}, a)
+	_, changed, err = r.Decide(Decision{Action: ActionResume, ExtraFeeMsat: 3999}, time.UnixMilli(3))
+	require.NoError(t, err)
+	require.False(t, changed)
+	for _, other := range []ln.Msat{0, 3998} {
+		_, _, err = r.Decide(Decision{Action: ActionResume, ExtraFeeMsat: other}, time.UnixMilli(3))
+		require.ErrorIs(t, err, ErrDecided)
+	}
+	plain, _, err := held.Decide(Decision{Action: ActionResume}, time.UnixMilli(2))
+	require.NoError(t, err)
+	_, _, err = plain.Decide(Decision{Action: ActionResume, ExtraFeeMsat: 1}, time.UnixMilli(3))
+	require.ErrorIs(t, err, ErrDecided)
+	a, _ = plain.Answer()
+	require.Equal(t, Answer{Key: r.Key, Action: AnswerResume}, a)
+}
+
 func TestPayingIsOnlySettledOrPutBack(t *testing.T) {
 	r, _, err := heldRow().MarkPaying("about to pay")
 	require.NoError(t, err)

@@ -38,6 +38,7 @@ const (
 	ReasonFeeShort        ReasonCode = "fee_below_agreed"
 	ReasonAmountShort     ReasonCode = "amount_below_agreed"
 	ReasonAmountOver      ReasonCode = "amount_above_limit"
+	ReasonSize            ReasonCode = "size_not_offered"
 	ReasonPartTooSmall    ReasonCode = "part_below_htlc_minimum"
 	ReasonCltv            ReasonCode = "cltv_too_short"
 	ReasonExpiryNear      ReasonCode = "htlc_expiry_near"

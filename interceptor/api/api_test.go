@@ -113,6 +113,7 @@ func TestAttachAndDecideOverTheWire(t *testing.T) {
 	d := []interceptor.Decision{
 		{Key: s.row.Key, Action: interceptor.ActionSettle, Preimage: ln.Preimage{1}, Reason: "r"},
 		{Key: s.row.Key, Action: interceptor.ActionResume},
+		{Key: s.row.Key, Action: interceptor.ActionResume, ExtraFeeMsat: 7},
 	}
 	require.NoError(t, c.Decide(t.Context(), d))
 	require.Equal(t, d, s.decisions)
@@ -124,6 +125,8 @@ func TestRowsRoundTrip(t *testing.T) {
 			ID:           rapid.Int64().Draw(t, "id"),
 			Key:          ln.CircuitKey{ChanID: ln.SCID(rapid.Uint64().Draw(t, "chan")), HtlcID: rapid.Uint64().Draw(t, "index")},
 			IncomingMsat: ln.Msat(rapid.Uint64Max(uint64(ln.MaxMsat)).Draw(t, "in")),
+			OutgoingMsat: 1000,
+			ExtraFeeMsat: ln.Msat(rapid.Uint64Max(999).Draw(t, "extra fee")),
 			OutgoingSCID: ln.SCID(rapid.Uint64().Draw(t, "scid")),
 			FailHeight:   rapid.Uint32().Draw(t, "fail"),
 			State:        rapid.SampledFrom([]interceptor.State{interceptor.StateHeld, interceptor.StateLapsed}).Draw(t, "state"),
@@ -133,6 +136,9 @@ func TestRowsRoundTrip(t *testing.T) {
 		back, err := rowFromWire(rowToWire(r))
 		require.NoError(t, err)
 		require.Equal(t, r, back)
+		r.ExtraFeeMsat = 1000
+		_, err = rowFromWire(rowToWire(r))
+		require.ErrorIs(t, err, interceptor.ErrInvalid)
 	})
 }
 

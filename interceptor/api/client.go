@@ -81,7 +81,7 @@ func (c *Client) Attach(ctx context.Context, handler string, sink func(intercept
 func (c *Client) Decide(ctx context.Context, decisions []interceptor.Decision) error {
 	in := &pb.DecideRequest{Decisions: make([]*pb.Decision, len(decisions))}
 	for i, d := range decisions {
-		in.Decisions[i] = &pb.Decision{Key: keyToWire(d.Key), Action: string(d.Action), Reason: d.Reason}
+		in.Decisions[i] = &pb.Decision{Key: keyToWire(d.Key), Action: string(d.Action), Reason: d.Reason, ExtraFeeMsat: uint64(d.ExtraFeeMsat)}
 		if d.Action == interceptor.ActionSettle {
 			in.Decisions[i].Preimage = d.Preimage.Bytes()
 		}

@@ -145,7 +145,7 @@ func rowToWire(r interceptor.Row) *pb.Row {
 		AutoFailHeight: r.AutoFailHeight, FailHeight: r.FailHeight, OfferHeight: r.OfferHeight,
 		OnChain: r.OnChain, Handler: r.Handler, State: string(r.State), Reason: r.Reason,
 		OfferedMs: toMs(r.OfferedAt), DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt),
-		Outcome: string(r.Outcome), Acked: r.Acked, Version: r.Version,
+		Outcome: string(r.Outcome), Acked: r.Acked, Version: r.Version, ExtraFeeMsat: uint64(r.ExtraFeeMsat),
 	}
 }
 
@@ -165,8 +165,11 @@ func rowFromWire(r *pb.Row) (interceptor.Row, error) {
 	if r.GetIncomingMsat() > uint64(ln.MaxMsat) || r.GetOutgoingMsat() > uint64(ln.MaxMsat) {
 		return interceptor.Row{}, fmt.Errorf("row %s: %w", key, ln.ErrOverflow)
 	}
+	if r.GetExtraFeeMsat() > 0 && r.GetExtraFeeMsat() >= r.GetOutgoingMsat() {
+		return interceptor.Row{}, fmt.Errorf("row %s: %d msat withheld of %d: %w", key, r.GetExtraFeeMsat(), r.GetOutgoingMsat(), interceptor.ErrInvalid)
+	}
 	return interceptor.Row{
-		ID: r.GetId(), Key: key, Hash: hash,
+		ID: r.GetId(), Key: key, Hash: hash, ExtraFeeMsat: ln.Msat(r.GetExtraFeeMsat()),
 		IncomingMsat: ln.Msat(r.GetIncomingMsat()), OutgoingMsat: ln.Msat(r.GetOutgoingMsat()),
 		IncomingExpiry: r.GetIncomingExpiry(), OutgoingExpiry: r.GetOutgoingExpiry(),
 		OutgoingSCID: ln.SCID(r.GetOutgoingScid()), AutoFailHeight: r.GetAutoFailHeight(),
@@ -182,7 +185,9 @@ func decisionFromWire(d *pb.Decision) (interceptor.Decision, error) {
 	if err != nil {
 		return interceptor.Decision{}, err
 	}
-	out := interceptor.Decision{Key: key, Action: interceptor.Action(d.GetAction()), Reason: d.GetReason()}
+	out := interceptor.Decision{
+		Key: key, Action: interceptor.Action(d.GetAction()), Reason: d.GetReason(), ExtraFeeMsat: ln.Msat(d.GetExtraFeeMsat()),
+	}
 	if out.Action == interceptor.ActionSettle || len(d.GetPreimage()) > 0 {
 		if out.Preimage, err = ln.PreimageFromBytes(d.GetPreimage()); err != nil {
 			return out, fmt.Errorf("decision about %s: %w: %w", key, interceptor.ErrInvalid, err)

@@ -26,6 +26,9 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 )
 
+// withheld is taken out of half of the payments of the test below.
+const withheld = 7_000
+
 // TestFlapsKillsAndRestartsOverTheWire drives the engine through lnd's real
 // wire protocol: payments over a gateway whose links flap, whose lnd is killed
 // and whose sidecar restarts. The gateway must not be a millisatoshi poorer.
@@ -46,7 +49,7 @@ func TestFlapsKillsAndRestartsOverTheWire(t *testing.T) {
 	}
 	p, pConn := node("payer", lndfake.NodeConfig{})
 	g, gConn := node("gateway", lndfake.NodeConfig{RequireInterceptor: true})
-	c, cConn := node("wallet", lndfake.NodeConfig{})
+	c, cConn := node("wallet", lndfake.NodeConfig{TakesExtraFeeMsat: withheld})
 	for _, n := range []*lndfake.Node{p, g} {
 		for range 4 {
 			_, err := n.Fund(20_000_000)
@@ -58,6 +61,7 @@ func TestFlapsKillsAndRestartsOverTheWire(t *testing.T) {
 	_, err = w.OpenChannel(g, c, 15_000_000, 0)
 	require.NoError(t, err)
 	before := w.Wealth(g).TotalMsat()
+	walletBefore := w.Wealth(c).TotalMsat()
 
 	client, err := lnd.Dial(lnd.Config{Address: g.Addr(), DialOptions: []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -123,7 +127,11 @@ func TestFlapsKillsAndRestartsOverTheWire(t *testing.T) {
 						decisions.Go(func() {
 							for ctx.Err() == nil {
 								dctx, done := context.WithTimeout(ctx, time.Second)
-								err := eng.Decide(dctx, decide(ev.Row.Key, action))
+								d := decide(ev.Row.Key, action)
+								if action == interceptor.ActionResume && ev.Row.Hash[1]%2 == 0 {
+									d[0].ExtraFeeMsat = withheld
+								}
+								err := eng.Decide(dctx, d)
 								done()
 								if err == nil || !isUnavailable(err) {
 									return
@@ -205,6 +213,24 @@ func TestFlapsKillsAndRestartsOverTheWire(t *testing.T) {
 	stop()
 	require.NoError(t, w.Err())
 	require.GreaterOrEqual(t, w.Wealth(g).TotalMsat(), before, "the gateway lost money")
+	// Every payment that succeeded brought the wallet its amount, or that less
+	// what was withheld, over however many replays.
+	invoices, err := lnrpc.NewLightningClient(cConn).ListInvoices(ctx, &lnrpc.ListInvoiceRequest{NumMaxInvoices: 1000})
+	require.NoError(t, err)
+	got, short := int64(0), 0
+	for _, inv := range invoices.Invoices {
+		switch {
+		case inv.State != lnrpc.Invoice_SETTLED:
+		case inv.RHash[1]%2 == 0 && inv.AmtPaidMsat == 1_000_000-withheld:
+			short++
+			got += inv.AmtPaidMsat
+		default:
+			require.Equal(t, int64(1_000_000), inv.AmtPaidMsat)
+			got += inv.AmtPaidMsat
+		}
+	}
+	require.Positive(t, short)
+	require.Equal(t, got, w.Wealth(c).TotalMsat()-walletBefore)
 	t.Logf("payments %v; earned %d msat", states, w.Wealth(g).TotalMsat()-before)
 	require.Positive(t, states[lnrpc.Payment_SUCCEEDED])
 }

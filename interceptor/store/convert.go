@@ -60,6 +60,7 @@ func insertParams(r interceptor.Row) (storedb.InsertRowParams, error) {
 		Handler: r.Handler, State: string(r.State), Reason: r.Reason, Preimage: preimageBytes(r.Preimage),
 		OfferedMs: toMs(r.OfferedAt), DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt),
 		Outcome: string(r.Outcome), Acked: r.Acked, Live: r.Live(), Version: r.Version,
+		ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
 	}, nil
 }
 
@@ -68,7 +69,7 @@ func updateParams(r interceptor.Row) storedb.UpdateRowParams {
 		AutoFailHeight: int64(r.AutoFailHeight), FailHeight: int64(r.FailHeight), OnChain: r.OnChain,
 		State: string(r.State), Reason: r.Reason, Preimage: preimageBytes(r.Preimage),
 		DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt), Outcome: string(r.Outcome),
-		Acked: r.Acked, Live: r.Live(),
+		Acked: r.Acked, Live: r.Live(), ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
 		ChanID: r.Key.ChanID.Bytes(), HtlcID: int64(r.Key.HtlcID), //nolint:gosec // bounded at insertion
 		Version: r.Version - 1,
 	}
@@ -119,6 +120,9 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 			return bad(fmt.Errorf("negative value %d", v))
 		}
 	}
+	if r.ExtraFeeMsat < 0 || r.ExtraFeeMsat > 0 && r.ExtraFeeMsat >= r.OutgoingMsat {
+		return bad(fmt.Errorf("%d msat withheld of %d", r.ExtraFeeMsat, r.OutgoingMsat))
+	}
 	for _, h := range []int64{r.IncomingExpiry, r.OutgoingExpiry, r.AutoFailHeight, r.FailHeight, r.OfferHeight} {
 		if h < 0 || h > math.MaxUint32 {
 			return bad(fmt.Errorf("height %d is out of range", h))
@@ -130,7 +134,7 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 		IncomingExpiry: uint32(r.IncomingExpiry), OutgoingExpiry: uint32(r.OutgoingExpiry),
 		OutgoingSCID: outgoing, AutoFailHeight: uint32(r.AutoFailHeight), FailHeight: uint32(r.FailHeight),
 		OfferHeight: uint32(r.OfferHeight), OnChain: r.OnChain, Handler: r.Handler, State: state,
-		Reason: r.Reason, Preimage: preimage, OfferedAt: fromMs(r.OfferedMs), DecidedAt: fromMs(r.DecidedMs),
+		Reason: r.Reason, Preimage: preimage, ExtraFeeMsat: ln.Msat(r.ExtraFeeMsat), OfferedAt: fromMs(r.OfferedMs), DecidedAt: fromMs(r.DecidedMs),
 		GoneAt: fromMs(r.GoneMs), Outcome: interceptor.Outcome(r.Outcome), Acked: r.Acked, Version: r.Version,
 	}, nil
 }

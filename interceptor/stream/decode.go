@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -44,6 +45,9 @@ func decode(in *routerrpc.ForwardHtlcInterceptRequest) (ln.InterceptedHtlc, erro
 	return o, nil
 }
 
+// extraFeeRecord is the type of extra_fee in update_add_htlc (bLIP-25).
+const extraFeeRecord = 65_537
+
 // encode writes one answer. The action is always set by name: the protocol's
 // zero value is SETTLE.
 func encode(a interceptor.Answer) (*routerrpc.ForwardHtlcInterceptResponse, error) {
@@ -53,6 +57,12 @@ func encode(a interceptor.Answer) (*routerrpc.ForwardHtlcInterceptResponse, erro
 	switch a.Action {
 	case interceptor.AnswerResume:
 		out.Action = routerrpc.ResolveHoldForwardAction_RESUME
+		if a.ExtraFeeMsat > 0 {
+			out.Action, out.OutAmountMsat = routerrpc.ResolveHoldForwardAction_RESUME_MODIFIED, uint64(a.OutgoingMsat)
+			out.OutWireCustomRecords = map[uint64][]byte{
+				extraFeeRecord: binary.BigEndian.AppendUint64(nil, uint64(a.ExtraFeeMsat)),
+			}
+		}
 	case interceptor.AnswerFail:
 		out.Action = routerrpc.ResolveHoldForwardAction_FAIL
 	case interceptor.AnswerSettle:

@@ -209,6 +209,11 @@ func check(o interceptor.Offer, a interceptor.Answer) error {
 	if o.OnChain() || o.AutoFailHeight == 0 {
 		return fmt.Errorf("%s is on chain, %s is no answer: %w", a.Key, a.Action, ErrBadAnswer)
 	}
+	// lnd takes an amount of 0 for "as the onion asks".
+	if a.ExtraFeeMsat > 0 && (a.Action != interceptor.AnswerResume || a.OutgoingMsat == 0 || a.ExtraFeeMsat >= o.OutgoingMsat ||
+		a.OutgoingMsat != o.OutgoingMsat-a.ExtraFeeMsat) {
+		return fmt.Errorf("%s: %s withheld of %s leaves %s: %w", a.Key, a.ExtraFeeMsat, o.OutgoingMsat, a.OutgoingMsat, ErrBadAnswer)
+	}
 	return nil
 }
 

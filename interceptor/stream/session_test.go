@@ -181,6 +181,40 @@ func TestAnswersAreChecked(t *testing.T) {
 	require.NoError(t, s.Err())
 }
 
+// A forward of less says so to the next node, and adds up.
+func TestWithheldFeeOnTheWire(t *testing.T) {
+	r, conn := dialRouter(t)
+	s, err := Open(t.Context(), Config{Conn: conn})
+	require.NoError(t, err)
+	defer s.Abort()
+	in := request(0, ln.Hash{1}, 181)
+	in.IncomingAmountMsat, in.OutgoingAmountMsat = 101_000, 100_000
+	r.offer(t, in)
+	o := next(t, s, 1)[0]
+	answer := func(fee, out ln.Msat, action interceptor.AnswerAction) interceptor.Answer {
+		return interceptor.Answer{Key: o.Key, Seq: o.Seq, Action: action, ExtraFeeMsat: fee, OutgoingMsat: out}
+	}
+	for _, bad := range []interceptor.Answer{
+		answer(10_000, 0, interceptor.AnswerResume),
+		answer(10_000, 90_001, interceptor.AnswerResume),
+		answer(100_000, 0, interceptor.AnswerResume),
+		answer(100_001, 1<<64-1, interceptor.AnswerResume),
+		answer(10_000, 90_000, interceptor.AnswerFail),
+	} {
+		require.ErrorIs(t, s.Answer(bad), ErrBadAnswer)
+	}
+	require.NoError(t, s.Answer(answer(10_000, 90_000, interceptor.AnswerResume)))
+	select {
+	case a := <-r.answers:
+		require.Equal(t, routerrpc.ResolveHoldForwardAction_RESUME_MODIFIED, a.Action)
+		require.Equal(t, uint64(90_000), a.OutAmountMsat)
+		require.Zero(t, a.InAmountMsat)
+		require.Equal(t, map[uint64][]byte{65537: {0, 0, 0, 0, 0, 0, 0x27, 0x10}}, a.OutWireCustomRecords)
+	case <-time.After(10 * time.Second):
+		t.Fatal("an answer is missing")
+	}
+}
+
 func TestBackoffIsQuickAtFirst(t *testing.T) {
 	b := Backoff{Rand: func(n int64) int64 { return n - 1 }}
 	require.Zero(t, b.Next())

@@ -96,6 +96,23 @@ func (h lspHolds) Decide(ctx context.Context, keys []ln.CircuitKey, v lspengine.
 	for _, k := range keys {
 		decisions = append(decisions, interceptor.Decision{Key: k, Action: action, Reason: reason})
 	}
+	return h.decide(ctx, decisions)
+}
+
+func (h lspHolds) Resume(ctx context.Context, forwards []lspengine.Forward, reason string) error {
+	if len(reason) > interceptor.MaxReason {
+		reason = reason[:interceptor.MaxReason]
+	}
+	decisions := make([]interceptor.Decision, 0, len(forwards))
+	for _, f := range forwards {
+		decisions = append(decisions, interceptor.Decision{
+			Key: f.Key, Action: interceptor.ActionResume, ExtraFeeMsat: f.ExtraFeeMsat, Reason: reason,
+		})
+	}
+	return h.decide(ctx, decisions)
+}
+
+func (h lspHolds) decide(ctx context.Context, decisions []interceptor.Decision) error {
 	err := h.ledger.Decide(ctx, decisions)
 	for _, otherwise := range []error{
 		interceptor.ErrDecided, interceptor.ErrOnChain, interceptor.ErrUnknownRow, interceptor.ErrPaying,

@@ -29,6 +29,7 @@ type Config struct {
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
+	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
 // LndConfig says how to reach the gateway's lnd.
@@ -169,6 +170,7 @@ func DefaultConfig() Config {
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
 		Backups:  defaultBackups(),
+		LSPS:     defaultLSPS(),
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
@@ -204,6 +206,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("lsp.hold_margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment while others are forwarded; make the margin the larger one", c.LSP.HoldMargin, c.Interceptor.FailSafetyBlocks)
 	}
 	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
+		return err
+	}
+	if _, err := c.LSPS.limits(); err != nil {
 		return err
 	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {

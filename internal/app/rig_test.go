@@ -26,6 +26,7 @@ import (
 
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
 	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -35,6 +36,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
 
@@ -52,10 +54,12 @@ type job struct {
 	confs uint32
 	// opens says that the payment needs a channel.
 	opens bool
+	// lsps2: the wallet is an LSPS2 client, which takes less than its onions ask.
+	lsps2 bool
 }
 
 func jobs() []job {
-	return []job{
+	return append(lspsJobs(), []job{
 		{name: "payer-pays", amountSat: 100_000, parts: 1, opens: true},
 		{name: "receiver-pays", receiverPays: true, amountSat: 100_000, parts: 1, opens: true},
 		{name: "payer-pays-in-two-parts", amountSat: 600_000, parts: 2, opens: true},
@@ -65,7 +69,7 @@ func jobs() []job {
 		{name: "payer-pays-second-channel", amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-second-channel", receiverPays: true, amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-confirmed", receiverPays: true, amountSat: 100_000, parts: 1, confs: 2, opens: true},
-	}
+	}...)
 }
 
 // rig is a payer, a gateway and a wallet on the fake, and a sluiced that a
@@ -87,6 +91,7 @@ type rig struct {
 	conns                  map[*lndfake.Node]*grpc.ClientConn
 	walletKey              ln.PubKey
 	walletClient           *lnd.Client
+	lsps                   *peerrpctest.Client
 	before                 map[*lndfake.Node]int64
 	channelsBefore         int
 
@@ -190,7 +195,11 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	}
 	r.payer = add("payer", lndfake.NodeConfig{})
 	r.gateway = add("gateway", lndfake.NodeConfig{RequireInterceptor: true})
-	r.wallet = add("wallet", lndfake.NodeConfig{})
+	wallet := lndfake.NodeConfig{}
+	if c.job.lsps2 {
+		wallet.TakesExtraFeeMsat = 100_000_000
+	}
+	r.wallet = add("wallet", wallet)
 	var err error
 	r.walletKey, err = ln.ParsePubKey(r.wallet.PubKey())
 	require.NoError(t, err)
@@ -228,6 +237,10 @@ func newRig(t *testing.T, c rigConfig) *rig {
 			r.pause(20 * time.Millisecond)
 		}
 	})
+	gatewayKey, err := ln.ParsePubKey(r.gateway.PubKey())
+	require.NoError(t, err)
+	r.lsps = peerrpctest.New(r.walletClient, gatewayKey)
+	r.running.Go(func() { r.lsps.Run(r.ctx) })
 	r.running.Go(r.supervise)
 	t.Cleanup(r.close)
 	return r
@@ -357,6 +370,10 @@ func (r *rig) process() error {
 	defer func() { _ = db.Close() }()
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.Lnd.Network = r.dir, "regtest"
+	if r.job.lsps2 {
+		// An agreement whose answer was lost lasts as long as its offer.
+		cfg.LSP.OfferFor = config.Duration(10 * time.Minute)
+	}
 	if r.configure != nil {
 		r.configure(&cfg)
 	}
@@ -453,6 +470,9 @@ type agreement struct {
 
 // ask gets an invoice as a wallet's agent does: with a new hash for each try.
 func (r *rig) ask() (agreement, error) {
+	if r.job.lsps2 {
+		return r.askLSPS()
+	}
 	s := r.service.Load()
 	if s == nil {
 		return agreement{}, errAway

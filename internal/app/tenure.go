@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,8 +62,19 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 	if err != nil {
 		return err
 	}
+	messages, err := d.lspsServer(business)
+	if err != nil {
+		return err
+	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	return business.Run(ctx, func() {
 		d.lsp.Ready(business)
+		if messages != nil {
+			serving.Go(func() { messages.Run(ctx) })
+		}
 		d.nowReady(ctx)
 	})
 }

@@ -170,6 +170,13 @@ type PeerEvent struct {
 	Online bool
 }
 
+// PeerMessage is a custom message of a peer's (BOLT 1, types from 32768 on).
+type PeerMessage struct {
+	Peer PubKey
+	Type uint32
+	Data []byte
+}
+
 // CommitmentType names the channel type to open.
 type CommitmentType string
 

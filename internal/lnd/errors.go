@@ -33,6 +33,7 @@ func textMeanings() []struct {
 		{"unable to locate peer", ln.ErrPeerOffline},
 		{"not connected to peer", ln.ErrPeerOffline},
 		{"peer not connected", ln.ErrPeerOffline},
+		{"peer is not connected", ln.ErrPeerOffline},
 		{"received funding error", ln.ErrPeerRejected},
 		{"channel rejected", ln.ErrPeerRejected},
 		{"remote canceled funding", ln.ErrPeerRejected},

@@ -62,6 +62,8 @@ func rights() []Right {
 		{lightning + "ListPeers", "who is connected", both},
 		{lightning + "SubscribePeerEvents", "who comes and goes", both},
 		{lightning + "ConnectPeer", "to reach the other side", both},
+		{lightning + "SubscribeCustomMessages", "what LSPS clients ask over the peer connection", gateway},
+		{lightning + "SendCustomMessage", "to answer them", gateway},
 		{lightning + "OpenChannel", "to open channels on demand", gateway},
 		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
 		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway},

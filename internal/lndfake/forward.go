@@ -144,7 +144,8 @@ type forward struct {
 	scid   uint64
 	hash   [32]byte
 	onion  *onion
-	pos    int // the hop of the onion that this node is, -1 for the payer
+	pos    int               // the hop of the onion that this node is, -1 for the payer
+	wire   map[uint64][]byte // custom records for the outgoing update_add_htlc
 }
 
 func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {
@@ -245,7 +246,7 @@ func (n *Node) route(f *forward) {
 		drop(code, detail)
 		return
 	}
-	p := &addPacket{inKey: f.key, amt: f.amt, expiry: f.expiry, hash: f.hash, onion: f.onion, pos: f.pos + 1}
+	p := &addPacket{inKey: f.key, amt: f.amt, expiry: f.expiry, hash: f.hash, onion: f.onion, pos: f.pos + 1, wire: f.wire}
 	out.mailbox = append(out.mailbox, p)
 	out.kick()
 }

@@ -33,7 +33,8 @@ type htlc struct {
 	expiry   uint32
 	hash     [32]byte
 	onion    *onion
-	pos      int // the hop of the onion that its receiver is
+	pos      int               // the hop of the onion that its receiver is
+	wire     map[uint64][]byte // custom records of its update_add_htlc
 	stage    stage
 	inKey    circuitKey // at the offerer: what it forwards
 	res      *resolution
@@ -62,6 +63,7 @@ type addPacket struct {
 	hash   [32]byte
 	onion  *onion
 	pos    int
+	wire   map[uint64][]byte
 	opened bool // the link opened its circuit but could not sign for want of a revocation
 	gen    int
 }
@@ -152,7 +154,7 @@ func (c *channel) restore(r *round) {
 			k.signed = false
 		}
 		s.mailbox = append(s.mailbox, &addPacket{
-			inKey: h.inKey, amt: h.amt, expiry: h.expiry, hash: h.hash, onion: h.onion, pos: h.pos,
+			inKey: h.inKey, amt: h.amt, expiry: h.expiry, hash: h.hash, onion: h.onion, pos: h.pos, wire: h.wire,
 		})
 	}
 	r.adds = nil
@@ -172,7 +174,7 @@ func (s *side) add(p *addPacket) *htlc {
 		return nil
 	}
 	h := &htlc{
-		c: c, from: s.i, id: s.nextID, amt: p.amt, expiry: p.expiry, hash: p.hash, onion: p.onion, pos: p.pos,
+		c: c, from: s.i, id: s.nextID, amt: p.amt, expiry: p.expiry, hash: p.hash, onion: p.onion, pos: p.pos, wire: p.wire,
 		stage: stageSigned, inKey: p.inKey,
 	}
 	s.nextID++

@@ -76,6 +76,9 @@ func (h *held) request() *routerrpc.ForwardHtlcInterceptRequest {
 		OutgoingRequestedChanId: f.scid, OutgoingAmountMsat: uint64(f.amt), OutgoingExpiry: f.expiry,
 		CustomRecords: f.onion.hops[f.pos].records, OnionBlob: f.onion.blob(), AutoFailHeight: int32(h.autoFail),
 	}
+	if f.h != nil {
+		r.InWireCustomRecords = f.h.wire
+	}
 	return r
 }
 
@@ -210,6 +213,11 @@ func (n *Node) decide(r *routerrpc.ForwardHtlcInterceptResponse) error {
 			return fmt.Errorf("invalid preimage length of %d, want 32", len(r.Preimage))
 		}
 	case routerrpc.ResolveHoldForwardAction_RESUME, routerrpc.ResolveHoldForwardAction_RESUME_MODIFIED:
+		for kind := range r.OutWireCustomRecords {
+			if kind < 65536 {
+				return status.Errorf(codes.InvalidArgument, "failed to validate custom records: type %d", kind)
+			}
+		}
 	default:
 		return status.Errorf(codes.InvalidArgument, "unrecognized resolve action %v", r.Action)
 	}
@@ -253,6 +261,7 @@ func (n *Node) decide(r *routerrpc.ForwardHtlcInterceptResponse) error {
 		if r.OutAmountMsat > 0 {
 			g.amt = int64(r.OutAmountMsat)
 		}
+		g.wire = r.OutWireCustomRecords
 		n.route(&g)
 	}
 	return nil

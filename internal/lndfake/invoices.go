@@ -2,6 +2,7 @@ package lndfake
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,6 +55,7 @@ type invoice struct {
 
 type invoiceHTLC struct {
 	amt, total int64
+	extra      int64 // withheld on the way, beyond amt
 	expiry     uint32
 	state      lnrpc.InvoiceHTLCState
 	height     uint32
@@ -109,7 +111,40 @@ func (r *invoiceRegistry) armMPP(inv *invoice) {
 func (inv *invoice) acceptedMsat() (sum int64) {
 	for _, h := range inv.htlcs {
 		if h.state == lnrpc.InvoiceHTLCState_ACCEPTED {
-			sum += h.amt
+			sum += h.amt + h.extra
+		}
+	}
+	return sum
+}
+
+// extraFee is what was withheld of an HTLC to this node, and that it takes that; 0 if it does not.
+func (n *Node) extraFee(h *htlc, key circuitKey) int64 {
+	const record = 65_537
+	b := h.wire[record]
+	if len(b) != 8 {
+		return 0
+	}
+	extra := binary.BigEndian.Uint64(b)
+	withheld := uint64(0)
+	if inv := n.invoices.byHash[h.hash]; inv != nil {
+		for k, other := range inv.htlcs {
+			if k != key && other.state == lnrpc.InvoiceHTLCState_ACCEPTED {
+				withheld += uint64(other.extra)
+			}
+		}
+	}
+	if most := uint64(n.cfg.TakesExtraFeeMsat); extra > most || withheld > most-extra {
+		return 0
+	}
+	return int64(extra)
+}
+
+// receivedMsat is what came of that.
+func (inv *invoice) receivedMsat() int64 {
+	sum := inv.acceptedMsat()
+	for _, h := range inv.htlcs {
+		if h.state == lnrpc.InvoiceHTLCState_ACCEPTED {
+			sum -= h.extra
 		}
 	}
 	return sum
@@ -127,7 +162,7 @@ func (n *Node) exitHop(s *side, h *htlc, at hop, ref addRef, key circuitKey) {
 		s.answer(key, h.id, ref, &resolution{failure: &failure{code: code, src: h.pos + 1, detail: detail}})
 	}
 	switch {
-	case h.amt < at.amt:
+	case h.amt+n.extraFee(h, key) < at.amt:
 		refuse(lnrpc.Failure_FINAL_INCORRECT_HTLC_AMOUNT, "amount below the onion's")
 		return
 	case h.expiry < at.expiry:
@@ -143,6 +178,7 @@ func (n *Node) exitHop(s *side, h *htlc, at hop, ref addRef, key circuitKey) {
 func (r *invoiceRegistry) notify(h *htlc, at hop, key circuitKey, ref addRef) *resolution {
 	height := r.n.w.chain.height()
 	inv := r.byHash[h.hash]
+	extra := r.n.extraFee(h, key)
 	if pre := at.records[keysendRecord]; inv == nil && len(pre) == 32 && sha256.Sum256(pre) == h.hash {
 		p := [32]byte(pre)
 		inv = &invoice{hash: h.hash, preimage: &p, keysend: true, valueMsat: at.amt, created: time.Now(), cltv: rejectDelta}
@@ -179,12 +215,12 @@ func (r *invoiceRegistry) notify(h *htlc, at hop, key circuitKey, ref addRef) *r
 		return incorrectDetails(h.pos, "set total mismatch")
 	case h.expiry < height+inv.cltv || h.expiry < height+rejectDelta:
 		return incorrectDetails(h.pos, "expiry too soon")
-	case inv.acceptedMsat()+h.amt > total:
+	case inv.acceptedMsat()+h.amt+extra > total:
 		return incorrectDetails(h.pos, "set overpaid")
 	}
 	inv.total = total
 	inv.htlcs[key] = &invoiceHTLC{
-		amt: h.amt, total: total, expiry: h.expiry, state: lnrpc.InvoiceHTLCState_ACCEPTED, height: height,
+		amt: h.amt, extra: extra, total: total, expiry: h.expiry, state: lnrpc.InvoiceHTLCState_ACCEPTED, height: height,
 		accepted: time.Now(), records: at.records,
 	}
 	inv.keys = append(inv.keys, key)
@@ -193,7 +229,7 @@ func (r *invoiceRegistry) notify(h *htlc, at hop, key circuitKey, ref addRef) *r
 		r.armMPP(inv)
 		return nil
 	}
-	inv.paidMsat = inv.acceptedMsat()
+	inv.paidMsat = inv.receivedMsat()
 	if inv.hold && inv.preimage == nil {
 		inv.state = lnrpc.Invoice_ACCEPTED
 		r.publish(inv)
@@ -205,7 +241,7 @@ func (r *invoiceRegistry) notify(h *htlc, at hop, key circuitKey, ref addRef) *r
 
 func (r *invoiceRegistry) settle(inv *invoice) {
 	inv.state, inv.settledAt = lnrpc.Invoice_SETTLED, time.Now()
-	inv.paidMsat = inv.acceptedMsat()
+	inv.paidMsat = inv.receivedMsat()
 	r.settleIndex++
 	inv.settleIdx = r.settleIndex
 	r.settled = append(r.settled, inv)

@@ -33,6 +33,9 @@ type NodeConfig struct {
 	MailboxTimeout time.Duration
 	// Version is what GetInfo and the versioner report, 0.21.2-beta if empty.
 	Version string
+	// TakesExtraFeeMsat makes the node what lnd never is, an LSPS2 client: it takes parts of which so much in all was
+	// withheld, as the record extra_fee of their update_add_htlc says (bLIP-25).
+	TakesExtraFeeMsat int64
 	// TCP serves on a loopback port that stays the same over restarts, instead of in memory.
 	TCP bool
 }

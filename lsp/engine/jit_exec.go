@@ -32,7 +32,7 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		return nil, nil
 	case jit.OpenChannel:
 		refused, err := e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
-			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.Part.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
+			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.AgreedFee(), zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
 		})
 		if err != nil || refused.IsZero() {
@@ -47,6 +47,8 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		return e.resumeParts(ctx, f)
 	case jit.RefuseParts:
 		return nil, e.refuseParts(ctx, f)
+	case jit.ReleaseSCID:
+		return nil, e.opt.Routes.Release(ctx, []ln.SCID{f.SCID})
 	case jit.WatchParts:
 		return e.watchParts(ctx, t.ID)
 	default:
@@ -211,7 +213,16 @@ func (e *Engine) abandonOpening(ctx context.Context, openingID string, reason ls
 // decided otherwise is not forwarded in part by this call: each part's fate
 // then comes as an event of its own.
 func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Event, error) {
-	err := e.opt.Held.Decide(ctx, f.Keys, VerdictResume, "the channel is ready: forwarded to the wallet")
+	const reason = "the channel is ready: forwarded to the wallet"
+	forwards := make([]Forward, 0, len(f.Keys))
+	for i, key := range f.Keys {
+		forward := Forward{Key: key}
+		if i < len(f.ExtraFees) {
+			forward.ExtraFeeMsat = f.ExtraFees[i]
+		}
+		forwards = append(forwards, forward)
+	}
+	err := e.opt.Held.Resume(ctx, forwards, reason)
 	if err != nil && !errors.Is(err, ErrDecided) {
 		return nil, err
 	}
@@ -221,8 +232,8 @@ func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Even
 	e.log.Warn("not every part could be forwarded", zap.String("payment", f.OfferID), zap.Error(err))
 	// Each remaining part is forwarded by itself: the machine has stored that
 	// the set is to be forwarded, and a part that is gone has its own event.
-	for _, key := range f.Keys {
-		err := e.opt.Held.Decide(ctx, []ln.CircuitKey{key}, VerdictResume, "the channel is ready: forwarded to the wallet")
+	for _, forward := range forwards {
+		err := e.opt.Held.Resume(ctx, []Forward{forward}, reason)
 		if err != nil && !errors.Is(err, ErrDecided) {
 			return nil, err
 		}

@@ -159,6 +159,12 @@ type Routes interface {
 	Release(ctx context.Context, scids []ln.SCID) error
 }
 
+// Forward is one held HTLC to be handed on, less what is withheld of it.
+type Forward struct {
+	Key          ln.CircuitKey
+	ExtraFeeMsat ln.Msat
+}
+
 // Held is the interceptor's ledger of HTLCs held for us.
 type Held interface {
 	// Attach reports until its context ends; every open HTLC comes (again)
@@ -167,6 +173,9 @@ type Held interface {
 	// Decide is all or nothing and idempotent; ErrDecided when one of them
 	// stands otherwise.
 	Decide(ctx context.Context, keys []ln.CircuitKey, v Verdict, reason string) error
+	// Resume is Decide with VerdictResume for HTLCs of which something may be
+	// withheld (bLIP-25); ErrDecided also when one was resumed for another amount.
+	Resume(ctx context.Context, forwards []Forward, reason string) error
 	// Acknowledge says that the outcome of these is in our books.
 	Acknowledge(ctx context.Context, keys []ln.CircuitKey) error
 	// Lookup reports how these stand now.

@@ -110,6 +110,14 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		}
 	}
 	if paid, ok := t.To.(jit.Paid); ok {
+		if offer.Withhold != nil {
+			// Now that its hash can stand in nobody's way, people can find it by it.
+			if err := lspdb.New(tx).SetPaymentOutcome(ctx, lspdb.SetPaymentOutcomeParams{
+				ID: t.ID, PaymentHash: offer.Hash[:], AmountMsat: int64(paid.ForwardedMsat), FeeMsat: int64(paid.FeeEarnedMsat), //nolint:gosec // sums of lnd's amounts
+			}); err != nil {
+				return fmt.Errorf("index what was paid: %w", err)
+			}
+		}
 		if err := postForward(ctx, tx, t.ID, paid); err != nil {
 			return err
 		}
@@ -261,7 +269,7 @@ func postForward(ctx context.Context, tx *store.Tx, id string, paid jit.Paid) er
 		if p.Outcome != jit.OutcomeSettled {
 			continue
 		}
-		in, out := int64(p.Htlc.IncomingMsat), int64(p.Htlc.OutgoingMsat) //nolint:gosec // amounts of lnd's, below 2^63
+		in, out := int64(p.Htlc.IncomingMsat), int64(p.Htlc.OutgoingMsat-p.ExtraFeeMsat) //nolint:gosec // amounts of lnd's, below 2^63
 		err := postOrRename(ctx, tx, ledger.Entry{
 			Key: "forward/" + p.Htlc.Key.String(), At: paid.At, Reference: id,
 			Reason: "forwarded to the wallet over a channel on demand",

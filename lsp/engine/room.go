@@ -35,7 +35,7 @@ type spot struct {
 // One that is being collected keeps what askWallet found for it.
 func jitSpot(s jit.State) (sp spot, ok bool) {
 	o := jit.OfferOf(s)
-	sp = spot{client: o.Client, hash: o.Hash, amount: o.Part.AmountMsat, decided: true}
+	sp = spot{client: o.Client, hash: o.Hash, amount: o.TakesMsat(), decided: true}
 	switch s := s.(type) {
 	case jit.Opening:
 	case jit.Mapping:

@@ -76,9 +76,12 @@ type (
 	// ResumeParts stores and sends RESUME for every key, then PartsResumed; a
 	// key that lnd no longer knows is PartFailed once lnd says how it ended.
 	// Repeats are what lnd wants for HTLCs it offers again.
+	// ExtraFees is empty or says of each key how much less than its onion asks is
+	// forwarded.
 	ResumeParts struct {
-		OfferID string          `json:"offer_id"`
-		Keys    []ln.CircuitKey `json:"keys"`
+		OfferID   string          `json:"offer_id"`
+		Keys      []ln.CircuitKey `json:"keys"`
+		ExtraFees []ln.Msat       `json:"extra_fees,omitempty"`
 	}
 	// RefuseParts stores and sends the refusal for every key. A key whose
 	// stored decision is RESUME is left alone: never FAIL after RESUME.
@@ -87,6 +90,12 @@ type (
 		Keys    []ln.CircuitKey `json:"keys"`
 		How     Refusal         `json:"how"`
 		Reason  lsp.Reason      `json:"reason"`
+	}
+	// ReleaseSCID gives up holding what comes over the SCID: from now on it is one
+	// more alias of the wallet's channel (bLIP-52).
+	ReleaseSCID struct {
+		OfferID string  `json:"offer_id"`
+		SCID    ln.SCID `json:"jit_channel_scid"`
 	}
 	// WatchParts reports the fate of resumed parts, also those already known:
 	// PartSettled, PartFailed.
@@ -103,4 +112,5 @@ func (AbandonOpening) EffectName() string { return "abandon_opening" }
 func (MapChannel) EffectName() string     { return "map_channel" }
 func (ResumeParts) EffectName() string    { return "resume_parts" }
 func (RefuseParts) EffectName() string    { return "refuse_parts" }
+func (ReleaseSCID) EffectName() string    { return "release_scid" }
 func (WatchParts) EffectName() string     { return "watch_parts" }

@@ -69,22 +69,29 @@ func (s Forwarded) admit() (Forwarded, []Effect) {
 		}
 	}
 	var keys []ln.CircuitKey
-	var rest []Part
-	parts := slices.Clone(s.Parts)
+	var rest, more []Part
+	owed := s.owes()
+	for _, p := range s.Parts {
+		if p.Outcome != OutcomeFailed {
+			owed -= min(owed, p.ExtraFeeMsat)
+		}
+	}
 	for _, p := range s.Spares {
-		if live+p.Htlc.OutgoingMsat > s.Part.AmountMsat {
+		if live+p.Htlc.OutgoingMsat > s.Part.AmountMsat || p.Htlc.Hash != s.Hash {
 			rest = append(rest, p)
 			continue
 		}
 		live += p.Htlc.OutgoingMsat
 		keys = append(keys, p.Htlc.Key)
-		parts = append(parts, p)
+		more = append(more, p)
 	}
-	if len(keys) == 0 {
+	more, ok := withhold(more, owed, s.Part.HtlcMinimumMsat)
+	if len(keys) == 0 || !ok {
+		// Too small to bear what is owed: they wait for others to come back.
 		return s, nil
 	}
-	s.Parts, s.Spares = parts, rest
-	return s, []Effect{ResumeParts{OfferID: s.ID, Keys: keys}, WatchParts{OfferID: s.ID, Keys: keys}}
+	s.Parts, s.Spares = slices.Concat(s.Parts, more), rest
+	return s, []Effect{resume(s.Offer, more), WatchParts{OfferID: s.ID, Keys: keys}}
 }
 
 func (s Forwarded) sendBack(keys []ln.CircuitKey, reason lsp.Reason) Effect {
@@ -155,7 +162,7 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 		case OutcomeSettled:
 			settled++
 			in += p.Htlc.IncomingMsat
-			out += p.Htlc.OutgoingMsat
+			out += p.Htlc.OutgoingMsat - p.ExtraFeeMsat
 		}
 	}
 	if open > 0 {
@@ -164,11 +171,16 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 	}
 	o := s.Offer
 	var next State
+	var effects []Effect
 	if settled > 0 {
 		// in >= out for every part: CheckPart let no other join.
 		next = Paid{Offer: o, Held: s.Held, Via: s.Via, ForwardedMsat: out, FeeEarnedMsat: in - out, At: m.At}
+		if o.Withhold != nil {
+			effects = append(effects, ReleaseSCID{OfferID: o.ID, SCID: o.SCID})
+		}
 	} else {
 		o.Last = lsp.Because(lsp.ReasonWalletRefused, "the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(text))
+		o.Terms = o.release()
 		next = Offered{Offer: o}
 		if !m.At.Before(o.ExpiresAt) {
 			next = Refunded{Offer: o, Reason: o.Last}
@@ -176,7 +188,6 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 	}
 	// What still waits is judged as if it arrived now: it is the next attempt, or
 	// too late.
-	var effects []Effect
 	for _, p := range s.Spares {
 		var more []Effect
 		var err error

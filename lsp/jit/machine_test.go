@@ -37,10 +37,61 @@ func testPart(n uint64, out ln.Msat) ln.InterceptedHtlc {
 	}
 }
 
+// withheldTerms are testTerms as bLIP-52 has them; size 0 is a variable one.
+func withheldTerms(size ln.Msat) Terms {
+	t := testTerms(true)
+	t.Hash, t.Part.FeeMsat, t.Part.AmountMsat = ln.Hash{}, 0, size
+	t.Params = lsp.OpeningFeeParams{MinFeeMsat: 2_000_000, ProportionalPPM: 10_000, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 110_000_000}
+	t.Withhold = &Withhold{SizeMsat: size}
+	if size > 0 {
+		t.Withhold.FeeMsat = 2_000_000
+	}
+	return t
+}
+
+// withheldEvents are what an offer that withholds its fee does otherwise.
+func withheldEvents(s State) []Event {
+	m, o := moment(), OfferOf(s)
+	stranger := testPart(2, 50_000_000)
+	stranger.Hash = ln.Hash{6}
+	tiny := testPart(3, 1)
+	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
+	events := []Event{
+		Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}}, Tick{late},
+		NewBlock{m}, NewBlock{lsp.Moment{At: testStart, Height: testHeight + 66}},
+		WalletStatus{Moment: m}, WalletStatus{Moment: m, Online: true}, WalletStatus{Moment: m, Online: true, Room: 42},
+		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43}, Mapped{m, 42}, Mapped{m, 43}, PartsResumed{m},
+	}
+	if o.Last.IsZero() {
+		events = append(events,
+			PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}, PartArrived{Moment: m, Htlc: stranger}, PartArrived{Moment: m, Htlc: tiny},
+			PartArrived{Moment: m, Htlc: testPart(4, 50_000_000)}, PartArrived{Moment: late, Htlc: testPart(4, 50_000_000)},
+			PartArrived{Moment: m, Htlc: testPart(4, 50_000_000), Refusal: lsp.Because(lsp.ReasonLimit, "full")})
+	}
+	switch s.(type) {
+	case Resuming, Forwarded:
+	case Offered, Collecting:
+		if o.OpenLive && len(PartsOf(s)) < 2 {
+			events = append(events, PartArrived{Moment: m, Htlc: testPart(5, 30_000_000)}, PartArrived{Moment: late, Htlc: testPart(6, 30_000_000)})
+		}
+		events = append(events, Cancel{m, lsp.Reason{}})
+	default:
+		events = append(events, Cancel{m, lsp.Reason{}})
+	}
+	for _, p := range PartsOf(s) {
+		key := p.Htlc.Key
+		events = append(events, PartSettled{m, key}, PartFailed{m, key, "no"}, PartFailed{late, key, "no"}, PartGone{m, key, "taken back"})
+	}
+	return events
+}
+
 func moment() lsp.Moment { return lsp.Moment{At: testStart, Height: testHeight} }
 
 func testEvents(s State) []Event {
 	o := OfferOf(s)
+	if o.Withhold != nil {
+		return withheldEvents(s)
+	}
 	m := moment()
 	probe := testPart(90, 50_000_000)
 	probe.Hash = ln.Hash{6}
@@ -113,7 +164,7 @@ func testEvents(s State) []Event {
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}},
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}, Offered{Offer{Terms: withheldTerms(100_000_000)}}},
 		Events:  testEvents,
 	})
 }

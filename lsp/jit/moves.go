@@ -38,7 +38,7 @@ func (h Held) outgoing() ln.Msat {
 	return sum
 }
 
-func (s Collecting) complete() bool { return s.outgoing() >= s.Part.AmountMsat }
+func (s Collecting) complete() bool { return !s.unbound() && s.outgoing() >= s.Part.AmountMsat }
 
 // near says that the parts must go back now: lnd would fail the earliest one
 // by itself soon, or the wallet would find its final delta too short.
@@ -61,7 +61,7 @@ func (o Offer) isLast(openingID string) bool {
 }
 
 func (s Collecting) wake() WakeWallet {
-	return WakeWallet{OfferID: s.ID, Client: s.Client, Hash: s.Hash, AmountMsat: s.Part.AmountMsat, Until: s.Deadline}
+	return WakeWallet{OfferID: s.ID, Client: s.Client, Hash: s.Parts[0].Htlc.Hash, AmountMsat: s.Part.AmountMsat, Until: s.Deadline}
 }
 
 // Waits gives what to tell an offline wallet of a payment that waits for
@@ -76,8 +76,8 @@ func Waits(s State) (WakeWallet, bool) {
 
 func askWallet(o Offer, amount ln.Msat) Effect {
 	return AskWallet{
-		OfferID: o.ID, Client: o.Client, AmountMsat: amount, Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
-		FeeMsat: o.Part.FeeMsat, ZeroConf: o.ZeroConf,
+		OfferID: o.ID, Client: o.Client, AmountMsat: amount - min(amount, o.owes()), Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
+		FeeMsat: o.AgreedFee(), ZeroConf: o.ZeroConf,
 	}
 }
 
@@ -114,6 +114,7 @@ func letGo(o Offer, h Held, how Refusal, reason lsp.Reason) []Effect {
 func back(o Offer, h Held, how Refusal, reason lsp.Reason) (State, []Effect, error) {
 	effects := letGo(o, h, how, reason)
 	o.Last = reason
+	o.Terms = o.release()
 	return Offered{Offer: o}, effects, nil
 }
 
@@ -146,7 +147,7 @@ func opening(o Offer, h Held, at time.Time, amount ln.Msat) (State, []Effect, er
 	if o.ZeroConf {
 		s.Deadline = at.Add(o.OpenFor)
 	}
-	return s, []Effect{OpenChannel{OfferID: o.ID, OpeningID: s.OpeningID, Terms: o.Terms, AmountMsat: amount}}, nil
+	return s, []Effect{OpenChannel{OfferID: o.ID, OpeningID: s.OpeningID, Terms: o.Terms, AmountMsat: o.WalletMsat(amount)}}, nil
 }
 
 func mapping(o Offer, h Held, via ln.SCID, at time.Time) (State, []Effect, error) {

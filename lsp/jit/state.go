@@ -8,7 +8,8 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 )
 
-// Terms are what an offer binds. They never change.
+// Terms are what an offer binds. They never change, but for what the first
+// complete set of parts gives one that withholds its fee (see Withhold).
 type Terms struct {
 	ID     string    `json:"id"`
 	Client ln.PubKey `json:"client"`
@@ -16,6 +17,9 @@ type Terms struct {
 	SCID ln.SCID       `json:"jit_channel_scid"`
 	Hash ln.Hash       `json:"payment_hash"`
 	Part lsp.PartTerms `json:"part_terms"`
+	// Withhold is set when the receiver pays by being forwarded less; then
+	// Part.FeeMsat is zero.
+	Withhold *Withhold `json:"withhold,omitempty"`
 	// Params are the opening_fee_params the fee was computed from.
 	Params lsp.OpeningFeeParams `json:"opening_fee_params"`
 	// ZeroConf, or Confs confirmations before the payment is forwarded.
@@ -68,8 +72,10 @@ type Part struct {
 	Htlc ln.InterceptedHtlc `json:"htlc"`
 	At   time.Time          `json:"at"`
 	// SatBlocks is what holding it costs, as it stood when it arrived.
-	SatBlocks uint64  `json:"sat_blocks,omitempty"`
-	Outcome   Outcome `json:"outcome,omitempty"`
+	SatBlocks uint64 `json:"sat_blocks,omitempty"`
+	// ExtraFeeMsat was withheld when it was handed on.
+	ExtraFeeMsat ln.Msat `json:"extra_fee_msat,omitempty"`
+	Outcome      Outcome `json:"outcome,omitempty"`
 }
 
 // Held is the set of parts of one attempt.

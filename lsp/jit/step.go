@@ -43,7 +43,7 @@ func Step(s State, v Event) (State, []Effect, error) {
 // Screen judges a part that does not change the state: one that a final offer,
 // a probe or a hint not ours brings. It is for callers that route HTLCs, too.
 func Screen(o Offer, final bool, h ln.InterceptedHtlc, height uint32) (Refusal, lsp.Reason, bool) {
-	if h.Hash != o.Hash {
+	if !o.unbound() && h.Hash != o.Hash {
 		// Temporary (law 6): after unknown_next_peer an lnd payer's real
 		// payment, which follows the probe, found no route.
 		return RefuseTemporary, lsp.Because(lsp.ReasonOtherHash, "an HTLC with another payment hash came to this offer's channel id: it opens nothing and was refused"), true
@@ -74,11 +74,22 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		}
 		if p.Outcome == OutcomeOpen && wasResumed(s, key) {
 			// lnd offers again what it was told to resume: again RESUME.
-			return s, []Effect{ResumeParts{OfferID: o.ID, Keys: []ln.CircuitKey{key}}}, nil
+			return s, []Effect{resume(o, []Part{p})}, nil
 		}
 		// Held already; or resolved already, and then a phantom, which must
 		// never be resumed (law 3).
 		return s, nil, nil
+	}
+	if o.unbound() && !Final(s) {
+		return gather(s, o, v)
+	}
+	if o.Withhold != nil && v.Htlc.Hash != o.Hash && v.Refusal.IsZero() {
+		switch s := s.(type) {
+		case Resuming:
+			return Forwarded(s).next(s, v)
+		case Forwarded:
+			return s.next(s, v)
+		}
 	}
 	if how, reason, refused := Screen(o, Final(s), v.Htlc, v.Height); refused {
 		// The client must read why; a probe concerns nobody.
@@ -141,6 +152,9 @@ func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
 	if reason := s.Part.CheckParts(s.htlcs(), m.Height); !reason.IsZero() {
 		return back(s.Offer, s.Held, s.never(), reason)
 	}
+	if _, ok := withhold(s.Parts, s.withheld(), s.Part.HtlcMinimumMsat); !ok {
+		return back(s.Offer, s.Held, s.never(), tooManyForFee(s.Offer, s.Held))
+	}
 	if reason, near := s.near(s.Offer, m.Height); near {
 		return back(s.Offer, s.Held, RefuseTemporary, reason)
 	}
@@ -176,6 +190,12 @@ func stepOffered(s Offered, v Event) (State, []Effect, error) {
 }
 
 func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
+	if s.unbound() {
+		switch v.(type) {
+		case Tick, NewBlock, PartGone:
+			return s.stepUnbound(v)
+		}
+	}
 	switch v := v.(type) {
 	case WalletStatus:
 		return s.wallet(v)
@@ -229,7 +249,9 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 		return back(o, s.Held, RefuseTemporary, reason)
 	}
 	switch {
-	case v.Room != 0:
+	case v.Room != 0 && (o.Withhold == nil || !o.OpenLive):
+		// A channel that is being opened for this payment may have room before its
+		// open says so; who withholds the fee must know which one it is.
 		return s.use(v.Room, v.Moment)
 	case o.OpenLive:
 		// An earlier open has not told its fate: wait for it, never beside it.
@@ -319,8 +341,12 @@ func stepMapping(s Mapping, v Event) (State, []Effect, error) {
 		if reason, near := s.near(s.Offer, v.Height); near {
 			return back(s.Offer, s.Held, RefuseTemporary, reason)
 		}
-		return Resuming{Offer: s.Offer, Held: s.Held, Via: s.Via}, []Effect{
-			ResumeParts{OfferID: s.ID, Keys: s.keys()}, WatchParts{OfferID: s.ID, Keys: s.keys()},
+		parts, ok := withhold(s.Parts, s.owes(), s.Part.HtlcMinimumMsat)
+		if !ok {
+			return back(s.Offer, s.Held, RefuseTemporary, tooManyForFee(s.Offer, s.Held))
+		}
+		return Resuming{Offer: s.Offer, Held: Held{Parts: parts}, Via: s.Via}, []Effect{
+			resume(s.Offer, parts), WatchParts{OfferID: s.ID, Keys: s.keys()},
 		}, nil
 	case MapFailed:
 		if v.Via != s.Via {

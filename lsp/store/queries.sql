@@ -10,6 +10,9 @@ WHERE id = $1;
 -- name: SetPaymentBolt11 :execrows
 UPDATE lsp_payments SET bolt11 = $2 WHERE id = $1;
 
+-- name: SetPaymentOutcome :exec
+UPDATE lsp_payments SET payment_hash = $2, amount_msat = $3, fee_msat = $4 WHERE id = $1;
+
 -- name: GetPayment :one
 SELECT * FROM lsp_payments WHERE id = $1;
 

@@ -115,7 +115,9 @@ type Row struct {
 	// The handler has recorded the outcome.
 	Acked bool `protobuf:"varint,20,opt,name=acked,proto3" json:"acked,omitempty"`
 	// Counts changes.
-	Version       int64 `protobuf:"varint,21,opt,name=version,proto3" json:"version,omitempty"`
+	Version int64 `protobuf:"varint,21,opt,name=version,proto3" json:"version,omitempty"`
+	// Millisatoshis that were withheld when it was resumed (bLIP-25).
+	ExtraFeeMsat  uint64 `protobuf:"varint,22,opt,name=extra_fee_msat,json=extraFeeMsat,proto3" json:"extra_fee_msat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -293,6 +295,13 @@ func (x *Row) GetAcked() bool {
 func (x *Row) GetVersion() int64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *Row) GetExtraFeeMsat() uint64 {
+	if x != nil {
+		return x.ExtraFeeMsat
 	}
 	return 0
 }
@@ -766,7 +775,10 @@ type Decision struct {
 	// For settle: 32 bytes that open the payment hash.
 	Preimage []byte `protobuf:"bytes,3,opt,name=preimage,proto3" json:"preimage,omitempty"`
 	// A sentence for operators, at most 500 bytes.
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For resume: so many millisatoshis less than the onion asks are forwarded,
+	// and the next node is told so (bLIP-25).
+	ExtraFeeMsat  uint64 `protobuf:"varint,5,opt,name=extra_fee_msat,json=extraFeeMsat,proto3" json:"extra_fee_msat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -827,6 +839,13 @@ func (x *Decision) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Decision) GetExtraFeeMsat() uint64 {
+	if x != nil {
+		return x.ExtraFeeMsat
+	}
+	return 0
 }
 
 // DecideRequest carries the parts of one decision.
@@ -1622,7 +1641,7 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\n" +
 	"CircuitKey\x12\x17\n" +
 	"\achan_id\x18\x01 \x01(\x04R\x06chanId\x12\x17\n" +
-	"\ahtlc_id\x18\x02 \x01(\x04R\x06htlcId\"\xa0\x05\n" +
+	"\ahtlc_id\x18\x02 \x01(\x04R\x06htlcId\"\xc6\x05\n" +
 	"\x03Row\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x123\n" +
 	"\x03key\x18\x02 \x01(\v2!.sluice.interceptor.v1.CircuitKeyR\x03key\x12!\n" +
@@ -1648,7 +1667,8 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\agone_ms\x18\x12 \x01(\x03R\x06goneMs\x12\x18\n" +
 	"\aoutcome\x18\x13 \x01(\tR\aoutcome\x12\x14\n" +
 	"\x05acked\x18\x14 \x01(\bR\x05acked\x12\x18\n" +
-	"\aversion\x18\x15 \x01(\x03R\aversion\"^\n" +
+	"\aversion\x18\x15 \x01(\x03R\aversion\x12$\n" +
+	"\x0eextra_fee_msat\x18\x16 \x01(\x04R\fextraFeeMsat\"^\n" +
 	"\x0fRegisterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12\x1b\n" +
@@ -1672,12 +1692,13 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12,\n" +
 	"\x03row\x18\x02 \x01(\v2\x1a.sluice.interceptor.v1.RowR\x03row\x12\x1f\n" +
 	"\vblocks_left\x18\x03 \x01(\x05R\n" +
-	"blocksLeft\"\x8b\x01\n" +
+	"blocksLeft\"\xb1\x01\n" +
 	"\bDecision\x123\n" +
 	"\x03key\x18\x01 \x01(\v2!.sluice.interceptor.v1.CircuitKeyR\x03key\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x12\x1a\n" +
 	"\bpreimage\x18\x03 \x01(\fR\bpreimage\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"N\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12$\n" +
+	"\x0eextra_fee_msat\x18\x05 \x01(\x04R\fextraFeeMsat\"N\n" +
 	"\rDecideRequest\x12=\n" +
 	"\tdecisions\x18\x01 \x03(\v2\x1f.sluice.interceptor.v1.DecisionR\tdecisions\"\x10\n" +
 	"\x0eDecideResponse\"b\n" +

@@ -42,6 +42,7 @@ type InterceptorRow struct {
 	Acked          bool
 	Live           bool
 	Version        int64
+	ExtraFeeMsat   int64
 }
 
 type InterceptorTenure struct {

@@ -68,7 +68,7 @@ func (q *Queries) EndGuards(ctx context.Context) (int64, error) {
 }
 
 const getRow = `-- name: GetRow :one
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
 `
 
 type GetRowParams struct {
@@ -104,6 +104,7 @@ func (q *Queries) GetRow(ctx context.Context, arg GetRowParams) (InterceptorRow,
 		&i.Acked,
 		&i.Live,
 		&i.Version,
+		&i.ExtraFeeMsat,
 	)
 	return i, err
 }
@@ -123,8 +124,8 @@ const insertRow = `-- name: InsertRow :execrows
 INSERT INTO interceptor_rows (
     chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry,
     outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage,
-    offered_ms, decided_ms, gone_ms, outcome, acked, live, version
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
+    offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
 ON CONFLICT (chan_id, htlc_id) DO NOTHING
 `
 
@@ -153,6 +154,7 @@ type InsertRowParams struct {
 	Acked          bool
 	Live           bool
 	Version        int64
+	ExtraFeeMsat   int64
 }
 
 func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, error) {
@@ -181,6 +183,7 @@ func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, er
 		arg.Acked,
 		arg.Live,
 		arg.Version,
+		arg.ExtraFeeMsat,
 	)
 	if err != nil {
 		return 0, err
@@ -216,7 +219,7 @@ func (q *Queries) ListHandlers(ctx context.Context) ([]InterceptorHandler, error
 }
 
 const listLiveRows = `-- name: ListLiveRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version FROM interceptor_rows WHERE live ORDER BY id
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows WHERE live ORDER BY id
 `
 
 func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
@@ -253,6 +256,7 @@ func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
 			&i.Acked,
 			&i.Live,
 			&i.Version,
+			&i.ExtraFeeMsat,
 		); err != nil {
 			return nil, err
 		}
@@ -300,7 +304,7 @@ func (q *Queries) ListRoutes(ctx context.Context) ([]InterceptorRoute, error) {
 }
 
 const listRows = `-- name: ListRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows
 WHERE id > $1
   AND (CAST($2 AS TEXT) = '' OR handler = $2)
   AND (CAST($3 AS TEXT) = '' OR state = $3)
@@ -356,6 +360,7 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 			&i.Acked,
 			&i.Live,
 			&i.Version,
+			&i.ExtraFeeMsat,
 		); err != nil {
 			return nil, err
 		}
@@ -371,7 +376,7 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 }
 
 const listRowsByHash = `-- name: ListRowsByHash :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows
 WHERE payment_hash = $1 AND id > $2
   AND (CAST($3 AS TEXT) = '' OR handler = $3)
   AND (CAST($4 AS TEXT) = '' OR state = $4)
@@ -429,6 +434,7 @@ func (q *Queries) ListRowsByHash(ctx context.Context, arg ListRowsByHashParams) 
 			&i.Acked,
 			&i.Live,
 			&i.Version,
+			&i.ExtraFeeMsat,
 		); err != nil {
 			return nil, err
 		}
@@ -499,8 +505,8 @@ func (q *Queries) PutTenure(ctx context.Context, arg PutTenureParams) error {
 const updateRow = `-- name: UpdateRow :execrows
 UPDATE interceptor_rows SET
     auto_fail_height = $1, fail_height = $2, on_chain = $3, state = $4, reason = $5, preimage = $6,
-    decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, version = version + 1
-WHERE chan_id = $12 AND htlc_id = $13 AND version = $14
+    decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, extra_fee_msat = $12, version = version + 1
+WHERE chan_id = $13 AND htlc_id = $14 AND version = $15
 `
 
 type UpdateRowParams struct {
@@ -515,6 +521,7 @@ type UpdateRowParams struct {
 	Outcome        string
 	Acked          bool
 	Live           bool
+	ExtraFeeMsat   int64
 	ChanID         []byte
 	HtlcID         int64
 	Version        int64
@@ -533,6 +540,7 @@ func (q *Queries) UpdateRow(ctx context.Context, arg UpdateRowParams) (int64, er
 		arg.Outcome,
 		arg.Acked,
 		arg.Live,
+		arg.ExtraFeeMsat,
 		arg.ChanID,
 		arg.HtlcID,
 		arg.Version,

@@ -1150,6 +1150,27 @@ func (q *Queries) SetPaymentFunded(ctx context.Context, arg SetPaymentFundedPara
 	return result.RowsAffected()
 }
 
+const setPaymentOutcome = `-- name: SetPaymentOutcome :exec
+UPDATE lsp_payments SET payment_hash = $2, amount_msat = $3, fee_msat = $4 WHERE id = $1
+`
+
+type SetPaymentOutcomeParams struct {
+	ID          string
+	PaymentHash []byte
+	AmountMsat  int64
+	FeeMsat     int64
+}
+
+func (q *Queries) SetPaymentOutcome(ctx context.Context, arg SetPaymentOutcomeParams) error {
+	_, err := q.db.ExecContext(ctx, setPaymentOutcome,
+		arg.ID,
+		arg.PaymentHash,
+		arg.AmountMsat,
+		arg.FeeMsat,
+	)
+	return err
+}
+
 const unconfirmedSat = `-- name: UnconfirmedSat :one
 SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal
 `

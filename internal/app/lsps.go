@@ -1,0 +1,62 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/lsps0"
+	"github.com/sluice-lsp/sluice/lsp/lsps2"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc"
+)
+
+// LSPSConfig says what wallets may ask for over the Lightning peer connection.
+type LSPSConfig struct {
+	Enabled     bool `toml:"enabled" help:"answer LSPS requests of peers (custom messages of type 37913)"`
+	PendingEach int  `toml:"pending_per_peer" help:"requests that one peer may have in flight" min:"1" max:"1000"`
+	Pending     int  `toml:"pending" help:"requests in flight in all" min:"1"`
+	PerSecond   int  `toml:"requests_per_second_per_peer" help:"requests per second of one peer, four times as many at once" min:"1"`
+}
+
+func defaultLSPS() LSPSConfig {
+	l := peerrpc.DefaultLimits()
+	return LSPSConfig{Enabled: true, PendingEach: l.PeerPending, Pending: l.AllPending, PerSecond: int(l.PeerPerSecond)}
+}
+
+func (c LSPSConfig) limits() (peerrpc.Limits, error) {
+	l := peerrpc.DefaultLimits()
+	l.PeerPending, l.AllPending = c.PendingEach, c.Pending
+	l.PeerPerSecond, l.PeerBurst = float64(c.PerSecond), 4*c.PerSecond
+	if err := l.Validate(); err != nil {
+		return l, fmt.Errorf("lsps: %w", err)
+	}
+	return l, nil
+}
+
+// lspsServer answers LSPS requests of peers; nil when that is turned off.
+func (d *Daemon) lspsServer(business *lspengine.Engine) (*peerrpc.Server, error) {
+	if !d.cfg.LSPS.Enabled {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	limits, err := d.cfg.LSPS.limits()
+	if err != nil {
+		return nil, err
+	}
+	onDemand := lspengine.LSPS2{Engine: business}
+	return peerrpc.New(peerrpc.Options{
+		Messages: d.lnd, Peers: d.lnd, Limits: limits, Now: d.now, Log: d.log.Named("lsps"),
+		Methods: map[string]peerrpc.Method{
+			lsps0.MethodListProtocols: listProtocols,
+			lsps2.MethodGetInfo:       lsps2.GetInfo(onDemand),
+			lsps2.MethodBuy:           lsps2.Buy(onDemand),
+		},
+	})
+}
+
+func listProtocols(_ context.Context, _ ln.PubKey, params lsps0.Params) (any, error) {
+	if refused := params.Only(); refused != nil {
+		return nil, refused
+	}
+	return lsps0.NewListProtocols(lsps2.Number), nil
+}

@@ -1,0 +1,167 @@
+package app
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/lsps0"
+	"github.com/sluice-lsp/sluice/lsp/lsps2"
+)
+
+// lspsJobs are payments that an LSPS2 client receives: one that takes less than
+// its onions ask, which a stock lnd never does.
+func lspsJobs() []job {
+	return []job{
+		{name: "lsps2", lsps2: true, amountSat: 100_000, parts: 1, opens: true},
+		{name: "lsps2-in-two-parts", lsps2: true, amountSat: 600_000, parts: 2, opens: true},
+		{name: "lsps2-room", lsps2: true, amountSat: 100_000, parts: 1, channelSat: 500_000},
+	}
+}
+
+// askLSPS buys a channel and makes the invoice as bLIP-52 has it.
+func (r *rig) askLSPS() (agreement, error) {
+	amount := ln.Msat(r.job.amountSat * 1000)
+	item, bought, err := r.lsps.Buy(r.ctx, amount)
+	if err != nil {
+		return agreement{}, err
+	}
+	fee, err := item.Fee(amount)
+	if err != nil {
+		return agreement{}, err
+	}
+	if !r.job.opens {
+		fee = 0
+	}
+	own, err := r.ln(r.wallet).AddInvoice(r.ctx, r.lspsInvoice(int64(amount), bought))
+	if err != nil {
+		return agreement{}, err
+	}
+	id, err := r.paymentOf(bought.SCID)
+	return agreement{
+		id: id, hash: ln.Hash(own.RHash), bolt11: own.PaymentRequest, walletMsat: int64(amount - fee), payerMsat: int64(amount), opens: r.job.opens,
+	}, err
+}
+
+func (r *rig) lspsInvoice(amount int64, bought lsps2.BuyResult) *lnrpc.Invoice {
+	return &lnrpc.Invoice{
+		ValueMsat: amount, Expiry: 500, CltvExpiry: 82,
+		RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
+			NodeId: r.gateway.PubKey(), ChanId: uint64(bought.SCID), CltvExpiryDelta: bought.CltvExpiryDelta,
+		}}}},
+	}
+}
+
+// paymentOf is what sluiced calls the payment over a channel id.
+func (r *rig) paymentOf(scid ln.SCID) (string, error) {
+	s := r.service.Load()
+	if s == nil {
+		return "", errAway
+	}
+	list, err := s.operator.FindPayments(r.ctx, &lspv1.FindPaymentsRequest{})
+	if err != nil {
+		return "", err
+	}
+	for _, p := range list.Payments {
+		if p.JitScid == scid.String() {
+			return p.PaymentId, nil
+		}
+	}
+	return "", fmt.Errorf("no payment over %s", scid)
+}
+
+func (r *rig) payAny(req *routerrpc.SendPaymentRequest) *lnrpc.Payment {
+	r.t.Helper()
+	req.TimeoutSeconds, req.NoInflightUpdates, req.FeeLimitMsat = 60, true, 100_000_000
+	stream, err := routerrpc.NewRouterClient(r.conns[r.payer]).SendPaymentV2(r.ctx, req)
+	require.NoError(r.t, err)
+	m, err := stream.Recv()
+	require.NoError(r.t, err)
+	return m
+}
+
+// An LSPS2 client on a stock gateway: a probe opens the channel and pays
+// nothing, the payment that follows is forwarded less the fee, and a further
+// payment over the same channel id is an ordinary forward. Its size is the
+// payer's choice.
+func TestLSPS2VariableAfterAProbe(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}})
+		r.openBooks()
+		raw, err := r.lsps.Call(r.ctx, lsps0.MethodListProtocols, nil)
+		require.NoError(t, err)
+		require.JSONEq(t, `{"protocols":[2]}`, string(raw))
+		item, bought, err := r.lsps.Buy(r.ctx, 0)
+		require.NoError(t, err)
+		hints := r.lspsInvoice(0, bought).RouteHints
+		const amount = 150_000_000
+		probe := r.payAny(&routerrpc.SendPaymentRequest{
+			Dest: r.walletKey[:], PaymentHash: make([]byte, 32), AmtMsat: amount, PaymentAddr: make([]byte, 32), FinalCltvDelta: 83, RouteHints: hints,
+		})
+		require.Equal(t, lnrpc.PaymentFailureReason_FAILURE_REASON_INCORRECT_PAYMENT_DETAILS, probe.FailureReason, r.stories())
+		require.Equal(t, r.before[r.wallet], r.w.Wealth(r.wallet).TotalMsat())
+
+		fee, err := item.Fee(amount)
+		require.NoError(t, err)
+		pay := func() *lnrpc.Payment {
+			own, err := r.ln(r.wallet).AddInvoice(r.ctx, r.lspsInvoice(0, bought))
+			require.NoError(t, err)
+			m := r.payAny(&routerrpc.SendPaymentRequest{PaymentRequest: own.PaymentRequest, AmtMsat: amount})
+			require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
+			return m
+		}
+		first := pay()
+		id, err := r.paymentOf(bought.SCID)
+		require.NoError(t, err)
+		r.await(id)
+		require.Equal(t, int64(amount)-int64(fee), r.w.Wealth(r.wallet).TotalMsat()-r.before[r.wallet])
+		shown, err := r.service.Load().operator.ShowPayment(r.ctx, &lspv1.ShowPaymentRequest{IdOrHash: first.PaymentHash})
+		require.NoError(t, err)
+		require.Equal(t, uint64(fee), shown.Payment.FeeMsat)
+		require.Len(t, shown.Openings, 1, "one channel for probe and payment")
+		require.Equal(t, bought.SCID.String(), shown.Payment.JitScid)
+	})
+}
+
+// What a client gets for what it may not ask, over the wire.
+func TestLSPS2Refusals(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}})
+		r.openBooks()
+		raw, err := r.lsps.Call(r.ctx, lsps2.MethodGetInfo, struct{}{})
+		require.NoError(t, err)
+		menu, err := lsps2.ReadMenu(raw)
+		require.NoError(t, err)
+		good := lsps2.BuyRequest{Params: menu[0], SizeMsat: 100_000_000, HasSize: true}
+		code := func(method string, params any) int {
+			t.Helper()
+			r.pause(time.Second)
+			_, err := r.lsps.Call(r.ctx, method, params)
+			refused := &lsps0.RemoteError{}
+			require.ErrorAs(t, err, &refused)
+			return refused.Code
+		}
+		require.Equal(t, lsps0.CodeMethodNotFound, code("lsps9.do_this", nil))
+		require.Equal(t, lsps0.CodeInvalidParams, code(lsps0.MethodListProtocols, map[string]int{"x": 1}))
+		require.Equal(t, lsps2.CodeUnrecognizedToken, code(lsps2.MethodGetInfo, lsps2.GetInfoRequest{Token: "x"}))
+		bad := good
+		bad.Params.MinFeeMsat--
+		require.Equal(t, lsps2.CodeInvalidParams, code(lsps2.MethodBuy, bad))
+		bad = good
+		bad.SizeMsat = good.Params.MinPaymentSizeMsat - 1
+		require.Equal(t, lsps2.CodeSizeTooSmall, code(lsps2.MethodBuy, bad))
+		bad.SizeMsat = good.Params.MaxPaymentSizeMsat + 1
+		require.Equal(t, lsps2.CodeSizeTooLarge, code(lsps2.MethodBuy, bad))
+		_, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, good)
+		require.NoError(t, err)
+		r.pause(time.Until(good.Params.ValidUntil))
+		require.Equal(t, lsps2.CodeInvalidParams, code(lsps2.MethodBuy, good), "valid_until itself is too late")
+		require.Empty(t, r.lsps.Odd())
+	})
+}
