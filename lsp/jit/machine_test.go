@@ -57,10 +57,17 @@ func withheldEvents(s State) []Event {
 	tiny := testPart(3, 1)
 	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
 	events := []Event{
-		Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}}, Tick{late},
-		NewBlock{m}, NewBlock{lsp.Moment{At: testStart, Height: testHeight + 66}},
-		WalletStatus{Moment: m}, WalletStatus{Moment: m, Online: true}, WalletStatus{Moment: m, Online: true, Room: 42},
-		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43}, Mapped{m, 42}, Mapped{m, 43}, PartsResumed{m},
+		Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}},
+		Tick{late},
+		NewBlock{m},
+		NewBlock{lsp.Moment{At: testStart, Height: testHeight + 66}},
+		WalletStatus{Moment: m},
+		WalletStatus{Moment: m, Online: true},
+		WalletStatus{Moment: m, Online: true, Room: 42},
+		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
+		Mapped{m, 42},
+		Mapped{m, 43},
+		PartsResumed{m},
 	}
 	if o.Last.IsZero() {
 		events = append(events,
