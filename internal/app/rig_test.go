@@ -59,7 +59,8 @@ type job struct {
 }
 
 func jobs() []job {
-	return append(lspsJobs(), []job{
+	// Tests name some by their place.
+	return append([]job{
 		{name: "payer-pays", amountSat: 100_000, parts: 1, opens: true},
 		{name: "receiver-pays", receiverPays: true, amountSat: 100_000, parts: 1, opens: true},
 		{name: "payer-pays-in-two-parts", amountSat: 600_000, parts: 2, opens: true},
@@ -69,7 +70,7 @@ func jobs() []job {
 		{name: "payer-pays-second-channel", amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-second-channel", receiverPays: true, amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true},
 		{name: "receiver-pays-confirmed", receiverPays: true, amountSat: 100_000, parts: 1, confs: 2, opens: true},
-	}...)
+	}, lspsJobs()...)
 }
 
 // rig is a payer, a gateway and a wallet on the fake, and a sluiced that a

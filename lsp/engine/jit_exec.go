@@ -278,6 +278,9 @@ func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error)
 	return out, nil
 }
 
+// recordsWithin is how soon lnd's records have the end of an HTLC.
+const recordsWithin = 30 * time.Second
+
 // partFate is the machine's event for an HTLC that is gone.
 func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
 	if r.Kind != HtlcGone {
@@ -290,10 +293,40 @@ func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
 		// lnd tells the gateway that a forward failed, not why: the row's reason
 		// is that of its RESUME.
 		return jit.PartFailed{Moment: e.moment(), Key: r.Htlc.Key, Text: "it came back after it was forwarded"}, true
-	case !r.Resumed:
-		return jit.PartGone{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}, true
+	case !r.Resumed && !e.mayHaveSettled(r):
+		return e.partLost(r), true
 	}
 	return nil, false
+}
+
+func (e *Engine) partLost(r HtlcEvent) jit.Event {
+	return jit.PartGone{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}
+}
+
+// mayHaveSettled: an older copy of the database does not know that an HTLC was
+// forwarded, and lnd's records of how it ended are still being asked.
+func (e *Engine) mayHaveSettled(r HtlcEvent) bool {
+	return e.opt.Restored && r.Kind == HtlcGone && !r.Resumed && !r.Known
+}
+
+// awaitFate takes an HTLC for failed whose end lnd's records do not tell: they
+// have every forward that was settled.
+func (e *Engine) awaitFate(id string, r HtlcEvent) {
+	select {
+	case <-time.After(recordsWithin):
+	case <-e.ctx.Done():
+		return
+	}
+	reports, err := e.opt.Held.Lookup(e.ctx, r.Htlc.Hash)
+	if err != nil {
+		e.log.Warn("how an HTLC ended cannot be looked up", zap.Stringer("htlc", r.Htlc.Key), zap.Error(err))
+	}
+	for _, now := range reports {
+		if now.Htlc.Key == r.Htlc.Key && !e.mayHaveSettled(now) {
+			return // its outcome came as an event
+		}
+	}
+	tell(e, e.jits, id, e.partLost(r))
 }
 
 // onHtlc takes what the interceptor reports.
@@ -304,8 +337,8 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
-		if ev.Resumed {
-			return
+		if ev.Resumed || e.opt.Restored && !ev.Known {
+			return // how it ended is told by itself
 		}
 		if id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID); err == nil && ok && e.isWaiting(id) {
 			tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: ev.Reason}))
@@ -366,9 +399,11 @@ func (e *Engine) partGone(ev HtlcEvent) {
 	if ok {
 		if fate, known := e.partFate(ev); known {
 			tell(e, e.jits, id, fate)
+		} else if e.mayHaveSettled(ev) {
+			e.spawn(func() { e.awaitFate(id, ev) })
 		}
 	}
-	if ev.Resumed && !ev.Known {
+	if ev.Resumed && !ev.Known || e.mayHaveSettled(ev) {
 		return
 	}
 	if err := e.opt.Held.Acknowledge(e.ctx, []ln.CircuitKey{ev.Htlc.Key}); err != nil && e.ctx.Err() == nil {
