@@ -48,8 +48,11 @@ func TestOnDemandBadDaysOfTheOffer(t *testing.T) {
 		try(w, most+1, params(), offerWish{}, "larger than this offer")
 		try(w, 0, params(), offerWish{}, "without an amount")
 		try(w, 100_000_000, params(), offerWish{expires: -time.Second}, "expires in the past")
-		_, err := w.api.Negotiate(ctx, &lspv1.NegotiateRequest{PaymentHash: make([]byte, 32), AmountMsat: 100_000_000})
-		requireRefusal(sc.t, err, "choose an item of the menu")
+		_, err := w.api.Negotiate(ctx, &lspv1.NegotiateRequest{
+			PaymentHash: make([]byte, 32), AmountMsat: 100_000_000, Channel: &lspv1.ChannelWish{ZeroConf: true},
+			FinalCltvDeltaBlocks: 80, InvoiceExpiresMs: time.Now().Add(time.Minute).UnixMilli(),
+		})
+		requireRefusal(sc.t, err, "ask for the menu and choose an item")
 
 		o := w.negotiate(ctx, 100_000_000, offerWish{})
 		_, err = thief.api.GetPayment(ctx, &lspv1.GetPaymentRequest{PaymentId: o.PaymentId})
