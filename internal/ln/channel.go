@@ -91,6 +91,8 @@ type PendingChannel struct {
 	RecoveredSat Sat
 	// LimboHtlcSat is the part of LimboSat that are HTLCs.
 	LimboHtlcSat Sat
+	// OpenHtlcSat is the part of those HTLCs that nobody has taken yet.
+	OpenHtlcSat Sat
 	// Stages are the HTLC outputs in limbo: those of second-stage transactions
 	// already where we need them, made or not.
 	Stages []StageOutput

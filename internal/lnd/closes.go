@@ -88,6 +88,9 @@ func forceClosingFromRPC(p *lnrpc.PendingChannelsResponse_ForceClosedChannel) (l
 	}
 	for _, h := range p.PendingHtlcs {
 		out.LimboHtlcSat += sat(h.Amount)
+		if h.Stage < 2 {
+			out.OpenHtlcSat += sat(h.Amount)
+		}
 		op, err := ln.ParseOutpoint(h.Outpoint)
 		if err != nil {
 			return out, fmt.Errorf("lnd's closing channel %s: %w", out.Outpoint, err)

@@ -369,7 +369,19 @@ func TestOffline(t *testing.T) {
 		}
 		kinds = append(kinds, kind)
 		switch kind {
+		case agent.BlockClosing:
+			w.mu.Lock()
+			switch p := &w.pending[0]; p.Kind {
+			case ln.PendingWaitingClose:
+				p.Kind, p.OpenHtlcSat = ln.PendingForceClose, 700
+			case ln.PendingForceClose, ln.PendingOpen:
+				p.OpenHtlcSat = 0 // claimed
+			}
+			w.mu.Unlock()
 		case agent.BlockHTLC:
+			w.mu.Lock()
+			w.pending = []ln.PendingChannel{{Kind: ln.PendingWaitingClose, Commitment: true}, {Kind: ln.PendingWaitingClose}}
+			w.mu.Unlock()
 			f.mu.Lock()
 			f.held = []*lspv1.Payment{{PaymentHash: make([]byte, 32), ReceivedMsat: 5, State: "opening"}}
 			f.mu.Unlock()
@@ -383,7 +395,7 @@ func TestOffline(t *testing.T) {
 		}
 	})
 	require.NoError(t, err)
-	require.Equal(t, []string{agent.BlockHTLC, agent.BlockArriving, ""}, kinds)
+	require.Equal(t, []string{agent.BlockHTLC, agent.BlockClosing, agent.BlockClosing, agent.BlockArriving, ""}, kinds)
 
 	// The LSP lags behind: what the wallet has is not on its way any more.
 	g, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: 2 * amount})

@@ -36,6 +36,7 @@ type wallet struct {
 	mu        sync.Mutex
 	key       ln.PubKey
 	channels  []ln.Channel
+	pending   []ln.PendingChannel
 	online    map[ln.PubKey]bool
 	refuse    map[ln.PubKey]bool // peers that cannot be connected
 	invoices  map[ln.Hash]*ln.Invoice
@@ -85,7 +86,11 @@ func (w *wallet) ListChannels(context.Context) ([]ln.Channel, error) {
 	return append([]ln.Channel(nil), w.channels...), nil
 }
 
-func (w *wallet) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return nil, nil }
+func (w *wallet) PendingChannels(context.Context) ([]ln.PendingChannel, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]ln.PendingChannel(nil), w.pending...), nil
+}
 
 func (w *wallet) ConnectPeer(_ context.Context, key ln.PubKey, _ string) error {
 	w.mu.Lock()

@@ -40,6 +40,8 @@ const (
 	// BlockHTLC: money is in flight on a channel. Offline, the other side would
 	// have to close the channel by force when it expires.
 	BlockHTLC = "htlc"
+	// BlockClosing: a channel went on chain with money in flight, or may have.
+	BlockClosing = "closing"
 	// BlockArriving: an LSP holds a payment, which would go back to its payer.
 	BlockArriving = "arriving"
 	// BlockUnknown: lnd or an LSP did not say.
@@ -88,9 +90,11 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, nodeError(err)
 	}
-	if s.Channels, err = a.channels(ctx, open); err != nil {
-		return Status{}, err
+	pending, err := a.ports.Channels.PendingChannels(ctx)
+	if err != nil {
+		return Status{}, nodeError(err)
 	}
+	s.Channels = a.channels(open, pending)
 	for _, ch := range s.Channels {
 		s.InboundSat = max(s.InboundSat, ch.InboundSat)
 		s.OutboundSat += ch.OutboundSat
@@ -102,7 +106,7 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	defer cancel()
 	payments, away := a.underWay(quick)
 	s.Payments = payments
-	s.Blockers = blockers(open, payments, away)
+	s.Blockers = blockers(open, pending, payments, away)
 	return s, nil
 }
 
@@ -147,7 +151,7 @@ func (a *Agent) LSPStatus(ctx context.Context) ([]LSPStatus, error) {
 
 func unconfirmed(ch ln.Channel) bool { return ch.ZeroConf && ch.ConfirmedSCID == 0 }
 
-func (a *Agent) channels(ctx context.Context, open []ln.Channel) ([]ChannelStatus, error) {
+func (a *Agent) channels(open []ln.Channel, pending []ln.PendingChannel) []ChannelStatus {
 	names := map[ln.PubKey]string{}
 	for _, l := range a.book.List() {
 		names[l.NodeKey] = l.Name
@@ -160,24 +164,28 @@ func (a *Agent) channels(ctx context.Context, open []ln.Channel) ([]ChannelStatu
 			Active: ch.Active, Unconfirmed: unconfirmed(ch), Htlcs: len(ch.Htlcs), State: "open",
 		})
 	}
-	pending, err := a.ports.Channels.PendingChannels(ctx)
-	if err != nil {
-		return nil, nodeError(err)
-	}
 	for _, p := range pending {
 		out = append(out, ChannelStatus{
 			Outpoint: p.Outpoint, Peer: p.Peer, LSP: names[p.Peer], CapacitySat: p.CapacitySat, State: string(p.Kind),
 		})
 	}
-	return out, nil
+	return out
 }
 
 // blockers are the reasons not to go offline: HTLCs first.
-func blockers(open []ln.Channel, payments []Payment, away []error) []Blocker {
+func blockers(open []ln.Channel, pending []ln.PendingChannel, payments []Payment, away []error) []Blocker {
 	var out []Blocker
 	for _, ch := range open {
 		if n := len(ch.Htlcs); n > 0 {
 			out = append(out, Blocker{BlockHTLC, fmt.Sprintf("%d payment part(s) in flight on channel %s: offline, the channel would be closed by force when they expire", n, ch.Outpoint)})
+		}
+	}
+	for _, p := range pending {
+		switch {
+		case p.OpenHtlcSat > 0:
+			out = append(out, Blocker{BlockClosing, fmt.Sprintf("channel %s was closed with payments of %s in flight: offline, your node cannot take on chain what is yours, and the other side may", p.Outpoint, p.OpenHtlcSat)})
+		case p.Kind == ln.PendingWaitingClose && p.Commitment:
+			out = append(out, Blocker{BlockClosing, fmt.Sprintf("channel %s is being closed by force: until that has confirmed it is not known whether payments to you are in flight on it", p.Outpoint)})
 		}
 	}
 	for _, p := range payments {
@@ -213,10 +221,14 @@ func (a *Agent) WatchOffline(ctx context.Context, report func([]Blocker)) error 
 		if err != nil {
 			return nodeError(err)
 		}
+		pending, err := a.ports.Channels.PendingChannels(ctx)
+		if err != nil {
+			return nodeError(err)
+		}
 		quick, cancel := context.WithTimeout(ctx, statusTimeout)
 		payments, away := a.underWay(quick)
 		cancel()
-		now := blockers(open, payments, away)
+		now := blockers(open, pending, payments, away)
 		if slices.ContainsFunc(now, risky) {
 			quiet = 0
 		} else {
