@@ -53,7 +53,7 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	}
 	room := func(e *Engine) ln.SCID {
 		t.Helper()
-		scid, _, _, err := e.takeRoom(t.Context(), "another", client, amount, 0)
+		scid, _, _, err := e.takeRoom(t.Context(), "another", client, amount, 0, true)
 		require.NoError(t, err)
 		return scid
 	}

@@ -87,7 +87,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		return Agreement{}, err
 	}
 	kept := false
-	room, channels, err := e.promiseRoom(ctx, id, r.Client, r.Hash, r.AmountMsat)
+	room, channels, err := e.promiseRoom(ctx, id, r.Client, r.Hash, r.AmountMsat, r.Wish.ZeroConf)
 	if err != nil {
 		return Agreement{}, err
 	}
@@ -207,7 +207,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		return Agreement{}, err
 	}
 	kept := false
-	room, channels, err := e.promiseRoom(ctx, id, r.Client, own.Hash, r.AmountMsat)
+	room, channels, err := e.promiseRoom(ctx, id, r.Client, own.Hash, r.AmountMsat, r.Wish.ZeroConf)
 	if err != nil {
 		return Agreement{}, err
 	}

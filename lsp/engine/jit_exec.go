@@ -78,7 +78,7 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 		refusal <- answer{reason, err}
 	}()
 	var err error
-	status.room, status.channels, err = e.awaitRoom(ctx, id, client, amount, prefer)
+	status.room, status.channels, err = e.awaitRoom(ctx, id, client, amount, prefer, zeroConf)
 	a := <-refusal
 	if err != nil {
 		return status, err

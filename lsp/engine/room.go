@@ -92,7 +92,7 @@ func (e *Engine) movePromise(id string, room ln.SCID, final bool, sp spot) {
 // beside everything that is on its way or promised already, and promises its
 // room to the agreement to be made under this id. Zero means that there is none,
 // and that a channel must be opened.
-func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat) (room ln.SCID, channels int, err error) {
+func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (room ln.SCID, channels int, err error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
@@ -101,7 +101,7 @@ func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, h
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	maps.Copy(before, e.spotsLocked(client))
-	if room, channels = e.roomFor(all, client, amount, 0, before); room != 0 {
+	if room, channels = e.roomFor(all, client, amount, 0, before, zeroConf); room != 0 {
 		e.promises[id] = spot{client: client, hash: hash, amount: amount, via: room}
 	}
 	return room, channels, nil
@@ -122,11 +122,11 @@ const outcomeWithin = 3 * time.Second
 // were just forwarded waits until their outcome is known: until then they count
 // although lnd's balances may have taken them off already. One that would not
 // fit without them either needs a channel, and does not wait.
-func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, err error) {
+func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room ln.SCID, channels int, err error) {
 	end := e.opt.Now().Add(outcomeWithin)
 	for {
 		var may bool
-		room, channels, may, err = e.takeRoom(ctx, id, client, amount, prefer)
+		room, channels, may, err = e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
 		if err != nil || room != 0 || !may || !e.opt.Now().Before(end) {
 			return room, channels, err
 		}
@@ -140,7 +140,7 @@ func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amo
 
 // takeRoom finds room for a payment and takes its spot there, in one step; may
 // says that there would be some without what was forwarded and has no outcome.
-func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID) (room ln.SCID, channels int, may bool, err error) {
+func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room ln.SCID, channels int, may bool, err error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
@@ -151,7 +151,7 @@ func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amou
 	// What ended while lnd was asked may still be missing from its answer.
 	maps.Copy(before, e.spotsLocked(client))
 	delete(before, id)
-	room, channels = e.roomFor(all, client, amount, prefer, before)
+	room, channels = e.roomFor(all, client, amount, prefer, before, zeroConf)
 	_, jitHeld := e.waitingJit[id]
 	_, wrapHeld := e.waitingWrap[id]
 	switch {
@@ -163,7 +163,7 @@ func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amou
 	}
 	if room == 0 {
 		maps.DeleteFunc(before, func(_ string, sp spot) bool { return sp.forwarded })
-		without, _ := e.roomFor(all, client, amount, prefer, before)
+		without, _ := e.roomFor(all, client, amount, prefer, before, zeroConf)
 		may = without != 0
 	}
 	return room, channels, may, nil
@@ -187,8 +187,9 @@ func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
 
 // roomFor finds an active channel to the wallet through which the amount fits
 // beside what others will take of it: the preferred one first, else the one
-// that it leaves fullest. Callers hold e.mu.
-func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot) (room ln.SCID, channels int) {
+// that it leaves fullest. A wallet that declines zero-conf gets nothing over a
+// channel that is not confirmed, whatever it agreed to before. Callers hold e.mu.
+func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot, zeroConf bool) (room ln.SCID, channels int) {
 	rate := e.fees.current().Rate
 	rate = min(rate, maxCommitRate)
 	shown := make(map[ln.Hash]ln.Msat)
@@ -205,7 +206,7 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 			continue
 		}
 		channels++
-		if !c.Active || e.unfunded[c.Outpoint] {
+		if !c.Active || e.unfunded[c.Outpoint] || !zeroConf && c.ZeroConf && c.ConfirmedSCID == 0 {
 			continue
 		}
 		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")

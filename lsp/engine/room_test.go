@@ -47,13 +47,13 @@ func TestRoomIsPromisedOnce(t *testing.T) {
 		paying, hash := b.agree(client, 100_000_000)
 		require.True(t, paying.OpensChannel)
 		require.NoError(t, b.part(paying, hash, 1))
-		room, _, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0)
+		room, _, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0, true)
 		require.NoError(t, err)
 		require.Zero(t, room)
 		// One that was promised room finds its own.
 		via := jit.OfferOf(b.state(free[0].PaymentID)).Room
 		require.NotZero(t, via)
-		room, _, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via)
+		room, _, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via, true)
 		require.NoError(t, err)
 		require.Equal(t, via, room)
 
@@ -128,4 +128,28 @@ func TestMapAlias(t *testing.T) {
 			require.Equal(t, c.owner, b.node.aliases[scid])
 		})
 	}
+}
+
+// A wallet that declines zero-conf is not paid over a channel that it took
+// unconfirmed for another payment: until that has confirmed it is no room.
+func TestNoRoomInAnUnconfirmedChannelForWhoDeclinesZeroConf(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	client := key(2)
+	unconfirmed := roomy(client, 50, 350_000)
+	unconfirmed.ZeroConf = true
+	b.node.channels = []ln.Channel{unconfirmed}
+	room := func(zeroConf bool) (scid ln.SCID) {
+		scid, channels, err := b.e.promiseRoom(t.Context(), "payment", client, ln.Hash{1}, 100_000_000, zeroConf)
+		require.NoError(t, err)
+		require.Equal(t, 1, channels)
+		b.e.breakPromise("payment")
+		taken, _, _, err := b.e.takeRoom(t.Context(), "payment", client, 100_000_000, 0, zeroConf)
+		require.NoError(t, err)
+		require.Equal(t, scid, taken)
+		return scid
+	}
+	require.Zero(t, room(false))
+	require.EqualValues(t, 50, room(true))
+	b.node.channels[0].ConfirmedSCID = 7 << 40
+	require.EqualValues(t, 50, room(false))
 }
