@@ -429,15 +429,16 @@ func (r *rig) calm() {
 // up waits until sluiced serves.
 func (r *rig) up() {
 	r.t.Helper()
+	var last error
 	for range 500 {
 		if s := r.service.Load(); s != nil {
-			if _, err := s.operator.GetStatus(r.ctx, &lspv1.GetStatusRequest{}); err == nil {
+			if _, last = s.operator.GetStatus(r.ctx, &lspv1.GetStatusRequest{}); last == nil {
 				return
 			}
 		}
 		r.pause(r.step)
 	}
-	r.t.Fatal("sluiced does not come up")
+	r.t.Fatalf("sluiced does not come up, after %d starts: %v", r.starts.Load(), last)
 }
 
 // killProcess is kill -9 at any moment.
