@@ -400,9 +400,9 @@ func (r *rig) process() error {
 	if err := d.newInterceptor(); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.hold.Run(ctx) })
-	group.Go(func() error { return d.serve(ctx) })
+	group, both := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.hold.Run(both) })
+	group.Go(func() error { return d.serve(both) })
 	return group.Wait()
 }
 
