@@ -79,8 +79,8 @@ func (c *receiveCmd) show(w *world, r *agentv1.ReceiveResponse) error {
 	case !r.GetOpensChannel():
 		t.Row("Channel", "the present one has room: nothing is opened")
 	case confs > 0:
-		t.Row("Channel", fmt.Sprintf("a new one of %s; the payment waits for %d confirmation(s), about %s: keep the wallet online",
-			capacity, confs, cli.Duration(time.Duration(confs)*10*time.Minute)))
+		t.Row("Channel", fmt.Sprintf("a new one of %s; the payment waits for %d confirmation(s), about %s, and for %d blocks at most: keep the wallet online",
+			capacity, confs, cli.Duration(time.Duration(confs)*10*time.Minute), r.GetMaxWaitBlocks()))
 	default:
 		t.Row("Channel", fmt.Sprintf("a new one of %s, usable at once: until it confirms you trust %s not to double-spend it", capacity, r.GetLsp()))
 	}

@@ -126,11 +126,13 @@ func TestLies(t *testing.T) {
 		"no channel":  func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.OpensChannel = false },
 		"no secret":   func(_ *lspv1.WrapResponse, b *ln.Bolt11) { b.HasPaymentAddr = false },
 		"capacity":    func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.ChannelCapacitySat = 1 << 40 },
+		"short wait":  func(r *lspv1.WrapResponse, _ *ln.Bolt11) { r.MaxWaitBlocks = 2 },
+		"long wait":   func(r *lspv1.WrapResponse, b *ln.Bolt11) { r.MaxWaitBlocks = b.FinalCltvDelta + 1 },
 	} {
 		t.Run("wrapped "+name, func(t *testing.T) {
 			w, f := one(t)
 			f.bendWrap = bend
-			_, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: amount})
+			_, err := w.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: amount, NoZeroConf: strings.HasSuffix(name, "wait")})
 			require.ErrorIs(t, err, errkind.Invalid)
 			require.Equal(t, 1, w.cancelled, "the wallet's own invoice cannot be paid any more")
 			require.Equal(t, []string{"wrap-1"}, f.cancelled)

@@ -39,7 +39,9 @@ type Agreement struct {
 	CapacitySat  ln.Sat  `json:"capacity_sat,omitempty"`
 	ZeroConf     bool    `json:"zero_conf"`
 	// Confirmations that the payment waits for without zero-conf.
-	Confirmations uint32    `json:"confirmations,omitempty"`
+	Confirmations uint32 `json:"confirmations,omitempty"`
+	// MaxWaitBlocks is how long the LSP holds the payment for them.
+	MaxWaitBlocks uint32    `json:"max_wait_blocks,omitempty"`
 	CreatedAt     time.Time `json:"created_at"`
 	ExpiresAt     time.Time `json:"expires_at"`
 }

@@ -93,6 +93,10 @@ func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.W
 		return bad("a fee of %s instead of %s", fee, c.Quote.FeeMsat)
 	case !r.GetOpensChannel() && wrapped.AmountMsat > own.AmountMsat:
 		return bad("a fee of %s for a channel that it does not open", wrapped.AmountMsat-own.AmountMsat)
+	case r.GetOpensChannel() && r.GetMaxWaitBlocks() < confirmations:
+		return bad("it waits %d blocks for %d confirmations", r.GetMaxWaitBlocks(), confirmations)
+	case r.GetMaxWaitBlocks() > wrapped.FinalCltvDelta:
+		return bad("it waits %d blocks for the channel, more than the %d that its invoice leaves", r.GetMaxWaitBlocks(), wrapped.FinalCltvDelta)
 	case r.GetOpensChannel() && capacity > policy.MaxChannelSat:
 		return bad("a channel of %s, above your limit of %s (channels.max_channel_sat)", capacity, policy.MaxChannelSat)
 	}

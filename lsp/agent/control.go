@@ -228,7 +228,7 @@ func (c *control) Receive(ctx context.Context, r *agentv1.ReceiveRequest) (*agen
 	return &agentv1.ReceiveResponse{
 		Lsp: g.LSP, PaymentId: g.PaymentID, Bolt11: g.Bolt11, PaymentHash: g.Hash.String(), FeePayer: feePayer(g.Mode),
 		PayerPaysMsat: uint64(g.PayerMsat), WalletGetsMsat: uint64(g.WalletMsat), FeeMsat: uint64(g.FeeMsat),
-		OpensChannel: g.OpensChannel, ChannelCapacitySat: uint64(g.CapacitySat), Confirmations: g.Confirmations,
+		OpensChannel: g.OpensChannel, ChannelCapacitySat: uint64(g.CapacitySat), Confirmations: g.Confirmations, MaxWaitBlocks: g.MaxWaitBlocks,
 		ExpiresMs: g.ExpiresAt.UnixMilli(),
 	}, nil
 }

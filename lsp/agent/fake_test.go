@@ -305,6 +305,9 @@ func (f *fakeLSP) Wrap(_ context.Context, r *lspv1.WrapRequest) (*lspv1.WrapResp
 	b.Payee, b.AmountMsat, b.FinalCltvDelta = f.key, ln.Msat(r.AmountMsat), own.FinalCltvDelta+87
 	b.Expiry = own.Expiry - 150*time.Second - time.Duration(r.Channel.MinConfirmations)*time.Hour
 	resp := &lspv1.WrapResponse{PaymentId: "wrap-1", FeeMsat: r.AmountMsat - uint64(own.AmountMsat), OpensChannel: true, ChannelCapacitySat: 200_000}
+	if n := r.Channel.MinConfirmations; n > 0 {
+		resp.MaxWaitBlocks = 6 + 6*n
+	}
 	if f.bendWrap != nil {
 		f.bendWrap(resp, &b)
 	}

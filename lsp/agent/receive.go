@@ -372,7 +372,8 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 		LSP: l.Name, NodeKey: l.NodeKey, PaymentID: resp.GetPaymentId(), Hash: hash, Mode: ReceiverPays, Bolt11: wrapped.Text,
 		PayerMsat: wrapped.AmountMsat, WalletMsat: own.AmountMsat, FeeMsat: wrapped.AmountMsat - own.AmountMsat,
 		OpensChannel: resp.GetOpensChannel(), CapacitySat: ln.Sat(resp.GetChannelCapacitySat()),
-		ZeroConf: !r.NoZeroConf, Confirmations: r.Confirmations, CreatedAt: a.now().UTC(), ExpiresAt: wrapped.ExpiresAt().UTC(),
+		ZeroConf: !r.NoZeroConf, Confirmations: r.Confirmations, MaxWaitBlocks: resp.GetMaxWaitBlocks(),
+		CreatedAt: a.now().UTC(), ExpiresAt: wrapped.ExpiresAt().UTC(),
 	}
 	return a.conclude(g, client)
 }

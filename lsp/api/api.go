@@ -204,7 +204,7 @@ func (c *channels) Wrap(ctx context.Context, r *lspv1.WrapRequest) (*lspv1.WrapR
 		return nil, err
 	}
 	return &lspv1.WrapResponse{
-		PaymentId: a.PaymentID, Bolt11: a.Bolt11, FeeMsat: uint64(a.Quote.FeeMsat), ExpiresMs: a.ExpiresAt.UnixMilli(),
+		PaymentId: a.PaymentID, Bolt11: a.Bolt11, FeeMsat: uint64(a.Quote.FeeMsat), ExpiresMs: a.ExpiresAt.UnixMilli(), MaxWaitBlocks: a.MaxWaitBlocks,
 		OpensChannel: a.OpensChannel, ChannelCapacitySat: uint64(a.CapacitySat),
 	}, nil
 }

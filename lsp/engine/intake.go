@@ -50,6 +50,8 @@ type Agreement struct {
 	OpensChannel bool
 	CapacitySat  ln.Sat
 	Bolt11       string
+	// MaxWaitBlocks bounds how long the payment waits for confirmations.
+	MaxWaitBlocks uint32
 }
 
 // errBadExpiry answers invoices that would outlive the offer.
@@ -266,9 +268,13 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if err != nil {
 		return Agreement{}, err
 	}
-	return Agreement{
+	a := Agreement{
 		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: room == 0, CapacitySat: asked.capacity, Bolt11: bolt11,
-	}, nil
+	}
+	if a.OpensChannel && !r.Wish.ZeroConf {
+		a.MaxWaitBlocks = e.cfg.waitBlocks(r.Wish)
+	}
+	return a, nil
 }
 
 // mayOpen says whether a channel may be opened for a payment. One that was

@@ -26,9 +26,10 @@ func TestAWrapEndsBeforeTheWalletsInvoice(t *testing.T) {
 	for i, c := range []struct {
 		wish  Wish
 		least time.Duration
+		wait  uint32
 	}{
-		{Wish{ZeroConf: true}, 150 * time.Second},
-		{Wish{Confs: 3}, 150*time.Second + 3*time.Hour},
+		{Wish{ZeroConf: true}, 150 * time.Second, 0},
+		{Wish{Confs: 3}, 150*time.Second + 3*time.Hour, 24},
 	} {
 		menu, err := e.Menu(t.Context(), client)
 		require.NoError(t, err)
@@ -49,5 +50,7 @@ func TestAWrapEndsBeforeTheWalletsInvoice(t *testing.T) {
 		a, err := wrap(c.least + 5*time.Minute)
 		require.NoError(t, err)
 		require.WithinDuration(t, own.ExpiresAt().Add(-c.least), a.ExpiresAt, time.Second)
+		// The wallet is told how long its payer's money may wait.
+		require.Equal(t, c.wait, a.MaxWaitBlocks)
 	}
 }

@@ -1457,6 +1457,9 @@ type ReceiveResponse struct {
 	ChannelCapacitySat uint64 `protobuf:"varint,10,opt,name=channel_capacity_sat,json=channelCapacitySat,proto3" json:"channel_capacity_sat,omitempty"`
 	// The confirmations that the payment waits for; 0 with zero-conf.
 	Confirmations uint32 `protobuf:"varint,11,opt,name=confirmations,proto3" json:"confirmations,omitempty"`
+	// How many blocks the LSP holds the payment for them at most; then it goes
+	// back to its payer.
+	MaxWaitBlocks uint32 `protobuf:"varint,13,opt,name=max_wait_blocks,json=maxWaitBlocks,proto3" json:"max_wait_blocks,omitempty"`
 	// Until when the payer can pay.
 	ExpiresMs     int64 `protobuf:"varint,12,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1566,6 +1569,13 @@ func (x *ReceiveResponse) GetChannelCapacitySat() uint64 {
 func (x *ReceiveResponse) GetConfirmations() uint32 {
 	if x != nil {
 		return x.Confirmations
+	}
+	return 0
+}
+
+func (x *ReceiveResponse) GetMaxWaitBlocks() uint32 {
+	if x != nil {
+		return x.MaxWaitBlocks
 	}
 	return 0
 }
@@ -2030,7 +2040,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\x0eexpiry_seconds\x18\a \x01(\rR\rexpirySeconds\x12\x10\n" +
 	"\x03lsp\x18\b \x01(\tR\x03lsp\x12 \n" +
 	"\fmax_fee_msat\x18\t \x01(\x04R\n" +
-	"maxFeeMsat\"\xbe\x03\n" +
+	"maxFeeMsat\"\xe6\x03\n" +
 	"\x0fReceiveResponse\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
 	"\n" +
@@ -2044,7 +2054,8 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\ropens_channel\x18\t \x01(\bR\fopensChannel\x120\n" +
 	"\x14channel_capacity_sat\x18\n" +
 	" \x01(\x04R\x12channelCapacitySat\x12$\n" +
-	"\rconfirmations\x18\v \x01(\rR\rconfirmations\x12\x1d\n" +
+	"\rconfirmations\x18\v \x01(\rR\rconfirmations\x12&\n" +
+	"\x0fmax_wait_blocks\x18\r \x01(\rR\rmaxWaitBlocks\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\f \x01(\x03R\texpiresMs\"8\n" +
 	"\x13WatchReceiveRequest\x12!\n" +

@@ -729,8 +729,12 @@ type WrapResponse struct {
 	OpensChannel bool `protobuf:"varint,5,opt,name=opens_channel,json=opensChannel,proto3" json:"opens_channel,omitempty"`
 	// The capacity of the channel that would be opened.
 	ChannelCapacitySat uint64 `protobuf:"varint,6,opt,name=channel_capacity_sat,json=channelCapacitySat,proto3" json:"channel_capacity_sat,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// How many blocks the payment is held for at most while the channel gets the
+	// confirmations that were asked for: then it goes back to its payer. 0 if it
+	// does not wait for any.
+	MaxWaitBlocks uint32 `protobuf:"varint,7,opt,name=max_wait_blocks,json=maxWaitBlocks,proto3" json:"max_wait_blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WrapResponse) Reset() {
@@ -801,6 +805,13 @@ func (x *WrapResponse) GetOpensChannel() bool {
 func (x *WrapResponse) GetChannelCapacitySat() uint64 {
 	if x != nil {
 		return x.ChannelCapacitySat
+	}
+	return 0
+}
+
+func (x *WrapResponse) GetMaxWaitBlocks() uint32 {
+	if x != nil {
+		return x.MaxWaitBlocks
 	}
 	return 0
 }
@@ -3428,7 +3439,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\vamount_msat\x18\x02 \x01(\x04R\n" +
 	"amountMsat\x12M\n" +
 	"\x12opening_fee_params\x18\x03 \x01(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x10openingFeeParams\x124\n" +
-	"\achannel\x18\x04 \x01(\v2\x1a.sluice.lsp.v1.ChannelWishR\achannel\"\xd6\x01\n" +
+	"\achannel\x18\x04 \x01(\v2\x1a.sluice.lsp.v1.ChannelWishR\achannel\"\xfe\x01\n" +
 	"\fWrapResponse\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
@@ -3437,7 +3448,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12#\n" +
 	"\ropens_channel\x18\x05 \x01(\bR\fopensChannel\x120\n" +
-	"\x14channel_capacity_sat\x18\x06 \x01(\x04R\x12channelCapacitySat\"\x92\x04\n" +
+	"\x14channel_capacity_sat\x18\x06 \x01(\x04R\x12channelCapacitySat\x12&\n" +
+	"\x0fmax_wait_blocks\x18\a \x01(\rR\rmaxWaitBlocks\"\x92\x04\n" +
 	"\aPayment\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12&\n" +
