@@ -157,15 +157,7 @@ func (s *street) send(ctx context.Context, hash, addr []byte) <-chan *lnrpc.HTLC
 			MppRecord: &lnrpc.MPPRecord{PaymentAddr: addr, TotalAmtMsat: replayMsat},
 		},
 	}}
-	done := make(chan *lnrpc.HTLCAttempt, 1)
-	go func() {
-		attempt, err := s.Payer.Router.SendToRouteV2(ctx, &routerrpc.SendToRouteRequest{PaymentHash: hash, Route: route})
-		if err != nil {
-			s.t.Logf("send: %v", err)
-		}
-		done <- attempt
-	}()
-	return done
+	return s.sendRoute(ctx, hash, route)
 }
 
 func (s *street) attempt(done <-chan *lnrpc.HTLCAttempt, want lnrpc.HTLCAttempt_HTLCStatus) {

@@ -95,7 +95,7 @@ func (c DoctorCmd) gather(ctx context.Context, w *world, g *Globals) (doctor.Fac
 		return doctor.Facts{}, target.Explain(err)
 	}
 	facts := doctor.Gather(ctx, doctor.Sources{
-		Address: c.LND, Node: main, Wallet: main, Settings: settings, Macaroon: macaroon, MacaroonFile: c.Macaroon,
+		Address: c.LND, Node: main, Peers: main, Wallet: main, Settings: settings, Macaroon: macaroon, MacaroonFile: c.Macaroon,
 		Sluiced: func(ctx context.Context) (doctor.Sluiced, error) { return askSluiced(ctx, g) }, Now: w.now,
 	})
 	if facts.NoInfo != nil && !errors.Is(facts.NoInfo, ln.ErrPermission) {

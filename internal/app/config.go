@@ -125,6 +125,7 @@ type LSPConfig struct {
 	NewcomersPercent uint32          `toml:"newcomers_percent" help:"share of each limit in all that clients may use together who have not paid for a channel yet" min:"1" max:"100"`
 	ForgetUnpaid     config.Duration `toml:"forget_unpaid_after" help:"a channel that nobody paid for no longer counts as unpaid when it is so old; 0s never"`
 	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
+	ReconnectAfter   config.Duration `toml:"reconnect_after" help:"a connected peer whose channels stay inactive so long is connected anew, each time after a longer wait: lnd does not do it; 0s never"`
 	KeepHistory      config.Duration `toml:"keep_history" help:"how long stories of finished payments are kept; the books are kept for ever" min:"30d"`
 }
 
@@ -180,7 +181,7 @@ func DefaultConfig() Config {
 			FeeTarget: b.Fees.TargetBlocks, FeeFloor: uint64(b.Fees.Floor), FeeCeiling: uint64(b.Fees.Ceiling),
 			FeeStaleAfter: config.Duration(b.Fees.StaleAfter), BumpAfter: b.BumpAfterBlocks,
 			FeeMargin: b.Prices.MarginPercent, FeeInputs: 1, FeeTolerance: b.Prices.TolerancePercent,
-			CollectFor: config.Duration(b.CollectFor), OpenFor: config.Duration(b.OpenFor),
+			ReconnectAfter: config.Duration(2 * time.Minute), CollectFor: config.Duration(b.CollectFor), OpenFor: config.Duration(b.OpenFor),
 			HoldMargin: b.HoldMarginBlocks, PayMargin: b.PayMarginBlocks, HoldExpiryDelta: b.HoldExpiryDelta, MaxConfs: b.MaxConfs,
 			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
 			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),

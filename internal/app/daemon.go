@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/links"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
 
@@ -62,6 +63,7 @@ type Daemon struct {
 	backups  *backupsapi.Service
 	vault    *backupsengine.Engine
 	lease    atomic.Pointer[store.Lease]
+	links    atomic.Pointer[links.Keeper]
 	ready    atomic.Pointer[string]
 	// restored says that the database is an older copy of itself: what it says
 	// of held payments may have been decided otherwise since.
@@ -152,6 +154,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		}
 	}
 	if d.roles.LSP {
+		if err := d.registry.Register(links.NewGauge(d.deadChannels)); err != nil {
+			return err
+		}
 		if err := d.registry.Register(lspengine.NewCollector(d.lsp.Status, d.log)); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}

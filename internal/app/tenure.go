@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/links"
 )
 
 // tenure runs the services of this process until the lease is lost or ctx
@@ -66,6 +67,7 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 	if err != nil {
 		return err
 	}
+	defer d.links.Store(nil)
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,8 +77,21 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		if messages != nil {
 			serving.Go(func() { messages.Run(ctx) })
 		}
+		if after := d.cfg.LSP.ReconnectAfter.Std(); after > 0 {
+			keeper := links.NewKeeper(d.lnd, after, d.now, d.log.Named("links"))
+			d.links.Store(keeper)
+			serving.Go(func() { keeper.Run(ctx) })
+		}
 		d.nowReady(ctx)
 	})
+}
+
+// deadChannels counts the channels that reconnecting did not bring back.
+func (d *Daemon) deadChannels() int {
+	if k := d.links.Load(); k != nil {
+		return len(k.Dead())
+	}
+	return 0
 }
 
 // registerHolds makes the service known at the interceptor, waiting for one

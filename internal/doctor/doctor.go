@@ -83,7 +83,10 @@ type Facts struct {
 
 	Channels   []ln.Channel
 	NoChannels Unknown
-	Pending    []ln.PendingChannel
+	// Connected are the peers that are online.
+	Connected   []ln.PubKey
+	NoConnected Unknown
+	Pending     []ln.PendingChannel
 	NoPending  Unknown
 
 	// Coins are confirmed and not leased.
@@ -155,6 +158,6 @@ func checks() []func(Facts, Want) []Finding {
 		one(chainSync), one(graphSync), one(clock),
 		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(bigChannels),
 		one(defaultFees), one(timeLockDelta), one(holdExpiryDelta), one(pings), one(restrictedSlots),
-		one(coins), one(reserve), one(pendingChannels), one(acceptor), one(sluiced), one(offers),
+		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(offers),
 	}
 }

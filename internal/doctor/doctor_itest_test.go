@@ -36,7 +36,7 @@ func examine(t *testing.T, n *devnet.Net, node *devnet.Node, rights []string) ma
 	}
 	c := dial(file)
 	facts := doctor.Gather(ctx, doctor.Sources{
-		Address: node.RPCAddr, Node: c, Wallet: c, Settings: dial(filepath.Join(node.MacaroonDir, "readonly.macaroon")),
+		Address: node.RPCAddr, Node: c, Peers: c, Wallet: c, Settings: dial(filepath.Join(node.MacaroonDir, "readonly.macaroon")),
 		Macaroon: macaroon, MacaroonFile: file, Now: time.Now,
 		Sluiced: func(context.Context) (doctor.Sluiced, error) {
 			return doctor.Sluiced{}, errors.New("none runs in this test")

@@ -131,7 +131,14 @@ func TestAilments(t *testing.T) {
 		{"no reserve", func(f *Facts, _ *Want) { f.Balance.ConfirmedSat = 19_999 }, one("reserve", Fail), ""},
 		{"thin reserve", func(f *Facts, _ *Want) { f.Balance.ConfirmedSat = 39_999 }, one("reserve", Warn), ""},
 		{"reserve of many channels is capped", func(f *Facts, _ *Want) { f.Channels = make([]ln.Channel, 5000); f.Balance.ConfirmedSat = 200_000 }, nil, ""},
-		{"channels unknown", func(f *Facts, _ *Want) { f.NoChannels = away }, one("reserve", Note), ""},
+		{"channels unknown", func(f *Facts, _ *Want) { f.NoChannels = away }, map[string]Level{"reserve": Note, "dead_links": Note}, ""},
+		{"a channel without a link", func(f *Facts, _ *Want) {
+			f.Channels[1].Peer, f.Connected = ln.PubKey{2, 9}, []ln.PubKey{{2, 8}, {2, 9}}
+		}, one("dead_links", Warn), "lncli listpeers"},
+		{"a channel whose peer is away", func(f *Facts, _ *Want) {
+			f.Channels[1].Peer, f.Connected = ln.PubKey{2, 9}, []ln.PubKey{{2, 8}}
+		}, nil, ""},
+		{"peers unknown", func(f *Facts, _ *Want) { f.NoConnected = away }, one("dead_links", Note), ""},
 		{"many pending", func(f *Facts, _ *Want) {
 			f.Pending = slices.Repeat([]ln.PendingChannel{{Kind: ln.PendingOpen}}, 26)
 		}, one("pending_channels", Warn), "lncli pendingchannels"},
@@ -196,6 +203,7 @@ func (f *fakeNode) Info(context.Context) (ln.NodeInfo, error)                   
 func (f *fakeNode) Version(context.Context) (lnd.Version, error)                 { return healthy().Version, nil }
 func (f *fakeNode) ListChannels(context.Context) ([]ln.Channel, error)           { return nil, nil }
 func (f *fakeNode) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return nil, nil }
+func (f *fakeNode) ConnectedPeers(context.Context) ([]ln.PubKey, error)          { return nil, nil }
 func (f *fakeNode) ListCoins(context.Context, int32) ([]ln.Coin, error)          { return nil, nil }
 func (f *fakeNode) WalletBalance(context.Context) (ln.Balances, error)           { return ln.Balances{}, nil }
 func (f *fakeNode) Settings(context.Context) (lnd.Settings, error)               { return nil, ln.ErrPermission }
@@ -208,7 +216,7 @@ func TestGatherChecksEveryRight(t *testing.T) {
 	gather := func(permission func(string) (lnd.Permission, error)) (Facts, *fakeNode) {
 		n := &fakeNode{permission: permission}
 		return Gather(t.Context(), Sources{
-			Node: n, Wallet: n, Settings: n, Macaroon: []byte{1}, Now: testNow,
+			Node: n, Peers: n, Wallet: n, Settings: n, Macaroon: []byte{1}, Now: testNow,
 			Sluiced: func(context.Context) (Sluiced, error) { return Sluiced{}, errors.New("away") },
 		}), n
 	}

@@ -18,6 +18,11 @@ type Node interface {
 	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
 }
 
+// Peers tells who is connected.
+type Peers interface {
+	ConnectedPeers(ctx context.Context) ([]ln.PubKey, error)
+}
+
 // Wallet tells about lnd's coins. Every call only reads.
 type Wallet interface {
 	ListCoins(ctx context.Context, minConfs int32) ([]ln.Coin, error)
@@ -33,6 +38,7 @@ type SettingsReader interface {
 type Sources struct {
 	Address  string
 	Node     Node
+	Peers    Peers
 	Wallet   Wallet
 	Settings SettingsReader
 	// Macaroon is sluiced's, whose rights are checked.
@@ -53,6 +59,7 @@ func Gather(ctx context.Context, s Sources) Facts {
 	}
 	f.Version, f.NoVers = s.Node.Version(ctx)
 	f.Channels, f.NoChannels = s.Node.ListChannels(ctx)
+	f.Connected, f.NoConnected = s.Peers.ConnectedPeers(ctx)
 	f.Pending, f.NoPending = s.Node.PendingChannels(ctx)
 	f.Coins, f.NoCoins = s.Wallet.ListCoins(ctx, 1)
 	f.Balance, f.NoBalance = s.Wallet.WalletBalance(ctx)

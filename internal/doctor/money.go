@@ -3,6 +3,8 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -95,6 +97,29 @@ func pendingChannels(f Facts, _ Want) Finding {
 		x.Fix = "See which hang and why; a funding transaction that lags can be hurried."
 		x.Lines = []string{"lncli pendingchannels", "lncli wallet bumpfee"}
 	}
+	return x
+}
+
+// deadLinks looks for channels that lnd gave up while their peer is connected.
+func deadLinks(f Facts, _ Want) Finding {
+	x := Finding{Check: "dead_links", Title: "links"}
+	if err := errors.Join(f.NoChannels, f.NoConnected); err != nil {
+		x.Level, x.Found = Note, "unknown: "+err.Error()
+		return x
+	}
+	var dead []string
+	for _, c := range f.Channels {
+		if !c.Active && slices.Contains(f.Connected, c.Peer) {
+			dead = append(dead, c.Outpoint.String()+" with "+c.Peer.String())
+		}
+	}
+	if len(dead) == 0 {
+		x.Level, x.Found = OK, "every channel of a connected peer is active"
+		return x
+	}
+	x.Level, x.Found = Warn, "inactive though the peer is connected: "+strings.Join(dead, ", ")
+	x.Fix = "Sluiced connects such peers anew. One that stays so for an hour is lost for lnd, and waits for its HTLCs to expire: see the runbook, \"A channel stays inactive\"."
+	x.Lines = []string{"lncli listchannels --inactive_only", "lncli listpeers"}
 	return x
 }
 

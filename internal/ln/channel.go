@@ -172,6 +172,15 @@ type PeerEvent struct {
 	Online bool
 }
 
+// Peer is a peer that is connected.
+type Peer struct {
+	Key PubKey
+	// Address is host:port of this connection. Of an Inbound one the port leads
+	// nowhere: the peer dialled us.
+	Address string
+	Inbound bool
+}
+
 // PeerMessage is a custom message of a peer's (BOLT 1, types from 32768 on).
 type PeerMessage struct {
 	Peer PubKey

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -114,21 +115,44 @@ func (c *Client) SubscribePeers(ctx context.Context, handle func(ln.PeerEvent)) 
 	})
 }
 
-// ConnectedPeers lists the peers that are connected now.
-func (c *Client) ConnectedPeers(ctx context.Context) ([]ln.PubKey, error) {
+// Peers lists the peers that are connected now.
+func (c *Client) Peers(ctx context.Context) ([]ln.Peer, error) {
 	resp, err := c.lightning.ListPeers(ctx, &lnrpc.ListPeersRequest{})
 	if err != nil {
 		return nil, mapError("list peers", err)
 	}
-	out := make([]ln.PubKey, 0, len(resp.Peers))
+	out := make([]ln.Peer, 0, len(resp.Peers))
 	for _, p := range resp.Peers {
 		k, err := ln.ParsePubKey(p.PubKey)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, k)
+		out = append(out, ln.Peer{Key: k, Address: p.Address, Inbound: p.Inbound})
 	}
 	return out, nil
+}
+
+// ConnectedPeers lists the keys of the peers that are connected now.
+func (c *Client) ConnectedPeers(ctx context.Context) ([]ln.PubKey, error) {
+	peers, err := c.Peers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ln.PubKey, 0, len(peers))
+	for _, p := range peers {
+		out = append(out, p.Key)
+	}
+	return out, nil
+}
+
+// DisconnectPeer ends the connection to a peer, which lnd then does not dial
+// again by itself. Not being connected is success.
+func (c *Client) DisconnectPeer(ctx context.Context, key ln.PubKey) error {
+	_, err := c.lightning.DisconnectPeer(ctx, &lnrpc.DisconnectPeerRequest{PubKey: key.String()})
+	if err == nil || strings.Contains(err.Error(), "is not connected") {
+		return nil
+	}
+	return mapError("disconnect from a peer", err)
 }
 
 // ConnectPeer dials a peer and keeps trying in the background. Being connected

@@ -62,6 +62,7 @@ func rights() []Right {
 		{lightning + "ListPeers", "who is connected", both},
 		{lightning + "SubscribePeerEvents", "who comes and goes", both},
 		{lightning + "ConnectPeer", "to reach the other side", both},
+		{lightning + "DisconnectPeer", "to bring back a channel whose link lnd gave up", gateway},
 		{lightning + "SubscribeCustomMessages", "what LSPS clients ask over the peer connection", gateway},
 		{lightning + "SendCustomMessage", "to answer them", gateway},
 		{lightning + "OpenChannel", "to open channels on demand", gateway},

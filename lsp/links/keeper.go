@@ -1,0 +1,163 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Node is what the keeper does at lnd.
+type Node interface {
+	// InactiveChannels lists open channels that cannot carry HTLCs now.
+	InactiveChannels(ctx context.Context) ([]ln.Channel, error)
+	Peers(ctx context.Context) ([]ln.Peer, error)
+	// DisconnectPeer takes a peer that is not connected as success. lnd does not
+	// dial it again by itself.
+	DisconnectPeer(ctx context.Context, key ln.PubKey) error
+	// ConnectPeer takes being connected already as success.
+	ConnectPeer(ctx context.Context, key ln.PubKey, hostPort string) error
+}
+
+// Keeper connects peers anew whose links are down. The process that owns the
+// gateway's lease runs it.
+type Keeper struct {
+	node  Node
+	after time.Duration
+	now   func() time.Time
+	log   *zap.Logger
+
+	mu   sync.Mutex
+	dead []Dead
+}
+
+// NewKeeper makes a keeper that waits so long before it connects a peer anew.
+func NewKeeper(node Node, after time.Duration, now func() time.Time, log *zap.Logger) *Keeper {
+	return &Keeper{node: node, after: after, now: now, log: log}
+}
+
+const (
+	callFor = 20 * time.Second
+	// goneFor is how long lnd may take to end a connection.
+	goneFor = 10 * time.Second
+)
+
+// Run watches until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	watch := NewWatch(k.after)
+	// owed are peers that were disconnected, with the address to dial them at.
+	owed := make(map[ln.PubKey]string)
+	ticker := time.NewTicker(max(k.after/4, time.Second))
+	defer ticker.Stop()
+	for {
+		if err := k.look(ctx, watch, owed); err != nil && ctx.Err() == nil {
+			k.log.Debug("channels and peers could not be looked at", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (k *Keeper) look(ctx context.Context, watch *Watch, owed map[ln.PubKey]string) error {
+	ctx, cancel := context.WithTimeout(ctx, callFor+goneFor)
+	defer cancel()
+	inactive, err := k.node.InactiveChannels(ctx)
+	if err != nil {
+		return err
+	}
+	peers, err := k.node.Peers(ctx)
+	if err != nil {
+		return err
+	}
+	online := make([]ln.PubKey, 0, len(peers))
+	address := make(map[ln.PubKey]string, len(peers))
+	for _, p := range peers {
+		online = append(online, p.Key)
+		delete(owed, p.Key)
+		if !p.Inbound {
+			address[p.Key] = p.Address
+		}
+	}
+	var all []error
+	for peer, at := range owed {
+		all = append(all, k.node.ConnectPeer(ctx, peer, at))
+	}
+	due := watch.Look(k.now(), inactive, online)
+	k.report(watch.Dead())
+	for _, peer := range due {
+		k.log.Warn("a connected peer's channels are inactive: connecting it anew", zap.Stringer("peer", peer))
+		if err := k.node.DisconnectPeer(ctx, peer); err != nil {
+			all = append(all, err)
+			continue
+		}
+		// Who dialled us dials again.
+		if at := address[peer]; at != "" {
+			owed[peer] = at
+			all = append(all, k.connect(ctx, peer, at))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// connect dials once lnd has let go of the old connection: until then it would
+// take the peer for connected.
+func (k *Keeper) connect(ctx context.Context, peer ln.PubKey, at string) error {
+	ctx, cancel := context.WithTimeout(ctx, goneFor)
+	defer cancel()
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		peers, err := k.node.Peers(ctx)
+		if err != nil {
+			return err
+		}
+		if !holds(peers, peer) {
+			return k.node.ConnectPeer(ctx, peer, at)
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func holds(peers []ln.Peer, key ln.PubKey) bool {
+	for _, p := range peers {
+		if p.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// report keeps the dead channels for Dead, and says each once.
+func (k *Keeper) report(dead []Dead) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := make(map[ln.Outpoint]bool, len(k.dead))
+	for _, d := range k.dead {
+		known[d.Outpoint] = true
+	}
+	k.dead = dead
+	for _, d := range dead {
+		if !known[d.Outpoint] {
+			k.log.Error("a channel stays inactive though its peer was connected anew: lnd may have lost it for good; see the runbook, \"a channel that stays inactive\"",
+				zap.Stringer("peer", d.Peer), zap.Stringer("channel", d.Outpoint), zap.Int("attempts", d.Attempts))
+		}
+	}
+}
+
+// Dead lists the channels that reconnecting did not bring back.
+func (k *Keeper) Dead() []Dead {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]Dead(nil), k.dead...)
+}

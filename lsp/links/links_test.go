@@ -1,0 +1,158 @@
+package links
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+func key(b byte) (k ln.PubKey) {
+	k[0], k[1] = 2, b
+	return k
+}
+
+func channel(peer byte, index uint32) ln.Channel {
+	return ln.Channel{Peer: key(peer), Outpoint: ln.Outpoint{TxID: ln.TxID{peer}, Index: index}}
+}
+
+func TestWatch(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	at := func(minutes int) time.Time { return start.Add(time.Duration(minutes) * time.Minute) }
+	down := []ln.Channel{channel(1, 0)}
+	online := []ln.PubKey{key(1), key(2)}
+	none := []ln.PubKey(nil)
+	one := []ln.PubKey{key(1)}
+
+	t.Run("a connected peer whose channel stays inactive is due, later and later", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		var due []int
+		for m := range 200 {
+			if got := w.Look(at(m), down, online); len(got) > 0 {
+				require.Equal(t, one, got)
+				due = append(due, m)
+			}
+		}
+		require.Equal(t, []int{2, 6, 14, 30, 62, 122, 182}, due)
+	})
+	t.Run("one that is away is waited for", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		for m := range 100 {
+			require.Empty(t, w.Look(at(m), down, none))
+		}
+		require.Empty(t, w.Look(at(100), down, online), "it has just come")
+		require.Empty(t, w.Look(at(101), down, online))
+		require.Equal(t, one, w.Look(at(102), down, online))
+	})
+	t.Run("a link that fails after each start keeps its count and ends as dead", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		attempts := 0
+		for m := range 40 {
+			inactive := down
+			if m%4 == 3 {
+				inactive = nil // it is up for a moment
+			}
+			attempts += len(w.Look(at(m), inactive, online))
+		}
+		require.Equal(t, 4, attempts)
+		require.Equal(t, []Dead{{Peer: key(1), Outpoint: down[0].Outpoint, Attempts: 4}}, w.Dead())
+	})
+	t.Run("one that recovered begins anew", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		for m := range 10 {
+			w.Look(at(m), down, online)
+		}
+		for m := 10; m < 14; m++ {
+			require.Empty(t, w.Look(at(m), nil, online))
+		}
+		require.Empty(t, w.peers)
+		require.Empty(t, w.Dead())
+		require.Empty(t, w.Look(at(20), down, online))
+		require.Equal(t, one, w.Look(at(22), down, online))
+	})
+	t.Run("all channels of a peer are one turn", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		both := []ln.Channel{channel(1, 0), channel(1, 1), channel(2, 0)}
+		require.Empty(t, w.Look(at(0), both, online))
+		require.Equal(t, []ln.PubKey{key(1), key(2)}, w.Look(at(2), both, online))
+	})
+}
+
+// fake is an lnd whose only peer's channel is inactive until it was connected
+// anew that often.
+type fake struct {
+	connected bool
+	inbound   bool
+	heals     int
+	dialled   []string
+	cut       int
+	// lingers is for how many more calls lnd still lists a peer that was cut.
+	lingers int
+}
+
+func (f *fake) InactiveChannels(context.Context) ([]ln.Channel, error) {
+	if f.connected && f.cut >= f.heals {
+		return nil, nil
+	}
+	return []ln.Channel{channel(1, 0)}, nil
+}
+
+func (f *fake) Peers(context.Context) ([]ln.Peer, error) {
+	if !f.connected {
+		if f.lingers == 0 {
+			return nil, nil
+		}
+		f.lingers--
+	}
+	return []ln.Peer{{Key: key(1), Address: "peer.example:9735", Inbound: f.inbound}}, nil
+}
+
+func (f *fake) DisconnectPeer(context.Context, ln.PubKey) error {
+	f.connected, f.lingers = f.inbound, 3
+	f.cut++
+	return nil
+}
+
+func (f *fake) ConnectPeer(_ context.Context, _ ln.PubKey, at string) error {
+	if f.lingers == 0 {
+		f.connected = true
+	}
+	f.dialled = append(f.dialled, at)
+	return nil
+}
+
+func TestKeeper(t *testing.T) {
+	run := func(t *testing.T, f *fake, d time.Duration) (k *Keeper) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			k = NewKeeper(f, 2*time.Minute, time.Now, zap.NewNop())
+			k.Run(ctx)
+		})
+		return k
+	}
+	t.Run("a peer that we dialled is dialled again once lnd let go of it", func(t *testing.T) {
+		f := &fake{connected: true, heals: 1}
+		k := run(t, f, 30*time.Minute)
+		require.Equal(t, []string{"peer.example:9735"}, f.dialled)
+		require.Equal(t, 1, f.cut)
+		require.True(t, f.connected)
+		require.Empty(t, k.Dead())
+	})
+	t.Run("a peer that dialled us dials by itself", func(t *testing.T) {
+		f := &fake{connected: true, inbound: true, heals: 2}
+		run(t, f, 30*time.Minute)
+		require.Empty(t, f.dialled)
+		require.Equal(t, 2, f.cut)
+	})
+	t.Run("a link that nothing helps is reported", func(t *testing.T) {
+		f := &fake{connected: true, inbound: true, heals: 1000}
+		k := run(t, f, 20*time.Minute)
+		require.Len(t, k.Dead(), 1)
+	})
+}
