@@ -23,8 +23,11 @@ func TestReplayDeadLink(t *testing.T) {
 	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
-	// The payer signs two HTLCs in one commitment.
-	s := newStreet(ctx, t, devnet.StandardConfig{Payer: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=500ms"}}})
+	// The payer signs two HTLCs in one commitment. A small channel's delay is short.
+	s := newStreet(ctx, t, devnet.StandardConfig{
+		ChannelSat: 2_000_000, PushSat: 500_000,
+		Payer: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=500ms"}},
+	})
 	sc := newSceneOn(ctx, t, s.Standard, devnet.SluicedConfig{Settings: map[string]string{"lsp.reconnect_after": "1s"}})
 	before := wealth(ctx, t, s.Gateway)
 
