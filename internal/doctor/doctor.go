@@ -87,7 +87,7 @@ type Facts struct {
 	Connected   []ln.PubKey
 	NoConnected Unknown
 	Pending     []ln.PendingChannel
-	NoPending  Unknown
+	NoPending   Unknown
 
 	// Coins are confirmed and not leased.
 	Coins     []ln.Coin
