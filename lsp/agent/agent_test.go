@@ -412,6 +412,29 @@ func TestOffline(t *testing.T) {
 	require.Empty(t, s.Blockers)
 }
 
+// TestStatusTellsOfAChannelWithoutLink: lnd shows a connected peer and a dead
+// channel side by side, and says nothing.
+func TestStatusTellsOfAChannelWithoutLink(t *testing.T) {
+	w, f := one(t)
+	ch := roomy(f.key, 200_000)
+	problem := func(active, online bool) string {
+		ch.Active = active
+		w.mu.Lock()
+		w.channels, w.online[f.key] = []ln.Channel{ch}, online
+		w.mu.Unlock()
+		s, err := w.agent.Status(t.Context())
+		require.NoError(t, err)
+		require.Len(t, s.LSPs, 1)
+		if s.LSPs[0].Problem == nil {
+			return ""
+		}
+		return s.LSPs[0].Problem.Error()
+	}
+	require.Empty(t, problem(true, true))
+	require.Contains(t, problem(false, true), ch.Outpoint.String())
+	require.NotContains(t, problem(false, false), "closechannel", "a node that is away comes back")
+}
+
 func TestControlSocket(t *testing.T) {
 	w, f := one(t)
 	dir, err := os.MkdirTemp("", "sw")

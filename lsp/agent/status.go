@@ -102,6 +102,7 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	if s.LSPs, err = a.LSPStatus(ctx); err != nil {
 		return Status{}, err
 	}
+	s.LSPs = withoutLink(s.LSPs, open)
 	quick, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	payments, away := a.underWay(quick)
@@ -147,6 +148,23 @@ func (a *Agent) LSPStatus(ctx context.Context) ([]LSPStatus, error) {
 		}
 	})
 	return out, nil
+}
+
+// withoutLink tells of LSPs that are connected while a channel with them is not
+// active: lnd may have given its link up, some of them for good.
+func withoutLink(lsps []LSPStatus, open []ln.Channel) []LSPStatus {
+	for i, l := range lsps {
+		if !l.Connected || l.Problem != nil {
+			continue
+		}
+		for _, ch := range open {
+			if ch.Peer == l.NodeKey && !ch.Active {
+				lsps[i].Problem = fmt.Errorf("channel %s is not active although %s is connected: wait some minutes, then restart lnd; if that does not help, your node or theirs has lost it, and it can only be closed (lncli closechannel --force): its money is safe", ch.Outpoint, l.Name)
+				break
+			}
+		}
+	}
+	return lsps
 }
 
 func unconfirmed(ch ln.Channel) bool { return ch.ZeroConf && ch.ConfirmedSCID == 0 }
