@@ -32,6 +32,8 @@ type fakeLnd struct {
 	nextSub  int
 	// lag is for how many listings a forward stays unseen; nil is none.
 	lag func() int
+	// forgetful: lnd runs without store-final-htlc-resolutions.
+	forgetful bool
 }
 
 type fakeHtlc struct {
@@ -153,20 +155,36 @@ func (f *fakeLnd) resolve(key ln.CircuitKey, settled bool) bool {
 		return false
 	}
 	h.pending, h.settled = false, settled
-	ev := ln.HtlcEvent{Kind: ln.HtlcForwardFail, Incoming: key}
+	f.bump()
+	f.mu.Unlock()
+	kind := ln.HtlcForwardFail
 	if settled {
-		ev.Kind = ln.HtlcSettled
+		kind = ln.HtlcSettled
 	}
+	f.say(ln.HtlcEvent{Kind: kind, Incoming: key})
+	f.say(ln.HtlcEvent{Kind: ln.HtlcFinal, Incoming: key, Settled: settled, OffChain: true})
+	return true
+}
+
+// say tells an event to who listens.
+func (f *fakeLnd) say(ev ln.HtlcEvent) {
+	f.mu.Lock()
 	var subs []func(ln.HtlcEvent)
 	for _, s := range f.events {
 		subs = append(subs, s)
 	}
-	f.bump()
 	f.mu.Unlock()
 	for _, s := range subs {
 		s(ev)
 	}
-	return true
+}
+
+// endUnheard ends an HTLC without a word.
+func (f *fakeLnd) endUnheard(key ln.CircuitKey, settled bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.htlcs[key].pending, f.htlcs[key].settled = false, settled
+	f.bump()
 }
 
 func (f *fakeLnd) Open(ctx context.Context) (engine.Session, error) {
@@ -196,6 +214,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 		return nil, ln.ErrUnavailable
 	}
 	f.listings++
+	f.bump()
 	byChan := map[ln.SCID]*ln.Channel{}
 	for _, ch := range []ln.SCID{1, 2, 3} {
 		byChan[ch] = &ln.Channel{ChanID: ch}
@@ -270,7 +289,7 @@ func (f *fakeLnd) SubscribeHtlcEvents(ctx context.Context, ready func(), handle 
 func (f *fakeLnd) LookupResolution(_ context.Context, key ln.CircuitKey) (ln.Resolution, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if h := f.htlcs[key]; !h.pending {
+	if h := f.htlcs[key]; !h.pending && !f.forgetful {
 		return ln.Resolution{Known: true, Settled: h.settled, OffChain: true}, nil
 	}
 	return ln.Resolution{}, nil

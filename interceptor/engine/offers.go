@@ -19,6 +19,10 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	en, recorded := t.rows[o.Key]
 	if recorded {
 		en.open = nil
+		if !en.certain && !en.row.Gone() {
+			// What was said of an earlier offer does not hold for this one.
+			en.hint = interceptor.OutcomeUnknown
+		}
 	}
 	delete(t.inquiring, o.Key)
 	delete(t.parked, o.Key)
