@@ -560,18 +560,24 @@ func (r *rig) agree() agreement {
 }
 
 // openBooks lets the books begin with what lnd holds.
-func (r *rig) openBooks() {
+func (r *rig) openBooks() { r.reconcile() }
+
+// reconcile asks as a person does: again, while sluiced is away or cannot reach
+// an lnd that has just been killed.
+func (r *rig) reconcile() *lspv1.ReconcileResponse {
 	r.t.Helper()
+	var books *lspv1.ReconcileResponse
 	var last error
 	for range 200 {
 		if s := r.service.Load(); s != nil {
-			if _, last = s.operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{}); last == nil {
-				return
+			if books, last = s.operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{}); last == nil {
+				return books
 			}
 		}
 		r.pause(r.step)
 	}
-	r.t.Fatalf("the books cannot be opened: %v", last)
+	r.t.Fatalf("the books cannot be reconciled: %v", last)
+	return nil
 }
 
 // pay is the payer: it tries for the time-out that a phone would.
@@ -753,8 +759,7 @@ func (r *rig) check(a agreement, m *lnrpc.Payment) {
 	leases, err := walletrpc.NewWalletKitClient(r.conns[r.gateway]).ListLeases(r.ctx, &walletrpc.ListLeasesRequest{})
 	require.NoError(t, err)
 	require.Empty(t, leases.LockedUtxos, "leases left over\n%s", r.stories())
-	books, err := s.operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{})
-	require.NoError(t, err)
+	books := r.reconcile()
 	require.True(t, books.Balanced, "the books: %s\n%s", books, r.stories())
 	for _, l := range books.Lines {
 		if l.Account == "trial balance" {
