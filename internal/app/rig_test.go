@@ -684,6 +684,18 @@ func (r *rig) moving() string {
 	for _, o := range opens.Openings {
 		return fmt.Sprintf("opening %s is %s (%s)", o.OpeningId, o.State, o.Reason)
 	}
+	if r.restored.Load() {
+		return ""
+	}
+	// Coins are released after the state that lets go of them is stored. (An older
+	// copy may not know the open whose they are; then they stay leased for a day.)
+	leases, err := walletrpc.NewWalletKitClient(r.conns[r.gateway]).ListLeases(r.ctx, &walletrpc.ListLeasesRequest{})
+	if err != nil {
+		return err.Error()
+	}
+	for _, l := range leases.LockedUtxos {
+		return fmt.Sprintf("coin %s is leased", l.Outpoint)
+	}
 	return ""
 }
 
