@@ -380,7 +380,7 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: time.Now,
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), restored: r.restored.Load(),
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
 	}
 	if r.store.Engine == store.Postgres {
 		if err := migrate(ctx, db); err != nil {
