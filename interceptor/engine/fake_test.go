@@ -32,6 +32,8 @@ type fakeLnd struct {
 	nextSub  int
 	// lag is for how many listings a forward stays unseen; nil is none.
 	lag func() int
+	// onTrack runs before lnd answers about a payment.
+	onTrack func(ln.Hash)
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
 }
@@ -43,6 +45,9 @@ type fakeHtlc struct {
 	settled bool
 	acked   bool
 	unseen  int
+	// shown: a listing told that it was forwarded. What lnd has not committed yet
+	// cannot end either.
+	shown bool
 }
 
 func newFakeLnd(t testing.TB) *fakeLnd {
@@ -150,7 +155,7 @@ func (f *fakeLnd) drop(err error) {
 func (f *fakeLnd) resolve(key ln.CircuitKey, settled bool) bool {
 	f.mu.Lock()
 	h := f.htlcs[key]
-	if !h.moved || !h.pending {
+	if !h.moved || !h.pending || f.lag != nil && !h.shown {
 		f.mu.Unlock()
 		return false
 	}
@@ -227,7 +232,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 			case m.unseen > 0:
 				m.unseen--
 			case m.moved:
-				h.ForwardingChan = 9
+				h.ForwardingChan, m.shown = 9, true
 			}
 			ch.Htlcs = append(ch.Htlcs, h)
 		}
@@ -236,6 +241,12 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 }
 
 func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
+	f.mu.Lock()
+	onTrack := f.onTrack
+	f.mu.Unlock()
+	if onTrack != nil {
+		onTrack(hash)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p, ok := f.payments[hash]; ok {

@@ -82,6 +82,8 @@ type inquiry struct {
 type waitingOffer struct {
 	offer  interceptor.Offer
 	ticket interceptor.Ticket
+	// unpaid: lnd has said that no payment of ours is for its hash.
+	unpaid bool
 }
 
 type pendingRow struct {
