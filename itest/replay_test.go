@@ -34,13 +34,17 @@ type naive struct {
 }
 
 // attachNaive returns once lnd has taken the sidecar's stream: it refuses a
-// second one only then.
+// second one only then. Its word on the sidecar's own stream may come after that
+// on the probe, while lnd still has the stream of a sidecar that has just died:
+// several probes in a row must be refused while the own stream lives.
 func attachNaive(ctx context.Context, t *testing.T, n *devnet.Node) *naive {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	var s *naive
+	refused := 0
 	err := devnet.WaitFor(ctx, "lnd to take the naive sidecar", func(context.Context) (bool, error) {
 		if s == nil || isClosed(s.ended) {
+			refused = 0
 			streamCtx, end := context.WithCancel(ctx)
 			stream, err := n.Router.HtlcInterceptor(streamCtx)
 			if err != nil {
@@ -57,7 +61,11 @@ func attachNaive(ctx context.Context, t *testing.T, n *devnet.Node) *naive {
 			return false, err
 		}
 		_, err = probe.Recv()
-		return err != nil && strings.Contains(err.Error(), "already exists") && !isClosed(s.ended), nil
+		if err == nil || !strings.Contains(err.Error(), "already exists") {
+			return false, err
+		}
+		refused++
+		return refused == 5 && !isClosed(s.ended), nil
 	})
 	require.NoError(t, err)
 	t.Cleanup(cancel)

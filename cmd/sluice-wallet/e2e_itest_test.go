@@ -30,12 +30,8 @@ func TestWalletOnRealNodes(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw")
 	require.NoError(t, err)
 	defer func() { _ = os.RemoveAll(dir) }()
-	var rights []string
-	for _, c := range append(needed(), payCall) {
-		rights = append(rights, "uri:"+c)
-	}
 	mac := filepath.Join(dir, macaroonFile)
-	require.NoError(t, net.Wallet.Bake(ctx, mac, rights))
+	require.NoError(t, net.Wallet.Bake(ctx, mac, append(lnd.WalletRights(), payRight)))
 
 	call := func(args ...string) (string, string, int) {
 		var out, errOut bytes.Buffer

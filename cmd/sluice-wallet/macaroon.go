@@ -2,31 +2,15 @@ package main
 
 import (
 	"path/filepath"
+	"strings"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 )
 
-// needed are the calls that the daemon makes of lnd, and nothing else: it can
-// neither close channels, spend coins nor read preimages of others.
-func needed() []string {
-	return []string{
-		"/lnrpc.Lightning/GetInfo",
-		"/lnrpc.Lightning/SignMessage",
-		"/lnrpc.Lightning/ChannelAcceptor",
-		"/lnrpc.Lightning/ListChannels",
-		"/lnrpc.Lightning/PendingChannels",
-		"/lnrpc.Lightning/ListPeers",
-		"/lnrpc.Lightning/ConnectPeer",
-		"/lnrpc.Lightning/SubscribePeerEvents",
-		"/lnrpc.Lightning/AddInvoice",
-		"/invoicesrpc.Invoices/LookupInvoiceV2",
-		"/invoicesrpc.Invoices/CancelInvoice",
-		"/invoicesrpc.Invoices/SubscribeSingleInvoice",
-	}
-}
-
-const payCall = "/routerrpc.Router/SendPaymentV2"
+// payRight is for who asked for it; the daemon itself can neither close
+// channels, spend coins nor read preimages of others.
+const payRight = "uri:/routerrpc.Router/SendPaymentV2"
 
 type macaroonCmd struct {
 	Out string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
@@ -39,18 +23,18 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 	if out == "" {
 		out = filepath.Join(g.DataDir, macaroonFile)
 	}
-	calls := needed()
+	rights := lnd.WalletRights()
 	if c.Pay {
-		calls = append(calls, payCall)
+		rights = append(rights, payRight)
 	}
 	if g.JSON {
+		calls := make([]string, 0, len(rights))
+		for _, r := range rights {
+			calls = append(calls, strings.TrimPrefix(r, "uri:"))
+		}
 		return cli.WriteJSON(w.stdout, map[string]any{"save_to": out, "uris": calls})
 	}
 	p := w.printer()
-	rights := make([]string, 0, len(calls))
-	for _, call := range calls {
-		rights = append(rights, "uri:"+call)
-	}
 	p.Printf("%s\n", lnd.BakeCommand(out, rights))
 	return p.Err
 }

@@ -131,8 +131,11 @@ func (e *Engine) inquired(t *tenure, q inquiry, p ln.Payment) {
 		e.onNew(t, o)
 	default:
 		delete(t.inquiring, o.Key)
-		if !settleOnlyOffer(o) && t.class.Ready() {
-			e.resume(t, o)
+		if !settleOnlyOffer(o) {
+			// What a predecessor resumed may have ended while lnd was asked, and a
+			// RESUME would forward it anew: it is looked at once more.
+			t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin(), unpaid: true}
+			wake(t.list)
 		}
 	}
 }

@@ -1,9 +1,6 @@
 package engine
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -36,8 +33,4 @@ func (c *counters) remove(r interceptor.Row) {
 	if c.perChannel[r.Key.ChanID]--; c.perChannel[r.Key.ChanID] <= 0 {
 		delete(c.perChannel, r.Key.ChanID)
 	}
-}
-
-func sortOffers(offers []interceptor.Offer) {
-	slices.SortFunc(offers, func(a, b interceptor.Offer) int { return cmp.Compare(a.Seq, b.Seq) })
 }

@@ -53,6 +53,23 @@ func (e *Engine) distrusted(r interceptor.Row) bool {
 	return ok && en.inherited
 }
 
+// Distrusted counts what is held of before the database was replaced by an older
+// copy of itself; known is false while this process does not own the
+// interceptor, or has not seen what lnd has.
+func (e *Engine) Distrusted() (left int, known bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.t == nil || e.t.session == nil || !e.t.class.Ready() {
+		return 0, false
+	}
+	for _, en := range e.t.rows {
+		if !en.row.Gone() && e.distrusted(en.row) {
+			left++
+		}
+	}
+	return left, true
+}
+
 // askBefore asks lnd for payments of ours before anything is decided that would
 // give up the HTLC they are paid from: before a first Fail or RefuseUnknown,
 // and before a Resume of a row that this tenure did not write itself. What lnd

@@ -32,6 +32,10 @@ type fakeLnd struct {
 	nextSub  int
 	// lag is for how many listings a forward stays unseen; nil is none.
 	lag func() int
+	// onTrack runs before lnd answers about a payment.
+	onTrack func(ln.Hash)
+	// forgetful: lnd runs without store-final-htlc-resolutions.
+	forgetful bool
 }
 
 type fakeHtlc struct {
@@ -41,6 +45,9 @@ type fakeHtlc struct {
 	settled bool
 	acked   bool
 	unseen  int
+	// shown: a listing told that it was forwarded. What lnd has not committed yet
+	// cannot end either.
+	shown bool
 }
 
 func newFakeLnd(t testing.TB) *fakeLnd {
@@ -148,25 +155,41 @@ func (f *fakeLnd) drop(err error) {
 func (f *fakeLnd) resolve(key ln.CircuitKey, settled bool) bool {
 	f.mu.Lock()
 	h := f.htlcs[key]
-	if !h.moved || !h.pending {
+	if !h.moved || !h.pending || f.lag != nil && !h.shown {
 		f.mu.Unlock()
 		return false
 	}
 	h.pending, h.settled = false, settled
-	ev := ln.HtlcEvent{Kind: ln.HtlcForwardFail, Incoming: key}
+	f.bump()
+	f.mu.Unlock()
+	kind := ln.HtlcForwardFail
 	if settled {
-		ev.Kind = ln.HtlcSettled
+		kind = ln.HtlcSettled
 	}
+	f.say(ln.HtlcEvent{Kind: kind, Incoming: key})
+	f.say(ln.HtlcEvent{Kind: ln.HtlcFinal, Incoming: key, Settled: settled, OffChain: true})
+	return true
+}
+
+// say tells an event to who listens.
+func (f *fakeLnd) say(ev ln.HtlcEvent) {
+	f.mu.Lock()
 	var subs []func(ln.HtlcEvent)
 	for _, s := range f.events {
 		subs = append(subs, s)
 	}
-	f.bump()
 	f.mu.Unlock()
 	for _, s := range subs {
 		s(ev)
 	}
-	return true
+}
+
+// endUnheard ends an HTLC without a word.
+func (f *fakeLnd) endUnheard(key ln.CircuitKey, settled bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.htlcs[key].pending, f.htlcs[key].settled = false, settled
+	f.bump()
 }
 
 func (f *fakeLnd) Open(ctx context.Context) (engine.Session, error) {
@@ -196,6 +219,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 		return nil, ln.ErrUnavailable
 	}
 	f.listings++
+	f.bump()
 	byChan := map[ln.SCID]*ln.Channel{}
 	for _, ch := range []ln.SCID{1, 2, 3} {
 		byChan[ch] = &ln.Channel{ChanID: ch}
@@ -208,7 +232,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 			case m.unseen > 0:
 				m.unseen--
 			case m.moved:
-				h.ForwardingChan = 9
+				h.ForwardingChan, m.shown = 9, true
 			}
 			ch.Htlcs = append(ch.Htlcs, h)
 		}
@@ -217,6 +241,12 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 }
 
 func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
+	f.mu.Lock()
+	onTrack := f.onTrack
+	f.mu.Unlock()
+	if onTrack != nil {
+		onTrack(hash)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p, ok := f.payments[hash]; ok {
@@ -270,7 +300,7 @@ func (f *fakeLnd) SubscribeHtlcEvents(ctx context.Context, ready func(), handle 
 func (f *fakeLnd) LookupResolution(_ context.Context, key ln.CircuitKey) (ln.Resolution, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if h := f.htlcs[key]; !h.pending {
+	if h := f.htlcs[key]; !h.pending && !f.forgetful {
 		return ln.Resolution{Known: true, Settled: h.settled, OffChain: true}, nil
 	}
 	return ln.Resolution{}, nil

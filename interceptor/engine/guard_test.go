@@ -126,6 +126,29 @@ func TestWhatLndPaysForAnUnrecordedHtlc(t *testing.T) {
 	lnd.until("settled", func() bool { return lnd.htlcs[key].settled })
 }
 
+// TestWhatEndsWhileLndIsAskedIsNotResumed: a predecessor resumed it, and it ended
+// while lnd looked for a payment. A RESUME would forward it anew, with no HTLC
+// to pay for it.
+func TestWhatEndsWhileLndIsAskedIsNotResumed(t *testing.T) {
+	lnd := newFakeLnd(t)
+	key := ln.CircuitKey{ChanID: 1, HtlcID: 0}
+	lnd.next[1] = 1
+	lnd.htlcs[key] = &fakeHtlc{pending: true, moved: true, unseen: 1 << 20, offer: ln.InterceptedHtlc{
+		Key: key, Hash: preimageOf(1 << 10).Hash(), IncomingMsat: 2000, OutgoingMsat: 1000,
+		IncomingExpiry: 263, OutgoingExpiry: 183, OutgoingSCID: plainSCID, AutoFailHeight: 244,
+	}}
+	lnd.order = append(lnd.order, key)
+	lnd.held[key] = true
+	asked := false
+	lnd.onTrack = func(ln.Hash) {
+		asked = true
+		lnd.endUnheard(key, true)
+	}
+	startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
+	lnd.until("it is answered", func() bool { return !lnd.held[key] })
+	require.True(t, asked)
+}
+
 // TestAForeignClientEndsGuards: a stream that lnd refused after all was
 // somebody else's meanwhile.
 func TestAForeignClientEndsGuards(t *testing.T) {

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,6 +21,10 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	en, recorded := t.rows[o.Key]
 	if recorded {
 		en.open = nil
+		if !en.certain && !en.row.Gone() {
+			// What was said of an earlier offer does not hold for this one.
+			en.hint = interceptor.OutcomeUnknown
+		}
 	}
 	delete(t.inquiring, o.Key)
 	delete(t.parked, o.Key)
@@ -181,7 +187,8 @@ func (e *Engine) answer(t *tenure, en *entry) {
 func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFailHeight == 0 }
 
 // onListed takes an offer with the verdict of a listing requested after it.
-func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing) {
+func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
+	o := w.offer
 	en, recorded := t.rows[o.Key]
 	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID)}
 	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
@@ -206,7 +213,7 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 		e.onInFlight(t, o)
 	case interceptor.VerdictResumeOnly:
 		e.stats.resumeOnly++
-		if t.class.ResumedHere(o.Key) {
+		if t.class.ResumedHere(o.Key) || w.unpaid {
 			e.resume(t, o)
 			return
 		}
@@ -218,7 +225,7 @@ func (e *Engine) onListed(t *tenure, o interceptor.Offer, l *interceptor.Listing
 		t.inquiring[o.Key] = inquiry{offer: o, unmoved: true}
 		wake(t.chores)
 	case interceptor.VerdictNeedListing:
-		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
+		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin(), unpaid: w.unpaid}
 		wake(t.list)
 	}
 }
@@ -348,20 +355,20 @@ func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
 		}
 		t.class.Baseline(l)
 	}
-	ready := make([]interceptor.Offer, 0, len(t.waiting))
+	ready := make([]waitingOffer, 0, len(t.waiting))
 	for key, w := range t.waiting {
 		if l.Since(w.ticket) {
-			ready = append(ready, w.offer)
+			ready = append(ready, w)
 			delete(t.waiting, key)
 		}
 	}
 	for key, o := range t.parked {
-		ready = append(ready, o)
+		ready = append(ready, waitingOffer{offer: o})
 		delete(t.parked, key)
 	}
-	sortOffers(ready)
-	for _, o := range ready {
-		e.onListed(t, o, l)
+	slices.SortFunc(ready, func(a, b waitingOffer) int { return cmp.Compare(a.offer.Seq, b.offer.Seq) })
+	for _, w := range ready {
+		e.onListed(t, w, l)
 	}
 	t.class.Prune(l)
 	if e.cfg.DistrustRows {

@@ -13,9 +13,9 @@ import (
 )
 
 // eventLoop listens to what lnd says of forwards. The stream has no replay, so
-// its word is a hint that makes the answer quick; listings and lnd's records
-// are what a finished row rests on. It listens only while there are rows: lnd
-// tells of every forward several times, and ordinary ones would pay for it.
+// it makes the answer quick, and nothing rests on hearing it. It listens only
+// while there are rows: lnd tells of every forward several times, and ordinary
+// ones would pay for it.
 func (e *Engine) eventLoop(t *tenure) {
 	for attempt := 0; e.waitForRows(t); attempt++ {
 		ctx, cancel := context.WithCancel(t.ctx)
@@ -85,16 +85,20 @@ func (e *Engine) hasRows(t *tenure) bool {
 	return false
 }
 
+// hint takes lnd's word on an HTLC. A settlement and a final event are true for
+// good. Any other failure is told when the incoming link takes it up in memory,
+// before any commitment: an lnd that dies then offers the HTLC again, as if
+// nothing had been said of it.
 func (e *Engine) hint(t *tenure, key ln.CircuitKey, outcome interceptor.Outcome, final bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	en, ok := t.rows[key]
-	if !ok || (en.hint == interceptor.OutcomeSettled && !final) {
+	if !ok || en.certain && !final {
 		return
 	}
-	en.hint = outcome
-	if final && !e.onListedChannel(t, key) {
-		// On chain: no listing will ever tell that it is gone.
+	en.hint, en.certain = outcome, final || outcome == interceptor.OutcomeSettled
+	if final && !e.onListedChannel(t, key) || en.certain && en.row.Gone() {
+		// On chain no listing will ever tell that it is gone.
 		e.gone(t, en, outcome)
 		return
 	}
@@ -158,10 +162,10 @@ func (e *Engine) gone(t *tenure, en *entry, outcome interceptor.Outcome) {
 }
 
 // implied is the outcome that follows from what is known here, or unknown.
-// lnd's word comes first; then what we decided, where nothing else can have
-// happened to the HTLC.
+// lnd's certain word comes first; then what we decided, where nothing else can
+// have happened to the HTLC.
 func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
-	if en.hint != interceptor.OutcomeUnknown {
+	if en.certain {
 		return en.hint
 	}
 	switch r := en.row; r.State {
@@ -216,17 +220,33 @@ func (e *Engine) finishGone(t *tenure) {
 			e.log.Debug("how an HTLC ended cannot be looked up", zap.Stringer("key", r.Key), zap.Error(err))
 			continue
 		}
-		if outcome == interceptor.OutcomeUnknown {
-			continue
-		}
 		e.mu.Lock()
 		if en, ok := t.rows[r.Key]; ok {
-			at := en.inquired
-			e.gone(t, en, outcome)
-			en.inquired = at
+			if outcome == interceptor.OutcomeUnknown {
+				outcome = hearsay(en, now)
+			}
+			if outcome != interceptor.OutcomeUnknown {
+				at := en.inquired
+				e.gone(t, en, outcome)
+				en.inquired = at
+			}
 		}
 		e.mu.Unlock()
 	}
+}
+
+// historyBy is when lnd has written a settled forward into its history, with
+// room: it does every 15 s.
+const historyBy = 45 * time.Second
+
+// hearsay is for an lnd that keeps no resolutions: the HTLC is gone, its history
+// has no settlement although it would have by now, and the last that lnd said
+// of it, after its last offer, was a failure.
+func hearsay(en *entry, now time.Time) interceptor.Outcome {
+	if en.hint == interceptor.OutcomeFailed && en.row.Gone() && now.Sub(en.row.GoneAt) > historyBy {
+		return interceptor.OutcomeFailed
+	}
+	return interceptor.OutcomeUnknown
 }
 
 // lookUp asks lnd's records. Only a settled forward is in its history, and an

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,12 +33,17 @@ func TestRestoredRowIsOnlyResumed(t *testing.T) {
 
 			after := startCar(t, lnd, db, "a", nil, func(c *engine.Config) { c.DistrustRows = true })
 			after.connected()
+			if !shown {
+				// Until that is decided another start must distrust it as well.
+				require.Eventually(t, func() bool { left, known := after.engine.Distrusted(); return known && left == 1 }, 20*time.Second, time.Millisecond)
+			}
 			err := after.retry(t.Context(), func() error { return after.engine.Decide(t.Context(), decide(key, interceptor.ActionFail)) })
 			require.True(t, err == nil || errors.Is(err, interceptor.ErrDecided), "%v", err)
 			rows, err := after.engine.Rows(t.Context(), interceptor.RowFilter{Handler: "jit"})
 			require.NoError(t, err)
 			require.Len(t, rows, 1)
 			require.Equal(t, interceptor.StateResumed, rows[0].State)
+			require.Eventually(t, func() bool { left, known := after.engine.Distrusted(); return known && left == 0 }, 20*time.Second, time.Millisecond)
 
 			lnd.flap(1, func() bool { return false })
 			plain := lnd.add(1, plainSCID)

@@ -66,8 +66,9 @@ type entry struct {
 	warned             bool
 	// moved: lnd showed that it forwarded the HTLC, whatever the row says.
 	moved bool
-	// hint is what HTLC events said of the outcome.
-	hint interceptor.Outcome
+	// hint is what HTLC events said of the outcome, certain or not.
+	hint    interceptor.Outcome
+	certain bool
 	// inquired says when the outcome was last asked for.
 	inquired time.Time
 }
@@ -81,6 +82,8 @@ type inquiry struct {
 type waitingOffer struct {
 	offer  interceptor.Offer
 	ticket interceptor.Ticket
+	// unpaid: lnd has said that no payment of ours is for its hash.
+	unpaid bool
 }
 
 type pendingRow struct {

@@ -111,7 +111,7 @@ func (d *Daemon) newBackups(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", fileReceiptKey, err)
 	}
 	begin := backupsstore.Epoch
-	if d.restored {
+	if d.restored.Backups {
 		// What was acknowledged since the copy is gone. Clients must hear it from
 		// us, or what they know would prove us dishonest.
 		begin = backupsstore.BeginEpoch
@@ -120,7 +120,10 @@ func (d *Daemon) newBackups(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.restored {
+	if d.restored.Backups {
+		if err := d.acceptRestore(ctx, backupsapi.Name); err != nil {
+			return err
+		}
 		d.log.Error("the vault's log went back with the database: every receipt from now on says so, and wallets store again what they miss", zap.String("epoch", hex.EncodeToString(epoch[:])))
 	}
 	d.vault, err = backupsengine.New(backupsengine.Options{

@@ -30,7 +30,7 @@ func vaultDaemon(t *testing.T, dir string, restored bool) (d *Daemon, stop func(
 	cfg.Backups.VSS.Listen = "localhost:0"
 	d = &Daemon{
 		cfg: cfg, roles: Roles{Backups: true}, log: zap.NewNop(), now: time.Now, registry: prometheus.NewRegistry(),
-		backups: backupsapi.New(), restored: restored,
+		backups: backupsapi.New(), restored: Roles{Backups: restored},
 	}
 	require.NoError(t, d.openStore(t.Context()))
 	require.NoError(t, d.newBackups(t.Context()))

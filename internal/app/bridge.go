@@ -100,9 +100,7 @@ func (h lspHolds) Decide(ctx context.Context, keys []ln.CircuitKey, v lspengine.
 }
 
 func (h lspHolds) Resume(ctx context.Context, forwards []lspengine.Forward, reason string) error {
-	if len(reason) > interceptor.MaxReason {
-		reason = reason[:interceptor.MaxReason]
-	}
+	reason = ln.Clip(reason, interceptor.MaxReason)
 	decisions := make([]interceptor.Decision, 0, len(forwards))
 	for _, f := range forwards {
 		decisions = append(decisions, interceptor.Decision{

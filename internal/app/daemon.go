@@ -65,11 +65,10 @@ type Daemon struct {
 	lease    atomic.Pointer[store.Lease]
 	links    atomic.Pointer[links.Keeper]
 	ready    atomic.Pointer[string]
-	// restored says that the database is an older copy of itself: what it says
-	// of held payments may have been decided otherwise since.
-	restored bool
-	// accepted: it was reconciled and is trusted.
-	accepted atomic.Bool
+	// restored names the services of this process that have not reconciled a
+	// database that is an older copy of itself: what it says of held payments may
+	// have been decided otherwise since. Each distrusts it until it starts again.
+	restored Roles
 }
 
 // Roles says which services a process runs.
@@ -178,11 +177,17 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	}
 	if d.roles.Interceptor {
 		group.Go(func() error { return d.hold.Run(ctx) })
+		if d.restored.Interceptor {
+			group.Go(func() error {
+				d.acceptHeld(ctx)
+				return nil
+			})
+		}
 	}
 	if d.roles.Interceptor || d.roles.LSP {
 		group.Go(func() error { return d.serve(ctx) })
 	} else {
-		d.readyWithoutLease(ctx)
+		d.nowReady()
 	}
 	group.Go(func() error { return d.advance(ctx) })
 	return nil
@@ -311,6 +316,11 @@ func (d *Daemon) owner() (string, error) {
 // recogniseRestore finds out whether the database was restored from an older
 // dump. Then held payments are only resumed, never failed, until lnd has been
 // asked about each.
+//
+// Processes that share a database may each run one service, and each has a file
+// of its own. Whoever recognises the copy says so in the database, for all: a
+// service that knows of nothing could neither find out by itself, nor be spared
+// by another that has accepted the copy for its own part.
 func (d *Daemon) recogniseRestore(ctx context.Context) error {
 	_, err := store.CheckGeneration(ctx, d.db, d.path(fileGeneration))
 	if restored := (*store.RestoredError)(nil); errors.As(err, &restored) && restored.Kind == store.RestoreNoFile {
@@ -320,15 +330,31 @@ func (d *Daemon) recogniseRestore(ctx context.Context) error {
 		}
 		if joined {
 			d.log.Info("joined a database that another sluiced is using")
-			return nil
+			err = nil
 		}
 	}
 	if errors.Is(err, store.ErrRestored) {
-		d.restored = true
 		d.log.Error("the database is an older copy: nothing that may have been decided since is decided anew until lnd was asked", zap.Error(err))
-		return nil
+		_, err = store.MarkRestored(ctx, d.db, d.path(fileGeneration), serviceInterceptor, lspapi.Name, backupsapi.Name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	names, err := store.RestoredRoles(ctx, d.db)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	marked, err := ParseRoles(names)
+	if err != nil {
+		return err
+	}
+	d.restored = Roles{
+		Interceptor: marked.Interceptor && d.roles.Interceptor, LSP: marked.LSP && d.roles.LSP, Backups: marked.Backups && d.roles.Backups,
+	}
+	if d.restored != (Roles{}) {
+		d.log.Warn("the database was restored, and these services have not reconciled it yet", zap.Any("services", d.restored))
+	}
+	return nil
 }
 
 // joins finds out whether a machine without a generation file is a new replica:
@@ -364,7 +390,7 @@ func (d *Daemon) joins(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if used {
-			_, err := store.AcceptRestore(ctx, d.db, d.path(fileGeneration))
+			_, err := store.Join(ctx, d.db, d.path(fileGeneration))
 			return err == nil, err
 		}
 		select {
@@ -377,18 +403,33 @@ func (d *Daemon) joins(ctx context.Context) (bool, error) {
 	}
 }
 
-// acceptRestore goes on with a restored database once its services have asked
-// lnd about everything unfinished.
-func (d *Daemon) acceptRestore(ctx context.Context) {
-	if !d.distrusted() {
-		return
+// acceptRestore records that a service has reconciled a restored database.
+func (d *Daemon) acceptRestore(ctx context.Context, service string) error {
+	if err := store.AcceptRestore(ctx, d.db, service); err != nil {
+		return err
 	}
-	if _, err := store.AcceptRestore(ctx, d.db, d.path(fileGeneration)); err != nil {
-		d.log.Error("the restored database could not be accepted: it is distrusted until it is", zap.Error(err))
-		return
+	d.log.Warn("the restored database was reconciled with lnd: trusted from the next start on", zap.String("service", service))
+	return nil
+}
+
+// acceptHeld accepts a restored database for the interceptor: once nothing is
+// held any more that the copy knew. Until then another start must not take
+// for held what may have been resumed since.
+func (d *Daemon) acceptHeld(ctx context.Context) {
+	for {
+		if left, known := d.hold.Distrusted(); known && left == 0 {
+			err := d.acceptRestore(ctx, serviceInterceptor)
+			if err == nil {
+				return
+			}
+			d.log.Warn("the restored database could not be accepted; trying again", zap.Error(err))
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return
+		}
 	}
-	d.accepted.Store(true)
-	d.log.Warn("the restored database was reconciled with lnd and is trusted from now on")
 }
 
 // advance bounds how young a database dump can be and still pass for the
@@ -403,11 +444,6 @@ func (d *Daemon) advance(ctx context.Context) error {
 			d.lastAdvance(context.WithoutCancel(ctx))
 			return nil
 		case <-ticker.C:
-			// It would overwrite what makes a restored database recognisable
-			// after a crash before it was reconciled.
-			if d.distrusted() {
-				continue
-			}
 			if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
 				d.log.Warn("the database's generation could not be raised", zap.Error(err))
 			}
@@ -415,12 +451,7 @@ func (d *Daemon) advance(ctx context.Context) error {
 	}
 }
 
-func (d *Daemon) distrusted() bool { return d.restored && !d.accepted.Load() }
-
 func (d *Daemon) lastAdvance(ctx context.Context) {
-	if d.distrusted() {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil {

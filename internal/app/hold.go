@@ -52,7 +52,7 @@ func (d *Daemon) newInterceptor() error {
 		// A database that only this process can use stops ordinary forwards for
 		// nobody's good; with PostgreSQL a standby may be able to go on.
 		KeepForwarding:   d.db.Engine() == store.SQLite,
-		DistrustRows:     d.restored,
+		DistrustRows:     d.restored.Interceptor,
 		FailSafetyBlocks: c.FailSafetyBlocks, NearBlocks: c.NearBlocks,
 		MaxHeldPerChannel: c.MaxHeldPerChannel, MaxHeld: c.MaxHeld, MaxHeldMsat: ln.Msat(c.MaxHeldSat) * 1000,
 		AbsentGrace: c.AbsentGrace.Std(), Retention: c.KeepRows.Std(), Now: d.now, Log: d.log.Named(serviceInterceptor),

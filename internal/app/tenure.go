@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/store"
+	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
 )
@@ -41,7 +42,7 @@ func (d *Daemon) tenure(ctx context.Context, lease *store.Lease, holds lspHolds)
 	if d.roles.LSP {
 		group.Go(func() error { return d.runLSP(ctx, lease, holds) })
 	} else {
-		d.nowReady(ctx)
+		d.nowReady()
 	}
 	err := group.Wait()
 	d.lsp.Ready(nil)
@@ -56,7 +57,7 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		return err
 	}
 	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: d.lsp, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored,
+		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: d.lsp, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
 	})
@@ -82,7 +83,13 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 			d.links.Store(keeper)
 			serving.Go(func() { keeper.Run(ctx) })
 		}
-		d.nowReady(ctx)
+		d.nowReady()
+		if d.restored.LSP {
+			// Run has asked lnd about everything unfinished.
+			if err := d.acceptRestore(ctx, lspapi.Name); err != nil {
+				d.log.Error("the restored database could not be accepted: the next start reconciles it again", zap.Error(err))
+			}
+		}
 	})
 }
 
@@ -113,20 +120,7 @@ func (d *Daemon) registerHolds(ctx context.Context, holds lspHolds) {
 	}
 }
 
-func (d *Daemon) nowReady(ctx context.Context) {
-	d.state("")
-	d.log.Info("ready")
-	d.acceptRestore(ctx)
-}
-
-// readyWithoutLease is for a process that runs no business with lnd. It must not
-// accept a restored database that it shares with those that do: they would not
-// recognise it any more.
-func (d *Daemon) readyWithoutLease(ctx context.Context) {
-	if d.db.Engine() == store.SQLite {
-		d.nowReady(ctx)
-		return
-	}
+func (d *Daemon) nowReady() {
 	d.state("")
 	d.log.Info("ready")
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/btcsuite/btcd/btcec/v2/ecdsa"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/metadata"
 	"gopkg.in/macaroon.v2"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
@@ -428,4 +430,46 @@ func FuzzVerifyMacaroon(f *testing.F) {
 			require.Contains(t, []errkind.Kind{errkind.Unauthenticated, errkind.Denied}, errkind.Of(err))
 		}
 	})
+}
+
+// countedKeys counts what is read.
+type countedKeys struct {
+	auth.RootKeys
+	reads atomic.Int64
+}
+
+func (k *countedKeys) RootKey(ctx context.Context, id uint64) ([]byte, error) {
+	k.reads.Add(1)
+	return k.RootKeys.RootKey(ctx, id)
+}
+
+// TestMadeUpRootKeysAreNotLookedUpForFree: each would cost a read of the
+// database. Who has a macaroon of a key in use is not hindered by that.
+func TestMadeUpRootKeysAreNotLookedUpForFree(t *testing.T) {
+	f, stranger := newFixture(t), newFixture(t)
+	keys := &countedKeys{RootKeys: f.keys}
+	bakery, err := auth.NewBakery(t.Context(), keys, rand.Reader, f.clock.now)
+	require.NoError(t, err)
+	limits := auth.DefaultLimits()
+	limits.Address = auth.Rate{PerSecond: 1, Burst: 5}
+	const method = "/lsp/Op"
+	guard, err := auth.NewGuard(bakery, auth.Permissions{method: {Service: "lsp", For: auth.Operators}}, limits, f.clock.now, nil)
+	require.NoError(t, err)
+	admit := func(mac string) error {
+		_, _, err := guard.Admit(metadata.NewIncomingContext(t.Context(), metadata.Pairs(auth.MetadataMacaroon, mac)), method)
+		return err
+	}
+	good, err := bakery.Mint(t.Context(), auth.RootKeyOperator, auth.Identity{Kind: auth.KindOperator})
+	require.NoError(t, err)
+	before := keys.reads.Load()
+	for i := range uint64(50) {
+		id := 1_000 + i
+		require.NoError(t, stranger.bakery.AddRootKey(t.Context(), id))
+		mac, err := stranger.bakery.Mint(t.Context(), id, auth.Identity{Kind: auth.KindOperator})
+		require.NoError(t, err)
+		require.Error(t, admit(mac))
+	}
+	require.LessOrEqual(t, keys.reads.Load()-before, int64(5))
+	f.clock.add(500 * time.Millisecond)
+	require.NoError(t, admit(good))
 }

@@ -73,6 +73,7 @@ func NewBakery(ctx context.Context, keys RootKeys, random io.Reader, now func() 
 		if err := b.AddRootKey(ctx, id); err != nil {
 			return nil, err
 		}
+		b.cache[id] = cachedKey{} // it exists, so that looking it up is free
 	}
 	return b, nil
 }
@@ -145,6 +146,8 @@ func (b *Bakery) Verify(ctx context.Context, macaroonHex, method string) (Identi
 	}
 	key, err := b.rootKey(ctx, rootKeyID)
 	switch {
+	case errors.Is(err, errkind.Exhausted):
+		return Identity{}, err
 	case errors.Is(err, errkind.NotFound):
 		return Identity{}, errkind.Wrap(errkind.Unauthenticated, err, "This macaroon was revoked or is from another server: log in again, or ask the operator for a new one.")
 	case err != nil:
@@ -209,6 +212,11 @@ func (b *Bakery) rootKey(ctx context.Context, id uint64) ([]byte, error) {
 	b.mu.Unlock()
 	if ok && now.Before(cached.until) {
 		return cached.key, nil
+	}
+	if !ok {
+		if err := chargeLookup(ctx); err != nil {
+			return nil, err
+		}
 	}
 	key, err := b.keys.RootKey(ctx, id)
 	if err != nil {

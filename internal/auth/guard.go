@@ -94,8 +94,15 @@ func (g *Guard) Admit(ctx context.Context, method string) (context.Context, stri
 	if permission.For == Public {
 		return ctx, addr, g.chargeAddress(addr)
 	}
-	id, err := g.identify(ctx, method)
+	charged := false
+	id, err := g.identify(withLookup(ctx, func() error {
+		charged = true
+		return g.chargeAddress(addr)
+	}), method)
 	if err != nil {
+		if charged {
+			return nil, "", err
+		}
 		if limited := g.chargeAddress(addr); limited != nil {
 			return nil, "", limited
 		}
@@ -123,6 +130,21 @@ func (g *Guard) chargeAddress(addr string) error {
 	// the allowance of all.
 	if !g.addresses.allow(addr, now) || !g.unauth.AllowN(now, 1) {
 		return errkind.New(errkind.Exhausted, "Too many calls without a valid macaroon: wait a few seconds, then log in.")
+	}
+	return nil
+}
+
+type lookupKey struct{}
+
+// withLookup has the caller pay before the database is read for a root key that
+// nobody has used here yet: made-up ids would cost one read each.
+func withLookup(ctx context.Context, charge func() error) context.Context {
+	return context.WithValue(ctx, lookupKey{}, charge)
+}
+
+func chargeLookup(ctx context.Context) error {
+	if charge, ok := ctx.Value(lookupKey{}).(func() error); ok {
+		return charge()
 	}
 	return nil
 }

@@ -164,36 +164,72 @@ func TestRightsExistInLnd(t *testing.T) {
 	}
 }
 
-// The ports that the gateway's engines declare tell which methods of the
-// adapter they use: their calls must be in the gateway's macaroon.
-func TestGatewayRightsCoverItsPorts(t *testing.T) {
-	calls, granted := callsByMethod(t), map[string]bool{}
-	for _, r := range GatewayRightsTable() {
-		granted[r.Method] = true
+// calledFrom reads which of lnd's methods packages call through the adapter: by
+// the ports that they declare, and by name.
+func calledFrom(t *testing.T, calls map[string]map[string]bool, dirs ...string) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	use := func(name string) {
+		for method := range calls[name] {
+			if !strings.HasPrefix(method, "/lnrpc.State/") {
+				out[method] = true
+			}
+		}
 	}
-	checked := 0
-	for _, dir := range []string{"lsp/engine", "interceptor/engine"} {
+	for _, dir := range dirs {
 		for _, f := range parseDir(t, filepath.Join("..", "..", filepath.FromSlash(dir))) {
 			ast.Inspect(f, func(n ast.Node) bool {
-				iface, ok := n.(*ast.InterfaceType)
-				if !ok {
-					return true
-				}
-				for _, m := range iface.Methods.List {
-					for _, name := range m.Names {
-						for method := range calls[name.Name] {
-							checked++
-							if !strings.HasPrefix(method, "/lnrpc.State/") {
-								require.True(t, granted[method], "%s: %s calls %s, which the gateway's macaroon lacks", dir, name.Name, method)
-							}
+				switch n := n.(type) {
+				case *ast.InterfaceType:
+					for _, m := range n.Methods.List {
+						for _, name := range m.Names {
+							use(name.Name)
 						}
+					}
+				case *ast.CallExpr:
+					if sel, ok := n.Fun.(*ast.SelectorExpr); ok {
+						use(sel.Sel.Name)
 					}
 				}
 				return true
 			})
 		}
 	}
-	require.Greater(t, checked, 15, "the test no longer finds the ports")
+	return out
+}
+
+// Each macaroon has what its programs call, and no more.
+func TestRightsAreWhatEachProgramCalls(t *testing.T) {
+	calls := callsByMethod(t)
+	hold := "/" + routerrpc.Router_ServiceDesc.ServiceName + "/HtlcInterceptor"
+	for _, c := range []struct {
+		table []Right
+		dirs  []string
+		plus  []string
+	}{
+		{
+			GatewayRightsTable(),
+			[]string{"lsp/engine", "lsp/links", "lsp/peerrpc", "interceptor/engine", "interceptor/acceptor", "internal/app", "internal/doctor", "cmd/sluiced"},
+			[]string{hold},
+		},
+		{WalletRightsTable(), []string{"lsp/agent", "cmd/sluice-wallet"}, nil},
+	} {
+		called := calledFrom(t, calls, c.dirs...)
+		for _, m := range c.plus {
+			called[m] = true
+		}
+		for _, r := range rights() {
+			if r.who == nobody {
+				delete(called, r.Method)
+			}
+		}
+		granted := map[string]bool{}
+		for _, r := range c.table {
+			granted[r.Method] = true
+		}
+		require.Greater(t, len(called), 8, "the test no longer finds the calls")
+		require.Equal(t, called, granted)
+	}
 }
 
 func TestMacaroonsCannotSpendFreely(t *testing.T) {

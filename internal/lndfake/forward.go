@@ -170,18 +170,28 @@ func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {
 
 // answer queues a settle or fail for an HTLC that came in on this side.
 func (s *side) answer(key circuitKey, id uint64, ref addRef, res *resolution) {
+	s.queue(&resPacket{htlcID: id, res: res, ref: ref, key: key})
+}
+
+// answerForward is answer for an HTLC that was to be forwarded. lnd's events tell of its end twice: when its incoming
+// link takes the answer up, which is before any commitment and so not final, and when it is off the commitment.
+func (s *side) answerForward(key circuitKey, ref addRef, res *resolution, event *routerrpc.HtlcEvent) {
+	s.queue(&resPacket{htlcID: key.htlcID, res: res, ref: ref, key: key, event: event})
+}
+
+func (s *side) queue(p *resPacket) {
 	if s.c.phase != phaseOpen {
-		if res.preimage != nil {
-			s.claimOnChain(id, *res.preimage)
+		if p.res.preimage != nil {
+			s.claimOnChain(p.htlcID, *p.res.preimage)
 		}
 		return
 	}
-	for _, p := range s.resbox {
-		if p.key == key {
+	for _, q := range s.resbox {
+		if q.key == p.key {
 			return
 		}
 	}
-	s.resbox = append(s.resbox, &resPacket{htlcID: id, res: res, ref: ref, key: key})
+	s.resbox = append(s.resbox, p)
 	s.kick()
 }
 
@@ -190,8 +200,8 @@ func (n *Node) failBack(f *forward, code lnrpc.Failure_FailureCode, detail strin
 		n.payments.resolve(f.key.htlcID, &resolution{failure: &failure{code: code, src: 0, detail: detail}})
 		return
 	}
-	n.linkFail(f, code, detail)
-	f.in.answer(f.key, f.key.htlcID, f.ref, &resolution{failure: &failure{code: code, src: f.pos + 1, detail: detail}})
+	f.in.answerForward(f.key, f.ref, &resolution{failure: &failure{code: code, src: f.pos + 1, detail: detail}},
+		n.linkFail(f, code, detail))
 }
 
 // refuse ends a forward whose HTLC could not be added to the outgoing channel.
@@ -216,8 +226,12 @@ func (n *Node) route(f *forward) {
 	k := &circuit{key: f.key, ref: f.ref, inAmt: f.amtIn, outAmt: f.amt, inTime: f.expIn, outTime: f.expiry}
 	n.circuits[f.key] = k
 	delete(n.mem.delivered, f.key)
+	// The circuit stays until the failure is committed: a RESUME meanwhile does nothing, and one after a restart finds
+	// it half open.
 	drop := func(code lnrpc.Failure_FailureCode, detail string) {
-		delete(n.circuits, f.key)
+		if f.in == nil {
+			delete(n.circuits, f.key)
+		}
 		n.failBack(f, code, detail)
 	}
 	if f.in != nil && !f.in.c.up {
@@ -334,13 +348,18 @@ func (n *Node) deliver(k *circuit, res *resolution) {
 		return
 	}
 	n.mem.delivered[k.key] = true
-	n.resolutionEvent(k, res)
 	if s := n.byChanID(k.key.chanID); s != nil {
-		s.answer(k.key, k.key.htlcID, k.ref, res)
+		e := n.htlcEvent(k.key, k.outChan, k.outID)
+		if res.preimage != nil {
+			e.Event = &routerrpc.HtlcEvent_SettleEvent{SettleEvent: &routerrpc.SettleEvent{Preimage: res.preimage[:]}}
+		} else {
+			e.Event = &routerrpc.HtlcEvent_ForwardFailEvent{ForwardFailEvent: &routerrpc.ForwardFailEvent{}}
+		}
+		s.answerForward(k.key, k.ref, res, e)
 	}
 }
 
-func (n *Node) htlcEvent(k circuitKey, out uint64, outID uint64, set func(*routerrpc.HtlcEvent)) {
+func (n *Node) htlcEvent(k circuitKey, out uint64, outID uint64) *routerrpc.HtlcEvent {
 	e := &routerrpc.HtlcEvent{
 		IncomingChannelId: k.chanID, IncomingHtlcId: k.htlcID, OutgoingChannelId: out, OutgoingHtlcId: outID,
 		TimestampNs: uint64(time.Now().UnixNano()), EventType: routerrpc.HtlcEvent_FORWARD,
@@ -348,43 +367,38 @@ func (n *Node) htlcEvent(k circuitKey, out uint64, outID uint64, set func(*route
 	if k.chanID == 0 {
 		e.EventType, e.IncomingHtlcId = routerrpc.HtlcEvent_SEND, k.htlcID
 	}
-	set(e)
-	n.mem.htlcEvents.publish(e)
+	return e
 }
 
 func (n *Node) htlcForwarded(p *addPacket, h *htlc) {
 	k := n.circuits[p.inKey]
-	n.htlcEvent(p.inKey, k.outChan, k.outID, func(e *routerrpc.HtlcEvent) {
-		e.Event = &routerrpc.HtlcEvent_ForwardEvent{ForwardEvent: &routerrpc.ForwardEvent{Info: &routerrpc.HtlcInfo{
-			IncomingTimelock: k.inTime, OutgoingTimelock: k.outTime, IncomingAmtMsat: uint64(k.inAmt),
-			OutgoingAmtMsat: uint64(k.outAmt),
-		}}}
-	})
+	e := n.htlcEvent(p.inKey, k.outChan, k.outID)
+	e.Event = &routerrpc.HtlcEvent_ForwardEvent{ForwardEvent: &routerrpc.ForwardEvent{Info: &routerrpc.HtlcInfo{
+		IncomingTimelock: k.inTime, OutgoingTimelock: k.outTime, IncomingAmtMsat: uint64(k.inAmt),
+		OutgoingAmtMsat: uint64(k.outAmt),
+	}}}
+	n.mem.htlcEvents.publish(e)
 }
 
-func (n *Node) linkFail(f *forward, code lnrpc.Failure_FailureCode, detail string) {
-	n.htlcEvent(f.key, f.scid, 0, func(e *routerrpc.HtlcEvent) {
-		e.Event = &routerrpc.HtlcEvent_LinkFailEvent{LinkFailEvent: &routerrpc.LinkFailEvent{
-			Info: &routerrpc.HtlcInfo{
-				IncomingTimelock: f.expIn, OutgoingTimelock: f.expiry, IncomingAmtMsat: uint64(f.amtIn),
-				OutgoingAmtMsat: uint64(f.amt),
-			},
-			WireFailure: code, FailureString: detail,
-		}}
-	})
+func (n *Node) linkFail(f *forward, code lnrpc.Failure_FailureCode, detail string) *routerrpc.HtlcEvent {
+	e := n.htlcEvent(f.key, f.scid, 0)
+	e.Event = &routerrpc.HtlcEvent_LinkFailEvent{LinkFailEvent: &routerrpc.LinkFailEvent{
+		Info: &routerrpc.HtlcInfo{
+			IncomingTimelock: f.expIn, OutgoingTimelock: f.expiry, IncomingAmtMsat: uint64(f.amtIn),
+			OutgoingAmtMsat: uint64(f.amt),
+		},
+		WireFailure: code, FailureString: detail,
+	}}
+	return e
 }
 
-func (n *Node) resolutionEvent(k *circuit, res *resolution) {
-	n.htlcEvent(k.key, k.outChan, k.outID, func(e *routerrpc.HtlcEvent) {
-		if res.preimage != nil {
-			e.Event = &routerrpc.HtlcEvent_SettleEvent{SettleEvent: &routerrpc.SettleEvent{Preimage: res.preimage[:]}}
-		} else {
-			e.Event = &routerrpc.HtlcEvent_ForwardFailEvent{ForwardFailEvent: &routerrpc.ForwardFailEvent{}}
-		}
-	})
-	n.htlcEvent(k.key, k.outChan, k.outID, func(e *routerrpc.HtlcEvent) {
-		e.Event = &routerrpc.HtlcEvent_FinalHtlcEvent{FinalHtlcEvent: &routerrpc.FinalHtlcEvent{
-			Settled: res.preimage != nil, Offchain: true,
-		}}
-	})
+// final is an HTLC's last word, kept for LookupHtlcResolution.
+func (n *Node) final(key circuitKey, settled, offChain bool) {
+	n.resolved[key] = settled
+	e := n.htlcEvent(key, 0, 0)
+	e.EventType = routerrpc.HtlcEvent_UNKNOWN
+	e.Event = &routerrpc.HtlcEvent_FinalHtlcEvent{FinalHtlcEvent: &routerrpc.FinalHtlcEvent{
+		Settled: settled, Offchain: offChain,
+	}}
+	n.mem.htlcEvents.publish(e)
 }

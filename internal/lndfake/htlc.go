@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 )
 
 // An update (an HTLC added, settled or failed) moves through these stages. Up to the first it is in the memory of
@@ -74,6 +75,14 @@ type resPacket struct {
 	res    *resolution
 	ref    addRef
 	key    circuitKey
+	event  *routerrpc.HtlcEvent // nil for what ends at this node
+}
+
+func (p *resPacket) tell(n *Node) {
+	if p.event != nil {
+		n.mem.htlcEvents.publish(p.event)
+		p.event = nil
+	}
 }
 
 // round is one commitment signature with what it carries.
@@ -106,6 +115,10 @@ func (s *side) sign() {
 		return
 	}
 	if s.signed != nil {
+		// The link has taken up what it cannot sign for now; its events tell of that already.
+		for _, p := range s.resbox {
+			p.tell(s.node)
+		}
 		for _, p := range s.mailbox {
 			if k := s.node.circuits[p.inKey]; k != nil {
 				p.opened = true
@@ -197,7 +210,7 @@ func (s *side) resolveHTLC(p *resPacket) *htlc {
 		return nil
 	}
 	h.res, h.resStage = p.res, stageSigned
-	s.node.resolved[p.key] = p.res.preimage != nil
+	p.tell(s.node)
 	return h
 }
 
@@ -254,6 +267,7 @@ func (c *channel) advance(r *round) {
 	case stageAcked:
 		for _, h := range r.res {
 			c.remove(h)
+			from.node.final(circuitKey{from.chanID(), h.id}, h.res.preimage != nil, true)
 		}
 		from.signed = nil
 		from.kick()

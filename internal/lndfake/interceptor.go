@@ -240,15 +240,17 @@ func (n *Node) decide(r *routerrpc.ForwardHtlcInterceptResponse) error {
 			h.f.in.claimOnChain(key.htlcID, pre)
 			return nil
 		}
-		h.f.in.answer(key, key.htlcID, h.f.ref, &resolution{preimage: &pre})
+		e := n.htlcEvent(key, h.f.scid, 0)
+		e.Event = &routerrpc.HtlcEvent_SettleEvent{SettleEvent: &routerrpc.SettleEvent{Preimage: pre[:]}}
+		h.f.in.answerForward(key, h.f.ref, &resolution{preimage: &pre}, e)
 	case routerrpc.ResolveHoldForwardAction_FAIL:
 		ic.pop(key)
-		if !opaque {
-			n.failBack(h.f, code, "failed by the interceptor")
-			return nil
-		}
-		n.linkFail(h.f, code, "failed by the interceptor")
-		h.f.in.answer(key, key.htlcID, h.f.ref, &resolution{failure: &failure{code: code, src: h.f.pos + 1, opaque: true}})
+		// lnd tells of it as of a failure from further on.
+		e := n.htlcEvent(key, h.f.scid, 0)
+		e.Event = &routerrpc.HtlcEvent_ForwardFailEvent{ForwardFailEvent: &routerrpc.ForwardFailEvent{}}
+		h.f.in.answerForward(key, h.f.ref, &resolution{
+			failure: &failure{code: code, src: h.f.pos + 1, detail: "failed by the interceptor", opaque: opaque},
+		}, e)
 	case routerrpc.ResolveHoldForwardAction_RESUME:
 		ic.pop(key)
 		n.route(h.f)

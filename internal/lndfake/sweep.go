@@ -297,7 +297,7 @@ func (c *channel) settleContract(k *contract) {
 	k.done = true
 	k.reports()
 	receiver.node.mem.intercept.pop(circuitKey{receiver.chanID(), h.id})
-	receiver.node.resolved[circuitKey{receiver.chanID(), h.id}] = k.claim
+	receiver.node.final(circuitKey{receiver.chanID(), h.id}, k.claim, false)
 	if k.claim {
 		pre := receiver.node.preimages[h.hash]
 		h.res = &resolution{preimage: &pre}

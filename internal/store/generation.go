@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -37,8 +38,8 @@ const (
 )
 
 // RestoredError says that the database may have forgotten decisions that were
-// acted on. Nothing new may be decided until it was reconciled with the node;
-// then AcceptRestore.
+// acted on. Nothing new may be decided until it was reconciled with the node:
+// MarkRestored sees to it that no process forgets that.
 type RestoredError struct {
 	Kind         RestoreKind
 	FileSeen     int64
@@ -49,7 +50,7 @@ type RestoredError struct {
 func (e *RestoredError) Error() string {
 	switch e.Kind {
 	case RestoreBehind:
-		return fmt.Sprintf("the database was restored from an older copy: this machine has seen generation %d, the database has %d",
+		return fmt.Sprintf("the database was restored from an older copy: this machine has seen generation %d, the database knows it up to %d",
 			e.FileSeen, e.DatabaseSeen)
 	case RestoreForeign:
 		return "the generation file on this machine belongs to another database"
@@ -63,10 +64,14 @@ func (e *RestoredError) Error() string {
 // Unwrap makes errors.Is(err, ErrRestored) true.
 func (e *RestoredError) Unwrap() error { return ErrRestored }
 
-// Generation is the database's identity and how often it was begun anew.
+// Generation is the database's identity and how often it was begun anew, as one
+// data directory has seen it.
 type Generation struct {
 	DatabaseID string `json:"database_id"`
-	Number     int64  `json:"generation"`
+	// FileID names the data directory. The database knows what each has seen, so
+	// that what one process does to it hides nothing from another.
+	FileID string `json:"file_id"`
+	Number int64  `json:"generation"`
 }
 
 // CheckGeneration compares the database with the generation file, raises the
@@ -76,27 +81,23 @@ type Generation struct {
 // A dump that was taken since the last raise is not recognised: Advance narrows
 // that window.
 func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, error) {
-	file, err := readGeneration(path)
-	if err != nil {
-		return Generation{}, err
-	}
-	return db.raise(ctx, path, func(row Generation) (int64, error) {
-		restored := func(kind RestoreKind) (int64, error) {
-			return 0, &RestoredError{Kind: kind, FileSeen: file.Number, DatabaseSeen: row.Number}
+	return db.raise(ctx, path, func(_ *storedb.Queries, row, file Generation, seen int64) error {
+		restored := func(kind RestoreKind) error {
+			return &RestoredError{Kind: kind, FileSeen: file.Number, DatabaseSeen: row.Number}
 		}
 		switch {
 		case row.DatabaseID == "" && file.DatabaseID == "":
-			return 1, nil
+			return nil
 		case row.DatabaseID == "":
 			return restored(RestoreEmpty)
 		case file.DatabaseID == "":
 			return restored(RestoreNoFile)
 		case file.DatabaseID != row.DatabaseID:
 			return restored(RestoreForeign)
-		case file.Number > row.Number:
-			return restored(RestoreBehind)
+		case file.Number > seen:
+			return &RestoredError{Kind: RestoreBehind, FileSeen: file.Number, DatabaseSeen: seen}
 		}
-		return row.Number + 1, nil
+		return nil
 	})
 }
 
@@ -104,61 +105,105 @@ func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, erro
 // to time (every minute, say, and at shutdown), it bounds how young a dump can
 // be and still pass for the present.
 func Advance(ctx context.Context, db *DB, path string) (Generation, error) {
-	return db.raise(ctx, path, func(row Generation) (int64, error) {
+	return db.raise(ctx, path, func(_ *storedb.Queries, row, _ Generation, _ int64) error {
 		if row.DatabaseID == "" {
-			return 0, errors.New("the database has no generation yet: CheckGeneration comes first")
+			return errors.New("the database has no generation yet: CheckGeneration comes first")
 		}
-		return row.Number + 1, nil
+		return nil
 	})
 }
 
-// AcceptRestore makes the database, as it is, the one this machine goes on with.
-// It is called when everything was reconciled.
-func AcceptRestore(ctx context.Context, db *DB, path string) (Generation, error) {
+// Join makes this data directory one that knows the database as it is.
+func Join(ctx context.Context, db *DB, path string) (Generation, error) {
+	return db.raise(ctx, path, func(*storedb.Queries, Generation, Generation, int64) error { return nil })
+}
+
+// MarkRestored is Join for a database that was restored. It records in the
+// database that none of the roles has reconciled it yet: so every process that
+// has such a role, whatever its own file says, knows it until AcceptRestore.
+func MarkRestored(ctx context.Context, db *DB, path string, roles ...string) (Generation, error) {
+	now := db.now().UnixMilli()
+	return db.raise(ctx, path, func(q *storedb.Queries, _, _ Generation, _ int64) error {
+		for _, role := range roles {
+			if err := q.MarkRestored(ctx, storedb.MarkRestoredParams{Role: role, SinceMs: now}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// RestoredRoles lists the roles that have not reconciled a restored database.
+func RestoredRoles(ctx context.Context, db *DB) (roles []string, err error) {
+	err = db.Read(ctx, func(ctx context.Context, tx *Tx) error {
+		roles, err = storedb.New(tx).RestoredRoles(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("whether the database was restored: %w", err)
+	}
+	return roles, nil
+}
+
+// AcceptRestore says that the role has reconciled the restored database.
+func AcceptRestore(ctx context.Context, db *DB, role string) error {
+	err := db.Write(ctx, func(ctx context.Context, tx *Tx) error {
+		_, err := storedb.New(tx).AcceptRestored(ctx, role)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("accept the restored database: %w", err)
+	}
+	return nil
+}
+
+// raise commits the new generation and then writes the file: a crash in between
+// leaves the database ahead, which is no alarm. allow sees the database's
+// generation, the file's, and what the database knows of the file.
+func (db *DB) raise(
+	ctx context.Context, path string, allow func(q *storedb.Queries, row, file Generation, seen int64) error,
+) (Generation, error) {
 	file, err := readGeneration(path)
 	if err != nil {
 		return Generation{}, err
 	}
-	return db.raise(ctx, path, func(row Generation) (int64, error) {
-		return max(row.Number, file.Number) + 1, nil
-	})
-}
-
-// raise commits the new generation and then writes the file: a crash in between
-// leaves the database ahead, which is no alarm.
-func (db *DB) raise(ctx context.Context, path string, next func(row Generation) (int64, error)) (Generation, error) {
+	var ids [2][16]byte
+	for i := range ids {
+		if _, err := rand.Read(ids[i][:]); err != nil {
+			return Generation{}, fmt.Errorf("generation: %w", err)
+		}
+	}
 	var gen Generation
-	err := db.Write(ctx, func(ctx context.Context, tx *Tx) error {
+	err = db.Write(ctx, func(ctx context.Context, tx *Tx) error {
 		q := storedb.New(tx)
-		gen = Generation{}
-		row, err := q.GetMeta(ctx)
+		gen = Generation{FileID: cmp.Or(file.FileID, hex.EncodeToString(ids[0][:]))}
+		meta, err := q.GetMeta(ctx)
 		err = MapError(err)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
 		fresh := err != nil
 		if !fresh {
-			gen = Generation{DatabaseID: row.DatabaseID, Number: row.Generation}
+			gen.DatabaseID, gen.Number = meta.DatabaseID, meta.Generation
 		}
-		number, err := next(gen)
-		if err != nil {
+		seen, err := q.GetFile(ctx, gen.FileID)
+		if err = MapError(err); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		gen.Number = number
+		if err := allow(q, gen, file, seen); err != nil {
+			return err
+		}
+		gen.Number = max(gen.Number, file.Number) + 1
+		at := tx.Now().UnixMilli()
+		if err := q.PutFile(ctx, storedb.PutFileParams{ID: gen.FileID, Generation: gen.Number, SeenMs: at}); err != nil {
+			return err
+		}
 		if !fresh {
-			_, err = q.SetGeneration(ctx, storedb.SetGenerationParams{
-				Generation: number, BumpedMs: tx.Now().UnixMilli(),
-			})
+			_, err = q.SetGeneration(ctx, storedb.SetGenerationParams{Generation: gen.Number, BumpedMs: at})
 			return err
 		}
-		var id [16]byte
-		if _, err := rand.Read(id[:]); err != nil {
-			return fmt.Errorf("database id: %w", err)
-		}
-		gen.DatabaseID = hex.EncodeToString(id[:])
-		return q.InsertMeta(ctx, storedb.InsertMetaParams{
-			DatabaseID: gen.DatabaseID, Generation: number, BumpedMs: tx.Now().UnixMilli(),
-		})
+		gen.DatabaseID = hex.EncodeToString(ids[1][:])
+		return q.InsertMeta(ctx, storedb.InsertMetaParams{DatabaseID: gen.DatabaseID, Generation: gen.Number, BumpedMs: at})
 	})
 	if err != nil {
 		return Generation{}, fmt.Errorf("database generation: %w", err)
@@ -178,7 +223,7 @@ func readGeneration(path string) (Generation, error) {
 		return Generation{}, fmt.Errorf("generation file: %w", err)
 	}
 	var gen Generation
-	if err := json.Unmarshal(raw, &gen); err != nil || gen.DatabaseID == "" || gen.Number < 1 {
+	if err := json.Unmarshal(raw, &gen); err != nil || gen.DatabaseID == "" || gen.FileID == "" || gen.Number < 1 {
 		return Generation{}, fmt.Errorf("generation file %s is damaged: move it away to have the database treated as restored", path)
 	}
 	return gen, nil

@@ -28,3 +28,19 @@ INSERT INTO store_meta (id, database_id, generation, bumped_ms) VALUES (1, $1, $
 
 -- name: SetGeneration :execrows
 UPDATE store_meta SET generation = $1, bumped_ms = $2 WHERE id = 1;
+
+-- name: GetFile :one
+SELECT generation FROM store_files WHERE id = $1;
+
+-- name: PutFile :exec
+INSERT INTO store_files (id, generation, seen_ms) VALUES ($1, $2, $3)
+ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, seen_ms = excluded.seen_ms;
+
+-- name: MarkRestored :exec
+INSERT INTO store_restored (role, since_ms) VALUES ($1, $2) ON CONFLICT (role) DO NOTHING;
+
+-- name: RestoredRoles :many
+SELECT role FROM store_restored ORDER BY role;
+
+-- name: AcceptRestored :execrows
+DELETE FROM store_restored WHERE role = $1;

@@ -318,21 +318,29 @@ func TestGeneration(t *testing.T) {
 		require.Equal(t, first.DatabaseID, again.DatabaseID)
 		require.Equal(t, first.Number+1, again.Number)
 
-		// An older copy of the database looks like a file that is ahead.
+		// An older copy of the database knows less of the file.
 		old, err := os.ReadFile(file)
 		require.NoError(t, err)
+		older := seen(t, db)
 		ahead, err := store.Advance(t.Context(), db, file)
 		require.NoError(t, err)
-		setGeneration(t, db, again.Number)
+		older.putBack(t, db)
 		for range 2 {
 			_, err = store.CheckGeneration(t.Context(), db, file)
 			require.Equal(t, store.RestoreBehind, kind(err), "asking again changes nothing")
 		}
-		accepted, err := store.AcceptRestore(t.Context(), db, file)
+		marked, err := store.MarkRestored(t.Context(), db, file, "a", "b")
 		require.NoError(t, err)
-		require.Greater(t, accepted.Number, ahead.Number)
+		require.Greater(t, marked.Number, ahead.Number)
 		_, err = store.CheckGeneration(t.Context(), db, file)
+		require.NoError(t, err, "the database itself knows now")
+		roles, err := store.RestoredRoles(t.Context(), db)
 		require.NoError(t, err)
+		require.Equal(t, []string{"a", "b"}, roles)
+		require.NoError(t, store.AcceptRestore(t.Context(), db, "a"))
+		roles, err = store.RestoredRoles(t.Context(), db)
+		require.NoError(t, err)
+		require.Equal(t, []string{"b"}, roles)
 
 		// A crash between the commit and the file leaves the file behind.
 		require.NoError(t, os.WriteFile(file, old, 0o600))
@@ -354,10 +362,94 @@ func TestGeneration(t *testing.T) {
 	})
 }
 
-func setGeneration(t *testing.T, db *store.DB, n int64) {
+// TestOneFileHidesNothingFromAnother: several processes share a database that is
+// restored. Whatever one does to it, another still recognises the copy.
+func TestOneFileHidesNothingFromAnother(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		db := storetest.Open(t, cfg)
+		file := func(name string) string { return filepath.Join(t.TempDir(), name) }
+		asleep, awake := file("asleep"), file("awake")
+		_, err := store.CheckGeneration(t.Context(), db, asleep)
+		require.NoError(t, err)
+		_, err = store.Join(t.Context(), db, awake)
+		require.NoError(t, err)
+		dump := seen(t, db)
+		for range 3 {
+			_, err = store.Advance(t.Context(), db, asleep)
+			require.NoError(t, err)
+		}
+		dump.putBack(t, db)
+
+		// This one saw nothing later than the dump, and raises the generation above
+		// all that the other one saw.
+		_, err = store.CheckGeneration(t.Context(), db, awake)
+		require.NoError(t, err)
+		for range 10 {
+			_, err = store.Advance(t.Context(), db, awake)
+			require.NoError(t, err)
+		}
+		_, err = store.CheckGeneration(t.Context(), db, asleep)
+		var restored *store.RestoredError
+		require.ErrorAs(t, err, &restored)
+		require.Equal(t, store.RestoreBehind, restored.Kind)
+
+		// What one recognised all know, until each role has dealt with it.
+		_, err = store.MarkRestored(t.Context(), db, asleep, "gateway", "services")
+		require.NoError(t, err)
+		_, err = store.CheckGeneration(t.Context(), db, awake)
+		require.NoError(t, err)
+		require.NoError(t, store.AcceptRestore(t.Context(), db, "gateway"))
+		roles, err := store.RestoredRoles(t.Context(), db)
+		require.NoError(t, err)
+		require.Equal(t, []string{"services"}, roles)
+	})
+}
+
+// sight is what a dump holds of who has seen what.
+type sight struct {
+	generation int64
+	files      map[string]int64
+}
+
+func seen(t *testing.T, db *store.DB) sight {
+	t.Helper()
+	s := sight{files: map[string]int64{}}
+	require.NoError(t, db.Read(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		if err := tx.QueryRowContext(ctx, "SELECT generation FROM store_meta").Scan(&s.generation); err != nil {
+			return err
+		}
+		rows, err := tx.QueryContext(ctx, "SELECT id, generation FROM store_files")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var id string
+			var n int64
+			if err := rows.Scan(&id, &n); err != nil {
+				return err
+			}
+			s.files[id] = n
+		}
+		return rows.Err()
+	}))
+	return s
+}
+
+func (s sight) putBack(t *testing.T, db *store.DB) {
 	t.Helper()
 	require.NoError(t, db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE store_meta SET generation = $1", n)
-		return err
+		if _, err := tx.ExecContext(ctx, "UPDATE store_meta SET generation = $1", s.generation); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM store_files"); err != nil {
+			return err
+		}
+		for id, n := range s.files {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO store_files (id, generation, seen_ms) VALUES ($1, $2, 0)", id, n); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
 }

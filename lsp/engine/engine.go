@@ -94,8 +94,10 @@ type Engine struct {
 	// liveOpenings are the unfinished opens; true for those whose channel cannot
 	// carry payments yet.
 	liveOpenings map[string]bool
-	business     business
-	ids          *ulid.MonotonicEntropy
+	// strays are leases of ours whose open is not on record.
+	strays   map[[32]byte]bool
+	business business
+	ids      *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 
@@ -131,7 +133,7 @@ func New(opt Options) (*Engine, error) {
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
 		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), promises: make(map[string]spot),
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
-		watched: make(map[string]opening.WatchChain), negotiations: make(map[ln.PendingChanID]*negotiation),
+		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 	}

@@ -34,8 +34,9 @@ type fakeNode struct {
 	channels []ln.Channel
 	coins    []ln.Coin
 	leases   map[ln.Outpoint][32]byte
-	// onRelease runs after a coin was released, before anybody else can act.
-	onRelease func(ln.Outpoint)
+	// onRelease runs after a coin was released, before anybody else can act;
+	// onLease before a coin is leased.
+	onRelease, onLease func(ln.Outpoint)
 	// opened is told of each channel that is asked for.
 	opened chan ln.OpenRequest
 	// forget is asked whenever a channel is to be abandoned.
@@ -47,7 +48,7 @@ type fakeNode struct {
 
 func newFakeNode() *fakeNode {
 	return &fakeNode{
-		leases: map[ln.Outpoint][32]byte{}, onRelease: func(ln.Outpoint) {}, opened: make(chan ln.OpenRequest, 16),
+		leases: map[ln.Outpoint][32]byte{}, onRelease: func(ln.Outpoint) {}, onLease: func(ln.Outpoint) {}, opened: make(chan ln.OpenRequest, 16),
 		forget: func(ln.Outpoint) error { return nil }, payments: map[ln.Hash]ln.Payment{}, invoices: map[ln.Hash]ln.Invoice{},
 	}
 }
@@ -90,6 +91,10 @@ func (n *fakeNode) ListCoins(context.Context, int32) ([]ln.Coin, error) {
 }
 
 func (n *fakeNode) LeaseCoin(_ context.Context, id [32]byte, op ln.Outpoint, _ time.Duration) error {
+	n.mu.Lock()
+	onLease := n.onLease
+	n.mu.Unlock()
+	onLease(op)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if by, leased := n.leases[op]; leased && by != id {

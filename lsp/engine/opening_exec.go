@@ -151,34 +151,6 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 	}
 }
 
-func (e *Engine) leaseAll(ctx context.Context, id [32]byte, coins []ln.Coin) error {
-	for _, c := range coins {
-		if err := e.node.Coins.LeaseCoin(ctx, id, c.Outpoint, leaseFor); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// releaseCoins gives back every coin leased under the id, and tells whether
-// there was any.
-func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) (found bool, err error) {
-	leases, err := e.node.Coins.ListLeases(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, l := range leases {
-		if l.ID != id {
-			continue
-		}
-		if err := e.node.Coins.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
-			return found, err
-		}
-		found = true
-	}
-	return found, nil
-}
-
 func (e *Engine) changeScript(ctx context.Context) ([]byte, error) {
 	address, err := e.node.Coins.NewChangeAddress(ctx)
 	if err != nil {

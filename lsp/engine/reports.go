@@ -40,6 +40,9 @@ func (e *Engine) onBlock(height uint32) {
 			tell(e, e.openings, id, opening.Event(opening.NewBlock{Moment: e.moment(), TargetRate: rate}))
 			e.renewLeases(e.ctx, id)
 		}
+		if err := e.sweepLeases(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.log.Debug("leases could not be looked through; the next block tries again", zap.Error(err))
+		}
 		for _, id := range jits {
 			tell(e, e.jits, id, jit.Event(jit.NewBlock{Moment: e.moment()}))
 		}
@@ -173,33 +176,6 @@ func (e *Engine) wasConfirmed(id string) bool {
 	}
 	tx, ok := opening.TxOf(inst.State)
 	return ok && tx.ConfirmedHeight > 0
-}
-
-// renewLeases keeps the coins of an open that is not public yet, or no more:
-// one that is signed above all, because another open that spent its coin would
-// undo it.
-func (e *Engine) renewLeases(ctx context.Context, id string) {
-	inst, err := e.openings.Get(ctx, id)
-	if err != nil {
-		return
-	}
-	tx, signed := opening.TxOf(inst.State)
-	_, unpublished := inst.State.(opening.Signed)
-	switch {
-	case opening.Final(inst.State), tx.ConfirmedHeight > 0:
-		return
-	case signed && !unpublished && tx.Trouble.IsZero():
-		// lnd's wallet knows that the coins are spent. A transaction that the
-		// network refuses later, in a spike of fees, it forgets again.
-		return
-	}
-	selection, ok := opening.SelectionOf(inst.State)
-	if !ok {
-		return
-	}
-	if err := e.leaseAll(ctx, opening.PlanOf(inst.State).LeaseID(), selection.Inputs); err != nil && ctx.Err() == nil {
-		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
-	}
 }
 
 func keysOf[V any](m map[string]V) []string {

@@ -216,7 +216,7 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 				need += sp.amount - min(sp.amount, shown[sp.hash])
 			}
 		}
-		spendable, err := lsp.Spendable(c, rate, e.cfg.expectedParts())
+		spendable, err := lsp.Spendable(c, rate, e.cfg.MaxParts)
 		if err != nil || spendable < need {
 			continue
 		}

@@ -153,3 +153,23 @@ func TestNoRoomInAnUnconfirmedChannelForWhoDeclinesZeroConf(t *testing.T) {
 	b.node.channels[0].ConfirmedSCID = 7 << 40
 	require.EqualValues(t, 50, room(false))
 }
+
+// TestAChannelCarriesAsManyPartsAsAreLetIn: whatever the payer splits its payment
+// into, the channel that was opened for it takes it.
+func TestAChannelCarriesAsManyPartsAsAreLetIn(t *testing.T) {
+	e := newEngine(t, database(t), newFakeNode(), nil)
+	e.cfg.Capacity.HeadroomSat, e.cfg.Capacity.HeadroomPPM, e.cfg.Capacity.MinSat, e.cfg.Capacity.StressPercent = 0, 0, 0, 100
+	for _, rate := range []ln.FeeRateSatPerKW{ln.MinFeeRate, 1_000, maxCommitRate} {
+		const amount = 100_000_000
+		capacity, err := e.capacityAt(amount, rate)
+		require.NoError(t, err)
+		commitFee, err := lsp.CommitFee(e.cfg.Type, rate, 0)
+		require.NoError(t, err)
+		spendable, err := lsp.Spendable(ln.Channel{
+			LocalSat: capacity - commitFee - 660, LocalReserveSat: e.cfg.Capacity.Reserve(capacity),
+			CommitFeeSat: commitFee, CommitmentType: string(e.cfg.Type), Initiator: true,
+		}, rate, e.cfg.MaxParts)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, spendable, ln.Msat(amount), "at %d sat/kw a channel of %s", rate, capacity)
+	}
+}

@@ -153,7 +153,8 @@ func (e *Engine) overLimit(r lsp.Request, u lsp.Usage) lsp.Reason {
 	return lsp.Reason{}
 }
 
-// capacityFor sizes a channel for a payment at today's fee rate.
+// capacityFor sizes a channel for a payment at today's fee rate, in as many
+// parts as are let in: a payer may split it that far, also after some came back.
 func (e *Engine) capacityFor(amount ln.Msat) (ln.Sat, error) {
 	return e.capacityAt(amount, e.fees.current().Rate)
 }
@@ -161,7 +162,5 @@ func (e *Engine) capacityFor(amount ln.Msat) (ln.Sat, error) {
 func (e *Engine) capacityAt(amount ln.Msat, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
 	policy := e.cfg.Capacity
 	policy.CommitFeeRate = min(rate, maxCommitRate)
-	return policy.Capacity(amount, e.cfg.expectedParts(), e.cfg.Type)
+	return policy.Capacity(amount, e.cfg.MaxParts, e.cfg.Type)
 }
-
-func (c Config) expectedParts() int { return min(c.MaxParts, 10) }

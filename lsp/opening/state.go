@@ -47,11 +47,20 @@ func (p Plan) PendingID(n uint32) ln.PendingChanID {
 	return sha256.Sum256(binary.BigEndian.AppendUint32(append([]byte("sluice/opening/"), p.Seed[:]...), n))
 }
 
+// leaseMark begins every lease id of ours, so that they are known from those of
+// other programs that share lnd's wallet.
+const leaseMark = "sluice\x00\x01"
+
 // LeaseID is the id under which all coins of this open are leased, so that
 // leasing again and releasing are idempotent and touch no other open's coins.
 func (p Plan) LeaseID() [32]byte {
-	return sha256.Sum256(append([]byte("sluice/lease/"), p.Seed[:]...))
+	id := sha256.Sum256(append([]byte("sluice/lease/"), p.Seed[:]...))
+	copy(id[:], leaseMark)
+	return id
 }
+
+// IsLeaseID reports that a lease was taken for an open of ours.
+func IsLeaseID(id [32]byte) bool { return string(id[:len(leaseMark)]) == leaseMark }
 
 // Coins are the leased inputs and where the change goes.
 type Coins struct {

@@ -118,9 +118,12 @@ func replays() map[string]func(*env) {
 			e.Start(e.T, Gateway)
 			e.expect(q, moved())
 			s, q = e.again(s, q)
+			events := e.htlcEvents(q)
 			s.resume(q)
 			e.settleAtWallet(pre)
 			p.succeeds()
+			require.Equal(e, ending{settled: true}, <-events)
+			require.Equal(e, ending{settled: true, final: true}, <-events)
 		},
 		"replays/resumed_in_the_window": func(e *env) {
 			e.start(Options{RequireInterceptor: true, CommitInterval: window})
@@ -301,6 +304,30 @@ func replays() map[string]func(*env) {
 			require.Equal(e, tempFail, p.now().Htlcs[0].Failure.Code)
 			require.Zero(e, e.local(Wallet))
 		},
+		// What an event calls failed can still be paid.
+		"replays/fail_event_before_commitment": func(e *env) {
+			s := e.required()
+			q, p, pre := e.failedInMemory(s, (*sidecar).fail)
+			s, q = e.offeredAfterKill(s, q)
+			s.resume(q)
+			e.settleAtWallet(pre)
+			p.succeeds()
+		},
+		// But not what lnd itself could not forward: its circuit was half open when it died.
+		"replays/link_fail_event_before_commitment": func(e *env) {
+			e.start(Options{RequireInterceptor: true})
+			e.acceptor(true)
+			c := e.open(e.jit(1_000_000))
+			s := e.sidecar()
+			q, p, _ := e.failedInMemory(s, (*sidecar).resume)
+			s, q = e.offeredAfterKill(s, q)
+			e.until("the wallet's link is up", func() bool { return e.channelsWith(Gateway, Wallet)[0].Active })
+			e.ok(e.alias(c))
+			s.resume(q)
+			e.until("the payer's HTLC failed", func() bool { return p.now().Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED })
+			require.Equal(e, tempFail, p.now().Htlcs[0].Failure.Code)
+			require.Zero(e, e.local(Wallet))
+		},
 		"replays/resume_again_wallet_offline": func(e *env) {
 			s := e.required()
 			q, p, pre := e.resumed(s)
@@ -315,6 +342,79 @@ func replays() map[string]func(*env) {
 			p.succeeds()
 		},
 	}
+}
+
+// failedInMemory has the gateway's link take up a failure that it cannot commit to, since the payer is frozen and owes
+// it a revocation. lnd's event tells of the failure all the same, and no final one follows.
+func (e *env) failedInMemory(s *sidecar, fail func(*sidecar, offer)) (q offer, p *paying, preimage []byte) {
+	e.Helper()
+	first, _, _ := e.held(s)
+	q, p, preimage = e.held(s)
+	events := e.htlcEvents(q)
+	e.Freeze(e.T, Payer)
+	s.fail(first)
+	time.Sleep(settled) // its signature is on the way; nothing tells of that
+	fail(s, q)
+	require.False(e, (<-events).final, "an event tells of the failure")
+	select {
+	case ev := <-events:
+		e.Fatalf("another event: %+v", ev)
+	case <-time.After(settled):
+	}
+	e.expect(q, unmoved())
+	_, err := e.ln(Gateway).LookupHtlcResolution(e.ctx, &lnrpc.LookupHtlcResolutionRequest{
+		ChanId: q.IncomingCircuitKey.ChanId, HtlcIndex: q.IncomingCircuitKey.HtlcId,
+	})
+	require.Error(e, err, "lnd has no resolution of it")
+	return q, p, preimage
+}
+
+// offeredAfterKill kills the gateway, lets the payer go on, and waits for the HTLC to be offered again.
+func (e *env) offeredAfterKill(s *sidecar, q offer) (*sidecar, offer) {
+	e.Helper()
+	e.Kill(e.T, Gateway)
+	e.Thaw(e.T, Payer)
+	e.Start(e.T, Gateway)
+	<-s.ended
+	s = e.sidecar()
+	// The payer may send the first one's money again, in parts.
+	for {
+		if r := s.next(); key(r) == key(q) {
+			return s, r
+		}
+	}
+}
+
+type ending struct{ final, settled bool }
+
+// htlcEvents gives lnd's events of an HTLC's end, until lnd dies.
+func (e *env) htlcEvents(q offer) <-chan ending {
+	e.Helper()
+	stream, err := e.router(Gateway).SubscribeHtlcEvents(e.ctx, &routerrpc.SubscribeHtlcEventsRequest{})
+	e.ok(err)
+	_, err = stream.Recv() // subscribed
+	e.ok(err)
+	out := make(chan ending, 100)
+	go func() {
+		for {
+			ev, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			if [2]uint64{ev.IncomingChannelId, ev.IncomingHtlcId} != key(q) {
+				continue
+			}
+			switch {
+			case ev.GetFinalHtlcEvent() != nil:
+				out <- ending{final: true, settled: ev.GetFinalHtlcEvent().Settled}
+			case ev.GetSettleEvent() != nil:
+				out <- ending{settled: true}
+			case ev.GetForwardFailEvent() != nil, ev.GetLinkFailEvent() != nil:
+				out <- ending{}
+			}
+		}
+	}()
+	return out
 }
 
 // watch looks at an HTLC as often as it can; the function it returns ends that, and tells whether it ever looked

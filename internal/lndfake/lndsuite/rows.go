@@ -85,6 +85,9 @@ func Rows() []Row {
 		{"replays", "verdict 1: lost by failing in the window", []string{"replays/loss_in_the_window"}},
 		{"replays", "verdict 3: lost by resuming a phantom", []string{"replays/loss_by_resuming_a_phantom"}},
 		{"replays", "crash between RESUME and commitment: never forwarded, RESUME fails it", []string{"replays/crash_between_resume_and_commitment"}},
+		{"replays", "a failure's event comes before its commitment, and is not final", []string{
+			"replays/fail_event_before_commitment", "replays/link_fail_event_before_commitment",
+		}},
 		{"replays", "RESUME again with the wallet offline is harmless", []string{"replays/resume_again_wallet_offline"}},
 		{"replays", "on-chain offers: RESUME kills the stream", []string{"replays/on_chain_answers_kill_the_stream"}},
 	}

@@ -4,6 +4,12 @@
 
 package storedb
 
+type StoreFile struct {
+	ID         string
+	Generation int64
+	SeenMs     int64
+}
+
 type StoreLease struct {
 	Name      string
 	Owner     string
@@ -18,4 +24,9 @@ type StoreMetum struct {
 	DatabaseID string
 	Generation int64
 	BumpedMs   int64
+}
+
+type StoreRestored struct {
+	Role    string
+	SinceMs int64
 }

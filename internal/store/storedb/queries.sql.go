@@ -9,6 +9,29 @@ import (
 	"context"
 )
 
+const acceptRestored = `-- name: AcceptRestored :execrows
+DELETE FROM store_restored WHERE role = $1
+`
+
+func (q *Queries) AcceptRestored(ctx context.Context, role string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, acceptRestored, role)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const getFile = `-- name: GetFile :one
+SELECT generation FROM store_files WHERE id = $1
+`
+
+func (q *Queries) GetFile(ctx context.Context, id string) (int64, error) {
+	row := q.db.QueryRowContext(ctx, getFile, id)
+	var generation int64
+	err := row.Scan(&generation)
+	return generation, err
+}
+
 const getLease = `-- name: GetLease :one
 SELECT name, owner, epoch, renewals, ttl_ms, expires_ms FROM store_leases WHERE name = $1
 `
@@ -100,6 +123,36 @@ func (q *Queries) LeaseEpochHeld(ctx context.Context, arg LeaseEpochHeldParams) 
 	return count, err
 }
 
+const markRestored = `-- name: MarkRestored :exec
+INSERT INTO store_restored (role, since_ms) VALUES ($1, $2) ON CONFLICT (role) DO NOTHING
+`
+
+type MarkRestoredParams struct {
+	Role    string
+	SinceMs int64
+}
+
+func (q *Queries) MarkRestored(ctx context.Context, arg MarkRestoredParams) error {
+	_, err := q.db.ExecContext(ctx, markRestored, arg.Role, arg.SinceMs)
+	return err
+}
+
+const putFile = `-- name: PutFile :exec
+INSERT INTO store_files (id, generation, seen_ms) VALUES ($1, $2, $3)
+ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, seen_ms = excluded.seen_ms
+`
+
+type PutFileParams struct {
+	ID         string
+	Generation int64
+	SeenMs     int64
+}
+
+func (q *Queries) PutFile(ctx context.Context, arg PutFileParams) error {
+	_, err := q.db.ExecContext(ctx, putFile, arg.ID, arg.Generation, arg.SeenMs)
+	return err
+}
+
 const releaseLease = `-- name: ReleaseLease :execrows
 UPDATE store_leases SET owner = '', renewals = renewals + 1, expires_ms = 0
 WHERE name = $1 AND epoch = $2
@@ -135,6 +188,33 @@ func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (int64, 
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const restoredRoles = `-- name: RestoredRoles :many
+SELECT role FROM store_restored ORDER BY role
+`
+
+func (q *Queries) RestoredRoles(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, restoredRoles)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var role string
+		if err := rows.Scan(&role); err != nil {
+			return nil, err
+		}
+		items = append(items, role)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const setGeneration = `-- name: SetGeneration :execrows

@@ -1,0 +1,129 @@
+package engine_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/interceptor/engine"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+)
+
+// lnd tells of a failure before any commitment. What it says then is not how
+// the HTLC ended.
+func TestAFailureIsBelievedOnceItIsFinal(t *testing.T) {
+	linkFail := func(key ln.CircuitKey) ln.HtlcEvent { return ln.HtlcEvent{Kind: ln.HtlcLinkFail, Incoming: key} }
+	final := func(key ln.CircuitKey, settled bool) ln.HtlcEvent {
+		return ln.HtlcEvent{Kind: ln.HtlcFinal, Incoming: key, Settled: settled, OffChain: true}
+	}
+	never := func() bool { return false }
+	for _, c := range []struct {
+		name      string
+		forgetful bool
+		happens   func(lnd *fakeLnd, key ln.CircuitKey, later func(time.Duration))
+		want      interceptor.Outcome
+	}{
+		{
+			"lnd died before the commitment, and the forward went through the second time", false,
+			func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+				lnd.say(linkFail(key))
+				lnd.mu.Lock()
+				lnd.htlcs[key].moved = false
+				lnd.mu.Unlock()
+				lnd.restart(never)
+				lnd.until("it is resumed again", func() bool { return lnd.htlcs[key].moved })
+				lnd.endUnheard(key, true)
+			}, interceptor.OutcomeSettled,
+		},
+		{
+			"the failure was of something else", false,
+			func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+				lnd.say(ln.HtlcEvent{Kind: ln.HtlcForwardFail, Incoming: key})
+				lnd.endUnheard(key, true)
+			}, interceptor.OutcomeSettled,
+		},
+		{
+			"lnd's record says that it failed", false,
+			func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+				lnd.say(linkFail(key))
+				lnd.endUnheard(key, false)
+			}, interceptor.OutcomeFailed,
+		},
+		{
+			"the final event comes after it was seen to be gone, and lnd keeps no records", true,
+			func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+				lnd.endUnheard(key, false)
+				lnd.listedAgain()
+				lnd.say(final(key, false))
+			}, interceptor.OutcomeFailed,
+		},
+		{
+			"the final event overrules what was said before", true,
+			func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+				lnd.say(linkFail(key))
+				lnd.say(final(key, true))
+				lnd.endUnheard(key, true)
+			}, interceptor.OutcomeSettled,
+		},
+		{
+			"lnd keeps no records, and its history would have a settlement by now", true,
+			func(lnd *fakeLnd, key ln.CircuitKey, later func(time.Duration)) {
+				lnd.say(linkFail(key))
+				lnd.endUnheard(key, false)
+				lnd.listedAgain()
+				later(2 * time.Minute)
+			}, interceptor.OutcomeFailed,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lnd := newFakeLnd(t)
+			lnd.forgetful = c.forgetful
+			wall := newClock()
+			car := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
+				cfg.Now = wall.now
+			})
+			car.connected()
+			key := lnd.add(1, jitSCID)
+			car.waitEvent(interceptor.EventOffered, key)
+			lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
+			require.NoError(t, car.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+			lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
+			c.happens(lnd, key, wall.add)
+			require.Equal(t, c.want, car.outcome(key))
+		})
+	}
+}
+
+// outcome waits until the handler was told how an HTLC ended.
+func (c *car) outcome(key ln.CircuitKey) interceptor.Outcome {
+	c.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		c.mu.Lock()
+		for _, ev := range c.events {
+			if ev.Kind == interceptor.EventGone && ev.Row.Key == key && ev.Row.Outcome != interceptor.OutcomeUnknown {
+				c.mu.Unlock()
+				return ev.Row.Outcome
+			}
+		}
+		c.mu.Unlock()
+		select {
+		case <-c.came:
+		case <-deadline:
+			c.t.Fatalf("nobody was told how %s ended; status %+v", key, c.engine.Status())
+		}
+	}
+}
+
+// listedAgain waits until channels were listed twice more: the second listing
+// was asked for after this call began.
+func (f *fakeLnd) listedAgain() {
+	f.t.Helper()
+	f.mu.Lock()
+	from := f.listings
+	f.mu.Unlock()
+	f.until("channels are listed again", func() bool { return f.listings >= from+2 })
+}
