@@ -223,7 +223,7 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	}
 	switch {
 	case known.State == ln.PaymentSucceeded:
-		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(known.Preimage)}}, nil
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: lsp.NewSecret(known.Preimage)}}, nil
 	case known.State == ln.PaymentInFlight:
 		return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: "the payment is in flight already"}}, nil
 	case known.State == ln.PaymentFailed && f.Attempt <= 1:
@@ -265,7 +265,7 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	}
 	switch result.State {
 	case ln.PaymentSucceeded:
-		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(result.Preimage)}}, nil
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: lsp.NewSecret(result.Preimage)}}, nil
 	case ln.PaymentFailed:
 		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: result.Failure, Retry: retryable(result.Failure)}}, nil
 	case ln.PaymentInFlight, ln.PaymentUnknown:
@@ -316,7 +316,7 @@ func (e *Engine) trackPayment(ctx context.Context, hash ln.Hash) ([]wrap.Event, 
 	}
 	switch p.State {
 	case ln.PaymentSucceeded:
-		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: wrap.NewSecret(p.Preimage)}}, nil
+		return []wrap.Event{wrap.PaymentSucceeded{Moment: e.moment(), Preimage: lsp.NewSecret(p.Preimage)}}, nil
 	case ln.PaymentFailed:
 		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: p.Failure, Retry: true}}, nil
 	case ln.PaymentUnknown:
@@ -357,7 +357,7 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 		// preimage: then the payment is another one of the same hash.
 		if err == nil && (inv.State == ln.InvoiceAccepted || inv.State == ln.InvoiceSettled) {
 			e.log.Error("the wallet of a payment that was to be given back has been paid: it is settled instead", zap.String("payment", f.OfferID))
-			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: wrap.NewSecret(p.Preimage), Htlcs: htlcsIn(inv, inv.State)}}, nil
+			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: lsp.NewSecret(p.Preimage), Htlcs: htlcsIn(inv, inv.State)}}, nil
 		}
 	case p.State == ln.PaymentInFlight, p.InFlight > 0:
 		return nil, fmt.Errorf("lnd is paying %s: the payer's money is not given back before that has ended", f.Hash.Short())

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 )
 
 func TestCheckWrap(t *testing.T) {
@@ -56,7 +57,7 @@ func TestCheckWrap(t *testing.T) {
 }
 
 func TestSecretDoesNotPrint(t *testing.T) {
-	s := NewSecret(testPreimage)
+	s := lsp.NewSecret(testPreimage)
 	stored, err := json.Marshal(s)
 	require.NoError(t, err)
 	secret := strings.Trim(string(stored), `"`)
@@ -67,7 +68,7 @@ func TestSecretDoesNotPrint(t *testing.T) {
 		require.NotContains(t, fmt.Sprintf(form, state), secret[:8], form)
 		require.NotContains(t, fmt.Sprintf(form, SettleInvoice{Preimage: s}), secret[:8], form)
 	}
-	var back Secret
+	var back lsp.Secret
 	require.NoError(t, json.Unmarshal(stored, &back))
 	require.Equal(t, s, back)
 	require.Error(t, json.Unmarshal([]byte(`"zz"`), &back))

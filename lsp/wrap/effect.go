@@ -89,9 +89,9 @@ type (
 	// SettleInvoice settles the hold; settled already is success:
 	// InvoiceSettled. Cancelled: InvoiceCanceled.
 	SettleInvoice struct {
-		OfferID  string  `json:"offer_id"`
-		Hash     ln.Hash `json:"payment_hash"`
-		Preimage Secret  `json:"preimage"`
+		OfferID  string     `json:"offer_id"`
+		Hash     ln.Hash    `json:"payment_hash"`
+		Preimage lsp.Secret `json:"preimage"`
 	}
 	// CancelInvoice cancels the hold; not found and cancelled are success:
 	// InvoiceCanceled. Settled: InvoiceSettled. It first asks TrackPaymentV2: a

@@ -63,7 +63,7 @@ type (
 	// PaymentSucceeded carries the preimage, checked against the hash.
 	PaymentSucceeded struct {
 		lsp.Moment
-		Preimage Secret `json:"preimage"`
+		Preimage lsp.Secret `json:"preimage"`
 	}
 	// PaymentFailed: TrackPaymentV2 says that it failed for good. Retry says
 	// that the same payment may succeed now (a link that flapped).
@@ -88,7 +88,7 @@ type (
 	// invoice holds, or was settled with.
 	PaidAfterAll struct {
 		lsp.Moment
-		Preimage Secret           `json:"preimage"`
+		Preimage lsp.Secret       `json:"preimage"`
 		Htlcs    []ln.InvoiceHtlc `json:"htlcs"`
 	}
 	// InvoiceSettled: the hold invoice is settled.

@@ -146,7 +146,7 @@ func likely(s State) []Event {
 	case Opening:
 		v = OpeningUsable{OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43}
 	case Paying, PaymentUnknown:
-		v = PaymentSucceeded{Preimage: NewSecret(testPreimage)}
+		v = PaymentSucceeded{Preimage: lsp.NewSecret(testPreimage)}
 	case Settling:
 		v = InvoiceSettled{}
 	default:
@@ -197,7 +197,7 @@ func TestHappyDay(t *testing.T) {
 		Hash: testPreimage.Hash(), AmountMsat: 98_000_000, ChanID: 43, Peer: ln.PubKey{2, 1}, ExpiryHeight: testHeight + 83,
 	}, effects[0].(Pay).Payment)
 	require.EqualValues(t, testHeight+3, effects[0].(Pay).SendUntilHeight)
-	s, _ = walk(t, s, PaymentSucceeded{m, NewSecret(testPreimage)}, InvoiceSettled{m})
+	s, _ = walk(t, s, PaymentSucceeded{m, lsp.NewSecret(testPreimage)}, InvoiceSettled{m})
 	require.Equal(t, ln.Msat(2_000_000), s.(Settled).FeeEarnedMsat)
 }
 
@@ -236,9 +236,9 @@ func TestCutOffPayment(t *testing.T) {
 	require.Equal(t, "alarm", effects[0].EffectName())
 	failed, _ := walk(t, s, PaymentFailed{m, "timeout", true})
 	require.Equal(t, "refunded", failed.StateName(), "nothing is paid again for a hold that is gone")
-	lost, _ := walk(t, s, PaymentSucceeded{m, NewSecret(testPreimage)})
+	lost, _ := walk(t, s, PaymentSucceeded{m, lsp.NewSecret(testPreimage)})
 	require.Equal(t, testPreimage, lost.(Lost).Preimage.Preimage())
-	_, _, err = Step(s, PaymentSucceeded{m, NewSecret(ln.Preimage{9})})
+	_, _, err = Step(s, PaymentSucceeded{m, lsp.NewSecret(ln.Preimage{9})})
 	require.ErrorContains(t, err, "does not open its hash")
 }
 
@@ -262,9 +262,9 @@ func TestPaidAfterAll(t *testing.T) {
 				}
 			}
 			require.Equal(t, 1, cancels, "the node is asked, which knows of the payment")
-			paid := PaidAfterAll{m, NewSecret(testPreimage), testHtlcs()}
+			paid := PaidAfterAll{m, lsp.NewSecret(testPreimage), testHtlcs()}
 			s, effects = walk(t, s, paid)
-			require.Equal(t, SettleInvoice{OfferID: "offer-1", Hash: testPreimage.Hash(), Preimage: NewSecret(testPreimage)}, effects[0])
+			require.Equal(t, SettleInvoice{OfferID: "offer-1", Hash: testPreimage.Hash(), Preimage: lsp.NewSecret(testPreimage)}, effects[0])
 			require.True(t, InFlight(s))
 			s, _ = walk(t, s, InvoiceSettled{m})
 			require.Equal(t, ln.Msat(2_000_000), s.(Settled).FeeEarnedMsat)
@@ -272,8 +272,8 @@ func TestPaidAfterAll(t *testing.T) {
 		}
 	}
 	s, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, append(paying()[:3], Cancel{m, lsp.Reason{}})...)
-	_, _, err := Step(s, PaidAfterAll{m, NewSecret(ln.Preimage{9}), testHtlcs()})
+	_, _, err := Step(s, PaidAfterAll{m, lsp.NewSecret(ln.Preimage{9}), testHtlcs()})
 	require.ErrorContains(t, err, "does not open its hash")
-	_, _, err = Step(s, PaidAfterAll{m, NewSecret(testPreimage), nil})
+	_, _, err = Step(s, PaidAfterAll{m, lsp.NewSecret(testPreimage), nil})
 	require.ErrorContains(t, err, "has only")
 }

@@ -144,7 +144,7 @@ type (
 		Offer
 		Held
 		Route
-		Preimage Secret `json:"preimage"`
+		Preimage lsp.Secret `json:"preimage"`
 	}
 	// Cancelling: nothing is in flight; the hold invoice is being cancelled.
 	Cancelling struct {
@@ -182,7 +182,7 @@ type (
 		Offer
 		Held
 		Route
-		Preimage Secret     `json:"preimage"`
+		Preimage lsp.Secret `json:"preimage"`
 		Reason   lsp.Reason `json:"reason"`
 	}
 )

@@ -341,7 +341,7 @@ func askWallet(o Offer) Effect {
 	}
 }
 
-func settle(o Offer, p Secret) Effect {
+func settle(o Offer, p lsp.Secret) Effect {
 	return SettleInvoice{OfferID: o.ID, Hash: o.Hash, Preimage: p}
 }
 
@@ -400,7 +400,7 @@ func giveUpOpen(o Offer, reason lsp.Reason) []Effect {
 	return []Effect{AbandonOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Reason: reason}}
 }
 
-func lost(o Offer, h Held, r Route, p Secret) (State, []Effect, error) {
+func lost(o Offer, h Held, r Route, p lsp.Secret) (State, []Effect, error) {
 	reason := lsp.Because(lsp.ReasonLost, "the wallet was paid %s, but the node had cancelled the hold invoice: look at the incoming channels, an HTLC on chain can still be claimed with the stored preimage", o.WalletMsat)
 	return Lost{Offer: o, Held: h, Route: r, Preimage: p, Reason: reason}, []Effect{Alarm{OfferID: o.ID, Reason: reason}}, nil
 }

@@ -1,4 +1,4 @@
-package wrap
+package lsp
 
 import (
 	"encoding/hex"
