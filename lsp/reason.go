@@ -56,6 +56,7 @@ const (
 	ReasonInvoiceCanceled ReasonCode = "hold_invoice_cancelled_by_node"
 	ReasonInvoiceFailed   ReasonCode = "hold_invoice_not_made"
 	ReasonConflict        ReasonCode = "funding_conflict"
+	ReasonPaymentGone     ReasonCode = "payment_left_the_chain"
 	ReasonLost            ReasonCode = "paid_but_not_settled"
 )
 

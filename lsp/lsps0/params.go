@@ -90,6 +90,19 @@ func (p Params) Msat(name string) (ln.Msat, *Error) {
 	return ln.Msat(m), nil
 }
 
+// Sat reads an amount.
+func (p Params) Sat(name string) (ln.Sat, *Error) {
+	raw, refused := p.get(name)
+	if refused != nil {
+		return 0, refused
+	}
+	var s Sat
+	if err := s.UnmarshalJSON(raw); err != nil {
+		return 0, p.invalid(name, err.Error())
+	}
+	return ln.Sat(s), nil
+}
+
 // Datetime reads an instant.
 func (p Params) Datetime(name string) (time.Time, *Error) {
 	raw, refused := p.get(name)

@@ -1,0 +1,269 @@
+package order
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+)
+
+// see takes in what lnd's wallet lists. The list is whole: what is missing from
+// it is gone. New coins are leased, so that nothing else spends them.
+func (o Order) see(v CoinsSeen) (Order, []Effect) {
+	o.Coins = slices.Clone(o.Coins)
+	listed := make(map[ln.Outpoint]SeenCoin, len(v.Coins))
+	var fresh []ln.Outpoint
+	for _, c := range v.Coins {
+		listed[c.Outpoint] = c
+		known := slices.ContainsFunc(o.Coins, func(k Coin) bool { return k.Outpoint == c.Outpoint })
+		// One that is spent before it was seen is not there to be taken or
+		// returned: the database is an older copy, or a person has spent it.
+		if !known && !c.Spent {
+			o.Coins = append(o.Coins, Coin{Outpoint: c.Outpoint, AmountSat: c.AmountSat, SeenAt: c.At, Replaceable: c.Replaceable})
+			fresh = append(fresh, c.Outpoint)
+		}
+	}
+	for i := range o.Coins {
+		c, there := listed[o.Coins[i].Outpoint]
+		o.Coins[i].Gone, o.Coins[i].Height = !there, c.Height
+	}
+	if len(fresh) == 0 {
+		return o, nil
+	}
+	return o, []Effect{KeepCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: fresh}}
+}
+
+// payBy is when an order that is not paid ends. A payment that was seen in time
+// may confirm later.
+func (o Order) payBy() time.Time {
+	var due time.Time
+	if o.Lightning != nil && !o.InvoiceGone {
+		due = o.Lightning.ExpiresAt
+	}
+	if o.OnChain == nil {
+		if due.IsZero() {
+			return o.CreatedAt
+		}
+		return due
+	}
+	if o.OnChain.ExpiresAt.After(due) {
+		due = o.OnChain.ExpiresAt
+	}
+	if slices.ContainsFunc(o.Coins, o.timely) {
+		due = o.OnChain.ConfirmBy
+	}
+	return due
+}
+
+func (o Order) watchUntil() time.Time {
+	if o.OnChain == nil || o.Unwatched {
+		return time.Time{}
+	}
+	return o.OnChain.WatchUntil
+}
+
+// timely: the coin was seen before the order expired, and may pay for it.
+func (o Order) timely(c Coin) bool {
+	return !c.Gone && c.Refund == "" && c.SeenAt.Before(o.OnChain.ExpiresAt)
+}
+
+// take chooses the coins that pay for the order, if they do. Of unconfirmed
+// ones a single one counts, which says that it will not be replaced, and only
+// where order and limits allow it: two may be one payment and its replacement.
+func (o Order) take(v CoinsSeen) (Order, bool, error) {
+	if o.OnChain == nil {
+		return o, false, nil
+	}
+	var sum ln.Sat
+	var err error
+	chosen := make([]bool, len(o.Coins))
+	for i, c := range o.Coins {
+		if !o.timely(c) || depth(c.Height, v.Height) < max(uint32(o.OnChain.MinConfs), 1) {
+			continue
+		}
+		chosen[i] = true
+		if sum, err = sum.Add(c.AmountSat); err != nil {
+			return o, false, fmt.Errorf("order %s: what was paid: %w", o.ID, err)
+		}
+	}
+	zero := false
+	if sum < o.OnChain.TotalSat {
+		if o.OnChain.MinConfs > 0 || !v.ZeroConf || !o.single() {
+			return o, false, nil
+		}
+		zero, chosen = true, []bool{true}
+	}
+	o.Coins = slices.Clone(o.Coins)
+	for i := range o.Coins {
+		o.Coins[i].Used, o.Coins[i].Zero = chosen[i], zero
+	}
+	o.PaidBy = PaidByOnChain
+	return o, true, nil
+}
+
+// single: one coin pays for the whole order, and is not to be replaced.
+func (o Order) single() bool {
+	return len(o.Coins) == 1 && o.timely(o.Coins[0]) && !o.Coins[0].Replaceable && o.Coins[0].AmountSat >= o.OnChain.TotalSat
+}
+
+// WantsZeroConf says that the order would be paid if unconfirmed money counted:
+// then the limits for that are asked.
+func WantsZeroConf(s State, v CoinsSeen) (ln.Sat, bool) {
+	a, ok := s.(Awaiting)
+	if !ok || a.OnChain == nil || a.OnChain.MinConfs > 0 {
+		return 0, false
+	}
+	o, _ := a.see(v)
+	v.ZeroConf = true
+	o, paid, err := o.take(v)
+	return o.RiskSat(), err == nil && paid && o.RiskSat() > 0
+}
+
+// RiskSat is what was taken for paid and is unconfirmed.
+func (o Order) RiskSat() (sum ln.Sat) {
+	for _, c := range o.Coins {
+		if c.Used && c.Zero && c.Height == 0 {
+			sum += c.AmountSat
+		}
+	}
+	return sum
+}
+
+// backed: what pays for the order on chain is still there.
+func (o Order) backed() bool {
+	for _, c := range o.Coins {
+		if c.Used && (c.Gone || c.Height == 0 && !c.Zero) {
+			return false
+		}
+	}
+	return true
+}
+
+// unpaid takes an on-chain payment for what it is after a reorg: not there.
+func (o Order) unpaid() Order {
+	o.PaidBy, o.Coins = PaidByNobody, slices.Clone(o.Coins)
+	for i := range o.Coins {
+		o.Coins[i].Used, o.Coins[i].Zero = false, false
+	}
+	return o
+}
+
+// giveBack begins to return every confirmed coin that nothing is bought with: all
+// of them when there is no channel.
+func (o Order) giveBack(delivered bool, reason lsp.Reason) (Order, []Effect) {
+	if o.OnChain == nil {
+		return o, nil
+	}
+	o.Coins = slices.Clone(o.Coins)
+	var due []int
+	for i, c := range o.Coins {
+		if !c.Gone && c.Height > 0 && c.Refund == "" && (!c.Used || !delivered) {
+			due = append(due, i)
+		}
+	}
+	if len(due) == 0 {
+		return o, nil
+	}
+	o, f := o.refund(due, 0, reason)
+	return o, []Effect{f}
+}
+
+// takeOver makes the coins that paid for the channel the gateway's own, once its
+// funding is buried; what they hold beyond the total goes back.
+func (o Order) takeOver(height uint32) (Order, []Effect) {
+	if o.Taken || o.PaidBy != PaidByOnChain || o.Channel == nil || depth(o.Channel.ConfirmedHeight, height) < max(o.BuriedConfs, 1) {
+		return o, nil
+	}
+	var used []int
+	var sum ln.Sat
+	var free []ln.Outpoint
+	for i, c := range o.Coins {
+		if !c.Used {
+			continue
+		}
+		if c.Gone || c.Height == 0 {
+			// A payment that was taken unconfirmed, or that a reorg took away.
+			return o, nil
+		}
+		used = append(used, i)
+		sum += c.AmountSat // checked when the coins were taken
+		free = append(free, c.Outpoint)
+	}
+	o.Taken = true
+	if sum <= o.OnChain.TotalSat {
+		return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}
+	}
+	o.Coins = slices.Clone(o.Coins)
+	o, f := o.refund(used, o.OnChain.TotalSat, lsp.Because(lsp.ReasonAmountOver, "more than the order's total was paid: the rest goes back, less the fee of the transaction"))
+	return o, []Effect{f}
+}
+
+// refund begins one of these coins. The caller has cloned them.
+func (o Order) refund(due []int, keep ln.Sat, reason lsp.Reason) (Order, Effect) {
+	o.Refunds++
+	f := Refund{
+		OrderID: o.ID, RefundID: RefundID(o.ID, o.Refunds), KeepSat: keep,
+		Script: o.OnChain.Script, ToScript: o.OnChain.RefundScript, Reason: reason,
+	}
+	for _, i := range due {
+		f.Coins = append(f.Coins, o.Coins[i])
+		o.Coins[i].Refund = f.RefundID
+	}
+	return o, f
+}
+
+// refunded takes in what became of a refund.
+func (o Order) refunded(v Event) (Order, []Effect, bool) {
+	o.Coins = slices.Clone(o.Coins)
+	found := false
+	var free []ln.Outpoint
+	for i := range o.Coins {
+		c := &o.Coins[i]
+		switch v := v.(type) {
+		case RefundSent:
+			if c.Refund == v.RefundID && c.Refund != "" {
+				c.RefundTx, found = v.TxID, true
+			}
+		case RefundEnded:
+			if c.Refund == v.RefundID && c.Refund != "" {
+				c.RefundOver, found = true, true
+				free = append(free, c.Outpoint)
+			}
+		}
+	}
+	if len(free) == 0 {
+		return o, nil, found
+	}
+	return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}, found
+}
+
+// quiet: nothing that was paid is still to be returned, and nothing can come.
+func (o Order) quiet(delivered bool) bool {
+	if o.Lightning != nil && !o.Settled && !o.InvoiceGone {
+		return false
+	}
+	if o.OnChain == nil {
+		return true
+	}
+	if !o.Unwatched {
+		return false
+	}
+	for _, c := range o.Coins {
+		if c.Refund != "" && !c.RefundOver && !c.Gone {
+			return false
+		}
+	}
+	return !delivered || o.Taken || o.PaidBy != PaidByOnChain || !o.backed()
+}
+
+func depth(height, tip uint32) uint32 {
+	switch {
+	case height == 0:
+		return 0
+	case tip < height:
+		return 1
+	}
+	return tip - height + 1
+}
