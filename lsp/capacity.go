@@ -116,6 +116,26 @@ func (p CapacityPolicy) Capacity(amount ln.Msat, parts int, t ln.CommitmentType)
 	return max(capacity, p.MinSat), nil
 }
 
+// OpenerKeeps is the least that the opener of a channel of this capacity must have
+// of it, so that it can be opened and pay for its commitment: the reserve, the
+// fee with BOLT 2's buffer at the stressed rate, and both anchors.
+func (p CapacityPolicy) OpenerKeeps(capacity ln.Sat, t ln.CommitmentType) (ln.Sat, error) {
+	if p.CommitFeeRate > 1<<30 {
+		return 0, fmt.Errorf("a commitment fee rate of %d sat/kw is no rate", p.CommitFeeRate)
+	}
+	fee, err := spike(t, max(p.CommitFeeRate*ln.FeeRateSatPerKW(max(p.StressPercent, 100))/100, ln.MinFeeRate), 1)
+	if err != nil {
+		return 0, err
+	}
+	keeps := p.Reserve(capacity)
+	for _, part := range []ln.Sat{fee, anchorsSat} {
+		if keeps, err = keeps.Add(part); err != nil {
+			return 0, err
+		}
+	}
+	return keeps, nil
+}
+
 // withReserves is the least capacity c with c >= need + 2·reserve(c). The
 // reserve grows by at most 1 sat per 100, so the climb ends within a few steps.
 func (p CapacityPolicy) withReserves(need ln.Sat) ln.Sat {

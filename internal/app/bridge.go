@@ -152,9 +152,17 @@ func (o opener) OpenChannel(ctx context.Context, r ln.OpenRequest) (lspengine.Ne
 	return o.Client.OpenChannel(ctx, r)
 }
 
+// orderNode gives lnd's closing of channels the shape that orders need: a close
+// of theirs is never forced.
+type orderNode struct{ *lnd.Client }
+
+func (o orderNode) Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSatPerKW) error {
+	return o.Client.CloseChannel(ctx, op, false, rate)
+}
+
 // lspNode is one lnd as the lsp service sees it.
 func lspNode(c *lnd.Client) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Events: c,
+		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Orders: orderNode{c}, Events: c,
 	}
 }

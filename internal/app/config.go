@@ -126,6 +126,7 @@ type LSPConfig struct {
 	ForgetUnpaid     config.Duration `toml:"forget_unpaid_after" help:"a channel that nobody paid for no longer counts as unpaid when it is so old; 0s never"`
 	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
 	ReconnectAfter   config.Duration `toml:"reconnect_after" help:"a connected peer whose channels stay inactive so long is connected anew, each time after a longer wait: lnd does not do it; 0s never"`
+	Orders           OrdersConfig    `toml:"orders" help:"channels that wallets buy outright (LSPS1)"`
 	KeepHistory      config.Duration `toml:"keep_history" help:"how long stories of finished payments are kept; the books are kept for ever" min:"30d"`
 }
 
@@ -190,7 +191,7 @@ func DefaultConfig() Config {
 			NewcomersPercent: b.Caps.NewcomersPercent, ForgetUnpaid: config.Duration(b.ForgetUnpaidAfter),
 			OpenForLostRoom:  b.OpenForLostRoom,
 			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
-			KeepHistory: config.Duration(b.KeepHistory),
+			KeepHistory: config.Duration(b.KeepHistory), Orders: defaultOrders(b),
 		},
 	}
 }
@@ -285,6 +286,6 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
-	out.KeepHistory = s.KeepHistory.Std()
+	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine()
 	return out, out.Validate()
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
 	"github.com/sluice-lsp/sluice/lsp/lsps2"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc"
 )
@@ -44,19 +45,30 @@ func (d *Daemon) lspsServer(business *lspengine.Engine) (*peerrpc.Server, error)
 		return nil, err
 	}
 	onDemand := lspengine.LSPS2{Engine: business}
+	methods := map[string]peerrpc.Method{
+		lsps2.MethodGetInfo: lsps2.GetInfo(onDemand),
+		lsps2.MethodBuy:     lsps2.Buy(onDemand),
+	}
+	protocols := []int{lsps2.Number}
+	if d.cfg.LSP.Orders.Enabled {
+		orders := lspengine.LSPS1{Engine: business}
+		methods[lsps1.MethodGetInfo] = lsps1.GetInfo(orders)
+		methods[lsps1.MethodCreateOrder] = lsps1.CreateOrder(orders)
+		methods[lsps1.MethodGetOrder] = lsps1.GetOrder(orders)
+		protocols = append([]int{lsps1.Number}, protocols...)
+	}
+	methods[lsps0.MethodListProtocols] = listProtocols(protocols)
 	return peerrpc.New(peerrpc.Options{
 		Messages: d.lnd, Peers: d.lnd, Limits: limits, Now: d.now, Log: d.log.Named("lsps"),
-		Methods: map[string]peerrpc.Method{
-			lsps0.MethodListProtocols: listProtocols,
-			lsps2.MethodGetInfo:       lsps2.GetInfo(onDemand),
-			lsps2.MethodBuy:           lsps2.Buy(onDemand),
-		},
+		Methods: methods,
 	})
 }
 
-func listProtocols(_ context.Context, _ ln.PubKey, params lsps0.Params) (any, error) {
-	if refused := params.Only(); refused != nil {
-		return nil, refused
+func listProtocols(numbers []int) peerrpc.Method {
+	return func(_ context.Context, _ ln.PubKey, params lsps0.Params) (any, error) {
+		if refused := params.Only(); refused != nil {
+			return nil, refused
+		}
+		return lsps0.NewListProtocols(numbers...), nil
 	}
-	return lsps0.NewListProtocols(lsps2.Number), nil
 }

@@ -119,6 +119,8 @@ type rig struct {
 type services struct {
 	channels lspv1.ChannelsServiceServer
 	operator lspv1.OperatorServiceServer
+	shop     lspv1.OrdersServiceServer
+	orders   lspv1.OrdersOperatorServiceServer
 }
 
 func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
@@ -127,6 +129,10 @@ func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		s.channels = impl
 	case lspv1.OperatorServiceServer:
 		s.operator = impl
+	case lspv1.OrdersServiceServer:
+		s.shop = impl
+	case lspv1.OrdersOperatorServiceServer:
+		s.orders = impl
 	}
 }
 

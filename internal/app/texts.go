@@ -34,6 +34,10 @@ func MacaroonRecipe() string {
 	}
 	b.WriteString("\nBake it on the machine where lncli works, then give the file to sluiced (lnd.macaroon_file):\n\n")
 	b.WriteString(lnd.BakeCommand("sluice.macaroon", lnd.GatewayRights()))
-	b.WriteString("\n\nKeep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n")
+	b.WriteString("\n\nOnly with lsp.orders.close_at_lease_end, besides:\n\n")
+	for _, uri := range lnd.ClosingRights() {
+		fmt.Fprintf(&b, "  %s\n", uri)
+	}
+	b.WriteString("\nKeep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n")
 	return b.String()
 }

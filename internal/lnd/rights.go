@@ -18,6 +18,9 @@ const (
 	gateway party = 1 << iota
 	wallet
 	both = gateway | wallet
+	// closing is what a gateway's macaroon has only if its operator wants it: lnd
+	// cannot tell a cooperative close from a forced one.
+	closing party = 1 << 2
 	// nobody marks what only tests and the devnet call: no macaroon of ours
 	// carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -48,7 +51,7 @@ func rights() []Right {
 		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
 		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway},
 		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway},
-		{lightning + "SignMessage", "to log in with the node's key", wallet},
+		{lightning + "SignMessage", "to sign with the node's key: a wallet's login, a gateway's refund promises", both},
 		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", gateway},
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},
@@ -69,7 +72,7 @@ func rights() []Right {
 		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
 		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway},
 		{lightning + "UpdateChannelPolicy", "to set the fees of a channel on demand", gateway},
-		{lightning + "CloseChannel", "tests only", nobody},
+		{lightning + "CloseChannel", "to close channels whose lease is over; only for gateways that want that", closing},
 
 		{router + "HtlcInterceptor", "to hold HTLCs while a channel opens", gateway},
 		{router + "XAddLocalChanAliases", "to map the invoice's SCID to the new channel", gateway},
@@ -95,13 +98,14 @@ func rights() []Right {
 		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway},
 		{walletKit + "ReleaseOutput", "to free it again", gateway},
 		{walletKit + "ListLeases", "what is kept already", gateway},
-		{walletKit + "NextAddr", "change addresses", gateway},
+		{walletKit + "NextAddr", "change addresses, and addresses for orders", gateway},
 		{walletKit + "FinalizePsbt", "to sign a funding transaction", gateway},
 		{walletKit + "PublishTransaction", "to publish it", gateway},
 		{walletKit + "BumpFee", "to hurry it", gateway},
 		{walletKit + "EstimateFee", "what it should pay", gateway},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
-		{lightning + "GetTransactions", "to reconcile the books", gateway},
+		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders", gateway},
+		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
@@ -129,6 +133,10 @@ func GatewayRights() []string { return uris(GatewayRightsTable()) }
 
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }
+
+// ClosingRights are what sluiced's macaroon needs besides to close channels
+// whose lease is over.
+func ClosingRights() []string { return uris(rightsOf(closing)) }
 
 func uris(table []Right) []string {
 	out := make([]string, 0, len(table))

@@ -190,3 +190,18 @@ func (c *Client) Transactions(ctx context.Context, fromHeight int32) ([]ln.Walle
 	}
 	return out, nil
 }
+
+// SubscribeTransactions tells that the wallet has a new transaction or knows more
+// of one. There is no replay.
+func (c *Client) SubscribeTransactions(ctx context.Context, handle func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.lightning.SubscribeTransactions(ctx, &lnrpc.GetTransactionsRequest{})
+	if err != nil {
+		return mapError("subscribe to transactions", err)
+	}
+	return receive("transactions", stream.Recv, func(*lnrpc.Transaction) error {
+		handle()
+		return nil
+	})
+}

@@ -82,6 +82,12 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OperatorService_SetBusiness_FullMethodName:          operators,
 		lspv1.OperatorService_Reconcile_FullMethodName:            operators,
 		lspv1.OperatorService_GetReconcileProgress_FullMethodName: operators,
+		lspv1.OrdersService_GetInfo_FullMethodName:                {For: auth.Public},
+		lspv1.OrdersService_CreateOrder_FullMethodName:            wallets,
+		lspv1.OrdersService_GetOrder_FullMethodName:               wallets,
+		lspv1.OrdersOperatorService_FindOrders_FullMethodName:     operators,
+		lspv1.OrdersOperatorService_ShowOrder_FullMethodName:      operators,
+		lspv1.OrdersOperatorService_WithdrawOrder_FullMethodName:  operators,
 	}
 }
 
@@ -89,6 +95,8 @@ func (s *Service) Permissions() auth.Permissions {
 func (s *Service) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterChannelsServiceServer(r, &channels{s: s})
 	lspv1.RegisterOperatorServiceServer(r, &operator{s: s})
+	lspv1.RegisterOrdersServiceServer(r, &orders{s: s})
+	lspv1.RegisterOrdersOperatorServiceServer(r, &orderOperator{s: s})
 }
 
 // RegisterREST implements rpcserver.Service.
@@ -96,7 +104,14 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 	if err := lspv1.RegisterChannelsServiceHandler(ctx, mux, conn); err != nil {
 		return err
 	}
-	return lspv1.RegisterOperatorServiceHandler(ctx, mux, conn)
+	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
+		lspv1.RegisterOperatorServiceHandler, lspv1.RegisterOrdersServiceHandler, lspv1.RegisterOrdersOperatorServiceHandler,
+	} {
+		if err := register(ctx, mux, conn); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errStopping ends streams whose engine ends.

@@ -23,6 +23,8 @@ const (
 	OwnPayments  = "equity/own_payments"
 	OwnInvoices  = "equity/own_invoices"
 	ClearingWrap = "clearing/wrap"
+	RefundRests  = "income/refund_rests"
+	DoubleSpent  = "expense/double_spent_payments"
 
 	// OutPrefix begins the accounts of what went out over a channel.
 	OutPrefix = "channels/out/"
@@ -32,7 +34,12 @@ const (
 	prefixPeer    = "channels/peer/"
 	prefixClosing = "closing/"
 	prefixFunding = "clearing/funding/"
+	prefixOrder   = "orders/"
 )
+
+// OrderAccount is what is owed to the client of a channel order: what it paid,
+// until it has its channel or its money back. It ends at zero.
+func OrderAccount(orderID string) string { return prefixOrder + orderID }
 
 // ChanAccount holds what was funded into a channel, and what it began with.
 func ChanAccount(op ln.Outpoint) string { return prefixChan + op.String() }

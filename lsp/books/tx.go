@@ -37,6 +37,10 @@ type Known struct {
 	// Signed says that a machine has booked the funding already, against the
 	// clearing account.
 	Signed map[ln.Outpoint]bool
+	// Paid names the order that an output pays, Refunds the one that a
+	// transaction pays back.
+	Paid    map[ln.Outpoint]string
+	Refunds map[ln.TxID]string
 }
 
 // NewKnown indexes channels and transactions.
@@ -155,9 +159,19 @@ func (k Known) bookClaims(tx ln.WalletTx, claims []claim, out *Tx) []Line {
 // bookSend balances every other transaction.
 func (k Known) bookSend(tx ln.WalletTx, out *Tx) []Line {
 	rest := -tx.AmountSat * 1000
+	if id, refund := k.Refunds[tx.TxID]; refund {
+		// Its client bears the fee.
+		return []Line{{OrderAccount(id), rest}}
+	}
 	var lines []Line
 	for i := range tx.Outputs {
 		op := ln.Outpoint{TxID: tx.TxID, Index: uint32(i)} //nolint:gosec // an index
+		if id, paid := k.Paid[op]; paid && tx.Outputs[i].Ours {
+			owed := tx.Outputs[i].ValueSat * 1000
+			lines = append(lines, Line{OrderAccount(id), -owed})
+			rest += owed
+			continue
+		}
 		c := k.ByFunding[op]
 		if c == nil || !c.Initiator {
 			continue

@@ -57,6 +57,9 @@ func (b *chainBooks) followTxs(ctx context.Context, tx *store.Tx) error {
 	}
 	b.seeCloses()
 	known := books.NewKnown(b.channels, b.txs, signed)
+	if known.Paid, known.Refunds, err = orderPaths(ctx, lspdb.New(tx)); err != nil {
+		return err
+	}
 	// Parents first: a second-stage transaction tells what its child spends.
 	for _, t := range books.ParentsFirst(b.view.txs) {
 		if b.view.losers[t.TxID] {

@@ -71,6 +71,8 @@ type Config struct {
 	KeepHistory time.Duration
 	PruneEvery  time.Duration
 
+	Orders OrderConfig
+
 	Fees FeeConfig
 	Caps lsp.Caps
 	// ForgetUnpaidAfter is how old a channel that nobody paid for is when it no
@@ -107,7 +109,7 @@ func Defaults() Config {
 		CollectFor: 90 * time.Second, OpenFor: 60 * time.Second, MapFor: 20 * time.Second,
 		HoldMarginBlocks: 12, PayMarginBlocks: 60, PadBlocks: 3, HoldExpiryDelta: 18, BlocksPerConf: 6, MaxConfs: 6,
 		MaxParts: 30, MaxOpens: 3, MaxPayments: 3, MaxInvoiceLife: 24 * time.Hour,
-		KeepHistory: 180 * 24 * time.Hour, PruneEvery: time.Hour,
+		KeepHistory: 180 * 24 * time.Hour, PruneEvery: time.Hour, Orders: defaultOrders(),
 		Fees: FeeConfig{TargetBlocks: 6, Floor: ln.MinFeeRate, Ceiling: 50_000, StaleAfter: time.Hour, RefreshFor: time.Minute},
 		Caps: lsp.Caps{
 			Client: lsp.Load{
@@ -164,5 +166,5 @@ func (c Config) Validate() error {
 	if err := lsp.CheckMenu(c.Menu); err != nil {
 		return fmt.Errorf("lsp configuration: %w", err)
 	}
-	return nil
+	return c.validateOrders()
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/refund"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -26,6 +28,8 @@ type (
 	openings = fsm.Engine[opening.State, opening.Event, opening.Effect]
 	jits     = fsm.Engine[jit.State, jit.Event, jit.Effect]
 	wraps    = fsm.Engine[wrap.State, wrap.Event, wrap.Effect]
+	orders   = fsm.Engine[order.State, order.Event, order.Effect]
+	refunds  = fsm.Engine[refund.State, refund.Event, refund.Effect]
 )
 
 // Options are what the engine runs on.
@@ -66,6 +70,8 @@ type Engine struct {
 	openings *openings
 	jits     *jits
 	wraps    *wraps
+	orders   *orders
+	refunds  *refunds
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -95,12 +101,21 @@ type Engine struct {
 	// carry payments yet.
 	liveOpenings map[string]bool
 	// strays are leases of ours whose open is not on record.
-	strays   map[[32]byte]bool
+	strays map[[32]byte]bool
+	// liveOrders and liveRefunds are those that are not over; payable those of the
+	// orders whose address is watched, waitingOrder those that wait for their
+	// client's node.
+	liveOrders, liveRefunds map[string]bool
+	payable                 map[string]watchedOrder
+	waitingOrder            map[string]ln.PubKey
+
 	business business
 	ids      *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 
+	// lookMu lets one look at the payments of orders run at a time.
+	lookMu sync.Mutex
 	// bookMu lets one reconciliation run at a time.
 	bookMu sync.Mutex
 	// noted are open channels that the books know.
@@ -135,6 +150,8 @@ func New(opt Options) (*Engine, error) {
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
+		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
+		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 	}
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
@@ -156,6 +173,19 @@ func New(opt Options) (*Engine, error) {
 	e.wraps, err = fsm.New(wrap.Machine(), fsm.Options[wrap.State, wrap.Event, wrap.Effect]{
 		DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
 		Concurrent: concurrentWrap, RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
+	e.orders, err = fsm.New(order.Machine(), fsm.Options[order.State, order.Event, order.Effect]{
+		DB: opt.DB, Execute: e.executeOrder, Reconcile: e.reconcileOrder, InTx: e.recordOrder, Fence: opt.Fence,
+		Concurrent: concurrentOrder, RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
+	e.refunds, err = fsm.New(refund.Machine(), fsm.Options[refund.State, refund.Event, refund.Effect]{
+		DB: opt.DB, Execute: e.executeRefund, InTx: e.recordRefund, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
@@ -187,7 +217,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("lsp: open the books: %w", err)
 	}
 	for _, recover := range []func(context.Context) (fsm.Report, error){
-		e.openings.Recover, e.jits.Recover, e.wraps.Recover,
+		e.openings.Recover, e.jits.Recover, e.wraps.Recover, e.orders.Recover, e.refunds.Recover,
 	} {
 		report, err := recover(ctx)
 		if err != nil {
@@ -198,6 +228,11 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 				zap.Int("unfinished", report.Unfinished), zap.Int("reconciled", report.Reconciled))
 		}
 	}
+	e.spawn(func() {
+		e.lookAtOrders(e.ctx, true)
+		e.ordersOnBlock(e.ctx)
+		e.ordersOnChain(e.ctx)
+	})
 	e.spawn(func() { e.keepAttached(e.ctx) })
 	e.spawn(func() { e.keepPruned(e.ctx) })
 	ready()
@@ -209,6 +244,8 @@ func (e *Engine) stop() {
 	e.cancel()
 	e.jits.Close()
 	e.wraps.Close()
+	e.orders.Close()
+	e.refunds.Close()
 	e.openings.Close()
 	e.wg.Wait()
 }

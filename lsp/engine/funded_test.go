@@ -41,7 +41,7 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 			require.NoError(t, err)
 		}
 		n.channels = append(n.channels, ln.Channel{
-			ChanID: ln.NewSCID(16_000_000, uint32(txid), 0), Outpoint: op, Peer: client, Active: true, Initiator: true, ZeroConf: true,
+			Private: true, ChanID: ln.NewSCID(16_000_000, uint32(txid), 0), Outpoint: op, Peer: client, Active: true, Initiator: true, ZeroConf: true,
 			CapacitySat: plan.CapacitySat, LocalSat: plan.CapacitySat - 2_000, CommitFeeSat: 1_000, CommitmentType: "ANCHORS",
 		})
 		return op

@@ -427,7 +427,7 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 	if !reason.IsZero() {
 		return opening.Plan{}, refusedError{reason}
 	}
-	capacity, err := e.capacityAt(w.amountMsat, rate)
+	capacity, err := w.capacity(e, rate)
 	if err != nil {
 		return opening.Plan{}, err
 	}
@@ -439,10 +439,24 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
 	plan.MaxFeeSat, _ = e.cfg.Prices.MaxOpeningFee(w.feeMsat)
+	if o := w.ordered; o != nil {
+		plan.PushSat, plan.Announce, plan.TellPublished, plan.BumpAfterBlocks = o.push, o.announce, true, o.bumpAfter
+		if o.announce {
+			plan.BaseFeeMsat, plan.FeePPM = e.cfg.Orders.BaseFeeMsat, e.cfg.Orders.FeePPM
+		}
+	}
 	if _, err := io.ReadFull(e.opt.Random, plan.Seed[:]); err != nil {
 		return opening.Plan{}, fmt.Errorf("draw a seed: %w", err)
 	}
 	return plan, nil
+}
+
+// capacity is what was ordered, or what the payment needs.
+func (w openingWish) capacity(e *Engine, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
+	if w.ordered != nil {
+		return w.ordered.capacity, nil
+	}
+	return e.capacityAt(w.amountMsat, rate)
 }
 
 // newSCID draws a random alias above the range that lnd allocates from.

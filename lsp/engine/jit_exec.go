@@ -98,6 +98,15 @@ type openingWish struct {
 	confs       uint32
 	maxLocalCSV uint32
 	openFor     time.Duration
+	// ordered is set for a channel that was bought outright.
+	ordered *orderedChannel
+}
+
+// orderedChannel is what an order says of its channel.
+type orderedChannel struct {
+	capacity, push ln.Sat
+	announce       bool
+	bumpAfter      uint32
 }
 
 // beginOpening creates the open unless it exists; one that exists reports
@@ -133,7 +142,11 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 		if err != nil {
 			return err
 		}
-		if refused = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: plan.CapacitySat}, usage); !refused.IsZero() {
+		unpaid := plan.CapacitySat
+		if w.ordered != nil {
+			unpaid = 0 // the payment is there
+		}
+		if refused = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage); !refused.IsZero() {
 			return nil
 		}
 		_, err = e.openings.CreateTx(ctx, tx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})

@@ -291,7 +291,7 @@ func TestUnpaidIsForgotten(t *testing.T) {
 		},
 		"it made no channel": func(b *office, _, openingID, _ string) {
 			require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
-				return countOpening(ctx, lspdb.New(tx), openingID, "", false, true)
+				return countOpening(ctx, lspdb.New(tx), openingID, machineJit, "", false, true)
 			}))
 		},
 	} {

@@ -14,6 +14,8 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/refund"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
@@ -44,6 +46,12 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := each(ctx, e.wraps, func(i fsm.Instance[wrap.State]) {
 		e.wrapMoved(i.ID, wrap.OfferOf(i.State), i.State)
 	}); err != nil {
+		return err
+	}
+	if err := each(ctx, e.orders, func(i fsm.Instance[order.State]) { e.orderMoved(i.ID, i.State) }); err != nil {
+		return err
+	}
+	if err := each(ctx, e.refunds, func(i fsm.Instance[refund.State]) { e.refundMoved(i.ID, i.State) }); err != nil {
 		return err
 	}
 	if err := e.loadUnfunded(ctx); err != nil {

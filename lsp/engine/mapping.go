@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
 )
 
 // mapChannel makes the offer's SCID lead to the channel. A link that lnd built
@@ -37,7 +38,7 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 		return failed("the channel's funding transaction is in doubt")
 	}
 	if l.rebuilt {
-		if err := e.ensurePolicy(ctx, op, f.Via); err != nil {
+		if err := e.ensurePolicy(ctx, op, f.Via, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta}); err != nil {
 			if errors.Is(err, ln.ErrUnavailable) {
 				return nil, err
 			}
@@ -86,10 +87,21 @@ func (e *Engine) mapAlias(ctx context.Context, f jit.MapChannel) error {
 // channel into its graph; it was seen to take a second.
 const ownPolicyWithin = 3 * time.Second
 
-// ensurePolicy sees to it that the channel forwards for no fee and with our
-// CLTV delta. While lnd is about to make the edge itself it is not made here:
+// policyOf is how the channel of an open forwards: for no fee, unless it was
+// ordered to be announced.
+func (e *Engine) policyOf(openingID string) ln.ChannelPolicy {
+	p := ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta}
+	if inst, err := e.openings.Get(e.ctx, openingID); err == nil {
+		plan := opening.PlanOf(inst.State)
+		p.BaseFeeMsat, p.FeePPM = plan.BaseFeeMsat, plan.FeePPM
+	}
+	return p
+}
+
+// ensurePolicy sees to it that the channel forwards for the fee that it was
+// opened with and with our CLTV delta. While lnd is about to make the edge itself it is not made here:
 // of two that are made at once one can lose the peer's policy.
-func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID) error {
+func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID, want ln.ChannelPolicy) error {
 	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
 		select {
@@ -99,11 +111,11 @@ func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCI
 		}
 		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	}
-	if err == nil && policy.BaseFeeMsat == 0 && policy.FeePPM == 0 && policy.TimeLockDelta == e.cfg.CltvDelta && !policy.Disabled {
+	if err == nil && policy.BaseFeeMsat == want.BaseFeeMsat && policy.FeePPM == want.FeePPM && policy.TimeLockDelta == want.TimeLockDelta && !policy.Disabled {
 		return nil
 	}
 	if err != nil && !errors.Is(err, ln.ErrNotFound) {
 		return err
 	}
-	return e.node.Channels.SetPolicy(ctx, op, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta})
+	return e.node.Channels.SetPolicy(ctx, op, want)
 }

@@ -121,7 +121,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		if err != nil {
 			return nil, err
 		}
-		selection, err := funding.Select(coins, funding.Request{
+		selection, err := funding.Select(e.notOrders(coins), funding.Request{
 			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
 			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
 		})
@@ -184,8 +184,9 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 	streamCtx, cancel := context.WithCancel(e.ctx)
 	stream, err := e.node.Opener.OpenChannel(streamCtx, ln.OpenRequest{
 		PendingID: f.PendingID, Peer: f.Plan.Client, CapacitySat: f.Plan.CapacitySat,
-		Private: true, ZeroConf: f.Plan.ZeroConf, ScidAlias: true, Type: f.Plan.Type,
-		MaxLocalCSV: f.Plan.MaxLocalCSV, Memo: f.Plan.Memo,
+		// lnd has no alias type for channels that are announced.
+		Private: !f.Plan.Announce, ScidAlias: !f.Plan.Announce, ZeroConf: f.Plan.ZeroConf, Type: f.Plan.Type, PushSat: f.Plan.PushSat,
+		BaseFeeMsat: f.Plan.BaseFeeMsat, FeePPM: f.Plan.FeePPM, MaxLocalCSV: f.Plan.MaxLocalCSV, Memo: f.Plan.Memo,
 	})
 	var update ln.OpenUpdate
 	if err == nil {
@@ -426,6 +427,9 @@ func (e *Engine) notifyOwner(ctx context.Context, f opening.NotifyOwner) error {
 	if !ok {
 		return fmt.Errorf("opening %s has no owner this version knows: %q", f.OpeningID, f.Owner)
 	}
+	if machine == machineOrder {
+		return e.notifyOrderOf(ctx, id, f)
+	}
 	failed := func(reason lsp.Reason) error {
 		if machine == machineJit {
 			return e.passOn(e.sendJit(ctx, id, jitOpeningFailed(e.moment(), f, reason)))
@@ -444,7 +448,7 @@ func (e *Engine) notifyOwner(ctx context.Context, f opening.NotifyOwner) error {
 		e.log.Error("a funding transaction was double-spent: a person must look",
 			zap.String("opening", f.OpeningID), zap.String("reason", f.Reason.Text))
 		return failed(f.Reason)
-	case opening.NoticeSigned, opening.NoticeConfirmed, opening.NoticeReorged:
+	case opening.NoticeSigned, opening.NoticePublished, opening.NoticeConfirmed, opening.NoticeReorged:
 		return nil
 	}
 	return nil

@@ -15,8 +15,9 @@ import (
 
 // The machines that own opens, as they stand in rows and owner names.
 const (
-	machineJit  = "jit"
-	machineWrap = "wrap"
+	machineJit   = "jit"
+	machineWrap  = "wrap"
+	machineOrder = "order"
 )
 
 // owner names a payment as the owner of an open.
@@ -24,7 +25,7 @@ func owner(machine, id string) string { return machine + "/" + id }
 
 func splitOwner(o string) (machine, id string, ok bool) {
 	machine, id, ok = strings.Cut(o, "/")
-	return machine, id, ok && (machine == machineJit || machine == machineWrap)
+	return machine, id, ok && (machine == machineJit || machine == machineWrap || machine == machineOrder)
 }
 
 func (e *Engine) sendJit(ctx context.Context, id string, ev jit.Event) error {

@@ -85,6 +85,20 @@ type Payments interface {
 	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 }
 
+// Orders is what the sale of channels asks besides.
+type Orders interface {
+	// NewAddress gives a fresh address of the wallet, which nobody was told.
+	NewAddress(ctx context.Context) (string, error)
+	// SignMessage signs with the node's key, as `lncli signmessage` does.
+	SignMessage(ctx context.Context, msg []byte) (string, error)
+	// SubscribeTransactions tells that the wallet has a new transaction, or knows
+	// more of one, until its stream ends. There is no replay.
+	SubscribeTransactions(ctx context.Context, handle func()) error
+	// Close begins a cooperative close, for which the peer must be there. The
+	// macaroon need not allow it: ln.ErrPermission.
+	Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSatPerKW) error
+}
+
 // Settings is how lnd runs. What the macaroon may not ask is ln.ErrPermission.
 type Settings interface {
 	// HoldExpiryDelta is how many blocks before the earliest expiry of its
@@ -112,6 +126,7 @@ type Node struct {
 	Invoices Invoices
 	Payments Payments
 	Settings Settings
+	Orders   Orders
 	Events   Events
 }
 

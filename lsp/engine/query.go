@@ -406,7 +406,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.mu.Lock()
 	b, pruned := e.business, e.pruned
-	busy := len(e.waitingJit) + len(e.waitingWrap)
+	busy := len(e.waitingJit) + len(e.waitingWrap) + len(e.waitingOrder)
 	for range e.negotiations {
 		busy++
 	}
@@ -431,6 +431,13 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		}
 		for _, p := range payments {
 			s.Payments[p.Machine+"/"+p.State] = p.Payments
+		}
+		orders, err := q.OrderStates(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range orders {
+			s.Payments[machineOrder+"/"+o.State] = o.Orders
 		}
 		openings, err := q.OpeningStates(ctx)
 		if err != nil {

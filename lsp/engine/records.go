@@ -22,7 +22,7 @@ import (
 func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.State, opening.Event]) error {
 	q := lspdb.New(tx)
 	plan := opening.PlanOf(t.To)
-	_, paymentID, _ := splitOwner(plan.Owner)
+	machine, paymentID, _ := splitOwner(plan.Owner)
 	reason := opening.ReasonOf(t.To)
 	selection, _ := opening.SelectionOf(t.To)
 	outpoint := ""
@@ -45,7 +45,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 		err = q.InsertOpening(ctx, lspdb.InsertOpeningParams{
 			ID: t.ID, PaymentID: paymentID, Client: plan.Client[:], CapacitySat: int64(plan.CapacitySat), //nolint:gosec // bounded by the capacity limits
 			Outpoint: outpoint, ZeroConf: plan.ZeroConf, State: t.To.StateName(), Reason: reason.String(),
-			Terminal: opening.Final(t.To), Newcomer: isNew, Unpaid: true, CreatedMs: at, UpdatedMs: at,
+			Terminal: opening.Final(t.To), Newcomer: isNew, Unpaid: machine != machineOrder, CreatedMs: at, UpdatedMs: at,
 		})
 		if err != nil {
 			return fmt.Errorf("index the open: %w", err)
@@ -58,7 +58,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 			return fmt.Errorf("index the open: %w", err)
 		}
 	}
-	if err := countOpening(ctx, q, t.ID, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
+	if err := countOpening(ctx, q, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
 		return err
 	}
 	if err := postOpening(ctx, tx, t); err != nil {
@@ -224,10 +224,19 @@ func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.Sta
 		return err
 	}
 	op := opening.OutpointOf(t.To)
+	plan := opening.PlanOf(t.To)
+	push, err := plan.PushSat.Msat()
+	if err != nil {
+		return err
+	}
 	lines := []books.Line{
 		{Account: books.FundingAccount(op), Msat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
-		{Account: books.ChanAccount(op), Msat: int64(fund)},           //nolint:gosec // checked by Msat
+		{Account: books.ChanAccount(op), Msat: int64(fund - push)},    //nolint:gosec // checked by Msat
 		{Account: books.ChainFee, Msat: int64(fee)},                   //nolint:gosec // checked by Msat
+	}
+	if _, id, _ := splitOwner(plan.Owner); push > 0 {
+		// What the client of an order gets was its own.
+		lines = append(lines, books.Line{Account: books.OrderAccount(id), Msat: int64(push)}) //nolint:gosec // checked by Msat
 	}
 	switch t.Event.(type) {
 	case opening.FundingSigned:

@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/order"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -49,6 +50,7 @@ func (e *Engine) onBlock(height uint32) {
 		for _, id := range wraps {
 			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
 		}
+		e.ordersOnBlock(e.ctx)
 		e.lookForClosed(e.ctx)
 		e.noteChannels(e.ctx)
 	})
@@ -57,9 +59,9 @@ func (e *Engine) onBlock(height uint32) {
 // onPeer tells payments that wait for this wallet.
 func (e *Engine) onPeer(peer ln.PubKey) {
 	e.mu.Lock()
-	jits, wraps := idsOf(e.waitingJit, peer), idsOf(e.waitingWrap, peer)
+	jits, wraps, orders := idsOf(e.waitingJit, peer), idsOf(e.waitingWrap, peer), idsOf(e.waitingOrder, peer)
 	e.mu.Unlock()
-	if len(jits)+len(wraps) == 0 {
+	if len(jits)+len(wraps)+len(orders) == 0 {
 		return
 	}
 	e.spawn(func() {
@@ -68,6 +70,9 @@ func (e *Engine) onPeer(peer ln.PubKey) {
 		}
 		for _, id := range wraps {
 			tell(e, e.wraps, id, wrap.Event(wrap.WalletOnline{Moment: e.moment()}))
+		}
+		for _, id := range orders {
+			tell(e, e.orders, id, order.Event(order.PeerOnline{Moment: e.moment()}))
 		}
 	})
 }
@@ -95,7 +100,7 @@ func (e *Engine) onChannel(op ln.Outpoint, l link) {
 	e.spawn(func() { tell(e, e.openings, id, ev) })
 	if l.active && l.rebuilt {
 		e.spawn(func() {
-			if err := e.ensurePolicy(e.ctx, op, l.chanID); err != nil && e.ctx.Err() == nil {
+			if err := e.ensurePolicy(e.ctx, op, l.chanID, e.policyOf(id)); err != nil && e.ctx.Err() == nil {
 				e.log.Warn("the forwarding policy of a channel could not be restored", zap.Stringer("outpoint", op), zap.Error(err))
 			}
 		})

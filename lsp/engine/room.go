@@ -206,7 +206,9 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 			continue
 		}
 		channels++
-		if !c.Active || e.unfunded[c.Outpoint] || !zeroConf && c.ZeroConf && c.ConfirmedSCID == 0 {
+		// An announced channel charges for what it forwards, which no hint of ours
+		// says.
+		if !c.Active || !c.Private || e.unfunded[c.Outpoint] || !zeroConf && c.ZeroConf && c.ConfirmedSCID == 0 {
 			continue
 		}
 		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")

@@ -16,7 +16,7 @@ import (
 // roomy is an active channel that the gateway opened to the wallet.
 func roomy(client ln.PubKey, id ln.SCID, local ln.Sat) ln.Channel {
 	return ln.Channel{
-		ChanID: id, Peer: client, Active: true, Initiator: true, CommitmentType: string(ln.CommitmentAnchors),
+		Private: true, ChanID: id, Peer: client, Active: true, Initiator: true, CommitmentType: string(ln.CommitmentAnchors),
 		CapacitySat: local + 50_000, LocalSat: local, LocalReserveSat: 5_000, CommitFeeSat: 3_000,
 	}
 }
@@ -28,6 +28,10 @@ func TestRoomIsPromisedOnce(t *testing.T) {
 		b := newOffice(t, open(), func(*Config) {})
 		client := key(2)
 		b.node.channels = []ln.Channel{roomy(client, 50, 350_000), roomy(client, 51, 150_000), roomy(key(3), 52, 900_000)}
+		// An announced channel charges for what it forwards: it is no room.
+		announced := roomy(client, 53, 900_000)
+		announced.Private = false
+		b.node.channels = append(b.node.channels, announced)
 		var mu sync.Mutex
 		var free []Agreement
 		atOnce(12, func(int) bool {

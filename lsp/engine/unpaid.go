@@ -137,11 +137,17 @@ func madeNoChannel(s opening.State) bool {
 // countOpening keeps what limits are summed from in step: the coins of a
 // payment are funded rather than promised once its open begins, and an open
 // that made no channel owes nothing and gives its coins back.
-func countOpening(ctx context.Context, q *lspdb.Queries, id, paymentID string, begun, gone bool) error {
+func countOpening(ctx context.Context, q *lspdb.Queries, id, machine, paymentID string, begun, gone bool) error {
 	if gone {
 		if _, err := q.MarkOpeningGone(ctx, id); err != nil {
 			return fmt.Errorf("count the open: %w", err)
 		}
+	}
+	if machine == machineOrder && (begun || gone) {
+		if _, err := q.SetOrderFunded(ctx, lspdb.SetOrderFundedParams{ID: paymentID, Funded: !gone}); err != nil {
+			return fmt.Errorf("count the open: %w", err)
+		}
+		return nil
 	}
 	if begun || gone {
 		if _, err := q.SetPaymentFunded(ctx, lspdb.SetPaymentFundedParams{ID: paymentID, Funded: !gone}); err != nil {
@@ -162,6 +168,9 @@ func settleDebt(ctx context.Context, tx *store.Tx, paymentID string, client ln.P
 	if err == nil && n > 0 {
 		if _, err = q.OpeningsOfKnownClient(ctx, client[:]); err == nil {
 			_, err = q.PaymentsOfKnownClient(ctx, client[:])
+		}
+		if err == nil {
+			_, err = q.OrdersOfKnownClient(ctx, client[:])
 		}
 	}
 	if err != nil {

@@ -26,10 +26,15 @@ func (e *Engine) agreedUsage(ctx context.Context, tx *store.Tx, client ln.PubKey
 	if err != nil {
 		return u, fmt.Errorf("sum what is agreed and held: %w", err)
 	}
-	u.Client = agreedLoad(p.ClientRequests, p.ClientQuotedSat, p.ClientHeldMsat, p.ClientHeldSatBlocks)
-	u.Newcomers = agreedLoad(p.NewcomerRequests, p.NewcomerQuotedSat, p.NewcomerHeldMsat, p.NewcomerHeldSatBlocks)
-	u.All = agreedLoad(p.Requests, p.QuotedSat, p.HeldMsat, p.HeldSatBlocks)
-	u.UnfundedSat, u.NewcomersUnfundedSat = ln.Sat(p.UnfundedSat), ln.Sat(p.NewcomerUnfundedSat) //nolint:gosec // sums of non-negative columns
+	o, err := lspdb.New(tx).OrderLoads(ctx, client[:])
+	if err != nil {
+		return u, fmt.Errorf("sum what is ordered: %w", err)
+	}
+	u.Client = agreedLoad(p.ClientRequests+o.ClientRequests, p.ClientQuotedSat+o.ClientQuotedSat, p.ClientHeldMsat+o.ClientHeldMsat, p.ClientHeldSatBlocks+o.ClientHeldSatBlocks)
+	u.Newcomers = agreedLoad(p.NewcomerRequests+o.NewcomerRequests, p.NewcomerQuotedSat+o.NewcomerQuotedSat, p.NewcomerHeldMsat+o.NewcomerHeldMsat, p.NewcomerHeldSatBlocks+o.NewcomerHeldSatBlocks)
+	u.All = agreedLoad(p.Requests+o.Requests, p.QuotedSat+o.QuotedSat, p.HeldMsat+o.HeldMsat, p.HeldSatBlocks+o.HeldSatBlocks)
+	u.UnfundedSat = ln.Sat(p.UnfundedSat + o.UnfundedSat)                          //nolint:gosec // sums of non-negative columns
+	u.NewcomersUnfundedSat = ln.Sat(p.NewcomerUnfundedSat + o.NewcomerUnfundedSat) //nolint:gosec // as above
 	u.Draining = !e.accepting()
 	u.Newcomer, err = newcomer(ctx, tx, client)
 	return u, err

@@ -30,7 +30,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.MakeInvoice:
 		return e.makeInvoice(ctx, f)
 	case wrap.WatchInvoice:
-		e.watchInvoice(f.OfferID, f.Hash)
+		e.watchWrapInvoice(f.OfferID, f.Hash)
 		return nil, nil
 	case wrap.CheckIncoming:
 		return e.checkIncoming(ctx, f)
@@ -73,31 +73,59 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	}
 }
 
-// makeInvoice adds the hold invoice or finds the one that an earlier attempt
-// added: the memo names the payment, so that another invoice of the same hash
-// is not mistaken for it.
 func (e *Engine) makeInvoice(ctx context.Context, f wrap.MakeInvoice) ([]wrap.Event, error) {
-	bolt11, err := e.node.Invoices.AddHoldInvoice(ctx, f.Invoice)
-	if errors.Is(err, ln.ErrExists) {
-		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Invoice.Hash)
-		if lookErr != nil {
-			return nil, lookErr
-		}
-		if inv.AmountMsat == f.Invoice.AmountMsat && inv.Memo == f.Invoice.Memo && inv.State == ln.InvoiceOpen {
-			return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: inv.Bolt11}}, nil
-		}
-	}
-	if errors.Is(err, ln.ErrUnavailable) {
+	bolt11, refused, err := e.holdInvoice(ctx, f.Invoice)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if err != nil {
-		return []wrap.Event{wrap.InvoiceRefused{Moment: e.moment(), Text: err.Error()}}, nil
+	case refused != "":
+		return []wrap.Event{wrap.InvoiceRefused{Moment: e.moment(), Text: refused}}, nil
 	}
 	return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: bolt11}}, nil
 }
 
-// watchInvoice follows a hold invoice until it is settled or cancelled.
-func (e *Engine) watchInvoice(id string, hash ln.Hash) {
+// holdInvoice adds a hold invoice or finds the one that an earlier attempt
+// added: the memo names what it is for, so that another invoice of the same hash
+// is not mistaken for it.
+func (e *Engine) holdInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (bolt11, refused string, err error) {
+	bolt11, err = e.node.Invoices.AddHoldInvoice(ctx, r)
+	if errors.Is(err, ln.ErrExists) {
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, r.Hash)
+		if lookErr != nil {
+			return "", "", lookErr
+		}
+		if inv.AmountMsat == r.AmountMsat && inv.Memo == r.Memo && inv.State == ln.InvoiceOpen {
+			return inv.Bolt11, "", nil
+		}
+	}
+	if errors.Is(err, ln.ErrUnavailable) {
+		return "", "", err
+	}
+	if err != nil {
+		return "", err.Error(), nil
+	}
+	return bolt11, "", nil
+}
+
+func (e *Engine) watchWrapInvoice(id string, hash ln.Hash) {
+	e.watchInvoice(id, hash, func(inv ln.Invoice) (over bool) {
+		switch inv.State {
+		case ln.InvoiceAccepted:
+			_ = tellJudged(e, e.wraps, id, e.judgeSet(id, htlcsIn(inv, ln.InvoiceAccepted)))
+		case ln.InvoiceSettled:
+			tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
+			return true
+		case ln.InvoiceCanceled:
+			tell(e, e.wraps, id, wrap.Event(wrap.InvoiceCanceled{Moment: e.moment()}))
+			return true
+		case ln.InvoiceOpen:
+		}
+		return false
+	})
+}
+
+// watchInvoice follows a hold invoice until handle says that it is over.
+func (e *Engine) watchInvoice(id string, hash ln.Hash, handle func(ln.Invoice) (over bool)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.invoices[hash] != nil || e.ctx.Err() != nil {
@@ -112,34 +140,22 @@ func (e *Engine) watchInvoice(id string, hash ln.Hash) {
 			delete(e.invoices, hash)
 			e.mu.Unlock()
 		}()
-		e.followInvoice(ctx, cancel, id, hash)
-	})
-}
-
-func (e *Engine) followInvoice(ctx context.Context, done func(), id string, hash ln.Hash) {
-	for ctx.Err() == nil {
-		err := e.node.Invoices.SubscribeInvoice(ctx, hash, func(inv ln.Invoice) {
-			switch inv.State {
-			case ln.InvoiceAccepted:
-				_ = tellJudged(e, e.wraps, id, e.judgeSet(id, htlcsIn(inv, ln.InvoiceAccepted)))
-			case ln.InvoiceSettled:
-				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
-				done()
-			case ln.InvoiceCanceled:
-				tell(e, e.wraps, id, wrap.Event(wrap.InvoiceCanceled{Moment: e.moment()}))
-				done()
-			case ln.InvoiceOpen:
+		for ctx.Err() == nil {
+			err := e.node.Invoices.SubscribeInvoice(ctx, hash, func(inv ln.Invoice) {
+				if handle(inv) {
+					cancel()
+				}
+			})
+			if ctx.Err() != nil {
+				return
 			}
-		})
-		if ctx.Err() != nil {
-			return
+			e.log.Warn("lnd ended an invoice subscription; subscribing again", zap.String("payment", id), zap.Error(err))
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-ctx.Done():
+			}
 		}
-		e.log.Warn("lnd ended an invoice subscription; subscribing again", zap.String("payment", id), zap.Error(err))
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
+	})
 }
 
 // judgeSet is judgePart for the set that a hold invoice accepted. lnd holds it
@@ -177,41 +193,47 @@ func htlcsIn(inv ln.Invoice, state ln.InvoiceState) []ln.InvoiceHtlc {
 	return out
 }
 
-// checkIncoming is law 12: money that came in over a channel which may yet be
-// double-spent is not accepted.
 func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wrap.Event, error) {
-	channels, err := e.node.Channels.ListChannels(ctx)
+	safe, text, err := e.incomingSafe(ctx, f.OfferID, f.Htlcs)
 	if err != nil {
 		return nil, err
 	}
-	safe := make(map[ln.SCID]bool)
+	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: safe, Text: text}}, nil
+}
+
+// incomingSafe is law 12: money that came in over a channel which may yet be
+// double-spent is not accepted. The channel is named in the log only: which one
+// the payer has with the gateway is not the business of whoever reads the text.
+func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.InvoiceHtlc) (safe bool, text string, err error) {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	known := make(map[ln.SCID]bool)
 	for _, c := range channels {
 		// A channel that we funded can only be double-spent by us.
 		ok := c.Initiator || !c.ZeroConf || c.ConfirmedSCID != 0
-		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if id != 0 {
-				safe[id] = ok
+		for _, scid := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
+			if scid != 0 {
+				known[scid] = ok
 			}
 		}
 	}
-	for _, h := range f.Htlcs {
-		ok, listed := safe[h.Key.ChanID]
+	for _, h := range htlcs {
+		ok, listed := known[h.Key.ChanID]
 		switch {
 		case !listed:
-			return e.unsafeIncoming(f, h, "the channel that brought the money is no longer open"), nil
+			text = "the channel that brought the money is no longer open"
 		case !ok:
-			return e.unsafeIncoming(f, h, "the channel that brought the money is not confirmed yet"), nil
+			text = "the channel that brought the money is not confirmed yet"
+		default:
+			continue
 		}
+		e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", id),
+			zap.Stringer("channel", h.Key.ChanID), zap.String("because", text))
+		return false, text, nil
 	}
-	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: true}}, nil
-}
-
-// unsafeIncoming names the channel in the log only: which one the payer has with
-// the gateway is not the wallet's business, which reads the text.
-func (e *Engine) unsafeIncoming(f wrap.CheckIncoming, h ln.InvoiceHtlc, text string) []wrap.Event {
-	e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", f.OfferID),
-		zap.Stringer("channel", h.Key.ChanID), zap.String("because", text))
-	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Text: text}}
+	return true, "", nil
 }
 
 // pay sends the payment if lnd knows of none and the margin still holds. What
@@ -327,17 +349,26 @@ func (e *Engine) trackPayment(ctx context.Context, hash ln.Hash) ([]wrap.Event, 
 }
 
 func (e *Engine) settleInvoice(ctx context.Context, f wrap.SettleInvoice) ([]wrap.Event, error) {
-	err := e.node.Invoices.SettleInvoice(ctx, f.Preimage.Preimage())
-	if err == nil {
-		return []wrap.Event{wrap.InvoiceSettled{Moment: e.moment()}}, nil
+	cancelled, err := e.settleHold(ctx, f.Hash, f.Preimage)
+	switch {
+	case err != nil:
+		return nil, err
+	case cancelled:
+		return []wrap.Event{wrap.InvoiceCanceled{Moment: e.moment()}}, nil
 	}
+	return []wrap.Event{wrap.InvoiceSettled{Moment: e.moment()}}, nil
+}
+
+// settleHold settles a hold invoice, or finds that it is cancelled.
+func (e *Engine) settleHold(ctx context.Context, hash ln.Hash, preimage lsp.Secret) (cancelled bool, err error) {
+	err = e.node.Invoices.SettleInvoice(ctx, preimage.Preimage())
 	if errors.Is(err, ln.ErrInvoiceClosed) {
-		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Hash)
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, hash)
 		if lookErr == nil && inv.State == ln.InvoiceCanceled {
-			return []wrap.Event{wrap.InvoiceCanceled{Moment: e.moment()}}, nil
+			return true, nil
 		}
 	}
-	return nil, err
+	return false, err
 }
 
 // cancelInvoice gives the payer's money back. lnd is asked first, whatever the
@@ -377,7 +408,7 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 func (e *Engine) reconcileWrap(ctx context.Context, id string, s wrap.State) ([]wrap.Event, error) {
 	// One whose invoice is being made has that effect run again by itself.
 	if _, fresh := s.(wrap.Offered); !fresh {
-		e.watchInvoice(id, wrap.OfferOf(s).Hash)
+		e.watchWrapInvoice(id, wrap.OfferOf(s).Hash)
 	}
 	return nil, nil
 }

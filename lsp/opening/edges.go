@@ -49,7 +49,7 @@ func edges() []fsm.Edge {
 		{From: "pending", Event: "tick", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins"}},
 		{From: "pending", Event: "abandon", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins"}},
 
-		{From: "signed", Event: "funding_published", To: "published"},
+		{From: "signed", Event: "funding_published", To: "published", Effects: []string{"notify_owner"}},
 		{From: "signed", Event: "funding_published", To: "usable", Effects: []string{"notify_owner"}},
 		{From: "signed", Event: "publish_failed", To: "signed"},
 		{From: "signed", Event: "channel_active", To: "signed"},

@@ -119,9 +119,12 @@ type (
 // Notice is what an owner is told.
 type Notice string
 
-// The notices. Signed means that the channel will exist whatever happens now.
+// The notices. Signed means that the channel will exist whatever happens now;
+// Published, that the network has its transaction: only owners that asked for
+// it (Plan.TellPublished) hear of that.
 const (
 	NoticeSigned     Notice = "signed"
+	NoticePublished  Notice = "published"
 	NoticeUsable     Notice = "usable"
 	NoticeConfirmed  Notice = "confirmed"
 	NoticeReorged    Notice = "reorged"

@@ -33,7 +33,8 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 		return nil, nil, ErrTooLate
 	case FundingPublished:
 		l.Trouble = lsp.Reason{}
-		return l.settle(false, v.Height, nil)
+		l, effects := l.public(nil)
+		return l.settle(false, v.Height, effects)
 	case PublishFailed:
 		if l.ConfirmedHeight > 0 {
 			return nil, nil, fsm.Illegal(s, v)
@@ -53,7 +54,7 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		l.Spender, l.SpenderHeight, l.Trouble = ln.TxID{}, 0, lsp.Reason{}
-		var effects []Effect
+		l, effects := l.public(nil)
 		if l.ConfirmedHeight == 0 {
 			effects = append(effects, notify(l, NoticeConfirmed))
 		}
@@ -76,6 +77,15 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 		return l.block(signedOnly, v.Height, v.TargetRate)
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// public tells an owner that waits for it that the network has the transaction.
+func (l live) public(effects []Effect) (live, []Effect) {
+	if !l.TellPublished || l.ToldPublished {
+		return l, effects
+	}
+	l.ToldPublished = true
+	return l, append(effects, notify(l, NoticePublished))
 }
 
 // block is what every new tip does to an open that is not buried.

@@ -20,6 +20,13 @@ func testPlan(zeroConf bool) Plan {
 	}
 }
 
+// orderedPlan is for an owner that waits for the transaction to be public.
+func orderedPlan() Plan {
+	p := testPlan(true)
+	p.TellPublished, p.PushSat = true, 50_000
+	return p
+}
+
 func testSelection() funding.Selection {
 	return funding.Selection{
 		Inputs:     []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}, Index: 1}, AmountSat: 300_000, PkScript: []byte{0x51, 32}}},
@@ -81,7 +88,7 @@ func testEvents(s State) []Event {
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}},
+		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}, Planned{orderedPlan()}},
 		Events:  testEvents,
 	})
 }

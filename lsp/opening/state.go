@@ -14,11 +14,19 @@ import (
 type Plan struct {
 	ID string `json:"id"`
 	// Owner names the payment that the channel is for; NotifyOwner carries it.
-	Owner       string             `json:"owner"`
-	Client      ln.PubKey          `json:"client"`
-	CapacitySat ln.Sat             `json:"capacity_sat"`
-	Type        ln.CommitmentType  `json:"commitment_type"`
-	FeeRate     ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw"`
+	Owner       string    `json:"owner"`
+	Client      ln.PubKey `json:"client"`
+	CapacitySat ln.Sat    `json:"capacity_sat"`
+	// PushSat of the capacity is the client's from the start.
+	PushSat ln.Sat `json:"push_sat,omitempty"`
+	// Announce makes the channel public, with this policy of ours.
+	Announce    bool    `json:"announce,omitempty"`
+	BaseFeeMsat ln.Msat `json:"base_fee_msat,omitempty"`
+	FeePPM      uint64  `json:"fee_ppm,omitempty"`
+	// TellPublished: the owner waits for the transaction to be public.
+	TellPublished bool               `json:"tell_published,omitempty"`
+	Type          ln.CommitmentType  `json:"commitment_type"`
+	FeeRate       ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw"`
 	// MaxFeeSat is the most that the funding transaction may pay; 0 is no bound.
 	MaxFeeSat ln.Sat `json:"max_fee_sat,omitempty"`
 	ZeroConf  bool   `json:"zero_conf"`
@@ -97,8 +105,10 @@ type Tx struct {
 	// Spender is a transaction in the best chain that spends an input of ours.
 	Spender       ln.TxID `json:"spender,omitzero"`
 	SpenderHeight uint32  `json:"spender_height,omitempty"`
-	// Told says that the owner knows that the channel is usable.
-	Told bool `json:"told,omitempty"`
+	// Told says that the owner knows that the channel is usable, ToldPublished
+	// that its transaction is public.
+	Told          bool `json:"told,omitempty"`
+	ToldPublished bool `json:"told_published,omitempty"`
 	// Trouble is the last refusal of the transaction by the network, if any.
 	Trouble lsp.Reason `json:"trouble,omitzero"`
 }

@@ -258,6 +258,56 @@ func (o Order) quiet(delivered bool) bool {
 	return !delivered || o.Taken || o.PaidBy != PaidByOnChain || !o.backed()
 }
 
+// OwnCoins are payments that have become the gateway's.
+func (o Order) OwnCoins() map[ln.Outpoint]bool {
+	out := make(map[ln.Outpoint]bool)
+	for _, c := range o.Coins {
+		if o.Taken && c.Used && c.Refund == "" || c.RefundOver {
+			out[c.Outpoint] = true
+		}
+	}
+	return out
+}
+
+// Kept are payments that nothing else may spend.
+func Kept(o Order) []ln.Outpoint {
+	var out []ln.Outpoint
+	own := o.OwnCoins()
+	for _, c := range o.Coins {
+		if !c.Gone && !own[c.Outpoint] && c.RefundTx == (ln.TxID{}) {
+			out = append(out, c.Outpoint)
+		}
+	}
+	return out
+}
+
+// EarnedMsat is what the gateway earns by an order that is delivered.
+func (o Order) EarnedMsat() (ln.Msat, error) {
+	push, err := o.ClientBalanceSat.Msat()
+	if err != nil {
+		return 0, err
+	}
+	if o.PaidBy == PaidByLightning && o.Held.HeldMsat > 0 {
+		// A payer may send more than was asked for.
+		return o.Held.HeldMsat.Sub(push)
+	}
+	return o.price().FeeSat.Msat()
+}
+
+// LostMsat is what is missing of an on-chain payment that was taken.
+func (o Order) LostMsat() (ln.Msat, error) {
+	if o.PaidBy != PaidByOnChain {
+		return 0, nil
+	}
+	var have ln.Sat
+	for _, c := range o.Coins {
+		if c.Used && !c.Gone && c.Height > 0 {
+			have += c.AmountSat // checked when the coins were taken
+		}
+	}
+	return (o.OnChain.TotalSat - min(have, o.OnChain.TotalSat)).Msat()
+}
+
 func depth(height, tip uint32) uint32 {
 	switch {
 	case height == 0:

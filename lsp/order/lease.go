@@ -107,7 +107,7 @@ func (o Order) channelFacts(v Event) (Order, []Effect, bool) {
 		}
 		return o.published(v), nil, true
 	case OpeningConfirmed:
-		if v.OpeningID != now || o.Channel == nil {
+		if v.OpeningID != now || o.Channel == nil || o.Channel.ConfirmedHeight > 0 {
 			return o, nil, false
 		}
 		ch := *o.Channel

@@ -61,9 +61,11 @@ type Lightning struct {
 // OnChain is payment to an address of the gateway's wallet.
 type OnChain struct {
 	Price
-	Address   string    `json:"address"`
-	Script    []byte    `json:"script"`
-	ExpiresAt time.Time `json:"expires_at"`
+	Address string `json:"address"`
+	Script  []byte `json:"script"`
+	// SinceHeight is the tip when the address was made: no payment is older.
+	SinceHeight uint32    `json:"since_height"`
+	ExpiresAt   time.Time `json:"expires_at"`
 	// A payment that was seen before ExpiresAt has until ConfirmBy to confirm.
 	// The address is watched until WatchUntil: what comes late goes back.
 	ConfirmBy  time.Time `json:"confirm_by"`

@@ -182,3 +182,86 @@ SELECT * FROM lsp_book_txs WHERE txid = $1;
 -- name: PutBookTx :exec
 INSERT INTO lsp_book_txs (txid, settled, data) VALUES ($1, $2, $3)
 ON CONFLICT (txid) DO UPDATE SET settled = excluded.settled, data = excluded.data;
+
+-- name: InsertOrder :exec
+INSERT INTO lsp_orders (id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat,
+    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11);
+
+-- name: UpdateOrder :execrows
+UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13
+WHERE id = $1;
+
+-- name: SetOrderFunded :execrows
+UPDATE lsp_orders SET funded = sqlc.arg(funded) WHERE id = sqlc.arg(id);
+
+-- name: OrdersOfKnownClient :execrows
+UPDATE lsp_orders SET newcomer = FALSE WHERE client = $1 AND newcomer;
+
+-- name: GetOrder :one
+SELECT * FROM lsp_orders WHERE id = $1;
+
+-- name: FindOrders :many
+SELECT * FROM lsp_orders
+WHERE (created_ms < sqlc.arg(before_ms) OR (created_ms = sqlc.arg(before_ms) AND id < sqlc.arg(before_id)))
+  AND (CAST(sqlc.arg(one_client) AS BIGINT) = 0 OR client = sqlc.arg(client))
+  AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
+  AND (CAST(sqlc.arg(in_state) AS TEXT) = '' OR state = sqlc.arg(in_state))
+ORDER BY created_ms DESC, id DESC LIMIT sqlc.arg(most);
+
+-- name: OrderStates :many
+SELECT state, CAST(COUNT(*) AS BIGINT) AS orders FROM lsp_orders GROUP BY state ORDER BY state;
+
+-- name: OrderLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS requests,
+       CAST(COALESCE(SUM(lsp_balance_sat + client_balance_sat), 0) AS BIGINT) AS quoted_sat,
+       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
+       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE lsp_balance_sat + client_balance_sat END), 0) AS BIGINT) AS unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
+FROM lsp_orders WHERE undecided;
+
+-- name: OrderRisk :one
+SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal;
+
+-- name: PutOrderCoin :exec
+INSERT INTO lsp_order_coins (outpoint, order_id, amount_sat) VALUES ($1, $2, $3) ON CONFLICT (outpoint) DO NOTHING;
+
+-- name: OrderCoins :many
+SELECT * FROM lsp_order_coins;
+
+-- name: PutRefund :exec
+INSERT INTO lsp_refunds (id, order_id, state, reason, terminal, owed_sat, fee_sat, txid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, terminal = excluded.terminal,
+    fee_sat = excluded.fee_sat, txid = excluded.txid, updated_ms = excluded.updated_ms;
+
+-- name: RefundsOfOrder :many
+SELECT * FROM lsp_refunds WHERE order_id = $1 ORDER BY created_ms, id;
+
+-- name: PutRefundTx :exec
+INSERT INTO lsp_refund_txs (txid, order_id) VALUES ($1, $2) ON CONFLICT (txid) DO NOTHING;
+
+-- name: RefundTxs :many
+SELECT * FROM lsp_refund_txs;
+
+-- name: FinishedOrders :many
+SELECT id, state, updated_ms FROM lsp_orders
+WHERE terminal AND updated_ms < sqlc.arg(before_ms)
+  AND (updated_ms > sqlc.arg(after_ms) OR (updated_ms = sqlc.arg(after_ms) AND id > sqlc.arg(after_id)))
+ORDER BY updated_ms, id LIMIT sqlc.arg(most);
+
+-- name: DeleteOrder :execrows
+DELETE FROM lsp_orders WHERE id = $1 AND terminal;
+
+-- name: DeleteRefunds :execrows
+DELETE FROM lsp_refunds WHERE order_id = $1 AND terminal;

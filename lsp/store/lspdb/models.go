@@ -37,6 +37,35 @@ type LspOpening struct {
 	Forgiven    bool
 }
 
+type LspOrder struct {
+	ID               string
+	Client           []byte
+	State            string
+	Reason           string
+	Terminal         bool
+	Undecided        bool
+	Funded           bool
+	Newcomer         bool
+	PaidBy           string
+	LspBalanceSat    int64
+	ClientBalanceSat int64
+	FeeSat           int64
+	Announce         bool
+	HeldMsat         int64
+	HeldSatBlocks    int64
+	RiskSat          int64
+	Outpoint         string
+	LeaseEndHeight   int64
+	CreatedMs        int64
+	UpdatedMs        int64
+}
+
+type LspOrderCoin struct {
+	Outpoint  string
+	OrderID   string
+	AmountSat int64
+}
+
 type LspPayment struct {
 	ID            string
 	Machine       string
@@ -64,6 +93,24 @@ type LspPromiseKey struct {
 	Secret      []byte
 	MadeMs      int64
 	SignsFromMs int64
+}
+
+type LspRefund struct {
+	ID        string
+	OrderID   string
+	State     string
+	Reason    string
+	Terminal  bool
+	OwedSat   int64
+	FeeSat    int64
+	Txid      string
+	CreatedMs int64
+	UpdatedMs int64
+}
+
+type LspRefundTx struct {
+	Txid    string
+	OrderID string
 }
 
 type LspSetting struct {

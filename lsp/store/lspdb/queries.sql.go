@@ -101,6 +101,18 @@ func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, erro
 	return column_1, err
 }
 
+const deleteOrder = `-- name: DeleteOrder :execrows
+DELETE FROM lsp_orders WHERE id = $1 AND terminal
+`
+
+func (q *Queries) DeleteOrder(ctx context.Context, id string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteOrder, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const deletePayment = `-- name: DeletePayment :execrows
 DELETE FROM lsp_payments WHERE id = $1 AND terminal
 `
@@ -120,6 +132,18 @@ DELETE FROM lsp_promise_keys WHERE version = $1
 func (q *Queries) DeletePromiseKey(ctx context.Context, version int64) error {
 	_, err := q.db.ExecContext(ctx, deletePromiseKey, version)
 	return err
+}
+
+const deleteRefunds = `-- name: DeleteRefunds :execrows
+DELETE FROM lsp_refunds WHERE order_id = $1 AND terminal
+`
+
+func (q *Queries) DeleteRefunds(ctx context.Context, orderID string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteRefunds, orderID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const deleteUnfundedOpenings = `-- name: DeleteUnfundedOpenings :execrows
@@ -199,6 +223,77 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 	return items, nil
 }
 
+const findOrders = `-- name: FindOrders :many
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders
+WHERE (created_ms < $1 OR (created_ms = $1 AND id < $2))
+  AND (CAST($3 AS BIGINT) = 0 OR client = $4)
+  AND (CAST($5 AS BIGINT) = 0 OR NOT terminal)
+  AND (CAST($6 AS TEXT) = '' OR state = $6)
+ORDER BY created_ms DESC, id DESC LIMIT $7
+`
+
+type FindOrdersParams struct {
+	BeforeMs  int64
+	BeforeID  string
+	OneClient int64
+	Client    []byte
+	OpenOnly  int64
+	InState   string
+	Most      int32
+}
+
+func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOrder, error) {
+	rows, err := q.db.QueryContext(ctx, findOrders,
+		arg.BeforeMs,
+		arg.BeforeID,
+		arg.OneClient,
+		arg.Client,
+		arg.OpenOnly,
+		arg.InState,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspOrder
+	for rows.Next() {
+		var i LspOrder
+		if err := rows.Scan(
+			&i.ID,
+			&i.Client,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.Undecided,
+			&i.Funded,
+			&i.Newcomer,
+			&i.PaidBy,
+			&i.LspBalanceSat,
+			&i.ClientBalanceSat,
+			&i.FeeSat,
+			&i.Announce,
+			&i.HeldMsat,
+			&i.HeldSatBlocks,
+			&i.RiskSat,
+			&i.Outpoint,
+			&i.LeaseEndHeight,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const findPayments = `-- name: FindPayments :many
 SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments
 WHERE id < $1
@@ -254,6 +349,54 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 			&i.Newcomer,
 			&i.Funded,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const finishedOrders = `-- name: FinishedOrders :many
+SELECT id, state, updated_ms FROM lsp_orders
+WHERE terminal AND updated_ms < $1
+  AND (updated_ms > $2 OR (updated_ms = $2 AND id > $3))
+ORDER BY updated_ms, id LIMIT $4
+`
+
+type FinishedOrdersParams struct {
+	BeforeMs int64
+	AfterMs  int64
+	AfterID  string
+	Most     int32
+}
+
+type FinishedOrdersRow struct {
+	ID        string
+	State     string
+	UpdatedMs int64
+}
+
+func (q *Queries) FinishedOrders(ctx context.Context, arg FinishedOrdersParams) ([]FinishedOrdersRow, error) {
+	rows, err := q.db.QueryContext(ctx, finishedOrders,
+		arg.BeforeMs,
+		arg.AfterMs,
+		arg.AfterID,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FinishedOrdersRow
+	for rows.Next() {
+		var i FinishedOrdersRow
+		if err := rows.Scan(&i.ID, &i.State, &i.UpdatedMs); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -405,6 +548,38 @@ func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error)
 	return i, err
 }
 
+const getOrder = `-- name: GetOrder :one
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders WHERE id = $1
+`
+
+func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
+	row := q.db.QueryRowContext(ctx, getOrder, id)
+	var i LspOrder
+	err := row.Scan(
+		&i.ID,
+		&i.Client,
+		&i.State,
+		&i.Reason,
+		&i.Terminal,
+		&i.Undecided,
+		&i.Funded,
+		&i.Newcomer,
+		&i.PaidBy,
+		&i.LspBalanceSat,
+		&i.ClientBalanceSat,
+		&i.FeeSat,
+		&i.Announce,
+		&i.HeldMsat,
+		&i.HeldSatBlocks,
+		&i.RiskSat,
+		&i.Outpoint,
+		&i.LeaseEndHeight,
+		&i.CreatedMs,
+		&i.UpdatedMs,
+	)
+	return i, err
+}
+
 const getPayment = `-- name: GetPayment :one
 SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE id = $1
 `
@@ -515,6 +690,43 @@ func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) er
 		arg.Terminal,
 		arg.Newcomer,
 		arg.Unpaid,
+		arg.CreatedMs,
+		arg.UpdatedMs,
+	)
+	return err
+}
+
+const insertOrder = `-- name: InsertOrder :exec
+INSERT INTO lsp_orders (id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat,
+    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11)
+`
+
+type InsertOrderParams struct {
+	ID               string
+	Client           []byte
+	State            string
+	Reason           string
+	Newcomer         bool
+	LspBalanceSat    int64
+	ClientBalanceSat int64
+	FeeSat           int64
+	Announce         bool
+	CreatedMs        int64
+	UpdatedMs        int64
+}
+
+func (q *Queries) InsertOrder(ctx context.Context, arg InsertOrderParams) error {
+	_, err := q.db.ExecContext(ctx, insertOrder,
+		arg.ID,
+		arg.Client,
+		arg.State,
+		arg.Reason,
+		arg.Newcomer,
+		arg.LspBalanceSat,
+		arg.ClientBalanceSat,
+		arg.FeeSat,
+		arg.Announce,
 		arg.CreatedMs,
 		arg.UpdatedMs,
 	)
@@ -887,6 +1099,145 @@ func (q *Queries) OpensSince(ctx context.Context, arg OpensSinceParams) (OpensSi
 	return i, err
 }
 
+const orderCoins = `-- name: OrderCoins :many
+SELECT outpoint, order_id, amount_sat FROM lsp_order_coins
+`
+
+func (q *Queries) OrderCoins(ctx context.Context) ([]LspOrderCoin, error) {
+	rows, err := q.db.QueryContext(ctx, orderCoins)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspOrderCoin
+	for rows.Next() {
+		var i LspOrderCoin
+		if err := rows.Scan(&i.Outpoint, &i.OrderID, &i.AmountSat); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const orderLoads = `-- name: OrderLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS requests,
+       CAST(COALESCE(SUM(lsp_balance_sat + client_balance_sat), 0) AS BIGINT) AS quoted_sat,
+       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
+       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE lsp_balance_sat + client_balance_sat END), 0) AS BIGINT) AS unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
+       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
+FROM lsp_orders WHERE undecided
+`
+
+type OrderLoadsRow struct {
+	Requests              int64
+	QuotedSat             int64
+	HeldMsat              int64
+	HeldSatBlocks         int64
+	UnfundedSat           int64
+	NewcomerRequests      int64
+	NewcomerQuotedSat     int64
+	NewcomerHeldMsat      int64
+	NewcomerHeldSatBlocks int64
+	NewcomerUnfundedSat   int64
+	ClientRequests        int64
+	ClientQuotedSat       int64
+	ClientHeldMsat        int64
+	ClientHeldSatBlocks   int64
+}
+
+func (q *Queries) OrderLoads(ctx context.Context, client []byte) (OrderLoadsRow, error) {
+	row := q.db.QueryRowContext(ctx, orderLoads, client)
+	var i OrderLoadsRow
+	err := row.Scan(
+		&i.Requests,
+		&i.QuotedSat,
+		&i.HeldMsat,
+		&i.HeldSatBlocks,
+		&i.UnfundedSat,
+		&i.NewcomerRequests,
+		&i.NewcomerQuotedSat,
+		&i.NewcomerHeldMsat,
+		&i.NewcomerHeldSatBlocks,
+		&i.NewcomerUnfundedSat,
+		&i.ClientRequests,
+		&i.ClientQuotedSat,
+		&i.ClientHeldMsat,
+		&i.ClientHeldSatBlocks,
+	)
+	return i, err
+}
+
+const orderRisk = `-- name: OrderRisk :one
+SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal
+`
+
+func (q *Queries) OrderRisk(ctx context.Context) (int64, error) {
+	row := q.db.QueryRowContext(ctx, orderRisk)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const orderStates = `-- name: OrderStates :many
+SELECT state, CAST(COUNT(*) AS BIGINT) AS orders FROM lsp_orders GROUP BY state ORDER BY state
+`
+
+type OrderStatesRow struct {
+	State  string
+	Orders int64
+}
+
+func (q *Queries) OrderStates(ctx context.Context) ([]OrderStatesRow, error) {
+	rows, err := q.db.QueryContext(ctx, orderStates)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OrderStatesRow
+	for rows.Next() {
+		var i OrderStatesRow
+		if err := rows.Scan(&i.State, &i.Orders); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ordersOfKnownClient = `-- name: OrdersOfKnownClient :execrows
+UPDATE lsp_orders SET newcomer = FALSE WHERE client = $1 AND newcomer
+`
+
+func (q *Queries) OrdersOfKnownClient(ctx context.Context, client []byte) (int64, error) {
+	result, err := q.db.ExecContext(ctx, ordersOfKnownClient, client)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const paymentLoads = `-- name: PaymentLoads :one
 SELECT CAST(COUNT(*) AS BIGINT) AS requests,
        CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat,
@@ -1100,6 +1451,71 @@ func (q *Queries) PutBookTx(ctx context.Context, arg PutBookTxParams) error {
 	return err
 }
 
+const putOrderCoin = `-- name: PutOrderCoin :exec
+INSERT INTO lsp_order_coins (outpoint, order_id, amount_sat) VALUES ($1, $2, $3) ON CONFLICT (outpoint) DO NOTHING
+`
+
+type PutOrderCoinParams struct {
+	Outpoint  string
+	OrderID   string
+	AmountSat int64
+}
+
+func (q *Queries) PutOrderCoin(ctx context.Context, arg PutOrderCoinParams) error {
+	_, err := q.db.ExecContext(ctx, putOrderCoin, arg.Outpoint, arg.OrderID, arg.AmountSat)
+	return err
+}
+
+const putRefund = `-- name: PutRefund :exec
+INSERT INTO lsp_refunds (id, order_id, state, reason, terminal, owed_sat, fee_sat, txid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, terminal = excluded.terminal,
+    fee_sat = excluded.fee_sat, txid = excluded.txid, updated_ms = excluded.updated_ms
+`
+
+type PutRefundParams struct {
+	ID        string
+	OrderID   string
+	State     string
+	Reason    string
+	Terminal  bool
+	OwedSat   int64
+	FeeSat    int64
+	Txid      string
+	CreatedMs int64
+	UpdatedMs int64
+}
+
+func (q *Queries) PutRefund(ctx context.Context, arg PutRefundParams) error {
+	_, err := q.db.ExecContext(ctx, putRefund,
+		arg.ID,
+		arg.OrderID,
+		arg.State,
+		arg.Reason,
+		arg.Terminal,
+		arg.OwedSat,
+		arg.FeeSat,
+		arg.Txid,
+		arg.CreatedMs,
+		arg.UpdatedMs,
+	)
+	return err
+}
+
+const putRefundTx = `-- name: PutRefundTx :exec
+INSERT INTO lsp_refund_txs (txid, order_id) VALUES ($1, $2) ON CONFLICT (txid) DO NOTHING
+`
+
+type PutRefundTxParams struct {
+	Txid    string
+	OrderID string
+}
+
+func (q *Queries) PutRefundTx(ctx context.Context, arg PutRefundTxParams) error {
+	_, err := q.db.ExecContext(ctx, putRefundTx, arg.Txid, arg.OrderID)
+	return err
+}
+
 const putSetting = `-- name: PutSetting :exec
 INSERT INTO lsp_settings (name, value, updated_ms) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_ms = excluded.updated_ms
@@ -1114,6 +1530,88 @@ type PutSettingParams struct {
 func (q *Queries) PutSetting(ctx context.Context, arg PutSettingParams) error {
 	_, err := q.db.ExecContext(ctx, putSetting, arg.Name, arg.Value, arg.UpdatedMs)
 	return err
+}
+
+const refundTxs = `-- name: RefundTxs :many
+SELECT txid, order_id FROM lsp_refund_txs
+`
+
+func (q *Queries) RefundTxs(ctx context.Context) ([]LspRefundTx, error) {
+	rows, err := q.db.QueryContext(ctx, refundTxs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspRefundTx
+	for rows.Next() {
+		var i LspRefundTx
+		if err := rows.Scan(&i.Txid, &i.OrderID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const refundsOfOrder = `-- name: RefundsOfOrder :many
+SELECT id, order_id, state, reason, terminal, owed_sat, fee_sat, txid, created_ms, updated_ms FROM lsp_refunds WHERE order_id = $1 ORDER BY created_ms, id
+`
+
+func (q *Queries) RefundsOfOrder(ctx context.Context, orderID string) ([]LspRefund, error) {
+	rows, err := q.db.QueryContext(ctx, refundsOfOrder, orderID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspRefund
+	for rows.Next() {
+		var i LspRefund
+		if err := rows.Scan(
+			&i.ID,
+			&i.OrderID,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.OwedSat,
+			&i.FeeSat,
+			&i.Txid,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const setOrderFunded = `-- name: SetOrderFunded :execrows
+UPDATE lsp_orders SET funded = $1 WHERE id = $2
+`
+
+type SetOrderFundedParams struct {
+	Funded bool
+	ID     string
+}
+
+func (q *Queries) SetOrderFunded(ctx context.Context, arg SetOrderFundedParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, setOrderFunded, arg.Funded, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const setPaymentBolt11 = `-- name: SetPaymentBolt11 :execrows
@@ -1259,6 +1757,50 @@ func (q *Queries) UpdateOpening(ctx context.Context, arg UpdateOpeningParams) (i
 		arg.State,
 		arg.Reason,
 		arg.Terminal,
+		arg.UpdatedMs,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const updateOrder = `-- name: UpdateOrder :execrows
+UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13
+WHERE id = $1
+`
+
+type UpdateOrderParams struct {
+	ID             string
+	State          string
+	Reason         string
+	Terminal       bool
+	Undecided      bool
+	PaidBy         string
+	FeeSat         int64
+	HeldMsat       int64
+	HeldSatBlocks  int64
+	RiskSat        int64
+	Outpoint       string
+	LeaseEndHeight int64
+	UpdatedMs      int64
+}
+
+func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, updateOrder,
+		arg.ID,
+		arg.State,
+		arg.Reason,
+		arg.Terminal,
+		arg.Undecided,
+		arg.PaidBy,
+		arg.FeeSat,
+		arg.HeldMsat,
+		arg.HeldSatBlocks,
+		arg.RiskSat,
+		arg.Outpoint,
+		arg.LeaseEndHeight,
 		arg.UpdatedMs,
 	)
 	if err != nil {

@@ -1,0 +1,211 @@
+package app
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/lsps0"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	ordering "github.com/sluice-lsp/sluice/lsp/order"
+)
+
+// buyer is an LSPS1 client: the rig's wallet.
+type buyer struct {
+	*rig
+	// wish is what it orders; refund is its address, or empty.
+	wish   ordering.Wish
+	refund string
+}
+
+func newBuyer(t *testing.T, seed uint64, configure func(*Config)) *buyer {
+	t.Helper()
+	r := newRig(t, rigConfig{seed: seed, job: job{name: "lsps1", parts: 1, amountSat: 100_000}, configure: func(c *Config) {
+		// So that an order comes to its end within a test.
+		c.LSP.Orders.WatchFor = config.Duration(48 * time.Hour)
+		if configure != nil {
+			configure(c)
+		}
+	}})
+	r.openBooks()
+	b := &buyer{rig: r, wish: ordering.Wish{LspBalanceSat: 500_000, ClientBalanceSat: 50_000, ConfirmWithin: 6, ExpiryBlocks: 144}}
+	addr, err := r.ln(r.wallet).NewAddress(r.ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
+	require.NoError(t, err)
+	b.refund = addr.Address
+	return b
+}
+
+// order makes an order, however often sluiced dies meanwhile.
+func (b *buyer) order() lsps1.Order {
+	b.t.Helper()
+	var last error
+	for range 200 {
+		raw, err := b.lsps.Call(b.ctx, lsps1.MethodCreateOrder, lsps1.CreateOrderRequest{Wish: b.wish, RefundAddress: b.refund})
+		if err == nil {
+			o, err := lsps1.ReadOrder(raw)
+			require.NoError(b.t, err, string(raw))
+			return o
+		}
+		last = err
+		b.pause(b.step)
+	}
+	b.t.Fatalf("no order: %v", last)
+	return lsps1.Order{}
+}
+
+// get asks for the order until sluiced answers.
+func (b *buyer) get(id string) lsps1.Order {
+	b.t.Helper()
+	var last error
+	for range 200 {
+		raw, err := b.lsps.Call(b.ctx, lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: id})
+		if err == nil {
+			o, err := lsps1.ReadOrder(raw)
+			require.NoError(b.t, err)
+			return o
+		}
+		last = err
+		b.pause(b.step)
+	}
+	b.t.Fatalf("no answer: %v", last)
+	return lsps1.Order{}
+}
+
+// until waits until the order is as wanted, mining now and then if asked to.
+func (b *buyer) until(id string, mine bool, what string, ok func(lsps1.Order) bool) lsps1.Order {
+	b.t.Helper()
+	var o lsps1.Order
+	for i := range 600 {
+		if o = b.get(id); ok(o) {
+			return o
+		}
+		b.pause(b.step)
+		if mine && i%10 == 9 {
+			b.w.Mine(1)
+		}
+	}
+	b.t.Fatalf("the order is not %s: %+v\n%s", what, o, b.story(id))
+	return o
+}
+
+func (b *buyer) completed(id string) lsps1.Order {
+	b.t.Helper()
+	return b.until(id, false, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
+}
+
+func (b *buyer) failed(id string) lsps1.Order {
+	b.t.Helper()
+	return b.until(id, false, "failed", func(o lsps1.Order) bool { return o.State == ordering.WireFailed })
+}
+
+// story is everything that happened to an order, for people.
+func (b *buyer) story(id string) string {
+	s := b.service.Load()
+	if s == nil {
+		return "sluiced is away"
+	}
+	shown, err := s.orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: id})
+	if err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	for _, e := range shown.Story {
+		out.WriteString(e.String() + "\n")
+	}
+	return out.String()
+}
+
+// payOnChain has the payer's wallet pay an address.
+func (b *buyer) payOnChain(address string, sat ln.Sat) string {
+	b.t.Helper()
+	sent, err := b.ln(b.payer).SendCoins(b.ctx, &lnrpc.SendCoinsRequest{Addr: address, Amount: int64(sat), SatPerVbyte: 5})
+	require.NoError(b.t, err)
+	return sent.Txid
+}
+
+// over waits until nothing about the order moves any more, and holds the day
+// against what must be true: nobody lost anything, the books say so, and no
+// coin is kept.
+func (b *buyer) over(id string) *lspv1.Order {
+	t := b.t
+	t.Helper()
+	b.w.OnRPC(nil)
+	var why string
+	var shown *lspv1.ShowOrderResponse
+	for i := range 400 {
+		for _, n := range b.nodes() {
+			require.NoError(t, n.Start())
+		}
+		b.w.Connect(b.payer, b.gateway)
+		b.w.Connect(b.gateway, b.wallet)
+		if why = b.moving(); why == "" {
+			var err error
+			if shown, err = b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: id}); err == nil && shown.Order.Terminal {
+				break
+			}
+			why = "the order is not over"
+			b.pause(30 * time.Minute)
+			b.w.Mine(3)
+		}
+		b.pause(b.step)
+		if i%20 == 19 {
+			b.w.Mine(1)
+		}
+	}
+	require.Empty(t, why, b.story(id))
+	require.NoError(t, b.w.Err())
+	b.balanced(id)
+	return shown.Order
+}
+
+func (b *buyer) balanced(id string) {
+	t := b.t
+	t.Helper()
+	books, err := b.service.Load().operator.Reconcile(b.ctx, &lspv1.ReconcileRequest{})
+	require.NoError(t, err)
+	require.True(t, books.Balanced, "the books: %s\n%s", books, b.story(id))
+}
+
+func (b *buyer) gained(n *lndfake.Node) int64 { return b.w.Wealth(n).TotalMsat() - b.before[n] }
+
+// An order that is paid over Lightning: held until the funding transaction is
+// published, then settled; the client has its balance, and the books say so.
+func TestLSPS1OverLightning(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 1, nil)
+		raw, err := b.lsps.Call(b.ctx, lsps0.MethodListProtocols, nil)
+		require.NoError(t, err)
+		require.JSONEq(t, `{"protocols":[1,2]}`, string(raw))
+		b.refund = ""
+		o := b.order()
+		require.Equal(t, ordering.WireCreated, o.State)
+		require.Nil(t, o.Payment.OnChain, "without an address to return money to")
+		require.Equal(t, ordering.ExpectPayment, o.Payment.Bolt11.State)
+		require.Nil(t, o.Channel)
+		paid := b.pay(o.Payment.Bolt11.Invoice)
+		m := b.outcome(paid)
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, b.story(o.OrderID))
+		o = b.completed(o.OrderID)
+		require.Equal(t, ordering.PaymentPaid, o.Payment.Bolt11.State)
+		require.NotEmpty(t, o.Channel.Outpoint)
+		require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet), b.story(o.OrderID))
+		list, err := b.ln(b.wallet).ListChannels(b.ctx, &lnrpc.ListChannelsRequest{})
+		require.NoError(t, err)
+		require.Len(t, list.Channels, 1)
+		require.EqualValues(t, 550_000, list.Channels[0].Capacity)
+		require.EqualValues(t, 50_000, list.Channels[0].LocalBalance)
+		require.True(t, list.Channels[0].Private)
+		b.w.Mine(200)
+		shown := b.over(o.OrderID)
+		require.Equal(t, "ended", shown.State, b.story(o.OrderID))
+		require.Equal(t, -int64(m.ValueMsat+m.FeeMsat), b.gained(b.payer))
+		require.Empty(t, b.lsps.Odd())
+	})
+}

@@ -1,0 +1,75 @@
+package app
+
+import (
+	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+)
+
+// OrdersConfig says what channels wallets may buy outright (bLIP-51), and how
+// they pay.
+type OrdersConfig struct {
+	Enabled bool `toml:"enabled" help:"sell channels by order (LSPS1)"`
+
+	MinConfs   uint16     `toml:"min_required_channel_confirmations" help:"0 lets clients ask for a channel that they can use at once" max:"6"`
+	MinWithin  uint16     `toml:"min_funding_confirms_within_blocks" help:"within how many blocks a client may ask the funding transaction to confirm;\nat least fee_target_blocks" min:"1"`
+	MaxExpiry  uint32     `toml:"max_channel_expiry_blocks" help:"longest lease" min:"1" max:"525600"`
+	MinClient  config.Sat `toml:"min_initial_client_balance_sat" help:"least that the client may have in the channel from the start; it pays for it"`
+	MaxClient  config.Sat `toml:"max_initial_client_balance_sat" help:"most that the client may have in the channel from the start"`
+	MinOwn     config.Sat `toml:"min_initial_lsp_balance_sat" help:"least balance that the gateway provides" min:"1"`
+	MaxOwn     config.Sat `toml:"max_initial_lsp_balance_sat" help:"largest balance that the gateway provides" min:"1"`
+	MinChannel config.Sat `toml:"min_channel_balance_sat" help:"smallest channel" min:"20000"`
+	MaxChannel config.Sat `toml:"max_channel_balance_sat" help:"largest channel; at most max_channel_sat"`
+	Fee        config.Sat `toml:"fee_base_sat" help:"what an order costs, beside the two proportional fees; never less than what opening costs on chain (fee_margin_percent)"`
+	FeePPM     uint32     `toml:"fee_ppm" help:"parts per million of the balance that the gateway provides"`
+	LeasePPM   uint32     `toml:"fee_lease_ppm" help:"the same for each month (4,320 blocks) of the lease"`
+
+	PayWithin   config.Duration `toml:"pay_within" help:"how long an order can be paid" min:"10m" max:"7d"`
+	WaitFor     config.Duration `toml:"wait_for" help:"how long a paid order waits for its client's node and for the open, before the payment goes back" min:"1m" max:"24h"`
+	InvoiceCltv uint32          `toml:"invoice_cltv_blocks" help:"for how many blocks a payment over Lightning can be held" min:"40" max:"2016"`
+
+	OnChain      bool            `toml:"onchain" help:"let clients pay on chain; between payment and opening the gateway holds their money"`
+	PaymentConfs uint16          `toml:"payment_confirmations" help:"confirmations that a payment on chain needs" min:"1" max:"6"`
+	ZeroConf     config.Sat      `toml:"zero_conf_sat" help:"orders of up to so much may be paid without confirmations; a client can double-spend such a payment. 0 is none"`
+	ZeroConfAll  config.Sat      `toml:"zero_conf_all_sat" help:"payments that are taken unconfirmed at a time, in all"`
+	ConfirmFor   config.Duration `toml:"confirm_for" help:"how long a payment that was seen in time may take to confirm" min:"1h"`
+	WatchFor     config.Duration `toml:"watch_for" help:"how long the address of an order is watched: what arrives late goes back" min:"1d"`
+
+	CloseAtEnd  bool        `toml:"close_at_lease_end" help:"close channels when their lease is over, with the client's node; the macaroon needs one right more"`
+	WarnBlocks  uint32      `toml:"lease_warning_blocks" help:"so many blocks before the end of a lease it is logged"`
+	BaseFee     config.Msat `toml:"announced_base_fee_msat" help:"forwarding fee of channels that are announced; others forward for nothing"`
+	AnnouncePPM uint32      `toml:"announced_fee_ppm" help:"the proportional part of it, in parts per million"`
+}
+
+func defaultOrders(b lspengine.Config) OrdersConfig {
+	o := b.Orders
+	return OrdersConfig{
+		Enabled: o.Enabled, MinConfs: o.Options.MinRequiredConfs, MinWithin: o.Options.MinConfirmWithin, MaxExpiry: o.Options.MaxExpiryBlocks,
+		MinClient: config.Sat(o.Options.MinClientSat), MaxClient: config.Sat(o.Options.MaxClientSat),
+		MinOwn: config.Sat(o.Options.MinLspSat), MaxOwn: config.Sat(o.Options.MaxLspSat),
+		MinChannel: config.Sat(o.Options.MinChannelSat), MaxChannel: config.Sat(o.Options.MaxChannelSat),
+		Fee: config.Sat(o.Prices.BaseSat), FeePPM: o.Prices.PPM, LeasePPM: o.Prices.LeasePPM,
+		PayWithin: config.Duration(o.PayWithin), WaitFor: config.Duration(o.WaitFor), InvoiceCltv: o.InvoiceCltv,
+		OnChain: o.OnChain, PaymentConfs: o.PaymentConfs, ZeroConf: config.Sat(o.ZeroConfSat), ZeroConfAll: config.Sat(o.ZeroConfAllSat),
+		ConfirmFor: config.Duration(o.ConfirmFor), WatchFor: config.Duration(o.WatchFor),
+		CloseAtEnd: o.CloseAtEnd, WarnBlocks: o.WarnBlocks, BaseFee: config.Msat(o.BaseFeeMsat), AnnouncePPM: uint32(o.FeePPM), //nolint:gosec // a default of ours
+	}
+}
+
+func (c OrdersConfig) engine() lspengine.OrderConfig {
+	out := lspengine.OrderConfig{
+		Enabled: c.Enabled,
+		Options: lsps1.Options{
+			MinRequiredConfs: c.MinConfs, MinConfirmWithin: c.MinWithin, MaxExpiryBlocks: c.MaxExpiry,
+			MinClientSat: c.MinClient.Amount(), MaxClientSat: c.MaxClient.Amount(), MinLspSat: c.MinOwn.Amount(), MaxLspSat: c.MaxOwn.Amount(),
+			MinChannelSat: c.MinChannel.Amount(), MaxChannelSat: c.MaxChannel.Amount(),
+		},
+		PayWithin: c.PayWithin.Std(), WaitFor: c.WaitFor.Std(), InvoiceCltv: c.InvoiceCltv,
+		OnChain: c.OnChain, ConfirmFor: c.ConfirmFor.Std(), WatchFor: c.WatchFor.Std(),
+		PaymentConfs: c.PaymentConfs, ZeroConfSat: c.ZeroConf.Amount(), ZeroConfAllSat: c.ZeroConfAll.Amount(),
+		CloseAtEnd: c.CloseAtEnd, WarnBlocks: c.WarnBlocks, BaseFeeMsat: ln.Msat(c.BaseFee.Amount()), FeePPM: uint64(c.AnnouncePPM),
+	}
+	out.Prices.BaseSat, out.Prices.PPM, out.Prices.LeasePPM = c.Fee.Amount(), c.FeePPM, c.LeasePPM
+	return out
+}

@@ -1,0 +1,194 @@
+package api
+
+import (
+	"context"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	"github.com/sluice-lsp/sluice/lsp/order"
+)
+
+// orders serves LSPS1 over gRPC and REST: the same business as over the peer
+// connection.
+type orders struct {
+	lspv1.UnimplementedOrdersServiceServer
+	s *Service
+}
+
+func (o *orders) GetInfo(ctx context.Context, _ *lspv1.GetInfoRequest) (*lspv1.GetInfoResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	options, err := engine.LSPS1{Engine: e}.Options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.GetInfoResponse{
+		MinRequiredChannelConfirmations: uint32(options.MinRequiredConfs), MinFundingConfirmsWithinBlocks: uint32(options.MinConfirmWithin),
+		MaxChannelExpiryBlocks:     options.MaxExpiryBlocks,
+		MinInitialClientBalanceSat: uint64(options.MinClientSat), MaxInitialClientBalanceSat: uint64(options.MaxClientSat),
+		MinInitialLspBalanceSat: uint64(options.MinLspSat), MaxInitialLspBalanceSat: uint64(options.MaxLspSat),
+		MinChannelBalanceSat: uint64(options.MinChannelSat), MaxChannelBalanceSat: uint64(options.MaxChannelSat), Uris: e.Config().URIs,
+	}, nil
+}
+
+func (o *orders) CreateOrder(ctx context.Context, r *lspv1.CreateOrderRequest) (*lspv1.CreateOrderResponse, error) {
+	e, client, err := o.s.wallet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const most = 1<<16 - 1
+	switch {
+	case len(r.Token) > lsps1.MaxToken:
+		return nil, lsps1.Bad("token", "it is too long")
+	case len(r.RefundOnchainAddress) > lsps1.MaxAddress:
+		return nil, lsps1.Bad("refund_onchain_address", "it is too long")
+	case r.RequiredChannelConfirmations > most:
+		return nil, lsps1.Bad("required_channel_confirmations", "it must be an integer of at most 16 bits")
+	case r.FundingConfirmsWithinBlocks > most:
+		return nil, lsps1.Bad("funding_confirms_within_blocks", "it must be an integer of at most 16 bits")
+	}
+	made, err := engine.LSPS1{Engine: e}.Create(ctx, client, lsps1.CreateOrderRequest{
+		Wish: order.Wish{
+			LspBalanceSat: ln.Sat(r.LspBalanceSat), ClientBalanceSat: ln.Sat(r.ClientBalanceSat),
+			RequiredConfs: uint16(r.RequiredChannelConfirmations), ConfirmWithin: uint16(r.FundingConfirmsWithinBlocks), //nolint:gosec // bounded just above
+			ExpiryBlocks: r.ChannelExpiryBlocks, Token: r.Token, Announce: r.AnnounceChannel,
+		},
+		RefundAddress: r.RefundOnchainAddress,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.CreateOrderResponse{
+		OrderId: made.OrderID, LspBalanceSat: uint64(made.LspBalanceSat), ClientBalanceSat: uint64(made.ClientBalanceSat),
+		RequiredChannelConfirmations: uint32(made.RequiredConfs), FundingConfirmsWithinBlocks: uint32(made.ConfirmWithin),
+		ChannelExpiryBlocks: made.ExpiryBlocks, Token: made.Token, CreatedAt: made.CreatedAt.String(), AnnounceChannel: made.Announce,
+		OrderState: string(made.State), Payment: paymentOf(made), Channel: channelOf(made),
+	}, nil
+}
+
+func (o *orders) GetOrder(ctx context.Context, r *lspv1.GetOrderRequest) (*lspv1.GetOrderResponse, error) {
+	e, client, err := o.s.wallet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.OrderId) > lsps1.MaxOrderID {
+		return nil, lsps1.ErrNotFound
+	}
+	got, err := engine.LSPS1{Engine: e}.Get(ctx, client, r.OrderId)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.GetOrderResponse{
+		OrderId: got.OrderID, LspBalanceSat: uint64(got.LspBalanceSat), ClientBalanceSat: uint64(got.ClientBalanceSat),
+		RequiredChannelConfirmations: uint32(got.RequiredConfs), FundingConfirmsWithinBlocks: uint32(got.ConfirmWithin),
+		ChannelExpiryBlocks: got.ExpiryBlocks, Token: got.Token, CreatedAt: got.CreatedAt.String(), AnnounceChannel: got.Announce,
+		OrderState: string(got.State), Payment: paymentOf(got), Channel: channelOf(got),
+	}, nil
+}
+
+func paymentOf(o lsps1.Order) *lspv1.OrderPayment {
+	out := &lspv1.OrderPayment{}
+	if b := o.Payment.Bolt11; b != nil {
+		out.Bolt11 = &lspv1.OrderBolt11{
+			State: string(b.State), ExpiresAt: b.ExpiresAt.String(), FeeTotalSat: uint64(b.FeeSat), OrderTotalSat: uint64(b.TotalSat), Invoice: b.Invoice,
+		}
+	}
+	if c := o.Payment.OnChain; c != nil {
+		out.Onchain = &lspv1.OrderOnChain{
+			State: string(c.State), ExpiresAt: c.ExpiresAt.String(), FeeTotalSat: uint64(c.FeeSat), OrderTotalSat: uint64(c.TotalSat),
+			Address: c.Address, MinOnchainPaymentConfirmations: uint32(c.MinConfs), MinFeeFor_0Conf: c.MinFee, RefundOnchainAddress: c.RefundAddress,
+			RefundPromise: &lspv1.RefundPromise{Message: c.RefundPromise.Message, Signature: c.RefundPromise.Signature},
+		}
+	}
+	return out
+}
+
+func channelOf(o lsps1.Order) *lspv1.OrderedChannel {
+	if o.Channel == nil {
+		return nil
+	}
+	return &lspv1.OrderedChannel{FundedAt: o.Channel.FundedAt.String(), FundingOutpoint: o.Channel.Outpoint, ExpiresAt: o.Channel.ExpiresAt.String()}
+}
+
+// orderOperator serves the operator's view of orders.
+type orderOperator struct {
+	lspv1.UnimplementedOrdersOperatorServiceServer
+	s *Service
+}
+
+func (o *orderOperator) FindOrders(ctx context.Context, r *lspv1.FindOrdersRequest) (*lspv1.FindOrdersResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	f := engine.OrderFilter{State: r.State, OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
+	if len(r.ClientNodeKey) > 0 {
+		if f.Client, err = clientKey(r.ClientNodeKey); err != nil {
+			return nil, err
+		}
+	}
+	list, err := e.Orders(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	out := &lspv1.FindOrdersResponse{}
+	for _, row := range list {
+		out.Orders = append(out.Orders, orderToWire(row))
+	}
+	return out, nil
+}
+
+func orderToWire(r engine.OrderRow) *lspv1.Order {
+	return &lspv1.Order{
+		OrderId: r.ID, ClientNodeKey: r.Client[:], State: r.State, Reason: r.Reason, Terminal: r.Terminal, PaidBy: r.PaidBy,
+		LspBalanceSat: uint64(r.LspBalanceSat), ClientBalanceSat: uint64(r.ClientBalanceSat), FeeSat: uint64(r.FeeSat), AnnounceChannel: r.Announce,
+		HeldMsat: uint64(r.HeldMsat), UnconfirmedSat: uint64(r.RiskSat), FundingOutpoint: r.Outpoint, LeaseEndHeight: r.LeaseEndHeight,
+		CreatedMs: r.Created.UnixMilli(), UpdatedMs: r.Updated.UnixMilli(),
+	}
+}
+
+func (o *orderOperator) ShowOrder(ctx context.Context, r *lspv1.ShowOrderRequest) (*lspv1.ShowOrderResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	row, refunds, err := e.Order(ctx, r.OrderId)
+	if err != nil {
+		return nil, err
+	}
+	story, err := e.OrderStory(ctx, row.ID)
+	if err != nil {
+		return nil, err
+	}
+	opens, err := e.Opens(ctx, engine.OpenFilter{PaymentID: row.ID})
+	if err != nil {
+		return nil, err
+	}
+	out := &lspv1.ShowOrderResponse{Order: orderToWire(row), Story: storyToWire(story), Openings: opensToWire(opens)}
+	for _, f := range refunds {
+		out.Refunds = append(out.Refunds, &lspv1.OrderRefund{
+			RefundId: f.ID, State: f.State, Reason: f.Reason, Terminal: f.Terminal, OwedSat: uint64(f.OwedSat), FeeSat: uint64(f.FeeSat), Txid: f.TxID,
+		})
+	}
+	return out, nil
+}
+
+func (o *orderOperator) WithdrawOrder(ctx context.Context, r *lspv1.WithdrawOrderRequest) (*lspv1.WithdrawOrderResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Reason) > 300 {
+		return nil, errkind.New(errkind.Invalid, "the reason may have 300 bytes")
+	}
+	row, err := e.CancelOrder(ctx, r.OrderId, r.Reason)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.WithdrawOrderResponse{Order: orderToWire(row)}, nil
+}

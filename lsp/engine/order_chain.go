@@ -1,0 +1,339 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/btcsuite/btcd/wire"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+	"github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/refund"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+)
+
+// recentBlocks is how far back the payments of orders are looked for with every
+// block; at every start it is as far as the oldest order goes.
+const recentBlocks = 1_008
+
+// ordersOnChain wakes on every transaction of the wallet and looks what it pays.
+func (e *Engine) ordersOnChain(ctx context.Context) {
+	wait := 50 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := e.node.Orders.SubscribeTransactions(ctx, func() { e.lookAtOrders(ctx, false) })
+		if ctx.Err() != nil {
+			return
+		}
+		e.log.Warn("lnd ended the subscription to transactions; subscribing again", zap.Error(err))
+		// What came meanwhile.
+		e.lookAtOrders(ctx, false)
+		if time.Since(began) > time.Minute {
+			wait = 50 * time.Millisecond
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// lookAtOrders tells every order what pays its address, and every refund what
+// became of its transactions. all looks as far back as there are orders.
+func (e *Engine) lookAtOrders(ctx context.Context, all bool) {
+	// Looks that overlap could tell an order older news after newer ones.
+	e.lookMu.Lock()
+	defer e.lookMu.Unlock()
+	e.mu.Lock()
+	orders, refunds := make(map[string]watchedOrder, len(e.payable)), keysOf(e.liveRefunds)
+	tip := e.world.tip()
+	from := tip - min(tip, recentBlocks)
+	if len(refunds) == 0 {
+		from = tip
+	}
+	for id, w := range e.payable {
+		orders[id] = w
+		low := w.since
+		if !all {
+			low = max(low, tip-min(tip, recentBlocks))
+		}
+		from = min(from, low)
+	}
+	e.mu.Unlock()
+	if len(orders)+len(refunds) == 0 {
+		return
+	}
+	txs, err := e.node.Chain.Transactions(ctx, int32(from)) //nolint:gosec // a height
+	if err != nil {
+		if ctx.Err() == nil {
+			e.log.Warn("payments of orders could not be looked at; the next block tries again", zap.Error(err))
+		}
+		return
+	}
+	paid := paidTo(txs, orders)
+	for id := range orders {
+		e.tellCoins(id, paid[id], from)
+	}
+	for _, id := range refunds {
+		e.tellRefund(ctx, id, txs)
+	}
+}
+
+// watchedOrder is an order that may be paid on chain.
+type watchedOrder struct {
+	script []byte
+	since  uint32
+	// own are payments that have become the gateway's.
+	own map[ln.Outpoint]bool
+}
+
+// notOrders leaves out coins that pay an order and are not the gateway's yet:
+// one may be in lnd's list before it is leased.
+func (e *Engine) notOrders(coins []ln.Coin) []ln.Coin {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.payable) == 0 {
+		return coins
+	}
+	held := make(map[string]watchedOrder, len(e.payable))
+	for _, w := range e.payable {
+		held[string(w.script)] = w
+	}
+	out := make([]ln.Coin, 0, len(coins))
+	for _, c := range coins {
+		if w, ordered := held[string(c.PkScript)]; !ordered || w.own[c.Outpoint] {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// paidTo finds the outputs that pay orders.
+func paidTo(txs []ln.WalletTx, orders map[string]watchedOrder) map[string][]order.SeenCoin {
+	byScript := make(map[string]string, len(orders))
+	for id, w := range orders {
+		byScript[string(w.script)] = id
+	}
+	spent := make(map[ln.Outpoint]bool)
+	for _, t := range txs {
+		for _, op := range t.Spends {
+			spent[op] = true
+		}
+	}
+	out := make(map[string][]order.SeenCoin)
+	for _, t := range txs {
+		var tx wire.MsgTx
+		if tx.Deserialize(bytes.NewReader(t.RawTx)) != nil {
+			continue
+		}
+		replaceable := false
+		for _, in := range tx.TxIn {
+			replaceable = replaceable || in.Sequence < wire.MaxTxInSequenceNum-1
+		}
+		for i, o := range tx.TxOut {
+			id, ours := byScript[string(o.PkScript)]
+			if !ours || o.Value <= 0 {
+				continue
+			}
+			op := ln.Outpoint{TxID: t.TxID, Index: uint32(i)} //nolint:gosec // an index
+			c := order.SeenCoin{Outpoint: op, AmountSat: ln.Sat(o.Value), Replaceable: replaceable, At: t.At.UTC(), Spent: spent[op]}
+			if t.Confirmations > 0 {
+				c.Height = uint32(t.Height) //nolint:gosec // a height
+			}
+			out[id] = append(out[id], c)
+		}
+	}
+	return out
+}
+
+// tellCoins tells one order, unless it knows. Coins that confirmed before the
+// list begins are taken to be where they were.
+func (e *Engine) tellCoins(id string, coins []order.SeenCoin, from uint32) {
+	inst, err := e.orders.Get(e.ctx, id)
+	if err != nil || order.Final(inst.State) {
+		return
+	}
+	for _, c := range order.Of(inst.State).Coins {
+		if c.Height > 0 && c.Height < from && !c.Gone {
+			coins = append(coins, order.SeenCoin{Outpoint: c.Outpoint, AmountSat: c.AmountSat, Height: c.Height, Replaceable: c.Replaceable, At: c.SeenAt})
+		}
+	}
+	seen := order.CoinsSeen{Moment: e.moment(), Coins: coins}
+	for i := range seen.Coins {
+		// A block's time may be ahead of ours.
+		if seen.Coins[i].At.After(seen.At) {
+			seen.Coins[i].At = seen.At
+		}
+	}
+	_, zero := order.WantsZeroConf(inst.State, seen)
+	if !zero && !e.changes(inst.State, seen) {
+		return
+	}
+	_ = tellJudged(e, e.orders, id, func(ctx context.Context, tx *store.Tx) (order.Event, error) {
+		inst, err := e.orders.GetTx(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		seen.ZeroConf = false
+		if risk, wants := order.WantsZeroConf(inst.State, seen); wants {
+			have, err := lspdb.New(tx).OrderRisk(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("sum what is unconfirmed: %w", err)
+			}
+			cfg := e.cfg.Orders
+			seen.ZeroConf = risk <= cfg.ZeroConfSat && have >= 0 && uint64(have)+uint64(risk) <= uint64(cfg.ZeroConfAllSat)
+		}
+		return seen, nil
+	})
+}
+
+// changes says that an event would change an order or ask for something: what
+// does neither is not stored.
+func (e *Engine) changes(s order.State, v order.Event) bool {
+	next, effects, err := order.Step(s, v)
+	return err == nil && (len(effects) > 0 || !reflect.DeepEqual(next, s))
+}
+
+// changing is those of the events that lead on from a state, one after the other.
+func (e *Engine) changing(s order.State, events []order.Event) (out []order.Event) {
+	for _, v := range events {
+		if e.changes(s, v) {
+			out = append(out, v)
+			s, _, _ = order.Step(s, v)
+		}
+	}
+	return out
+}
+
+// ordersOnBlock tells orders and refunds of a new tip.
+func (e *Engine) ordersOnBlock(ctx context.Context) {
+	e.lookAtOrders(ctx, false)
+	e.mu.Lock()
+	orders, refunds := keysOf(e.liveOrders), keysOf(e.liveRefunds)
+	e.mu.Unlock()
+	rate := e.fees.target()
+	for _, id := range refunds {
+		tell(e, e.refunds, id, refund.Event(refund.NewBlock{Moment: e.moment(), TargetRate: rate}))
+	}
+	closed := e.closedOf(ctx, orders)
+	for _, id := range orders {
+		inst, err := e.orders.Get(ctx, id)
+		if err != nil {
+			continue
+		}
+		e.renewOrderLeases(ctx, order.Of(inst.State))
+		events := e.confirmedOf(ctx, id, inst.State)
+		if closed[id] {
+			events = append(events, order.ChannelClosed{Moment: e.moment()})
+		}
+		events = append(events, order.NewBlock{Moment: e.moment(), CloseAtEnd: e.cfg.Orders.CloseAtEnd, WarnBlocks: e.cfg.Orders.WarnBlocks})
+		for _, v := range e.changing(inst.State, events) {
+			tell(e, e.orders, id, v)
+		}
+	}
+}
+
+// confirmedOf makes up for the news of a confirmation that came before its order
+// could take it.
+func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []order.Event {
+	o := order.Of(s)
+	if o.Channel == nil || o.Channel.ConfirmedHeight > 0 || order.Final(s) {
+		return nil
+	}
+	inst, err := e.openings.Get(ctx, order.OpeningID(id, o.Opens))
+	if err != nil {
+		return nil
+	}
+	if tx, ok := opening.TxOf(inst.State); ok && tx.ConfirmedHeight > 0 {
+		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
+	}
+	return nil
+}
+
+// closedOf finds orders whose channel lnd lists no more: this process may have
+// been away when it was closed.
+func (e *Engine) closedOf(ctx context.Context, orders []string) map[string]bool {
+	wanted := make(map[ln.Outpoint]string)
+	for _, id := range orders {
+		inst, err := e.orders.Get(ctx, id)
+		if err != nil {
+			continue
+		}
+		if op, listed := order.ChannelOf(inst.State); listed {
+			wanted[op] = id
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	pending, err := e.node.Channels.PendingChannels(ctx)
+	if err != nil {
+		return nil
+	}
+	open, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return nil
+	}
+	closed := make(map[string]bool, len(wanted))
+	for _, id := range wanted {
+		closed[id] = true
+	}
+	for _, p := range pending {
+		if p.Kind == ln.PendingOpen {
+			delete(closed, wanted[p.Outpoint])
+		}
+	}
+	for _, c := range open {
+		delete(closed, wanted[c.Outpoint])
+	}
+	return closed
+}
+
+// keepCoins leases coins for as long as a lease lasts; blocks renew it. A coin
+// that is not in the wallet any more is passed over: what is spent needs no
+// lease.
+func (e *Engine) keepCoins(ctx context.Context, lease [32]byte, coins []ln.Outpoint) error {
+	for _, op := range coins {
+		err := e.node.Coins.LeaseCoin(ctx, lease, op, leaseFor)
+		if errors.Is(err, ln.ErrUnavailable) {
+			return err
+		}
+		if err != nil {
+			e.log.Info("a payment of an order could not be leased", zap.Stringer("outpoint", op), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+func (e *Engine) freeCoins(ctx context.Context, f order.FreeCoins) error {
+	if len(f.Coins) == 0 {
+		_, err := e.releaseCoins(ctx, f.LeaseID)
+		return err
+	}
+	for _, op := range f.Coins {
+		if err := e.node.Coins.ReleaseCoin(ctx, f.LeaseID, op); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renewOrderLeases keeps what pays an order until it is the gateway's or is on
+// its way back.
+func (e *Engine) renewOrderLeases(ctx context.Context, o order.Order) {
+	kept := order.Kept(o)
+	if len(kept) == 0 {
+		return
+	}
+	if err := e.keepCoins(ctx, order.LeaseID(o.ID), kept); err != nil && ctx.Err() == nil {
+		e.log.Warn("a lease could not be renewed", zap.String("order", o.ID), zap.Error(err))
+	}
+}
