@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/config"
@@ -29,7 +30,9 @@ func newBuyer(t *testing.T, seed uint64, configure func(*Config)) *buyer {
 	t.Helper()
 	r := newRig(t, rigConfig{seed: seed, job: job{name: "lsps1", parts: 1, amountSat: 100_000}, configure: func(c *Config) {
 		// So that an order comes to its end within a test.
-		c.LSP.Orders.WatchFor = config.Duration(48 * time.Hour)
+		o := &c.LSP.Orders
+		o.PayWithin, o.ConfirmFor, o.WatchFor = config.Duration(10*time.Minute), config.Duration(time.Hour), config.Duration(2*time.Hour)
+		o.WaitFor = config.Duration(5 * time.Minute)
 		if configure != nil {
 			configure(c)
 		}
@@ -151,7 +154,7 @@ func (b *buyer) over(id string) *lspv1.Order {
 				break
 			}
 			why = "the order is not over"
-			b.pause(30 * time.Minute)
+			b.pause(10 * time.Minute)
 			b.w.Mine(3)
 		}
 		b.pause(b.step)
@@ -208,4 +211,168 @@ func TestLSPS1OverLightning(t *testing.T) {
 		require.Equal(t, -int64(m.ValueMsat+m.FeeMsat), b.gained(b.payer))
 		require.Empty(t, b.lsps.Odd())
 	})
+}
+
+// An order that is paid on chain: it counts once it has its confirmations, the
+// channel is opened, and the payment becomes the gateway's.
+func TestLSPS1OnChain(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 2, nil)
+		b.wish.Announce = true
+		b.wish.RequiredConfs = 1
+		o := b.order()
+		c := o.Payment.OnChain
+		require.NotNil(t, c)
+		require.EqualValues(t, 3, c.MinConfs)
+		require.Equal(t, b.refund, c.RefundAddress)
+		require.Contains(t, c.RefundPromise.Message, b.refund)
+		require.NotEmpty(t, c.RefundPromise.Signature)
+		before := b.gained(b.payer)
+		b.payOnChain(c.Address, ln.Sat(c.TotalSat))
+		b.pause(b.step)
+		b.w.Mine(2)
+		b.pause(b.step)
+		require.Equal(t, ordering.WireCreated, b.get(o.OrderID).State, "two confirmations are not three")
+		b.w.Mine(1)
+		o = b.completed(o.OrderID)
+		require.Equal(t, ordering.PaymentPaid, o.Payment.OnChain.State)
+		require.Equal(t, ordering.Refunded, o.Payment.Bolt11.State, "the other way to pay is closed")
+		b.w.Mine(6)
+		list, err := b.ln(b.wallet).ListChannels(b.ctx, &lnrpc.ListChannelsRequest{})
+		require.NoError(t, err)
+		require.Len(t, list.Channels, 1)
+		require.False(t, list.Channels[0].Private)
+		b.w.Mine(200)
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet))
+		require.Less(t, b.gained(b.payer), before-int64(c.TotalSat)*1000, "the total and the chain's fee")
+	})
+}
+
+// What arrives and does not buy the channel goes back, less the fee of the
+// transaction that returns it.
+func TestLSPS1Refunds(t *testing.T) {
+	for name, day := range map[string]struct {
+		// pay is what happens once the order is made; it says what the client is to
+		// have back before the fees of the transactions, and in how many.
+		pay  func(b *buyer, o lsps1.Order) (back ln.Sat)
+		ends string
+	}{
+		"too little": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)-1)
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.pause(80 * time.Minute)
+			b.failed(o.OrderID)
+			return ln.Sat(o.Payment.OnChain.TotalSat) - 1
+		}},
+		"too much": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+30_000)
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.completed(o.OrderID)
+			return 30_000
+		}},
+		"in two payments": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, 20_000)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)-20_000)
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.completed(o.OrderID)
+			return 0
+		}},
+		"twice on chain": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.completed(o.OrderID)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			return ln.Sat(o.Payment.OnChain.TotalSat)
+		}},
+		"over Lightning and on chain": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			m := b.outcome(b.pay(o.Payment.Bolt11.Invoice))
+			require.Equal(b.t, lnrpc.Payment_SUCCEEDED, m.Status)
+			b.completed(o.OrderID)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			return ln.Sat(o.Payment.OnChain.TotalSat)
+		}},
+		"too late": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.pause(11 * time.Minute)
+			b.failed(o.OrderID)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			return ln.Sat(o.Payment.OnChain.TotalSat)
+		}},
+		"seen in time and confirmed later": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			b.pause(40 * time.Minute)
+			require.Equal(b.t, ordering.WireCreated, b.get(o.OrderID).State)
+			b.w.Mine(3)
+			b.completed(o.OrderID)
+			return 0
+		}},
+		"the client stays away": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.w.Disconnect(b.gateway, b.wallet)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.pause(6 * time.Minute)
+			b.w.Connect(b.gateway, b.wallet)
+			b.failed(o.OrderID)
+			return ln.Sat(o.Payment.OnChain.TotalSat)
+		}},
+		"the client's node refuses": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			words := "not today"
+			b.refusal.Store(&words)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.failed(o.OrderID)
+			return ln.Sat(o.Payment.OnChain.TotalSat)
+		}},
+		"too little to send back": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, 400)
+			b.pause(80 * time.Minute)
+			b.failed(o.OrderID)
+			b.w.Mine(1)
+			return 0
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 3, nil)
+				b.wish.ClientBalanceSat = 50_000
+				o := b.order()
+				back := day.pay(b, o)
+				b.pause(b.step)
+				b.w.Mine(1)
+				b.pause(b.step)
+				b.w.Mine(150)
+				shown := b.over(o.OrderID)
+				require.Equal(t, day.ends, shown.State, b.story(o.OrderID))
+				detail, err := b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: o.OrderID})
+				require.NoError(t, err)
+				var owed, fees uint64
+				for _, r := range detail.Refunds {
+					require.True(t, r.Terminal)
+					if r.State == "returned" {
+						owed += r.OwedSat
+						fees += r.FeeSat
+					}
+				}
+				require.EqualValues(t, back, owed, b.story(o.OrderID))
+				want := int64(back) - int64(fees)
+				if day.ends == "ended" {
+					want += int64(b.wish.ClientBalanceSat)
+				}
+				require.Equal(t, want*1000, b.gained(b.wallet), b.story(o.OrderID))
+				leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
+				require.NoError(t, err)
+				require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
+			})
+		})
+	}
+}
+
+func (b *buyer) walletKit(n *lndfake.Node) walletrpc.WalletKitClient {
+	return walletrpc.NewWalletKitClient(b.conns[n])
 }
