@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"slices"
 
+	"github.com/btcsuite/btcd/btcutil/psbt"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"google.golang.org/grpc/codes"
@@ -196,4 +197,30 @@ func (s *lightningServer) EstimateFee(_ context.Context, r *lnrpc.EstimateFeeReq
 		return nil
 	})
 	return out, err
+}
+
+// SendFinal has the node's wallet pay an address with a transaction that does not
+// say that it may be replaced, as some wallets do.
+func (w *World) SendFinal(n *Node, address string, sat int64) (err error) {
+	w.do(func() {
+		var script []byte
+		if script, err = n.addrScript(address); err != nil {
+			return
+		}
+		var p *psbt.Packet
+		if p, _, err = n.wallet.build([]*wire.TxOut{wire.NewTxOut(sat, script)}, 2500, 0, nil); err != nil {
+			return
+		}
+		for _, in := range p.UnsignedTx.TxIn {
+			in.Sequence = wire.MaxTxInSequenceNum - 1
+		}
+		if _, err = n.wallet.sign(p); err != nil {
+			return
+		}
+		var tx *wire.MsgTx
+		if tx, err = finalize(p); err == nil {
+			err = w.chain.publish(tx, "")
+		}
+	})
+	return err
 }

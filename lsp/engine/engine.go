@@ -116,6 +116,8 @@ type Engine struct {
 
 	// lookMu lets one look at the payments of orders run at a time.
 	lookMu sync.Mutex
+	// blockMu lets orders and refunds hear of one block after the other.
+	blockMu sync.Mutex
 	// bookMu lets one reconciliation run at a time.
 	bookMu sync.Mutex
 	// noted are open channels that the books know.

@@ -216,6 +216,9 @@ func (e *Engine) changing(s order.State, events []order.Event) (out []order.Even
 // ordersOnBlock tells orders and refunds of a new tip.
 func (e *Engine) ordersOnBlock(ctx context.Context) {
 	e.lookAtOrders(ctx, false)
+	// What one block changed the next must see.
+	e.blockMu.Lock()
+	defer e.blockMu.Unlock()
 	e.mu.Lock()
 	orders, refunds := keysOf(e.liveOrders), keysOf(e.liveRefunds)
 	e.mu.Unlock()

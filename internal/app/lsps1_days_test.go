@@ -1,0 +1,335 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/funding"
+	"github.com/sluice-lsp/sluice/lsp/lsps0"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	ordering "github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
+)
+
+// What a client gets for what it may not ask, over the wire: the code, and which
+// option or parameter it is about.
+func TestLSPS1Refusals(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 1, nil)
+		raw, err := b.lsps.Call(b.ctx, lsps1.MethodGetInfo, struct{}{})
+		require.NoError(t, err)
+		info, err := lsps1.ReadInfo(raw)
+		require.NoError(t, err)
+		good := lsps1.CreateOrderRequest{Wish: b.wish, RefundAddress: b.refund}
+		refused := func(method string, params any) (int, string) {
+			t.Helper()
+			b.pause(time.Second)
+			_, err := b.lsps.Call(b.ctx, method, params)
+			remote := &lsps0.RemoteError{}
+			require.ErrorAs(t, err, &remote)
+			var data struct {
+				Property string `json:"property"`
+			}
+			if len(remote.Data) > 0 {
+				require.NoError(t, json.Unmarshal(remote.Data, &data))
+			}
+			return remote.Code, data.Property
+		}
+		for property, change := range map[string]func(*lsps1.CreateOrderRequest){
+			"min_initial_lsp_balance_sat":        func(r *lsps1.CreateOrderRequest) { r.LspBalanceSat = ln.Sat(info.MinLspSat) - 1 },
+			"max_initial_lsp_balance_sat":        func(r *lsps1.CreateOrderRequest) { r.LspBalanceSat = ln.Sat(info.MaxLspSat) + 1 },
+			"max_initial_client_balance_sat":     func(r *lsps1.CreateOrderRequest) { r.ClientBalanceSat = ln.Sat(info.MaxClientSat) + 1 },
+			"min_funding_confirms_within_blocks": func(r *lsps1.CreateOrderRequest) { r.ConfirmWithin = info.MinConfirmWithin - 1 },
+			"max_channel_expiry_blocks":          func(r *lsps1.CreateOrderRequest) { r.ExpiryBlocks = info.MaxExpiryBlocks + 1 },
+			"max_channel_balance_sat": func(r *lsps1.CreateOrderRequest) {
+				r.LspBalanceSat, r.ClientBalanceSat = ln.Sat(info.MaxLspSat), ln.Sat(info.MaxClientSat)
+			},
+		} {
+			bad := good
+			change(&bad)
+			code, got := refused(lsps1.MethodCreateOrder, bad)
+			require.Equal(t, lsps1.CodeOptionMismatch, code, property)
+			require.Equal(t, property, got)
+		}
+		for property, change := range map[string]func(*lsps1.CreateOrderRequest){
+			"lsp_balance_sat":       func(r *lsps1.CreateOrderRequest) { r.LspBalanceSat = 0 },
+			"channel_expiry_blocks": func(r *lsps1.CreateOrderRequest) { r.ExpiryBlocks = 0 },
+			// A main network's address, and one that is no SegWit.
+			"refund_onchain_address": func(r *lsps1.CreateOrderRequest) { r.RefundAddress = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4" },
+		} {
+			bad := good
+			change(&bad)
+			code, got := refused(lsps1.MethodCreateOrder, bad)
+			require.Equal(t, lsps0.CodeInvalidParams, code, property)
+			require.Equal(t, property, got)
+		}
+		bad := good
+		bad.Token = "x"
+		code, _ := refused(lsps1.MethodCreateOrder, bad)
+		require.Equal(t, lsps1.CodeUnrecognizedToken, code)
+		code, _ = refused(lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: "bb4b5d0a-8334-49d8-9463-90a6d413af7c"})
+		require.Equal(t, lsps1.CodeNotFound, code)
+		code, _ = refused(lsps1.MethodGetInfo, map[string]int{"x": 1})
+		require.Equal(t, lsps0.CodeInvalidParams, code)
+
+		// Another peer's order does not exist.
+		o := b.order()
+		gateway, err := ln.ParsePubKey(b.gateway.PubKey())
+		require.NoError(t, err)
+		node := b.dial(b.payer)
+		stranger := peerrpctest.New(node, gateway)
+		ctx, cancel := context.WithCancel(b.ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); stranger.Run(ctx) }()
+		defer func() { cancel(); <-done; _ = node.Close() }()
+		b.pause(time.Second)
+		_, err = stranger.Call(b.ctx, lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: o.OrderID})
+		remote := &lsps0.RemoteError{}
+		require.ErrorAs(t, err, &remote)
+		require.Equal(t, lsps1.CodeNotFound, remote.Code)
+		// Over gRPC it is the same order, of the same client.
+		shop := b.service.Load().shop
+		got, err := shop.GetOrder(b.asWallet(), &lspv1.GetOrderRequest{OrderId: o.OrderID})
+		require.NoError(t, err)
+		require.Equal(t, o.Payment.Bolt11.Invoice, got.Payment.Bolt11.Invoice)
+		require.Equal(t, "EXPECT_PAYMENT", got.Payment.Onchain.State)
+		made, err := shop.CreateOrder(b.asWallet(), &lspv1.CreateOrderRequest{
+			LspBalanceSat: uint64(b.wish.LspBalanceSat), FundingConfirmsWithinBlocks: 6, ChannelExpiryBlocks: 144,
+		})
+		require.NoError(t, err)
+		require.Equal(t, ordering.WireCreated, b.get(made.OrderId).State)
+		require.Empty(t, b.lsps.Odd())
+	})
+}
+
+// One transaction pays two orders: each gets its channel.
+func TestLSPS1TwoOrdersOneTransaction(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 4, nil)
+		first, second := b.order(), b.order()
+		var outs []*signrpc.TxOut
+		for _, o := range []lsps1.Order{first, second} {
+			script, err := funding.ScriptOf(o.Payment.OnChain.Address, "regtest")
+			require.NoError(t, err)
+			outs = append(outs, &signrpc.TxOut{Value: int64(o.Payment.OnChain.TotalSat), PkScript: script})
+		}
+		_, err := b.walletKit(b.payer).SendOutputs(b.ctx, &walletrpc.SendOutputsRequest{SatPerKw: 1000, Outputs: outs})
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(3)
+		one, two := b.completed(first.OrderID), b.completed(second.OrderID)
+		require.NotEqual(t, one.Channel.Outpoint, two.Channel.Outpoint)
+		b.w.Mine(200)
+		require.Equal(t, "ended", b.over(first.OrderID).State)
+		require.Equal(t, "ended", b.over(second.OrderID).State)
+		require.Equal(t, 2*int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet))
+	})
+}
+
+// Small orders may be paid unconfirmed, as far as the limits go; a payment that
+// says that it may be replaced is waited for.
+func TestLSPS1ZeroConf(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 5, func(c *Config) {
+			c.LSP.Orders.ZeroConf, c.LSP.Orders.ZeroConfAll = config.Sat(100_000), config.Sat(100_000)
+		})
+		first, second := b.order(), b.order()
+		require.Zero(t, first.Payment.OnChain.MinConfs)
+		require.NotZero(t, first.Payment.OnChain.MinFee)
+		pay := func(o lsps1.Order) {
+			t.Helper()
+			b.payFinal(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+		}
+		pay(first)
+		b.completed(first.OrderID)
+		// The second would take more unconfirmed money than is allowed in all.
+		pay(second)
+		b.pause(5 * time.Second)
+		require.Equal(t, ordering.WireCreated, b.get(second.OrderID).State)
+		b.w.Mine(1)
+		b.completed(second.OrderID)
+		third := b.order()
+		b.payOnChain(third.Payment.OnChain.Address, ln.Sat(third.Payment.OnChain.TotalSat))
+		b.pause(5 * time.Second)
+		require.Equal(t, ordering.WireCreated, b.get(third.OrderID).State, "it may be replaced")
+		b.w.Mine(1)
+		b.completed(third.OrderID)
+		b.w.Mine(200)
+		for _, o := range []lsps1.Order{first, second, third} {
+			require.Equal(t, "ended", b.over(o.OrderID).State)
+		}
+	})
+}
+
+// A reorg takes the payment away before the channel is funded: it is waited for
+// again. One that takes the funding away leaves the order as it is: the
+// transaction is sent again.
+func TestLSPS1Reorgs(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 6, nil)
+		b.w.Disconnect(b.gateway, b.wallet)
+		b.w.Connect(b.gateway, b.wallet)
+		o := b.order()
+		b.w.Disconnect(b.gateway, b.wallet)
+		b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+		b.pause(b.step)
+		b.w.Mine(3)
+		b.inState(o.OrderID, "paid")
+		b.w.Reorg(3, false)
+		b.inState(o.OrderID, "awaiting_payment")
+		b.w.Mine(3)
+		b.inState(o.OrderID, "paid")
+		b.w.Connect(b.gateway, b.wallet)
+		b.completed(o.OrderID)
+		b.w.Mine(1)
+		b.pause(b.step)
+		b.w.Reorg(1, false)
+		b.pause(b.step)
+		require.Equal(t, ordering.WireCompleted, b.get(o.OrderID).State)
+		b.w.Mine(200)
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet))
+	})
+}
+
+// A held payment goes back when the client's node refuses the channel, or stays
+// away; and no channel is left.
+func TestLSPS1HeldPaymentsGoBack(t *testing.T) {
+	for name, day := range map[string]func(b *buyer){
+		"refused": func(b *buyer) { words := "not today"; b.refusal.Store(&words) },
+		"away":    func(b *buyer) { b.w.Disconnect(b.gateway, b.wallet) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 7, nil)
+				o := b.order()
+				day(b)
+				m := b.outcome(b.pay(o.Payment.Bolt11.Invoice))
+				require.Equal(t, lnrpc.Payment_FAILED, m.Status)
+				b.w.Connect(b.gateway, b.wallet)
+				o = b.failed(o.OrderID)
+				require.Equal(t, ordering.Refunded, o.Payment.Bolt11.State)
+				require.Nil(t, o.Channel)
+				require.Equal(t, "failed", b.over(o.OrderID).State)
+				require.Zero(t, b.gained(b.payer))
+				require.Zero(t, b.channels())
+			})
+		})
+	}
+}
+
+// A lease that is over: the operator is warned, and the channel is closed with
+// its client, if the operator wants it.
+func TestLSPS1LeaseEnds(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 8, func(c *Config) { c.LSP.Orders.CloseAtEnd = true })
+		o := b.order()
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(b.pay(o.Payment.Bolt11.Invoice)).Status)
+		o = b.completed(o.OrderID)
+		b.w.Mine(1)
+		b.pause(b.step)
+		b.w.Mine(100)
+		b.pause(b.step)
+		require.Equal(t, 1, b.channels(), "the lease runs")
+		b.w.Disconnect(b.gateway, b.wallet)
+		b.pause(time.Until(time.Time(o.Channel.ExpiresAt)))
+		b.w.Mine(60)
+		b.inState(o.OrderID, "closing")
+		require.Equal(t, 1, b.channels(), "a client that is away is waited for, never forced")
+		b.w.Connect(b.gateway, b.wallet)
+		b.pause(b.step)
+		b.w.Mine(1)
+		b.closed = true
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Zero(t, b.channels())
+	})
+}
+
+// payFinal pays with a transaction that says that it will not be replaced.
+func (b *buyer) payFinal(address string, sat ln.Sat) {
+	b.t.Helper()
+	require.NoError(b.t, b.w.SendFinal(b.payer, address, int64(sat)))
+}
+
+// inState waits until the order's machine is in a state.
+func (b *buyer) inState(id, state string) {
+	b.t.Helper()
+	for range 200 {
+		if s := b.service.Load(); s != nil {
+			shown, err := s.orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: id})
+			if err == nil && shown.Order.State == state {
+				return
+			}
+		}
+		b.pause(b.step)
+	}
+	b.t.Fatalf("the order is not %s\n%s", state, b.story(id))
+}
+
+// orderCrashRun plays an order that is paid in one way or the other, with sluiced
+// dying at a commit, and gives the number of commits.
+func orderCrashRun(t *testing.T, onChain bool, n int64, p storetest.Point) int64 {
+	b := newBuyer(t, 9, nil)
+	began := b.faults.Commits()
+	if n > 0 {
+		b.crashAt(n, p)
+	}
+	o := b.order()
+	var paid <-chan *lnrpc.Payment
+	if onChain {
+		// Too much, so that a refund is part of it.
+		b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+20_000)
+		b.pause(b.step)
+		b.w.Mine(3)
+	} else {
+		paid = b.pay(o.Payment.Bolt11.Invoice)
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status, b.story(o.OrderID))
+	}
+	b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
+	commits := b.faults.Commits() - began
+	b.calm()
+	b.w.Mine(150)
+	require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+	require.LessOrEqual(t, b.channels(), 1, "one channel for one order")
+	want := int64(b.wish.ClientBalanceSat) * 1000
+	if onChain {
+		got := b.gained(b.wallet) - want
+		require.Less(t, got, int64(20_000_000))
+		require.Greater(t, got, int64(15_000_000), b.story(o.OrderID))
+	} else {
+		require.Equal(t, want, b.gained(b.wallet), b.story(o.OrderID))
+	}
+	return commits
+}
+
+// TestLSPS1CrashAtEveryCommit kills sluiced before and after each commit of an
+// order: the client gets its one channel, and what it paid too much. An order
+// whose answer was lost is made again and is not paid.
+func TestLSPS1CrashAtEveryCommit(t *testing.T) {
+	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
+		t.Run(name, func(t *testing.T) {
+			var commits int64
+			virtual(t, func(t *testing.T) { commits = orderCrashRun(t, onChain, 0, 0) })
+			require.Greater(t, commits, int64(10))
+			for n := int64(1); n <= commits; n++ {
+				for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
+					t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
+						virtual(t, func(t *testing.T) { orderCrashRun(t, onChain, n, point) })
+					})
+				}
+			}
+		})
+	}
+}
