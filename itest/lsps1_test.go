@@ -103,6 +103,9 @@ func TestLSPS1OnStockLnd(t *testing.T) {
 		channels, err := net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{PublicOnly: true})
 		return err == nil && len(channels.Channels) == 1 && channels.Channels[0].LocalBalance == 50_000
 	}, 60*time.Second, 200*time.Millisecond, "the announced channel is open")
+	// The lease, and the burial of the funding, are counted from the block in which
+	// sluiced learned of its confirmation.
+	require.NoError(t, net.Mine(ctx, 8))
 	require.Eventually(t, func() bool {
 		balance, err := net.Wallet.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
 		if err != nil || balance.TotalBalance == 0 {

@@ -126,6 +126,9 @@ func (o Order) channelFacts(v Event) (Order, []Effect, bool) {
 		ch.ConfirmedHeight, ch.EndHeight = 0, 0
 		o.Channel = &ch
 		return o, nil, true
+	case InvoiceSettled:
+		// lnd tells it twice: to who asked, and to who listens.
+		return o, nil, o.Settled
 	case InvoiceCanceled:
 		o.InvoiceGone = true
 		return o, nil, true

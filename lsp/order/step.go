@@ -307,6 +307,9 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 			return abandon(s.Order, takenBack(), false)
 		}
 		return s, nil, nil
+	case PeerStatus:
+		// It was asked twice.
+		return s, nil, nil
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -401,6 +404,9 @@ func stepUnwinding(s Unwinding, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case InvoiceCanceled:
 		o.InvoiceGone = true
+	case PeerStatus, IncomingChecked:
+		// They were asked before the order was given up.
+		return s, nil, nil
 	case InvoiceAdded, SetAccepted:
 		// They crossed the cancel, which goes first to the node or follows them.
 		if o.InvoiceGone {
