@@ -31,6 +31,8 @@ type CLI struct {
 	Watch      WatchCmd      `cmd:"" help:"The same, refreshed until interrupted."`
 	Payments   PaymentsCmd   `cmd:"" help:"List payments, newest first."`
 	Payment    PaymentCmd    `cmd:"" help:"One payment's whole story, with times and reasons."`
+	Orders     OrdersCmd     `cmd:"" help:"List channel orders (LSPS1), newest first."`
+	Order      OrderCmd      `cmd:"" help:"One order's whole story, with its refunds; or end it."`
 	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
 	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
 	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
