@@ -57,7 +57,7 @@ func (f *fakeGateway) Name() string { return "lsp" }
 
 func (f *fakeGateway) Permissions() auth.Permissions {
 	table := auth.Permissions{}
-	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
 		for _, m := range desc.Methods {
 			table["/"+desc.ServiceName+"/"+m.MethodName] = auth.Permission{Service: "lsp", For: auth.Operators}
 		}
@@ -70,6 +70,7 @@ func (f *fakeGateway) Permissions() auth.Permissions {
 
 func (f *fakeGateway) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterOperatorServiceServer(r, f)
+	lspv1.RegisterOrdersOperatorServiceServer(r, fakeOrders{})
 	interceptorv1.RegisterInterceptorServer(r, heldFake{})
 	backupsv1.RegisterVaultOperatorServiceServer(r, &f.vault)
 }

@@ -43,6 +43,7 @@ func (g *Globals) files() (cert, macaroon string) {
 type session struct {
 	conn    *grpc.ClientConn
 	op      lspv1.OperatorServiceClient
+	orders  lspv1.OrdersOperatorServiceClient
 	target  cli.Target
 	timeout time.Duration
 }
@@ -68,7 +69,7 @@ func (g *Globals) connect() (*session, error) {
 	if err != nil {
 		return nil, s.target.Explain(err)
 	}
-	s.op = lspv1.NewOperatorServiceClient(s.conn)
+	s.op, s.orders = lspv1.NewOperatorServiceClient(s.conn), lspv1.NewOrdersOperatorServiceClient(s.conn)
 	return s, nil
 }
 

@@ -68,7 +68,10 @@ func (e *Engine) prune(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("list the channels: %w", err)
 	}
 	before := e.opt.Now().Add(-e.cfg.KeepHistory).UnixMilli()
-	total := 0
+	total, err := e.pruneOrders(ctx, standing, before)
+	if err != nil {
+		return total, err
+	}
 	for after := (lspdb.FinishedPaymentsRow{}); ; {
 		began := time.Now()
 		var page []lspdb.FinishedPaymentsRow
