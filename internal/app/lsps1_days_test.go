@@ -367,3 +367,98 @@ func TestLSPS1CrashAtEveryCommit(t *testing.T) {
 		})
 	}
 }
+
+// TestLSPS1RandomDays draws what goes wrong: sluiced dies at commits, the client's
+// node goes and comes, its node refuses, blocks leave the chain, the payment is too
+// small, too large or late. Whatever comes, the client ends with its balance in
+// one channel, or with its money back less the fees of refunds, and the books agree.
+func TestLSPS1RandomDays(t *testing.T) {
+	for n := range runs(8) {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			virtual(t, func(t *testing.T) { randomOrderDay(t, seed(t)*1000+uint64(n)) }) //nolint:gosec // a count
+		})
+	}
+}
+
+func randomOrderDay(t *testing.T, seed uint64) {
+	t.Logf("seed %d", seed)
+	b := newBuyer(t, seed, func(c *Config) {
+		if seed%3 == 0 {
+			c.LSP.Orders.ZeroConf, c.LSP.Orders.ZeroConfAll = config.Sat(1_000_000), config.Sat(1_000_000)
+		}
+	})
+	o := b.order()
+	onChain := b.rng.IntN(2) == 0
+	trouble := func() {
+		switch b.rng.IntN(8) {
+		case 0:
+			b.crashAt(1+b.rng.Int64N(12), []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[b.rng.IntN(2)])
+		case 1:
+			b.w.Disconnect(b.gateway, b.wallet)
+		case 2:
+			b.w.Connect(b.gateway, b.wallet)
+		case 3:
+			words := []string{"", "", "not today"}[b.rng.IntN(3)]
+			b.refusal.Store(&words)
+		case 4:
+			b.w.Reorg(1+b.rng.IntN(3), b.rng.IntN(2) == 0)
+		case 5, 6:
+			b.w.Mine(1 + b.rng.IntN(2))
+		case 7:
+			b.pause(time.Duration(b.rng.IntN(4)) * time.Minute)
+		}
+		b.pause(time.Duration(b.rng.IntN(2000)) * time.Millisecond)
+	}
+	var paid <-chan *lnrpc.Payment
+	if onChain {
+		sat := int64(o.Payment.OnChain.TotalSat) + []int64{0, 0, 0, -1_000, 40_000}[b.rng.IntN(5)]
+		if b.rng.IntN(5) == 0 {
+			b.pause(9 * time.Minute)
+		}
+		require.NoError(t, b.w.SendFinal(b.payer, o.Payment.OnChain.Address, sat))
+	} else {
+		paid = b.pay(o.Payment.Bolt11.Invoice)
+	}
+	for range 4 + b.rng.IntN(12) {
+		trouble()
+	}
+	b.calm()
+	words := ""
+	b.refusal.Store(&words)
+	b.w.Connect(b.gateway, b.wallet)
+	if paid != nil {
+		m := b.outcome(paid)
+		state := b.until(o.OrderID, true, "decided", func(o lsps1.Order) bool { return o.State != ordering.WireCreated })
+		require.Equal(t, m.Status == lnrpc.Payment_SUCCEEDED, state.State == ordering.WireCompleted, b.story(o.OrderID))
+	}
+	shown := b.over(o.OrderID)
+	detail, err := b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: o.OrderID})
+	require.NoError(t, err)
+	want := int64(0)
+	for _, r := range detail.Refunds {
+		require.Equal(t, "returned", r.State, b.story(o.OrderID))
+		want += int64(r.OwedSat) - int64(r.FeeSat)
+	}
+	channels := 0
+	for _, x := range detail.Openings {
+		if x.State == "buried" {
+			channels++
+		}
+	}
+	switch shown.State {
+	case "ended":
+		require.Equal(t, 1, channels, b.story(o.OrderID))
+		want += int64(b.wish.ClientBalanceSat)
+	case "failed":
+		require.Zero(t, channels, b.story(o.OrderID))
+		if onChain {
+			require.NotEmpty(t, detail.Refunds, b.story(o.OrderID))
+		}
+	default:
+		t.Fatalf("it ended as %s\n%s", shown.State, b.story(o.OrderID))
+	}
+	require.Equal(t, want*1000, b.gained(b.wallet), b.story(o.OrderID))
+	leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
+	require.NoError(t, err)
+	require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
+}

@@ -61,7 +61,7 @@ func (e *Engine) lookAtOrders(ctx context.Context, all bool) {
 	}
 	for id, w := range e.payable {
 		orders[id] = w
-		low := w.since
+		low := w.since - min(w.since, reorgBlocks)
 		if !all {
 			low = max(low, tip-min(tip, recentBlocks))
 		}

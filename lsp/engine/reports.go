@@ -123,6 +123,10 @@ func (e *Engine) findChanID(op ln.Outpoint, id string) {
 	}
 }
 
+// reorgBlocks is how much lower than the tip of its day a transaction may confirm:
+// in a block that took the place of an older one.
+const reorgBlocks = 100
+
 // lookAtChain reads the wallet's transactions once and tells each watched open
 // what became of its own: every coin we fund with is the wallet's, so that a
 // transaction that spends one is always among them.
@@ -132,8 +136,8 @@ func (e *Engine) lookAtChain(ctx context.Context) {
 	since := uint32(0)
 	for _, f := range e.watched {
 		watched = append(watched, f)
-		if since == 0 || f.SinceHeight < since {
-			since = f.SinceHeight
+		if low := f.SinceHeight - min(f.SinceHeight, reorgBlocks); since == 0 || low < since {
+			since = low
 		}
 	}
 	e.mu.Unlock()
