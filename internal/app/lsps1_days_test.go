@@ -219,8 +219,9 @@ func TestLSPS1HeldPaymentsGoBack(t *testing.T) {
 				m := b.outcome(b.pay(o.Payment.Bolt11.Invoice))
 				require.Equal(t, lnrpc.Payment_FAILED, m.Status)
 				b.w.Connect(b.gateway, b.wallet)
-				o = b.failed(o.OrderID)
-				require.Equal(t, ordering.Refunded, o.Payment.Bolt11.State)
+				o = b.until(o.OrderID, false, "refunded", func(o lsps1.Order) bool {
+					return o.State == ordering.WireFailed && o.Payment.Bolt11.State == ordering.Refunded
+				})
 				require.Nil(t, o.Channel)
 				require.Equal(t, "failed", b.over(o.OrderID).State)
 				require.Zero(t, b.gained(b.payer))

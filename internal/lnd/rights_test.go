@@ -219,7 +219,8 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 			called[m] = true
 		}
 		for _, r := range rights() {
-			if r.who == nobody {
+			// What only some gateways want is not in every macaroon.
+			if r.who == nobody || r.who == closing {
 				delete(called, r.Method)
 			}
 		}
