@@ -84,8 +84,11 @@ type Options struct {
 	Signer *vault.Signer
 	Epoch  vault.Epoch
 	Config Config
-	Now    func() time.Time
-	Log    *zap.Logger
+	// Binding is the gateway's node's signature of the signer's key
+	// (vault.BindingText); empty if there is none.
+	Binding string
+	Now     func() time.Time
+	Log     *zap.Logger
 }
 
 // Engine runs the vault. Its methods may be called once Run has begun.
@@ -141,6 +144,9 @@ func New(o Options) (*Engine, error) {
 
 // Key is the key of receipts.
 func (e *Engine) Key() vault.ServerKey { return e.o.Signer.Key() }
+
+// Binding is the node's signature of that key.
+func (e *Engine) Binding() string { return e.o.Binding }
 
 // Epoch is the present one.
 func (e *Engine) Epoch() vault.Epoch { return e.o.Epoch }

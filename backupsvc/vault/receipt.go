@@ -2,6 +2,7 @@ package vault
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -22,6 +23,12 @@ type Epoch [16]byte
 
 // Signature is a BIP 340 signature.
 type Signature [64]byte
+
+// BindingText is what a gateway's node signs, as lnd's SignMessage does, so that
+// what its receipt key signed is its own word, and it cannot take another key.
+func BindingText(key ServerKey) string {
+	return "sluice backup receipts, version 1\nreceipt-key: " + hex.EncodeToString(key[:])
+}
 
 // NonceSize is the size of a client's nonce.
 const NonceSize = 32

@@ -33,7 +33,9 @@ func vaultDaemon(t *testing.T, dir string, restored bool) (d *Daemon, stop func(
 		backups: backupsapi.New(), restored: Roles{Backups: restored},
 	}
 	require.NoError(t, d.openStore(t.Context()))
-	require.NoError(t, d.newBackups(t.Context()))
+	require.NoError(t, d.newBackups(t.Context(), func(_ context.Context, msg []byte) (string, error) {
+		return "signed: " + string(msg), nil
+	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	group, ctx := errgroup.WithContext(ctx)
 	cert, err := selfcert.Open(selfcert.Config{CertPath: d.path(fileCert), KeyPath: d.path(fileKey), Now: time.Now, Rand: rand.Reader})
