@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -317,4 +318,47 @@ func (a *Agent) Extras(ctx context.Context, s Survey) (map[string][]byte, error)
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// Export gives the backup as one file: lnd's own, or sealed. n is how many
+// channels are in it.
+func (a *Agent) Export(ctx context.Context, sealed bool) (file []byte, n int, err error) {
+	self, err := a.p.Channels.Info(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := a.p.Backups.ExportBackup(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !sealed {
+		return b.Multi, len(b.Channels), nil
+	}
+	h := seal.Header{Name: channelsName, MadeMs: a.p.Now().UnixMilli(), Node: self.PubKey.String(), Device: a.state.Device}
+	for _, op := range b.Channels {
+		h.Channels = append(h.Channels, op.String())
+	}
+	file, err = a.cfg.Secret.Seal(a.p.Random, h, b.Multi)
+	return file, len(b.Channels), err
+}
+
+// Import gives lnd a file of Export's, or its own.
+func (a *Agent) Import(ctx context.Context, file []byte, restorer Restorer) (Restored, error) {
+	multi := file
+	r := Restored{Provider: "a file", BegunMs: a.p.Now().UnixMilli()}
+	if _, sealed := seal.Sealed(file); sealed {
+		h, payload, err := a.cfg.Secret.Open(channelsName, file)
+		if err != nil {
+			return r, err
+		}
+		r.Ref, multi = refOf(h.Number, h.MadeMs, file), payload
+	}
+	inside, err := a.p.Backups.VerifyBackup(ctx, multi)
+	if err != nil {
+		return r, fmt.Errorf("lnd does not open it: %w", err)
+	}
+	for _, op := range inside {
+		r.Channels = append(r.Channels, op.String())
+	}
+	return r, a.give(ctx, &r, multi, restorer)
 }
