@@ -199,6 +199,8 @@ type fakePlace struct {
 	log    []vault.Entry
 	clock  int64
 	puts   int
+	// wrote hears of every value that was ever stored.
+	wrote func(id string, value []byte)
 	// before may refuse or delay a call; lose takes a put and refuses its answer.
 	before func(op, id string) error
 	lose   bool
@@ -299,6 +301,9 @@ func (p *fakePlace) Put(_ context.Context, id, known string, value []byte) (prov
 		return provider.Stored{}, err
 	}
 	p.puts++
+	if p.wrote != nil {
+		p.wrote(id, value)
+	}
 	c := plan.Changes[0]
 	p.acc, p.log, p.values[id] = plan.Account, append(p.log, c.Entry), bytes.Clone(value)
 	p.held[id] = vault.Held{Version: c.Entry.Version, Size: c.Entry.Size, Seq: c.Entry.Seq, Created: c.Created}
