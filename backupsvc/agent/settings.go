@@ -91,7 +91,7 @@ func (p ProviderConfig) Validate() error {
 }
 
 // Settings are what the owner asked for. They lie in a file of their own, which
-// `sluice-wallet backup` changes and a person may take to a new machine.
+// `sluice-wallet backup status` changes and a person may take to a new machine.
 type Settings struct {
 	// Require is at how many providers each version must be; 0 means all.
 	Require         int              `toml:"require"`
@@ -173,7 +173,7 @@ func SaveSettings(dir string, s Settings) error {
 	if err != nil {
 		return fmt.Errorf("backup settings: %w", err)
 	}
-	return WriteFile(filepath.Join(dir, SettingsFile), append([]byte("# Where this wallet's backups are; `sluice-wallet backup` changes it.\n\n"), content...))
+	return WriteFile(filepath.Join(dir, SettingsFile), append([]byte("# Where this wallet's backups are; `sluice-wallet backup status` changes it.\n\n"), content...))
 }
 
 // Add gives the settings with one more provider.

@@ -118,7 +118,7 @@ func (a *Agent) BackUpNow(ctx context.Context, abandon bool) error {
 		select {
 		case <-ctx.Done():
 			s := a.Status()
-			return errkind.Newf(errkind.Unavailable, "not backed up: %d of %d provider(s) that are wanted have it; `sluice-wallet backup` shows why", s.Good, s.Require)
+			return errkind.Newf(errkind.Unavailable, "not backed up: %d of %d provider(s) that are wanted have it; `sluice-wallet backup status` shows why", s.Good, s.Require)
 		case <-wake:
 		}
 	}
