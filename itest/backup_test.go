@@ -211,7 +211,7 @@ func (m *machine) accounted(ctx context.Context, net *devnet.Standard, held map[
 	require.Len(m.t, closed.Channels, len(held))
 	txs, err := m.node.LN.GetTransactions(ctx, &lnrpc.GetTransactionsRequest{})
 	require.NoError(m.t, err)
-	sweeps := map[string]bool{}
+	sweeps, matched := map[string]bool{}, map[string]bool{}
 	for _, c := range closed.Channels {
 		require.Equal(m.t, lnrpc.ChannelCloseSummary_REMOTE_FORCE_CLOSE, c.CloseType)
 		txid, err := chainhash.NewHashFromStr(c.ClosingTxHash)
@@ -228,12 +228,13 @@ func (m *machine) accounted(ctx context.Context, net *devnet.Standard, held map[
 				for i, out := range closing.TxOut {
 					if index == string(rune('0'+i)) {
 						require.Equal(m.t, held[c.ChannelPoint], out.Value, "channel %s", c.ChannelPoint)
+						matched[c.ChannelPoint] = true
 					}
 				}
 			}
 		}
 	}
-	require.NotEmpty(m.t, sweeps)
+	require.Len(m.t, matched, len(held), "each channel's output was found and swept")
 	for hash := range sweeps {
 		fees += m.fee(ctx, net, hash)
 	}

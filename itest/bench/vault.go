@@ -137,7 +137,7 @@ func (v *vaults) addArms(ctx context.Context, engine string, pg *devnet.Postgres
 			"limits.address.per_second": "100000", "limits.address.burst": "100000",
 			"limits.unauthenticated.per_second": "100000", "limits.unauthenticated.burst": "100000",
 			"backups.rate.per_second": "100000", "backups.rate.burst": "100000", "backups.new_per_hour": "1000",
-			"backups.new_per_address_per_hour": "1000", "backups.day_writes": "1000000000", "backups.day_bytes": "1TiB",
+			"backups.new_per_address_per_hour": "1000", "backups.day_writes": "1000000000", "backups.day_bytes": "1000GiB",
 		},
 	})
 	if err != nil {
