@@ -203,6 +203,7 @@ func TestGivingUpChannels(t *testing.T) {
 		settle(time.Minute)
 		require.NotEmpty(t, a.Status().HeldBack)
 		require.NoError(t, a.BackUpNow(t.Context(), true))
+		settle(time.Minute) // it waits for two of the three
 		h, _ := r.stored("a")
 		require.Empty(t, h.Channels)
 	})
