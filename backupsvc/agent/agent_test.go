@@ -371,3 +371,85 @@ func TestOldIsAnAlarm(t *testing.T) {
 		require.Contains(t, strings.Join(a.Status().Alarms, "\n"), "c: ")
 	})
 }
+
+// TestOneThatHangsDelaysNoOther: nor does it delay the next version.
+func TestOneThatHangsDelaysNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		r.places["a"].hang = 10 * time.Second
+		a, stop := r.start()
+		defer stop()
+		for n := range 3 {
+			r.lnd.openChannel(n)
+			settle(100 * time.Millisecond)
+			require.True(t, a.Status().BackedUp)
+		}
+		settle(10 * time.Minute)
+		require.Equal(t, 3, a.Status().Good)
+	})
+}
+
+func TestOneFileByHand(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 0, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1), outpoint(2)}
+		a := r.agent()
+		for _, sealed := range []bool{false, true} {
+			file, n, err := a.Export(t.Context(), sealed)
+			require.NoError(t, err)
+			require.Equal(t, 2, n)
+			require.Equal(t, !sealed, strings.HasPrefix(string(file), "multi "), "without the seal it is lnd's own")
+			m := r.newMachine()
+			got, err := m.agent().Import(t.Context(), file, m.lnd)
+			require.NoError(t, err)
+			require.Len(t, got.Channels, 2)
+			require.Len(t, m.lnd.pending, 2)
+		}
+		_, err := a.Import(t.Context(), []byte("garbage"), r.lnd)
+		require.Error(t, err)
+	})
+}
+
+// TestSettings: what is wrong is named, and a running agent takes up changes.
+func TestSettings(t *testing.T) {
+	good := agent.ProviderConfig{Name: "a", Kind: agent.KindDir, Address: "/a"}
+	for name, p := range map[string]agent.ProviderConfig{
+		"name":       {Name: "A b", Kind: agent.KindDir, Address: "/x"},
+		"kind":       {Name: "x", Kind: "tape", Address: "/x"},
+		"no key":     {Name: "x", Kind: agent.KindGateway, Address: "h:1"},
+		"no port":    {Name: "x", Kind: agent.KindGateway, Address: "h", NodeKey: nodeKey()},
+		"http":       {Name: "x", Kind: agent.KindVSS, Address: "http://h/vss"},
+		"no secret":  {Name: "x", Kind: agent.KindS3, Address: "https://h/b"},
+		"relative":   {Name: "x", Kind: agent.KindDir, Address: "x"},
+		"same name":  {Name: "a", Kind: agent.KindDir, Address: "/b"},
+		"same place": {Name: "b", Kind: agent.KindDir, Address: "/a"},
+	} {
+		s, err := agent.DefaultSettings().Add(good)
+		require.NoError(t, err)
+		_, err = s.Add(p)
+		require.Error(t, err, name)
+		require.NotEmpty(t, errkind.Sentence(err), name)
+	}
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 0, three())
+		c := r.places["c"]
+		delete(r.places, "c")
+		r.configure(0)
+		a, stop := r.start()
+		defer stop()
+		settle(time.Second)
+		require.Equal(t, 2, a.Status().Good)
+		r.places["c"] = c
+		r.configure(0)
+		settle(2 * time.Minute)
+		require.Equal(t, 3, a.Status().Good)
+		require.True(t, a.Status().BackedUp)
+		s, err := agent.LoadSettings(r.dir)
+		require.NoError(t, err)
+		s, err = s.Remove("a")
+		require.NoError(t, err)
+		require.NoError(t, agent.SaveSettings(r.dir, s))
+		settle(2 * time.Minute)
+		require.Len(t, a.Status().Providers, 2)
+	})
+}

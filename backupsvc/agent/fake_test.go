@@ -204,6 +204,8 @@ type fakePlace struct {
 	// before may refuse or delay a call; lose takes a put and refuses its answer.
 	before func(op, id string) error
 	lose   bool
+	// hang delays every call.
+	hang time.Duration
 	// serve may change what a get answers.
 	serve func(id string, o provider.Object) (provider.Object, error)
 }
@@ -265,6 +267,7 @@ func (p *fakePlace) now() time.Time {
 }
 
 func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {
+	time.Sleep(p.hang)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.before != nil {
@@ -284,6 +287,7 @@ func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {
 }
 
 func (p *fakePlace) Put(_ context.Context, id, known string, value []byte) (provider.Stored, error) {
+	time.Sleep(p.hang)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.before != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // knownHead is the newest that a provider signed: for this machine, or as the
@@ -164,6 +165,9 @@ func (a *Agent) writeEvidence(e recovery.Evidence) (string, error) {
 	return path, nil
 }
 
+// errNoAnswer says that a drill did not get to see anything.
+var errNoAnswer = errors.New("it did not answer")
+
 // drillWhenDue drills where the last one is long ago, or failed.
 func (a *Agent) drillWhenDue(ctx context.Context) {
 	a.mu.Lock()
@@ -211,7 +215,7 @@ func (a *Agent) drill(ctx context.Context, p ProviderConfig, open func() (provid
 	defer cancel()
 	place, err := open()
 	if err != nil {
-		return a.drilled(p, Stand{}, err)
+		return a.drilled(p, Stand{}, fmt.Errorf("%w: %w", errNoAnswer, err))
 	}
 	defer func() { _ = place.Close() }()
 	a.mu.Lock()
@@ -227,8 +231,11 @@ func (a *Agent) opens(ctx context.Context, place provider.Place, want Stand) err
 		return err
 	}
 	obj, err := place.Get(ctx, id)
-	if err != nil {
+	if errors.Is(err, errkind.NotFound) {
 		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	h, multi, err := a.cfg.Secret.Open(channelsName, obj.Value)
 	if err != nil {
@@ -246,10 +253,7 @@ func (a *Agent) opens(ctx context.Context, place provider.Place, want Stand) err
 func (a *Agent) drilled(p ProviderConfig, tried Stand, err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	if errors.Is(err, errkind.Unavailable) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, errNoAnswer) || errors.Is(err, ln.ErrUnavailable) || errors.Is(err, context.Canceled) {
 		// It proved nothing: what is not seen for long is an alarm by its age.
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}

@@ -45,7 +45,10 @@ func OpenVSS(base string, key *btcec.PrivateKey, token string, web *http.Client,
 	if u.Scheme != "https" {
 		return nil, errkind.Newf(errkind.Invalid, "%q is not https: whoever listens could write and delete in your name", base)
 	}
-	return &VSS{base: strings.TrimSuffix(base, "/"), key: key, token: strings.TrimSpace(token), web: web, now: now}, nil
+	// What proves us is for this server, and not for where it points.
+	own := *web
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &VSS{base: strings.TrimSuffix(base, "/"), key: key, token: strings.TrimSpace(token), web: &own, now: now}, nil
 }
 
 // Close implements Place.
