@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -273,9 +274,10 @@ func TestALostAnswer(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 0, three())
-		full := true
+		var full atomic.Bool
+		full.Store(true)
 		r.write = func(path string, content []byte) error {
-			if full {
+			if full.Load() {
 				return errors.New("no space left on device")
 			}
 			return agent.WriteFile(path, content)
@@ -286,7 +288,7 @@ func TestDiskFull(t *testing.T) {
 		s := a.Status()
 		require.True(t, s.BackedUp, "what matters is stored all the same: %+v", s)
 		require.Contains(t, strings.Join(s.Alarms, "\n"), "this machine's disk")
-		full = false
+		full.Store(false)
 		r.lnd.openChannel(1)
 		settle(time.Second)
 		require.Empty(t, a.Status().Alarms)
@@ -301,7 +303,7 @@ func TestClocks(t *testing.T) {
 		a, stop := r.start()
 		defer stop()
 		for n, skew := range []time.Duration{24 * time.Hour, -24 * time.Hour, 0} {
-			r.skew = skew
+			r.skew.Store(int64(skew))
 			r.lnd.openChannel(n)
 			settle(time.Minute)
 			require.True(t, a.Status().BackedUp, "%s: %+v", skew, a.Status())
@@ -314,14 +316,15 @@ func TestClocks(t *testing.T) {
 func TestOtherThings(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 2, three())
-		content := []byte("one")
+		var content atomic.Value
+		content.Store([]byte("one"))
 		r.extras = map[string]func() ([]byte, error){
-			"lsps":    func() ([]byte, error) { return content, nil },
+			"lsps":    func() ([]byte, error) { return content.Load().([]byte), nil },
 			"missing": func() ([]byte, error) { return nil, nil },
 		}
 		a, stop := r.start()
 		settle(time.Second)
-		content = []byte("two")
+		content.Store([]byte("two"))
 		settle(time.Minute)
 		require.Equal(t, []string{"lsps"}, a.Status().Names)
 		stop()
@@ -432,24 +435,23 @@ func TestSettings(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 0, three())
-		c := r.places["c"]
-		delete(r.places, "c")
-		r.configure(0)
+		all, err := agent.LoadSettings(r.dir)
+		require.NoError(t, err)
+		two, err := all.Remove("c")
+		require.NoError(t, err)
+		require.NoError(t, agent.SaveSettings(r.dir, two))
 		a, stop := r.start()
 		defer stop()
 		settle(time.Second)
 		require.Equal(t, 2, a.Status().Good)
-		r.places["c"] = c
-		r.configure(0)
+		require.NoError(t, agent.SaveSettings(r.dir, all))
 		settle(2 * time.Minute)
 		require.Equal(t, 3, a.Status().Good)
 		require.True(t, a.Status().BackedUp)
-		s, err := agent.LoadSettings(r.dir)
+		one, err := two.Remove("a")
 		require.NoError(t, err)
-		s, err = s.Remove("a")
-		require.NoError(t, err)
-		require.NoError(t, agent.SaveSettings(r.dir, s))
+		require.NoError(t, agent.SaveSettings(r.dir, one))
 		settle(2 * time.Minute)
-		require.Len(t, a.Status().Providers, 2)
+		require.Len(t, a.Status().Providers, 1)
 	})
 }

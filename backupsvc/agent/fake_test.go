@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -359,7 +360,7 @@ type rig struct {
 	secret seal.Secret
 	extras map[string]func() ([]byte, error)
 	write  func(string, []byte) error
-	skew   time.Duration
+	skew   atomic.Int64
 }
 
 // newRig makes a wallet with providers, each version wanted at require of them.
@@ -396,7 +397,7 @@ func (r *rig) agent() *agent.Agent {
 	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, time.Minute
 	a, err := agent.New(cfg, agent.Ports{
 		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, WriteFile: r.write, Log: zap.NewNop(),
-		Now: func() time.Time { return time.Now().Add(r.skew) },
+		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
 		Open: func(p agent.ProviderConfig, _ ln.NodeInfo) (provider.Place, error) {
 			place := r.places[p.Name]
 			if place.signer != nil {
