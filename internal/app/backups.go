@@ -99,12 +99,14 @@ func (c BackupsConfig) Validate() error {
 	return nil
 }
 
-// signMessage has the gateway's node sign a text.
-type signMessage func(ctx context.Context, msg []byte) (string, error)
+// nodeSigner has the gateway's node sign a text, as lnd's SignMessage does.
+type nodeSigner interface {
+	SignMessage(ctx context.Context, msg []byte) (string, error)
+}
 
 // newBackups makes the vault ready to run. It needs no lease: every write is
 // decided in its own transaction, so that all replicas may serve.
-func (d *Daemon) newBackups(ctx context.Context, sign signMessage) error {
+func (d *Daemon) newBackups(ctx context.Context, sign nodeSigner) error {
 	secret, err := d.receiptKey(ctx)
 	if err != nil {
 		return err
@@ -143,8 +145,8 @@ func (d *Daemon) newBackups(ctx context.Context, sign signMessage) error {
 
 // bindReceipts has lnd sign the key of receipts, so that what it signs is the
 // node's own word. Without it wallets keep the key at first sight.
-func (d *Daemon) bindReceipts(ctx context.Context, key vault.ServerKey, sign signMessage) string {
-	binding, err := sign(ctx, []byte(vault.BindingText(key)))
+func (d *Daemon) bindReceipts(ctx context.Context, key vault.ServerKey, sign nodeSigner) string {
+	binding, err := sign.SignMessage(ctx, []byte(vault.BindingText(key)))
 	if err != nil {
 		d.log.Warn("lnd did not sign the key of backup receipts: wallets cannot see that it is this node's; bake the macaroon anew (`sluiced macaroon`)", zap.Error(err))
 	}

@@ -54,7 +54,7 @@ func rights() []Right {
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},
 		{lightning + "PendingChannels", "channels that are opening or closing", both},
-		{lightning + "ClosedChannels", "channels that are gone", gateway},
+		{lightning + "ClosedChannels", "channels that are gone", both},
 		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books", gateway},
 		{"/chainrpc.ChainKit/GetBlock", "to read it: what a close cost", gateway},
 		{lightning + "SubscribeChannelEvents", "the moment a channel is active", gateway},
