@@ -6,11 +6,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -43,6 +47,8 @@ type keeper struct {
 	vss string
 	web *http.Client
 	key *btcec.PrivateKey
+	// tokens is the key that an issuer signs tokens with.
+	tokens *rsa.PrivateKey
 }
 
 // TestVault drives a real sluiced on both databases: a wallet's node logs in and
@@ -55,6 +61,7 @@ func TestVault(t *testing.T) {
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
 	t.Run("sqlite", func(t *testing.T) {
 		k := newKeeper(ctx, t, net, "vault-sqlite", "")
+		k.clauses(ctx)
 		k.serves(ctx)
 		k.survivesKill(ctx)
 		k.admitsRestore(ctx)
@@ -63,6 +70,7 @@ func TestVault(t *testing.T) {
 		dsn, err := startPostgres(ctx, t, net).CreateDatabase(ctx, "vault")
 		require.NoError(t, err)
 		k := newKeeper(ctx, t, net, "vault-postgres", dsn)
+		k.clauses(ctx)
 		k.serves(ctx)
 		k.survivesKill(ctx)
 	})
@@ -74,9 +82,15 @@ func newKeeper(ctx context.Context, t *testing.T, net *devnet.Standard, name, ds
 	var err error
 	k.vss, err = net.Port()
 	require.NoError(t, err)
+	k.tokens, err = rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	public, err := x509.MarshalPKIXPublicKey(k.tokens.Public())
+	require.NoError(t, err)
+	tokenFile := filepath.Join(t.TempDir(), "token.pem")
+	require.NoError(t, os.WriteFile(tokenFile, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o600))
 	k.s, err = net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), devnet.SluicedConfig{
 		Name: name, DSN: dsn, Services: []string{"backups"},
-		Settings: map[string]string{"backups.vss.listen": k.vss, "backups.rate.per_second": "10000", "backups.rate.burst": "10000", "limits.wallet.per_second": "10000", "limits.wallet.burst": "10000"},
+		Settings: map[string]string{"backups.vss.listen": k.vss, "backups.vss.token_key_file": tokenFile, "limits.address.per_second": "10000", "limits.address.burst": "10000", "backups.rate.per_second": "10000", "backups.rate.burst": "10000", "limits.wallet.per_second": "10000", "limits.wallet.burst": "10000"},
 	})
 	require.NoError(t, err)
 	tlsConfig, err := selfcert.ClientTLS(k.s.TLSCert)

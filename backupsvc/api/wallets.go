@@ -37,6 +37,7 @@ func (w *wallets) GetServer(ctx context.Context, _ *backupsv1.GetServerRequest) 
 	key, epoch := e.Key(), e.Epoch()
 	return &backupsv1.GetServerResponse{
 		ServerKey: key[:], Epoch: epoch[:], Identity: string(id), Quota: quotaToWire(e.Config().Quota.With(acc.Own)), Usage: usageToWire(acc.Usage),
+		Binding: e.Binding(),
 	}, nil
 }
 

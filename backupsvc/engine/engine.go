@@ -84,8 +84,11 @@ type Options struct {
 	Signer *vault.Signer
 	Epoch  vault.Epoch
 	Config Config
-	Now    func() time.Time
-	Log    *zap.Logger
+	// Binding is the gateway's node's signature of the signer's key
+	// (vault.BindingText); empty if there is none.
+	Binding string
+	Now     func() time.Time
+	Log     *zap.Logger
 }
 
 // Engine runs the vault. Its methods may be called once Run has begun.
@@ -96,7 +99,7 @@ type Engine struct {
 	newcomer *rate.Limiter
 	newFrom  *auth.Limiters
 	totals   atomic.Pointer[backups.Totals]
-	shards   []chan *job
+	queue    chan *job
 	stopped  chan struct{}
 	metrics  *Metrics
 }
@@ -106,13 +109,9 @@ const (
 	// batchJobs and batchBytes bound what one commit carries.
 	batchJobs  = 64
 	batchBytes = 8 << 20
-	// queued bounds the writes that wait for a shard: beyond it the service is
+	// queued bounds the writes that wait: beyond it the service is
 	// busy, and says so at once instead of after a client's patience.
 	queued = 1024
-	// postgresShards is how many commits are under way at once there; SQLite has
-	// one writer. An identity's writes always share a shard, so that they don't
-	// conflict with each other.
-	postgresShards = 4
 	// applyTimeout bounds one commit with its retries.
 	applyTimeout = 30 * time.Second
 )
@@ -126,21 +125,17 @@ func New(o Options) (*Engine, error) {
 		o: o, store: backups.New(o.DB, o.Signer.Key()), rates: auth.NewLimiters(o.Config.Rate, o.Config.Tracked),
 		newcomer: rate.NewLimiter(rate.Limit(float64(o.Config.NewPerHour)/time.Hour.Seconds()), o.Config.NewPerHour),
 		newFrom:  auth.NewLimiters(auth.Rate{PerSecond: float64(o.Config.NewPerAddress) / time.Hour.Seconds(), Burst: o.Config.NewPerAddress}, o.Config.Tracked),
-		metrics:  newMetrics(), stopped: make(chan struct{}),
+		metrics:  newMetrics(), stopped: make(chan struct{}), queue: make(chan *job, queued),
 	}
 	e.totals.Store(&backups.Totals{})
-	n := 1
-	if o.DB.Engine() == store.Postgres {
-		n = postgresShards
-	}
-	for range n {
-		e.shards = append(e.shards, make(chan *job, queued))
-	}
 	return e, nil
 }
 
 // Key is the key of receipts.
 func (e *Engine) Key() vault.ServerKey { return e.o.Signer.Key() }
+
+// Binding is the node's signature of that key.
+func (e *Engine) Binding() string { return e.o.Binding }
 
 // Epoch is the present one.
 func (e *Engine) Epoch() vault.Epoch { return e.o.Epoch }
@@ -151,9 +146,10 @@ func (e *Engine) Config() Config { return e.o.Config }
 // Run works until ctx ends. It is called once.
 func (e *Engine) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, shard := range e.shards {
-		group.Go(func() error { e.work(ctx, shard); return nil })
-	}
+	// One commit at a time, on PostgreSQL too: serializable transactions on the
+	// same few tables conflict, and one that carries many writes is faster than
+	// several that try again.
+	group.Go(func() error { e.work(ctx, e.queue); return nil })
 	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
 	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
 	defer close(e.stopped)

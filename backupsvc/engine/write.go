@@ -43,7 +43,7 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 		j.size += len(item.Value)
 	}
 	select {
-	case e.shards[int(id.Owner()[1])%len(e.shards)] <- j:
+	case e.queue <- j:
 	default:
 		return vault.Receipt{}, errBusy()
 	}
@@ -72,7 +72,7 @@ func errBusy() error {
 	return errkind.New(errkind.Unavailable, "The store is busy; nothing was changed: try again in a moment.")
 }
 
-// work commits a shard's jobs until ctx ends.
+// work commits jobs until ctx ends.
 func (e *Engine) work(ctx context.Context, queue <-chan *job) {
 	var carried *job
 	for {

@@ -23,8 +23,8 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
-// signingSalt opens what VSS clients sign: 64 bytes.
-const signingSalt = "VSS Signature Authorizer Signing Salt Constant.................."
+// SigningSalt opens what VSS clients sign: 64 bytes.
+const SigningSalt = "VSS Signature Authorizer Signing Salt Constant.................."
 
 const (
 	pubKeyHex = 2 * 33
@@ -112,7 +112,7 @@ func (v Verifier) signature(text string) (vault.Identity, error) {
 		return "", errors.New("signature: out of range")
 	}
 	digest := sha256.New()
-	digest.Write([]byte(signingSalt))
+	digest.Write([]byte(SigningSalt))
 	digest.Write(rawKey)
 	digest.Write([]byte(clock))
 	if !ecdsa.NewSignature(&r, &s).Verify(digest.Sum(nil), key) {

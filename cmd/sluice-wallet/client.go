@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/sluice-lsp/sluice/backupsvc/agent/backupagentv1"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
@@ -26,8 +27,19 @@ func (g *Globals) socket() string {
 	return filepath.Join(g.DataDir, agent.SocketFile)
 }
 
-// wallet calls the daemon and gives its errors their kind and words back.
+// daemon is what the daemon serves.
+type daemon struct {
+	wallet  agentv1.WalletClient
+	backups backupagentv1.WalletBackupsClient
+}
+
+// wallet calls the daemon.
 func (g *Globals) wallet(ctx context.Context, call func(context.Context, agentv1.WalletClient) error) error {
+	return g.control(ctx, func(ctx context.Context, d *daemon) error { return call(ctx, d.wallet) })
+}
+
+// control calls the daemon and gives its errors their kind and words back.
+func (g *Globals) control(ctx context.Context, call func(context.Context, *daemon) error) error {
 	if _, err := os.Stat(g.socket()); errors.Is(err, os.ErrNotExist) {
 		return errkind.Newf(errkind.Unavailable, "the daemon is not running (no socket %s): start it with `sluice-wallet run`, or name its --data-dir", g.socket())
 	}
@@ -37,7 +49,7 @@ func (g *Globals) wallet(ctx context.Context, call func(context.Context, agentv1
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	err = rpcserver.FromStatus(call(ctx, agentv1.NewWalletClient(conn)))
+	err = rpcserver.FromStatus(call(ctx, &daemon{wallet: agentv1.NewWalletClient(conn), backups: backupagentv1.NewWalletBackupsClient(conn)}))
 	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
 		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+g.socket()+": start it with `sluice-wallet run`")
 	}

@@ -48,6 +48,7 @@ type CLI struct {
 	Offers     offersCmd     `cmd:"" help:"Compare what each LSP would charge for an amount."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`
+	Backup     backupCmd     `cmd:"" help:"Keep the channels' backup at several providers, encrypted, and bring it back."`
 	Macaroon   macaroonCmd   `cmd:"" help:"Print how to bake a macaroon of least rights for the daemon."`
 	Config     configCmd     `cmd:"" help:"Print a sample configuration file with every setting."`
 	Completion completionCmd `cmd:"" help:"Print the script that completes this command in a shell."`

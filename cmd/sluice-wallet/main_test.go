@@ -33,6 +33,15 @@ func TestExitCodesAndWords(t *testing.T) {
 		{[]string{"lsps", "add", "a", "key", "--grpc", "h:1"}, exitUsage, "want NODEKEY@HOST:PORT"},
 		{[]string{"run", "--set", "lnd.adress=x"}, exitFailed, "did you mean \"lnd.address\""},
 		{[]string{"run"}, exitFailed, "TLS certificate"},
+		{[]string{"backup", "add", "x"}, exitUsage, "say where it is"},
+		{[]string{"backup", "add", "x", "--dir", "/a", "--vss", "https://h/vss"}, exitUsage, "can't be used together"},
+		{[]string{"backup", "add", "x", "--gateway", "key"}, exitUsage, "want NODEKEY@HOST:PORT"},
+		{[]string{"backup", "add", "x", "--vss", "http://h/vss"}, exitUsage, "https://"},
+		{[]string{"backup", "remove", "x"}, exitFailed, "there is no provider named x"},
+		{[]string{"backup", "require", "2"}, exitUsage, "add more first"},
+		{[]string{"backup", "progress"}, exitFailed, "nothing was restored here"},
+		{[]string{"backup", "key"}, exitUsage, "--admin-macaroon"},
+		{[]string{"backup"}, exitFailed, "start it with `sluice-wallet run`"},
 		{[]string{"frobnicate"}, exitUsage, "--help"},
 	} {
 		_, errOut, code := call(t, c.args...)
@@ -54,6 +63,28 @@ func TestMacaroon(t *testing.T) {
 	}
 	out, _, _ = call(t, "macaroon", "--pay")
 	require.Contains(t, out, "SendPaymentV2")
+}
+
+// TestBackupSetUp: providers are set without daemon and lnd, in a file that a
+// person can take along.
+func TestBackupSetUp(t *testing.T) {
+	dir, stick := t.TempDir(), filepath.Join(t.TempDir(), "stick")
+	set := func(args ...string) string {
+		out, errOut, code := call(t, append([]string{"--data-dir", dir, "backup"}, args...)...)
+		require.Zero(t, code, errOut)
+		return out
+	}
+	set("add", "stick", "--dir", stick)
+	set("add", "other", "--vss", "https://h.example.com/vss")
+	require.Contains(t, set("require", "1"), "2 provider(s); each version is wanted at 1")
+	require.FileExists(t, filepath.Join(stick, ".sluice-backup"))
+	set("remove", "other")
+	_, errOut, code := call(t, "--data-dir", dir, "backup", "add", "again", "--dir", stick)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errOut, "no second copy")
+	_, errOut, code = call(t, "backup", "verify", filepath.Join(dir, "backups.toml"))
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errOut, "no evidence file")
 }
 
 func TestSampleLoads(t *testing.T) {

@@ -49,13 +49,18 @@ func defaultSettings(home, dataDir string) settings {
 	return s
 }
 
-type runCmd struct {
+// nodeFlags say where lnd is and how to call it.
+type nodeFlags struct {
 	config.Flags
 	LND struct {
 		Address  string `placeholder:"HOST:PORT" help:"lnd's gRPC listener (setting lnd.address)."`
 		TLS      string `name:"tls" type:"path" placeholder:"FILE" help:"lnd's TLS certificate (setting lnd.tls)."`
 		Macaroon string `type:"path" placeholder:"FILE" help:"Macaroon for lnd (setting lnd.macaroon)."`
 	} `embed:"" prefix:"lnd."`
+}
+
+type runCmd struct {
+	nodeFlags
 	Lsp []string `sep:"none" placeholder:"LSP" help:"Add or update an LSP at start, as NAME,NODEKEY@HOST:PORT,grpc=HOST:PORT[,cert=FILE][,zero-conf=no]. May be given several times."`
 }
 
@@ -75,7 +80,7 @@ func ourEnv(env []string) []string {
 	return out
 }
 
-func (c *runCmd) load(w *world, dataDir string) (settings, error) {
+func (c *nodeFlags) load(w *world, dataDir string) (settings, error) {
 	s := defaultSettings(w.home, dataDir)
 	source := config.Source{Path: c.Config, Env: ourEnv(w.env), Flags: map[string]string{}}
 	if source.Path == "" {
@@ -141,6 +146,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 			return err
 		}
 	}
+	backups, err := newBackups(g.DataDir, client, log)
+	if err != nil {
+		return err
+	}
 	listener, err := agent.ListenControl(ctx, g.socket())
 	if err != nil {
 		return err
@@ -148,7 +157,12 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	log.Info("waiting for lnd", zap.String("address", s.LND.Address))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return a.ServeControl(ctx, listener) })
+	if backups == nil {
+		group.Go(func() error { return a.ServeControl(ctx, listener) })
+	} else {
+		group.Go(func() error { return a.ServeControl(ctx, listener, backups.RegisterControl) })
+		group.Go(func() error { return backups.Run(ctx) })
+	}
 	group.Go(func() error {
 		select {
 		case <-a.Ready():

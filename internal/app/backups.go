@@ -99,9 +99,14 @@ func (c BackupsConfig) Validate() error {
 	return nil
 }
 
+// nodeSigner has the gateway's node sign a text, as lnd's SignMessage does.
+type nodeSigner interface {
+	SignMessage(ctx context.Context, msg []byte) (string, error)
+}
+
 // newBackups makes the vault ready to run. It needs no lease: every write is
 // decided in its own transaction, so that all replicas may serve.
-func (d *Daemon) newBackups(ctx context.Context) error {
+func (d *Daemon) newBackups(ctx context.Context, sign nodeSigner) error {
 	secret, err := d.receiptKey(ctx)
 	if err != nil {
 		return err
@@ -127,7 +132,7 @@ func (d *Daemon) newBackups(ctx context.Context) error {
 		d.log.Error("the vault's log went back with the database: every receipt from now on says so, and wallets store again what they miss", zap.String("epoch", hex.EncodeToString(epoch[:])))
 	}
 	d.vault, err = backupsengine.New(backupsengine.Options{
-		DB: d.db, Signer: signer, Epoch: epoch, Config: d.cfg.Backups.engine(), Now: d.now, Log: d.log.Named(backupsapi.Name),
+		DB: d.db, Signer: signer, Epoch: epoch, Config: d.cfg.Backups.engine(), Binding: d.bindReceipts(ctx, signer.Key(), sign), Now: d.now, Log: d.log.Named(backupsapi.Name),
 	})
 	if err != nil {
 		return err
@@ -136,6 +141,16 @@ func (d *Daemon) newBackups(ctx context.Context) error {
 		return fmt.Errorf("the vault's metrics: %w", err)
 	}
 	return nil
+}
+
+// bindReceipts has lnd sign the key of receipts, so that what it signs is the
+// node's own word. Without it wallets keep the key at first sight.
+func (d *Daemon) bindReceipts(ctx context.Context, key vault.ServerKey, sign nodeSigner) string {
+	binding, err := sign.SignMessage(ctx, []byte(vault.BindingText(key)))
+	if err != nil {
+		d.log.Warn("lnd did not sign the key of backup receipts: wallets cannot see that it is this node's; bake the macaroon anew (`sluiced macaroon`)", zap.Error(err))
+	}
+	return binding
 }
 
 // runBackups serves the vault until ctx ends.

@@ -22,6 +22,13 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 )
 
+// fakeSigner signs what nobody verifies.
+type fakeSigner struct{}
+
+func (fakeSigner) SignMessage(_ context.Context, msg []byte) (string, error) {
+	return "signed: " + string(msg), nil
+}
+
 // vaultDaemon runs the vault of a sluiced without lnd, until stop.
 func vaultDaemon(t *testing.T, dir string, restored bool) (d *Daemon, stop func()) {
 	t.Helper()
@@ -33,7 +40,7 @@ func vaultDaemon(t *testing.T, dir string, restored bool) (d *Daemon, stop func(
 		backups: backupsapi.New(), restored: Roles{Backups: restored},
 	}
 	require.NoError(t, d.openStore(t.Context()))
-	require.NoError(t, d.newBackups(t.Context()))
+	require.NoError(t, d.newBackups(t.Context(), fakeSigner{}))
 	ctx, cancel := context.WithCancel(context.Background())
 	group, ctx := errgroup.WithContext(ctx)
 	cert, err := selfcert.Open(selfcert.Config{CertPath: d.path(fileCert), KeyPath: d.path(fileKey), Now: time.Now, Rand: rand.Reader})

@@ -161,7 +161,7 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		}
 	}
 	if d.roles.Backups {
-		if err := d.newBackups(ctx); err != nil {
+		if err := d.newBackups(ctx, d.lnd); err != nil {
 			return err
 		}
 	}

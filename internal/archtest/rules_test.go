@@ -28,7 +28,7 @@ func services() []string {
 // domain packages are pure: they decide, others act.
 func domain() []string {
 	return []string{
-		"interceptor", "lsp", "lsp/books", "lsp/funding", "lsp/jit", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "backupsvc/vault",
+		"interceptor", "lsp", "lsp/books", "lsp/funding", "lsp/jit", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "backupsvc/vault", "backupsvc/recovery",
 	}
 }
 

@@ -35,9 +35,15 @@ type NodeConfig struct {
 	// person's node does, instead of the faster --noseedbackup.
 	Seeded bool
 
+	// Seed are the words of a lost node: this one is made anew from them, with
+	// nothing else of it.
+	Seed []string
+
 	// DebugLevel is lnd's --debuglevel (default "info").
 	DebugLevel string
 }
+
+func (c NodeConfig) seeded() bool { return c.Seeded || len(c.Seed) > 0 }
 
 // Node is an unpatched lnd with a client for each of its RPC services. The
 // clients stay valid over restarts.
@@ -66,6 +72,7 @@ type Node struct {
 	proc     *Proc
 	macaroon atomic.Pointer[string]
 	seed     []string
+	restore  []string
 	seeded   bool
 	password string
 }
@@ -107,7 +114,7 @@ func (n *Net) defaultArgs(node *Node, config NodeConfig) []string {
 		"--healthcheck.diskspace.attempts=0",
 		"--debuglevel=" + config.DebugLevel,
 	}
-	if config.Seeded {
+	if config.seeded() {
 		args = append(args,
 			"--wallet-unlock-password-file="+filepath.Join(node.Dir, "password"),
 			"--wallet-unlock-allow-create")
@@ -142,7 +149,7 @@ func (n *Net) startNode(ctx context.Context, name string, config NodeConfig) (*N
 		config.DebugLevel = "info"
 	}
 	node := &Node{
-		Name: name, Dir: filepath.Join(n.dir, name), seeded: config.Seeded, password: "devnet-" + name,
+		Name: name, Dir: filepath.Join(n.dir, name), seeded: config.seeded(), restore: config.Seed, password: "devnet-" + name,
 	}
 	node.TLSCertPath = filepath.Join(node.Dir, "tls.cert")
 	node.MacaroonDir = filepath.Join(node.Dir, "data", "chain", "bitcoin", "regtest")
@@ -286,19 +293,27 @@ func (n *Node) followState(ctx context.Context) error {
 	}
 }
 
+// recoveryWindow is how many unused addresses in a row end the search for coins.
+const recoveryWindow = 100
+
 func (n *Node) createWallet(ctx context.Context) error {
 	unlocker := lnrpc.NewWalletUnlockerClient(n.Conn)
-	seed, err := unlocker.GenSeed(ctx, &lnrpc.GenSeedRequest{}, grpc.WaitForReady(true))
-	if err != nil {
-		return fmt.Errorf("%s: make a seed: %w", n.Name, err)
+	words := n.restore
+	if len(words) == 0 {
+		seed, err := unlocker.GenSeed(ctx, &lnrpc.GenSeedRequest{}, grpc.WaitForReady(true))
+		if err != nil {
+			return fmt.Errorf("%s: make a seed: %w", n.Name, err)
+		}
+		words = seed.CipherSeedMnemonic
 	}
-	_, err = unlocker.InitWallet(ctx, &lnrpc.InitWalletRequest{
-		WalletPassword: []byte(n.password), CipherSeedMnemonic: seed.CipherSeedMnemonic,
-	})
-	if err != nil {
+	req := &lnrpc.InitWalletRequest{WalletPassword: []byte(n.password), CipherSeedMnemonic: words}
+	if len(n.restore) > 0 {
+		req.RecoveryWindow = recoveryWindow
+	}
+	if _, err := unlocker.InitWallet(ctx, req, grpc.WaitForReady(true)); err != nil {
 		return fmt.Errorf("%s: create the wallet: %w", n.Name, err)
 	}
-	n.seed = seed.CipherSeedMnemonic
+	n.seed = words
 	return nil
 }
 

@@ -21,8 +21,8 @@ const (
 	// closing is what a gateway's macaroon has only if its operator wants it: lnd
 	// cannot tell a cooperative close from a forced one.
 	closing party = 1 << 2
-	// nobody marks what only tests and the devnet call: no macaroon of ours
-	// carries it, so a stolen one cannot do it either.
+	// nobody marks what only tests, the devnet and people with admin.macaroon
+	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
 )
 
@@ -46,17 +46,18 @@ func rights() []Right {
 		router    = "/routerrpc.Router/"
 		invoices  = "/invoicesrpc.Invoices/"
 		walletKit = "/walletrpc.WalletKit/"
+		signer    = "/signrpc.Signer/"
 	)
 	return []Right{
 		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
 		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway},
 		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway},
-		{lightning + "SignMessage", "to sign with the node's key: a wallet's login, a gateway's refund promises", both},
+		{lightning + "SignMessage", "to sign with the node's key: a wallet's login, a gateway's refund promises and the key of its backup receipts", both},
 		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", gateway},
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},
 		{lightning + "PendingChannels", "channels that are opening or closing", both},
-		{lightning + "ClosedChannels", "channels that are gone", gateway},
+		{lightning + "ClosedChannels", "channels that are gone", both},
 		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books", gateway},
 		{"/chainrpc.ChainKit/GetBlock", "to read it: what a close cost", gateway},
 		{lightning + "SubscribeChannelEvents", "the moment a channel is active", gateway},
@@ -93,6 +94,14 @@ func rights() []Right {
 		{invoices + "SettleInvoice", "to take a held payment", gateway},
 		{invoices + "CancelInvoice", "to give a held payment back", both},
 		{lightning + "AddInvoice", "to ask for a payment", wallet},
+
+		{lightning + "SubscribeChannelBackups", "to back up the channels at every change", wallet},
+		{lightning + "ExportAllChannelBackups", "to back them up at the start", wallet},
+		{lightning + "VerifyChanBackup", "to prove that a stored backup opens", wallet},
+		// Whoever may call it can also act as the node towards peers, so that the
+		// daemon's macaroon has no such right.
+		{signer + "DeriveSharedKey", "the backup's key, made once with admin.macaroon", nobody},
+		{lightning + "RestoreChannelBackups", "a restore, with admin.macaroon", nobody},
 
 		{walletKit + "ListUnspent", "coins for channels", gateway},
 		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway},

@@ -212,7 +212,7 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 			[]string{"lsp/engine", "lsp/links", "lsp/peerrpc", "interceptor/engine", "interceptor/acceptor", "internal/app", "internal/doctor", "cmd/sluiced"},
 			[]string{hold},
 		},
-		{WalletRightsTable(), []string{"lsp/agent", "cmd/sluice-wallet"}, nil},
+		{WalletRightsTable(), []string{"lsp/agent", "backupsvc/agent", "cmd/sluice-wallet"}, nil},
 	} {
 		called := calledFrom(t, calls, c.dirs...)
 		for _, m := range c.plus {

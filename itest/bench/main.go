@@ -4,6 +4,7 @@
 //	make bench NAME=jit       a payment that opens its own channel, beside a bare program
 //	make bench NAME=forward   ordinary forwards, beside a gateway without interceptor
 //	make bench NAME=memory    what sluiced needs, and how soon it is ready
+//	make bench NAME=vault     puts of backups on both databases, beside bare inserts
 //
 // It promises that whatever is compared runs in one process run, arm by arm
 // interleaved, so that a busy machine slows both; ratios are what counts, and
@@ -60,14 +61,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.stored, "stored", 10_000, "memory: payments in the database")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|memory")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|memory|vault")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "memory": runMemory,
+		"jit": runJit, "forward": runForward, "memory": runMemory, "vault": runVault,
 	}
 	do, known := benches[flags.Arg(0)]
 	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 {

@@ -58,8 +58,9 @@ func ListenControl(ctx context.Context, path string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServeControl serves the command line until the context ends.
-func (a *Agent) ServeControl(ctx context.Context, l net.Listener) error {
+// ServeControl serves the command line until the context ends. others register
+// what else the daemon does.
+func (a *Agent) ServeControl(ctx context.Context, l net.Listener, others ...func(grpc.ServiceRegistrar)) error {
 	s := grpc.NewServer(
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 			resp, err := handle(ctx, req)
@@ -71,6 +72,9 @@ func (a *Agent) ServeControl(ctx context.Context, l net.Listener) error {
 		grpc.MaxConcurrentStreams(64),
 	)
 	agentv1.RegisterWalletServer(s, &control{agent: a})
+	for _, register := range others {
+		register(s)
+	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

@@ -584,7 +584,10 @@ type GetServerResponse struct {
 	// The caller's limits.
 	Quota *Quota `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
 	// The caller's usage.
-	Usage         *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The gateway's node's signature of the server key, as lnd's SignMessage makes
+	// it; empty if lnd gave none.
+	Binding       string `protobuf:"bytes,6,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -652,6 +655,13 @@ func (x *GetServerResponse) GetUsage() *Usage {
 		return x.Usage
 	}
 	return nil
+}
+
+func (x *GetServerResponse) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
 }
 
 // Item is one key of a write.
@@ -2559,14 +2569,15 @@ const file_backupsvc_api_backupsv1_backups_proto_rawDesc = "" +
 	"day_writes\x18\x03 \x01(\x03R\tdayWrites\x12\x1b\n" +
 	"\tday_bytes\x18\x04 \x01(\x03R\bdayBytes\x12#\n" +
 	"\rhistory_bytes\x18\x05 \x01(\x03R\fhistoryBytes\"\x12\n" +
-	"\x10GetServerRequest\"\xc4\x01\n" +
+	"\x10GetServerRequest\"\xde\x01\n" +
 	"\x11GetServerResponse\x12\x1d\n" +
 	"\n" +
 	"server_key\x18\x01 \x01(\fR\tserverKey\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\fR\x05epoch\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12.\n" +
 	"\x05quota\x18\x04 \x01(\v2\x18.sluice.backups.v1.QuotaR\x05quota\x12.\n" +
-	"\x05usage\x18\x05 \x01(\v2\x18.sluice.backups.v1.UsageR\x05usage\"H\n" +
+	"\x05usage\x18\x05 \x01(\v2\x18.sluice.backups.v1.UsageR\x05usage\x12\x18\n" +
+	"\abinding\x18\x06 \x01(\tR\abinding\"H\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x14\n" +

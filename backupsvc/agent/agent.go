@@ -1,0 +1,422 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// The names of what is always backed up.
+const (
+	channelsName = "channels"
+	witnessName  = "witness"
+)
+
+// Config says how the agent works.
+type Config struct {
+	// DataDir has the settings and the state.
+	DataDir string
+	Secret  seal.Secret
+	// CallTimeout bounds one call of a provider.
+	CallTimeout time.Duration
+	// MinBackoff and MaxBackoff are between tries at a provider that fails.
+	MinBackoff, MaxBackoff time.Duration
+	// Poll is how often lnd is asked beside its stream, and settings and other
+	// things are looked at.
+	Poll time.Duration
+	// Gather is how long receipts are waited for before they are noted at the
+	// other providers.
+	Gather time.Duration
+}
+
+// DefaultConfig leaves DataDir and Secret to be set.
+func DefaultConfig() Config {
+	return Config{
+		CallTimeout: 30 * time.Second, MinBackoff: time.Second, MaxBackoff: time.Minute, Poll: 10 * time.Second, Gather: 300 * time.Millisecond,
+	}
+}
+
+// thing is what is backed up under one name, as it is now.
+type thing struct {
+	name     string
+	payload  []byte
+	channels []string
+	ref      recovery.Ref
+	sealed   []byte
+	// sum is the payload's hash.
+	sum string
+}
+
+// Agent keeps a wallet's backups.
+type Agent struct {
+	cfg Config
+	p   Ports
+
+	mu       sync.Mutex
+	self     ln.NodeInfo
+	settings Settings
+	state    State
+	things   map[string]*thing
+	workers  map[string]*worker
+	// foreign is what other devices noted, and this one before its disk was lost.
+	foreign recovery.Witness
+	// abandoned are channels that the owner gave up.
+	abandoned map[string]bool
+	// marked is when a provider last acknowledged something.
+	marked time.Time
+	// trouble is what keeps the agent from knowing or remembering, by what fails.
+	trouble map[string]string
+	// wake is closed at every change.
+	wake chan struct{}
+	run  context.Context //nolint:containedctx // what workers live in, set by Run
+	wg   sync.WaitGroup
+}
+
+// New makes an agent.
+func New(cfg Config, p Ports) (*Agent, error) {
+	if p.Random == nil {
+		p.Random = rand.Reader
+	}
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	if p.WriteFile == nil {
+		p.WriteFile = WriteFile
+	}
+	if p.Log == nil {
+		p.Log = zap.NewNop()
+	}
+	settings, err := LoadSettings(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	var device [8]byte
+	if _, err := p.Random.Read(device[:]); err != nil {
+		return nil, fmt.Errorf("device: %w", err)
+	}
+	state, damaged, err := loadState(cfg.DataDir, hex.EncodeToString(device[:]))
+	if err != nil {
+		return nil, err
+	}
+	if damaged {
+		p.Log.Warn("the backup state was damaged and put aside; providers are read before anything is replaced")
+	}
+	return &Agent{
+		cfg: cfg, p: p, settings: settings, state: state, things: map[string]*thing{}, workers: map[string]*worker{},
+		abandoned: map[string]bool{}, trouble: map[string]string{}, wake: make(chan struct{}),
+	}, nil
+}
+
+// Run works until ctx ends.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.attach(ctx); err != nil {
+		return nil //nolint:nilerr // stopped while it waited
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	a.mu.Lock()
+	a.run = ctx
+	a.employ()
+	a.mu.Unlock()
+	group.Go(func() error { a.follow(ctx); return nil })
+	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.export); return nil })
+	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.reload); return nil })
+	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.collect); return nil })
+	group.Go(func() error { a.every(ctx, time.Minute, a.drillWhenDue); return nil })
+	err := group.Wait()
+	a.wg.Wait()
+	return err
+}
+
+func (a *Agent) every(ctx context.Context, d time.Duration, f func(context.Context)) {
+	ticker := time.NewTicker(d)
+	defer ticker.Stop()
+	for f(ctx); ; f(ctx) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// attach waits until lnd answers.
+func (a *Agent) attach(ctx context.Context) error {
+	for {
+		self, err := a.p.Channels.Info(ctx)
+		if err == nil && self.Network != a.cfg.Secret.Network {
+			err = fmt.Errorf("lnd is on %s, the backup key is for %s: make the key anew (`sluice-wallet backup key`)", self.Network, a.cfg.Secret.Network)
+		}
+		a.report("lnd", err)
+		if err == nil {
+			a.mu.Lock()
+			a.self = self
+			a.mu.Unlock()
+			return nil
+		}
+		if err := sleep(ctx, a.cfg.MinBackoff); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// report keeps what fails, until it no longer does.
+func (a *Agent) report(what string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.note(what, err)
+}
+
+// note is report (under mu).
+func (a *Agent) note(what string, err error) {
+	switch {
+	case errors.Is(err, context.Canceled):
+	case err == nil:
+		delete(a.trouble, what)
+	default:
+		if text := sentence(err); a.trouble[what] != text {
+			a.trouble[what] = text
+			a.p.Log.Warn("backups: "+what, zap.Error(err))
+		}
+	}
+}
+
+// follow keeps lnd's stream.
+func (a *Agent) follow(ctx context.Context) {
+	wait := a.cfg.MinBackoff
+	for ctx.Err() == nil {
+		began := a.p.Now()
+		err := a.p.Backups.SubscribeBackups(ctx, func(b ln.ChannelBackup) {
+			a.take(b, false)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		a.report("lnd's stream of channel backups", err)
+		if a.p.Now().Sub(began) > a.cfg.MaxBackoff {
+			wait = a.cfg.MinBackoff
+		}
+		_ = sleep(ctx, wait)
+		wait = min(2*wait, a.cfg.MaxBackoff)
+	}
+}
+
+// export asks lnd beside its stream, which has no beginning and may break
+// unnoticed.
+func (a *Agent) export(ctx context.Context) {
+	b, err := a.p.Backups.ExportBackup(ctx)
+	a.report("lnd", err)
+	if err == nil {
+		a.take(b, false)
+	}
+}
+
+// take makes a new version if the channels changed.
+func (a *Agent) take(b ln.ChannelBackup, always bool) {
+	channels := make([]string, 0, len(b.Channels))
+	for _, op := range b.Channels {
+		channels = append(channels, op.String())
+	}
+	slices.Sort(channels)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.trouble, "lnd's stream of channel backups")
+	t := a.things[channelsName]
+	if t != nil && !always && slices.Equal(t.channels, channels) {
+		return
+	}
+	a.set(&thing{name: channelsName, payload: b.Multi, channels: channels})
+}
+
+// collect looks at the wallet's other things.
+func (a *Agent) collect(context.Context) {
+	for name, read := range a.p.Extras {
+		content, err := read()
+		a.report(name, err)
+		if err != nil || content == nil {
+			continue
+		}
+		a.mu.Lock()
+		if t := a.things[name]; t == nil || string(t.payload) != string(content) {
+			a.set(&thing{name: name, payload: content})
+		}
+		a.mu.Unlock()
+	}
+}
+
+// set makes a thing's content a new version (under mu).
+func (a *Agent) set(t *thing) {
+	sum := sha256.Sum256(t.payload)
+	t.sum = hex.EncodeToString(sum[:])
+	err := a.number(t)
+	a.note("encryption of "+t.name, err)
+	if err == nil {
+		a.things[t.name] = t
+		a.signal()
+	}
+}
+
+// number seals a thing under the next number, which is noted before anything
+// can be written with it (under mu). A number that could not be noted is used
+// all the same: a backup with a number that may be used twice is better than
+// none, and the time decides between the two.
+func (a *Agent) number(t *thing) error {
+	a.state.Numbers[t.name]++
+	a.save()
+	made, number := a.p.Now().UnixMilli(), a.state.Numbers[t.name]
+	sealed, err := a.cfg.Secret.Seal(a.p.Random, seal.Header{
+		Name: t.name, Number: number, MadeMs: made, Node: a.self.PubKey.String(), Device: a.state.Device, Channels: t.channels,
+	}, t.payload)
+	if err != nil {
+		return err
+	}
+	t.sealed, t.ref = sealed, refOf(number, made, sealed)
+	return nil
+}
+
+func refOf(number uint64, madeMs int64, sealed []byte) recovery.Ref {
+	sum := sha256.Sum256(sealed)
+	return recovery.Ref{Number: number, MadeMs: madeMs, SHA256: hex.EncodeToString(sum[:])}
+}
+
+// overtake makes sure that the next version of a thing is above one that
+// somebody else made (under mu).
+func (a *Agent) overtake(name string, seen recovery.Ref) {
+	if seen.Number > a.state.Numbers[name] {
+		a.state.Numbers[name] = seen.Number
+	}
+	if t := a.things[name]; t != nil && t.ref != seen && t.ref.Number <= seen.Number {
+		a.note("encryption of "+name, a.number(t))
+		a.signal()
+	}
+}
+
+// signal wakes everybody who waits for a change (under mu).
+func (a *Agent) signal() {
+	close(a.wake)
+	a.wake = make(chan struct{})
+}
+
+// save writes the state (under mu).
+func (a *Agent) save() {
+	raw, err := json.MarshalIndent(a.state, "", " ")
+	if err == nil {
+		err = a.p.WriteFile(filepath.Join(a.cfg.DataDir, stateFile), raw)
+	}
+	if err != nil {
+		err = fmt.Errorf("what the providers acknowledged cannot be written down: %w", err)
+	}
+	a.note("this machine's disk", err)
+}
+
+// reload takes up changed settings.
+func (a *Agent) reload(context.Context) {
+	s, err := LoadSettings(a.cfg.DataDir)
+	a.report("settings", err)
+	if err != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.Require == a.settings.Require && s.AlarmAfterHours == a.settings.AlarmAfterHours && s.DrillEveryHours == a.settings.DrillEveryHours &&
+		slices.Equal(s.Providers, a.settings.Providers) && len(a.workers) == len(s.Providers) {
+		return
+	}
+	a.settings = s
+	a.employ()
+	a.signal()
+}
+
+// employ starts and ends workers as the settings say (under mu).
+func (a *Agent) employ() {
+	for place, w := range a.workers {
+		if !slices.Contains(a.settings.Providers, w.cfg) {
+			w.cancel()
+			delete(a.workers, place)
+		}
+	}
+	for _, p := range a.settings.Providers {
+		if _, have := a.workers[p.Place()]; have {
+			continue
+		}
+		ctx, cancel := context.WithCancel(a.run)
+		w := &worker{a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{}}
+		a.workers[w.place] = w
+		a.wg.Go(func() { w.work(ctx) })
+	}
+}
+
+// known are all channels that lnd has or remembers.
+func (a *Agent) known(ctx context.Context) ([]ln.Outpoint, error) {
+	b, err := a.p.Backups.ExportBackup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(b.Channels)
+	open, err := a.p.Channels.ListChannels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range open {
+		out = append(out, c.Outpoint)
+	}
+	pending, err := a.p.Channels.PendingChannels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range pending {
+		out = append(out, c.Outpoint)
+	}
+	closed, err := a.p.Channels.ClosedChannels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range closed {
+		out = append(out, c.Outpoint)
+	}
+	return out, nil
+}
+
+// witness is what one provider keeps of all the others (under mu).
+func (a *Agent) witness(place string) recovery.Witness {
+	w := recovery.Witness{Require: a.settings.Needed(), Of: len(a.settings.Providers)}
+	for name := range a.things {
+		if name != channelsName {
+			w.Names = append(w.Names, name)
+		}
+	}
+	for _, p := range a.settings.Providers {
+		s := a.state.place(p.Place())
+		if t, ok := s.Things[channelsName]; ok && t.Number > 0 {
+			w.Marks = append(w.Marks, recovery.Mark{
+				Place: p.Place(), Name: p.Name, Channels: t.Ref, AtMs: t.AtMs, Receipt: t.Receipt, Binding: s.Binding,
+			})
+		}
+	}
+	return w.Merge(a.foreign).Without(place)
+}

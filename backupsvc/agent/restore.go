@@ -1,0 +1,364 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sluice-lsp/sluice/backupsvc/provider"
+	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/backupsvc/vault"
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Finding is what one provider had to show.
+type Finding struct {
+	recovery.Found
+	// Verdict is what its log says of it, by what the other providers keep;
+	// empty where nothing is known. Evidence proves it, if it convinces others.
+	Verdict  vault.Verdict
+	Evidence *recovery.Evidence
+
+	multi []byte
+	open  provider.Place
+	proof provider.Proof
+}
+
+// Survey is what all providers had to show.
+type Survey struct {
+	Self     ln.NodeInfo
+	Findings []Finding
+	Choice   recovery.Choice
+}
+
+// Look asks every provider what it has, and judges each by what the others keep
+// of it. It changes nothing.
+func (a *Agent) Look(ctx context.Context) (Survey, error) {
+	self, err := a.p.Channels.Info(ctx)
+	if err != nil {
+		return Survey{}, err
+	}
+	if self.Network != a.cfg.Secret.Network {
+		return Survey{}, errkind.Newf(errkind.Invalid, "lnd is on %s, the backup key is for %s: make the key anew (`sluice-wallet backup key`)", self.Network, a.cfg.Secret.Network)
+	}
+	a.mu.Lock()
+	a.self = self
+	providers, require := a.settings.Providers, a.settings.Needed()
+	a.mu.Unlock()
+	if len(providers) == 0 {
+		return Survey{}, errkind.New(errkind.Invalid, "no provider is configured: add those of the lost machine (`sluice-wallet backup add`)")
+	}
+	s := Survey{Self: self, Findings: make([]Finding, len(providers))}
+	var wg sync.WaitGroup
+	for i, p := range providers {
+		wg.Go(func() { s.Findings[i] = a.ask(ctx, p) })
+	}
+	wg.Wait()
+	found := make([]recovery.Found, 0, len(providers))
+	for _, f := range s.Findings {
+		found = append(found, f.Found)
+	}
+	for i := range s.Findings {
+		wg.Go(func() { a.judge(ctx, found, &s.Findings[i], providers[i]) })
+	}
+	wg.Wait()
+	s.Choice = recovery.Choose(found, require)
+	return s, nil
+}
+
+// Close ends the connections of a survey.
+func (s Survey) Close() {
+	for _, f := range s.Findings {
+		if f.open != nil {
+			_ = f.open.Close()
+		}
+	}
+}
+
+func (a *Agent) ask(ctx context.Context, p ProviderConfig) Finding {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	f := Finding{Found: recovery.Found{Place: p.Place(), Name: p.Name}}
+	var err error
+	if f.open, err = a.p.Open(p, a.self); err != nil {
+		f.Err = sentence(err)
+		return f
+	}
+	if err := a.read(ctx, &f); err != nil {
+		f.Err = sentence(err)
+	}
+	return f
+}
+
+// read fills a finding; its error says that the provider did not answer.
+func (a *Agent) read(ctx context.Context, f *Finding) error {
+	get := func(name string, use func(header headerOf, payload, sealed []byte) error) error {
+		id, err := a.cfg.Secret.ID(name)
+		if err != nil {
+			return err
+		}
+		obj, err := f.open.Get(ctx, id)
+		if errors.Is(err, errkind.NotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h, payload, err := a.cfg.Secret.Open(name, obj.Value)
+		if err == nil {
+			err = use(headerOf{h.Number, h.MadeMs, h.Device, h.Channels}, payload, obj.Value)
+		}
+		if err != nil && f.Damaged == "" {
+			f.Damaged = name + ": " + sentence(err)
+		}
+		return nil
+	}
+	if err := get(channelsName, func(h headerOf, multi, sealed []byte) error {
+		f.Snapshot = &recovery.Snapshot{Ref: refOf(h.number, h.madeMs, sealed), Device: h.device, Channels: h.channels}
+		f.multi = multi
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := get(witnessName, func(_ headerOf, payload, _ []byte) error {
+		w, err := recovery.DecodeWitness(payload)
+		f.Witness = &w
+		return err
+	}); err != nil {
+		return err
+	}
+	attested, ok := f.open.(provider.Attested)
+	if !ok {
+		return nil
+	}
+	proof, err := attested.Prove(ctx, 0)
+	if err != nil {
+		return err
+	}
+	f.Shown, f.proof = &proof.Shown, proof
+	return nil
+}
+
+// headerOf is what a restore needs of a header.
+type headerOf struct {
+	number   uint64
+	madeMs   int64
+	device   string
+	channels []string
+}
+
+// judge compares where a provider's log stands with the newest receipt that the
+// others keep.
+func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p ProviderConfig) {
+	mark, ok := recovery.Known(found, f.Place)
+	if !ok || mark.Receipt == nil || f.Shown == nil {
+		return
+	}
+	known, err := mark.Receipt.Signed()
+	if err != nil {
+		return // what somebody noted wrongly proves nothing
+	}
+	entries := f.proof.Entries
+	if known.Seq <= uint64(len(entries)) {
+		entries = entries[known.Seq:]
+	} else if attested, ok := f.open.(provider.Attested); ok && known.Seq < f.Shown.Seq {
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+		defer cancel()
+		if again, err := attested.Prove(ctx, known.Seq); err == nil {
+			f.Shown, entries = &again.Shown, again.Entries
+		}
+	}
+	verdict, bad := judge(mark.Receipt, *f.Shown, entries)
+	f.Verdict = verdict
+	if bad && recovery.Convicts(verdict) {
+		f.Evidence = &recovery.Evidence{
+			Verdict: verdict, Provider: p.Name, Node: p.NodeKey.String(), Binding: mark.Binding, Known: mark.Receipt, Shown: recovery.FromSigned(*f.Shown),
+		}
+	}
+}
+
+// Restored is a restore that was begun.
+type Restored struct {
+	recovery.Ref
+	Provider string   `json:"provider"`
+	Channels []string `json:"channels"`
+	BegunMs  int64    `json:"begun_ms"`
+	// Given says that lnd took the channels.
+	Given bool `json:"given"`
+}
+
+// LoadRestored reads what was begun before; nil if nothing was.
+func LoadRestored(dir string) (*Restored, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, restoreFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r Restored
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", restoreFile, err)
+	}
+	return &r, nil
+}
+
+// Restore gives lnd the newest channel backup of a survey. With reasons against
+// it only if the owner says so (older). It may be begun again at any time.
+func (a *Agent) Restore(ctx context.Context, s Survey, older bool, restorer Restorer) (Restored, error) {
+	if s.Choice.Best < 0 {
+		return Restored{}, errkind.New(errkind.NotFound, strings.Join(s.Choice.Against, "; "))
+	}
+	best := s.Findings[s.Choice.Best]
+	reasons := slices.Clone(s.Choice.Against)
+	before, err := LoadRestored(a.cfg.DataDir)
+	if err != nil {
+		return Restored{}, err
+	}
+	if before != nil && before.Newer(best.Snapshot.Ref) {
+		reasons = append(reasons, fmt.Sprintf("a restore of version %d was begun here; the newest that could be read now is %d", before.Number, best.Snapshot.Number))
+	}
+	if len(reasons) > 0 && !older {
+		return Restored{}, errkind.New(errkind.Conflict, "not restored: "+strings.Join(reasons, "; ")+". With an older backup the money of channels opened since is not asked for. Try again when the others answer, or say --older")
+	}
+	r := Restored{Ref: best.Snapshot.Ref, Provider: best.Name, Channels: best.Snapshot.Channels, BegunMs: a.p.Now().UnixMilli()}
+	return r, a.give(ctx, &r, best.multi, restorer)
+}
+
+// give hands a backup to lnd: first it is proved that it is what it says.
+func (a *Agent) give(ctx context.Context, r *Restored, multi []byte, restorer Restorer) error {
+	if len(r.Channels) > 0 {
+		if err := a.sameInside(ctx, multi, r.Channels); err != nil {
+			return err
+		}
+	}
+	if err := a.saveRestored(*r); err != nil {
+		return err
+	}
+	if len(r.Channels) > 0 {
+		if _, err := restorer.RestoreBackup(ctx, multi); err != nil {
+			return err
+		}
+	}
+	r.Given = true
+	return a.saveRestored(*r)
+}
+
+func (a *Agent) saveRestored(r Restored) error {
+	raw, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return a.p.WriteFile(filepath.Join(a.cfg.DataDir, restoreFile), raw)
+}
+
+// sameInside has lnd open a backup, and compares what is in it.
+func (a *Agent) sameInside(ctx context.Context, multi []byte, channels []string) error {
+	inside, err := a.p.Backups.VerifyBackup(ctx, multi)
+	if err != nil {
+		return fmt.Errorf("lnd does not open it: %w", err)
+	}
+	got := make([]string, 0, len(inside))
+	for _, op := range inside {
+		got = append(got, op.String())
+	}
+	if !recovery.SameChannels(got, channels) {
+		return errors.New("lnd finds other channels in it than its header names")
+	}
+	return nil
+}
+
+// Extras reads the wallet's other things of a survey: of each the newest
+// version that opens anywhere.
+func (a *Agent) Extras(ctx context.Context, s Survey) (map[string][]byte, error) {
+	names := map[string]bool{}
+	for _, f := range s.Findings {
+		if f.Witness != nil {
+			for _, n := range f.Witness.Names {
+				names[n] = true
+			}
+		}
+	}
+	out, errs := map[string][]byte{}, []error(nil)
+	for name := range names {
+		id, err := a.cfg.Secret.ID(name)
+		if err != nil {
+			return nil, err
+		}
+		var best recovery.Ref
+		for _, f := range s.Findings {
+			if f.Err != "" || f.open == nil {
+				continue
+			}
+			call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+			obj, err := f.open.Get(call, id)
+			cancel()
+			if err != nil {
+				if !errors.Is(err, errkind.NotFound) {
+					errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
+				}
+				continue
+			}
+			h, payload, err := a.cfg.Secret.Open(name, obj.Value)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
+				continue
+			}
+			if ref := refOf(h.Number, h.MadeMs, obj.Value); out[name] == nil || ref.Newer(best) {
+				out[name], best = payload, ref
+			}
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// Export gives the backup as one file: lnd's own, or sealed. n is how many
+// channels are in it.
+func (a *Agent) Export(ctx context.Context, sealed bool) (file []byte, n int, err error) {
+	self, err := a.p.Channels.Info(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := a.p.Backups.ExportBackup(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !sealed {
+		return b.Multi, len(b.Channels), nil
+	}
+	h := seal.Header{Name: channelsName, MadeMs: a.p.Now().UnixMilli(), Node: self.PubKey.String(), Device: a.state.Device}
+	for _, op := range b.Channels {
+		h.Channels = append(h.Channels, op.String())
+	}
+	file, err = a.cfg.Secret.Seal(a.p.Random, h, b.Multi)
+	return file, len(b.Channels), err
+}
+
+// Import gives lnd a file of Export's, or its own.
+func (a *Agent) Import(ctx context.Context, file []byte, restorer Restorer) (Restored, error) {
+	multi := file
+	r := Restored{Provider: "a file", BegunMs: a.p.Now().UnixMilli()}
+	if _, sealed := seal.Sealed(file); sealed {
+		h, payload, err := a.cfg.Secret.Open(channelsName, file)
+		if err != nil {
+			return r, err
+		}
+		r.Ref, multi = refOf(h.Number, h.MadeMs, file), payload
+	}
+	inside, err := a.p.Backups.VerifyBackup(ctx, multi)
+	if err != nil {
+		return r, fmt.Errorf("lnd does not open it: %w", err)
+	}
+	for _, op := range inside {
+		r.Channels = append(r.Channels, op.String())
+	}
+	return r, a.give(ctx, &r, multi, restorer)
+}

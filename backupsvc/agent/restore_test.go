@@ -1,0 +1,280 @@
+package agent_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/backupsvc/agent"
+	"github.com/sluice-lsp/sluice/backupsvc/provider"
+	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/backupsvc/vault"
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// lost is a wallet with channels, backed up everywhere, whose disk is gone. old
+// are the providers as they were before the last channel.
+func lost(t *testing.T) (r *rig, old map[string]*fakePlace) {
+	t.Helper()
+	r = newRig(t, 2, three())
+	r.lnd.open = []ln.Outpoint{outpoint(1), outpoint(2)}
+	_, stop := r.start()
+	settle(time.Second)
+	old = map[string]*fakePlace{}
+	for name, p := range r.places {
+		old[name] = p.snapshot()
+	}
+	r.lnd.openChannel(3)
+	settle(time.Minute)
+	stop()
+	return r, old
+}
+
+func survey(t *testing.T, r *rig) (*agent.Agent, agent.Survey) {
+	t.Helper()
+	a := r.agent()
+	s, err := a.Look(t.Context())
+	require.NoError(t, err)
+	return a, s
+}
+
+func TestRestoreFromSeedAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _ := lost(t)
+		m := r.newMachine()
+		a, s := survey(t, m)
+		require.Empty(t, s.Choice.Against)
+		got, err := a.Restore(t.Context(), s, false, m.lnd)
+		require.NoError(t, err)
+		require.True(t, got.Given)
+		require.Len(t, got.Channels, 3)
+		require.Len(t, m.lnd.pending, 3)
+		back, err := a.Progress(t.Context(), got.Channels)
+		require.NoError(t, err)
+		require.Equal(t, agent.StepWaitsForPeer, back[0].Step)
+		m.lnd.change(func() {
+			m.lnd.pending[0].CloseTx = ln.TxID{1}
+			m.lnd.pending[1].Kind, m.lnd.pending[1].LimboSat = ln.PendingForceClose, 500
+			m.lnd.closed, m.lnd.pending = []ln.Outpoint{m.lnd.pending[2].Outpoint}, m.lnd.pending[:2]
+		})
+		back, err = a.Progress(t.Context(), append(got.Channels, outpoint(99).String()))
+		require.NoError(t, err)
+		steps := map[agent.ChannelStep]bool{}
+		for _, b := range back {
+			steps[b.Step] = true
+			require.NotEmpty(t, b.Then)
+		}
+		require.Equal(t, map[agent.ChannelStep]bool{agent.StepClosing: true, agent.StepMaturing: true, agent.StepDone: true, agent.StepUnknown: true}, steps)
+	})
+}
+
+// TestWhatARestoreSees: one provider of three misbehaves; with what the others
+// keep of it this is seen, and proved where it signed, from the seed alone.
+func TestWhatARestoreSees(t *testing.T) {
+	forge := func(p, old *fakePlace) {
+		// The log from before the last channel, with another write in its place.
+		p.goBack(old)
+		for len(p.log) < 20 {
+			_, err := p.Put(nil, fmt.Sprint("x", len(p.log)), provider.Absent, []byte("x")) //nolint:staticcheck // a fake
+			if err != nil {
+				panic(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		do      func(p, old *fakePlace)
+		verdict vault.Verdict
+		note    string
+		proof   bool
+	}{
+		{"back without a word", func(p, old *fakePlace) { p.goBack(old) }, vault.RolledBack, "acknowledged version 2", true},
+		{"emptied", func(p, _ *fakePlace) { p.empty() }, vault.RolledBack, "has nothing", true},
+		{"another history", forge, vault.Disconnected, "acknowledged version 2", false},
+		{"back, and says so", func(p, old *fakePlace) { p.goBack(old); p.epoch = vault.Epoch{9} }, vault.Restored, "acknowledged version 2", false},
+		{"honest", func(_, _ *fakePlace) {}, vault.Continues, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, old := lost(t)
+				c.do(r.places["a"], old["a"])
+				m := r.newMachine()
+				a, s := survey(t, m)
+				f := s.Findings[0]
+				require.Equal(t, c.verdict, f.Verdict)
+				if c.note != "" {
+					require.Contains(t, s.Choice.Notes[f.Place], c.note)
+				} else {
+					require.Empty(t, s.Choice.Notes)
+				}
+				require.Equal(t, c.proof, f.Evidence != nil)
+				if c.proof {
+					raw, err := json.Marshal(f.Evidence)
+					require.NoError(t, err)
+					var e recovery.Evidence
+					require.NoError(t, json.Unmarshal(raw, &e))
+					e.Binding = ""
+					text, err := e.Verify(nil)
+					require.NoError(t, err)
+					require.Contains(t, text, "acknowledged entry")
+					e.Known, e.Shown = e.Shown, e.Known
+					_, err = e.Verify(nil)
+					require.Error(t, err, "the other way round it proves nothing")
+				}
+				// The others have the newest, and it is taken.
+				got, err := a.Restore(t.Context(), s, false, m.lnd)
+				require.NoError(t, err)
+				require.Len(t, got.Channels, 3)
+			})
+		})
+	}
+}
+
+// TestRestoreRefusesAnOlderOne: while a newer version is known to exist, or may.
+func TestRestoreRefusesAnOlderOne(t *testing.T) {
+	down := func(_, _ string) error { return errDown() }
+	for _, c := range []struct {
+		name string
+		do   func(places, old map[string]*fakePlace)
+		says string
+	}{
+		{"known to exist", func(p, old map[string]*fakePlace) {
+			// b has the note that a acknowledged version 2, but not the version itself.
+			p["a"].before = down
+			p["c"].goBack(old["c"])
+			id, _ := testSecretOf("channels")
+			p["b"].set(func() { p["b"].values[id], p["b"].held[id] = old["b"].values[id], old["b"].held[id] })
+		}, "acknowledged version 2"},
+		{"may exist", func(p, old map[string]*fakePlace) {
+			p["a"].before, p["b"].before = down, down
+			p["c"].goBack(old["c"])
+		}, "2 provider(s) did not answer"},
+		{"nothing opens", func(p, _ map[string]*fakePlace) {
+			for _, place := range p {
+				place.set(func() {
+					for id := range place.values {
+						place.values[id] = []byte("garbage")
+					}
+				})
+			}
+		}, "no backup was found"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, old := lost(t)
+				c.do(r.places, old)
+				m := r.newMachine()
+				a, s := survey(t, m)
+				_, err := a.Restore(t.Context(), s, false, m.lnd)
+				require.ErrorContains(t, err, c.says)
+				require.Empty(t, m.lnd.restores, "lnd was given nothing")
+				if c.name == "nothing opens" {
+					_, err = a.Restore(t.Context(), s, true, m.lnd)
+					require.ErrorIs(t, err, errkind.NotFound)
+					return
+				}
+				got, err := a.Restore(t.Context(), s, true, m.lnd)
+				require.NoError(t, err)
+				require.Len(t, got.Channels, 2)
+				// The newer one turns up: it is restored on top.
+				for _, p := range r.places {
+					p.set(func() { p.before = nil })
+				}
+				if c.name == "known to exist" {
+					s, err = a.Look(t.Context())
+					require.NoError(t, err)
+					got, err = a.Restore(t.Context(), s, false, m.lnd)
+					require.NoError(t, err)
+					require.Len(t, got.Channels, 3)
+				}
+			})
+		})
+	}
+}
+
+func testSecretOf(name string) (string, error) {
+	s, err := sealOf()
+	if err != nil {
+		return "", err
+	}
+	return s.ID(name)
+}
+
+// TestRestoreInterrupted: lnd dies in the middle, the machine dies before and
+// after, and the restore is begun again.
+func TestRestoreInterrupted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, old := lost(t)
+		m := r.newMachine()
+		m.lnd.fails = true
+		a, s := survey(t, m)
+		_, err := a.Restore(t.Context(), s, false, m.lnd)
+		require.Error(t, err)
+		require.Len(t, m.lnd.pending, 1)
+		begun, err := agent.LoadRestored(m.dir)
+		require.NoError(t, err)
+		require.False(t, begun.Given)
+		// Meanwhile every provider but one went back: that must not become the restore.
+		m.lnd.fails = false
+		keep := r.places["b"].snapshot()
+		for name, p := range r.places {
+			p.goBack(old[name])
+		}
+		_, s = survey(t, m)
+		_, err = a.Restore(t.Context(), s, false, m.lnd)
+		require.ErrorContains(t, err, "a restore of version 2 was begun here")
+		r.places["b"].goBack(keep)
+		_, s = survey(t, m)
+		got, err := a.Restore(t.Context(), s, false, m.lnd)
+		require.NoError(t, err)
+		require.Len(t, m.lnd.pending, 3)
+		require.True(t, got.Given)
+		require.NoError(t, os.WriteFile(filepath.Join(m.dir, "restore-state.json"), []byte("{"), 0o600))
+		_, err = agent.LoadRestored(m.dir)
+		require.Error(t, err)
+	})
+}
+
+// TestTwoHeadsForTwoDevices: a provider shows each of two devices a log of its
+// own. The device that comes back finds it, with proof.
+func TestTwoHeadsForTwoDevices(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 0, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		settle(time.Minute)
+		fork := r.places["a"].snapshot()
+		r.lnd.openChannel(2)
+		settle(time.Minute)
+		require.Empty(t, a.Status().Alarms)
+		// The other history: as many entries, with another content.
+		r.places["a"].set(func() { r.places["a"].before = func(_, _ string) error { return errDown() } })
+		for uint64(len(fork.log)) < r.places["a"].acc.Seq {
+			_, err := fork.Put(t.Context(), fmt.Sprint("x", len(fork.log)), provider.Absent, []byte("x"))
+			require.NoError(t, err)
+		}
+		r.places["a"].goBack(fork)
+		r.places["a"].set(func() { r.places["a"].before = nil })
+		require.Error(t, a.Drill(t.Context()))
+		settle(time.Minute)
+		stop()
+		files, err := filepath.Glob(filepath.Join(r.dir, "evidence-a-*.json"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		raw, err := os.ReadFile(files[0])
+		require.NoError(t, err)
+		var e recovery.Evidence
+		require.NoError(t, json.Unmarshal(raw, &e))
+		require.Equal(t, vault.Forked, e.Verdict)
+		e.Binding = ""
+		text, err := e.Verify(nil)
+		require.NoError(t, err)
+		require.Contains(t, text, "exclude each other")
+	})
+}

@@ -1,0 +1,416 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/backupsvc/provider"
+	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/internal/errkind"
+)
+
+// worker brings one provider up to date, by itself: it knows what is there only
+// by having read it, or by its own last write.
+type worker struct {
+	a      *Agent
+	cfg    ProviderConfig
+	place  string
+	cancel context.CancelFunc
+	open   provider.Place
+	// versions are the provider's words for what is there, of names looked at.
+	versions map[string]string
+	looked   map[string]bool
+
+	// Under the agent's mu.
+	problem string
+	// held are channels in what it stores that lnd knows nothing of.
+	held []string
+	// suspect says that what is there is to be read again.
+	suspect bool
+}
+
+func (w *worker) work(ctx context.Context) {
+	defer func() {
+		if w.open != nil {
+			_ = w.open.Close()
+		}
+	}()
+	wait, quick := w.a.cfg.MinBackoff, 0
+	for ctx.Err() == nil {
+		name, wake, delay := w.next()
+		if name == "" {
+			idle(ctx, wake, delay)
+			continue
+		}
+		err := w.store(ctx, name)
+		if ctx.Err() != nil {
+			return
+		}
+		w.tell(err)
+		switch {
+		case err == nil:
+			wait, quick = w.a.cfg.MinBackoff, 0
+		case errors.Is(err, errkind.Conflict) && quick < 3:
+			// Somebody else wrote: read, and try at once.
+			quick++
+		default:
+			_ = sleep(ctx, wait/2+rand.N(wait)) //nolint:gosec // spreads retries
+			wait, quick = min(2*wait, w.a.cfg.MaxBackoff), 0
+		}
+	}
+}
+
+func idle(ctx context.Context, wake <-chan struct{}, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-timer.C:
+	}
+}
+
+func (w *worker) tell(err error) {
+	a := w.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	text := ""
+	if err != nil && !errors.Is(err, errkind.Conflict) {
+		text = sentence(err)
+	}
+	if text != "" && text != w.problem {
+		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.Error(err))
+	}
+	w.problem = text
+	a.signal()
+}
+
+// next says what to store next, or for how long to wait.
+func (w *worker) next() (name string, wake <-chan struct{}, delay time.Duration) {
+	a := w.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	const idle = time.Minute
+	if w.suspect {
+		w.suspect = false
+		clear(w.looked)
+	}
+	channels := a.things[channelsName]
+	if channels == nil {
+		return "", a.wake, idle
+	}
+	if !w.looked[channelsName] || len(w.held) > 0 {
+		return channelsName, a.wake, 0
+	}
+	if a.holding() {
+		return "", a.wake, idle
+	}
+	stands := a.state.place(w.place).Things
+	if stands[channelsName].Ref != channels.ref {
+		return channelsName, a.wake, 0
+	}
+	for _, n := range slices.Sorted(maps.Keys(a.things)) {
+		if stands[n].Ref != a.things[n].ref {
+			return n, a.wake, 0
+		}
+	}
+	// What others acknowledged is noted once it has settled.
+	if _, sum := w.note(); stands[witnessName].Payload != sum {
+		if left := a.cfg.Gather - a.p.Now().Sub(a.marked); left > 0 && left <= a.cfg.Gather {
+			return "", a.wake, left
+		}
+		return witnessName, a.wake, 0
+	}
+	return "", a.wake, idle
+}
+
+// holding says that some provider keeps channels that lnd knows nothing of:
+// then nothing is written anywhere (under mu).
+func (a *Agent) holding() bool {
+	for _, w := range a.workers {
+		if len(w.held) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// note is the content of this provider's witness (under mu).
+func (w *worker) note() ([]byte, string) {
+	raw, err := json.Marshal(w.a.witness(w.place))
+	if err != nil {
+		w.a.note("witness", err)
+	}
+	sum := sha256.Sum256(raw)
+	return raw, hex.EncodeToString(sum[:])
+}
+
+// store brings one thing up to date at the provider.
+func (w *worker) store(ctx context.Context, name string) error {
+	a := w.a
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	if err := w.dial(); err != nil {
+		return err
+	}
+	for _, n := range []string{channelsName, name} {
+		if !w.looked[n] {
+			if err := w.look(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	t := w.wanted(name)
+	if t == nil {
+		return nil
+	}
+	id, err := a.cfg.Secret.ID(name)
+	if err != nil {
+		return err
+	}
+	stored, err := w.open.Put(ctx, id, w.versions[name], t.sealed)
+	if err != nil {
+		// Whether it took place is unknown, or somebody else wrote.
+		w.looked[name] = false
+		return err
+	}
+	w.versions[name] = stored.Version
+	now := a.p.Now().UnixMilli()
+	stand := Stand{Ref: t.ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(t.sealed)), Payload: t.sum}
+	if stored.Receipt != nil {
+		stand.Receipt = recovery.FromSigned(stored.Receipt.Head)
+	}
+	a.mu.Lock()
+	a.state.place(w.place).Things[name] = stand
+	if name != witnessName {
+		a.marked = a.p.Now()
+	}
+	a.save()
+	a.signal()
+	a.mu.Unlock()
+	if stored.Receipt != nil {
+		return w.followed(ctx, *stored.Receipt)
+	}
+	return nil
+}
+
+// wanted is what the provider lacks of a thing, as it is at this moment; nil
+// when it lacks nothing, or nothing may be written.
+func (w *worker) wanted(name string) *thing {
+	a := w.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	stand := a.state.place(w.place).Things[name]
+	if a.holding() {
+		return nil
+	}
+	if name != witnessName {
+		t := a.things[name]
+		if t == nil || stand.Ref == t.ref {
+			return nil
+		}
+		same := *t
+		return &same
+	}
+	raw, sum := w.note()
+	if stand.Payload == sum {
+		return nil
+	}
+	t := &thing{name: witnessName, payload: raw, sum: sum}
+	if err := a.number(t); err != nil {
+		a.note("encryption of "+witnessName, err)
+		return nil
+	}
+	return t
+}
+
+func (w *worker) dial() error {
+	if w.open != nil {
+		return nil
+	}
+	w.a.mu.Lock()
+	self := w.a.self
+	w.a.mu.Unlock()
+	open, err := w.a.p.Open(w.cfg, self)
+	if err != nil {
+		return err
+	}
+	w.open = open
+	return nil
+}
+
+// look reads what the provider has of a thing, before it is replaced.
+func (w *worker) look(ctx context.Context, name string) error {
+	a := w.a
+	id, err := a.cfg.Secret.ID(name)
+	if err != nil {
+		return err
+	}
+	obj, err := w.open.Get(ctx, id)
+	switch {
+	case errors.Is(err, errkind.NotFound):
+		w.gone(name)
+		w.versions[name] = provider.Absent
+	case err != nil:
+		return err
+	default:
+		h, payload, openErr := a.cfg.Secret.Open(name, obj.Value)
+		if openErr != nil {
+			err = w.damaged(name, openErr)
+		} else {
+			err = w.adopt(ctx, name, h, payload, obj.Value)
+		}
+		if err != nil {
+			return err
+		}
+		w.versions[name] = obj.Version
+	}
+	w.looked[name] = true
+	if name == channelsName {
+		return w.prove(ctx)
+	}
+	return nil
+}
+
+// gone: nothing is there.
+func (w *worker) gone(name string) {
+	a := w.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.state.place(w.place)
+	if had := s.Things[name]; had.Number > 0 {
+		if name == channelsName {
+			a.accuse(w, fmt.Sprintf("it has nothing, but acknowledged version %d: it was emptied; it is stored again", had.Number))
+		}
+		delete(s.Things, name)
+		a.save()
+	}
+	w.hold(nil)
+}
+
+// damaged: what is there does not open. Where this machine wrote before, it
+// writes again. Where it did not, it may be all that there is.
+func (w *worker) damaged(name string, cause error) error {
+	a := w.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.state.place(w.place)
+	if s.Things[name].Number == 0 && !a.abandoned[w.place] {
+		if name == channelsName {
+			w.hold([]string{"what is stored at " + w.cfg.Name + " (" + sentence(cause) + ")"})
+		}
+		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+sentence(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
+	}
+	if s.Things[name].Number > 0 {
+		a.accuse(w, "what it stores does not open any more: it is stored again")
+		delete(s.Things, name)
+		a.save()
+	}
+	w.hold(nil)
+	return nil
+}
+
+// adopt judges what is there by what is known.
+func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload, sealed []byte) error {
+	a := w.a
+	var missing []string
+	if name == channelsName {
+		known, err := a.known(ctx)
+		if err != nil {
+			return err
+		}
+		missing = recovery.Unaccounted(h.Channels, known)
+	}
+	ref := refOf(h.Number, h.MadeMs, sealed)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	missing = slices.DeleteFunc(missing, func(op string) bool { return a.abandoned[op] })
+	w.hold(missing)
+	if len(missing) > 0 {
+		return errkind.New(errkind.Denied, a.heldBack())
+	}
+	s := a.state.place(w.place)
+	had, now := s.Things[name], a.p.Now().UnixMilli()
+	switch {
+	case had.Ref == ref:
+		had.ConfirmedMs = now
+		s.Things[name] = had
+	case a.things[name] != nil && a.things[name].ref == ref:
+		// A write whose answer was lost had taken place.
+		s.Things[name] = Stand{Ref: ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(sealed)), Payload: a.things[name].sum}
+		a.marked = a.p.Now()
+	case had.Number > 0 && had.Newer(ref):
+		a.accuse(w, fmt.Sprintf("it has version %d of %s, but acknowledged version %d: it went back; the present one is stored again", ref.Number, name, had.Number))
+		delete(s.Things, name)
+	case h.Device != a.state.Device:
+		a.p.Log.Info("another device of this wallet wrote here; its version is accounted for and replaced",
+			zap.String("provider", w.cfg.Name), zap.String("device", h.Device), zap.Uint64("number", h.Number))
+	}
+	if name == witnessName {
+		if other, err := recovery.DecodeWitness(payload); err == nil {
+			a.foreign = a.foreign.Merge(other)
+		}
+	}
+	a.overtake(name, ref)
+	a.save()
+	return nil
+}
+
+// hold keeps everything from being written while something would be lost by it
+// (under mu).
+func (w *worker) hold(missing []string) {
+	if slices.Equal(w.held, missing) {
+		return
+	}
+	w.held = missing
+	w.a.signal()
+	if len(missing) > 0 {
+		w.a.p.Log.Error("backups are held back", zap.String("why", w.a.heldBack()))
+	}
+}
+
+// heldBack says why nothing is written; empty if it is (under mu).
+func (a *Agent) heldBack() string {
+	var out []string
+	for _, p := range a.settings.Providers {
+		if w := a.workers[p.Place()]; w != nil && len(w.held) > 0 {
+			some := w.held[:min(3, len(w.held))]
+			out = append(out, fmt.Sprintf("%s has a backup with %d channel(s) that this node knows nothing of (%s)", p.Name, len(w.held), strings.Join(some, ", ")))
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return strings.Join(out, "; ") + ". Nothing is replaced: restore first (`sluice-wallet backup restore`), or give them up (`sluice-wallet backup now --abandon`)"
+}
+
+// accuse notes what an honest provider does not do (under mu).
+func (a *Agent) accuse(w *worker, what string) {
+	s := a.state.place(w.place)
+	if s.Alarm == "" || s.Alarm != what {
+		a.p.Log.Error("a backup provider did what an honest one does not", zap.String("provider", w.cfg.Name), zap.String("what", what))
+	}
+	s.Alarm, s.AlarmMs = what, a.p.Now().UnixMilli()
+	a.save()
+	a.signal()
+}
+
+// sentence is what a person reads of an error.
+func sentence(err error) string {
+	if s := errkind.Sentence(err); s != "" {
+		return s
+	}
+	return err.Error()
+}
