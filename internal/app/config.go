@@ -212,6 +212,9 @@ func (c Config) Validate() error {
 	if _, err := c.LSPS.limits(); err != nil {
 		return err
 	}
+	if _, err := c.LSPS.Webhooks.settings(); err != nil {
+		return err
+	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {
 		if _, err := keySet(list); err != nil {
 			return fmt.Errorf("acceptor: %w", err)

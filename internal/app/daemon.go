@@ -30,6 +30,7 @@ import (
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
+	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 )
 
 // The files in the data directory.
@@ -233,7 +234,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

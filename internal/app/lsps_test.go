@@ -96,7 +96,7 @@ func TestLSPS2VariableAfterAProbe(t *testing.T) {
 		r.openBooks()
 		raw, err := r.lsps.Call(r.ctx, lsps0.MethodListProtocols, nil)
 		require.NoError(t, err)
-		require.JSONEq(t, `{"protocols":[2]}`, string(raw))
+		require.JSONEq(t, `{"protocols":[2,5]}`, string(raw))
 		item, bought, err := r.lsps.Buy(r.ctx, 0)
 		require.NoError(t, err)
 		hints := r.lspsInvoice(0, bought).RouteHints

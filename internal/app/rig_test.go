@@ -38,6 +38,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
+	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 )
 
 // job is one kind of payment.
@@ -803,7 +804,7 @@ func (r *rig) channels() int {
 // migrate is what openStore does after store.Open.
 func migrate(ctx context.Context, db *store.DB) error {
 	for _, f := range []func(context.Context, *store.DB) error{
-		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate,
+		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate,
 	} {
 		if err := f(ctx, db); err != nil {
 			return err

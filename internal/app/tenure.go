@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ import (
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
+	"github.com/sluice-lsp/sluice/lsp/webhooks"
 )
 
 // tenure runs the services of this process until the lease is lost or ctx
@@ -56,25 +58,40 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 	if err != nil {
 		return err
 	}
+	var hooks atomic.Pointer[webhooks.Service]
 	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: d.lsp, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
+		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: wakers{d.lsp, hooks.Load}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
 	})
 	if err != nil {
 		return err
 	}
-	messages, err := d.lspsServer(business)
+	hookService, err := d.hookService(lease, business)
 	if err != nil {
 		return err
 	}
 	defer d.links.Store(nil)
+	messages, err := d.lspsServer(business, hookService)
+	if err != nil {
+		return err
+	}
+	// Before payments that waited already are taken up: their wallets are told.
+	if hookService != nil {
+		if err := hookService.Load(ctx); err != nil {
+			return err
+		}
+		hooks.Store(hookService)
+	}
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return business.Run(ctx, func() {
 		d.lsp.Ready(business)
+		if hookService != nil {
+			serving.Go(func() { hookService.Run(ctx) })
+		}
 		if messages != nil {
 			serving.Go(func() { messages.Run(ctx) })
 		}

@@ -48,7 +48,7 @@ func rights() []Right {
 		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
 		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway},
 		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway},
-		{lightning + "SignMessage", "to log in with the node's key", wallet},
+		{lightning + "SignMessage", "a wallet logs in with it, a gateway signs what webhooks are told", both},
 		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", gateway},
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},

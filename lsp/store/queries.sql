@@ -182,3 +182,6 @@ SELECT * FROM lsp_book_txs WHERE txid = $1;
 -- name: PutBookTx :exec
 INSERT INTO lsp_book_txs (txid, settled, data) VALUES ($1, $2, $3)
 ON CONFLICT (txid) DO UPDATE SET settled = excluded.settled, data = excluded.data;
+
+-- name: HasPayment :one
+SELECT CAST(COUNT(*) AS BIGINT) AS payments FROM (SELECT 1 FROM lsp_payments WHERE client = $1 LIMIT 1) AS one;
