@@ -35,6 +35,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
@@ -120,6 +121,7 @@ type rig struct {
 type services struct {
 	channels lspv1.ChannelsServiceServer
 	operator lspv1.OperatorServiceServer
+	lsps     lspsv1.LspsOperatorServiceServer
 }
 
 func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
@@ -128,6 +130,8 @@ func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		s.channels = impl
 	case lspv1.OperatorServiceServer:
 		s.operator = impl
+	case lspsv1.LspsOperatorServiceServer:
+		s.lsps = impl
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +17,6 @@ import (
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
-	"github.com/sluice-lsp/sluice/lsp/webhooks"
 )
 
 // tenure runs the services of this process until the lease is lost or ctx
@@ -58,9 +56,8 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 	if err != nil {
 		return err
 	}
-	var hooks atomic.Pointer[webhooks.Service]
 	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: wakers{d.lsp, hooks.Load}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
+		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: wakers{d.lsp, d.hooks.Load}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
 	})
@@ -81,8 +78,15 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		if err := hookService.Load(ctx); err != nil {
 			return err
 		}
-		hooks.Store(hookService)
+		d.hooks.Store(hookService)
+		d.lsp.Webhooks(hookService)
+		defer func() {
+			d.lsp.Webhooks(nil)
+			d.hooks.Store(nil)
+		}()
 	}
+	d.messages.Store(messages)
+	defer d.messages.Store(nil)
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	ctx, cancel := context.WithCancel(ctx)

@@ -138,3 +138,24 @@ func (w wakers) Wake(ctx context.Context, waiting lspengine.Waiting) error {
 	}
 	return errors.Join(err, hookErr)
 }
+
+// registerLSPS shows what peers ask and what webhooks are told.
+func (d *Daemon) registerLSPS() error {
+	if err := d.registry.Register(peerrpc.NewCollector(func() (peerrpc.Stats, bool) {
+		if s := d.messages.Load(); s != nil {
+			return s.Stats(), true
+		}
+		return peerrpc.Stats{}, false
+	})); err != nil {
+		return fmt.Errorf("metrics of LSPS: %w", err)
+	}
+	if err := d.registry.Register(webhooks.NewCollector(func() (webhooks.Stats, bool) {
+		if s := d.hooks.Load(); s != nil {
+			return s.Stats(), true
+		}
+		return webhooks.Stats{}, false
+	})); err != nil {
+		return fmt.Errorf("metrics of webhooks: %w", err)
+	}
+	return nil
+}

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/engine"
 )
@@ -34,6 +35,7 @@ const lndMaxCSV = 2016
 // Service plugs into rpcserver.
 type Service struct {
 	engine    atomic.Pointer[engine.Engine]
+	ledger    atomic.Pointer[Ledger]
 	listeners listeners
 }
 
@@ -45,6 +47,15 @@ func New() *Service { return &Service{} }
 func (s *Service) Ready(e *engine.Engine) {
 	s.engine.Store(e)
 	s.listeners.dismiss()
+}
+
+// Webhooks hands over what webhooks were told; nil when there are none.
+func (s *Service) Webhooks(l Ledger) {
+	if l == nil {
+		s.ledger.Store(nil)
+		return
+	}
+	s.ledger.Store(&l)
 }
 
 // Status is the engine's, or that it does not run now.
@@ -82,6 +93,12 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OperatorService_SetBusiness_FullMethodName:          operators,
 		lspv1.OperatorService_Reconcile_FullMethodName:            operators,
 		lspv1.OperatorService_GetReconcileProgress_FullMethodName: operators,
+
+		lspsv1.LspsOperatorService_ListMenus_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_SetMenu_FullMethodName:           operators,
+		lspsv1.LspsOperatorService_WithdrawToken_FullMethodName:     operators,
+		lspsv1.LspsOperatorService_ResetMenu_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_ListNotifications_FullMethodName: operators,
 	}
 }
 
@@ -89,6 +106,7 @@ func (s *Service) Permissions() auth.Permissions {
 func (s *Service) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterChannelsServiceServer(r, &channels{s: s})
 	lspv1.RegisterOperatorServiceServer(r, &operator{s: s})
+	lspsv1.RegisterLspsOperatorServiceServer(r, &lspsOperator{s: s})
 }
 
 // RegisterREST implements rpcserver.Service.
@@ -96,7 +114,10 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 	if err := lspv1.RegisterChannelsServiceHandler(ctx, mux, conn); err != nil {
 		return err
 	}
-	return lspv1.RegisterOperatorServiceHandler(ctx, mux, conn)
+	if err := lspv1.RegisterOperatorServiceHandler(ctx, mux, conn); err != nil {
+		return err
+	}
+	return lspsv1.RegisterLspsOperatorServiceHandler(ctx, mux, conn)
 }
 
 // errStopping ends streams whose engine ends.

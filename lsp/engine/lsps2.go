@@ -24,12 +24,9 @@ type LSPS2 struct{ *Engine }
 const htlcMinimum ln.Msat = 1_000
 
 // Menu implements lsps2.Service. While no channels are offered the menu is
-// empty, as bLIP-52 has it. No token means anything yet.
+// empty, as bLIP-52 has it.
 func (l LSPS2) Menu(ctx context.Context, client ln.PubKey, token string) ([]lsp.OpeningFeeParams, error) {
-	if token != "" {
-		return nil, lsps2.ErrToken
-	}
-	menu, err := l.Engine.Menu(ctx, client)
+	menu, err := l.MenuFor(ctx, client, token)
 	return menu.Items, err
 }
 
@@ -52,6 +49,9 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 			return lsps2.BuyResult{}, err
 		}
 		least = r.SizeMsat - terms.FeeMsat
+	}
+	if err := e.checkInbound(ctx, max(r.SizeMsat, least)); err != nil {
+		return lsps2.BuyResult{}, err
 	}
 	fee := max(terms.FeeMsat, r.Params.MinFeeMsat)
 	wish := Wish{ZeroConf: true, AllowAnother: true}
