@@ -103,7 +103,6 @@ func (w *ldkWallet) channels(ctx context.Context) []ldkChannel {
 // channels, is paid less than its onions ask, and pays out again.
 func TestLDKNode(t *testing.T) {
 	needLDK(t)
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -65,6 +65,8 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
+	// together are agreements that are being made.
+	together together
 
 	openings *openings
 	jits     *jits

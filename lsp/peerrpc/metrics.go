@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Collector struct {
 	stats                   func() (Stats, bool)
 	messages, pending, peer *prometheus.Desc
+	serving                 *prometheus.Desc
 }
 
 // NewCollector describes the metrics; the caller registers it. stats is asked at
@@ -18,6 +19,7 @@ func NewCollector(stats func() (Stats, bool)) *Collector {
 		stats: stats,
 		messages: desc("messages_total", "LSPS messages of peers: served, rejected for want of room, dropped without an answer, unreadable (bad_format), "+
 			"complaints about ours, and answers that found their peer gone (lost).", "outcome"),
+		serving: desc("serving_seconds", "From a request's arrival until its answer was handed to lnd."),
 		pending: desc("pending_requests", "LSPS requests in flight."),
 		peer:    desc("peers", "Peers remembered by the LSPS server."),
 	}
@@ -26,6 +28,7 @@ func NewCollector(stats func() (Stats, bool)) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.messages
+	ch <- c.serving
 	ch <- c.pending
 	ch <- c.peer
 }
@@ -41,6 +44,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	} {
 		ch <- prometheus.MustNewConstMetric(c.messages, prometheus.CounterValue, float64(n), outcome)
 	}
+	ch <- prometheus.MustNewConstSummary(c.serving, s.Answered, s.Serving.Seconds(), nil)
 	ch <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(s.Pending))
 	ch <- prometheus.MustNewConstMetric(c.peer, prometheus.GaugeValue, float64(s.Peers))
 }
