@@ -20,7 +20,7 @@ REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./it
 MACHINES := ./lsp/opening ./lsp/jit ./lsp/wrap
 
 .DEFAULT_GOAL := help
-.PHONY: help build peers demo test test-full itest bench check lint lint-fix generate api-release clean
+.PHONY: help build peers ldk demo test test-full itest bench check lint lint-fix generate api-release clean
 
 help: ## this table
 	@echo 'Sluice: on-demand channels and services for an unpatched lnd.'
@@ -28,7 +28,7 @@ help: ## this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make itest CASE=<regexp>    only the cases that match, e.g. CASE=OnDemand'
-	@echo '  make bench NAME=<name>      one benchmark: jit, forward, memory or vault'
+	@echo '  make bench NAME=<name>      one benchmark: jit, forward, memory, lsps, jit-mpp or vault'
 	@echo
 	@echo 'Needs Go and make; PostgreSQL (Debian package "postgresql") for the tests of the second database.'
 
@@ -40,22 +40,32 @@ build: ## our programs, into .build/bin
 peers: ## btcd, lnd, lncli, loop and loopd, into .build/peers (minutes at first, then at once)
 	@$(GO) run ./internal/tools/buildpeers -o $(PEERS)
 
+ldk: ## the LDK Node of the tests, into .build/ldk (needs cargo; a few minutes at first)
+	@PATH="$$PATH:$$HOME/.cargo/bin"; \
+	if command -v cargo >/dev/null; then \
+	  cargo build --locked --manifest-path itest/ldk/Cargo.toml --target-dir $(BUILD)/ldk; \
+	elif [ "$$CI" = true ]; then \
+	  echo 'cargo is missing: the LDK Node of the tests is built with Rust 1.85 or later' >&2; exit 1; \
+	else \
+	  echo 'no cargo on this machine: the tests with LDK Node are skipped (they need Rust 1.85 or later)'; \
+	fi
+
 demo: build peers ## a real network, the main job played on it, and a table at the end
 	@$(BIN)/sluice-devnet demo
 
-test: build peers ## unit and property tests, both databases, and the trusted cases on real nodes
+test: build peers ldk ## unit and property tests, both databases, and the trusted cases on real nodes
 	$(GO) test ./...
 	$(GO) test $(ITEST_FLAGS) $(REAL)
 
-test-full: build peers ## the same with long soaks and high repeat counts
+test-full: build peers ldk ## the same with long soaks and high repeat counts
 	SLUICE_TEST_FULL=1 SLUICE_RUNS=2000 $(GO) test -count=1 -timeout 240m ./...
 	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL) ./internal/lndfake/lndsuite/...
 
-itest: build peers ## tests on real nodes; CASE=<regexp> selects
+itest: build peers ldk ## tests on real nodes; CASE=<regexp> selects
 	SLUICE_ITEST=1 SLUICE_REPLAY_SECONDS=$${SLUICE_REPLAY_SECONDS:-120} $(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest
 
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
-	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory, vault)' >&2; exit 2; }
+	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, memory, lsps, jit-mpp, vault)' >&2; exit 2; }
 	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
 lint: ## golangci-lint with gofumpt, and govulncheck; all pinned, built when missing

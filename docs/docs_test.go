@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
@@ -149,7 +150,7 @@ func TestMethods(t *testing.T) {
 	routes := routes(t)
 	for _, desc := range []grpc.ServiceDesc{
 		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
-		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc,
+		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, lspsv1.LspsOperatorService_ServiceDesc,
 	} {
 		var names []string
 		for _, m := range desc.Methods {
@@ -175,7 +176,7 @@ func routes(t *testing.T) map[string]string {
 	out := map[string]string{}
 	for _, file := range []string{
 		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
-		"backupsvc/api/backupsv1/backups.rest.yaml",
+		"backupsvc/api/backupsv1/backups.rest.yaml", "lsp/api/lspsv1/lsps.rest.yaml",
 	} {
 		text := read(t, filepath.Join(root, file))
 		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {

@@ -48,7 +48,7 @@ func TestLSPSOnStockLnd(t *testing.T) {
 		raw, err = client.Call(ctx, lsps0.MethodListProtocols, nil)
 		return err == nil
 	}, 60*time.Second, 100*time.Millisecond)
-	require.JSONEq(t, `{"protocols":[1,2]}`, string(raw))
+	require.JSONEq(t, `{"protocols":[1,2,5]}`, string(raw))
 	_, err = client.Call(ctx, "lsps9.do_this", nil)
 	refused := &lsps0.RemoteError{}
 	require.ErrorAs(t, err, &refused)

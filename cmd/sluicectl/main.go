@@ -40,6 +40,8 @@ type CLI struct {
 	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
 	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
 	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
+	Menus      MenusCmd      `cmd:"" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
+	Webhooks   WebhooksCmd   `cmd:"" help:"What wallets' webhooks were told, newest first."`
 	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
 	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`

@@ -86,6 +86,7 @@ type LSPConfig struct {
 	URIs             []string        `toml:"uris" help:"how wallets reach the gateway's node, as KEY@HOST:PORT; empty asks lnd"`
 	CltvDelta        uint32          `toml:"cltv_delta" help:"lnd's bitcoin.timelockdelta" min:"18" max:"2016"`
 	Menu             []MenuItem      `toml:"menu" help:"what channels cost while the chain is cheap, from cheap to dear; see fee_margin_percent"`
+	Tokens           []TokenItem     `toml:"token" help:"tokens (bLIP-52) with menus of their own; sluicectl menus changes them while sluiced runs"`
 	OfferFor         config.Duration `toml:"offer_for" help:"how long a price stands; the longer, the further the chain's fees can leave it behind" min:"10m" max:"2h"`
 	PromiseKeyFor    config.Duration `toml:"promise_key_for" help:"how long prices are promised under one key before the next;\nan old key is accepted until what it promised has expired, then deleted" min:"1d" max:"365d"`
 	Taproot          bool            `toml:"taproot" help:"open simple taproot channels instead of anchor channels"`
@@ -138,6 +139,19 @@ type MenuItem struct {
 	MaxSelfDelay uint32      `toml:"max_client_to_self_delay_blocks" help:"largest to_self_delay that a wallet may ask of us"`
 	MinPayment   config.Msat `toml:"min_payment_size_msat" help:"smallest payment"`
 	MaxPayment   config.Msat `toml:"max_payment_size_msat" help:"largest payment"`
+}
+
+// TokenItem is the menu for who names a token.
+type TokenItem struct {
+	Token string     `toml:"token" help:"printable ASCII without spaces"`
+	Menu  []MenuItem `toml:"menu" help:"what channels cost with it"`
+}
+
+func (m MenuItem) params() lsp.OpeningFeeParams {
+	return lsp.OpeningFeeParams{
+		MinFeeMsat: m.MinFee.Amount(), ProportionalPPM: m.PPM, MinLifetimeBlocks: m.MinLifetime,
+		MaxClientToSelfDelay: m.MaxSelfDelay, MinPaymentSizeMsat: m.MinPayment.Amount(), MaxPaymentSizeMsat: m.MaxPayment.Amount(),
+	}
 }
 
 // DefaultConfig is safe for a small gateway on mainnet.
@@ -213,6 +227,9 @@ func (c Config) Validate() error {
 	if _, err := c.LSPS.limits(); err != nil {
 		return err
 	}
+	if _, err := c.LSPS.Webhooks.settings(); err != nil {
+		return err
+	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {
 		if _, err := keySet(list); err != nil {
 			return fmt.Errorf("acceptor: %w", err)
@@ -258,10 +275,14 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	}
 	out.Menu = nil
 	for _, m := range s.Menu {
-		out.Menu = append(out.Menu, lsp.OpeningFeeParams{
-			MinFeeMsat: m.MinFee.Amount(), ProportionalPPM: m.PPM, MinLifetimeBlocks: m.MinLifetime,
-			MaxClientToSelfDelay: m.MaxSelfDelay, MinPaymentSizeMsat: m.MinPayment.Amount(), MaxPaymentSizeMsat: m.MaxPayment.Amount(),
-		})
+		out.Menu = append(out.Menu, m.params())
+	}
+	for _, t := range s.Tokens {
+		menu := lspengine.TokenMenu{Token: t.Token}
+		for _, m := range t.Menu {
+			menu.Items = append(menu.Items, m.params())
+		}
+		out.Tokens = append(out.Tokens, menu)
 	}
 	out.OfferFor, out.PromiseKeyFor = s.OfferFor.Std(), s.PromiseKeyFor.Std()
 	out.Prices = lsp.ChainPrices{OpeningWU: funding.OpeningWU(s.FeeInputs), MarginPercent: s.FeeMargin, TolerancePercent: s.FeeTolerance}

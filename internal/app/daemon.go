@@ -29,7 +29,10 @@ import (
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
+	"github.com/sluice-lsp/sluice/lsp/webhooks"
+	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 )
 
 // The files in the data directory.
@@ -62,6 +65,9 @@ type Daemon struct {
 	lsp      *lspapi.Service
 	backups  *backupsapi.Service
 	vault    *backupsengine.Engine
+	// messages and hooks serve LSPS during a tenure.
+	messages atomic.Pointer[peerrpc.Server]
+	hooks    atomic.Pointer[webhooks.Service]
 	lease    atomic.Pointer[store.Lease]
 	links    atomic.Pointer[links.Keeper]
 	ready    atomic.Pointer[string]
@@ -159,6 +165,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		if err := d.registry.Register(lspengine.NewCollector(d.lsp.Status, d.log)); err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
+		if err := d.registerLSPS(); err != nil {
+			return err
+		}
 	}
 	if d.roles.Backups {
 		if err := d.newBackups(ctx, d.lnd); err != nil {
@@ -233,7 +242,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

@@ -20,10 +20,11 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
-// TestGarbageAtEveryCall calls every method of both services with requests that
+// TestGarbageAtEveryCall calls every method of the services with requests that
 // are nonsense, or nearly right. Each is answered with an error of the caller's,
 // never of ours; afterwards a payment goes through as if nothing had been.
 func TestGarbageAtEveryCall(t *testing.T) {
@@ -42,6 +43,8 @@ func TestGarbageAtEveryCall(t *testing.T) {
 		operator := r.service.Load().operator
 		_, err := operator.SetBusiness(r.ctx, &lspv1.SetBusinessRequest{Accepting: true})
 		require.NoError(t, err)
+		_, err = r.service.Load().lsps.ResetMenu(r.ctx, &lspsv1.ResetMenuRequest{})
+		require.True(t, err == nil || errkind.Of(err) == errkind.NotFound, "%v", err)
 		for {
 			open, err := operator.FindPayments(r.ctx, &lspv1.FindPaymentsRequest{OpenOnly: true})
 			require.NoError(t, err)
@@ -86,8 +89,11 @@ func (g *garbage) call() {
 	s := g.r.service.Load()
 	require.NotNil(t, s, "sluiced is away")
 	desc, impl := lspv1.ChannelsService_ServiceDesc, any(s.channels)
-	if g.rng.IntN(3) == 0 {
+	switch g.rng.IntN(8) {
+	case 0, 1:
 		desc, impl = lspv1.OperatorService_ServiceDesc, any(s.operator)
+	case 2:
+		desc, impl = lspsv1.LspsOperatorService_ServiceDesc, any(s.lsps)
 	}
 	ctx, cancel := context.WithTimeout(g.r.asWallet(), time.Minute)
 	defer cancel()

@@ -3,13 +3,16 @@ package app
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 	"github.com/sluice-lsp/sluice/lsp/lsps2"
+	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc"
+	"github.com/sluice-lsp/sluice/lsp/webhooks"
 )
 
 // LSPSConfig says what wallets may ask for over the Lightning peer connection.
@@ -18,11 +21,13 @@ type LSPSConfig struct {
 	PendingEach int  `toml:"pending_per_peer" help:"requests that one peer may have in flight" min:"1" max:"1000"`
 	Pending     int  `toml:"pending" help:"requests in flight in all" min:"1"`
 	PerSecond   int  `toml:"requests_per_second_per_peer" help:"requests per second of one peer, four times as many at once" min:"1"`
+
+	Webhooks WebhooksConfig `toml:"webhooks" help:"how wallets that are away are told that a payment waits for them (LSPS5)"`
 }
 
 func defaultLSPS() LSPSConfig {
 	l := peerrpc.DefaultLimits()
-	return LSPSConfig{Enabled: true, PendingEach: l.PeerPending, Pending: l.AllPending, PerSecond: int(l.PeerPerSecond)}
+	return LSPSConfig{Enabled: true, PendingEach: l.PeerPending, Pending: l.AllPending, PerSecond: int(l.PeerPerSecond), Webhooks: defaultWebhooks()}
 }
 
 func (c LSPSConfig) limits() (peerrpc.Limits, error) {
@@ -35,8 +40,9 @@ func (c LSPSConfig) limits() (peerrpc.Limits, error) {
 	return l, nil
 }
 
-// lspsServer answers LSPS requests of peers; nil when that is turned off.
-func (d *Daemon) lspsServer(business *lspengine.Engine) (*peerrpc.Server, error) {
+// lspsServer answers LSPS requests of peers; nil when that is turned off. hooks
+// is nil without webhooks.
+func (d *Daemon) lspsServer(business *lspengine.Engine, hooks *webhooks.Service) (*peerrpc.Server, error) {
 	if !d.cfg.LSPS.Enabled {
 		return nil, nil //nolint:nilnil // there is none
 	}
@@ -57,14 +63,17 @@ func (d *Daemon) lspsServer(business *lspengine.Engine) (*peerrpc.Server, error)
 		methods[lsps1.MethodGetOrder] = lsps1.GetOrder(orders)
 		protocols = append([]int{lsps1.Number}, protocols...)
 	}
-	methods[lsps0.MethodListProtocols] = listProtocols(protocols)
+	if hooks != nil {
+		maps.Copy(methods, hookMethods(hooks))
+		protocols = append(protocols, lsps5.Number)
+	}
+	methods[lsps0.MethodListProtocols] = listProtocols(protocols...)
 	return peerrpc.New(peerrpc.Options{
-		Messages: d.lnd, Peers: d.lnd, Limits: limits, Now: d.now, Log: d.log.Named("lsps"),
-		Methods: methods,
+		Messages: d.lnd, Peers: d.lnd, Limits: limits, Now: d.now, Log: d.log.Named("lsps"), Methods: methods,
 	})
 }
 
-func listProtocols(numbers []int) peerrpc.Method {
+func listProtocols(numbers ...int) peerrpc.Method {
 	return func(_ context.Context, _ ln.PubKey, params lsps0.Params) (any, error) {
 		if refused := params.Only(); refused != nil {
 			return nil, refused

@@ -9,7 +9,10 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 	"github.com/sluice-lsp/sluice/lsp/lsps2"
@@ -96,7 +99,7 @@ func TestLSPS2VariableAfterAProbe(t *testing.T) {
 		r.openBooks()
 		raw, err := r.lsps.Call(r.ctx, lsps0.MethodListProtocols, nil)
 		require.NoError(t, err)
-		require.JSONEq(t, `{"protocols":[1,2]}`, string(raw))
+		require.JSONEq(t, `{"protocols":[1,2,5]}`, string(raw))
 		item, bought, err := r.lsps.Buy(r.ctx, 0)
 		require.NoError(t, err)
 		hints := r.lspsInvoice(0, bought).RouteHints
@@ -158,10 +161,74 @@ func TestLSPS2Refusals(t *testing.T) {
 		require.Equal(t, lsps2.CodeSizeTooSmall, code(lsps2.MethodBuy, bad))
 		bad.SizeMsat = good.Params.MaxPaymentSizeMsat + 1
 		require.Equal(t, lsps2.CodeSizeTooLarge, code(lsps2.MethodBuy, bad))
+		bad.SizeMsat = 3_500_000_000
+		require.Equal(t, lsps2.CodeSizeTooLarge, code(lsps2.MethodBuy, bad), "the gateway's own channels bring no more than 3,000,000 sat")
 		_, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, good)
 		require.NoError(t, err)
 		r.pause(time.Until(good.Params.ValidUntil))
 		require.Equal(t, lsps2.CodeInvalidParams, code(lsps2.MethodBuy, good), "valid_until itself is too late")
 		require.Empty(t, r.lsps.Odd())
+	})
+}
+
+// Tokens have menus of their own, from the configuration and at run time; what
+// was promised under one stands when the token is withdrawn.
+func TestLSPS2Tokens(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}, configure: func(c *Config) {
+			item := c.LSP.Menu[0]
+			item.PPM = 100
+			c.LSP.Tokens = []TokenItem{{Token: "FRIENDS", Menu: []MenuItem{item}}}
+		}})
+		r.openBooks()
+		menu := func(token string) ([]lsp.OpeningFeeParams, error) {
+			r.pause(time.Second)
+			raw, err := r.lsps.Call(r.ctx, lsps2.MethodGetInfo, lsps2.GetInfoRequest{Token: token})
+			if err != nil {
+				return nil, err
+			}
+			return lsps2.ReadMenu(raw)
+		}
+		for range 2 {
+			everybody, err := menu("")
+			require.NoError(t, err)
+			require.EqualValues(t, 10_000, everybody[0].ProportionalPPM)
+			friends, err := menu("FRIENDS")
+			require.NoError(t, err)
+			require.EqualValues(t, 100, friends[0].ProportionalPPM)
+
+			operator := r.service.Load().lsps
+			items := []*lspsv1.MenuItem{
+				{MinFeeMsat: 3_000_000, ProportionalPpm: 5, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 1_000_000_000, MaxClientToSelfDelayBlocks: 2016, MinLifetimeBlocks: 1008},
+				{MinFeeMsat: 4_000_000, ProportionalPpm: 5, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 1_000_000_000, MaxClientToSelfDelayBlocks: 2016, MinLifetimeBlocks: 4032},
+			}
+			_, err = operator.SetMenu(r.ctx, &lspsv1.SetMenuRequest{Token: "SALE", Items: []*lspsv1.MenuItem{items[1], items[0]}})
+			require.ErrorIs(t, err, errkind.Invalid, "bLIP-52's order")
+			_, err = operator.SetMenu(r.ctx, &lspsv1.SetMenuRequest{Token: "SALE", Items: items})
+			require.NoError(t, err)
+			sale, err := menu("SALE")
+			require.NoError(t, err)
+			require.Len(t, sale, 2)
+			list, err := operator.ListMenus(r.ctx, &lspsv1.ListMenusRequest{})
+			require.NoError(t, err)
+			require.Len(t, list.Menus, 3)
+			require.Empty(t, list.Menus[0].Token)
+			require.Equal(t, "SALE", list.Menus[2].Token)
+			require.Len(t, list.Menus[2].Offered, 2)
+
+			r.killProcess()
+			r.pause(time.Second)
+			r.up()
+			sale, err = menu("SALE")
+			require.NoError(t, err, "it stands after a restart")
+			_, err = r.service.Load().lsps.WithdrawToken(r.ctx, &lspsv1.WithdrawTokenRequest{Token: "SALE"})
+			require.NoError(t, err)
+			_, err = menu("SALE")
+			refused := &lsps0.RemoteError{}
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, lsps2.CodeUnrecognizedToken, refused.Code)
+			_, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, lsps2.BuyRequest{Params: sale[0], SizeMsat: 100_000_000, HasSize: true})
+			require.NoError(t, err, "what was promised stands")
+		}
 	})
 }

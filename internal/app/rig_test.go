@@ -35,9 +35,11 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
+	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 )
 
 // job is one kind of payment.
@@ -121,6 +123,7 @@ type services struct {
 	operator lspv1.OperatorServiceServer
 	shop     lspv1.OrdersServiceServer
 	orders   lspv1.OrdersOperatorServiceServer
+	lsps     lspsv1.LspsOperatorServiceServer
 }
 
 func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
@@ -133,6 +136,8 @@ func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		s.shop = impl
 	case lspv1.OrdersOperatorServiceServer:
 		s.orders = impl
+	case lspsv1.LspsOperatorServiceServer:
+		s.lsps = impl
 	}
 }
 
@@ -809,7 +814,7 @@ func (r *rig) channels() int {
 // migrate is what openStore does after store.Open.
 func migrate(ctx context.Context, db *store.DB) error {
 	for _, f := range []func(context.Context, *store.DB) error{
-		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate,
+		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate,
 	} {
 		if err := f(ctx, db); err != nil {
 			return err

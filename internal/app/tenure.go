@@ -57,24 +57,45 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		return err
 	}
 	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: d.lsp, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
+		Node: lspNode(d.lnd), Routes: holds, Held: holds, Waker: wakers{d.lsp, d.hooks.Load}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
 	})
 	if err != nil {
 		return err
 	}
-	messages, err := d.lspsServer(business)
+	hookService, err := d.hookService(lease, business)
 	if err != nil {
 		return err
 	}
 	defer d.links.Store(nil)
+	messages, err := d.lspsServer(business, hookService)
+	if err != nil {
+		return err
+	}
+	// Before payments that waited already are taken up: their wallets are told.
+	if hookService != nil {
+		if err := hookService.Load(ctx); err != nil {
+			return err
+		}
+		d.hooks.Store(hookService)
+		d.lsp.Webhooks(hookService)
+		defer func() {
+			d.lsp.Webhooks(nil)
+			d.hooks.Store(nil)
+		}()
+	}
+	d.messages.Store(messages)
+	defer d.messages.Store(nil)
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return business.Run(ctx, func() {
 		d.lsp.Ready(business)
+		if hookService != nil {
+			serving.Go(func() { hookService.Run(ctx) })
+		}
 		if messages != nil {
 			serving.Go(func() { messages.Run(ctx) })
 		}

@@ -57,6 +57,9 @@ func GatewayArgs() []string {
 		"--grpc.server-ping-timeout=4s",
 		"--grpc.client-ping-min-wait=1s",
 		"--grpc.client-allow-ping-without-stream",
+		// option_supports_lsps (bLIP-50).
+		"--protocol.custom-init=729",
+		"--protocol.custom-nodeann=729",
 	}
 }
 

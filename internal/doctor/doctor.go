@@ -156,7 +156,7 @@ func checks() []func(Facts, Want) []Finding {
 	return []func(Facts, Want) []Finding{
 		one(version), one(buildTags), one(network), one(rights),
 		one(chainSync), one(graphSync), one(clock),
-		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(bigChannels),
+		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(lsps), one(bigChannels),
 		one(defaultFees), one(timeLockDelta), one(holdExpiryDelta), one(pings), one(restrictedSlots),
 		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(offers),
 	}

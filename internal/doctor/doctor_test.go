@@ -23,7 +23,7 @@ func healthy() Facts {
 		Info: ln.NodeInfo{
 			PubKey: ln.PubKey{2, 7}, Alias: "gateway", Network: "mainnet", BlockHeight: 900_000, BestHeaderAt: testNow().Add(-10 * time.Minute),
 			SyncedToChain: true, SyncedToGraph: true, RequireInterceptor: true, StoreFinalResolutions: true,
-			Features: map[uint32]string{51: "zero-conf", 47: "scid-alias"},
+			Features: map[uint32]string{51: "zero-conf", 47: "scid-alias", 729: "unknown"},
 		},
 		Version: lnd.Version{Major: 0, Minor: 21, Patch: 2, PreRelease: "beta", Text: "0.21.2-beta", BuildTags: append(neededTags(), "kvdb_sqlite")},
 		Channels: []ln.Channel{
@@ -103,6 +103,7 @@ func TestAilments(t *testing.T) {
 		{"no zero-conf", func(f *Facts, _ *Want) { delete(f.Info.Features, 51) }, one("zero_conf", Fail), "protocol.zero-conf=true"},
 		{"no alias", func(f *Facts, _ *Want) { delete(f.Info.Features, 47) }, one("scid_alias", Fail), "protocol.option-scid-alias=true"},
 		{"zero-conf mandatory", func(f *Facts, _ *Want) { delete(f.Info.Features, 51); f.Info.Features[50] = "zero-conf" }, nil, ""},
+		{"no LSPS bit", func(f *Facts, _ *Want) { delete(f.Info.Features, 729) }, one("lsps", Warn), "protocol.custom-nodeann=729"},
 		{"wumbo wanted", func(_ *Facts, w *Want) { w.MaxChannelSat = 20_000_000 }, one("big_channels", Fail), "protocol.wumbo-channels=true"},
 		{"wumbo there", func(f *Facts, w *Want) { w.MaxChannelSat, f.Info.Features[19] = 20_000_000, "wumbo" }, nil, ""},
 		{"default base fee", func(f *Facts, _ *Want) { f.Settings["bitcoin.basefee"] = "1000 mSAT" }, one("default_fees", Warn), "bitcoin.basefee=0"},

@@ -16,6 +16,8 @@ const (
 	featureWumbo     = 18
 	featureScidAlias = 46
 	featureZeroConf  = 50
+	// featureLSPS is option_supports_lsps (bLIP-50), which has no mandatory form.
+	featureLSPS = 729
 )
 
 func has(info ln.NodeInfo, even uint32) bool {
@@ -77,6 +79,18 @@ func zeroConf(f Facts, _ Want) []Finding {
 		judge("scid_alias", "SCID aliases", featureScidAlias, "the SCID of an invoice cannot be mapped to a new channel"),
 		judge("zero_conf", "zero-conf channels", featureZeroConf, "no channel can be used before it confirms"),
 	}
+}
+
+// lsps: the node's announcement is what GetInfo shows; what it says to peers
+// (custom-init) is set beside it.
+func lsps(f Facts, _ Want) Finding {
+	x := Finding{Check: "lsps", Level: OK, Title: "known as an LSP", Found: fmt.Sprintf("yes (feature bit %d)", featureLSPS)}
+	if _, on := f.Info.Features[featureLSPS]; !on {
+		x.Level, x.Found = Warn, fmt.Sprintf("no (feature bit %d is off): wallets that look for one do not find it", featureLSPS)
+		x.Fix = "Add to lnd.conf and restart lnd. Do not name 37913 in protocol.custom-message: lnd has it already, and would not start."
+		x.Lines = []string{"[protocol]", "protocol.custom-init=729", "protocol.custom-nodeann=729"}
+	}
+	return x
 }
 
 func bigChannels(f Facts, w Want) Finding {

@@ -52,7 +52,7 @@ func rights() []Right {
 		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
 		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway},
 		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway},
-		{lightning + "SignMessage", "to sign with the node's key: a wallet's login, a gateway's refund promises and the key of its backup receipts", both},
+		{lightning + "SignMessage", "to sign with the node's key: a wallet's login; of a gateway what webhooks are told, refund promises and the key of its backup receipts", both},
 		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", gateway},
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -42,9 +43,13 @@ func noCaps() map[string]string {
 }
 
 // startSluice runs sluiced beside the gateway and logs in as the wallet.
-func startSluice(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node) (_ *sluice, err error) {
+func startSluice(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node, settings ...map[string]string) (_ *sluice, err error) {
 	s := &sluice{}
-	if s.daemon, err = net.StartSluiced(ctx, gateway, lnd.GatewayRights(), devnet.SluicedConfig{Settings: noCaps()}); err != nil {
+	all := noCaps()
+	for _, more := range settings {
+		maps.Copy(all, more)
+	}
+	if s.daemon, err = net.StartSluiced(ctx, gateway, lnd.GatewayRights(), devnet.SluicedConfig{Settings: all}); err != nil {
 		return nil, err
 	}
 	tlsConfig, err := selfcert.ClientTLS(s.daemon.TLSCert)

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/engine"
 )
@@ -34,6 +35,7 @@ const lndMaxCSV = 2016
 // Service plugs into rpcserver.
 type Service struct {
 	engine    atomic.Pointer[engine.Engine]
+	ledger    atomic.Pointer[Ledger]
 	listeners listeners
 }
 
@@ -45,6 +47,15 @@ func New() *Service { return &Service{} }
 func (s *Service) Ready(e *engine.Engine) {
 	s.engine.Store(e)
 	s.listeners.dismiss()
+}
+
+// Webhooks hands over what webhooks were told; nil when there are none.
+func (s *Service) Webhooks(l Ledger) {
+	if l == nil {
+		s.ledger.Store(nil)
+		return
+	}
+	s.ledger.Store(&l)
 }
 
 // Status is the engine's, or that it does not run now.
@@ -88,6 +99,12 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OrdersOperatorService_FindOrders_FullMethodName:     operators,
 		lspv1.OrdersOperatorService_ShowOrder_FullMethodName:      operators,
 		lspv1.OrdersOperatorService_WithdrawOrder_FullMethodName:  operators,
+
+		lspsv1.LspsOperatorService_ListMenus_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_SetMenu_FullMethodName:           operators,
+		lspsv1.LspsOperatorService_WithdrawToken_FullMethodName:     operators,
+		lspsv1.LspsOperatorService_ResetMenu_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_ListNotifications_FullMethodName: operators,
 	}
 }
 
@@ -97,6 +114,7 @@ func (s *Service) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterOperatorServiceServer(r, &operator{s: s})
 	lspv1.RegisterOrdersServiceServer(r, &orders{s: s})
 	lspv1.RegisterOrdersOperatorServiceServer(r, &orderOperator{s: s})
+	lspsv1.RegisterLspsOperatorServiceServer(r, &lspsOperator{s: s})
 }
 
 // RegisterREST implements rpcserver.Service.
@@ -106,6 +124,7 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 	}
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		lspv1.RegisterOperatorServiceHandler, lspv1.RegisterOrdersServiceHandler, lspv1.RegisterOrdersOperatorServiceHandler,
+		lspsv1.RegisterLspsOperatorServiceHandler,
 	} {
 		if err := register(ctx, mux, conn); err != nil {
 			return err

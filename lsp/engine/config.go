@@ -23,7 +23,9 @@ type Config struct {
 	CltvDelta uint32
 	// Menu is what channels on demand cost while the chain is cheap, without
 	// promise and validity; Prices raise it to what the chain asks.
-	Menu   []lsp.OpeningFeeParams
+	Menu []lsp.OpeningFeeParams
+	// Tokens have menus of their own.
+	Tokens []TokenMenu
 	Prices lsp.ChainPrices
 	// OfferFor is how long a menu item can be used (bLIP-52: at least 10 min).
 	OfferFor time.Duration
@@ -164,6 +166,9 @@ func (c Config) Validate() error {
 		return errors.New("lsp configuration: the menu of opening fees is empty")
 	}
 	if err := lsp.CheckMenu(c.Menu); err != nil {
+		return fmt.Errorf("lsp configuration: %w", err)
+	}
+	if err := checkTokens(c.Tokens); err != nil {
 		return fmt.Errorf("lsp configuration: %w", err)
 	}
 	return c.validateOrders()

@@ -66,6 +66,11 @@ type Engine struct {
 	log   *zap.Logger
 	keys  *keyring
 	fees  *feeSource
+	menus *menus
+	// inbound is what the network can bring.
+	inbound inbound
+	// together are agreements that are being made.
+	together together
 
 	openings *openings
 	jits     *jits
@@ -145,6 +150,7 @@ func New(opt Options) (*Engine, error) {
 		world:  newWorld(opt.Node.Events, opt.Node.Channels, opt.Log),
 		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
 		keys:   &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
+		menus:  &menus{configured: configuredMenus(opt.Config)},
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),

@@ -24,12 +24,9 @@ type LSPS2 struct{ *Engine }
 const htlcMinimum ln.Msat = 1_000
 
 // Menu implements lsps2.Service. While no channels are offered the menu is
-// empty, as bLIP-52 has it. No token means anything yet.
+// empty, as bLIP-52 has it.
 func (l LSPS2) Menu(ctx context.Context, client ln.PubKey, token string) ([]lsp.OpeningFeeParams, error) {
-	if token != "" {
-		return nil, lsps2.ErrToken
-	}
-	menu, err := l.Engine.Menu(ctx, client)
+	menu, err := l.MenuFor(ctx, client, token)
 	return menu.Items, err
 }
 
@@ -52,6 +49,9 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 			return lsps2.BuyResult{}, err
 		}
 		least = r.SizeMsat - terms.FeeMsat
+	}
+	if err := e.checkInbound(ctx, max(r.SizeMsat, least)); err != nil {
+		return lsps2.BuyResult{}, err
 	}
 	fee := max(terms.FeeMsat, r.Params.MinFeeMsat)
 	wish := Wish{ZeroConf: true, AllowAnother: true}
@@ -90,7 +90,7 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, offer.ExpiresAt.Add(time.Hour)); err != nil {
 		return lsps2.BuyResult{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.writeTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineJit, PaymentHash: placeholder[:], JitScid: scid.Bytes(),
 			AmountMsat: int64(r.SizeMsat), FeeMsat: int64(terms.FeeMsat), //nolint:gosec // bounded by MaxMsat

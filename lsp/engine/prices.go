@@ -33,7 +33,17 @@ type Menu struct {
 
 // Menu is what channels cost this client now, with promises.
 func (e *Engine) Menu(ctx context.Context, client ln.PubKey) (Menu, error) {
-	items, err := e.prices(e.fees.current())
+	return e.MenuFor(ctx, client, "")
+}
+
+// MenuFor is the menu of a token; ErrToken when that means nothing. The empty
+// token has the menu for everybody.
+func (e *Engine) MenuFor(ctx context.Context, client ln.PubKey, token string) (Menu, error) {
+	base, err := e.menus.of(token, e.opt.Now())
+	if err != nil {
+		return Menu{}, err
+	}
+	items, err := e.prices(e.fees.current(), base)
 	if err != nil {
 		return Menu{Refusal: err, RetryAfter: retryPrices}, nil //nolint:nilerr // an empty menu with its reason is an answer
 	}
@@ -45,8 +55,8 @@ func (e *Engine) Menu(ctx context.Context, client ln.PubKey) (Menu, error) {
 	return Menu{Items: promised}, err
 }
 
-// prices is the menu at this rate, without promises, or why there is none.
-func (e *Engine) prices(rate funding.Rate) ([]lsp.OpeningFeeParams, error) {
+// prices is a menu at this rate, without promises, or why there is none.
+func (e *Engine) prices(rate funding.Rate, base []lsp.OpeningFeeParams) ([]lsp.OpeningFeeParams, error) {
 	switch {
 	case rate.Stale:
 		return nil, errStaleFees
@@ -57,7 +67,7 @@ func (e *Engine) prices(rate funding.Rate) ([]lsp.OpeningFeeParams, error) {
 	if err != nil {
 		return nil, errkind.Wrap(errkind.Unavailable, err, errkind.Sentence(errDearMenu))
 	}
-	menu, err := lsp.PriceMenu(e.cfg.Menu, cover)
+	menu, err := lsp.PriceMenu(base, cover)
 	if err == nil && len(menu) == 0 {
 		return nil, errDearMenu
 	}
@@ -139,8 +149,11 @@ func (e *Engine) feeStatus() FeeStatus {
 	if cover, err := e.cfg.Prices.Cover(s.Rate.Rate); err == nil {
 		s.CoverSat = cover
 	}
-	var err error
-	if s.Menu, err = e.prices(s.Rate); err != nil {
+	base, err := e.menus.of("", e.opt.Now())
+	if err == nil {
+		s.Menu, err = e.prices(s.Rate, base)
+	}
+	if err != nil {
 		s.Refusal = err.Error()
 	}
 	return s

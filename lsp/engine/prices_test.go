@@ -40,7 +40,7 @@ func priced(t *testing.T) (*Engine, *estimator, *time.Time, *observer.ObservedLo
 	cfg.Network, cfg.Self = "regtest", ln.PubKey{2, 1}
 	require.NoError(t, cfg.Validate())
 	return &Engine{
-		cfg: cfg, opt: Options{Now: clock}, fees: newFeeSource(cfg.Fees, lnd, clock, zap.New(core)), keys: &keyring{now: clock},
+		cfg: cfg, opt: Options{Now: clock}, fees: newFeeSource(cfg.Fees, lnd, clock, zap.New(core)), keys: &keyring{now: clock}, menus: &menus{configured: configuredMenus(cfg)}, log: zap.NewNop(),
 	}, lnd, &now, logs
 }
 
@@ -76,7 +76,7 @@ func TestTheFeeSourceRaisesItsAlarmOnce(t *testing.T) {
 	require.Error(t, e.fees.refresh(t.Context()))
 	require.Contains(t, said()[0], "1h0m1s old")
 	require.ErrorIs(t, e.newAgreement(2_000_000, true), errStaleFees)
-	_, err := e.prices(e.fees.current())
+	_, err := e.prices(e.fees.current(), e.cfg.Menu)
 	require.ErrorIs(t, err, errStaleFees)
 	require.Zero(t, e.fees.target(), "nothing is bumped to it")
 	rate, reason := e.openingRate(2_000_000, true)
@@ -106,7 +106,7 @@ func TestTheMenuFollowsTheChain(t *testing.T) {
 	at := func(rate ln.FeeRateSatPerKW) ([]lsp.OpeningFeeParams, error) {
 		lnd.rate = rate
 		require.NoError(t, e.fees.refresh(t.Context()))
-		return e.prices(e.fees.current())
+		return e.prices(e.fees.current(), e.cfg.Menu)
 	}
 	for rate, want := range map[ln.FeeRateSatPerKW]ln.Msat{
 		253: 2_000_000, 2_025: 2_000_000, 2_026: 2_001_000, 5_000: 4_935_000, 50_000: 49_350_000,

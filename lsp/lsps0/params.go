@@ -77,6 +77,16 @@ func (p Params) String(name string, most int) (string, *Error) {
 	return s, nil
 }
 
+// Written is how many bytes a string has as its client wrote it, escapes
+// included; 0 when it is no string.
+func (p Params) Written(name string) int {
+	raw, _ := find(p.members, name)
+	if _, ok := readString(raw); !ok {
+		return 0
+	}
+	return len(raw) - len(`""`)
+}
+
 // Msat reads an amount.
 func (p Params) Msat(name string) (ln.Msat, *Error) {
 	raw, refused := p.get(name)

@@ -78,6 +78,10 @@ type Stats struct {
 	Requests, Rejected, Dropped, BadFormat, Complaints uint64
 	// Lost answers found their peer gone.
 	Lost uint64
+	// Serving is the time from a request's arrival until its answer was handed to
+	// lnd, of all that were answered: Answered.
+	Serving  time.Duration
+	Answered uint64
 	// Pending and Peers are as of now.
 	Pending, Peers int
 }
@@ -223,10 +227,11 @@ func (s *Server) onMessage(ctx context.Context, m ln.PeerMessage) {
 	if m.Type != lsps0.MessageType || !s.affordable(ctx, m) {
 		return
 	}
+	came := time.Now()
 	r, err := lsps0.ParseRequest(m.Data)
 	complaint := err != nil && lsps0.IsComplaint(m.Data)
 	if serve := s.admit(ctx, m.Peer, r, err, complaint); serve != nil {
-		s.wg.Go(serve)
+		s.wg.Go(func() { serve(came) })
 	}
 }
 
@@ -245,7 +250,7 @@ func (s *Server) affordable(ctx context.Context, m ln.PeerMessage) bool {
 
 // admit gives a request its slot and says how to serve it; nil for what is not
 // answered.
-func (s *Server) admit(ctx context.Context, from ln.PubKey, r lsps0.Request, bad error, complaint bool) func() {
+func (s *Server) admit(ctx context.Context, from ln.PubKey, r lsps0.Request, bad error, complaint bool) func(came time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.peerFor(ctx, from)
@@ -284,14 +289,14 @@ func (s *Server) admit(ctx context.Context, from ln.PubKey, r lsps0.Request, bad
 	p.pending[r.ID] = struct{}{}
 	s.pending++
 	connection := p.connection
-	return func() {
+	return func(came time.Time) {
 		defer s.done(from, p, r.ID)
 		if refusal != nil {
-			s.reply(connection, from, p, r, nil, refusal)
+			s.reply(connection, from, p, r, nil, refusal, came)
 			return
 		}
 		result, err := s.call(connection, from, r)
-		s.reply(connection, from, p, r, result, err)
+		s.reply(connection, from, p, r, result, err, came)
 	}
 }
 
@@ -317,13 +322,17 @@ func (s *Server) call(ctx context.Context, client ln.PubKey, r lsps0.Request) (a
 }
 
 // reply sends the one answer, if the connection that asked is still there.
-func (s *Server) reply(ctx context.Context, to ln.PubKey, p *peer, r lsps0.Request, result any, err error) {
+func (s *Server) reply(ctx context.Context, to ln.PubKey, p *peer, r lsps0.Request, result any, err error, came time.Time) {
 	log := s.log.With(zap.Stringer("client", to), zap.String("method", lsps0.Printable(r.Method)), zap.Stringer("id", r.ID))
 	payload, err := s.answer(log, p, r.ID, result, err)
 	if err != nil {
 		log.Error("an answer cannot be written", zap.Error(err))
 		return
 	}
+	s.mu.Lock()
+	s.stats.Serving += time.Since(came)
+	s.stats.Answered++
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Limits.SendFor)
 	defer cancel()
 	if ctx.Err() == nil {

@@ -265,3 +265,6 @@ DELETE FROM lsp_orders WHERE id = $1 AND terminal;
 
 -- name: DeleteRefunds :execrows
 DELETE FROM lsp_refunds WHERE order_id = $1 AND terminal;
+
+-- name: HasPayment :one
+SELECT CAST(COUNT(*) AS BIGINT) AS payments FROM (SELECT 1 FROM lsp_payments WHERE client = $1 LIMIT 1) AS one;

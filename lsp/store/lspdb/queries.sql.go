@@ -653,6 +653,17 @@ func (q *Queries) GetSetting(ctx context.Context, name string) ([]byte, error) {
 	return value, err
 }
 
+const hasPayment = `-- name: HasPayment :one
+SELECT CAST(COUNT(*) AS BIGINT) AS payments FROM (SELECT 1 FROM lsp_payments WHERE client = $1 LIMIT 1) AS one
+`
+
+func (q *Queries) HasPayment(ctx context.Context, client []byte) (int64, error) {
+	row := q.db.QueryRowContext(ctx, hasPayment, client)
+	var payments int64
+	err := row.Scan(&payments)
+	return payments, err
+}
+
 const insertOpening = `-- name: InsertOpening :exec
 INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed,
     state, reason, terminal, newcomer, unpaid, created_ms, updated_ms)

@@ -1,0 +1,217 @@
+//go:build itest
+
+package itest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+)
+
+// needLDK skips a case on a machine without Rust, and fails it where nothing
+// may be left out.
+func needLDK(t *testing.T) {
+	t.Helper()
+	_, err := devnet.FindLDK()
+	switch {
+	case err == nil:
+	case errors.Is(err, devnet.ErrNoLDK) && os.Getenv("CI") != "true":
+		t.Skip(err)
+	default:
+		t.Fatal(err)
+	}
+}
+
+// ldkWallet is an LDK Node that buys from the gateway.
+type ldkWallet struct {
+	*devnet.LDK
+	t *testing.T
+}
+
+func newLDKWallet(ctx context.Context, t *testing.T, net *devnet.Standard, name string) *ldkWallet {
+	t.Helper()
+	node, err := net.StartLDK(ctx, name, net.Gateway, net.Gateway.P2PAddr)
+	require.NoError(t, err)
+	return &ldkWallet{LDK: node, t: t}
+}
+
+func (w *ldkWallet) invoice(ctx context.Context, request map[string]any) string {
+	w.t.Helper()
+	var bolt11 string
+	require.NoError(w.t, w.Do(ctx, &bolt11, request))
+	return bolt11
+}
+
+// sized buys a channel for one payment, for at most fee.
+func (w *ldkWallet) sized(ctx context.Context, amount, fee uint64) string {
+	w.t.Helper()
+	return w.invoice(ctx, map[string]any{"do": "receive", "amount_msat": amount, "max_fee_msat": fee})
+}
+
+// received waits until LDK's user is told of the payment, and returns what LDK
+// says that it got and what its LSP withheld.
+func (w *ldkWallet) received(ctx context.Context, hash string) (got, withheld uint64) {
+	w.t.Helper()
+	event, err := w.Wait(ctx, "the payment "+hash, func(e devnet.LDKEvent) bool {
+		return e.Event == "payment_received" && e.Hash == hash
+	})
+	require.NoError(w.t, err)
+	var payments []struct {
+		Hash    string  `json:"hash"`
+		Status  string  `json:"status"`
+		Skimmed *uint64 `json:"skimmed_msat"`
+	}
+	require.NoError(w.t, w.Do(ctx, &payments, map[string]any{"do": "payments"}))
+	for _, p := range payments {
+		if p.Hash != hash {
+			continue
+		}
+		require.Equal(w.t, "Succeeded", p.Status)
+		if p.Skimmed != nil {
+			withheld = *p.Skimmed
+		}
+		return event.AmountMsat, withheld
+	}
+	w.t.Fatalf("LDK does not list the payment %s", hash)
+	return 0, 0
+}
+
+type ldkChannel struct {
+	Usable       bool   `json:"usable"`
+	Announced    bool   `json:"announced"`
+	CapacitySat  uint64 `json:"capacity_sat"`
+	OutboundMsat uint64 `json:"outbound_msat"`
+}
+
+func (w *ldkWallet) channels(ctx context.Context) []ldkChannel {
+	w.t.Helper()
+	var out []ldkChannel
+	require.NoError(w.t, w.Do(ctx, &out, map[string]any{"do": "channels"}))
+	return out
+}
+
+// TestLDKNode is bLIP-52 with a client that nobody here wrote: LDK Node buys
+// channels, is paid less than its onions ask, and pays out again.
+func TestLDKNode(t *testing.T) {
+	needLDK(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), devnet.SluicedConfig{})
+	require.NoError(t, err)
+	op := newOperator(t, s)
+	op.reconcile(ctx)
+	w := newLDKWallet(ctx, t, net, "ldk")
+
+	// send sends the amount to an invoice, in parts of at most shard.
+	send := func(bolt11 string, amount, shard uint64) *lnrpc.Payment {
+		t.Helper()
+		request := &routerrpc.SendPaymentRequest{
+			PaymentRequest: bolt11, TimeoutSeconds: 60, FeeLimitMsat: 1_000_000, MaxParts: 16, MaxShardSizeMsat: shard,
+		}
+		decoded, err := lnd.DecodeBolt11("regtest", bolt11)
+		require.NoError(t, err)
+		if decoded.AmountMsat == 0 {
+			request.AmtMsat, request.MaxParts = int64(amount), 1
+		}
+		payment, err := net.Payer.Send(ctx, request)
+		require.NoError(t, err)
+		return payment
+	}
+	pay := func(bolt11 string, amount, shard uint64) *lnrpc.Payment {
+		t.Helper()
+		payment := send(bolt11, amount, shard)
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, payment.Status, payment.FailureReason)
+		require.EqualValues(t, amount, payment.ValueMsat)
+		require.Zero(t, payment.FeeMsat, "the payer pays no fee: LDK does")
+		return payment
+	}
+	settled := func(p *lnrpc.Payment) (parts int) {
+		for _, h := range p.Htlcs {
+			if h.Status == lnrpc.HTLCAttempt_SUCCEEDED {
+				parts++
+			}
+		}
+		return parts
+	}
+
+	// A fixed size: the fee is withheld, and the channel serves at once.
+	const first = 100_000_000
+	payment := pay(w.sized(ctx, first, 10_000_000), first, 0)
+	got, withheld := w.received(ctx, payment.PaymentHash)
+	require.Positive(t, withheld)
+	require.EqualValues(t, first, got+withheld)
+	t.Logf("LDK got %d msat of %d: %d were withheld", got, first, withheld)
+	channels := w.channels(ctx)
+	require.Len(t, channels, 1)
+	require.True(t, channels[0].Usable)
+	require.False(t, channels[0].Announced)
+	pool, err := net.Miner().Mempool(ctx)
+	require.NoError(t, err)
+	require.NotEmpty(t, pool, "the funding transaction is published")
+
+	// Several parts, for a second channel: each of them forwardable, their sum
+	// what LDK agreed to.
+	const second = 400_000_000
+	payment = pay(w.sized(ctx, second, 40_000_000), second, 60_000_000)
+	require.Greater(t, settled(payment), 3)
+	got, withheld = w.received(ctx, payment.PaymentHash)
+	require.Positive(t, withheld)
+	require.EqualValues(t, second, got+withheld)
+	require.Len(t, w.channels(ctx), 2)
+
+	// A payment of any size, on a node of its own. LDK Node 0.7.0 holds what is
+	// withheld against the proportional fee alone, of what arrived: it declines
+	// every payment of this kind that a channel is opened for. Its payer has the
+	// money back, and the channel serves the next payment, without a fee.
+	other := newLDKWallet(ctx, t, net, "ldk-any")
+	anySize := map[string]any{"do": "receive_any", "max_fee_ppm_msat": 1_000_000_000}
+	const third = 77_777_777
+	declined := send(other.invoice(ctx, anySize), third, 0)
+	require.Equal(t, lnrpc.Payment_FAILED, declined.Status)
+	require.Equal(t, lnrpc.PaymentFailureReason_FAILURE_REASON_INCORRECT_PAYMENT_DETAILS, declined.FailureReason)
+	require.Len(t, other.channels(ctx), 1)
+	payment = pay(other.invoice(ctx, anySize), third, 0)
+	got, withheld = other.received(ctx, payment.PaymentHash)
+	require.Zero(t, withheld)
+	require.EqualValues(t, third, got)
+	require.Len(t, other.channels(ctx), 1)
+
+	// It pays out over the channel that the payment opened.
+	// The invoice says how: LDK has no gossip of this young network.
+	require.NoError(t, net.Mine(ctx, 6))
+	back, err := net.Payer.LN.AddInvoice(ctx, &lnrpc.Invoice{
+		ValueMsat: 20_000_000, RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
+			NodeId: net.Gateway.PubKey, ChanId: net.PayerChannel.ChanID, CltvExpiryDelta: 80,
+		}}}},
+	})
+	require.NoError(t, err)
+	require.NoError(t, other.Do(ctx, nil, map[string]any{"do": "pay", "invoice": back.PaymentRequest}))
+	_, err = other.Wait(ctx, "LDK's own payment", func(e devnet.LDKEvent) bool { return e.Event == "payment_successful" })
+	require.NoError(t, err)
+
+	// Closed and opened again it is the same wallet, and is paid again.
+	require.NoError(t, other.Stop(ctx))
+	other = newLDKWallet(ctx, t, net, "ldk-any")
+	require.Eventually(t, func() bool {
+		c := other.channels(ctx)
+		return len(c) == 1 && c[0].Usable
+	}, 60*time.Second, 100*time.Millisecond)
+	const fourth = 12_000_000
+	payment = pay(other.sized(ctx, fourth, 10_000_000), fourth, 0)
+	got, withheld = other.received(ctx, payment.PaymentHash)
+	require.Zero(t, withheld)
+	require.EqualValues(t, fourth, got)
+	require.Len(t, other.channels(ctx), 1)
+
+	op.waitBalanced(ctx)
+}
