@@ -56,6 +56,18 @@ func (n *Net) ConnectVia(ctx context.Context, from, to *Node, link *Link) error 
 	return nil
 }
 
+// Retire kills a node for good, and ends the link that it dialled through.
+func (n *Net) Retire(node *Node, link *Link) error {
+	n.mu.Lock()
+	kept := n.redials[link]
+	delete(n.redials, link)
+	n.mu.Unlock()
+	if kept != nil {
+		kept.stop()
+	}
+	return errors.Join(link.Close(), node.Kill())
+}
+
 // redial keeps a link in use.
 type redial struct {
 	from, to    *Node

@@ -25,9 +25,6 @@ const (
 	settled  = 3 * time.Second // how long "nothing happens" is watched
 )
 
-// fakeSCID is the X of the recipes: what the wallet's hints name and no channel has.
-const fakeSCID uint64 = 16_100_000<<40 | 7<<16 | 3
-
 func sorted(m map[string]func(*env)) []string { return slices.Sorted(maps.Keys(m)) }
 
 // env is one case under way.
@@ -36,15 +33,18 @@ type env struct {
 	ctx  context.Context
 	make Factory
 	Network
+	// x is the X of the recipes: what the wallet's hints name and no channel has. Cases that share a network have
+	// one each.
+	x uint64
 	// pubs are the nodes' keys: a frozen node does not tell its own.
 	pubs map[string]string
 }
 
-func newEnv(t *testing.T, make Factory) *env {
+func newEnv(t *testing.T, make Factory, number int) *env {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	t.Cleanup(cancel)
-	return &env{T: t, ctx: ctx, make: make, pubs: map[string]string{}}
+	return &env{T: t, ctx: ctx, make: make, x: 16_100_000<<40 | uint64(number)<<16 | 3, pubs: map[string]string{}} //nolint:gosec // a count
 }
 
 // start makes the network of the case.
@@ -288,7 +288,7 @@ func key(q *routerrpc.ForwardHtlcInterceptRequest) [2]uint64 {
 // hint is the wallet's route hint over X.
 func (e *env) hint(delta, ppm uint32) []*lnrpc.RouteHint {
 	return []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
-		NodeId: e.pub(Gateway), ChanId: fakeSCID, CltvExpiryDelta: delta, FeeProportionalMillionths: ppm,
+		NodeId: e.pub(Gateway), ChanId: e.x, CltvExpiryDelta: delta, FeeProportionalMillionths: ppm,
 	}}}}
 }
 

@@ -29,6 +29,9 @@ type Options struct {
 	ZeroFees bool
 	// FeeRateSatPerKW is what the estimator says, if not zero.
 	FeeRateSatPerKW int64
+	// Ruins says that no other case can use the network after this one: channels of the gateway's go on chain, or lnd
+	// is left with an HTLC that it will offer for ever.
+	Ruins bool
 }
 
 // Network is a payer, a gateway and a wallet on a regtest chain. The payer has a confirmed, announced channel of
@@ -52,7 +55,8 @@ type Network interface {
 	Mine(t *testing.T, blocks int)
 }
 
-// Factory makes a fresh Network that lives as long as the test.
+// Factory gives a Network with a wallet that no other case had, for as long as the test lives. The other nodes may have
+// served cases before that ran with the same options: none of their HTLCs is left then, and the payer remembers no route.
 type Factory func(t *testing.T, opts Options) Network
 
 // Runner runs one case; a fake runs it in a bubble with a virtual clock.
@@ -61,9 +65,12 @@ type Runner func(t *testing.T, name string, f func(t *testing.T))
 // Run runs the whole suite.
 func Run(t *testing.T, run Runner, make Factory) {
 	t.Helper()
+	number := 0
 	for _, section := range sections() {
 		for _, name := range sorted(section) {
-			run(t, name, func(t *testing.T) { section[name](newEnv(t, make)) })
+			number++
+			n := number
+			run(t, name, func(t *testing.T) { section[name](newEnv(t, make, n)) })
 		}
 	}
 }

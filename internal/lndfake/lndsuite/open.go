@@ -2,7 +2,6 @@ package lndsuite
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -96,7 +95,7 @@ func (e *env) openFails(r *lnrpc.OpenChannelRequest, why string) {
 
 func (e *env) alias(c *lnrpc.Channel) error {
 	_, err := e.router(Gateway).XAddLocalChanAliases(e.ctx, &routerrpc.AddAliasesRequest{AliasMaps: []*lnrpc.AliasMap{{
-		BaseScid: c.ChanId, Aliases: []uint64{fakeSCID},
+		BaseScid: c.ChanId, Aliases: []uint64{e.x},
 	}}})
 	return err
 }
@@ -104,7 +103,7 @@ func (e *env) alias(c *lnrpc.Channel) error {
 // unalias takes X from a channel.
 func (e *env) unalias(c *lnrpc.Channel) error {
 	_, err := e.router(Gateway).XDeleteLocalChanAliases(e.ctx, &routerrpc.DeleteAliasesRequest{AliasMaps: []*lnrpc.AliasMap{{
-		BaseScid: c.ChanId, Aliases: []uint64{fakeSCID},
+		BaseScid: c.ChanId, Aliases: []uint64{e.x},
 	}}})
 	return err
 }
@@ -115,7 +114,7 @@ func (e *env) owner() uint64 {
 	r, err := e.ln(Gateway).ListAliases(e.ctx, &lnrpc.ListAliasesRequest{})
 	e.ok(err)
 	for _, m := range r.AliasMaps {
-		if slices.Contains(m.Aliases, fakeSCID) {
+		if slices.Contains(m.Aliases, e.x) {
 			return m.BaseScid
 		}
 	}
@@ -216,28 +215,27 @@ type entry struct {
 
 func (e *env) entry(q *routerrpc.ForwardHtlcInterceptRequest) (v entry) {
 	e.Helper()
-	v, err := e.look(q)
+	v, _, err := e.look(q)
 	e.ok(err)
 	return v
 }
 
-func (e *env) look(q *routerrpc.ForwardHtlcInterceptRequest) (v entry, err error) {
+// look also says whether the incoming HTLC is locked in: it is when it is offered, and no more while it is taken off the
+// commitments.
+func (e *env) look(q *routerrpc.ForwardHtlcInterceptRequest) (v entry, locked bool, err error) {
 	r, err := e.ln(Gateway).ListChannels(e.ctx, &lnrpc.ListChannelsRequest{})
 	if err != nil {
-		return v, err
+		return v, false, err
 	}
 	for _, c := range r.Channels {
 		for _, h := range c.PendingHtlcs {
 			switch {
 			case h.Incoming && c.ChanId == q.IncomingCircuitKey.ChanId && h.HtlcIndex == q.IncomingCircuitKey.HtlcId:
-				v.present, v.forward = true, h.ForwardingChannel
-				if !h.LockedIn {
-					return v, errors.New("an HTLC that was offered is not locked in")
-				}
+				v.present, v.forward, locked = true, h.ForwardingChannel, h.LockedIn
 			case !h.Incoming && string(h.HashLock) == string(q.PaymentHash):
 				v.out = true
 			}
 		}
 	}
-	return v, nil
+	return v, locked, nil
 }

@@ -7,51 +7,50 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-lsp/sluice/internal/devnet"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
 )
 
-// TestReal runs the suite on stock nodes, each case on a network of its own.
+// TestReal runs the suite on stock nodes. To start a network costs more than most cases, so those with the same options
+// share one, each with a wallet of its own; see pool. Cases wait more than they compute, so two run beside each other.
 func TestReal(t *testing.T) {
-	Run(t, func(t *testing.T, name string, f func(*testing.T)) { t.Run(name, f) }, newReal)
+	p := &pool{t: t}
+	t.Cleanup(p.close)
+	Run(t, func(t *testing.T, name string, f func(*testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t)
+		})
+	}, p.take)
 }
 
+// real is a network while a case has it.
 type real struct {
-	s *devnet.Standard
+	*shared
+	wallet     *devnet.Node
+	walletLink *devnet.Link
 }
 
 const realLimit = 2 * time.Minute
 
-func newReal(t *testing.T, opts Options) Network {
-	t.Helper()
-	cfg := devnet.StandardConfig{
-		NoInterceptor: !opts.RequireInterceptor, GatewayCoins: 5, ChannelSat: 16_000_000, PushSat: 4_000_000,
+func (r *real) node(name string) *devnet.Node {
+	switch name {
+	case Payer:
+		return r.s.Payer
+	case Gateway:
+		return r.s.Gateway
+	default:
+		return r.wallet
 	}
-	if !opts.ZeroFees {
-		cfg.Gateway.ExtraArgs = append(cfg.Gateway.ExtraArgs, "--bitcoin.basefee=1000", "--bitcoin.feerate=1")
-	}
-	if opts.CommitInterval > 0 {
-		cfg.Gateway.ExtraArgs = append(cfg.Gateway.ExtraArgs, "--channel-commit-interval="+opts.CommitInterval.String())
-	}
-	if opts.PayerBatch {
-		cfg.Payer.ExtraArgs = append(cfg.Payer.ExtraArgs, "--channel-commit-interval=500ms")
-	}
-	s := devnet.StartStandard(t, cfg)
-	if opts.FeeRateSatPerKW > 0 {
-		s.Fees().SetSatPerVByte(uint32(opts.FeeRateSatPerKW / 250))
-		time.Sleep(3 * time.Second) // lnd asks every one to two seconds
-	}
-	return &real{s: s}
 }
-
-func (r *real) node(name string) *devnet.Node { return r.s.Node(name) }
 
 func (r *real) link(a, b string) *devnet.Link {
 	if a == Payer || b == Payer {
 		return r.s.PayerLink
 	}
-	return r.s.WalletLink
+	return r.walletLink
 }
 
 func limited(t *testing.T, f func(context.Context) error) {

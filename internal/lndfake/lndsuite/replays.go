@@ -16,7 +16,12 @@ const window = 6 * time.Second
 
 func (e *env) required() *sidecar {
 	e.Helper()
-	e.start(Options{RequireInterceptor: true})
+	return e.with(Options{RequireInterceptor: true})
+}
+
+func (e *env) with(opts Options) *sidecar {
+	e.Helper()
+	e.start(opts)
 	e.channel()
 	return e.sidecar()
 }
@@ -40,10 +45,12 @@ func (e *env) resumed(s *sidecar) (q offer, p *paying, preimage []byte) {
 
 func (e *env) expect(q offer, want entry) {
 	e.Helper()
-	got := e.entry(q)
+	got, locked, err := e.look(q)
+	e.ok(err)
 	require.Equal(e, want.present, got.present, "the incoming entry is there: %+v", got)
 	require.Equal(e, want.forward != 0, got.forward != 0, "forwarding_channel is set: %+v", got)
 	require.Equal(e, want.out, got.out, "the outgoing entry is there: %+v", got)
+	require.Equal(e, want.present, locked, "an HTLC that is offered is locked in")
 }
 
 // The rows' cells: the incoming entry present or not, forwarding_channel set or not, an outgoing entry or not.
@@ -218,7 +225,7 @@ func replays() map[string]func(*env) {
 			p.succeeds()
 		},
 		"replays/outgoing_force_closing": func(e *env) {
-			s := e.required()
+			s := e.with(Options{RequireInterceptor: true, Ruins: true})
 			e.Mine(e.T, 6)
 			q, _, _ := e.resumed(s)
 			e.becomes(q, "moved", func(v entry) bool { return v.out })
@@ -228,7 +235,7 @@ func replays() map[string]func(*env) {
 			e.expect(q, signed())
 		},
 		"replays/incoming_force_closed": func(e *env) {
-			s := e.required()
+			s := e.with(Options{RequireInterceptor: true, Ruins: true})
 			q, _, pre := e.resumed(s)
 			e.becomes(q, "moved", func(v entry) bool { return v.out })
 			e.forceClose(Payer, Gateway)
@@ -240,7 +247,7 @@ func replays() map[string]func(*env) {
 			e.settleAtWallet(pre)
 		},
 		"replays/on_chain_answers_kill_the_stream": func(e *env) {
-			s := e.required()
+			s := e.with(Options{RequireInterceptor: true, Ruins: true})
 			q, _, _ := e.resumed(s)
 			e.forceClose(Payer, Gateway)
 			e.Mine(e.T, 6)
@@ -425,7 +432,7 @@ func (e *env) watch(q offer) (seen func() bool) {
 	go func() {
 		found := false
 		for ctx.Err() == nil {
-			v, err := e.look(q)
+			v, _, err := e.look(q)
 			found = found || err == nil && v == unmoved()
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -472,7 +479,7 @@ func (e *env) forceClose(node, peer string) {
 // second failed, a flap.
 func (e *env) phantom() (*sidecar, offer) {
 	e.Helper()
-	e.start(Options{RequireInterceptor: true, PayerBatch: true})
+	e.start(Options{RequireInterceptor: true, PayerBatch: true, Ruins: true})
 	e.channel()
 	s := e.sidecar()
 	req, err := e.ln(Wallet).AddInvoice(e.ctx, &lnrpc.Invoice{Value: nSat, RouteHints: e.hint(80, 0)})
@@ -507,7 +514,7 @@ func (e *env) routeOver(invs ...*lnrpc.AddInvoiceResponse) <-chan struct{} {
 			TotalTimeLock: h + 163, TotalAmtMsat: nMsat, Hops: []*lnrpc.Hop{
 				{ChanId: chanID, PubKey: gateway, AmtToForwardMsat: nMsat, Expiry: h + 83, TlvPayload: true},
 				{
-					ChanId: fakeSCID, PubKey: wallet, AmtToForwardMsat: nMsat, Expiry: h + 83, TlvPayload: true,
+					ChanId: e.x, PubKey: wallet, AmtToForwardMsat: nMsat, Expiry: h + 83, TlvPayload: true,
 					MppRecord: &lnrpc.MPPRecord{PaymentAddr: inv.PaymentAddr, TotalAmtMsat: nMsat},
 				},
 			},

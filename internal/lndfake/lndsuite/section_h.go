@@ -82,7 +82,7 @@ func sectionH() map[string]func(*env) {
 			found := false
 			for _, m := range r.AliasMaps {
 				for _, a := range m.Aliases {
-					found = found || m.BaseScid == c.ChanId && a == fakeSCID
+					found = found || m.BaseScid == c.ChanId && a == e.x
 				}
 			}
 			require.True(e, found, "%v", r)
