@@ -150,11 +150,14 @@ func (e *env) channel() *lnrpc.Channel {
 // policy waits until the gateway's own policy is in its own graph.
 func (e *env) policy(c *lnrpc.Channel) {
 	e.Helper()
+	e.until("the own policy is in the graph", func() bool { return e.hasPolicy(c) })
+}
+
+func (e *env) hasPolicy(c *lnrpc.Channel) bool {
+	e.Helper()
 	me := e.pub(Gateway)
-	e.until("the own policy is in the graph", func() bool {
-		i, err := e.ln(Gateway).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: c.ChanId})
-		return err == nil && (i.Node1Pub == me && i.Node1Policy != nil || i.Node2Pub == me && i.Node2Policy != nil)
-	})
+	i, err := e.ln(Gateway).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: c.ChanId})
+	return err == nil && (i.Node1Pub == me && i.Node1Policy != nil || i.Node2Pub == me && i.Node2Policy != nil)
 }
 
 func (e *env) active(node, peer string) {

@@ -147,7 +147,8 @@ func (p *pool) keep(t *testing.T, s *shared) {
 	p.idle = append(p.idle, s)
 	var old *shared
 	if len(p.idle) > mostIdle {
-		old, p.idle = p.idle[0], slices.Delete(p.idle, 0, 1)
+		old = p.idle[0]
+		p.idle = slices.Delete(p.idle, 0, 1)
 	}
 	p.mu.Unlock()
 	if old != nil {
