@@ -210,9 +210,10 @@ func (r *real) drain() error {
 	// A phantom would be offered to every case that comes.
 	before := offers()
 	r.s.PayerLink.Flap()
-	if err := r.s.WaitDisconnected(ctx, r.s.Payer, r.s.Gateway); err != nil {
-		return err
-	}
+	// They may be back before this has looked.
+	seen, done := context.WithTimeout(ctx, time.Second)
+	_ = r.s.WaitDisconnected(seen, r.s.Payer, r.s.Gateway)
+	done()
 	if _, err := r.s.Payer.WaitChannelActive(ctx, r.s.PayerChannel.Point); err != nil {
 		return err
 	}
