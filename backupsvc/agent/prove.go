@@ -121,7 +121,7 @@ func (w *worker) convict(verdict vault.Verdict, known *recovery.Head, shown vaul
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	text := ""
+	var text string
 	switch verdict {
 	case vault.RolledBack:
 		text = fmt.Sprintf("its log went back from entry %d to %d without its saying so", known.Seq, shown.Seq)

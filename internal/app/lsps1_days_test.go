@@ -336,7 +336,7 @@ func (b *buyer) buried(id string) {
 		for _, r := range shown.Refunds {
 			over = over && r.Terminal
 		}
-		if tip := b.w.Height(); over && tip >= shown.Order.LeaseEndHeight-uint32(b.wish.ExpiryBlocks)+8 {
+		if tip := b.w.Height(); over && tip >= shown.Order.LeaseEndHeight-b.wish.ExpiryBlocks+8 {
 			return
 		}
 	}

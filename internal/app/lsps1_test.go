@@ -208,7 +208,7 @@ func TestLSPS1OverLightning(t *testing.T) {
 		b.w.Mine(200)
 		shown := b.over(o.OrderID)
 		require.Equal(t, "ended", shown.State, b.story(o.OrderID))
-		require.Equal(t, -int64(m.ValueMsat+m.FeeMsat), b.gained(b.payer))
+		require.Equal(t, -(m.ValueMsat + m.FeeMsat), b.gained(b.payer))
 		require.Empty(t, b.lsps.Odd())
 	})
 }

@@ -68,7 +68,7 @@ func (c OrdersConfig) engine() lspengine.OrderConfig {
 		PayWithin: c.PayWithin.Std(), WaitFor: c.WaitFor.Std(), InvoiceCltv: c.InvoiceCltv,
 		OnChain: c.OnChain, ConfirmFor: c.ConfirmFor.Std(), WatchFor: c.WatchFor.Std(),
 		PaymentConfs: c.PaymentConfs, ZeroConfSat: c.ZeroConf.Amount(), ZeroConfAllSat: c.ZeroConfAll.Amount(),
-		CloseAtEnd: c.CloseAtEnd, WarnBlocks: c.WarnBlocks, BaseFeeMsat: ln.Msat(c.BaseFee.Amount()), FeePPM: uint64(c.AnnouncePPM),
+		CloseAtEnd: c.CloseAtEnd, WarnBlocks: c.WarnBlocks, BaseFeeMsat: c.BaseFee.Amount(), FeePPM: uint64(c.AnnouncePPM),
 	}
 	out.Prices.BaseSat, out.Prices.PPM, out.Prices.LeasePPM = c.Fee.Amount(), c.FeePPM, c.LeasePPM
 	return out

@@ -166,6 +166,7 @@ func (n *quietNode) RemoveAlias(context.Context, ln.SCID, ln.SCID) error        
 func (n *quietNode) ListCoins(context.Context, int32) ([]ln.Coin, error) {
 	return []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}}, AmountSat: 2_000_000_000, Confirmations: 6}}, nil
 }
+
 func (n *quietNode) LeaseCoin(context.Context, [32]byte, ln.Outpoint, time.Duration) error {
 	return nil
 }
@@ -182,6 +183,7 @@ func (n *quietNode) Publish(context.Context, []byte, string) error { return ln.E
 func (n *quietNode) BumpFee(context.Context, ln.Outpoint, uint64, ln.Sat) error {
 	return ln.ErrUnavailable
 }
+
 func (n *quietNode) EstimateFee(context.Context, int32) (rate, relay ln.FeeRateSatPerKW, err error) {
 	return 500, 253, nil
 }
@@ -194,14 +196,17 @@ func (n *quietNode) SubscribeBlocks(ctx context.Context, handle func(ln.Block)) 
 	<-ctx.Done()
 	return ctx.Err()
 }
+
 func (n *quietNode) SubscribeChannelEvents(ctx context.Context, _ func(ln.ChannelEvent)) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
+
 func (n *quietNode) SubscribePeers(ctx context.Context, _ func(ln.PeerEvent)) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
+
 func (n *quietNode) ConnectedPeers(context.Context) ([]ln.PubKey, error) {
 	out := make([]ln.PubKey, 0, n.clients)
 	for i := range n.clients {
@@ -209,6 +214,7 @@ func (n *quietNode) ConnectedPeers(context.Context) ([]ln.PubKey, error) {
 	}
 	return out, nil
 }
+
 func (n *quietNode) Info(context.Context) (ln.NodeInfo, error) {
 	return ln.NodeInfo{PubKey: ln.PubKey{2, 1}, Network: "regtest", BlockHeight: quietHeight, SyncedToChain: true}, nil
 }
@@ -217,9 +223,11 @@ func (n *quietNode) WalletBalance(context.Context) (ln.Balances, error) { return
 func (n *quietNode) ForwardingHistory(context.Context, time.Time, uint32, uint32) ([]ln.Forward, error) {
 	return nil, nil
 }
+
 func (n *quietNode) SentPayments(context.Context, uint64) ([]ln.Payment, uint64, error) {
 	return nil, 0, nil
 }
+
 func (n *quietNode) SettledInvoices(context.Context, uint64) (ln.InvoicePage, error) {
 	return ln.InvoicePage{Done: true}, nil
 }

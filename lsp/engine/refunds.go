@@ -52,7 +52,7 @@ func (e *Engine) executeRefund(ctx context.Context, t fsm.Task[refund.Effect]) (
 			return nil, err
 		}
 		if err != nil {
-			return []refund.Event{refund.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil
+			return []refund.Event{refund.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil //nolint:nilerr // the refusal is the event
 		}
 		return []refund.Event{refund.Published{Moment: e.moment(), TxID: f.TxID}}, nil
 	case refund.NotifyOrder:

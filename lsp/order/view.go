@@ -84,11 +84,12 @@ func (o Order) onChain(s State) PaymentState {
 		}
 		return Refunded
 	}
-	switch {
-	case o.PaidBy == PaidByOnChain:
+	switch o.PaidBy {
+	case PaidByOnChain:
 		return PaymentPaid
-	case o.PaidBy == PaidByNobody:
+	case PaidByNobody:
 		return ExpectPayment
+	case PaidByLightning:
 	}
 	// The order was paid otherwise: what arrives here goes back.
 	return Refunded

@@ -93,7 +93,7 @@ func (s *Service) enqueue(ctx context.Context, q *hookdb.Queries, h hookdb.Webho
 	}
 	target, refused := lsps5.ParseTarget(h.Url)
 	if refused != nil {
-		return nil // an older version took it: there is nothing to call
+		return nil //nolint:nilerr // an older version took it: there is nothing to call
 	}
 	id, err := s.newID()
 	if err != nil {

@@ -58,6 +58,7 @@ func (w *world) ListChannels(context.Context) ([]ln.Channel, error) { return w.c
 func (w *world) PendingChannels(context.Context) ([]ln.PendingChannel, error) {
 	return w.pending, nil
 }
+
 func (w *world) SignMessage(_ context.Context, msg []byte) (string, error) {
 	return "signed<" + string(msg) + ">", nil
 }

@@ -34,7 +34,6 @@ type pool struct {
 
 	mu   sync.Mutex
 	idle []*shared
-	made int
 }
 
 type shared struct {
