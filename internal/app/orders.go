@@ -2,7 +2,6 @@ package app
 
 import (
 	"github.com/sluice-lsp/sluice/internal/config"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 )
