@@ -54,7 +54,7 @@ demo: build peers ## a real network, the main job played on it, and a table at t
 	@$(BIN)/sluice-devnet demo
 
 test: build peers ldk ## unit and property tests, both databases, and the trusted cases on real nodes
-	$(GO) test ./...
+	$(GO) test -timeout 25m ./...
 	$(GO) test $(ITEST_FLAGS) $(REAL)
 
 test-full: build peers ldk ## the same with long soaks and high repeat counts

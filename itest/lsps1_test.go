@@ -46,7 +46,7 @@ func TestLSPS1OnStockLnd(t *testing.T) {
 		}, 60*time.Second, 200*time.Millisecond, "%s: %v", method, &err)
 		return raw
 	}
-	require.JSONEq(t, `{"protocols":[1,2]}`, string(call(lsps0.MethodListProtocols, nil)))
+	require.JSONEq(t, `{"protocols":[1,2,5]}`, string(call(lsps0.MethodListProtocols, nil)))
 	info, err := lsps1.ReadInfo(call(lsps1.MethodGetInfo, nil))
 	require.NoError(t, err)
 	require.False(t, info.SupportsZeroReserve)

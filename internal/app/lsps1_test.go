@@ -185,7 +185,7 @@ func TestLSPS1OverLightning(t *testing.T) {
 		b := newBuyer(t, 1, nil)
 		raw, err := b.lsps.Call(b.ctx, lsps0.MethodListProtocols, nil)
 		require.NoError(t, err)
-		require.JSONEq(t, `{"protocols":[1,2]}`, string(raw))
+		require.JSONEq(t, `{"protocols":[1,2,5]}`, string(raw))
 		b.refund = ""
 		o := b.order()
 		require.Equal(t, ordering.WireCreated, o.State)

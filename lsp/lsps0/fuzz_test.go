@@ -52,7 +52,7 @@ func FuzzParseRequest(f *testing.F) {
 // response and a request.
 func FuzzParseMessage(f *testing.F) {
 	for _, s := range []string{
-		`{"jsonrpc":"2.0","id":"a","result":{"protocols":[1,2]}}`,
+		`{"jsonrpc":"2.0","id":"a","result":{"protocols":[1,2,5]}}`,
 		`{"jsonrpc":"2.0","id":"a","error":{"code":-32602,"message":"Invalid params","data":{"unrecognized":[]}}}`,
 		`{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"parse error","data":null}}`,
 		`{"jsonrpc":"2.0","method":"lsps5.x","params":{}}`,
