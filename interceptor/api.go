@@ -99,6 +99,8 @@ type Decision struct {
 	// is forwarded, and the next node is told so (bLIP-25, extra_fee). A node that
 	// does not expect it fails the HTLC; lnd's does always.
 	ExtraFeeMsat ln.Msat
+	// Send, of an ActionResume without ExtraFeeMsat, changes what is forwarded.
+	Send Sending
 	// Reason is a sentence for operators, at most 500 bytes.
 	Reason string
 }
@@ -123,6 +125,9 @@ type RowFilter struct {
 type Offer struct {
 	ln.InterceptedHtlc
 	Seq uint64
+	// Wire is lnd's own message, for programs that speak its interface
+	// (interceptor/proxy); nobody else looks into it.
+	Wire any
 }
 
 // Answer is what the stream sends to lnd for one offer.
@@ -135,7 +140,10 @@ type Answer struct {
 	// ExtraFeeMsat, of an AnswerResume, is withheld: OutgoingMsat is what is
 	// forwarded then.
 	ExtraFeeMsat ln.Msat
+	// OutgoingMsat and Records, of an AnswerResume, are what is forwarded; an
+	// OutgoingMsat of 0 is as the onion asks.
 	OutgoingMsat ln.Msat
+	Records      WireRecords
 }
 
 // AnswerAction is an action on the wire.
@@ -175,6 +183,32 @@ type Status struct {
 	Pruned uint64
 	// Handlers lists every registered handler and whether it is attached.
 	Handlers []HandlerStatus
+	// Asked counts forwards that programs of others have yet to answer and that
+	// are not on record.
+	Asked int
+	// Programs lists the programs of others.
+	Programs []ProgramStatus
+}
+
+// ProgramStatus is a program of somebody else's as operators see it.
+type ProgramStatus struct {
+	Name string
+	// Registered ones stand in the configuration; others are known while they
+	// are attached.
+	Registered bool
+	// Htlcs and Channels say what it is attached to.
+	Htlcs, Channels bool
+	WhileAway       Absent
+	WhenSlow        Absent
+	MaySettle       bool
+	// Waiting counts forwards that it has yet to answer.
+	Waiting int
+	// Asked, Failed, Settled, Late and Refused count since start: what it was
+	// asked, what it failed and settled, what its policy answered because it was
+	// slow, and answers that were not taken.
+	Asked, Failed, Settled, Late, Refused uint64
+	// LastRefusal says why the last of these was not taken.
+	LastRefusal string
 }
 
 // HandlerStatus is one handler as operators see it.

@@ -78,7 +78,11 @@ type Row struct {
 	// ExtraFeeMsat was withheld when it was resumed: every replay gets the same
 	// answer.
 	ExtraFeeMsat ln.Msat
-	OfferedAt    time.Time
+	// Send is what else was changed when it was resumed, for the same reason.
+	Send Sending
+	// Ballot is what programs of others have said so far of one that they hold.
+	Ballot    string
+	OfferedAt time.Time
 	// DecidedAt is zero while undecided.
 	DecidedAt time.Time
 	// GoneAt is zero while lnd still has the HTLC.
@@ -118,6 +122,8 @@ var (
 	ErrDeadline = errors.New("the deadline of the HTLC has passed")
 	// ErrPreimage: the preimage does not open the row's hash.
 	ErrPreimage = errors.New("the preimage does not open the payment hash")
+	// ErrLimit: no more HTLCs may be held, or this one not for long enough.
+	ErrLimit = errors.New("it cannot be held")
 	// ErrInvalid: the call itself is malformed.
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnavailable: this process cannot commit decisions now (no database, no
@@ -187,7 +193,13 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 	if d.ExtraFeeMsat > 0 && (d.Action != ActionResume || d.ExtraFeeMsat >= r.OutgoingMsat) {
 		return r, false, r.refuse(fmt.Errorf("%s to withhold from a forward of %s: %w", d.ExtraFeeMsat, r.OutgoingMsat, ErrInvalid))
 	}
-	if r.State == target && r.ExtraFeeMsat == d.ExtraFeeMsat {
+	if !d.Send.IsZero() && (d.Action != ActionResume || d.ExtraFeeMsat > 0 || !d.Send.Within(r.IncomingMsat, r.OutgoingMsat)) {
+		return r, false, r.refuse(fmt.Errorf("%s to send for %s that asks for %s: %w", d.Send.Msat, r.IncomingMsat, r.OutgoingMsat, ErrInvalid))
+	}
+	if err := d.Send.Records.Validate(); err != nil {
+		return r, false, r.refuse(fmt.Errorf("%w: %w", ErrInvalid, err))
+	}
+	if r.State == target && r.ExtraFeeMsat == d.ExtraFeeMsat && r.Send == d.Send {
 		return r, false, nil
 	}
 	if r.State.Decided() {
@@ -205,7 +217,7 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 	if target == StateSettled {
 		r.Preimage = d.Preimage
 	}
-	r.ExtraFeeMsat = d.ExtraFeeMsat
+	r.ExtraFeeMsat, r.Send = d.ExtraFeeMsat, d.Send
 	r.Version++
 	return r, true, nil
 }
@@ -282,7 +294,9 @@ func (r Row) Answer() (a Answer, ok bool) {
 		a.Action = AnswerResume
 		if r.ExtraFeeMsat > 0 {
 			a.ExtraFeeMsat, a.OutgoingMsat = r.ExtraFeeMsat, r.OutgoingMsat-r.ExtraFeeMsat
+			break
 		}
+		a.OutgoingMsat, a.Records = r.Send.Msat, r.Send.Records
 	case StateFailed:
 		a.Action = AnswerFail
 	case StateSettled:
@@ -315,6 +329,8 @@ func (d Decision) target() (State, error) {
 		return StateRefusedUnknown, nil
 	case ActionSettle:
 		return StateSettled, nil
+	case ActionHold:
+		// A ruling is not a decision.
 	}
 	return "", fmt.Errorf("action %q: %w", d.Action, ErrInvalid)
 }

@@ -115,6 +115,13 @@ func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
 	return v
 }
 
+// forget takes back an accepted proposal that was refused after all.
+func (a *Acceptor) forget(p ln.OpenProposal) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pending[p.Peer], p.PendingID)
+}
+
 func (a *Acceptor) refusal(p ln.OpenProposal, now time.Time) string {
 	pol := a.policy
 	switch {

@@ -27,6 +27,9 @@ type Config struct {
 	Backoff func(attempt int) time.Duration
 	// Decided is told each verdict; it must not block. It may be nil.
 	Decided func(ln.OpenProposal, ln.AcceptVerdict)
+	// Consult may narrow what the policy takes, or refuse it; it must answer well
+	// within lnd's acceptortimeout (15 s). It may be nil.
+	Consult func(context.Context, ln.OpenProposal, ln.AcceptVerdict) ln.AcceptVerdict
 	Log     *zap.Logger
 }
 
@@ -57,6 +60,12 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 		started := a.now()
 		err := cfg.Node.RunAcceptor(ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
 			v := a.Decide(p)
+			if v.Accept && cfg.Consult != nil {
+				if v = cfg.Consult(ctx, p, v); !v.Accept {
+					v.Refusal = ln.Clip(v.Refusal, MaxRefusal)
+					a.forget(p)
+				}
+			}
 			cfg.Log.Info("channel proposal", zap.Stringer("peer", p.Peer), zap.Stringer("capacity", p.CapacitySat),
 				zap.Bool("zero_conf", p.WantsZeroConf), zap.Bool("accepted", v.Accept), zap.String("refusal", v.Refusal))
 			if cfg.Decided != nil {

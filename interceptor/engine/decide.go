@@ -15,7 +15,7 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 	keys := make([]ln.CircuitKey, 0, len(decisions))
 	byKey := make(map[ln.CircuitKey]interceptor.Decision, len(decisions))
 	for _, d := range decisions {
-		if other, twice := byKey[d.Key]; twice && (other.Action != d.Action || other.ExtraFeeMsat != d.ExtraFeeMsat) {
+		if other, twice := byKey[d.Key]; twice && (other.Action != d.Action || other.ExtraFeeMsat != d.ExtraFeeMsat || other.Send != d.Send) {
 			return fmt.Errorf("two different decisions about %s: %w", d.Key, interceptor.ErrInvalid)
 		}
 		byKey[d.Key] = d

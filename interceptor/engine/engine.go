@@ -41,6 +41,8 @@ type Config struct {
 	Node     Node
 	// Outcomes may be nil: then outcomes come from decisions alone.
 	Outcomes Outcomes
+	// Screener may be nil: then no program of others has a say.
+	Screener Screener
 
 	// KeepForwarding: when the lease cannot be renewed, keep the stream and
 	// answer by law 8 while trying to get the lease back. It is right for a

@@ -49,8 +49,10 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		t.recording[o.Key] = p
 		return
 	}
-	if !t.chain.Claimed(o.OutgoingSCID) {
-		e.resume(t, o)
+	if _, asking := t.asking[o.Key]; asking || !t.chain.Claimed(o.OutgoingSCID) {
+		if !e.screen(t, o) {
+			e.resume(t, o)
+		}
 		return
 	}
 	now := e.cfg.Now()
@@ -93,9 +95,13 @@ func passes(h interceptor.HandlerConfig, wanted, here bool) string {
 
 // drop forgets an HTLC that ended before the database took its row.
 func (e *Engine) drop(t *tenure, key ln.CircuitKey) {
+	e.unask(t, key)
 	if p, ok := t.recording[key]; ok {
 		t.held.remove(p.row)
 		delete(t.recording, key)
+		if e.cfg.Screener != nil && p.row.Handler == interceptor.ProgramsHandler {
+			e.cfg.Screener.Over(key)
+		}
 	}
 }
 
@@ -135,6 +141,7 @@ func (e *Engine) send(t *tenure, o interceptor.Offer, a interceptor.Answer) {
 
 // onSettleOnly takes an HTLC on chain, or on a channel that is not listed.
 func (e *Engine) onSettleOnly(t *tenure, o interceptor.Offer) {
+	e.unask(t, o.Key)
 	en, recorded := t.rows[o.Key]
 	if !recorded {
 		// A payment of ours may know the preimage, if our database does not.
@@ -208,10 +215,13 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 			e.movedBefore(t, en)
 			return
 		}
+		e.again(en, o)
 		e.answer(t, en)
 	case interceptor.VerdictInFlight:
+		e.unask(t, o.Key)
 		e.onInFlight(t, o)
 	case interceptor.VerdictResumeOnly:
+		e.unask(t, o.Key)
 		e.stats.resumeOnly++
 		if t.class.ResumedHere(o.Key) || w.unpaid {
 			e.resume(t, o)
@@ -328,7 +338,7 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 			poll = 0
 		case t.soon:
 			poll = min(e.cfg.PollSoon, max(leastPoll, 10*took))
-		case len(t.rows) == 0 && t.class.Remembered() == 0:
+		case len(t.rows) == 0 && len(t.asking) == 0 && t.class.Remembered() == 0:
 			poll = max(poll, time.Minute)
 		}
 		e.mu.Unlock()

@@ -121,6 +121,11 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 			e.drop(t, key)
 		}
 	}
+	for key, a := range t.asking {
+		if l.Absent(key) && l.Since(a.since) {
+			e.unask(t, key)
+		}
+	}
 	for key, en := range t.rows {
 		if en.row.Gone() {
 			look = look || en.row.Outcome == interceptor.OutcomeUnknown

@@ -31,6 +31,8 @@ type tenure struct {
 	waiting map[ln.CircuitKey]waitingOffer
 	// recording offers are new, and their rows are on the way to the database.
 	recording map[ln.CircuitKey]pendingRow
+	// asking are new, and programs of others have yet to say what they think.
+	asking map[ln.CircuitKey]*asked
 	// inquiring offers were there before this tenure or are on chain, without a
 	// row: a payment of ours decides what becomes of them.
 	inquiring map[ln.CircuitKey]inquiry
@@ -105,7 +107,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		rows: make(map[ln.CircuitKey]*entry), held: newCounters(),
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
 		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer),
-		stale: make(map[ln.CircuitKey]struct{}),
+		stale: make(map[ln.CircuitKey]struct{}), asking: make(map[ln.CircuitKey]*asked),
 		list:  make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
 	}
@@ -187,6 +189,7 @@ func (e *Engine) begin(t *tenure) {
 func (e *Engine) finish(t *tenure) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.endScreening(t)
 	e.t = nil
 	close(e.turned)
 	e.turned = make(chan struct{})

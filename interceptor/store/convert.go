@@ -61,6 +61,8 @@ func insertParams(r interceptor.Row) (storedb.InsertRowParams, error) {
 		OfferedMs: toMs(r.OfferedAt), DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt),
 		Outcome: string(r.Outcome), Acked: r.Acked, Live: r.Live(), Version: r.Version,
 		ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
+		SendMsat:     int64(r.Send.Msat),    //nolint:gosec // at most OutgoingMsat
+		SendRecords:  []byte(r.Send.Records), Ballot: r.Ballot,
 	}, nil
 }
 
@@ -70,6 +72,7 @@ func updateParams(r interceptor.Row) storedb.UpdateRowParams {
 		State: string(r.State), Reason: r.Reason, Preimage: preimageBytes(r.Preimage),
 		DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt), Outcome: string(r.Outcome),
 		Acked: r.Acked, Live: r.Live(), ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
+		SendMsat: int64(r.Send.Msat), SendRecords: []byte(r.Send.Records), Ballot: r.Ballot, //nolint:gosec // at most OutgoingMsat
 		ChanID: r.Key.ChanID.Bytes(), HtlcID: int64(r.Key.HtlcID), //nolint:gosec // bounded at insertion
 		Version: r.Version - 1,
 	}
@@ -123,6 +126,13 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 	if r.ExtraFeeMsat < 0 || r.ExtraFeeMsat > 0 && r.ExtraFeeMsat >= r.OutgoingMsat {
 		return bad(fmt.Errorf("%d msat withheld of %d", r.ExtraFeeMsat, r.OutgoingMsat))
 	}
+	send := interceptor.Sending{Msat: ln.Msat(r.SendMsat), Records: interceptor.WireRecords(r.SendRecords)} //nolint:gosec // checked just below
+	if r.SendMsat < 0 || !send.Within(ln.Msat(r.IncomingMsat), ln.Msat(r.OutgoingMsat)) {
+		return bad(fmt.Errorf("%d msat to send of %d", r.SendMsat, r.OutgoingMsat))
+	}
+	if err := send.Records.Validate(); err != nil {
+		return bad(err)
+	}
 	for _, h := range []int64{r.IncomingExpiry, r.OutgoingExpiry, r.AutoFailHeight, r.FailHeight, r.OfferHeight} {
 		if h < 0 || h > math.MaxUint32 {
 			return bad(fmt.Errorf("height %d is out of range", h))
@@ -134,7 +144,7 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 		IncomingExpiry: uint32(r.IncomingExpiry), OutgoingExpiry: uint32(r.OutgoingExpiry),
 		OutgoingSCID: outgoing, AutoFailHeight: uint32(r.AutoFailHeight), FailHeight: uint32(r.FailHeight),
 		OfferHeight: uint32(r.OfferHeight), OnChain: r.OnChain, Handler: r.Handler, State: state,
-		Reason: r.Reason, Preimage: preimage, ExtraFeeMsat: ln.Msat(r.ExtraFeeMsat), OfferedAt: fromMs(r.OfferedMs), DecidedAt: fromMs(r.DecidedMs),
+		Reason: r.Reason, Preimage: preimage, ExtraFeeMsat: ln.Msat(r.ExtraFeeMsat), Send: send, Ballot: r.Ballot, OfferedAt: fromMs(r.OfferedMs), DecidedAt: fromMs(r.DecidedMs),
 		GoneAt: fromMs(r.GoneMs), Outcome: interceptor.Outcome(r.Outcome), Acked: r.Acked, Version: r.Version,
 	}, nil
 }

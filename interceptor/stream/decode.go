@@ -57,12 +57,21 @@ func encode(a interceptor.Answer) (*routerrpc.ForwardHtlcInterceptResponse, erro
 	switch a.Action {
 	case interceptor.AnswerResume:
 		out.Action = routerrpc.ResolveHoldForwardAction_RESUME
+		if a.OutgoingMsat == 0 && a.Records == "" {
+			break
+		}
+		out.Action, out.OutAmountMsat = routerrpc.ResolveHoldForwardAction_RESUME_MODIFIED, uint64(a.OutgoingMsat)
 		if a.ExtraFeeMsat > 0 {
-			out.Action, out.OutAmountMsat = routerrpc.ResolveHoldForwardAction_RESUME_MODIFIED, uint64(a.OutgoingMsat)
 			out.OutWireCustomRecords = map[uint64][]byte{
 				extraFeeRecord: binary.BigEndian.AppendUint64(nil, uint64(a.ExtraFeeMsat)),
 			}
+			break
 		}
+		records, err := a.Records.Map()
+		if err != nil {
+			return nil, fmt.Errorf("answer to %s: %w: %w", a.Key, ErrBadAnswer, err)
+		}
+		out.OutWireCustomRecords = records
 	case interceptor.AnswerFail:
 		out.Action = routerrpc.ResolveHoldForwardAction_FAIL
 	case interceptor.AnswerSettle:

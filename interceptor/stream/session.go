@@ -214,6 +214,11 @@ func check(o interceptor.Offer, a interceptor.Answer) error {
 		a.OutgoingMsat != o.OutgoingMsat-a.ExtraFeeMsat) {
 		return fmt.Errorf("%s: %s withheld of %s leaves %s: %w", a.Key, a.ExtraFeeMsat, o.OutgoingMsat, a.OutgoingMsat, ErrBadAnswer)
 	}
+	// Whatever the records say: nobody makes the gateway forward more than it is
+	// paid for.
+	if a.OutgoingMsat > min(o.OutgoingMsat, o.IncomingMsat) {
+		return fmt.Errorf("%s: %s of %s that came in for %s: %w", a.Key, a.OutgoingMsat, o.IncomingMsat, o.OutgoingMsat, ErrBadAnswer)
+	}
 	return nil
 }
 
@@ -274,7 +279,7 @@ func (s *Session) read() {
 		}
 		s.mu.Lock()
 		s.seq++
-		offer := interceptor.Offer{InterceptedHtlc: o, Seq: s.seq}
+		offer := interceptor.Offer{InterceptedHtlc: o, Seq: s.seq, Wire: in}
 		s.outstanding[o.Key] = offer
 		s.offers = append(s.offers, offer)
 		wake(s.offered)

@@ -259,6 +259,9 @@ type OpenProposal struct {
 	WantsScidAlias bool
 	Announce       bool
 	CommitmentType CommitmentType
+	// Wire is lnd's own message, for programs that speak its interface; nobody
+	// else looks into it.
+	Wire any
 }
 
 // AcceptVerdict answers an OpenProposal. A refusal carries a sentence of at
@@ -273,6 +276,11 @@ type AcceptVerdict struct {
 	// CsvDelay and ReserveSat of zero leave lnd's own choice.
 	CsvDelay   uint32
 	ReserveSat Sat
+	// The rest, where zero, is lnd's own choice as well.
+	InFlightMaxMsat Msat
+	MaxHtlcs        uint32
+	MinHtlcInMsat   Msat
+	UpfrontShutdown string
 }
 
 // ChannelPolicy is one side's forwarding policy of one channel.

@@ -149,6 +149,8 @@ func applyVerdict(resp *lnrpc.ChannelAcceptResponse, v ln.AcceptVerdict) {
 	}
 	resp.Accept, resp.ZeroConf = true, v.ZeroConf
 	resp.CsvDelay, resp.ReserveSat = v.CsvDelay, uint64(v.ReserveSat)
+	resp.InFlightMaxMsat, resp.MaxHtlcCount, resp.MinHtlcIn = uint64(v.InFlightMaxMsat), v.MaxHtlcs, uint64(v.MinHtlcInMsat)
+	resp.UpfrontShutdown = v.UpfrontShutdown
 	if !v.ZeroConf {
 		resp.MinAcceptDepth = v.MinDepth
 	}
@@ -165,7 +167,7 @@ func proposalFromRPC(r *lnrpc.ChannelAcceptRequest) (ln.OpenProposal, error) {
 		MaxHtlcs: r.MaxAcceptedHtlcs, MinHtlcMsat: ln.Msat(r.MinHtlc), FeeRate: ln.FeeRateSatPerKW(r.FeePerKw),
 		WantsZeroConf: r.WantsZeroConf, WantsScidAlias: r.WantsScidAlias,
 		// Bit 0 of channel_flags is announce_channel (BOLT 2, open_channel).
-		Announce: r.ChannelFlags&1 == 1, CommitmentType: ln.CommitmentType(r.CommitmentType.String()),
+		Announce: r.ChannelFlags&1 == 1, CommitmentType: ln.CommitmentType(r.CommitmentType.String()), Wire: r,
 	}
 	if len(r.PendingChanId) != len(p.PendingID) {
 		return p, fmt.Errorf("pending channel id has %d bytes", len(r.PendingChanId))

@@ -43,6 +43,9 @@ type InterceptorRow struct {
 	Live           bool
 	Version        int64
 	ExtraFeeMsat   int64
+	SendMsat       int64
+	SendRecords    []byte
+	Ballot         string
 }
 
 type InterceptorTenure struct {

@@ -68,7 +68,7 @@ func (q *Queries) EndGuards(ctx context.Context) (int64, error) {
 }
 
 const getRow = `-- name: GetRow :one
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
 `
 
 type GetRowParams struct {
@@ -105,6 +105,9 @@ func (q *Queries) GetRow(ctx context.Context, arg GetRowParams) (InterceptorRow,
 		&i.Live,
 		&i.Version,
 		&i.ExtraFeeMsat,
+		&i.SendMsat,
+		&i.SendRecords,
+		&i.Ballot,
 	)
 	return i, err
 }
@@ -124,8 +127,9 @@ const insertRow = `-- name: InsertRow :execrows
 INSERT INTO interceptor_rows (
     chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry,
     outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage,
-    offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+    offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat,
+    send_msat, send_records, ballot
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
 ON CONFLICT (chan_id, htlc_id) DO NOTHING
 `
 
@@ -155,6 +159,9 @@ type InsertRowParams struct {
 	Live           bool
 	Version        int64
 	ExtraFeeMsat   int64
+	SendMsat       int64
+	SendRecords    []byte
+	Ballot         string
 }
 
 func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, error) {
@@ -184,6 +191,9 @@ func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, er
 		arg.Live,
 		arg.Version,
 		arg.ExtraFeeMsat,
+		arg.SendMsat,
+		arg.SendRecords,
+		arg.Ballot,
 	)
 	if err != nil {
 		return 0, err
@@ -219,7 +229,7 @@ func (q *Queries) ListHandlers(ctx context.Context) ([]InterceptorHandler, error
 }
 
 const listLiveRows = `-- name: ListLiveRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows WHERE live ORDER BY id
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows WHERE live ORDER BY id
 `
 
 func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
@@ -257,6 +267,9 @@ func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
 			&i.Live,
 			&i.Version,
 			&i.ExtraFeeMsat,
+			&i.SendMsat,
+			&i.SendRecords,
+			&i.Ballot,
 		); err != nil {
 			return nil, err
 		}
@@ -304,7 +317,7 @@ func (q *Queries) ListRoutes(ctx context.Context) ([]InterceptorRoute, error) {
 }
 
 const listRows = `-- name: ListRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows
 WHERE id > $1
   AND (CAST($2 AS TEXT) = '' OR handler = $2)
   AND (CAST($3 AS TEXT) = '' OR state = $3)
@@ -361,6 +374,9 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 			&i.Live,
 			&i.Version,
 			&i.ExtraFeeMsat,
+			&i.SendMsat,
+			&i.SendRecords,
+			&i.Ballot,
 		); err != nil {
 			return nil, err
 		}
@@ -376,7 +392,7 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 }
 
 const listRowsByHash = `-- name: ListRowsByHash :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows
 WHERE payment_hash = $1 AND id > $2
   AND (CAST($3 AS TEXT) = '' OR handler = $3)
   AND (CAST($4 AS TEXT) = '' OR state = $4)
@@ -435,6 +451,9 @@ func (q *Queries) ListRowsByHash(ctx context.Context, arg ListRowsByHashParams) 
 			&i.Live,
 			&i.Version,
 			&i.ExtraFeeMsat,
+			&i.SendMsat,
+			&i.SendRecords,
+			&i.Ballot,
 		); err != nil {
 			return nil, err
 		}
@@ -505,8 +524,9 @@ func (q *Queries) PutTenure(ctx context.Context, arg PutTenureParams) error {
 const updateRow = `-- name: UpdateRow :execrows
 UPDATE interceptor_rows SET
     auto_fail_height = $1, fail_height = $2, on_chain = $3, state = $4, reason = $5, preimage = $6,
-    decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, extra_fee_msat = $12, version = version + 1
-WHERE chan_id = $13 AND htlc_id = $14 AND version = $15
+    decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, extra_fee_msat = $12,
+    send_msat = $13, send_records = $14, ballot = $15, version = version + 1
+WHERE chan_id = $16 AND htlc_id = $17 AND version = $18
 `
 
 type UpdateRowParams struct {
@@ -522,6 +542,9 @@ type UpdateRowParams struct {
 	Acked          bool
 	Live           bool
 	ExtraFeeMsat   int64
+	SendMsat       int64
+	SendRecords    []byte
+	Ballot         string
 	ChanID         []byte
 	HtlcID         int64
 	Version        int64
@@ -541,6 +564,9 @@ func (q *Queries) UpdateRow(ctx context.Context, arg UpdateRowParams) (int64, er
 		arg.Acked,
 		arg.Live,
 		arg.ExtraFeeMsat,
+		arg.SendMsat,
+		arg.SendRecords,
+		arg.Ballot,
 		arg.ChanID,
 		arg.HtlcID,
 		arg.Version,
