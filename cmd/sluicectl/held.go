@@ -114,6 +114,9 @@ func printHeld(w *world, status *interceptorv1.GetStatusResponse, rows []*interc
 	if status.GetUnrecorded() > 0 {
 		facts.Row("Waiting", fmt.Sprintf("%d new HTLCs wait for the database", status.GetUnrecorded()))
 	}
+	if status.GetAsked() > 0 {
+		facts.Row("Asked", fmt.Sprintf("programs have yet to answer about %d forwards", status.GetAsked()))
+	}
 	if status.GetStreamEnds() > 0 {
 		facts.Row("Stream", fmt.Sprintf("lost %s since start, the last time because: %s", times(status.GetStreamEnds()), status.GetLastStreamEnd()))
 	}
@@ -136,7 +139,30 @@ func printHeld(w *world, status *interceptorv1.GetStatusResponse, rows []*interc
 		}
 		p.Table(t)
 	}
+	if len(status.GetPrograms()) > 0 {
+		p.Printf("\n")
+		p.Table(programs(status.GetPrograms()))
+	}
 	return p.Err
+}
+
+// programs are those of others that share lnd's interceptor.
+func programs(list []*interceptorv1.ProgramStatus) *cli.Table {
+	t := cli.NewTable("PROGRAM", "ATTACHED", "WHILE AWAY", "WHEN SLOW", ">WAITING", ">ASKED", ">FAILED", ">SETTLED", ">SLOW", ">REFUSED", "LAST REFUSAL")
+	for _, p := range list {
+		attached := "no"
+		switch {
+		case p.GetHtlcs() && p.GetChannels():
+			attached = "forwards, channels"
+		case p.GetHtlcs():
+			attached = "forwards"
+		case p.GetChannels():
+			attached = "channels"
+		}
+		t.Row(p.GetName(), attached, p.GetWhileAway(), p.GetWhenSlow(), fmt.Sprint(p.GetWaiting()), cli.Group(p.GetAsked()),
+			cli.Group(p.GetFailed()), cli.Group(p.GetSettled()), cli.Group(p.GetLate()), cli.Group(p.GetRefused()), p.GetLastRefusal())
+	}
+	return t
 }
 
 // interceptorWords says whether the laws hold now, the worst first.

@@ -155,6 +155,14 @@ func (s *Server) GetStatus(context.Context, *pb.GetStatusRequest) (*pb.GetStatus
 			Attached: h.Attached, Routes: clampInt32(h.Routes), Held: clampInt32(h.Held),
 		})
 	}
+	out.Asked = clampInt32(st.Asked)
+	for _, p := range st.Programs {
+		out.Programs = append(out.Programs, &pb.ProgramStatus{
+			Name: p.Name, Registered: p.Registered, Htlcs: p.Htlcs, Channels: p.Channels,
+			WhileAway: string(p.WhileAway), WhenSlow: string(p.WhenSlow), MaySettle: p.MaySettle, Waiting: clampInt32(p.Waiting),
+			Asked: p.Asked, Failed: p.Failed, Settled: p.Settled, Late: p.Late, Refused: p.Refused, LastRefusal: p.LastRefusal,
+		})
+	}
 	return out, nil
 }
 

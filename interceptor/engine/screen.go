@@ -123,7 +123,8 @@ func (e *Engine) recordRuling(t *tenure, a *asked, r interceptor.Ruling) error {
 			Key: row.Key, Action: r.Action, Preimage: r.Preimage, Send: r.Send, Reason: reason,
 		}, now)
 		if err != nil {
-			return err
+			// Answers are checked before: nothing is sent that could not be recorded.
+			return e.recordRuling(t, a, interceptor.Ruling{Action: interceptor.ActionFail, Reason: err.Error()})
 		}
 		row = decided
 		row.Version = 1

@@ -26,6 +26,7 @@ type Config struct {
 	Trace       obs.TraceConfig   `toml:"trace" help:"OpenTelemetry traces; off without an endpoint"`
 	Limits      auth.Limits       `toml:"limits" help:"how often callers may call"`
 	Interceptor InterceptorConfig `toml:"interceptor" help:"how held payments are bounded"`
+	Proxy       ProxyConfig       `toml:"proxy" help:"programs of others that want lnd's interceptor as well"`
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
@@ -187,6 +188,7 @@ func DefaultConfig() Config {
 		},
 		Backups:  defaultBackups(),
 		LSPS:     defaultLSPS(),
+		Proxy:    defaultProxy(),
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
@@ -228,6 +230,9 @@ func (c Config) Validate() error {
 		return err
 	}
 	if _, err := c.LSPS.Webhooks.settings(); err != nil {
+		return err
+	}
+	if err := c.Proxy.validate(); err != nil {
 		return err
 	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {

@@ -18,6 +18,7 @@ import (
 	backupsengine "github.com/sluice-lsp/sluice/backupsvc/engine"
 	backupsstore "github.com/sluice-lsp/sluice/backupsvc/store"
 	interceptorengine "github.com/sluice-lsp/sluice/interceptor/engine"
+	"github.com/sluice-lsp/sluice/interceptor/proxy"
 	interceptorstore "github.com/sluice-lsp/sluice/interceptor/store"
 	"github.com/sluice-lsp/sluice/internal/auth/sqlkeys"
 	"github.com/sluice-lsp/sluice/internal/fsm"
@@ -62,6 +63,7 @@ type Daemon struct {
 	lnd      *lnd.Client
 	info     ln.NodeInfo
 	hold     *interceptorengine.Engine
+	programs *proxy.Hub
 	lsp      *lspapi.Service
 	backups  *backupsapi.Service
 	vault    *backupsengine.Engine
@@ -154,6 +156,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	}
 	context.AfterFunc(ctx, func() { d.log.Info("stopping: nothing that is held is failed") })
 	if d.roles.Interceptor {
+		if err := d.newPrograms(); err != nil {
+			return err
+		}
 		if err := d.newInterceptor(); err != nil {
 			return err
 		}
@@ -185,6 +190,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		}
 	}
 	if d.roles.Interceptor {
+		if err := d.runPrograms(ctx, group, certificate); err != nil {
+			return err
+		}
 		group.Go(func() error { return d.hold.Run(ctx) })
 		if d.restored.Interceptor {
 			group.Go(func() error {

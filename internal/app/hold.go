@@ -35,7 +35,12 @@ func (d *Daemon) newInterceptor() error {
 		return err
 	}
 	c := d.cfg.Interceptor
+	var screener interceptorengine.Screener
+	if d.programs != nil {
+		screener = d.programs
+	}
 	d.hold, err = interceptorengine.New(interceptorengine.Config{
+		Screener: screener,
 		Open: func(ctx context.Context) (interceptorengine.Session, error) {
 			return stream.Open(ctx, stream.Config{Conn: d.lnd.Conn(), Log: d.log})
 		},
@@ -59,6 +64,9 @@ func (d *Daemon) newInterceptor() error {
 	})
 	if err != nil {
 		return err
+	}
+	if d.programs != nil {
+		d.programs.Use(d.hold)
 	}
 	if err := d.registry.Register(interceptorengine.NewCollector(d.hold)); err != nil {
 		return fmt.Errorf("the interceptor's metrics: %w", err)
@@ -172,8 +180,12 @@ func (d *Daemon) runAcceptor(ctx context.Context, group *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	run := acceptor.Config{Node: d.lnd, Log: d.log.Named("acceptor")}
+	if d.programs != nil {
+		run.Consult = d.programs.Consult
+	}
 	group.Go(func() error {
-		acceptor.New(policy, d.now).Run(ctx, acceptor.Config{Node: d.lnd, Log: d.log.Named("acceptor")})
+		acceptor.New(policy, d.now).Run(ctx, run)
 		return nil
 	})
 	return nil

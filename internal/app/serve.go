@@ -53,7 +53,7 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 	}
 	services := []rpcserver.Service{login}
 	if d.roles.Interceptor {
-		services = append(services, holdService{d.hold})
+		services = append(services, holdService{d.hold, holdStatus{d}})
 	}
 	if d.roles.LSP {
 		services = append(services, d.lsp)
@@ -96,7 +96,10 @@ func (d *Daemon) rootKeys() (auth.RootKeys, error) {
 
 // holdService plugs the interceptor into the server. All of it is for the
 // operator: services of other processes attach with the operator's macaroon.
-type holdService struct{ engine *interceptorengine.Engine }
+type holdService struct {
+	engine *interceptorengine.Engine
+	status interceptorapi.StatusSource
+}
 
 func (h holdService) Name() string { return serviceInterceptor }
 
@@ -113,7 +116,7 @@ func (h holdService) Permissions() auth.Permissions {
 }
 
 func (h holdService) RegisterGRPC(r grpc.ServiceRegistrar) {
-	interceptorv1.RegisterInterceptorServer(r, interceptorapi.NewServer(h.engine, h.engine, h.engine))
+	interceptorv1.RegisterInterceptorServer(r, interceptorapi.NewServer(h.engine, h.engine, h.status))
 }
 
 func (h holdService) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn *grpc.ClientConn) error {

@@ -1402,7 +1402,12 @@ type GetStatusResponse struct {
 	Phantoms   uint64 `protobuf:"varint,13,opt,name=phantoms,proto3" json:"phantoms,omitempty"`
 	ResumeOnly uint64 `protobuf:"varint,14,opt,name=resume_only,json=resumeOnly,proto3" json:"resume_only,omitempty"`
 	// Every registered handler.
-	Handlers      []*HandlerStatus `protobuf:"bytes,15,rep,name=handlers,proto3" json:"handlers,omitempty"`
+	Handlers []*HandlerStatus `protobuf:"bytes,15,rep,name=handlers,proto3" json:"handlers,omitempty"`
+	// Forwards without a record that programs of others have yet to answer.
+	Asked int32 `protobuf:"varint,16,opt,name=asked,proto3" json:"asked,omitempty"`
+	// Programs of others: those that are registered, and others while they are
+	// attached.
+	Programs      []*ProgramStatus `protobuf:"bytes,17,rep,name=programs,proto3" json:"programs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1542,6 +1547,180 @@ func (x *GetStatusResponse) GetHandlers() []*HandlerStatus {
 	return nil
 }
 
+func (x *GetStatusResponse) GetAsked() int32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetPrograms() []*ProgramStatus {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
+// ProgramStatus is one program of somebody else's. Counts are since start.
+type ProgramStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It stands in the configuration.
+	Registered bool `protobuf:"varint,2,opt,name=registered,proto3" json:"registered,omitempty"`
+	// It is attached to lnd's HtlcInterceptor, and to the ChannelAcceptor, as served
+	// here.
+	Htlcs    bool `protobuf:"varint,3,opt,name=htlcs,proto3" json:"htlcs,omitempty"`
+	Channels bool `protobuf:"varint,4,opt,name=channels,proto3" json:"channels,omitempty"`
+	// What happens while it is away, and when it is slow: hold, resume or fail.
+	WhileAway string `protobuf:"bytes,5,opt,name=while_away,json=whileAway,proto3" json:"while_away,omitempty"`
+	WhenSlow  string `protobuf:"bytes,6,opt,name=when_slow,json=whenSlow,proto3" json:"when_slow,omitempty"`
+	// It may settle forwards.
+	MaySettle bool `protobuf:"varint,7,opt,name=may_settle,json=maySettle,proto3" json:"may_settle,omitempty"`
+	// Forwards that it has yet to answer.
+	Waiting int32 `protobuf:"varint,8,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Forwards that it was asked about.
+	Asked uint64 `protobuf:"varint,9,opt,name=asked,proto3" json:"asked,omitempty"`
+	// Those that it failed, and that it settled.
+	Failed  uint64 `protobuf:"varint,10,opt,name=failed,proto3" json:"failed,omitempty"`
+	Settled uint64 `protobuf:"varint,11,opt,name=settled,proto3" json:"settled,omitempty"`
+	// Those that its policy answered because it was slow.
+	Late uint64 `protobuf:"varint,12,opt,name=late,proto3" json:"late,omitempty"`
+	// Answers that were not taken, and why the last one was not.
+	Refused       uint64 `protobuf:"varint,13,opt,name=refused,proto3" json:"refused,omitempty"`
+	LastRefusal   string `protobuf:"bytes,14,opt,name=last_refusal,json=lastRefusal,proto3" json:"last_refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProgramStatus) Reset() {
+	*x = ProgramStatus{}
+	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProgramStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProgramStatus) ProtoMessage() {}
+
+func (x *ProgramStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProgramStatus.ProtoReflect.Descriptor instead.
+func (*ProgramStatus) Descriptor() ([]byte, []int) {
+	return file_interceptor_api_interceptorv1_interceptor_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ProgramStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProgramStatus) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
+}
+
+func (x *ProgramStatus) GetHtlcs() bool {
+	if x != nil {
+		return x.Htlcs
+	}
+	return false
+}
+
+func (x *ProgramStatus) GetChannels() bool {
+	if x != nil {
+		return x.Channels
+	}
+	return false
+}
+
+func (x *ProgramStatus) GetWhileAway() string {
+	if x != nil {
+		return x.WhileAway
+	}
+	return ""
+}
+
+func (x *ProgramStatus) GetWhenSlow() string {
+	if x != nil {
+		return x.WhenSlow
+	}
+	return ""
+}
+
+func (x *ProgramStatus) GetMaySettle() bool {
+	if x != nil {
+		return x.MaySettle
+	}
+	return false
+}
+
+func (x *ProgramStatus) GetWaiting() int32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetAsked() uint64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetSettled() uint64 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetLate() uint64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *ProgramStatus) GetLastRefusal() string {
+	if x != nil {
+		return x.LastRefusal
+	}
+	return ""
+}
+
 // HandlerStatus is one handler.
 type HandlerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1563,7 +1742,7 @@ type HandlerStatus struct {
 
 func (x *HandlerStatus) Reset() {
 	*x = HandlerStatus{}
-	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[24]
+	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1754,7 @@ func (x *HandlerStatus) String() string {
 func (*HandlerStatus) ProtoMessage() {}
 
 func (x *HandlerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[24]
+	mi := &file_interceptor_api_interceptorv1_interceptor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1767,7 @@ func (x *HandlerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandlerStatus.ProtoReflect.Descriptor instead.
 func (*HandlerStatus) Descriptor() ([]byte, []int) {
-	return file_interceptor_api_interceptorv1_interceptor_proto_rawDescGZIP(), []int{24}
+	return file_interceptor_api_interceptorv1_interceptor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HandlerStatus) GetName() string {
@@ -1722,7 +1901,7 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\x05limit\x18\x06 \x01(\x05R\x05limit\"B\n" +
 	"\x10ListRowsResponse\x12.\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1a.sluice.interceptor.v1.RowR\x04rows\"\x12\n" +
-	"\x10GetStatusRequest\"\x8b\x04\n" +
+	"\x10GetStatusRequest\"\xe3\x04\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x1a\n" +
@@ -1744,7 +1923,29 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\bphantoms\x18\r \x01(\x04R\bphantoms\x12\x1f\n" +
 	"\vresume_only\x18\x0e \x01(\x04R\n" +
 	"resumeOnly\x12@\n" +
-	"\bhandlers\x18\x0f \x03(\v2$.sluice.interceptor.v1.HandlerStatusR\bhandlers\"\xa4\x01\n" +
+	"\bhandlers\x18\x0f \x03(\v2$.sluice.interceptor.v1.HandlerStatusR\bhandlers\x12\x14\n" +
+	"\x05asked\x18\x10 \x01(\x05R\x05asked\x12@\n" +
+	"\bprograms\x18\x11 \x03(\v2$.sluice.interceptor.v1.ProgramStatusR\bprograms\"\x83\x03\n" +
+	"\rProgramStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"registered\x18\x02 \x01(\bR\n" +
+	"registered\x12\x14\n" +
+	"\x05htlcs\x18\x03 \x01(\bR\x05htlcs\x12\x1a\n" +
+	"\bchannels\x18\x04 \x01(\bR\bchannels\x12\x1d\n" +
+	"\n" +
+	"while_away\x18\x05 \x01(\tR\twhileAway\x12\x1b\n" +
+	"\twhen_slow\x18\x06 \x01(\tR\bwhenSlow\x12\x1d\n" +
+	"\n" +
+	"may_settle\x18\a \x01(\bR\tmaySettle\x12\x18\n" +
+	"\awaiting\x18\b \x01(\x05R\awaiting\x12\x14\n" +
+	"\x05asked\x18\t \x01(\x04R\x05asked\x12\x16\n" +
+	"\x06failed\x18\n" +
+	" \x01(\x04R\x06failed\x12\x18\n" +
+	"\asettled\x18\v \x01(\x04R\asettled\x12\x12\n" +
+	"\x04late\x18\f \x01(\x04R\x04late\x12\x18\n" +
+	"\arefused\x18\r \x01(\x04R\arefused\x12!\n" +
+	"\flast_refusal\x18\x0e \x01(\tR\vlastRefusal\"\xa4\x01\n" +
 	"\rHandlerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12\x1b\n" +
@@ -1777,7 +1978,7 @@ func file_interceptor_api_interceptorv1_interceptor_proto_rawDescGZIP() []byte {
 	return file_interceptor_api_interceptorv1_interceptor_proto_rawDescData
 }
 
-var file_interceptor_api_interceptorv1_interceptor_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_interceptor_api_interceptorv1_interceptor_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_interceptor_api_interceptorv1_interceptor_proto_goTypes = []any{
 	(*CircuitKey)(nil),            // 0: sluice.interceptor.v1.CircuitKey
 	(*Row)(nil),                   // 1: sluice.interceptor.v1.Row
@@ -1803,7 +2004,8 @@ var file_interceptor_api_interceptorv1_interceptor_proto_goTypes = []any{
 	(*ListRowsResponse)(nil),      // 21: sluice.interceptor.v1.ListRowsResponse
 	(*GetStatusRequest)(nil),      // 22: sluice.interceptor.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 23: sluice.interceptor.v1.GetStatusResponse
-	(*HandlerStatus)(nil),         // 24: sluice.interceptor.v1.HandlerStatus
+	(*ProgramStatus)(nil),         // 24: sluice.interceptor.v1.ProgramStatus
+	(*HandlerStatus)(nil),         // 25: sluice.interceptor.v1.HandlerStatus
 }
 var file_interceptor_api_interceptorv1_interceptor_proto_depIdxs = []int32{
 	0,  // 0: sluice.interceptor.v1.Row.key:type_name -> sluice.interceptor.v1.CircuitKey
@@ -1815,32 +2017,33 @@ var file_interceptor_api_interceptorv1_interceptor_proto_depIdxs = []int32{
 	0,  // 6: sluice.interceptor.v1.MarkNotPayingRequest.keys:type_name -> sluice.interceptor.v1.CircuitKey
 	0,  // 7: sluice.interceptor.v1.AcknowledgeRequest.keys:type_name -> sluice.interceptor.v1.CircuitKey
 	1,  // 8: sluice.interceptor.v1.ListRowsResponse.rows:type_name -> sluice.interceptor.v1.Row
-	24, // 9: sluice.interceptor.v1.GetStatusResponse.handlers:type_name -> sluice.interceptor.v1.HandlerStatus
-	2,  // 10: sluice.interceptor.v1.Interceptor.Register:input_type -> sluice.interceptor.v1.RegisterRequest
-	5,  // 11: sluice.interceptor.v1.Interceptor.ClaimRoutes:input_type -> sluice.interceptor.v1.ClaimRoutesRequest
-	7,  // 12: sluice.interceptor.v1.Interceptor.ReleaseRoutes:input_type -> sluice.interceptor.v1.ReleaseRoutesRequest
-	9,  // 13: sluice.interceptor.v1.Interceptor.Attach:input_type -> sluice.interceptor.v1.AttachRequest
-	12, // 14: sluice.interceptor.v1.Interceptor.Decide:input_type -> sluice.interceptor.v1.DecideRequest
-	14, // 15: sluice.interceptor.v1.Interceptor.MarkPaying:input_type -> sluice.interceptor.v1.MarkPayingRequest
-	16, // 16: sluice.interceptor.v1.Interceptor.MarkNotPaying:input_type -> sluice.interceptor.v1.MarkNotPayingRequest
-	18, // 17: sluice.interceptor.v1.Interceptor.Acknowledge:input_type -> sluice.interceptor.v1.AcknowledgeRequest
-	20, // 18: sluice.interceptor.v1.Interceptor.ListRows:input_type -> sluice.interceptor.v1.ListRowsRequest
-	22, // 19: sluice.interceptor.v1.Interceptor.GetStatus:input_type -> sluice.interceptor.v1.GetStatusRequest
-	3,  // 20: sluice.interceptor.v1.Interceptor.Register:output_type -> sluice.interceptor.v1.RegisterResponse
-	6,  // 21: sluice.interceptor.v1.Interceptor.ClaimRoutes:output_type -> sluice.interceptor.v1.ClaimRoutesResponse
-	8,  // 22: sluice.interceptor.v1.Interceptor.ReleaseRoutes:output_type -> sluice.interceptor.v1.ReleaseRoutesResponse
-	10, // 23: sluice.interceptor.v1.Interceptor.Attach:output_type -> sluice.interceptor.v1.AttachResponse
-	13, // 24: sluice.interceptor.v1.Interceptor.Decide:output_type -> sluice.interceptor.v1.DecideResponse
-	15, // 25: sluice.interceptor.v1.Interceptor.MarkPaying:output_type -> sluice.interceptor.v1.MarkPayingResponse
-	17, // 26: sluice.interceptor.v1.Interceptor.MarkNotPaying:output_type -> sluice.interceptor.v1.MarkNotPayingResponse
-	19, // 27: sluice.interceptor.v1.Interceptor.Acknowledge:output_type -> sluice.interceptor.v1.AcknowledgeResponse
-	21, // 28: sluice.interceptor.v1.Interceptor.ListRows:output_type -> sluice.interceptor.v1.ListRowsResponse
-	23, // 29: sluice.interceptor.v1.Interceptor.GetStatus:output_type -> sluice.interceptor.v1.GetStatusResponse
-	20, // [20:30] is the sub-list for method output_type
-	10, // [10:20] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	25, // 9: sluice.interceptor.v1.GetStatusResponse.handlers:type_name -> sluice.interceptor.v1.HandlerStatus
+	24, // 10: sluice.interceptor.v1.GetStatusResponse.programs:type_name -> sluice.interceptor.v1.ProgramStatus
+	2,  // 11: sluice.interceptor.v1.Interceptor.Register:input_type -> sluice.interceptor.v1.RegisterRequest
+	5,  // 12: sluice.interceptor.v1.Interceptor.ClaimRoutes:input_type -> sluice.interceptor.v1.ClaimRoutesRequest
+	7,  // 13: sluice.interceptor.v1.Interceptor.ReleaseRoutes:input_type -> sluice.interceptor.v1.ReleaseRoutesRequest
+	9,  // 14: sluice.interceptor.v1.Interceptor.Attach:input_type -> sluice.interceptor.v1.AttachRequest
+	12, // 15: sluice.interceptor.v1.Interceptor.Decide:input_type -> sluice.interceptor.v1.DecideRequest
+	14, // 16: sluice.interceptor.v1.Interceptor.MarkPaying:input_type -> sluice.interceptor.v1.MarkPayingRequest
+	16, // 17: sluice.interceptor.v1.Interceptor.MarkNotPaying:input_type -> sluice.interceptor.v1.MarkNotPayingRequest
+	18, // 18: sluice.interceptor.v1.Interceptor.Acknowledge:input_type -> sluice.interceptor.v1.AcknowledgeRequest
+	20, // 19: sluice.interceptor.v1.Interceptor.ListRows:input_type -> sluice.interceptor.v1.ListRowsRequest
+	22, // 20: sluice.interceptor.v1.Interceptor.GetStatus:input_type -> sluice.interceptor.v1.GetStatusRequest
+	3,  // 21: sluice.interceptor.v1.Interceptor.Register:output_type -> sluice.interceptor.v1.RegisterResponse
+	6,  // 22: sluice.interceptor.v1.Interceptor.ClaimRoutes:output_type -> sluice.interceptor.v1.ClaimRoutesResponse
+	8,  // 23: sluice.interceptor.v1.Interceptor.ReleaseRoutes:output_type -> sluice.interceptor.v1.ReleaseRoutesResponse
+	10, // 24: sluice.interceptor.v1.Interceptor.Attach:output_type -> sluice.interceptor.v1.AttachResponse
+	13, // 25: sluice.interceptor.v1.Interceptor.Decide:output_type -> sluice.interceptor.v1.DecideResponse
+	15, // 26: sluice.interceptor.v1.Interceptor.MarkPaying:output_type -> sluice.interceptor.v1.MarkPayingResponse
+	17, // 27: sluice.interceptor.v1.Interceptor.MarkNotPaying:output_type -> sluice.interceptor.v1.MarkNotPayingResponse
+	19, // 28: sluice.interceptor.v1.Interceptor.Acknowledge:output_type -> sluice.interceptor.v1.AcknowledgeResponse
+	21, // 29: sluice.interceptor.v1.Interceptor.ListRows:output_type -> sluice.interceptor.v1.ListRowsResponse
+	23, // 30: sluice.interceptor.v1.Interceptor.GetStatus:output_type -> sluice.interceptor.v1.GetStatusResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_interceptor_api_interceptorv1_interceptor_proto_init() }
@@ -1854,7 +2057,7 @@ func file_interceptor_api_interceptorv1_interceptor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_interceptor_api_interceptorv1_interceptor_proto_rawDesc), len(file_interceptor_api_interceptorv1_interceptor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
