@@ -108,7 +108,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
 		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer),
 		stale: make(map[ln.CircuitKey]struct{}), asking: make(map[ln.CircuitKey]*asked),
-		list:  make(chan struct{}, 1), commit: make(chan struct{}, 1),
+		list: make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
 	}
 	err := e.load(tctx, t)

@@ -49,10 +49,10 @@ type Hub struct {
 
 	rulings Rulings
 
-	mu       sync.Mutex
+	mu        sync.Mutex
 	strangers int
-	programs map[string]*program
-	asks     map[ln.CircuitKey]*ask
+	programs  map[string]*program
+	asks      map[ln.CircuitKey]*ask
 	// early are messages of offers whose row has not been told of yet.
 	early map[ln.CircuitKey]any
 	// dirty are asks about which the engine is to be told something.

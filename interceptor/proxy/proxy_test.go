@@ -186,7 +186,7 @@ func TestSettling(t *testing.T) {
 			}}}},
 		})
 		require.NoError(t, err)
-		p := &payment{t: t, hash: hash[:], done: make(chan *lnrpc.Payment, 1)}
+		p := &payment{t: t, hash: hash[:], done: make(chan *lnrpc.Payment, 1), explain: r.explain}
 		go func() {
 			if m, err := s.Recv(); err == nil {
 				p.done <- m
