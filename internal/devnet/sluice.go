@@ -43,6 +43,8 @@ type SluicedConfig struct {
 	DSN string
 	// Settings are added to its configuration, by key.
 	Settings map[string]string
+	// File is a configuration file's content, for what cannot be set by key.
+	File string
 	// Services are the arguments of `sluiced run`; none means all.
 	Services []string
 	// NoWait returns once it was started, for a standby.
@@ -98,6 +100,13 @@ func (n *Net) StartSluiced(ctx context.Context, node *Node, rights []string, con
 	}
 	for k, v := range config.Settings {
 		settings[k] = v
+	}
+	if config.File != "" {
+		file := filepath.Join(s.Dir, "sluiced.toml")
+		if err := os.WriteFile(file, []byte(config.File), 0o600); err != nil {
+			return nil, fmt.Errorf("configuration of %s: %w", config.Name, err)
+		}
+		s.ConfigArg = append(s.ConfigArg, "--config", file)
 	}
 	for k, v := range settings {
 		s.ConfigArg = append(s.ConfigArg, "--set", k+"="+v)

@@ -43,14 +43,31 @@ func noCaps() map[string]string {
 }
 
 // startSluice runs sluiced beside the gateway and logs in as the wallet.
-func startSluice(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node, settings ...map[string]string) (_ *sluice, err error) {
+func startSluice(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node, settings ...map[string]string) (*sluice, error) {
+	return startSluiceWith(ctx, net, gateway, wallet, nil, settings...)
+}
+
+// startSluiceWith attaches programs to its interceptor, if there are any.
+func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node, programs *proxied, settings ...map[string]string) (_ *sluice, err error) {
 	s := &sluice{}
-	all := noCaps()
+	config := devnet.SluicedConfig{Settings: noCaps()}
 	for _, more := range settings {
-		maps.Copy(all, more)
+		maps.Copy(config.Settings, more)
 	}
-	if s.daemon, err = net.StartSluiced(ctx, gateway, lnd.GatewayRights(), devnet.SluicedConfig{Settings: all}); err != nil {
+	if programs != nil {
+		if err := programs.prepare(ctx, net, gateway); err != nil {
+			return nil, err
+		}
+		config.File = programs.file
+		maps.Copy(config.Settings, programs.settings)
+	}
+	if s.daemon, err = net.StartSluiced(ctx, gateway, lnd.GatewayRights(), config); err != nil {
 		return nil, err
+	}
+	if programs != nil {
+		if err := programs.attach(ctx, s.daemon.TLSCert); err != nil {
+			return nil, err
+		}
 	}
 	tlsConfig, err := selfcert.ClientTLS(s.daemon.TLSCert)
 	if err != nil {

@@ -1,12 +1,13 @@
 // Command bench measures Sluice on real nodes: btcd, unpatched lnds and sluiced,
 // on this machine.
 //
-//	make bench NAME=jit       a payment that opens its own channel, beside a bare program
-//	make bench NAME=forward   ordinary forwards, beside a gateway without interceptor
-//	make bench NAME=memory    what sluiced needs, and how soon it is ready
-//	make bench NAME=lsps      LSPS requests of 1,000 clients, on both databases and over real peer connections
-//	make bench NAME=jit-mpp   payments of 10 parts, beside bare inserts of the rows that they make
-//	make bench NAME=vault     puts of backups on both databases, beside bare inserts
+//	make bench NAME=jit             a payment that opens its own channel, beside a bare program
+//	make bench NAME=forward         ordinary forwards, beside a gateway without interceptor
+//	make bench NAME=forward-proxied  the same with two programs attached to sluiced
+//	make bench NAME=memory          what sluiced needs, and how soon it is ready
+//	make bench NAME=lsps            LSPS requests of 1,000 clients, on both databases and over real peer connections
+//	make bench NAME=jit-mpp         payments of 10 parts, beside bare inserts of the rows that they make
+//	make bench NAME=vault           puts of backups on both databases, beside bare inserts
 //
 // It promises that whatever is compared runs in one process run, arm by arm
 // interleaved, so that a busy machine slows both; ratios are what counts, and
@@ -67,14 +68,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|memory|lsps|jit-mpp|vault")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault,
+		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault,
 	}
 	do, known := benches[flags.Arg(0)]
 	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 {

@@ -34,7 +34,7 @@ func TestCommandLineIsChecked(t *testing.T) {
 		var out, complaint bytes.Buffer
 		require.Equal(t, 2, run(t.Context(), args, &out, &complaint), "%v", args)
 		require.Empty(t, out.String())
-		require.Contains(t, complaint.String(), "jit|forward|memory")
+		require.Contains(t, complaint.String(), "jit|forward|forward-proxied|memory")
 	}
 }
 

@@ -1,5 +1,5 @@
 // Command buildpeers builds the programs that Sluice works with (btcd, lnd,
-// lncli, loop, loopd) from the nested module internal/tools/peers, whose go.mod
+// lncli, loop, loopd, and one that is written on lndclient) from the nested module internal/tools/peers, whose go.mod
 // and go.sum fix every version.
 //
 // It uses only the standard library, so that it starts on a clean clone before
@@ -50,6 +50,7 @@ func peers() []peer {
 		{"lncli", "github.com/lightningnetwork/lnd/cmd/lncli", "about half a minute after lnd"},
 		{"loopd", "github.com/lightninglabs/loop/cmd/loopd", "1 to 3 minutes after lnd"},
 		{"loop", "github.com/lightninglabs/loop/cmd/loop", "about half a minute after loopd"},
+		{"lndclientprogram", "./lndclientprogram", "about half a minute after loopd"},
 	}
 }
 
@@ -79,17 +80,27 @@ func run(out, only string) error {
 		names := strings.Split(only, ",")
 		want = slices.DeleteFunc(want, func(p peer) bool { return !slices.Contains(names, p.name) })
 		if len(want) != len(names) {
-			return fmt.Errorf("-only %s: there are btcd, lnd, lncli, loopd and loop", only)
+			return fmt.Errorf("-only %s: there are btcd, lnd, lncli, loopd, loop and lndclientprogram", only)
 		}
 	}
 	key, err := buildKey()
 	if err != nil {
 		return err
 	}
+	own, err := ownKey(key)
+	if err != nil {
+		return err
+	}
+	keyOf := func(p peer) string {
+		if strings.HasPrefix(p.pkg, "./") {
+			return own
+		}
+		return key
+	}
 
 	var current []string
 	stale := slices.DeleteFunc(slices.Clone(want), func(p peer) bool {
-		ok := upToDate(out, p.name, key)
+		ok := upToDate(out, p.name, keyOf(p))
 		if ok {
 			current = append(current, p.name)
 		}
@@ -109,7 +120,7 @@ func run(out, only string) error {
 		if err := build(out, p, label); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		if err := os.WriteFile(stampFile(out, p.name), []byte(key), 0o644); err != nil {
+		if err := os.WriteFile(stampFile(out, p.name), []byte(keyOf(p)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -117,8 +128,17 @@ func run(out, only string) error {
 	return nil
 }
 
-// buildKey identifies everything that a binary depends on: the module has no
-// source files of its own.
+// ownKey is for the program whose source is in the module itself.
+func ownKey(key string) (string, error) {
+	source, err := os.ReadFile(filepath.Join(moduleDir, "lndclientprogram", "main.go"))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(append([]byte(key), source...))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// buildKey identifies everything that the others' binaries depend on.
 func buildKey() (string, error) {
 	hash := sha256.New()
 	for _, name := range []string{"go.mod", "go.sum"} {
