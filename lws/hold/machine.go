@@ -1,0 +1,290 @@
+package hold
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Name is the machine's name in the database.
+const Name = "lws/hold"
+
+// Times between attempts to wake a wallet.
+const (
+	wakeFirst = 15 * time.Second
+	wakeMost  = 5 * time.Minute
+)
+
+// Part is one HTLC.
+type Part struct {
+	Key        ln.CircuitKey `json:"key"`
+	AmountMsat ln.Msat       `json:"amount_msat"`
+	// FailHeight is the first block at which it goes back.
+	FailHeight uint32 `json:"fail_height"`
+}
+
+// Payment is what waits.
+type Payment struct {
+	ID     string    `json:"id"`
+	Client ln.PubKey `json:"client"`
+	Hash   ln.Hash   `json:"payment_hash"`
+	Parts  []Part    `json:"parts,omitempty"`
+	// Since is when the first part came, Until when all go back at the latest.
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
+	// Wakes counts attempts to wake the wallet; the next one is due at NextWake.
+	Wakes    uint32    `json:"wakes"`
+	NextWake time.Time `json:"next_wake,omitzero"`
+}
+
+// AmountMsat is what the parts bring.
+func (p Payment) AmountMsat() (sum ln.Msat) {
+	for _, part := range p.Parts {
+		sum += part.AmountMsat
+	}
+	return sum
+}
+
+// FailHeight is the earliest of the parts': they go back together.
+func (p Payment) FailHeight() uint32 {
+	out := uint32(0)
+	for i, part := range p.Parts {
+		if i == 0 || part.FailHeight < out {
+			out = part.FailHeight
+		}
+	}
+	return out
+}
+
+func (p Payment) keys() []ln.CircuitKey {
+	out := make([]ln.CircuitKey, 0, len(p.Parts))
+	for _, part := range p.Parts {
+		out = append(out, part.Key)
+	}
+	return out
+}
+
+func (p Payment) has(key ln.CircuitKey) bool { return slices.Contains(p.keys(), key) }
+
+func (p Payment) with(part Part) Payment {
+	p.Parts = append(slices.Clone(p.Parts), part)
+	return p
+}
+
+// State is how the payment stands.
+type State interface{ StateName() string }
+
+// The states. Open, in Resuming and Failing, are the parts that the interceptor has
+// not recorded yet.
+type (
+	// Fresh has no part yet; it is never stored.
+	Fresh struct{ Payment }
+	// Held waits for the wallet.
+	Held struct{ Payment }
+	// Resuming: the wallet is there.
+	Resuming struct {
+		Payment
+		Open []ln.CircuitKey `json:"open"`
+	}
+	// Failing: it goes back to the payer.
+	Failing struct {
+		Payment
+		Open   []ln.CircuitKey `json:"open"`
+		Reason string          `json:"reason"`
+	}
+	// Resumed: the wallet got it; how it ended is between wallet and payer.
+	Resumed struct{ Payment }
+	// Failed: the payer has it back.
+	Failed struct {
+		Payment
+		Reason string `json:"reason"`
+	}
+)
+
+// StateName implements State.
+func (Fresh) StateName() string    { return "fresh" }
+func (Held) StateName() string     { return "held" }
+func (Resuming) StateName() string { return "resuming" }
+func (Failing) StateName() string  { return "failing" }
+func (Resumed) StateName() string  { return "resumed" }
+func (Failed) StateName() string   { return "failed" }
+
+// Moment is when something happened.
+type Moment struct {
+	At time.Time `json:"at"`
+	// Height is the tip, 0 when unknown.
+	Height uint32 `json:"height"`
+}
+
+// EventTime is for the story.
+func (m Moment) EventTime() time.Time { return m.At }
+
+// Event is something that happened to the payment.
+type Event interface{ EventName() string }
+
+// The events.
+type (
+	// Offered: the interceptor holds a part. It may come again.
+	Offered struct {
+		Moment
+		Part Part `json:"part"`
+		// Refusal is why it cannot be held, if it cannot.
+		Refusal string `json:"refusal,omitempty"`
+	}
+	// WalletActive: the wallet has an active channel.
+	WalletActive struct{ Moment }
+	// WalletGone: it had none any more when the parts were to be resumed.
+	WalletGone struct{ Moment }
+	// NewBlock is a block that matters (Due).
+	NewBlock struct{ Moment }
+	// Tick: a deadline by the clock came.
+	Tick struct{ Moment }
+	// Decided: the interceptor has recorded a part as resumed, or not.
+	Decided struct {
+		Moment
+		Key     ln.CircuitKey `json:"key"`
+		Resumed bool          `json:"resumed"`
+	}
+	// Gone: lnd no longer has the part.
+	Gone struct {
+		Moment
+		Key ln.CircuitKey `json:"key"`
+	}
+)
+
+// EventName implements Event.
+func (Offered) EventName() string      { return "offered" }
+func (WalletActive) EventName() string { return "wallet_active" }
+func (WalletGone) EventName() string   { return "wallet_gone" }
+func (NewBlock) EventName() string     { return "new_block" }
+func (Tick) EventName() string         { return "tick" }
+func (Decided) EventName() string      { return "decided" }
+func (Gone) EventName() string         { return "gone" }
+
+// Effect is something to do once the state that asks for it is stored; it may run
+// again.
+type Effect interface{ EffectName() string }
+
+// The effects.
+type (
+	// Wake pokes the wallet.
+	Wake struct {
+		ID         string    `json:"id"`
+		Client     ln.PubKey `json:"client"`
+		Hash       ln.Hash   `json:"payment_hash"`
+		AmountMsat ln.Msat   `json:"amount_msat"`
+		Until      time.Time `json:"until"`
+	}
+	// Resume has the parts forwarded, all in one decision: Decided for each. Unless
+	// Force, WalletGone when the wallet has no active channel any more.
+	Resume struct {
+		Client ln.PubKey       `json:"client"`
+		Keys   []ln.CircuitKey `json:"keys"`
+		Force  bool            `json:"force,omitempty"`
+	}
+	// Fail sends the parts back (TEMPORARY_CHANNEL_FAILURE), all in one decision:
+	// Decided for each.
+	Fail struct {
+		Keys   []ln.CircuitKey `json:"keys"`
+		Reason string          `json:"reason"`
+	}
+)
+
+// EffectName implements Effect.
+func (Wake) EffectName() string   { return "wake" }
+func (Resume) EffectName() string { return "resume" }
+func (Fail) EffectName() string   { return "fail" }
+
+// Machine is the state machine.
+func Machine() fsm.Machine[State, Event, Effect] {
+	return fsm.Machine[State, Event, Effect]{
+		Name: Name, Step: Step,
+		States:   []State{Fresh{}, Held{}, Resuming{}, Failing{}, Resumed{}, Failed{}},
+		Events:   []Event{Offered{}, WalletActive{}, WalletGone{}, NewBlock{}, Tick{}, Decided{}, Gone{}},
+		Effects:  []Effect{Wake{}, Resume{}, Fail{}},
+		Terminal: Final, Deadline: deadline, Edges: edges(),
+	}
+}
+
+// Final says that nothing more happens.
+func Final(s State) bool {
+	switch s.(type) {
+	case Resumed, Failed:
+		return true
+	}
+	return false
+}
+
+// Of is the payment in a state.
+func Of(s State) Payment {
+	switch s := s.(type) {
+	case Fresh:
+		return s.Payment
+	case Held:
+		return s.Payment
+	case Resuming:
+		return s.Payment
+	case Failing:
+		return s.Payment
+	case Resumed:
+		return s.Payment
+	case Failed:
+		return s.Payment
+	}
+	return Payment{}
+}
+
+// Due says that a block ends the wait.
+func Due(s State, height uint32) bool {
+	h, held := s.(Held)
+	return held && height != 0 && height >= h.FailHeight()
+}
+
+func deadline(s State) (time.Time, Event, bool) {
+	h, held := s.(Held)
+	if !held {
+		return time.Time{}, nil, false
+	}
+	due := h.Until
+	if !h.NextWake.IsZero() && h.NextWake.Before(due) {
+		due = h.NextWake
+	}
+	return due, Tick{Moment{At: due}}, true
+}
+
+// edges is the table of all transitions; a test holds it equal to Step.
+func edges() []fsm.Edge {
+	return []fsm.Edge{
+		{From: "fresh", Event: "offered", To: "held", Effects: []string{"wake"}},
+		{From: "fresh", Event: "offered", To: "failing", Effects: []string{"fail"}},
+
+		{From: "held", Event: "offered", To: "held", Effects: []string{"wake"}},
+		{From: "held", Event: "offered", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "wallet_active", To: "resuming", Effects: []string{"resume"}},
+		{From: "held", Event: "new_block", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "tick", To: "held", Effects: []string{"wake"}},
+		{From: "held", Event: "tick", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "decided", To: "resuming", Effects: []string{"resume"}},
+		{From: "held", Event: "decided", To: "resumed"},
+		{From: "held", Event: "decided", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "decided", To: "failed"},
+		{From: "held", Event: "gone", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "gone", To: "failed"},
+
+		{From: "resuming", Event: "offered", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "wallet_gone", To: "held", Effects: []string{"wake"}},
+		{From: "resuming", Event: "wallet_gone", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "decided", To: "resuming"},
+		{From: "resuming", Event: "decided", To: "resumed"},
+		{From: "resuming", Event: "gone", To: "resuming"},
+		{From: "resuming", Event: "gone", To: "resumed"},
+
+		{From: "failing", Event: "offered", To: "failing", Effects: []string{"fail"}},
+		{From: "failing", Event: "decided", To: "failing"},
+		{From: "failing", Event: "decided", To: "failed"},
+		{From: "failing", Event: "gone", To: "failing"},
+		{From: "failing", Event: "gone", To: "failed"},
+	}
+}

@@ -1,0 +1,174 @@
+package hold
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Step decides.
+func Step(s State, v Event) (State, []Effect, error) {
+	switch s := s.(type) {
+	case Fresh:
+		if v, ok := v.(Offered); ok {
+			return join(s, s.Payment, v)
+		}
+	case Held:
+		return stepHeld(s, v)
+	case Resuming:
+		return stepResuming(s, v)
+	case Failing:
+		return stepFailing(s, v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// join takes a part into a payment that waits, or that begins to.
+func join(s State, p Payment, v Offered) (State, []Effect, error) {
+	if p.has(v.Part.Key) {
+		return s, nil, nil
+	}
+	p = p.with(v.Part)
+	switch {
+	case v.Refusal != "":
+		return fail(p, nil, v.Refusal)
+	case v.Height != 0 && v.Height >= v.Part.FailHeight:
+		return fail(p, nil, fmt.Sprintf("it came too late to be held: at height %d the wallet would refuse it, or lnd fail it", v.Part.FailHeight))
+	}
+	return wake(p, v.Moment)
+}
+
+func wake(p Payment, m Moment) (State, []Effect, error) {
+	every := wakeMost
+	if p.Wakes < 8 {
+		every = min(wakeMost, wakeFirst<<p.Wakes)
+	}
+	p.Wakes++
+	p.NextWake = m.At.Add(every)
+	return Held{p}, []Effect{Wake{ID: p.ID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat(), Until: p.Until}}, nil
+}
+
+// fail sends back what is not over yet; done are parts that are.
+func fail(p Payment, done []ln.CircuitKey, reason string) (State, []Effect, error) {
+	open := without(p.keys(), done...)
+	if len(open) == 0 {
+		return Failed{p, reason}, nil, nil
+	}
+	return Failing{p, open, reason}, []Effect{Fail{open, reason}}, nil
+}
+
+// resume hands on what is not over yet.
+func resume(p Payment, done []ln.CircuitKey, force bool) (State, []Effect, error) {
+	open := without(p.keys(), done...)
+	if len(open) == 0 {
+		return Resumed{p}, nil, nil
+	}
+	return Resuming{p, open}, []Effect{Resume{p.Client, open, force}}, nil
+}
+
+func stepHeld(s Held, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Offered:
+		return join(s, s.Payment, v)
+	case WalletActive:
+		return resume(s.Payment, nil, false)
+	case NewBlock:
+		if Due(s, v.Height) {
+			return fail(s.Payment, nil, "the wallet did not come before its deadline in blocks")
+		}
+	case Tick:
+		switch {
+		case !v.At.Before(s.Until):
+			return fail(s.Payment, nil, "the wallet did not come in time")
+		case !s.NextWake.IsZero() && !v.At.Before(s.NextWake):
+			return wake(s.Payment, v.Moment)
+		}
+	case Decided:
+		switch {
+		case !s.has(v.Key):
+		case v.Resumed:
+			// Its siblings may not be left behind.
+			return resume(s.Payment, []ln.CircuitKey{v.Key}, true)
+		default:
+			return fail(s.Payment, []ln.CircuitKey{v.Key}, "the interceptor sent a part back")
+		}
+	case Gone:
+		if s.has(v.Key) {
+			return fail(s.Payment, []ln.CircuitKey{v.Key}, "lnd sent a part back")
+		}
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepResuming(s Resuming, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Offered:
+		if s.has(v.Part.Key) {
+			return s, nil, nil
+		}
+		s.Payment = s.with(v.Part)
+		s.Open = append(slices.Clone(s.Open), v.Part.Key)
+		return s, []Effect{Resume{s.Client, []ln.CircuitKey{v.Part.Key}, true}}, nil
+	case WalletGone:
+		if len(s.Open) == len(s.Parts) {
+			return wake(s.Payment, v.Moment)
+		}
+		return s, []Effect{Resume{s.Client, s.Open, true}}, nil
+	case Decided:
+		if slices.Contains(s.Open, v.Key) {
+			return closeResuming(s, v.Key)
+		}
+	case Gone:
+		if slices.Contains(s.Open, v.Key) {
+			return closeResuming(s, v.Key)
+		}
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func closeResuming(s Resuming, key ln.CircuitKey) (State, []Effect, error) {
+	if s.Open = without(s.Open, key); len(s.Open) == 0 {
+		return Resumed{s.Payment}, nil, nil
+	}
+	return s, nil, nil
+}
+
+func stepFailing(s Failing, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Offered:
+		if s.has(v.Part.Key) {
+			return s, nil, nil
+		}
+		s.Payment = s.with(v.Part)
+		s.Open = append(slices.Clone(s.Open), v.Part.Key)
+		return s, []Effect{Fail{[]ln.CircuitKey{v.Part.Key}, s.Reason}}, nil
+	case Decided:
+		if slices.Contains(s.Open, v.Key) {
+			return closeFailing(s, v.Key)
+		}
+	case Gone:
+		if slices.Contains(s.Open, v.Key) {
+			return closeFailing(s, v.Key)
+		}
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func closeFailing(s Failing, key ln.CircuitKey) (State, []Effect, error) {
+	if s.Open = without(s.Open, key); len(s.Open) == 0 {
+		return Failed{s.Payment, s.Reason}, nil, nil
+	}
+	return s, nil, nil
+}
+
+func without(keys []ln.CircuitKey, gone ...ln.CircuitKey) []ln.CircuitKey {
+	out := make([]ln.CircuitKey, 0, len(keys))
+	for _, k := range keys {
+		if !slices.Contains(gone, k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
