@@ -238,7 +238,7 @@ func (heldFake) GetStatus(context.Context, *interceptorv1.GetStatusRequest) (*in
 	return &interceptorv1.GetStatusResponse{
 		Active: true, Connected: true, Height: 850_123, HeldHtlcs: 3, HeldMsat: 153_000_000, MinBlocksLeft: 9,
 		StreamEnds: 1, LastStreamEnd: "lnd restarted",
-		Asked:    2,
+		Asked: 2,
 		Programs: []*interceptorv1.ProgramStatus{{
 			Name: "firewall", Registered: true, Htlcs: true, WhileAway: "fail", WhenSlow: "resume", Waiting: 2, Asked: 1234,
 			Failed: 5, Late: 1, Refused: 1, LastRefusal: "7x1x0:3: this program may not settle forwards",

@@ -30,6 +30,7 @@ type Config struct {
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
+	Holds       HoldsConfig       `toml:"holds" help:"payments that wait for wallets that are offline"`
 	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
@@ -189,6 +190,7 @@ func DefaultConfig() Config {
 		Backups:  defaultBackups(),
 		LSPS:     defaultLSPS(),
 		Proxy:    defaultProxy(),
+		Holds:    defaultHolds(),
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
@@ -233,6 +235,9 @@ func (c Config) Validate() error {
 		return err
 	}
 	if err := c.Proxy.validate(); err != nil {
+		return err
+	}
+	if err := c.Holds.validate(c.Interceptor); err != nil {
 		return err
 	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {

@@ -34,6 +34,8 @@ import (
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 	"github.com/sluice-lsp/sluice/lsp/webhooks"
 	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
+	lwsapi "github.com/sluice-lsp/sluice/lws/api"
+	lwsstore "github.com/sluice-lsp/sluice/lws/store"
 )
 
 // The files in the data directory.
@@ -65,6 +67,7 @@ type Daemon struct {
 	hold     *interceptorengine.Engine
 	programs *proxy.Hub
 	lsp      *lspapi.Service
+	lws      *lwsapi.Service
 	backups  *backupsapi.Service
 	vault    *backupsengine.Engine
 	// messages and hooks serve LSPS during a tenure.
@@ -106,7 +109,7 @@ func ParseRoles(names []string) (Roles, error) {
 // Run runs sluiced until ctx ends. /ready on the admin address tells whether
 // it does business.
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
-	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), backups: backupsapi.New()}
+	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), lws: lwsapi.New(), backups: backupsapi.New()}
 	d.state("starting")
 	if roles.LSP && !roles.Interceptor && cfg.Interceptor.Address == "" {
 		return errors.New("lsp without an interceptor: set interceptor.address to one that runs as a process of its own, or run both")
@@ -250,7 +253,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate, lwsstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

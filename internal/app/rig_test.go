@@ -40,6 +40,9 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
+	lwsapi "github.com/sluice-lsp/sluice/lws/api"
+	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
+	lwsstore "github.com/sluice-lsp/sluice/lws/store"
 )
 
 // job is one kind of payment.
@@ -124,6 +127,7 @@ type services struct {
 	shop     lspv1.OrdersServiceServer
 	orders   lspv1.OrdersOperatorServiceServer
 	lsps     lspsv1.LspsOperatorServiceServer
+	holds    lwsv1.HoldsServiceServer
 }
 
 func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
@@ -138,6 +142,8 @@ func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		s.orders = impl
 	case lspsv1.LspsOperatorServiceServer:
 		s.lsps = impl
+	case lwsv1.HoldsServiceServer:
+		s.holds = impl
 	}
 }
 
@@ -391,7 +397,7 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: time.Now,
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), lws: lwsapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
 	}
 	if r.store.Engine == store.Postgres {
 		if err := migrate(ctx, db); err != nil {
@@ -406,6 +412,7 @@ func (r *rig) process() error {
 	}
 	served := &services{}
 	d.lsp.RegisterGRPC(served)
+	d.lws.RegisterGRPC(served)
 	r.service.Store(served)
 	defer r.service.Store(nil)
 	if err := d.newInterceptor(); err != nil {
@@ -814,7 +821,7 @@ func (r *rig) channels() int {
 // migrate is what openStore does after store.Open.
 func migrate(ctx context.Context, db *store.DB) error {
 	for _, f := range []func(context.Context, *store.DB) error{
-		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate,
+		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate, lwsstore.Migrate,
 	} {
 		if err := f(ctx, db); err != nil {
 			return err

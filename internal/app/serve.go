@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	lwsapi "github.com/sluice-lsp/sluice/lws/api"
 )
 
 func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, error) {
@@ -56,7 +57,7 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 		services = append(services, holdService{d.hold, holdStatus{d}})
 	}
 	if d.roles.LSP {
-		services = append(services, d.lsp)
+		services = append(services, d.lsp, d.lws)
 	}
 	if d.roles.Backups {
 		services = append(services, d.backups)
@@ -71,7 +72,9 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 // walletServices are what wallets may log in for. Whoever runs services in
 // several processes has wallets log in at each: a macaroon of one is good at
 // another that shares its database, so all are offered at all.
-func (d *Daemon) walletServices() []string { return []string{lspapi.Name, backupsapi.Name} }
+func (d *Daemon) walletServices() []string {
+	return []string{lspapi.Name, backupsapi.Name, lwsapi.Name}
+}
 
 func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {
 	return rpcserver.ListenAdmin(ctx, rpcserver.AdminConfig{

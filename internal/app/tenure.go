@@ -41,6 +41,9 @@ func (d *Daemon) tenure(ctx context.Context, lease *store.Lease, holds lspHolds)
 	}
 	if d.roles.LSP {
 		group.Go(func() error { return d.runLSP(ctx, lease, holds) })
+		if d.cfg.Holds.Enabled {
+			group.Go(func() error { return d.runHolds(ctx, lease, holds) })
+		}
 	} else {
 		d.nowReady()
 	}

@@ -1,0 +1,154 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluice-lsp/sluice/interceptor"
+	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lws"
+	lwsengine "github.com/sluice-lsp/sluice/lws/engine"
+	lwsstore "github.com/sluice-lsp/sluice/lws/store"
+)
+
+// lwsHandler is the name under which payments for offline wallets are held.
+const lwsHandler = "lws"
+
+// HoldsConfig says what is held for wallets that are offline.
+type HoldsConfig struct {
+	Enabled  bool            `toml:"enabled" help:"hold payments for wallets that register and are offline"`
+	HoldFor  config.Duration `toml:"hold_for" help:"longest that a wallet may ask for" min:"1m" max:"7d"`
+	Htlcs    int             `toml:"htlcs_per_wallet" help:"HTLCs that may wait for one wallet" min:"1" max:"482"`
+	AllHtlcs int             `toml:"htlcs" help:"HTLCs that may wait in all" min:"1"`
+	Sat      config.Sat      `toml:"sat_per_wallet" help:"sats that may wait for one wallet"`
+	AllSat   config.Sat      `toml:"sat" help:"sats that may wait in all"`
+	Wallets  int64           `toml:"wallets" help:"wallets that may be registered" min:"1"`
+	Margin   uint32          `toml:"margin_blocks" help:"a payment goes back so many blocks before lnd would take it back; more than interceptor.fail_safety_blocks" min:"2"`
+}
+
+func defaultHolds() HoldsConfig {
+	return HoldsConfig{
+		Enabled: true, HoldFor: config.Duration(24 * time.Hour), Htlcs: 30, AllHtlcs: 1000, Sat: 10_000_000, AllSat: 300_000_000,
+		Wallets: 10_000, Margin: 10,
+	}
+}
+
+func (c HoldsConfig) validate(i InterceptorConfig) error {
+	if c.Enabled && i.Address == "" && c.Margin <= i.FailSafetyBlocks {
+		return fmt.Errorf("holds.margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment before the others; make the margin the larger one", c.Margin, i.FailSafetyBlocks)
+	}
+	return nil
+}
+
+func (c HoldsConfig) limits() lws.Limits {
+	return lws.Limits{
+		HoldFor: c.HoldFor.Std(), Htlcs: c.Htlcs, AllHtlcs: c.AllHtlcs, Sat: c.Sat.Amount(), AllSat: c.AllSat.Amount(),
+		MinFinal: 18, MaxFinal: 2016,
+	}
+}
+
+// lwsHolds lets the wallet server hold HTLCs at the interceptor.
+type lwsHolds struct {
+	registry interceptor.Registry
+	ledger   interceptor.Ledger
+}
+
+var _ lwsengine.Holds = lwsHolds{}
+
+// register: while the wallet server is away, what it holds stays held. lsp comes first
+// where both claim an id.
+func (h lwsHolds) register(ctx context.Context) error {
+	return h.registry.Register(ctx, interceptor.HandlerConfig{Name: lwsHandler, Priority: 50, OnAbsent: interceptor.AbsentHold})
+}
+
+// Claim has no guard: the ids are known to payers.
+func (h lwsHolds) Claim(ctx context.Context, scids []ln.SCID, until time.Time) error {
+	routes := make([]interceptor.Route, 0, len(scids))
+	for _, s := range scids {
+		routes = append(routes, interceptor.Route{SCID: s, Until: until})
+	}
+	err := h.registry.ClaimRoutes(ctx, lwsHandler, routes)
+	if errors.Is(err, interceptor.ErrUnknownHandler) {
+		if err := h.register(ctx); err != nil {
+			return err
+		}
+		return h.registry.ClaimRoutes(ctx, lwsHandler, routes)
+	}
+	return err
+}
+
+func (h lwsHolds) Release(ctx context.Context, scids []ln.SCID) error {
+	return h.registry.ReleaseRoutes(ctx, lwsHandler, scids)
+}
+
+func (h lwsHolds) Attach(ctx context.Context, sink func(lwsengine.HtlcEvent)) error {
+	if err := h.register(ctx); err != nil {
+		return err
+	}
+	kinds := map[interceptor.EventKind]lwsengine.HtlcEventKind{
+		interceptor.EventOffered: lwsengine.HtlcOffered, interceptor.EventDecided: lwsengine.HtlcDecided,
+		interceptor.EventGone: lwsengine.HtlcGone, interceptor.EventSynced: lwsengine.HtlcSynced,
+	}
+	return h.registry.Attach(ctx, lwsHandler, func(ev interceptor.Event) {
+		kind, wanted := kinds[ev.Kind]
+		if !wanted {
+			return // the payment's own machine counts blocks with a wider margin
+		}
+		seen := report(lspengine.HtlcOffered, ev.Row)
+		sink(lwsengine.HtlcEvent{Kind: kind, Htlc: seen.Htlc, Resumed: seen.Resumed})
+	})
+}
+
+func (h lwsHolds) Decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) error {
+	action := interceptor.ActionFail
+	if resume {
+		action = interceptor.ActionResume
+	}
+	decisions := make([]interceptor.Decision, 0, len(keys))
+	for _, k := range keys {
+		decisions = append(decisions, interceptor.Decision{Key: k, Action: action, Reason: ln.Clip(reason, interceptor.MaxReason)})
+	}
+	err := h.ledger.Decide(ctx, decisions)
+	for _, otherwise := range []error{
+		interceptor.ErrDecided, interceptor.ErrOnChain, interceptor.ErrUnknownRow, interceptor.ErrPaying, interceptor.ErrDeadline,
+	} {
+		if errors.Is(err, otherwise) {
+			return fmt.Errorf("%w: %w", lwsengine.ErrDecided, err)
+		}
+	}
+	return err
+}
+
+func (h lwsHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
+	return h.ledger.Acknowledge(ctx, keys)
+}
+
+// lwsWaker wakes wallets in every way that lsp has.
+type lwsWaker struct{ service *lspapi.Service }
+
+func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) error {
+	return w.service.Wake(ctx, lspengine.Waiting{
+		PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until,
+	})
+}
+
+// runHolds runs the wallet server's part that holds payments.
+func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) error {
+	c := d.cfg.Holds
+	e, err := lwsengine.New(lwsengine.Options{
+		Node: d.lnd, Holds: lwsHolds(h), Wishes: lwsstore.New(d.db, lease.Check), Waker: lwsWaker{d.lsp}, DB: d.db, Fence: lease.Check,
+		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
+	})
+	if err != nil {
+		return err
+	}
+	defer d.lws.Ready(nil)
+	return e.Run(ctx, func() { d.lws.Ready(e) })
+}

@@ -1,0 +1,334 @@
+// Package engine holds payments for wallets that are offline: it follows the
+// channels of registered wallets, claims their ids at the interceptor while they have
+// no active one, feeds the state machine of each payment (lws/hold), and carries out
+// what that asks for.
+//
+// It promises that nothing is claimed, and so nothing held or slowed down, while a
+// wallet has an active channel; that limits are judged before an HTLC counts; and that
+// what waits is taken up again after every restart.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lws"
+	"github.com/sluice-lsp/sluice/lws/hold"
+)
+
+// Options connect an engine to the world.
+type Options struct {
+	Node   Node
+	Holds  Holds
+	Wishes Wishes
+	// Waker nil wakes nobody.
+	Waker  Waker
+	DB     *store.DB
+	Fence  func(context.Context, *store.Tx) error
+	Limits lws.Limits
+	// MaxWallets bounds registrations. MarginBlocks is how long before lnd's auto-fail
+	// a payment goes back; it is more than the interceptor's own margin.
+	MaxWallets   int64
+	MarginBlocks uint32
+	Now          func() time.Time
+	Random       io.Reader
+	Log          *zap.Logger
+}
+
+// Engine is one run of the service.
+type Engine struct {
+	opt   Options
+	log   *zap.Logger
+	holds *fsm.Engine[hold.State, hold.Event, hold.Effect]
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	height uint32
+	wishes map[ln.PubKey]lws.Wish
+	// channels are lnd's, by funding outpoint; byName finds a channel's peer.
+	channels map[ln.Outpoint]ln.Channel
+	byName   map[ln.SCID]ln.PubKey
+	listed   bool
+	// claimed says until when an id is claimed at the interceptor.
+	claimed map[ln.SCID]time.Time
+	live    map[string]hold.Payment
+	byKey   map[ln.CircuitKey]string
+	ids     *ulid.MonotonicEntropy
+	relist  chan struct{}
+	reclaim chan struct{}
+}
+
+// New makes an engine.
+func New(opt Options) (*Engine, error) {
+	if opt.Log == nil {
+		opt.Log = zap.NewNop()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &Engine{
+		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
+		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]ln.Channel), byName: make(map[ln.SCID]ln.PubKey),
+		claimed: make(map[ln.SCID]time.Time), live: make(map[string]hold.Payment), byKey: make(map[ln.CircuitKey]string),
+		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
+	}
+	var err error
+	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
+		DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log,
+		Concurrent: func(f hold.Effect) bool { _, waking := f.(hold.Wake); return waking },
+	})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("lws: %w", err)
+	}
+	return e, nil
+}
+
+// Run takes up what waits and serves until ctx ends.
+func (e *Engine) Run(ctx context.Context, ready func()) error {
+	defer func() {
+		e.cancel()
+		e.holds.Close()
+		e.wg.Wait()
+	}()
+	stop := context.AfterFunc(ctx, e.cancel)
+	defer stop()
+	wishes, err := e.opt.Wishes.Wishes(ctx)
+	if err != nil {
+		return fmt.Errorf("lws: load what wallets asked for: %w", err)
+	}
+	e.mu.Lock()
+	e.wishes = wishes
+	e.mu.Unlock()
+	if err := e.load(ctx); err != nil {
+		return fmt.Errorf("lws: load what waits: %w", err)
+	}
+	e.wg.Go(func() {
+		e.keep("blocks", func(ctx context.Context) error { return e.opt.Node.SubscribeBlocks(ctx, e.onBlock) })
+	})
+	e.wg.Go(func() {
+		e.keep("channel events", func(ctx context.Context) error { return e.opt.Node.SubscribeChannelEvents(ctx, e.onChannel) })
+	})
+	e.wg.Go(e.keepListed)
+	e.wg.Go(e.keepClaimed)
+	if _, err := e.holds.Recover(ctx); err != nil {
+		return fmt.Errorf("lws: recover: %w", err)
+	}
+	e.wg.Go(func() {
+		e.keep("the interceptor", func(ctx context.Context) error { return e.opt.Holds.Attach(ctx, e.onHtlc) })
+	})
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+// load finds what is unfinished.
+func (e *Engine) load(ctx context.Context) error {
+	for after := ""; ; {
+		page, err := e.holds.List(ctx, fsm.Filter{Live: true, After: after, Limit: 500})
+		if err != nil {
+			return err
+		}
+		e.mu.Lock()
+		for _, inst := range page {
+			e.remember(inst.ID, hold.Of(inst.State))
+			after = inst.ID
+		}
+		e.mu.Unlock()
+		if len(page) < 500 {
+			return nil
+		}
+	}
+}
+
+// keep keeps a subscription up.
+func (e *Engine) keep(what string, subscribe func(context.Context) error) {
+	for wait := 20 * time.Millisecond; e.ctx.Err() == nil; wait = min(2*wait, time.Second) {
+		began := time.Now()
+		err := subscribe(e.ctx)
+		if e.ctx.Err() != nil {
+			return
+		}
+		e.log.Info("a subscription ended; subscribing again", zap.String("what", what), zap.Error(err))
+		if time.Since(began) > 10*time.Second {
+			wait = 20 * time.Millisecond
+		}
+		// What happened meanwhile is in the next listing.
+		wake(e.relist)
+		e.pause(wait)
+	}
+}
+
+func (e *Engine) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.ctx.Done():
+	}
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Engine) moment() hold.Moment {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return hold.Moment{At: e.opt.Now().UTC(), Height: e.height}
+}
+
+// remember and forget keep what is live in memory (under mu).
+func (e *Engine) remember(id string, p hold.Payment) {
+	e.live[id] = p
+	for _, part := range p.Parts {
+		e.byKey[part.Key] = id
+	}
+}
+
+func (e *Engine) forget(id string) {
+	for _, part := range e.live[id].Parts {
+		delete(e.byKey, part.Key)
+	}
+	delete(e.live, id)
+}
+
+// note follows the machine, once a transition is stored.
+func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.State, hold.Event]) error {
+	tx.OnCommit(func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if hold.Final(t.To) {
+			e.forget(t.ID)
+			return
+		}
+		e.remember(t.ID, hold.Of(t.To))
+	})
+	return nil
+}
+
+// tell gives an event to a payment, going on until it is stored or came too late.
+func (e *Engine) tell(id string, v hold.Event) error {
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		_, err := e.holds.Send(e.ctx, id, v)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, fsm.ErrIllegal), errors.Is(err, store.ErrNotFound):
+			return err
+		case e.ctx.Err() != nil:
+			return e.ctx.Err()
+		}
+		e.log.Warn("an event could not be stored; trying again", zap.String("hold", id), zap.String("event", v.EventName()), zap.Error(err))
+		e.pause(wait)
+	}
+}
+
+// SetWish registers a wallet that has a channel here.
+func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) error {
+	if err := e.opt.Limits.Check(w); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	_, known := e.wishes[client]
+	has, listed := false, e.listed
+	for _, c := range e.channels {
+		has = has || c.Peer == client
+	}
+	e.mu.Unlock()
+	if !listed {
+		return errkind.New(errkind.Unavailable, "the gateway is starting: try again in a few seconds")
+	}
+	if !has {
+		return errkind.New(errkind.Conflict, "your node has no channel with this gateway: payments can be held for channels only, open one first")
+	}
+	taken, err := e.opt.Wishes.Put(ctx, client, w, known, e.opt.MaxWallets, e.opt.Now())
+	if err != nil {
+		return err
+	}
+	if !taken {
+		return errkind.New(errkind.Exhausted, "this gateway holds payments for as many wallets as it can: try again another day")
+	}
+	e.mu.Lock()
+	e.wishes[client] = w
+	e.mu.Unlock()
+	wake(e.reclaim)
+	return nil
+}
+
+// RemoveWish ends a registration. What waits is held to its end.
+func (e *Engine) RemoveWish(ctx context.Context, client ln.PubKey) error {
+	if err := e.opt.Wishes.Delete(ctx, client); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	delete(e.wishes, client)
+	e.mu.Unlock()
+	wake(e.reclaim)
+	return nil
+}
+
+// Wish is a wallet's registration.
+func (e *Engine) Wish(client ln.PubKey) (lws.Wish, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w, ok := e.wishes[client]
+	return w, ok
+}
+
+// Registered counts registrations.
+func (e *Engine) Registered() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.wishes)
+}
+
+// Shown is a payment that waits, for people.
+type Shown struct {
+	hold.Payment
+	State string
+	// BlocksLeft is to when it goes back; 0 while no tip is known.
+	BlocksLeft int32
+}
+
+// List shows what waits, of one wallet or (nil) of all, oldest first.
+func (e *Engine) List(ctx context.Context, client *ln.PubKey) ([]Shown, error) {
+	var out []Shown
+	height := e.moment().Height
+	for after := ""; ; {
+		page, err := e.holds.List(ctx, fsm.Filter{Live: true, After: after, Limit: 500})
+		if err != nil {
+			return nil, err
+		}
+		for _, inst := range page {
+			after = inst.ID
+			p := hold.Of(inst.State)
+			if client != nil && p.Client != *client {
+				continue
+			}
+			s := Shown{Payment: p, State: inst.State.StateName()}
+			if height != 0 {
+				s.BlocksLeft = int32(int64(p.FailHeight()) - int64(height)) //nolint:gosec // heights are far below
+			}
+			out = append(out, s)
+		}
+		if len(page) < 500 {
+			return out, nil
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lws"
+	"github.com/sluice-lsp/sluice/lws/hold"
+)
+
+// onHtlc takes one report of the interceptor's, in order.
+func (e *Engine) onHtlc(ev HtlcEvent) {
+	key := ev.Htlc.Key
+	switch ev.Kind {
+	case HtlcOffered:
+		e.offered(ev.Htlc)
+	case HtlcDecided:
+		if id, known := e.holdOf(key); known {
+			_ = e.tell(id, hold.Decided{Moment: e.moment(), Key: key, Resumed: ev.Resumed})
+		}
+	case HtlcGone:
+		if id, known := e.holdOf(key); known {
+			if err := e.tell(id, hold.Gone{Moment: e.moment(), Key: key}); err != nil && e.ctx.Err() != nil {
+				return
+			}
+		}
+		if err := e.opt.Holds.Acknowledge(e.ctx, []ln.CircuitKey{key}); err != nil && e.ctx.Err() == nil {
+			// It is told of again at the next attachment.
+			e.log.Debug("an HTLC's end could not be acknowledged", zap.Stringer("key", key), zap.Error(err))
+		}
+	case HtlcSynced:
+	}
+}
+
+func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id, ok := e.byKey[key]
+	return id, ok
+}
+
+// offered takes an HTLC that the interceptor holds for us.
+func (e *Engine) offered(h ln.InterceptedHtlc) {
+	for e.ctx.Err() == nil {
+		e.mu.Lock()
+		client, known := e.byName[h.OutgoingSCID]
+		wish, registered := e.wishes[client]
+		id, again := e.byKey[h.Key]
+		if !again {
+			id = e.sibling(client, h.Hash)
+		}
+		final := wish.FinalCltvDelta
+		if !registered {
+			final = e.opt.Limits.MaxFinal
+		}
+		v := hold.Offered{
+			Moment: hold.Moment{At: e.opt.Now().UTC(), Height: e.height},
+			Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, FailHeight: lws.FailHeight(h, final, e.opt.MarginBlocks)},
+		}
+		if registered {
+			v.Refusal = e.refusal(client, wish, h.IncomingMsat)
+		}
+		online, listed := e.online(client), e.listed
+		e.mu.Unlock()
+		if !listed {
+			// Whose it is, is not known yet.
+			wake(e.relist)
+			e.pause(retryStep)
+			continue
+		}
+		if !again && id == "" && (!known || !registered) {
+			// A claim that nobody stands for any more: forwarded like any other.
+			if err := e.opt.Holds.Decide(e.ctx, []ln.CircuitKey{h.Key}, true, "its wallet is not registered any more"); err != nil && !errors.Is(err, ErrDecided) {
+				e.pause(retryStep)
+				continue
+			}
+			return
+		}
+		var err error
+		if id == "" {
+			id, err = e.begin(client, wish, h.Hash, v)
+		} else {
+			err = e.tell(id, v)
+		}
+		if errors.Is(err, fsm.ErrIllegal) || errors.Is(err, store.ErrNotFound) {
+			// That payment ended meanwhile; a sibling that comes later is another.
+			e.mu.Lock()
+			e.forget(id)
+			e.mu.Unlock()
+			continue
+		}
+		if err != nil {
+			e.pause(retryStep)
+			continue
+		}
+		if online {
+			_ = e.tell(id, hold.WalletActive{Moment: e.moment()})
+		}
+		return
+	}
+}
+
+// sibling is a payment of the same hash that waits for the same wallet (under mu).
+func (e *Engine) sibling(client ln.PubKey, hash ln.Hash) string {
+	for id, p := range e.live {
+		if p.Client == client && p.Hash == hash {
+			return id
+		}
+	}
+	return ""
+}
+
+// refusal is why an HTLC may not wait beside what does, or "" (under mu).
+func (e *Engine) refusal(client ln.PubKey, w lws.Wish, incoming ln.Msat) string {
+	var mine, all lws.Sum
+	for _, p := range e.live {
+		for _, part := range p.Parts {
+			all = all.Add(part.AmountMsat)
+			if p.Client == client {
+				mine = mine.Add(part.AmountMsat)
+			}
+		}
+	}
+	return e.opt.Limits.Refuse(w, mine, all, incoming)
+}
+
+// begin creates the payment that an HTLC is the first part of.
+func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) (string, error) {
+	e.mu.Lock()
+	id, err := ulid.New(ulid.Timestamp(v.At), e.ids)
+	e.mu.Unlock()
+	if err != nil {
+		return "", fmt.Errorf("make an id: %w", err)
+	}
+	_, err = e.holds.Create(e.ctx, id.String(), hold.Fresh{Payment: hold.Payment{
+		ID: id.String(), Client: client, Hash: hash, Since: v.At, Until: v.At.Add(w.HoldFor),
+	}}, v)
+	return id.String(), err
+}
+
+// execute carries out what a payment asks for.
+func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hold.Event, error) {
+	switch f := task.Effect.(type) {
+	case hold.Wake:
+		e.wakeWallet(ctx, f)
+		return nil, nil
+	case hold.Resume:
+		e.mu.Lock()
+		online := e.online(f.Client)
+		e.mu.Unlock()
+		if !online && !f.Force {
+			return []hold.Event{hold.WalletGone{Moment: e.moment()}}, nil
+		}
+		return e.decide(ctx, f.Keys, true, "the wallet is back")
+	case hold.Fail:
+		return e.decide(ctx, f.Keys, false, f.Reason)
+	}
+	return nil, fmt.Errorf("effect %q is unknown", task.Effect.EffectName())
+}
+
+// decide answers for parts together. If one of them was decided otherwise, or is gone,
+// each is answered for itself: the interceptor's word about it comes as an event.
+func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) ([]hold.Event, error) {
+	err := e.opt.Holds.Decide(ctx, keys, resume, reason)
+	if err != nil && !errors.Is(err, ErrDecided) {
+		return nil, err
+	}
+	if errors.Is(err, ErrDecided) {
+		for _, key := range keys {
+			if err := e.opt.Holds.Decide(ctx, []ln.CircuitKey{key}, resume, reason); err != nil && !errors.Is(err, ErrDecided) {
+				return nil, err
+			}
+		}
+	}
+	events := make([]hold.Event, 0, len(keys))
+	m := e.moment()
+	for _, key := range keys {
+		events = append(events, hold.Decided{Moment: m, Key: key, Resumed: resume})
+	}
+	return events, nil
+}
+
+// wakeWallet never fails its payment: the wallet may come by itself.
+func (e *Engine) wakeWallet(ctx context.Context, f hold.Wake) {
+	log := e.log.With(zap.String("hold", f.ID), zap.Stringer("client", f.Client), zap.Time("until", f.Until))
+	if e.opt.Waker == nil {
+		log.Info("a payment waits for its wallet; no way to reach it is set up")
+		return
+	}
+	err := e.opt.Waker.Wake(ctx, Waiting{PaymentID: f.ID, Client: f.Client, Hash: f.Hash, AmountMsat: f.AmountMsat, Until: f.Until})
+	if err != nil {
+		log.Info("a payment waits for its wallet, which could not be told", zap.Error(err))
+		return
+	}
+	log.Info("a payment waits for its wallet, which was told")
+}

@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lws"
+)
+
+// Node is what the engine asks of lnd.
+type Node interface {
+	ListChannels(ctx context.Context) ([]ln.Channel, error)
+	// SubscribeChannelEvents and SubscribeBlocks block until their stream ends; only
+	// the latter begins with what is.
+	SubscribeChannelEvents(ctx context.Context, handle func(ln.ChannelEvent)) error
+	SubscribeBlocks(ctx context.Context, handle func(ln.Block)) error
+}
+
+// HtlcEventKind is what the interceptor reports of an HTLC.
+type HtlcEventKind string
+
+// The kinds. Synced says that everything open has been reported since Attach.
+const (
+	HtlcOffered HtlcEventKind = "offered"
+	HtlcDecided HtlcEventKind = "decided"
+	HtlcGone    HtlcEventKind = "gone"
+	HtlcSynced  HtlcEventKind = "synced"
+)
+
+// HtlcEvent is one report; it may come more than once.
+type HtlcEvent struct {
+	Kind HtlcEventKind
+	Htlc ln.InterceptedHtlc
+	// Resumed says that the standing decision is to forward it.
+	Resumed bool
+}
+
+// ErrDecided says that an HTLC has another decision already, or is gone.
+var ErrDecided = errors.New("the HTLC was decided otherwise")
+
+// Holds is the interceptor. Changes are durable when they return nil, and idempotent.
+type Holds interface {
+	// Claim has every forward that names one of these held from now on.
+	Claim(ctx context.Context, scids []ln.SCID, until time.Time) error
+	Release(ctx context.Context, scids []ln.SCID) error
+	Attach(ctx context.Context, sink func(HtlcEvent)) error
+	// Decide forwards all, or fails all (TEMPORARY_CHANNEL_FAILURE), in one decision.
+	Decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) error
+	Acknowledge(ctx context.Context, keys []ln.CircuitKey) error
+}
+
+// Waiting is a payment that waits for its wallet.
+type Waiting struct {
+	PaymentID  string
+	Client     ln.PubKey
+	Hash       ln.Hash
+	AmountMsat ln.Msat
+	Until      time.Time
+}
+
+// Waker pokes a wallet that is offline. It does not block for long, takes the same
+// payment again without harm, and its failure is only logged.
+type Waker interface {
+	Wake(ctx context.Context, w Waiting) error
+}
+
+// Wishes keeps what wallets asked for.
+type Wishes interface {
+	Wishes(ctx context.Context) (map[ln.PubKey]lws.Wish, error)
+	// Put is false when there are so many wallets already, and this one is not known.
+	Put(ctx context.Context, client ln.PubKey, w lws.Wish, known bool, most int64, at time.Time) (bool, error)
+	Delete(ctx context.Context, client ln.PubKey) error
+}

@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lws/hold"
+)
+
+const (
+	// listEvery bounds how long an event of lnd's that was missed stays unknown.
+	listEvery = 10 * time.Second
+	// claimFor is how long a claim lasts that nobody renews; renewed with half of it left.
+	claimFor = 24 * time.Hour
+	// retryStep keeps attempts apart; nothing rests on its length.
+	retryStep = 200 * time.Millisecond
+)
+
+// onBlock ends waits whose deadline in blocks has come.
+func (e *Engine) onBlock(b ln.Block) {
+	e.mu.Lock()
+	e.height = b.Height
+	var due []string
+	for id, p := range e.live {
+		if hold.Due(hold.Held{Payment: p}, b.Height) {
+			due = append(due, id)
+		}
+	}
+	e.mu.Unlock()
+	slices.Sort(due)
+	m := hold.NewBlock{Moment: e.moment()}
+	for _, id := range due {
+		// One that does not wait any more does not admit it.
+		_ = e.tell(id, m)
+	}
+}
+
+// onChannel takes lnd's word at once; a channel that is not known yet is listed.
+func (e *Engine) onChannel(ev ln.ChannelEvent) {
+	if ev.Kind != ln.ChannelActive && ev.Kind != ln.ChannelInactive {
+		wake(e.relist)
+		return
+	}
+	e.mu.Lock()
+	c, known := e.channels[ev.Outpoint]
+	if known {
+		c.Active = ev.Kind == ln.ChannelActive
+		e.channels[ev.Outpoint] = c
+	}
+	e.mu.Unlock()
+	if !known {
+		wake(e.relist)
+		return
+	}
+	wake(e.reclaim)
+	if c.Active {
+		e.arrived(c.Peer)
+	}
+}
+
+// arrived resumes what waits for a wallet.
+func (e *Engine) arrived(client ln.PubKey) {
+	e.mu.Lock()
+	var ids []string
+	for id, p := range e.live {
+		if p.Client == client {
+			ids = append(ids, id)
+		}
+	}
+	e.mu.Unlock()
+	slices.Sort(ids)
+	m := hold.WalletActive{Moment: e.moment()}
+	for _, id := range ids {
+		e.wg.Go(func() { _ = e.tell(id, m) })
+	}
+}
+
+// online: the wallet has an active channel (under mu).
+func (e *Engine) online(client ln.PubKey) bool {
+	for _, c := range e.channels {
+		if c.Peer == client && c.Active {
+			return true
+		}
+	}
+	return false
+}
+
+// keepListed lists channels at the start, when something unknown happened, and from
+// time to time.
+func (e *Engine) keepListed() {
+	for e.ctx.Err() == nil {
+		channels, err := e.opt.Node.ListChannels(e.ctx)
+		if err != nil {
+			if e.ctx.Err() == nil {
+				e.log.Warn("channels cannot be listed", zap.Error(err))
+			}
+			e.pause(200 * time.Millisecond)
+			continue
+		}
+		e.onListed(channels)
+		timer := time.NewTimer(listEvery)
+		select {
+		case <-e.ctx.Done():
+		case <-e.relist:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (e *Engine) onListed(channels []ln.Channel) {
+	e.mu.Lock()
+	e.listed = true
+	clear(e.channels)
+	clear(e.byName)
+	here := make(map[ln.PubKey]bool)
+	for _, c := range channels {
+		c.Htlcs = nil
+		e.channels[c.Outpoint] = c
+		for _, name := range names(c) {
+			e.byName[name] = c.Peer
+		}
+		if c.Active {
+			here[c.Peer] = true
+		}
+	}
+	var arrived []ln.PubKey
+	for _, p := range e.live {
+		if here[p.Client] && !slices.Contains(arrived, p.Client) {
+			arrived = append(arrived, p.Client)
+		}
+	}
+	e.mu.Unlock()
+	wake(e.reclaim)
+	for _, client := range arrived {
+		e.arrived(client)
+	}
+}
+
+// names are what an onion may call a channel.
+func names(c ln.Channel) []ln.SCID {
+	out := append([]ln.SCID{c.ChanID}, c.Aliases...)
+	if c.ConfirmedSCID != 0 {
+		out = append(out, c.ConfirmedSCID)
+	}
+	slices.Sort(out)
+	return slices.DeleteFunc(slices.Compact(out), func(s ln.SCID) bool { return s == 0 })
+}
+
+// keepClaimed claims the channels of registered wallets that are offline, and only
+// those.
+func (e *Engine) keepClaimed() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.reclaim:
+		}
+		for e.ctx.Err() == nil {
+			claim, release := e.claims()
+			if len(claim)+len(release) == 0 {
+				break
+			}
+			if err := e.change(claim, release); err != nil {
+				if e.ctx.Err() == nil {
+					e.log.Warn("the interceptor does not take claims yet", zap.Error(err))
+				}
+				e.pause(200 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// claims is what has to change.
+func (e *Engine) claims() (claim, release []ln.SCID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.listed {
+		return nil, nil
+	}
+	now := e.opt.Now()
+	want := make(map[ln.SCID]bool)
+	for _, c := range e.channels {
+		if _, registered := e.wishes[c.Peer]; !registered {
+			continue
+		}
+		offline := !e.online(c.Peer)
+		for _, name := range names(c) {
+			want[name] = offline
+		}
+	}
+	for name, offline := range want {
+		until, claimed := e.claimed[name]
+		switch {
+		case offline && (!claimed || until.Sub(now) < claimFor/2):
+			claim = append(claim, name)
+		case !offline && (!claimed || !until.IsZero()):
+			// Also at the start: an earlier process may have claimed it.
+			release = append(release, name)
+		}
+	}
+	for name, until := range e.claimed {
+		if _, known := want[name]; !known && !until.IsZero() {
+			release = append(release, name)
+		}
+	}
+	slices.Sort(claim)
+	slices.Sort(release)
+	return claim, release
+}
+
+// change tells the interceptor; a zero time in claimed says that it is released.
+func (e *Engine) change(claim, release []ln.SCID) error {
+	until := e.opt.Now().Add(claimFor)
+	done := make(map[ln.SCID]time.Time)
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		maps.Copy(e.claimed, done)
+	}()
+	if len(claim) > 0 {
+		if err := e.opt.Holds.Claim(e.ctx, claim, until); err != nil {
+			return err
+		}
+		for _, name := range claim {
+			done[name] = until
+		}
+	}
+	if len(release) > 0 {
+		if err := e.opt.Holds.Release(e.ctx, release); err != nil {
+			return err
+		}
+		for _, name := range release {
+			done[name] = time.Time{}
+		}
+	}
+	return nil
+}
