@@ -472,8 +472,10 @@ func (r *rig) killProcess() {
 
 var errAway = errors.New("sluiced is away")
 
-func (r *rig) asWallet() context.Context {
-	return auth.WithIdentity(r.ctx, auth.Identity{Kind: auth.KindWallet, NodeKey: r.walletKey, Services: []string{lspapi.Name}})
+func (r *rig) asWallet() context.Context { return asWallet(r, r.walletKey) }
+
+func asWallet(r *rig, key ln.PubKey) context.Context {
+	return auth.WithIdentity(r.ctx, auth.Identity{Kind: auth.KindWallet, NodeKey: key, Services: []string{lspapi.Name, lwsapi.Name}})
 }
 
 func (r *rig) ln(n *lndfake.Node) lnrpc.LightningClient { return lnrpc.NewLightningClient(r.conns[n]) }
