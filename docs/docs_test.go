@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
+	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
 
 const root = ".."
@@ -150,6 +151,7 @@ func TestMethods(t *testing.T) {
 	routes := routes(t)
 	for _, desc := range []grpc.ServiceDesc{
 		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
+		lwsv1.HoldsService_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc,
 		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, lspsv1.LspsOperatorService_ServiceDesc,
 	} {
 		var names []string

@@ -274,6 +274,20 @@ func (o *holdOperator) program(ctx context.Context, name string) *interceptorv1.
 	return nil
 }
 
+// routes counts what the wallet server claims.
+func (o *holdOperator) routes(ctx context.Context) (int32, error) {
+	st, err := o.api.GetStatus(ctx, &interceptorv1.GetStatusRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range st.GetHandlers() {
+		if h.GetName() == "lws" {
+			return h.GetRoutes(), nil
+		}
+	}
+	return 0, nil
+}
+
 // asked counts what all programs were asked.
 func (o *holdOperator) asked(ctx context.Context) (n uint64) {
 	for _, name := range []string{"alone", "onlndclient", "bad"} {

@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
 
 // fakeNow is the clock of commands under test.
@@ -57,7 +58,7 @@ func (f *fakeGateway) Name() string { return "lsp" }
 
 func (f *fakeGateway) Permissions() auth.Permissions {
 	table := auth.Permissions{}
-	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
 		for _, m := range desc.Methods {
 			table["/"+desc.ServiceName+"/"+m.MethodName] = auth.Permission{Service: "lsp", For: auth.Operators}
 		}
@@ -72,6 +73,7 @@ func (f *fakeGateway) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterOperatorServiceServer(r, f)
 	lspv1.RegisterOrdersOperatorServiceServer(r, fakeOrders{})
 	interceptorv1.RegisterInterceptorServer(r, heldFake{})
+	lwsv1.RegisterHoldsOperatorServiceServer(r, holdsFake{})
 	backupsv1.RegisterVaultOperatorServiceServer(r, &f.vault)
 }
 
@@ -288,4 +290,16 @@ func startFake(t testing.TB, dir string) (addr string, stop func()) {
 		cancel()
 		<-done
 	}
+}
+
+// holdsFake has one payment that waits.
+type holdsFake struct {
+	lwsv1.UnimplementedHoldsOperatorServiceServer
+}
+
+func (holdsFake) ListHolds(context.Context, *lwsv1.ListHoldsRequest) (*lwsv1.ListHoldsResponse, error) {
+	return &lwsv1.ListHoldsResponse{Registered: 12, Waiting: []*lwsv1.WaitingPayment{{
+		Id: "01", Client: unhex(fakeClient), PaymentHash: unhex(fakeHash), AmountMsat: 51_000_000, Htlcs: 2, State: "held",
+		SinceMs: ms(26 * time.Minute), UntilMs: ms(-34 * time.Minute), FailHeight: 850_010, BlocksLeft: 3, Wakes: 4,
+	}}}, nil
 }

@@ -37,6 +37,7 @@ type CLI struct {
 	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
 	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
 	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`
+	Holds      HoldsCmd      `cmd:"" help:"Payments that wait for wallets that are offline."`
 	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
 	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
 	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
