@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/interceptor"
@@ -285,4 +286,84 @@ func TestOfflineCrashAtEveryCommit(t *testing.T) {
 		}
 		t.Logf("%s: %d paid, %d went back", point, paid, failed)
 	}
+}
+
+// TestOfflineBadDays: a wallet that comes and goes, for a moment or for long, links that
+// flap, blocks that come in bursts, lnd and sluiced killed, payments all the while. In
+// the end everybody has what is theirs, and nothing is stuck.
+func TestOfflineBadDays(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	for i := range runs(12) {
+		seed := seed + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			virtual(t, func(t *testing.T) { r := newOfflineDay(t, seed); r.offlineDay() })
+		})
+	}
+}
+
+func newOfflineDay(t *testing.T, seed uint64) *rig {
+	j := offlineJob(1)
+	j.amountSat = 20_000
+	r := newRig(t, rigConfig{seed: seed, job: j, latency: lndfake.Observed()})
+	r.up()
+	h := ordinaryHold()
+	h.HoldForSeconds = uint32(60 + r.rng.IntN(600))
+	r.register(h)
+	return r
+}
+
+func (r *rig) offlineDay() {
+	t := r.t
+	t.Helper()
+	var invoices []string
+	for range 15 {
+		invoices = append(invoices, r.invoice(uint64(24+56*r.rng.IntN(2))))
+	}
+	var sent []<-chan *lnrpc.Payment
+	for _, bolt11 := range invoices {
+		for range r.rng.IntN(4) {
+			r.pause(time.Duration(r.rng.IntN(5000)) * time.Millisecond)
+			switch r.rng.IntN(9) {
+			case 0, 1:
+				r.w.Disconnect(r.gateway, r.wallet)
+			case 2, 3:
+				r.w.Connect(r.gateway, r.wallet)
+			case 4:
+				r.w.Connect(r.gateway, r.wallet)
+				r.pause(time.Duration(r.rng.IntN(1000)) * time.Millisecond)
+				r.w.Disconnect(r.gateway, r.wallet)
+			case 5:
+				r.w.Flap(r.payer, r.gateway)
+			case 6:
+				r.w.Mine(1 + r.rng.IntN(6))
+			case 7:
+				r.killProcess()
+			case 8:
+				require.NoError(t, r.gateway.Restart())
+				r.w.Connect(r.payer, r.gateway)
+			}
+		}
+		// A payer who was told that the wallet is unknown would not try again.
+		_, err := routerrpc.NewRouterClient(r.conns[r.payer]).ResetMissionControl(r.ctx, &routerrpc.ResetMissionControlRequest{})
+		require.NoError(t, err)
+		sent = append(sent, r.pay(bolt11))
+	}
+	r.w.Connect(r.gateway, r.wallet)
+	paid := int64(0)
+	for _, p := range sent {
+		if r.outcome(p).Status == lnrpc.Payment_SUCCEEDED {
+			paid++
+		}
+	}
+	r.up()
+	r.settle()
+	require.NoError(t, r.w.Err())
+	spent := r.before[r.payer] - r.w.Wealth(r.payer).TotalMsat()
+	got := r.w.Wealth(r.wallet).TotalMsat() - r.before[r.wallet]
+	earned := r.w.Wealth(r.gateway).TotalMsat() - r.before[r.gateway]
+	require.Equal(t, spent, got+earned)
+	require.GreaterOrEqual(t, earned, int64(0), "the gateway lost money")
+	require.Equal(t, paid*r.job.amountSat*1000, got, "who was told of success paid, and nobody else")
+	r.waitWaiting(0)
+	t.Logf("%d of %d paid", paid, len(sent))
 }
