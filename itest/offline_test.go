@@ -15,7 +15,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/devnet"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
@@ -61,18 +60,19 @@ func (w *sleeper) register(ctx context.Context) {
 	}))
 }
 
-// invoice is an ordinary one of a stock lnd's.
+// invoice is an ordinary one of a stock lnd's, with the hint that lnd makes for its
+// private channel: by the alias that the gateway gave it.
 func (w *sleeper) invoice(ctx context.Context, msat int64) *lnrpc.AddInvoiceResponse {
 	w.t.Helper()
-	key, err := ln.ParsePubKey(w.net.Gateway.PubKey)
-	require.NoError(w.t, err)
-	inv, err := w.net.Wallet.LN.AddInvoice(ctx, &lnrpc.Invoice{
-		ValueMsat: msat, Expiry: 3600, CltvExpiry: 80,
-		RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
-			NodeId: key.String(), ChanId: w.point.ChanID, FeeBaseMsat: 1000, FeeProportionalMillionths: 1, CltvExpiryDelta: 80,
-		}}}},
-	})
-	require.NoError(w.t, err)
+	var inv *lnrpc.AddInvoiceResponse
+	require.NoError(w.t, devnet.WaitFor(ctx, "an invoice with a hint", func(ctx context.Context) (bool, error) {
+		var err error
+		if inv, err = w.net.Wallet.LN.AddInvoice(ctx, &lnrpc.Invoice{ValueMsat: msat, Expiry: 3600, Private: true}); err != nil {
+			return false, err
+		}
+		decoded, err := w.net.Wallet.LN.DecodePayReq(ctx, &lnrpc.PayReqString{PayReq: inv.PaymentRequest})
+		return err == nil && len(decoded.RouteHints) == 1, err
+	}))
 	return inv
 }
 
@@ -96,11 +96,10 @@ func (w *sleeper) sleep(ctx context.Context) {
 	}))
 }
 
-// wakeUp starts the wallet's node.
+// wakeUp starts the wallet's node, which dials the gateway by itself.
 func (w *sleeper) wakeUp(ctx context.Context) {
 	w.t.Helper()
 	require.NoError(w.t, w.net.Wallet.Start(ctx))
-	require.NoError(w.t, w.net.ConnectVia(ctx, w.net.Wallet, w.net.Gateway, w.net.WalletLink))
 }
 
 func (w *sleeper) pay(ctx context.Context, invoices []*lnrpc.AddInvoiceResponse) (out []*paying) {

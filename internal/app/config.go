@@ -237,9 +237,6 @@ func (c Config) Validate() error {
 	if err := c.Proxy.validate(); err != nil {
 		return err
 	}
-	if err := c.Holds.validate(c.Interceptor); err != nil {
-		return err
-	}
 	for _, list := range [][]string{c.Acceptor.ZeroConfFrom, c.Acceptor.Deny} {
 		if _, err := keySet(list); err != nil {
 			return fmt.Errorf("acceptor: %w", err)

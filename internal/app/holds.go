@@ -30,21 +30,14 @@ type HoldsConfig struct {
 	Sat      config.Sat      `toml:"sat_per_wallet" help:"sats that may wait for one wallet"`
 	AllSat   config.Sat      `toml:"sat" help:"sats that may wait in all"`
 	Wallets  int64           `toml:"wallets" help:"wallets that may be registered" min:"1"`
-	Margin   uint32          `toml:"margin_blocks" help:"a payment goes back so many blocks before lnd would take it back; more than interceptor.fail_safety_blocks" min:"2"`
+	Margin   uint32          `toml:"margin_blocks" help:"a payment goes back so many blocks before the interceptor would fail its HTLCs one by one (interceptor.fail_safety_blocks)" min:"1" max:"100"`
 }
 
 func defaultHolds() HoldsConfig {
 	return HoldsConfig{
 		Enabled: true, HoldFor: config.Duration(24 * time.Hour), Htlcs: 30, AllHtlcs: 1000, Sat: 10_000_000, AllSat: 300_000_000,
-		Wallets: 10_000, Margin: 10,
+		Wallets: 10_000, Margin: 4,
 	}
-}
-
-func (c HoldsConfig) validate(i InterceptorConfig) error {
-	if c.Enabled && i.Address == "" && c.Margin <= i.FailSafetyBlocks {
-		return fmt.Errorf("holds.margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment before the others; make the margin the larger one", c.Margin, i.FailSafetyBlocks)
-	}
-	return nil
 }
 
 func (c HoldsConfig) limits() lws.Limits {
@@ -117,11 +110,14 @@ func (h lwsHolds) Decide(ctx context.Context, keys []ln.CircuitKey, resume bool,
 	}
 	err := h.ledger.Decide(ctx, decisions)
 	for _, otherwise := range []error{
-		interceptor.ErrDecided, interceptor.ErrOnChain, interceptor.ErrUnknownRow, interceptor.ErrPaying, interceptor.ErrDeadline,
+		interceptor.ErrDecided, interceptor.ErrOnChain, interceptor.ErrPaying, interceptor.ErrDeadline,
 	} {
 		if errors.Is(err, otherwise) {
 			return fmt.Errorf("%w: %w", lwsengine.ErrDecided, err)
 		}
+	}
+	if errors.Is(err, interceptor.ErrUnknownRow) {
+		return fmt.Errorf("%w: %w", lwsengine.ErrUnknown, err)
 	}
 	return err
 }
@@ -144,7 +140,7 @@ func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) e
 	c := d.cfg.Holds
 	e, err := lwsengine.New(lwsengine.Options{
 		Node: d.lnd, Holds: lwsHolds(h), Wishes: lwsstore.New(d.db, lease.Check), Waker: lwsWaker{d.lsp}, DB: d.db, Fence: lease.Check,
-		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
+		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: d.cfg.Interceptor.FailSafetyBlocks + c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
 	})
 	if err != nil {
 		return err

@@ -60,9 +60,13 @@ type Engine struct {
 	height uint32
 	wishes map[ln.PubKey]lws.Wish
 	// channels are lnd's, by funding outpoint; byName finds a channel's peer.
-	channels map[ln.Outpoint]ln.Channel
+	channels map[ln.Outpoint]channel
 	byName   map[ln.SCID]ln.PubKey
 	listed   bool
+	// events counts lnd's words about channels, and changed has the count of the latest
+	// about each: a listing that was requested before it does not know of it.
+	events  uint64
+	changed map[ln.Outpoint]uint64
 	// claimed says until when an id is claimed at the interceptor.
 	claimed map[ln.SCID]time.Time
 	live    map[string]hold.Payment
@@ -70,6 +74,13 @@ type Engine struct {
 	ids     *ulid.MonotonicEntropy
 	relist  chan struct{}
 	reclaim chan struct{}
+}
+
+// channel is one of lnd's.
+type channel struct {
+	ln.Channel
+	// since says when it became active, by what lnd told.
+	since time.Time
 }
 
 // New makes an engine.
@@ -80,8 +91,8 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
-		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]ln.Channel), byName: make(map[ln.SCID]ln.PubKey),
-		claimed: make(map[ln.SCID]time.Time), live: make(map[string]hold.Payment), byKey: make(map[ln.CircuitKey]string),
+		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.PubKey),
+		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), byKey: make(map[ln.CircuitKey]string),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
@@ -119,7 +130,12 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		e.keep("blocks", func(ctx context.Context) error { return e.opt.Node.SubscribeBlocks(ctx, e.onBlock) })
 	})
 	e.wg.Go(func() {
-		e.keep("channel events", func(ctx context.Context) error { return e.opt.Node.SubscribeChannelEvents(ctx, e.onChannel) })
+		e.keep("channel events", func(ctx context.Context) error {
+			// lnd does not say when it has begun to tell: what happened before is listed.
+			begun := time.AfterFunc(time.Second, func() { wake(e.relist) })
+			defer begun.Stop()
+			return e.opt.Node.SubscribeChannelEvents(ctx, e.onChannel)
+		})
 	})
 	e.wg.Go(e.keepListed)
 	e.wg.Go(e.keepClaimed)
@@ -268,6 +284,7 @@ func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) erro
 	e.wishes[client] = w
 	e.mu.Unlock()
 	wake(e.reclaim)
+	e.expect(client)
 	return nil
 }
 

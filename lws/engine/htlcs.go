@@ -77,7 +77,7 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 		}
 		if !again && id == "" && (!known || !registered) {
 			// A claim that nobody stands for any more: forwarded like any other.
-			if err := e.opt.Holds.Decide(e.ctx, []ln.CircuitKey{h.Key}, true, "its wallet is not registered any more"); err != nil && !errors.Is(err, ErrDecided) {
+			if err := e.opt.Holds.Decide(e.ctx, []ln.CircuitKey{h.Key}, true, "its wallet is not registered any more"); err != nil && !errors.Is(err, ErrDecided) && !errors.Is(err, ErrUnknown) {
 				e.pause(retryStep)
 				continue
 			}
@@ -165,24 +165,22 @@ func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hol
 	return nil, fmt.Errorf("effect %q is unknown", task.Effect.EffectName())
 }
 
-// decide answers for parts together. If one of them was decided otherwise, or is gone,
-// each is answered for itself: the interceptor's word about it comes as an event.
-func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) ([]hold.Event, error) {
-	err := e.opt.Holds.Decide(ctx, keys, resume, reason)
-	if err != nil && !errors.Is(err, ErrDecided) {
+// decide answers for parts together. If one of them was decided otherwise each is
+// answered for itself. That it is recorded comes as an event.
+func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) (events []hold.Event, err error) {
+	err = e.opt.Holds.Decide(ctx, keys, resume, reason)
+	if err == nil || (!errors.Is(err, ErrDecided) && !errors.Is(err, ErrUnknown)) {
 		return nil, err
 	}
-	if errors.Is(err, ErrDecided) {
-		for _, key := range keys {
-			if err := e.opt.Holds.Decide(ctx, []ln.CircuitKey{key}, resume, reason); err != nil && !errors.Is(err, ErrDecided) {
-				return nil, err
-			}
-		}
-	}
-	events := make([]hold.Event, 0, len(keys))
-	m := e.moment()
 	for _, key := range keys {
-		events = append(events, hold.Decided{Moment: m, Key: key, Resumed: resume})
+		switch err := e.opt.Holds.Decide(ctx, []ln.CircuitKey{key}, resume, reason); {
+		case err == nil, errors.Is(err, ErrDecided):
+		case errors.Is(err, ErrUnknown):
+			// Nothing will ever be told of it.
+			events = append(events, hold.Gone{Moment: e.moment(), Key: key})
+		default:
+			return nil, err
+		}
 	}
 	return events, nil
 }

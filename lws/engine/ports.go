@@ -37,10 +37,16 @@ type HtlcEvent struct {
 	Resumed bool
 }
 
-// ErrDecided says that an HTLC has another decision already, or is gone.
-var ErrDecided = errors.New("the HTLC was decided otherwise")
+// ErrDecided says that an HTLC has another decision, or that only something else than
+// a decision of ours can end it: an event tells. ErrUnknown: there is no such HTLC.
+var (
+	ErrDecided = errors.New("the HTLC was decided otherwise")
+	ErrUnknown = errors.New("no such HTLC is held")
+)
 
 // Holds is the interceptor. Changes are durable when they return nil, and idempotent.
+// Every decision, ours included, and every end of an HTLC is told at the attachment, again
+// after each Attach until it is acknowledged.
 type Holds interface {
 	// Claim has every forward that names one of these held from now on.
 	Claim(ctx context.Context, scids []ln.SCID, until time.Time) error

@@ -12,10 +12,16 @@ import (
 )
 
 const (
-	// listEvery bounds how long an event of lnd's that was missed stays unknown.
-	listEvery = 10 * time.Second
+	// listEvery bounds how long an event of lnd's that was missed stays unknown. Without
+	// a wallet that is registered nobody waits for it, and a listing costs a large node a
+	// tenth of a second.
+	listEvery, listIdle = 30 * time.Second, 5 * time.Minute
 	// claimFor is how long a claim lasts that nobody renews; renewed with half of it left.
 	claimFor = 24 * time.Hour
+	// settleFor is how long a channel must have been active until it counts: when a node
+	// starts, both sides dial, one connection takes the place of the other, and what is
+	// resumed in between fails (seen: lives of 110 ms).
+	settleFor = 400 * time.Millisecond
 	// retryStep keeps attempts apart; nothing rests on its length.
 	retryStep = 200 * time.Millisecond
 )
@@ -46,9 +52,11 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 		return
 	}
 	e.mu.Lock()
+	e.events++
+	e.changed[ev.Outpoint] = e.events
 	c, known := e.channels[ev.Outpoint]
 	if known {
-		c.Active = ev.Kind == ln.ChannelActive
+		c.Active, c.since = ev.Kind == ln.ChannelActive, e.opt.Now()
 		e.channels[ev.Outpoint] = c
 	}
 	e.mu.Unlock()
@@ -56,10 +64,30 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 		wake(e.relist)
 		return
 	}
-	wake(e.reclaim)
 	if c.Active {
-		e.arrived(c.Peer)
+		e.mu.Lock()
+		concerned := e.concerned(c.Peer)
+		e.mu.Unlock()
+		if concerned {
+			e.expect(c.Peer)
+		}
+		return
 	}
+	wake(e.reclaim)
+}
+
+// expect looks at a wallet again once its channel counts, if it still is active then.
+func (e *Engine) expect(client ln.PubKey) {
+	e.wg.Go(func() {
+		e.pause(settleFor)
+		e.mu.Lock()
+		online := e.online(client)
+		e.mu.Unlock()
+		if online {
+			e.arrived(client)
+			wake(e.reclaim)
+		}
+	})
 }
 
 // arrived resumes what waits for a wallet.
@@ -79,10 +107,11 @@ func (e *Engine) arrived(client ln.PubKey) {
 	}
 }
 
-// online: the wallet has an active channel (under mu).
+// online: the wallet has an active channel that counts (under mu).
 func (e *Engine) online(client ln.PubKey) bool {
+	now := e.opt.Now()
 	for _, c := range e.channels {
-		if c.Peer == client && c.Active {
+		if c.Peer == client && c.Active && now.Sub(c.since) >= settleFor {
 			return true
 		}
 	}
@@ -93,6 +122,9 @@ func (e *Engine) online(client ln.PubKey) bool {
 // time to time.
 func (e *Engine) keepListed() {
 	for e.ctx.Err() == nil {
+		e.mu.Lock()
+		before := e.events
+		e.mu.Unlock()
 		channels, err := e.opt.Node.ListChannels(e.ctx)
 		if err != nil {
 			if e.ctx.Err() == nil {
@@ -101,8 +133,14 @@ func (e *Engine) keepListed() {
 			e.pause(200 * time.Millisecond)
 			continue
 		}
-		e.onListed(channels)
-		timer := time.NewTimer(listEvery)
+		e.onListed(channels, before)
+		e.mu.Lock()
+		every := listIdle
+		if len(e.wishes)+len(e.live) > 0 {
+			every = listEvery
+		}
+		e.mu.Unlock()
+		timer := time.NewTimer(every)
 		select {
 		case <-e.ctx.Done():
 		case <-e.relist:
@@ -112,25 +150,42 @@ func (e *Engine) keepListed() {
 	}
 }
 
-func (e *Engine) onListed(channels []ln.Channel) {
+// onListed takes a listing that was requested after so many events.
+func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 	e.mu.Lock()
 	e.listed = true
-	clear(e.channels)
+	earlier := e.channels
+	e.channels = make(map[ln.Outpoint]channel, len(channels))
 	clear(e.byName)
-	here := make(map[ln.PubKey]bool)
-	for _, c := range channels {
-		c.Htlcs = nil
+	now := e.opt.Now()
+	var expect []ln.PubKey
+	for _, listed := range channels {
+		listed.Htlcs = nil
+		c := channel{Channel: listed, since: now}
+		if old, known := earlier[c.Outpoint]; known {
+			if e.changed[c.Outpoint] > before {
+				c.Active = old.Active
+			}
+			if c.Active == old.Active {
+				c.since = old.since
+			}
+		}
 		e.channels[c.Outpoint] = c
-		for _, name := range names(c) {
+		for _, name := range names(c.Channel) {
 			e.byName[name] = c.Peer
 		}
-		if c.Active {
-			here[c.Peer] = true
+		if c.Active && c.since.Equal(now) && !slices.Contains(expect, c.Peer) && e.concerned(c.Peer) {
+			expect = append(expect, c.Peer)
+		}
+	}
+	for op := range e.changed {
+		if _, open := e.channels[op]; !open {
+			delete(e.changed, op)
 		}
 	}
 	var arrived []ln.PubKey
 	for _, p := range e.live {
-		if here[p.Client] && !slices.Contains(arrived, p.Client) {
+		if e.online(p.Client) && !slices.Contains(arrived, p.Client) {
 			arrived = append(arrived, p.Client)
 		}
 	}
@@ -139,6 +194,22 @@ func (e *Engine) onListed(channels []ln.Channel) {
 	for _, client := range arrived {
 		e.arrived(client)
 	}
+	for _, client := range expect {
+		e.expect(client)
+	}
+}
+
+// concerned: the peer is registered, or something waits for it (under mu).
+func (e *Engine) concerned(client ln.PubKey) bool {
+	if _, registered := e.wishes[client]; registered {
+		return true
+	}
+	for _, p := range e.live {
+		if p.Client == client {
+			return true
+		}
+	}
+	return false
 }
 
 // names are what an onion may call a channel.
@@ -189,7 +260,7 @@ func (e *Engine) claims() (claim, release []ln.SCID) {
 			continue
 		}
 		offline := !e.online(c.Peer)
-		for _, name := range names(c) {
+		for _, name := range names(c.Channel) {
 			want[name] = offline
 		}
 	}

@@ -177,15 +177,16 @@ type (
 		AmountMsat ln.Msat   `json:"amount_msat"`
 		Until      time.Time `json:"until"`
 	}
-	// Resume has the parts forwarded, all in one decision: Decided for each. Unless
-	// Force, WalletGone when the wallet has no active channel any more.
+	// Resume has the parts forwarded, all in one decision. That the interceptor has
+	// recorded it is told as Decided for each; one that it does not know is Gone. Unless
+	// Force, the answer is WalletGone when the wallet has no active channel any more.
 	Resume struct {
 		Client ln.PubKey       `json:"client"`
 		Keys   []ln.CircuitKey `json:"keys"`
 		Force  bool            `json:"force,omitempty"`
 	}
-	// Fail sends the parts back (TEMPORARY_CHANNEL_FAILURE), all in one decision:
-	// Decided for each.
+	// Fail sends the parts back (TEMPORARY_CHANNEL_FAILURE), all in one decision, which
+	// is told in the same way.
 	Fail struct {
 		Keys   []ln.CircuitKey `json:"keys"`
 		Reason string          `json:"reason"`
