@@ -78,6 +78,9 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 
 // expect looks at a wallet again once its channel counts, if it still is active then.
 func (e *Engine) expect(client ln.PubKey) {
+	if e.ctx.Err() != nil {
+		return
+	}
 	e.wg.Go(func() {
 		e.pause(settleFor)
 		e.mu.Lock()
