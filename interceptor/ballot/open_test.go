@@ -28,7 +28,8 @@ func TestMergeOpen(t *testing.T) {
 		{"one refuses without a word", yes, []ln.AcceptVerdict{{}}, ln.AcceptVerdict{Refusal: "this node does not take the channel"}},
 		{
 			"no program grants zero-conf", yes,
-			[]ln.AcceptVerdict{with(func(v *ln.AcceptVerdict) { v.ZeroConf = true })}, yes,
+			[]ln.AcceptVerdict{with(func(v *ln.AcceptVerdict) { v.ZeroConf = true })},
+			yes,
 		},
 		{
 			"confirmations against zero-conf", with(func(v *ln.AcceptVerdict) { v.ZeroConf = true }),

@@ -11,7 +11,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
-	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lws"
 	lwsengine "github.com/sluice-lsp/sluice/lws/engine"
@@ -127,10 +126,10 @@ func (h lwsHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
 }
 
 // lwsWaker wakes wallets in every way that lsp has.
-type lwsWaker struct{ service *lspapi.Service }
+type lwsWaker struct{ ways lspengine.Waker }
 
 func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) error {
-	return w.service.Wake(ctx, lspengine.Waiting{
+	return w.ways.Wake(ctx, lspengine.Waiting{
 		PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until,
 	})
 }
@@ -139,7 +138,7 @@ func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) error {
 func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) error {
 	c := d.cfg.Holds
 	e, err := lwsengine.New(lwsengine.Options{
-		Node: d.lnd, Holds: lwsHolds(h), Wishes: lwsstore.New(d.db, lease.Check), Waker: lwsWaker{d.lsp}, DB: d.db, Fence: lease.Check,
+		Node: d.lnd, Holds: lwsHolds(h), Wishes: lwsstore.New(d.db, lease.Check), Waker: lwsWaker{wakers{d.lsp, d.hooks.Load}}, DB: d.db, Fence: lease.Check,
 		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: d.cfg.Interceptor.FailSafetyBlocks + c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
 	})
 	if err != nil {
