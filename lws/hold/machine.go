@@ -83,10 +83,12 @@ type (
 	Fresh struct{ Payment }
 	// Held waits for the wallet.
 	Held struct{ Payment }
-	// Resuming: the wallet is there.
+	// Resuming: the wallet is there. Asked counts the Resume effects that have not
+	// answered WalletGone: while there is one, parts may be on their way.
 	Resuming struct {
 		Payment
-		Open []ln.CircuitKey `json:"open"`
+		Open  []ln.CircuitKey `json:"open"`
+		Asked uint32          `json:"asked"`
 	}
 	// Failing: it goes back to the payer.
 	Failing struct {

@@ -71,7 +71,7 @@ func TestPartsEndAlike(t *testing.T) {
 		asked := map[ln.CircuitKey]string{}
 		offered := map[ln.CircuitKey]bool{}
 		over := map[ln.CircuitKey]bool{}
-		away := false
+		away := 0
 		m := Moment{At: testStart, Height: testHeight}
 		step := func(v Event) {
 			next, effects, err := Step(s, v)
@@ -93,7 +93,7 @@ func TestPartsEndAlike(t *testing.T) {
 							asked[k] = "resume"
 						}
 					} else {
-						away = true
+						away++
 					}
 				case Fail:
 					for _, k := range f.Keys {
@@ -125,8 +125,8 @@ func TestPartsEndAlike(t *testing.T) {
 			case 1:
 				step(WalletActive{m})
 			case 2:
-				if away {
-					away = false
+				if away > 0 {
+					away--
 					step(WalletGone{m})
 				}
 			case 3:

@@ -65,7 +65,7 @@ func resume(p Payment, done []ln.CircuitKey, force bool) (State, []Effect, error
 	if len(open) == 0 {
 		return Resumed{p}, nil, nil
 	}
-	return Resuming{p, open}, []Effect{Resume{p.Client, open, force}}, nil
+	return Resuming{p, open, 1}, []Effect{Resume{p.Client, open, force}}, nil
 }
 
 func stepHeld(s Held, v Event) (State, []Effect, error) {
@@ -110,11 +110,17 @@ func stepResuming(s Resuming, v Event) (State, []Effect, error) {
 		}
 		s.Payment = s.with(v.Part)
 		s.Open = append(slices.Clone(s.Open), v.Part.Key)
-		return s, []Effect{Resume{s.Client, []ln.CircuitKey{v.Part.Key}, true}}, nil
+		s.Asked++
+		// With all that is open: whichever effect finds the wallet there resumes all.
+		return s, []Effect{Resume{s.Client, s.Open, len(s.Open) < len(s.Parts)}}, nil
 	case WalletGone:
-		if len(s.Open) == len(s.Parts) {
+		switch s.Asked--; {
+		case s.Asked > 0:
+			return s, nil, nil
+		case len(s.Open) == len(s.Parts):
 			return wake(s.Payment, v.Moment)
 		}
+		s.Asked++
 		return s, []Effect{Resume{s.Client, s.Open, true}}, nil
 	case Decided:
 		if slices.Contains(s.Open, v.Key) {
