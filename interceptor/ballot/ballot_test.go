@@ -165,7 +165,7 @@ func TestMergeDoesNotDependOnOrder(t *testing.T) {
 
 // model is the rule, said the other way round.
 func model(asked []string, first map[string]ballot.Vote) (interceptor.Action, ln.Msat) {
-	any := func(a interceptor.Action) bool {
+	said := func(a interceptor.Action) bool {
 		for _, v := range first {
 			if v.Action == a {
 				return true
@@ -174,11 +174,11 @@ func model(asked []string, first map[string]ballot.Vote) (interceptor.Action, ln
 		return false
 	}
 	switch {
-	case any(interceptor.ActionFail):
+	case said(interceptor.ActionFail):
 		return interceptor.ActionFail, 0
 	case len(first) < len(asked):
 		return interceptor.ActionHold, 0
-	case any(interceptor.ActionSettle):
+	case said(interceptor.ActionSettle):
 		return interceptor.ActionSettle, 0
 	}
 	least, values := ln.Msat(0), make(map[uint64]byte)
