@@ -307,6 +307,6 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
-	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine()
+	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine(s.MaxChannel.Amount())
 	return out, out.Validate()
 }
