@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // TestPartsGoBackBeforeTheInterceptorFailsThem: lsp gives all parts back
