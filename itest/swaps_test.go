@@ -213,6 +213,21 @@ func TestSwapFaults(t *testing.T) {
 	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
 	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
 
+	// A reorg takes the output's block away before the client has acted on it: the
+	// same transaction confirms again.
+	gatewayBefore, clientBefore = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	n.out(ctx, amount, 3)
+	require.NoError(t, n.Mine(ctx, 1))
+	_, err := n.Miner().Reorg(ctx, 2, 3)
+	require.NoError(t, err)
+	require.NoError(t, n.WaitSynced(ctx))
+	swap = n.mineUntil(ctx, "SUCCESS")
+	require.NoError(t, n.Mine(ctx, 6))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	gateway, client = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
+	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
+
 	// The client is gone for good once the output is published: the amount comes
 	// back to the gateway at the expiry, the held payment to the client, and the
 	// prepay pays for the transactions.

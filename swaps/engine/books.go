@@ -75,19 +75,24 @@ func outLines(from, to out.State) ([]ledger.Line, string) {
 			refundFee = msat(live.SpentFeeSat)
 		}
 		return []ledger.Line{
-			{Account: clearing(p.Terms.Hash), AmountMsat: prepay}, {Account: noShow, AmountMsat: -prepay},
-			{Account: chainFee, AmountMsat: refundFee}, {Account: outside, AmountMsat: -refundFee},
+			{Account: clearing(p.Terms.Hash), AmountMsat: prepay},
+			{Account: noShow, AmountMsat: -prepay},
+			{Account: chainFee, AmountMsat: refundFee},
+			{Account: outside, AmountMsat: -refundFee},
 		}, "refunded"
 	case out.Lost:
 		return []ledger.Line{
-			{Account: clearing(p.Terms.Hash), AmountMsat: prepay}, {Account: outside, AmountMsat: -amount},
+			{Account: clearing(p.Terms.Hash), AmountMsat: prepay},
+			{Account: outside, AmountMsat: -amount},
 			{Account: swapLoss, AmountMsat: amount - prepay},
 		}, "lost"
 	}
 	if isLive && live.Settled && !wasSettled {
 		return []ledger.Line{
-			{Account: clearing(p.Terms.Hash), AmountMsat: prepay}, {Account: ownInvoices, AmountMsat: amount + fee - prepay},
-			{Account: outside, AmountMsat: -amount}, {Account: swapFee, AmountMsat: -fee},
+			{Account: clearing(p.Terms.Hash), AmountMsat: prepay},
+			{Account: ownInvoices, AmountMsat: amount + fee - prepay},
+			{Account: outside, AmountMsat: -amount},
+			{Account: swapFee, AmountMsat: -fee},
 		}, "settled"
 	}
 	return nil, ""

@@ -212,7 +212,7 @@ func (e *Engine) onBlock(b ln.Block) {
 			e.tellOut(inst.ID, out.NewBlock{Moment: e.moment(), TargetRate: urgent})
 		}
 	}
-	e.blockIn(urgent)
+	e.blockIn()
 }
 
 // allLive pages through the unfinished swaps.

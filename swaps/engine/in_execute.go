@@ -76,7 +76,7 @@ func (e *Engine) probe(ctx context.Context, p in.Plan) ([]in.Event, error) {
 	}
 	if known.State == ln.PaymentUnknown {
 		known, err = e.node.Payments.PayInvoice(ctx, ln.InvoicePayment{
-			Bolt11: p.Probe, FeeLimitMsat: p.MaxRoutingMsat, CltvLimit: e.cltvLimit(p), LastHop: p.LastHop,
+			Bolt11: p.Probe, FeeLimitMsat: p.MaxRoutingMsat, CltvLimit: min(e.cltvLimit(p), p.MinCltvBlocks+probeRouteBlocks), LastHop: p.LastHop,
 			Timeout: e.cfg.In.ProbeFor, MaxParts: e.cfg.In.MaxParts,
 		})
 		if err != nil {
@@ -240,6 +240,9 @@ func (e *Engine) watchOutput(id string, f in.WatchOutput) error {
 				}
 				found.Moment = e.momentAt(ev.Height)
 				tell(found)
+				// After a restart it may have its confirmations already, and the next
+				// block be long in coming.
+				e.tipIn(id)
 			})
 		})
 	return nil
@@ -308,9 +311,8 @@ func (e *Engine) reconcileIn(_ context.Context, id string, s in.State) ([]in.Eve
 	return forget, nil
 }
 
-// blockIn tells the tip to every swap in, with how much more may be exposed: the
-// sum and the transition are one transaction.
-func (e *Engine) blockIn(urgent ln.FeeRateSatPerKW) {
+// blockIn tells the tip to every swap in.
+func (e *Engine) blockIn() {
 	var live []fsm.Instance[in.State]
 	err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
 		live, err = e.liveInsTx(ctx, tx)
@@ -321,25 +323,33 @@ func (e *Engine) blockIn(urgent ln.FeeRateSatPerKW) {
 		return
 	}
 	for _, inst := range live {
-		if _, probing := inst.State.(in.Probing); probing {
-			continue
+		if _, probing := inst.State.(in.Probing); !probing {
+			e.tipIn(inst.ID)
 		}
-		m := e.moment()
-		err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
-			all, err := e.liveInsTx(ctx, tx)
-			if err != nil {
-				return err
-			}
-			free := e.cfg.In.MaxExposedSat
-			for _, other := range all {
-				free -= min(free, in.Exposed(other.State, m.Height))
-			}
-			_, err = e.ins.SendTx(ctx, tx, inst.ID, in.NewBlock{Moment: m, TargetRate: urgent, FreeSat: free})
+	}
+}
+
+// tipIn tells one swap the tip, with how much more may be exposed: the sum and
+// the transition are one transaction.
+func (e *Engine) tipIn(id string) {
+	m := e.moment()
+	e.mu.Lock()
+	urgent := e.urgent
+	e.mu.Unlock()
+	err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+		all, err := e.liveInsTx(ctx, tx)
+		if err != nil {
 			return err
-		})
-		if err != nil && !errors.Is(err, fsm.ErrIllegal) && e.ctx.Err() == nil {
-			e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", inst.ID), zap.Error(err))
 		}
+		free := e.cfg.In.MaxExposedSat
+		for _, other := range all {
+			free -= min(free, in.Exposed(other.State, m.Height))
+		}
+		_, err = e.ins.SendTx(ctx, tx, id, in.NewBlock{Moment: m, TargetRate: urgent, FreeSat: free})
+		return err
+	})
+	if err != nil && !errors.Is(err, fsm.ErrIllegal) && e.ctx.Err() == nil {
+		e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
 	}
 }
 

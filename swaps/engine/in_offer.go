@@ -185,6 +185,13 @@ func ProbeHash(swap ln.Hash) ln.Hash {
 	return h
 }
 
+// maxFinalDelta is the longest final delta of an invoice that is paid: a client
+// that holds a probe locks our money for so long. lnd's default is 80.
+const maxFinalDelta = 200
+
+// probeRouteBlocks are what the route to the client may take besides.
+const probeRouteBlocks = 288
+
 func (e *Engine) planIn(ctx context.Context, w InWish) (in.Plan, error) {
 	invalid := func(format string, args ...any) (in.Plan, error) {
 		return in.Plan{}, errkind.Newf(errkind.Invalid, format, args...)
@@ -223,6 +230,8 @@ func (e *Engine) planIn(ctx context.Context, w InWish) (in.Plan, error) {
 		return invalid("the swap invoice asks for %s, the amount less the fee is %s: ask for a new quote", invoice.AmountMsat, most)
 	case probe.AmountMsat > invoice.AmountMsat || probe.AmountMsat == 0:
 		return invalid("the probe invoice asks for another amount than the swap invoice")
+	case invoice.FinalCltvDelta > maxFinalDelta || probe.FinalCltvDelta > maxFinalDelta:
+		return invalid("an invoice wants to be locked for more than %d blocks at its end", maxFinalDelta)
 	case !now.Before(invoice.ExpiresAt()) || !now.Before(probe.ExpiresAt()):
 		return invalid("an invoice has expired")
 	case invoice.Payee == e.cfg.Self || probe.Payee == e.cfg.Self:

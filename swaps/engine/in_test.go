@@ -107,11 +107,11 @@ func TestSwapIn(t *testing.T) {
 		r.lock(p, amount)
 		r.inReaches(p, located)
 		require.Equal(t, 1, r.node.sent, "one confirmation is not enough")
-		// sluiced restarts: what a reorg may have undone is looked up anew.
+		// sluiced is away for the block that it waits for: what a reorg may have
+		// undone is looked up anew, and no other block is waited for.
 		r.stop()
+		r.node.change(func() { r.node.height++ })
 		r.start()
-		r.inReaches(p, located)
-		r.node.mine(1, false)
 		r.inReaches(p, named("paid"))
 		require.Equal(t, 2, r.node.sent)
 
@@ -178,6 +178,7 @@ func TestSwapsInThatAreRefused(t *testing.T) {
 		"more than quoted": func(w *InWish) { r.node.foreign[w.SwapInvoice] = dearer(r.node.foreign[w.SwapInvoice]) },
 		"a dearer probe":   func(w *InWish) { r.node.foreign[w.Probe] = dearer(r.node.foreign[w.Probe]) },
 		"no invoice":       func(w *InWish) { w.SwapInvoice = "nothing" },
+		"locked too long":  func(w *InWish) { b := r.node.foreign[w.Probe]; b.FinalCltvDelta = 201; r.node.foreign[w.Probe] = b },
 		"too small":        func(w *InWish) { w.AmountSat = 249_999 },
 		"no internal key":  func(w *InWish) { w.SenderInternal = ln.PubKey{2, 32: 5} },
 		"the gateway's own": func(w *InWish) {
