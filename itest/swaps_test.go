@@ -179,6 +179,11 @@ func (n *swapNet) feeOf(ctx context.Context, node *devnet.Node, txid string) int
 // has not acted on that yet: it wants more confirmations.
 func (n *swapNet) out(ctx context.Context, amount, confs int) devnet.LoopSwap {
 	n.t.Helper()
+	// Its connection to a sluiced that was away is tried again with pauses.
+	require.NoError(n.t, devnet.WaitFor(ctx, "the client to reach the gateway", func(ctx context.Context) (bool, error) {
+		_, err := n.loopd.Command(ctx, "terms")
+		return err == nil, nil //nolint:nilerr // asked again
+	}))
 	_, err := n.loopd.Command(ctx, "out", "--force", "--fast", "--htlc_confs", strconv.Itoa(confs), "--amt", strconv.Itoa(amount))
 	require.NoError(n.t, err)
 	pending, err := n.Miner().WaitMempool(ctx, 1)
