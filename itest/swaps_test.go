@@ -181,7 +181,7 @@ func (n *swapNet) out(ctx context.Context, amount, confs int) devnet.LoopSwap {
 	n.t.Helper()
 	// Its connection to a sluiced that was away is tried again with pauses.
 	require.NoError(n.t, devnet.WaitFor(ctx, "the client to reach the gateway", func(ctx context.Context) (bool, error) {
-		_, err := n.loopd.Command(ctx, "terms")
+		_, err := n.loopd.Command(ctx, "quote", "out", strconv.Itoa(amount))
 		return err == nil, nil //nolint:nilerr // asked again
 	}))
 	_, err := n.loopd.Command(ctx, "out", "--force", "--fast", "--htlc_confs", strconv.Itoa(confs), "--amt", strconv.Itoa(amount))
