@@ -1,12 +1,14 @@
 package devnet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -74,9 +76,10 @@ type LoopSwap struct {
 	CostOnchain   int64  `json:"cost_onchain,string"`
 	CostOffchain  int64  `json:"cost_offchain,string"`
 	HtlcAddress   string `json:"htlc_address_p2tr"`
+	InitiationNs  int64  `json:"initiation_time,string"`
 }
 
-// Swaps lists what this loopd ever swapped.
+// Swaps lists what this loopd ever swapped, newest first.
 func (l *Loopd) Swaps(ctx context.Context) ([]LoopSwap, error) {
 	text, err := l.Command(ctx, "listswaps")
 	if err != nil {
@@ -88,5 +91,6 @@ func (l *Loopd) Swaps(ctx context.Context) ([]LoopSwap, error) {
 	if err := json.Unmarshal([]byte(text), &list); err != nil {
 		return nil, fmt.Errorf("what loop listswaps prints: %w: %s", err, text)
 	}
+	slices.SortFunc(list.Swaps, func(a, b LoopSwap) int { return cmp.Compare(b.InitiationNs, a.InitiationNs) })
 	return list.Swaps, nil
 }
