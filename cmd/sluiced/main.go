@@ -104,7 +104,7 @@ func load(e *env, f config.Flags) (app.Config, error) {
 
 type runCmd struct {
 	config.Flags
-	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp, backups. None means all."`
+	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp, backups, swaps. None means all that are enabled."`
 }
 
 func (c *runCmd) Help() string {

@@ -29,6 +29,7 @@ type Config struct {
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
+	Swaps       SwapsConfig       `toml:"swaps" help:"swaps between Lightning and the chain, for stock Loop clients"`
 	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
@@ -186,6 +187,7 @@ func DefaultConfig() Config {
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
 		Backups:  defaultBackups(),
+		Swaps:    defaultSwaps(),
 		LSPS:     defaultLSPS(),
 		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{

@@ -33,6 +33,8 @@ import (
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 	"github.com/sluice-lsp/sluice/lsp/webhooks"
 	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
+	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
+	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 )
 
 // The files in the data directory.
@@ -64,6 +66,7 @@ type Daemon struct {
 	hold     *interceptorengine.Engine
 	lsp      *lspapi.Service
 	backups  *backupsapi.Service
+	swaps    *swapsapi.Service
 	vault    *backupsengine.Engine
 	// messages and hooks serve LSPS during a tenure.
 	messages atomic.Pointer[peerrpc.Server]
@@ -78,12 +81,13 @@ type Daemon struct {
 }
 
 // Roles says which services a process runs.
-type Roles struct{ Interceptor, LSP, Backups bool }
+type Roles struct{ Interceptor, LSP, Backups, Swaps bool }
 
-// ParseRoles reads the services named on the command line; none means all.
+// ParseRoles reads the services named on the command line; none means all, of
+// which Run leaves out swaps unless they are enabled.
 func ParseRoles(names []string) (Roles, error) {
 	if len(names) == 0 {
-		return Roles{Interceptor: true, LSP: true, Backups: true}, nil
+		return Roles{Interceptor: true, LSP: true, Backups: true, Swaps: true}, nil
 	}
 	var r Roles
 	for _, name := range names {
@@ -94,8 +98,10 @@ func ParseRoles(names []string) (Roles, error) {
 			r.LSP = true
 		case backupsapi.Name:
 			r.Backups = true
+		case swapsapi.Name:
+			r.Swaps = true
 		default:
-			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, backups, or name none for all", name)
+			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, backups, swaps, or name none for all", name)
 		}
 	}
 	return r, nil
@@ -104,8 +110,14 @@ func ParseRoles(names []string) (Roles, error) {
 // Run runs sluiced until ctx ends. /ready on the admin address tells whether
 // it does business.
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
-	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), backups: backupsapi.New()}
+	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), backups: backupsapi.New(), swaps: swapsapi.New()}
 	d.state("starting")
+	if roles.Swaps && !cfg.Swaps.Enabled {
+		if !roles.Interceptor && !roles.LSP && !roles.Backups {
+			return errors.New("swaps are not enabled: read docs/swaps.md, then set swaps.enabled=true")
+		}
+		d.roles.Swaps = false
+	}
 	if roles.LSP && !roles.Interceptor && cfg.Interceptor.Address == "" {
 		return errors.New("lsp without an interceptor: set interceptor.address to one that runs as a process of its own, or run both")
 	}
@@ -193,9 +205,13 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 			})
 		}
 	}
-	if d.roles.Interceptor || d.roles.LSP {
+	if d.roles.Swaps {
+		group.Go(func() error { return d.serveSwaps(ctx) })
+	}
+	switch {
+	case d.roles.Interceptor || d.roles.LSP:
 		group.Go(func() error { return d.serve(ctx) })
-	} else {
+	case !d.roles.Swaps:
 		d.nowReady()
 	}
 	group.Go(func() error { return d.advance(ctx) })
@@ -242,7 +258,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate, swapsstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())
@@ -375,7 +391,7 @@ func (d *Daemon) joins(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	renewed := func(seen map[string]store.LeaseInfo) (bool, error) {
-		for _, name := range []string{leaseGateway, leaseServices} {
+		for _, name := range []string{leaseGateway, leaseServices, leaseSwaps} {
 			info, err := d.db.LeaseInfo(ctx, name)
 			if errors.Is(err, store.ErrNotFound) {
 				continue

@@ -61,6 +61,9 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 	if d.roles.Backups {
 		services = append(services, d.backups)
 	}
+	if d.roles.Swaps {
+		services = append(services, d.swaps)
+	}
 	server, err := rpcserver.Listen(ctx, rpcserver.Config{
 		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
 		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: d.registry,

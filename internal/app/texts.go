@@ -38,6 +38,12 @@ func MacaroonRecipe() string {
 	for _, uri := range lnd.ClosingRights() {
 		fmt.Fprintf(&b, "  %s\n", uri)
 	}
-	b.WriteString("\nKeep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n")
+	b.WriteString("\nWith swaps (swaps.enabled) it needs these besides:\n\n")
+	for _, r := range lnd.SwapsRightsTable() {
+		fmt.Fprintf(&b, "  %s\n", r.URI())
+	}
+	b.WriteString("\nThen bake this one instead:\n\n")
+	b.WriteString(lnd.BakeCommand("sluice.macaroon", lnd.GatewayAndSwapsRights()))
+	b.WriteString("\n\nKeep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n")
 	return b.String()
 }

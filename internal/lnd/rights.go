@@ -21,6 +21,8 @@ const (
 	// closing is what a gateway's macaroon has only if its operator wants it: lnd
 	// cannot tell a cooperative close from a forced one.
 	closing party = 1 << 2
+	// swaps marks what sluiced calls only while it offers swaps.
+	swaps party = 1 << 3
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -87,7 +89,7 @@ func rights() []Right {
 		{router + "TrackPaymentV2", "whether such a payment succeeded", gateway},
 		{lightning + "ListPayments", "to reconcile the books", gateway},
 		{lightning + "ListInvoices", "settled invoices, for the books", gateway},
-		{router + "SendPaymentV2", "tests only", nobody},
+		{router + "SendPaymentV2", "to pay swaps in, and to probe for them", swaps},
 		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid", gateway},
 		{invoices + "LookupInvoiceV2", "how an invoice stands", both},
 		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both},
@@ -100,7 +102,7 @@ func rights() []Right {
 		{lightning + "VerifyChanBackup", "to prove that a stored backup opens", wallet},
 		// Whoever may call it can also act as the node towards peers, so that the
 		// daemon's macaroon has no such right.
-		{signer + "DeriveSharedKey", "the backup's key, made once with admin.macaroon", nobody},
+		{signer + "DeriveSharedKey", "the key of each swap, from lnd's seed; the backup's key is made with admin.macaroon", swaps},
 		{lightning + "RestoreChannelBackups", "a restore, with admin.macaroon", nobody},
 
 		{walletKit + "ListUnspent", "coins for channels", gateway},
@@ -115,6 +117,9 @@ func rights() []Right {
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
 		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders", gateway},
 		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
+		{walletKit + "FundPsbt", "to fund a swap's output with leased coins", swaps},
+		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps},
+		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output is spent", swaps},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
@@ -139,6 +144,12 @@ func WalletRightsTable() []Right { return rightsOf(wallet) }
 // GatewayRights are sluiced's rights as URIs for `lncli bakemacaroon`: the
 // least that it works with.
 func GatewayRights() []string { return uris(GatewayRightsTable()) }
+
+// SwapsRightsTable is what sluiced needs besides while it offers swaps.
+func SwapsRightsTable() []Right { return rightsOf(swaps) }
+
+// GatewayAndSwapsRights are sluiced's rights while it offers swaps.
+func GatewayAndSwapsRights() []string { return append(GatewayRights(), uris(SwapsRightsTable())...) }
 
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }

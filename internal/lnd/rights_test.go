@@ -220,7 +220,7 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 		}
 		for _, r := range rights() {
 			// What only some gateways want is not in every macaroon.
-			if r.who == nobody || r.who == closing {
+			if r.who == nobody || r.who == closing || r.who == swaps {
 				delete(called, r.Method)
 			}
 		}
@@ -231,6 +231,21 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 		require.Greater(t, len(called), 8, "the test no longer finds the calls")
 		require.Equal(t, called, granted)
 	}
+}
+
+// A gateway with swaps has what they call besides, and no more.
+func TestRightsOfSwaps(t *testing.T) {
+	called := calledFrom(t, callsByMethod(t), "swaps/engine")
+	require.Greater(t, len(called), 15, "the test no longer finds the calls")
+	for _, r := range GatewayRightsTable() {
+		delete(called, r.Method)
+	}
+	granted := map[string]bool{}
+	for _, r := range SwapsRightsTable() {
+		granted[r.Method] = true
+	}
+	require.Equal(t, called, granted)
+	require.Len(t, GatewayAndSwapsRights(), len(GatewayRights())+len(granted))
 }
 
 func TestMacaroonsCannotSpendFreely(t *testing.T) {
