@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
 )
 
 // fakeNow is the clock of commands under test.
@@ -45,6 +46,7 @@ type fakeGateway struct {
 	interceptorv1.UnimplementedInterceptorServer
 
 	vault fakeVault
+	tower fakeTower
 
 	mu        sync.Mutex
 	accepting bool
@@ -57,7 +59,7 @@ func (f *fakeGateway) Name() string { return "lsp" }
 
 func (f *fakeGateway) Permissions() auth.Permissions {
 	table := auth.Permissions{}
-	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc} {
 		for _, m := range desc.Methods {
 			table["/"+desc.ServiceName+"/"+m.MethodName] = auth.Permission{Service: "lsp", For: auth.Operators}
 		}
@@ -73,6 +75,7 @@ func (f *fakeGateway) RegisterGRPC(r grpc.ServiceRegistrar) {
 	lspv1.RegisterOrdersOperatorServiceServer(r, fakeOrders{})
 	interceptorv1.RegisterInterceptorServer(r, heldFake{})
 	backupsv1.RegisterVaultOperatorServiceServer(r, &f.vault)
+	towerv1.RegisterTowerOperatorServiceServer(r, &f.tower)
 }
 
 func (f *fakeGateway) RegisterREST(context.Context, *runtime.ServeMux, *grpc.ClientConn) error {

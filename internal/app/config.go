@@ -29,6 +29,7 @@ type Config struct {
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
+	Watchtower  WatchtowerConfig  `toml:"watchtower" help:"the watchtower: it punishes breaches of channels whose owner is away"`
 	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
@@ -185,9 +186,10 @@ func DefaultConfig() Config {
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
-		Backups:  defaultBackups(),
-		LSPS:     defaultLSPS(),
-		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
+		Backups:    defaultBackups(),
+		LSPS:       defaultLSPS(),
+		Watchtower: defaultWatchtower(),
+		Acceptor:   AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
 			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),
