@@ -30,6 +30,7 @@ type Config struct {
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
 	Swaps       SwapsConfig       `toml:"swaps" help:"swaps between Lightning and the chain, for stock Loop clients"`
+	Watchtower  WatchtowerConfig  `toml:"watchtower" help:"the watchtower: it punishes breaches of channels whose owner is away"`
 	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
@@ -186,10 +187,11 @@ func DefaultConfig() Config {
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
-		Backups:  defaultBackups(),
-		Swaps:    defaultSwaps(),
-		LSPS:     defaultLSPS(),
-		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
+		Backups:    defaultBackups(),
+		Swaps:      defaultSwaps(),
+		LSPS:       defaultLSPS(),
+		Watchtower: defaultWatchtower(),
+		Acceptor:   AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
 			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),

@@ -17,6 +17,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/verrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/wtclientrpc"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 )
@@ -34,6 +35,8 @@ func services() map[reflect.Type]grpc.ServiceDesc {
 		reflect.TypeFor[signrpc.SignerClient]():         signrpc.Signer_ServiceDesc,
 		reflect.TypeFor[peersrpc.PeersClient]():         peersrpc.Peers_ServiceDesc,
 		reflect.TypeFor[verrpc.VersionerClient]():       verrpc.Versioner_ServiceDesc,
+
+		reflect.TypeFor[wtclientrpc.WatchtowerClientClient](): wtclientrpc.WatchtowerClient_ServiceDesc,
 	}
 }
 
@@ -219,8 +222,8 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 			called[m] = true
 		}
 		for _, r := range rights() {
-			// What only some gateways want is not in every macaroon.
-			if r.who == nobody || r.who == closing || r.who == swaps {
+			// What only some want is not in every macaroon.
+			if r.who == nobody || r.who == closing || r.who == swaps || r.who == guarded {
 				delete(called, r.Method)
 			}
 		}
