@@ -17,7 +17,7 @@ ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
 REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./itest/...
 
 # The packages with a state machine, whose diagrams are generated.
-MACHINES := ./lsp/opening ./lsp/jit ./lsp/wrap ./lws/hold
+MACHINES := ./lsp/opening ./lsp/jit ./lsp/wrap ./swaps/out ./swaps/in ./lws/hold
 
 .DEFAULT_GOAL := help
 .PHONY: help build peers ldk demo test test-full itest bench check lint lint-fix generate api-release clean
@@ -28,7 +28,7 @@ help: ## this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make itest CASE=<regexp>    only the cases that match, e.g. CASE=OnDemand'
-	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp or vault'
+	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp, vault or tower'
 	@echo
 	@echo 'Needs Go and make; PostgreSQL (Debian package "postgresql") for the tests of the second database.'
 
@@ -65,7 +65,7 @@ itest: build peers ldk ## tests on real nodes; CASE=<regexp> selects
 	SLUICE_ITEST=1 SLUICE_REPLAY_SECONDS=$${SLUICE_REPLAY_SECONDS:-120} $(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest
 
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
-	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault)' >&2; exit 2; }
+	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault, tower)' >&2; exit 2; }
 	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
 lint: ## golangci-lint with gofumpt, and govulncheck; all pinned, built when missing

@@ -29,6 +29,8 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
+	"github.com/sluice-lsp/sluice/watchtower"
+	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
 )
 
 const root = ".."
@@ -128,6 +130,15 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// TestBreachStates: the page on the watchtower tells every state of a breach.
+func TestBreachStates(t *testing.T) {
+	var states []string
+	for _, s := range watchtower.BreachStates() {
+		states = append(states, string(s))
+	}
+	require.ElementsMatch(t, states, column(rows(t, read(t, "watchtower.md"), "## What is punished"), 0))
+}
+
 func TestErrors(t *testing.T) {
 	table := rows(t, read(t, "protocol.md"), "## Errors")
 	require.Len(t, table, len(errkind.Kinds()))
@@ -153,6 +164,7 @@ func TestMethods(t *testing.T) {
 		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
 		lwsv1.HoldsService_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc,
 		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, lspsv1.LspsOperatorService_ServiceDesc,
+		towerv1.TowerService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc,
 	} {
 		var names []string
 		for _, m := range desc.Methods {
@@ -179,6 +191,7 @@ func routes(t *testing.T) map[string]string {
 	for _, file := range []string{
 		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
 		"backupsvc/api/backupsv1/backups.rest.yaml", "lsp/api/lspsv1/lsps.rest.yaml",
+		"watchtower/api/towerv1/tower.rest.yaml",
 	} {
 		text := read(t, filepath.Join(root, file))
 		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {
@@ -207,7 +220,7 @@ func TestSettings(t *testing.T) {
 			keys[section+m[1]] = true
 		}
 	}
-	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|backups)\\.[a-z_.]+)(?: = [^`]*)?`")
+	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|backups|watchtower)\\.[a-z_.]+)(?: = [^`]*)?`")
 	seen := 0
 	for _, page := range pages(t) {
 		for _, m := range setting.FindAllStringSubmatch(read(t, page), -1) {
@@ -262,11 +275,14 @@ func anchors(text string) []string {
 // TestMetrics: every metric that the documents name is one of the code's.
 func TestMetrics(t *testing.T) {
 	var code strings.Builder
-	for _, file := range []string{"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "lsp/links/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go"} {
+	for _, file := range []string{
+		"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "lsp/links/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go",
+		"watchtower/engine/metrics.go", "watchtower/lookout/metrics.go",
+	} {
 		code.WriteString(read(t, filepath.Join(root, file)))
 	}
 	for _, page := range pages(t) {
-		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups|tower)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
 			require.True(t, strings.Contains(code.String(), `"`+m[1]+`"`), "%s names %s, which the code does not have", page, m[0])
 		}
 	}

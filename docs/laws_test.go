@@ -13,8 +13,35 @@ import (
 // TestLawsNameTestsThatExist: every law of the interceptor has a test that
 // would fail when it is broken, and the table's names are the code's.
 func TestLawsNameTestsThatExist(t *testing.T) {
+	exists := tests(t)
+	laws := rows(t, read(t, filepath.Join(root, "docs", "architecture.md")), "### The laws and their tests")
+	require.Len(t, laws, 12)
+	for i, law := range laws {
+		named := regexp.MustCompile(`\b(Test[A-Z]\w+)`).FindAllStringSubmatch(law[2], -1)
+		require.NotEmpty(t, named, "law %d has no test", i+1)
+		for _, m := range named {
+			require.True(t, exists[m[1]], "law %d: %s does not exist", i+1, m[1])
+		}
+	}
+}
+
+// TestBadDaysNameTestsThatExist: the same of the watchtower's bad days.
+func TestBadDaysNameTestsThatExist(t *testing.T) {
+	exists := tests(t)
+	for _, day := range rows(t, read(t, "watchtower.md"), "## Bad days") {
+		named := regexp.MustCompile(`\b((?:Test|Fuzz)[A-Z]\w+)`).FindAllStringSubmatch(day[2], -1)
+		require.NotEmpty(t, named, day[0])
+		for _, m := range named {
+			require.True(t, exists[m[1]], "%s: %s does not exist", day[0], m[1])
+		}
+	}
+}
+
+// tests are the names of all tests and fuzz targets.
+func tests(t *testing.T) map[string]bool {
+	t.Helper()
 	exists := make(map[string]bool)
-	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -30,13 +57,5 @@ func TestLawsNameTestsThatExist(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, err)
-	laws := rows(t, read(t, filepath.Join(root, "docs", "architecture.md")), "### The laws and their tests")
-	require.Len(t, laws, 12)
-	for i, law := range laws {
-		named := regexp.MustCompile(`\b(Test[A-Z]\w+)`).FindAllStringSubmatch(law[2], -1)
-		require.NotEmpty(t, named, "law %d has no test", i+1)
-		for _, m := range named {
-			require.True(t, exists[m[1]], "law %d: %s does not exist", i+1, m[1])
-		}
-	}
+	return exists
 }

@@ -117,6 +117,8 @@ func TestOnDemandBooks(t *testing.T) {
 }
 
 // closeChannel closes and waits until the closing transaction is on its way.
+// Both sides of a cooperative close propose one, and either may be first; lnd
+// names both.
 func (sc *scene) closeChannel(ctx context.Context, by *devnet.Node, channel devnet.Channel, force bool) {
 	sc.t.Helper()
 	req := &lnrpc.CloseChannelRequest{ChannelPoint: channel.RPCPoint(), Force: force}
@@ -128,10 +130,8 @@ func (sc *scene) closeChannel(ctx context.Context, by *devnet.Node, channel devn
 	for {
 		update, err := stream.Recv()
 		require.NoError(sc.t, err)
-		if pending := update.GetClosePending(); pending != nil {
-			hash, err := chainhash.NewHash(pending.Txid)
-			require.NoError(sc.t, err)
-			require.NoError(sc.t, sc.Miner().WaitTxInMempool(ctx, *hash))
+		if update.GetClosePending() != nil {
+			require.NoError(sc.t, sc.Miner().WaitSpendInMempool(ctx, channel.Point))
 			return
 		}
 	}

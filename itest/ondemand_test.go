@@ -80,6 +80,10 @@ func TestOnDemandMainJob(t *testing.T) {
 	invoice, err := net.Payer.Invoice(ctx, 50_000_000)
 	require.NoError(t, err)
 	require.NoError(t, net.Mine(ctx, 6))
+	for _, c := range channels.Channels {
+		require.NoError(t, net.Wallet.WaitPolicies(ctx, c.ChanId))
+	}
+	require.NoError(t, net.Wallet.WaitPolicies(ctx, net.PayerChannel.ChanID))
 	back, err := net.Wallet.Pay(ctx, invoice.PaymentRequest)
 	require.NoError(t, err)
 	require.Equal(t, lnrpc.Payment_SUCCEEDED, back.Status, back.FailureReason)

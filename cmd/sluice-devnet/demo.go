@@ -194,6 +194,20 @@ func (s *story) payBack(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// A node learns the terms of a fresh channel a second after it is active.
+	list, err := s.net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+	if err != nil {
+		return "", err
+	}
+	route := []uint64{s.net.PayerChannel.ChanID}
+	for _, c := range list.Channels {
+		route = append(route, c.ChanId)
+	}
+	for _, id := range route {
+		if err := s.net.Wallet.WaitPolicies(ctx, id); err != nil {
+			return "", err
+		}
+	}
 	begin := time.Now()
 	payment, err := s.net.Wallet.Pay(ctx, invoice.PaymentRequest)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 const payRight = "uri:/routerrpc.Router/SendPaymentV2"
 
 type macaroonCmd struct {
-	Out string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
-	Pay bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
+	Out    string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
+	Towers bool   `help:"Also allow the towers commands: adding watchtowers, and asking lnd what it uploaded."`
+	Pay    bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
 }
 
 // Run prints the line.
@@ -24,6 +25,9 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 		out = filepath.Join(g.DataDir, macaroonFile)
 	}
 	rights := lnd.WalletRights()
+	if c.Towers {
+		rights = append(rights, lnd.WalletTowerRights()...)
+	}
 	if c.Pay {
 		rights = append(rights, payRight)
 	}

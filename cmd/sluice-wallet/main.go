@@ -46,6 +46,7 @@ type CLI struct {
 	Offline    offlineCmd    `cmd:"" help:"Say whether it is safe to go offline, or wait until it is."`
 	Lsps       lspsCmd       `cmd:"" help:"List, add and leave LSPs."`
 	Offers     offersCmd     `cmd:"" help:"Compare what each LSP would charge for an amount."`
+	Towers     towersCmd     `cmd:"" help:"Watchtowers: add them, and check that they hold what lnd sent."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`
 	Backup     backupCmd     `cmd:"" help:"Keep the channels' backup at several providers, encrypted, and bring it back."`

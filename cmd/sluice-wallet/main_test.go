@@ -42,6 +42,8 @@ func TestExitCodesAndWords(t *testing.T) {
 		{[]string{"backup", "progress"}, exitFailed, "nothing was restored here"},
 		{[]string{"backup", "key"}, exitUsage, "--admin-macaroon"},
 		{[]string{"backup"}, exitFailed, "start it with `sluice-wallet run`"},
+		{[]string{"towers"}, exitFailed, "TLS certificate"},
+		{[]string{"towers", "add", "a", "key", "--grpc", "h:1"}, exitUsage, "66 hex digits"},
 		{[]string{"frobnicate"}, exitUsage, "--help"},
 	} {
 		_, errOut, code := call(t, c.args...)
@@ -61,6 +63,9 @@ func TestMacaroon(t *testing.T) {
 	for _, right := range lnd.WalletRights() {
 		require.Contains(t, out, right)
 	}
+	require.NotContains(t, out, "WatchtowerClient")
+	out, _, _ = call(t, "macaroon", "--towers")
+	require.Contains(t, out, "WatchtowerClient/ListTowers")
 	out, _, _ = call(t, "macaroon", "--pay")
 	require.Contains(t, out, "SendPaymentV2")
 }

@@ -44,6 +44,8 @@ type CLI struct {
 	Menus      MenusCmd      `cmd:"" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
 	Webhooks   WebhooksCmd   `cmd:"" help:"What wallets' webhooks were told, newest first."`
 	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
+	Swaps      SwapsCmd      `cmd:"" help:"Swaps: what they lock, expose and earned, and one swap's story."`
+	Towers     TowersCmd     `cmd:"" help:"The watchtower: who it watches for, what it stores, and the breaches it found."`
 	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
 	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`

@@ -104,7 +104,7 @@ func load(e *env, f config.Flags) (app.Config, error) {
 
 type runCmd struct {
 	config.Flags
-	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp, backups. None means all."`
+	Services []string `arg:"" optional:"" help:"Which services: interceptor, lsp, backups, swaps, watchtower. None means all that are enabled."`
 }
 
 func (c *runCmd) Help() string {
@@ -113,6 +113,11 @@ upgrading the services never drops lnd's stream:
 
   sluiced run interceptor -c interceptor.toml
   sluiced run lsp -c lsp.toml                   with interceptor.address set
+
+The watchtower belongs on a machine of its own, beside another lnd than its clients'
+peer's; there it needs neither the gateway nor requireinterceptor:
+
+  sluiced run watchtower -c tower.toml          with watchtower.listen and addresses set
 
 Each has a data directory of its own. Several of the same kind that share one
 PostgreSQL database are one owner and its standbys.`
@@ -187,10 +192,16 @@ type configSampleCmd struct{}
 
 func (c *configSampleCmd) Run(e *env) error { return app.WriteSample(e.stdout) }
 
-type macaroonCmd struct{}
+type macaroonCmd struct {
+	Services []string `arg:"" optional:"" help:"What the process will run: watchtower alone needs far fewer rights."`
+}
 
 func (c *macaroonCmd) Run(e *env) error {
-	_, err := io.WriteString(e.stdout, app.MacaroonRecipe())
+	roles, err := app.ParseRoles(c.Services)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(e.stdout, app.MacaroonRecipe(roles))
 	return err
 }
 

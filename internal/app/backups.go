@@ -210,13 +210,21 @@ func (d *Daemon) receiptKey(ctx context.Context) ([]byte, error) {
 	if d.db.Engine() == store.Postgres {
 		return backupsstore.SharedKey(ctx, d.db, rand.Reader)
 	}
-	path := d.path(fileReceiptKey)
+	secret, err := keyFile(d.path(fileReceiptKey))
+	if err != nil {
+		return nil, fmt.Errorf("receipt key: %w", err)
+	}
+	return secret, nil
+}
+
+// keyFile reads a secret of this machine, making it at first.
+func keyFile(path string) ([]byte, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = makeKey(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("receipt key: %w", err)
+		return nil, err
 	}
 	text, err := config.SecretFile(path).ReadLine()
 	if err != nil {
@@ -224,7 +232,7 @@ func (d *Daemon) receiptKey(ctx context.Context) ([]byte, error) {
 	}
 	secret, err := hex.DecodeString(strings.TrimSpace(text))
 	if err != nil {
-		return nil, fmt.Errorf("%s is damaged: bring it back from your copy, or move it away and let wallets learn a new key: %w", path, err)
+		return nil, fmt.Errorf("%s is damaged: bring it back from your copy, or move it away, which gives everybody a new key to learn: %w", path, err)
 	}
 	return secret, nil
 }

@@ -31,6 +31,8 @@ type Config struct {
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
 	Holds       HoldsConfig       `toml:"holds" help:"payments that wait for wallets that are offline"`
+	Swaps       SwapsConfig       `toml:"swaps" help:"swaps between Lightning and the chain, for stock Loop clients"`
+	Watchtower  WatchtowerConfig  `toml:"watchtower" help:"the watchtower: it punishes breaches of channels whose owner is away"`
 	LSPS        LSPSConfig        `toml:"lsps" help:"LSPS: any wallet that speaks it buys channels over its Lightning connection"`
 }
 
@@ -187,11 +189,13 @@ func DefaultConfig() Config {
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
-		Backups:  defaultBackups(),
-		LSPS:     defaultLSPS(),
-		Proxy:    defaultProxy(),
-		Holds:    defaultHolds(),
-		Acceptor: AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
+		Backups:    defaultBackups(),
+		Swaps:      defaultSwaps(),
+		LSPS:       defaultLSPS(),
+		Proxy:      defaultProxy(),
+		Holds:      defaultHolds(),
+		Watchtower: defaultWatchtower(),
+		Acceptor:   AcceptorConfig{MinSat: 100_000, MaxSat: 1_000_000_000, MaxPendingPerPeer: 2},
 		LSP: LSPConfig{
 			CltvDelta: b.CltvDelta, Menu: menu, OfferFor: config.Duration(b.OfferFor), PromiseKeyFor: config.Duration(b.PromiseKeyFor),
 			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),
@@ -314,6 +318,6 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
-	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine()
+	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine(s.MaxChannel.Amount())
 	return out, out.Validate()
 }

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // TestPartsGoBackBeforeTheInterceptorFailsThem: lsp gives all parts back
@@ -15,4 +17,18 @@ func TestPartsGoBackBeforeTheInterceptorFailsThem(t *testing.T) {
 	require.ErrorContains(t, c.Validate(), "lsp.hold_margin_blocks")
 	c.LSP.HoldMargin++
 	require.NoError(t, c.Validate())
+}
+
+// TestOrdersFollowTheLargestChannel: whoever allows smaller channels only need
+// not say it twice.
+func TestOrdersFollowTheLargestChannel(t *testing.T) {
+	c := DefaultConfig()
+	c.LSP.MaxChannel = 1_500_000
+	got, err := c.lspConfig(ln.PubKey{2}, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 1_500_000, got.Orders.Options.MaxChannelSat)
+	require.EqualValues(t, 1_500_000, got.Orders.Options.MaxLspSat)
+	c.LSP.Orders.MaxChannel = 1_500_001
+	_, err = c.lspConfig(ln.PubKey{2}, nil)
+	require.ErrorContains(t, err, "max_channel_balance_sat")
 }

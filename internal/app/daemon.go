@@ -36,6 +36,11 @@ import (
 	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 	lwsapi "github.com/sluice-lsp/sluice/lws/api"
 	lwsstore "github.com/sluice-lsp/sluice/lws/store"
+	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
+	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
+	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
+	towerengine "github.com/sluice-lsp/sluice/watchtower/engine"
+	towerstore "github.com/sluice-lsp/sluice/watchtower/store"
 )
 
 // The files in the data directory.
@@ -46,10 +51,12 @@ const (
 	fileCert       = "tls.cert"
 	fileKey        = "tls.key"
 	fileReceiptKey = "receipts.key"
+	fileTowerKey   = "tower.key"
 	fileOperator   = "operator.macaroon"
 	dirRootKeys    = "rootkeys"
 	leaseGateway   = "gateway"
 	leaseServices  = "services"
+	leaseTower     = "watchtower"
 	advanceEvery   = time.Minute
 )
 
@@ -69,10 +76,13 @@ type Daemon struct {
 	lsp      *lspapi.Service
 	lws      *lwsapi.Service
 	backups  *backupsapi.Service
+	swaps    *swapsapi.Service
 	vault    *backupsengine.Engine
 	// messages and hooks serve LSPS during a tenure.
 	messages atomic.Pointer[peerrpc.Server]
 	hooks    atomic.Pointer[webhooks.Service]
+	watch    *towerapi.Service
+	tower    *towerengine.Engine
 	lease    atomic.Pointer[store.Lease]
 	links    atomic.Pointer[links.Keeper]
 	ready    atomic.Pointer[string]
@@ -83,12 +93,13 @@ type Daemon struct {
 }
 
 // Roles says which services a process runs.
-type Roles struct{ Interceptor, LSP, Backups bool }
+type Roles struct{ Interceptor, LSP, Backups, Swaps, Watchtower bool }
 
-// ParseRoles reads the services named on the command line; none means all.
+// ParseRoles reads the services named on the command line; none means all, of
+// which Run leaves out swaps unless they are enabled.
 func ParseRoles(names []string) (Roles, error) {
 	if len(names) == 0 {
-		return Roles{Interceptor: true, LSP: true, Backups: true}, nil
+		return Roles{Interceptor: true, LSP: true, Backups: true, Swaps: true, Watchtower: true}, nil
 	}
 	var r Roles
 	for _, name := range names {
@@ -99,8 +110,12 @@ func ParseRoles(names []string) (Roles, error) {
 			r.LSP = true
 		case backupsapi.Name:
 			r.Backups = true
+		case swapsapi.Name:
+			r.Swaps = true
+		case towerapi.Name:
+			r.Watchtower = true
 		default:
-			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, backups, or name none for all", name)
+			return r, fmt.Errorf("there is no service %q: choose from interceptor, lsp, backups, swaps, watchtower, or name none for all", name)
 		}
 	}
 	return r, nil
@@ -109,13 +124,28 @@ func ParseRoles(names []string) (Roles, error) {
 // Run runs sluiced until ctx ends. /ready on the admin address tells whether
 // it does business.
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
-	d := &Daemon{cfg: cfg, roles: roles, log: log, now: time.Now, lsp: lspapi.New(), lws: lwsapi.New(), backups: backupsapi.New()}
+	d := &Daemon{
+		cfg: cfg, roles: roles, log: log, now: time.Now,
+		lsp: lspapi.New(), lws: lwsapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
+	}
 	d.state("starting")
+	if roles.Swaps && !cfg.Swaps.Enabled {
+		if !roles.Interceptor && !roles.LSP && !roles.Backups {
+			return errors.New("swaps are not enabled: read docs/swaps.md, then set swaps.enabled=true")
+		}
+		d.roles.Swaps = false
+	}
 	if roles.LSP && !roles.Interceptor && cfg.Interceptor.Address == "" {
 		return errors.New("lsp without an interceptor: set interceptor.address to one that runs as a process of its own, or run both")
 	}
 	if cfg.Interceptor.Address != "" && roles.LSP {
 		d.roles.Interceptor = false
+	}
+	if roles.Watchtower && cfg.Watchtower.Listen == "" {
+		if roles == (Roles{Watchtower: true}) {
+			return errors.New("the watchtower does not know where to listen: set watchtower.listen, and watchtower.addresses to how clients reach it")
+		}
+		d.roles.Watchtower = false
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -182,6 +212,11 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 			return err
 		}
 	}
+	if d.roles.Watchtower {
+		if err := d.newWatchtower(ctx); err != nil {
+			return err
+		}
+	}
 	server, certificate, err := d.listen(ctx)
 	if err != nil {
 		return err
@@ -191,6 +226,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		if err := d.runBackups(ctx, group, certificate); err != nil {
 			return err
 		}
+	}
+	if d.roles.Watchtower {
+		group.Go(func() error { return d.runWatchtower(ctx) })
 	}
 	if d.roles.Interceptor {
 		if err := d.runPrograms(ctx, group, certificate); err != nil {
@@ -204,9 +242,13 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 			})
 		}
 	}
-	if d.roles.Interceptor || d.roles.LSP {
+	if d.roles.Swaps {
+		group.Go(func() error { return d.serveSwaps(ctx) })
+	}
+	switch {
+	case d.roles.Interceptor || d.roles.LSP:
 		group.Go(func() error { return d.serve(ctx) })
-	} else {
+	case !d.roles.Swaps:
 		d.nowReady()
 	}
 	group.Go(func() error { return d.advance(ctx) })
@@ -253,7 +295,8 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate, lwsstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
+		swapsstore.Migrate, towerstore.Migrate, lwsstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())
@@ -311,7 +354,8 @@ func (d *Daemon) checkNode(ctx context.Context, client *lnd.Client) error {
 	if info.Network != d.cfg.Lnd.Network {
 		return fmt.Errorf("lnd is on %s, the configuration says %s: set lnd.network", info.Network, d.cfg.Lnd.Network)
 	}
-	if !info.RequireInterceptor {
+	// Whoever holds nothing needs no interceptor: a watchtower runs beside any lnd.
+	if (d.roles.Interceptor || d.roles.LSP) && !info.RequireInterceptor {
 		return errors.New("lnd runs without requireinterceptor: whenever sluiced is away it would release every held payment. Add `requireinterceptor=true` under [Application Options] in lnd.conf and restart lnd")
 	}
 	d.info = info
@@ -355,7 +399,7 @@ func (d *Daemon) recogniseRestore(ctx context.Context) error {
 	}
 	if errors.Is(err, store.ErrRestored) {
 		d.log.Error("the database is an older copy: nothing that may have been decided since is decided anew until lnd was asked", zap.Error(err))
-		_, err = store.MarkRestored(ctx, d.db, d.path(fileGeneration), serviceInterceptor, lspapi.Name, backupsapi.Name)
+		_, err = store.MarkRestored(ctx, d.db, d.path(fileGeneration), serviceInterceptor, lspapi.Name, backupsapi.Name, towerapi.Name)
 	}
 	if err != nil {
 		return err
@@ -370,6 +414,7 @@ func (d *Daemon) recogniseRestore(ctx context.Context) error {
 	}
 	d.restored = Roles{
 		Interceptor: marked.Interceptor && d.roles.Interceptor, LSP: marked.LSP && d.roles.LSP, Backups: marked.Backups && d.roles.Backups,
+		Watchtower: marked.Watchtower && d.roles.Watchtower,
 	}
 	if d.restored != (Roles{}) {
 		d.log.Warn("the database was restored, and these services have not reconciled it yet", zap.Any("services", d.restored))
@@ -386,7 +431,7 @@ func (d *Daemon) joins(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	renewed := func(seen map[string]store.LeaseInfo) (bool, error) {
-		for _, name := range []string{leaseGateway, leaseServices} {
+		for _, name := range []string{leaseGateway, leaseServices, leaseSwaps, leaseTower} {
 			info, err := d.db.LeaseInfo(ctx, name)
 			if errors.Is(err, store.ErrNotFound) {
 				continue

@@ -2,6 +2,7 @@ package app
 
 import (
 	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 )
@@ -19,7 +20,7 @@ type OrdersConfig struct {
 	MinOwn     config.Sat `toml:"min_initial_lsp_balance_sat" help:"least balance that the gateway provides" min:"1"`
 	MaxOwn     config.Sat `toml:"max_initial_lsp_balance_sat" help:"largest balance that the gateway provides" min:"1"`
 	MinChannel config.Sat `toml:"min_channel_balance_sat" help:"smallest channel" min:"20000"`
-	MaxChannel config.Sat `toml:"max_channel_balance_sat" help:"largest channel; at most max_channel_sat"`
+	MaxChannel config.Sat `toml:"max_channel_balance_sat" help:"largest channel, at most max_channel_sat; 0 is max_channel_sat"`
 	Fee        config.Sat `toml:"fee_base_sat" help:"what an order costs, beside the two proportional fees; never less than what opening costs on chain (fee_margin_percent)"`
 	FeePPM     uint32     `toml:"fee_ppm" help:"parts per million of the balance that the gateway provides"`
 	LeasePPM   uint32     `toml:"fee_lease_ppm" help:"the same for each month (4,320 blocks) of the lease"`
@@ -47,7 +48,7 @@ func defaultOrders(b lspengine.Config) OrdersConfig {
 		Enabled: o.Enabled, MinConfs: o.Options.MinRequiredConfs, MinWithin: o.Options.MinConfirmWithin, MaxExpiry: o.Options.MaxExpiryBlocks,
 		MinClient: config.Sat(o.Options.MinClientSat), MaxClient: config.Sat(o.Options.MaxClientSat),
 		MinOwn: config.Sat(o.Options.MinLspSat), MaxOwn: config.Sat(o.Options.MaxLspSat),
-		MinChannel: config.Sat(o.Options.MinChannelSat), MaxChannel: config.Sat(o.Options.MaxChannelSat),
+		MinChannel: config.Sat(o.Options.MinChannelSat), MaxChannel: 0,
 		Fee: config.Sat(o.Prices.BaseSat), FeePPM: o.Prices.PPM, LeasePPM: o.Prices.LeasePPM,
 		PayWithin: config.Duration(o.PayWithin), WaitFor: config.Duration(o.WaitFor), InvoiceCltv: o.InvoiceCltv,
 		OnChain: o.OnChain, PaymentConfs: o.PaymentConfs, ZeroConf: config.Sat(o.ZeroConfSat), ZeroConfAll: config.Sat(o.ZeroConfAllSat),
@@ -56,7 +57,9 @@ func defaultOrders(b lspengine.Config) OrdersConfig {
 	}
 }
 
-func (c OrdersConfig) engine() lspengine.OrderConfig {
+// engine turns settings into the engine's; largest is the largest channel of any
+// kind, which is also the default of these.
+func (c OrdersConfig) engine(largest ln.Sat) lspengine.OrderConfig {
 	out := lspengine.OrderConfig{
 		Enabled: c.Enabled,
 		Options: lsps1.Options{
@@ -68,6 +71,9 @@ func (c OrdersConfig) engine() lspengine.OrderConfig {
 		OnChain: c.OnChain, ConfirmFor: c.ConfirmFor.Std(), WatchFor: c.WatchFor.Std(),
 		PaymentConfs: c.PaymentConfs, ZeroConfSat: c.ZeroConf.Amount(), ZeroConfAllSat: c.ZeroConfAll.Amount(),
 		CloseAtEnd: c.CloseAtEnd, WarnBlocks: c.WarnBlocks, BaseFeeMsat: c.BaseFee.Amount(), FeePPM: uint64(c.AnnouncePPM),
+	}
+	if o := &out.Options; o.MaxChannelSat == 0 {
+		o.MaxChannelSat, o.MaxLspSat, o.MaxClientSat = largest, min(o.MaxLspSat, largest), min(o.MaxClientSat, largest)
 	}
 	out.Prices.BaseSat, out.Prices.PPM, out.Prices.LeasePPM = c.Fee.Amount(), c.FeePPM, c.LeasePPM
 	return out

@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lwsapi "github.com/sluice-lsp/sluice/lws/api"
+	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
 )
 
 func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, error) {
@@ -62,6 +63,12 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 	if d.roles.Backups {
 		services = append(services, d.backups)
 	}
+	if d.roles.Swaps {
+		services = append(services, d.swaps)
+	}
+	if d.roles.Watchtower {
+		services = append(services, d.watch)
+	}
 	server, err := rpcserver.Listen(ctx, rpcserver.Config{
 		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
 		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: d.registry,
@@ -73,7 +80,7 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 // several processes has wallets log in at each: a macaroon of one is good at
 // another that shares its database, so all are offered at all.
 func (d *Daemon) walletServices() []string {
-	return []string{lspapi.Name, backupsapi.Name, lwsapi.Name}
+	return []string{lspapi.Name, backupsapi.Name, towerapi.Name, lwsapi.Name}
 }
 
 func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {

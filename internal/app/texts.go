@@ -25,19 +25,34 @@ func WriteSample(w io.Writer) error {
 	return config.Sample(w, sampleTitle, &defaults)
 }
 
-// MacaroonRecipe tells how to bake the macaroon that sluiced needs.
-func MacaroonRecipe() string {
+// MacaroonRecipe tells how to bake the macaroon that sluiced needs for the
+// services of a process. One that runs the watchtower alone needs far less.
+func MacaroonRecipe(roles Roles) string {
+	table, rights, warning := lnd.GatewayRightsTable(), lnd.GatewayRights(), "Keep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n"
+	if roles == (Roles{Watchtower: true}) {
+		table, rights, warning = lnd.TowerRightsTable(), lnd.TowerRights(), "It can read the chain and publish transactions, and spend nothing. Keep the file at mode 0600.\n"
+	}
 	var b strings.Builder
 	b.WriteString("sluiced needs a macaroon of your gateway's lnd with these rights and no others:\n\n")
-	for _, r := range lnd.GatewayRightsTable() {
+	for _, r := range table {
 		fmt.Fprintf(&b, "  %s\n", r.URI())
 	}
 	b.WriteString("\nBake it on the machine where lncli works, then give the file to sluiced (lnd.macaroon_file):\n\n")
-	b.WriteString(lnd.BakeCommand("sluice.macaroon", lnd.GatewayRights()))
-	b.WriteString("\n\nOnly with lsp.orders.close_at_lease_end, besides:\n\n")
-	for _, uri := range lnd.ClosingRights() {
-		fmt.Fprintf(&b, "  %s\n", uri)
+	b.WriteString(lnd.BakeCommand("sluice.macaroon", rights))
+	b.WriteString("\n\n")
+	if roles != (Roles{Watchtower: true}) {
+		b.WriteString("Only with lsp.orders.close_at_lease_end, besides:\n\n")
+		for _, uri := range lnd.ClosingRights() {
+			fmt.Fprintf(&b, "  %s\n", uri)
+		}
+		b.WriteString("\nWith swaps (swaps.enabled) it needs these besides:\n\n")
+		for _, r := range lnd.SwapsRightsTable() {
+			fmt.Fprintf(&b, "  %s\n", r.URI())
+		}
+		b.WriteString("\nThen bake this one instead:\n\n")
+		b.WriteString(lnd.BakeCommand("sluice.macaroon", lnd.GatewayAndSwapsRights()))
+		b.WriteString("\n")
 	}
-	b.WriteString("\nKeep the file at mode 0600: whoever has it can spend the gateway's coins into channels.\n")
+	b.WriteString(warning)
 	return b.String()
 }

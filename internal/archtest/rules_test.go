@@ -43,7 +43,7 @@ func importRules() []importRule {
 				}
 				return !isStd(imported) && !under(imported, "github.com/btcsuite/btcd") &&
 					!oneOf(ours("internal/ln"), ours("internal/fsm"), ours("internal/errkind"))(imported) &&
-					!(pkg == "swaps/htlc" && imported == "github.com/lightninglabs/loop/swap")
+					!(pkg == "swaps/htlc" && oneOf("github.com/lightninglabs/loop/swap", "golang.org/x/crypto/ripemd160")(imported))
 			},
 			reason: "a domain package decides and holds no SQL, gRPC, logging or lnd: it may import the standard library, internal/ln, internal/fsm, internal/errkind and btcd's primitives (rule 1)",
 		},

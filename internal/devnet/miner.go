@@ -208,6 +208,28 @@ func (m *Miner) WaitTxInMempool(ctx context.Context, txid chainhash.Hash) error 
 		})
 }
 
+// WaitSpendInMempool waits until some transaction in the mempool spends op.
+func (m *Miner) WaitSpendInMempool(ctx context.Context, op wire.OutPoint) error {
+	return WaitFor(ctx, fmt.Sprintf("a spend of %s in the mempool", op), func(ctx context.Context) (bool, error) {
+		txids, err := m.Mempool(ctx)
+		if err != nil {
+			return false, err
+		}
+		for _, txid := range txids {
+			tx, _, err := m.Tx(ctx, txid)
+			if err != nil {
+				return false, err
+			}
+			for _, in := range tx.TxIn {
+				if in.PreviousOutPoint == op {
+					return true, nil
+				}
+			}
+		}
+		return false, nil
+	})
+}
+
 // Tx returns a transaction and its confirmations (0 while in the mempool).
 func (m *Miner) Tx(ctx context.Context, txid chainhash.Hash) (*wire.MsgTx, int64, error) {
 	var reply struct {

@@ -35,13 +35,15 @@ const (
 	Unauthenticated Kind = "unauthenticated"
 	// Denied: the caller is known and may not.
 	Denied Kind = "denied"
+	// Unimplemented: this server does not offer it; no retry helps.
+	Unimplemented Kind = "unimplemented"
 	// Internal: our fault. Its text is never shown to callers.
 	Internal Kind = "internal"
 )
 
 // Kinds lists every kind, for tables that must cover them all.
 func Kinds() []Kind {
-	return []Kind{Invalid, NotFound, Conflict, Exhausted, Unavailable, Unauthenticated, Denied, Internal}
+	return []Kind{Invalid, NotFound, Conflict, Exhausted, Unavailable, Unauthenticated, Denied, Unimplemented, Internal}
 }
 
 func (k Kind) Error() string { return string(k) }

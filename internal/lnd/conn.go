@@ -19,6 +19,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/verrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/wtclientrpc"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -63,6 +64,7 @@ type Client struct {
 	signer    signrpc.SignerClient
 	peers     peersrpc.PeersClient
 	version   verrpc.VersionerClient
+	towers    wtclientrpc.WatchtowerClientClient
 }
 
 // macaroonCredential adds the macaroon to every call. It refuses to travel
@@ -131,6 +133,7 @@ func Dial(cfg Config) (*Client, error) {
 		signer:    signrpc.NewSignerClient(conn),
 		peers:     peersrpc.NewPeersClient(conn),
 		version:   verrpc.NewVersionerClient(conn),
+		towers:    wtclientrpc.NewWatchtowerClientClient(conn),
 	}, nil
 }
 

@@ -21,6 +21,12 @@ const (
 	// closing is what a gateway's macaroon has only if its operator wants it: lnd
 	// cannot tell a cooperative close from a forced one.
 	closing party = 1 << 2
+	// swaps marks what sluiced calls only while it offers swaps.
+	swaps party = 1 << 3
+	// tower is a sluiced that runs nothing but the watchtower.
+	tower party = 1 << 4
+	// guarded is what a wallet's macaroon has only if it uses towers.
+	guarded party = 1 << 5
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -47,19 +53,20 @@ func rights() []Right {
 		invoices  = "/invoicesrpc.Invoices/"
 		walletKit = "/walletrpc.WalletKit/"
 		signer    = "/signrpc.Signer/"
+		wtclient  = "/wtclientrpc.WatchtowerClient/"
 	)
 	return []Right{
-		{lightning + "GetInfo", "who the node is and whether it is in sync", both},
-		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway},
-		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway},
+		{lightning + "GetInfo", "who the node is and whether it is in sync", both | tower},
+		{"/verrpc.Versioner/GetVersion", "whether this lnd is new enough", gateway | tower},
+		{lightning + "CheckMacaroonPermissions", "to check this macaroon itself", gateway | tower},
 		{lightning + "SignMessage", "to sign with the node's key: a wallet's login; of a gateway what webhooks are told, refund promises and the key of its backup receipts", both},
-		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines", gateway},
+		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines and for the watchtower", gateway | tower},
 
 		{lightning + "ListChannels", "channels with their pending HTLCs", both},
 		{lightning + "PendingChannels", "channels that are opening or closing", both},
 		{lightning + "ClosedChannels", "channels that are gone", both},
-		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books", gateway},
-		{"/chainrpc.ChainKit/GetBlock", "to read it: what a close cost", gateway},
+		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books; for the watchtower", gateway | tower},
+		{"/chainrpc.ChainKit/GetBlock", "to read it: what a close cost; for the watchtower", gateway | tower},
 		{lightning + "SubscribeChannelEvents", "the moment a channel is active", gateway},
 		{lightning + "GetChanInfo", "the policy of a channel", gateway},
 		{lightning + "ChannelAcceptor", "who may open channels to the node", both},
@@ -87,7 +94,7 @@ func rights() []Right {
 		{router + "TrackPaymentV2", "whether such a payment succeeded", gateway},
 		{lightning + "ListPayments", "to reconcile the books", gateway},
 		{lightning + "ListInvoices", "settled invoices, for the books", gateway},
-		{router + "SendPaymentV2", "tests only", nobody},
+		{router + "SendPaymentV2", "to pay swaps in, and to probe for them", swaps},
 		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid", gateway},
 		{invoices + "LookupInvoiceV2", "how an invoice stands", both},
 		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both},
@@ -100,8 +107,12 @@ func rights() []Right {
 		{lightning + "VerifyChanBackup", "to prove that a stored backup opens", wallet},
 		// Whoever may call it can also act as the node towards peers, so that the
 		// daemon's macaroon has no such right.
-		{signer + "DeriveSharedKey", "the backup's key, made once with admin.macaroon", nobody},
+		{signer + "DeriveSharedKey", "the key of each swap, from lnd's seed; the backup's key is made with admin.macaroon", swaps},
 		{lightning + "RestoreChannelBackups", "a restore, with admin.macaroon", nobody},
+
+		{wtclient + "AddTower", "to upload to a watchtower", guarded},
+		{wtclient + "DeactivateTower", "to leave one", guarded},
+		{wtclient + "ListTowers", "what was uploaded to which", guarded},
 
 		{walletKit + "ListUnspent", "coins for channels", gateway},
 		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway},
@@ -109,12 +120,15 @@ func rights() []Right {
 		{walletKit + "ListLeases", "what is kept already", gateway},
 		{walletKit + "NextAddr", "change addresses, and addresses for orders", gateway},
 		{walletKit + "FinalizePsbt", "to sign a funding transaction", gateway},
-		{walletKit + "PublishTransaction", "to publish it", gateway},
+		{walletKit + "PublishTransaction", "to publish it; justice transactions", gateway | tower},
 		{walletKit + "BumpFee", "to hurry it", gateway},
 		{walletKit + "EstimateFee", "what it should pay", gateway},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
 		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders", gateway},
 		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
+		{walletKit + "FundPsbt", "to fund a swap's output with leased coins", swaps},
+		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps},
+		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output is spent", swaps},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
@@ -136,12 +150,28 @@ func GatewayRightsTable() []Right { return rightsOf(gateway) }
 // WalletRightsTable is what the wallet's agent may do at the wallet's lnd.
 func WalletRightsTable() []Right { return rightsOf(wallet) }
 
+// TowerRightsTable is what a sluiced that runs nothing but the watchtower may do.
+func TowerRightsTable() []Right { return rightsOf(tower) }
+
+// TowerRights are the same as URIs.
+func TowerRights() []string { return uris(TowerRightsTable()) }
+
 // GatewayRights are sluiced's rights as URIs for `lncli bakemacaroon`: the
 // least that it works with.
 func GatewayRights() []string { return uris(GatewayRightsTable()) }
 
+// SwapsRightsTable is what sluiced needs besides while it offers swaps.
+func SwapsRightsTable() []Right { return rightsOf(swaps) }
+
+// GatewayAndSwapsRights are sluiced's rights while it offers swaps.
+func GatewayAndSwapsRights() []string { return append(GatewayRights(), uris(SwapsRightsTable())...) }
+
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }
+
+// WalletTowerRights are what the wallet's macaroon needs besides for the towers
+// commands.
+func WalletTowerRights() []string { return uris(rightsOf(guarded)) }
 
 // ClosingRights are what sluiced's macaroon needs besides to close channels
 // whose lease is over.

@@ -17,6 +17,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/verrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/wtclientrpc"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 )
@@ -34,6 +35,8 @@ func services() map[reflect.Type]grpc.ServiceDesc {
 		reflect.TypeFor[signrpc.SignerClient]():         signrpc.Signer_ServiceDesc,
 		reflect.TypeFor[peersrpc.PeersClient]():         peersrpc.Peers_ServiceDesc,
 		reflect.TypeFor[verrpc.VersionerClient]():       verrpc.Versioner_ServiceDesc,
+
+		reflect.TypeFor[wtclientrpc.WatchtowerClientClient](): wtclientrpc.WatchtowerClient_ServiceDesc,
 	}
 }
 
@@ -219,8 +222,8 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 			called[m] = true
 		}
 		for _, r := range rights() {
-			// What only some gateways want is not in every macaroon.
-			if r.who == nobody || r.who == closing {
+			// What only some want is not in every macaroon.
+			if r.who == nobody || r.who == closing || r.who == swaps || r.who == guarded {
 				delete(called, r.Method)
 			}
 		}
@@ -231,6 +234,21 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 		require.Greater(t, len(called), 8, "the test no longer finds the calls")
 		require.Equal(t, called, granted)
 	}
+}
+
+// A gateway with swaps has what they call besides, and no more.
+func TestRightsOfSwaps(t *testing.T) {
+	called := calledFrom(t, callsByMethod(t), "swaps/engine")
+	require.Greater(t, len(called), 15, "the test no longer finds the calls")
+	for _, r := range GatewayRightsTable() {
+		delete(called, r.Method)
+	}
+	granted := map[string]bool{}
+	for _, r := range SwapsRightsTable() {
+		granted[r.Method] = true
+	}
+	require.Equal(t, called, granted)
+	require.Len(t, GatewayAndSwapsRights(), len(GatewayRights())+len(granted))
 }
 
 func TestMacaroonsCannotSpendFreely(t *testing.T) {

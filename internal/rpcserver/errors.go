@@ -32,6 +32,8 @@ func Code(kind errkind.Kind) codes.Code {
 		return codes.Unauthenticated
 	case errkind.Denied:
 		return codes.PermissionDenied
+	case errkind.Unimplemented:
+		return codes.Unimplemented
 	case errkind.Internal:
 		return codes.Internal
 	}

@@ -8,6 +8,7 @@
 //	make bench NAME=lsps            LSPS requests of 1,000 clients, on both databases and over real peer connections
 //	make bench NAME=jit-mpp         payments of 10 parts, beside bare inserts of the rows that they make
 //	make bench NAME=vault           puts of backups on both databases, beside bare inserts
+//	make bench NAME=tower           a watchtower's uploads and its search, beside lnd's
 //
 // It promises that whatever is compared runs in one process run, arm by arm
 // interleaved, so that a busy machine slows both; ratios are what counts, and
@@ -41,6 +42,7 @@ type bench struct {
 	stored   int // memory
 	requests int // lsps: per database
 	sets     int // jit-mpp: payments per database
+	updates  int // tower
 	keep     bool
 	began    time.Time
 }
@@ -66,19 +68,27 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.stored, "stored", 10_000, "memory: payments in the database")
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
+	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
+	if flags.NArg() == 3 && flags.Arg(0) == towerChild {
+		if err := b.searchHere(ctx, flags.Arg(1), flags.Arg(2)); err != nil {
+			fmt.Fprintln(stderr, err)
+			return 1
+		}
+		return 0
+	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault,
+		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower,
 	}
 	do, known := benches[flags.Arg(0)]
-	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 {
+	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 {
 		flags.Usage()
 		return 2
 	}

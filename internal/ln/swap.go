@@ -1,0 +1,49 @@
+package ln
+
+import "time"
+
+// FundOutput asks the wallet for a transaction that pays one output, with
+// coins that it leases under LeaseID.
+type FundOutput struct {
+	Address   string
+	AmountSat Sat
+	FeeRate   FeeRateSatPerKW
+	MinConfs  int32
+	LeaseID   [32]byte
+	LeaseFor  time.Duration
+}
+
+// FundedPsbt is the wallet's answer, unsigned. ChangeIndex is -1 without change.
+type FundedPsbt struct {
+	Psbt        []byte
+	ChangeIndex int32
+}
+
+// ConfEvent is what the chain says of a transaction: that a block of this
+// height holds it, or that none does any more.
+type ConfEvent struct {
+	Reorged bool
+	Height  uint32
+	RawTx   []byte
+}
+
+// InvoicePayment asks the node to pay an invoice of somebody's.
+type InvoicePayment struct {
+	Bolt11       string
+	FeeLimitMsat Msat
+	// CltvLimit is the most blocks that the payment may be locked for.
+	CltvLimit uint32
+	LastHop   PubKey
+	Timeout   time.Duration
+	MaxParts  uint32
+}
+
+// SpendEvent is what the chain says of an output: which transaction in a block
+// spends it, or that none does any more.
+type SpendEvent struct {
+	Reorged bool
+	Height  uint32
+	RawTx   []byte
+	// InputIndex is the spending transaction's input.
+	InputIndex uint32
+}

@@ -1,0 +1,119 @@
+package lnd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc/chainrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// FundPsbt chooses and leases coins and builds the transaction. What an earlier
+// call leased under the same id stays leased: release that first.
+func (c *Client) FundPsbt(ctx context.Context, r ln.FundOutput) (ln.FundedPsbt, error) {
+	resp, err := c.wallet.FundPsbt(ctx, &walletrpc.FundPsbtRequest{
+		Template: &walletrpc.FundPsbtRequest_Raw{Raw: &walletrpc.TxTemplate{Outputs: map[string]uint64{r.Address: uint64(r.AmountSat)}}},
+		Fees:     &walletrpc.FundPsbtRequest_SatPerKw{SatPerKw: uint64(r.FeeRate)},
+		MinConfs: r.MinConfs, ChangeType: walletrpc.ChangeAddressType_CHANGE_ADDRESS_TYPE_P2TR,
+		CustomLockId: r.LeaseID[:], LockExpirationSeconds: uint64(r.LeaseFor / time.Second),
+	})
+	if err != nil {
+		return ln.FundedPsbt{}, mapError("fund a transaction", err)
+	}
+	return ln.FundedPsbt{Psbt: resp.FundedPsbt, ChangeIndex: resp.ChangeOutputIndex}, nil
+}
+
+// untilBuried hands on what lnd tells of the chain. lnd ends such a stream in
+// good order once no reorg can undo what it told: that is nil.
+func untilBuried[T any](what string, recv func() (T, error), handle func(T)) error {
+	for {
+		msg, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return mapError(what, err)
+		}
+		handle(msg)
+	}
+}
+
+// PayInvoice pays an invoice and waits for the node's terminal word. Any error
+// leaves the outcome open: only TrackPayment tells.
+func (c *Client) PayInvoice(ctx context.Context, r ln.InvoicePayment) (ln.Payment, error) {
+	limit, err := r.FeeLimitMsat.Int64()
+	if err != nil {
+		return ln.Payment{}, err
+	}
+	req := &routerrpc.SendPaymentRequest{
+		PaymentRequest: r.Bolt11, FeeLimitMsat: limit, CltvLimit: int32(r.CltvLimit), //nolint:gosec // blocks
+		TimeoutSeconds: int32(r.Timeout / time.Second), MaxParts: r.MaxParts, NoInflightUpdates: true, //nolint:gosec // seconds
+	}
+	if !r.LastHop.IsZero() {
+		req.LastHopPubkey = r.LastHop[:]
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.router.SendPaymentV2(ctx, req)
+	if err != nil {
+		return ln.Payment{}, mapError("pay an invoice", err)
+	}
+	for {
+		msg, err := stream.Recv()
+		if err != nil {
+			return ln.Payment{}, mapError("pay an invoice", err)
+		}
+		hash, err := ln.ParseHash(msg.PaymentHash)
+		if err != nil {
+			return ln.Payment{}, err
+		}
+		p, err := paymentFromRPC(hash, msg)
+		if err != nil || p.State == ln.PaymentSucceeded || p.State == ln.PaymentFailed {
+			return p, err
+		}
+	}
+}
+
+// WatchConf tells when a transaction with this output script is in a block, and
+// when it is no more; a zero id means any transaction that pays the script. nil
+// says that nothing more will be told.
+func (c *Client) WatchConf(ctx context.Context, id ln.TxID, script []byte, since uint32, handle func(ln.ConfEvent)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.chain.RegisterConfirmationsNtfn(ctx, &chainrpc.ConfRequest{Txid: id[:], Script: script, NumConfs: 1, HeightHint: since})
+	if err != nil {
+		return mapError("watch a transaction", err)
+	}
+	return untilBuried("confirmations", stream.Recv, func(ev *chainrpc.ConfEvent) {
+		if conf := ev.GetConf(); conf != nil {
+			handle(ln.ConfEvent{Height: conf.BlockHeight, RawTx: conf.RawTx})
+		} else {
+			handle(ln.ConfEvent{Reorged: true})
+		}
+	})
+}
+
+// WatchSpend tells which transaction in a block spends an output, and when none
+// does any more. nil says that nothing more will be told.
+func (c *Client) WatchSpend(ctx context.Context, op ln.Outpoint, script []byte, since uint32, handle func(ln.SpendEvent)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.chain.RegisterSpendNtfn(ctx, &chainrpc.SpendRequest{
+		Outpoint: &chainrpc.Outpoint{Hash: op.TxID[:], Index: op.Index}, Script: script, HeightHint: since,
+	})
+	if err != nil {
+		return mapError("watch an output", err)
+	}
+	return untilBuried("spends", stream.Recv, func(ev *chainrpc.SpendEvent) {
+		if spend := ev.GetSpend(); spend != nil {
+			handle(ln.SpendEvent{Height: spend.SpendingHeight, RawTx: spend.RawSpendingTx, InputIndex: spend.SpendingInputIndex})
+		} else {
+			handle(ln.SpendEvent{Reorged: true})
+		}
+	})
+}

@@ -1,0 +1,305 @@
+//go:build itest
+
+package itest
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/wire"
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+)
+
+// swapNet is the standard network with a sluiced that swaps and a stock loopd
+// beside the payer's lnd.
+type swapNet struct {
+	*devnet.Standard
+	t     *testing.T
+	s     *devnet.Sluiced
+	loopd *devnet.Loopd
+	op    *operator
+}
+
+func startSwaps(ctx context.Context, t *testing.T) *swapNet {
+	t.Helper()
+	// Most of the payer's channel is on its side, so that it can be paid out of.
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayAndSwapsRights(), devnet.SluicedConfig{
+		Settings: map[string]string{"swaps.enabled": "true", "swaps.max_sat": "5000000"},
+	})
+	require.NoError(t, err)
+	n := &swapNet{Standard: net, t: t, s: s, op: newOperator(t, s)}
+	n.op.reconcile(ctx)
+	n.loopd, err = net.StartLoopd(ctx, net.Payer, s.GRPC, s.TLSCert)
+	require.NoError(t, err)
+	return n
+}
+
+// mineUntil makes a block whenever nothing has happened for a moment, until the
+// client's newest swap is in the state.
+func (n *swapNet) mineUntil(ctx context.Context, state string) devnet.LoopSwap {
+	n.t.Helper()
+	var last devnet.LoopSwap
+	for blocks := 0; ; blocks++ {
+		require.Less(n.t, blocks, 60, "the swap is %s (%s), not %s", last.State, last.FailureReason, state)
+		wait, cancel := context.WithTimeout(ctx, 4*time.Second)
+		err := devnet.WaitFor(wait, "the swap to be "+state, func(ctx context.Context) (bool, error) {
+			list, err := n.loopd.Swaps(ctx)
+			if err != nil || len(list) == 0 {
+				return false, nil //nolint:nilerr // asked again until the time is up
+			}
+			last = list[0]
+			return last.State == state, nil
+		})
+		cancel()
+		if err == nil {
+			return last
+		}
+		require.NoError(n.t, ctx.Err())
+		require.NotEqual(n.t, "FAILED", last.State, last.FailureReason)
+		require.NoError(n.t, n.Mine(ctx, 1))
+	}
+}
+
+type balances struct{ onchain, channel int64 }
+
+func (n *swapNet) balances(ctx context.Context, node *devnet.Node) balances {
+	n.t.Helper()
+	wallet, err := node.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+	require.NoError(n.t, err)
+	channels, err := node.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+	require.NoError(n.t, err)
+	return balances{onchain: wallet.TotalBalance, channel: int64(channels.LocalBalance.Msat) / 1000}
+}
+
+// TestLoopOut: the unmodified loopd swaps out through sluiced: cooperative
+// sweep, and who has which sats at the end.
+func TestLoopOut(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	n := startSwaps(ctx, t)
+	const amount = 500_000
+	gatewayBefore, clientBefore := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+
+	text, err := n.loopd.Command(ctx, "quote", "out", strconv.Itoa(amount))
+	require.NoError(t, err)
+	t.Logf("quote: %s", text)
+	text, err = n.loopd.Command(ctx, "out", "--force", "--fast", "--amt", strconv.Itoa(amount))
+	require.NoError(t, err)
+	t.Logf("out: %s", text)
+
+	swap := n.mineUntil(ctx, "SUCCESS")
+	t.Logf("%+v", swap)
+	require.NoError(t, n.Mine(ctx, 6))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+
+	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	// The client paid amount and fee over Lightning, and got the amount less its
+	// own sweep. The gateway paid the amount and its transaction.
+	require.EqualValues(t, amount+swap.CostServer+swap.CostOffchain, clientBefore.channel-client.channel)
+	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
+	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
+	miner := gatewayBefore.onchain - gateway.onchain - amount
+	require.Positive(t, miner)
+	require.Less(t, miner, swap.CostServer)
+	require.Equal(t, "key", n.spendOf(ctx, swap), "the client swept with both signatures")
+	n.op.waitBalanced(ctx)
+}
+
+// TestLoopIn: the unmodified loopd swaps in through sluiced: the probe, a payment
+// once the output has its confirmations and not before, the client's key, and
+// a claim of the size of a key spend.
+func TestLoopIn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	n := startSwaps(ctx, t)
+	const amount = 500_000
+	gatewayBefore, clientBefore := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+
+	text, err := n.loopd.Command(ctx, "in", "--force", "--amt", strconv.Itoa(amount))
+	require.NoError(t, err)
+	t.Logf("in: %s", text)
+	locked, err := n.Miner().WaitMempool(ctx, 1)
+	require.NoError(t, err)
+	require.NoError(t, n.Mine(ctx, 1))
+	select {
+	case <-time.After(3 * time.Second):
+	case <-ctx.Done():
+	}
+	require.Equal(t, gatewayBefore.channel, n.balances(ctx, n.Gateway).channel, "one confirmation is not enough")
+	// sluiced comes back knowing what it waits for.
+	require.NoError(t, n.s.Kill())
+	require.NoError(t, n.s.Start(ctx))
+	require.NoError(t, n.Mine(ctx, 1))
+	claims, err := n.Miner().WaitMempool(ctx, 1)
+	require.NoError(t, err)
+	require.Len(t, claims, 1, "the gateway's claim")
+	claim, _, err := n.Miner().Tx(ctx, claims[0])
+	require.NoError(t, err)
+	require.Len(t, claim.TxIn, 1)
+	require.Len(t, claim.TxIn[0].Witness, 1, "a key spend")
+	swap := n.mineUntil(ctx, "SUCCESS")
+	t.Logf("%+v", swap)
+	require.NoError(t, n.Mine(ctx, 6))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+
+	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	require.EqualValues(t, amount-swap.CostServer, client.channel-clientBefore.channel)
+	require.EqualValues(t, amount-swap.CostServer, gatewayBefore.channel-gateway.channel)
+	// What loopd calls its cost is an estimate of this.
+	require.EqualValues(t, amount+n.feeOf(ctx, n.Payer, locked[0].String()), clientBefore.onchain-client.onchain)
+	require.Equal(t, claim.TxOut[0].Value, gateway.onchain-gatewayBefore.onchain)
+	require.Less(t, amount-claim.TxOut[0].Value, swap.CostServer)
+	n.op.waitBalanced(ctx)
+}
+
+// feeOf is what a transaction of a node's wallet paid.
+func (n *swapNet) feeOf(ctx context.Context, node *devnet.Node, txid string) int64 {
+	n.t.Helper()
+	txs, err := node.LN.GetTransactions(ctx, &lnrpc.GetTransactionsRequest{})
+	require.NoError(n.t, err)
+	for _, tx := range txs.Transactions {
+		if tx.TxHash == txid {
+			return tx.TotalFees
+		}
+	}
+	require.Fail(n.t, "the transaction is not in the wallet", txid)
+	return 0
+}
+
+// out begins a swap out and returns once its output confirmed and the client
+// has not acted on that yet: it wants more confirmations.
+func (n *swapNet) out(ctx context.Context, amount, confs int) devnet.LoopSwap {
+	n.t.Helper()
+	// Its connection to a sluiced that was away is tried again with pauses.
+	require.NoError(n.t, devnet.WaitFor(ctx, "the client to reach the gateway", func(ctx context.Context) (bool, error) {
+		_, err := n.loopd.Command(ctx, "quote", "out", strconv.Itoa(amount))
+		return err == nil, nil //nolint:nilerr // asked again
+	}))
+	_, err := n.loopd.Command(ctx, "out", "--force", "--fast", "--htlc_confs", strconv.Itoa(confs), "--amt", strconv.Itoa(amount))
+	require.NoError(n.t, err)
+	pending, err := n.Miner().WaitMempool(ctx, 1)
+	require.NoError(n.t, err)
+	require.Len(n.t, pending, 1, "the funding transaction")
+	require.NoError(n.t, n.Mine(ctx, 1))
+	list, err := n.loopd.Swaps(ctx)
+	require.NoError(n.t, err)
+	return list[0]
+}
+
+// TestSwapFaults: who has which sats when one side is away.
+func TestSwapFaults(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
+	defer cancel()
+	n := startSwaps(ctx, t)
+	const amount = 400_000
+
+	// The gateway is away while the client sweeps: it takes the output with the
+	// preimage, and sluiced finds that on the chain when it is back.
+	gatewayBefore, clientBefore := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	n.out(ctx, amount, 2)
+	require.NoError(t, n.s.Kill())
+	n.mineSwept(ctx)
+	require.NoError(t, n.s.Start(ctx))
+	require.NoError(t, n.Mine(ctx, 1))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	swap := n.mineUntil(ctx, "SUCCESS")
+	require.NoError(t, n.Mine(ctx, 6))
+	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	require.Equal(t, "success", n.spendOf(ctx, swap))
+	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
+	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
+
+	// A reorg takes the output's block away before the client has acted on it: the
+	// same transaction confirms again.
+	gatewayBefore, clientBefore = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	n.out(ctx, amount, 3)
+	require.NoError(t, n.Mine(ctx, 1))
+	_, err := n.Miner().Reorg(ctx, 2, 3)
+	require.NoError(t, err)
+	require.NoError(t, n.WaitSynced(ctx))
+	swap = n.mineUntil(ctx, "SUCCESS")
+	require.NoError(t, n.Mine(ctx, 6))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	gateway, client = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
+	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
+
+	// The client is gone for good once the output is published: the amount comes
+	// back to the gateway at the expiry, the held payment to the client, and the
+	// prepay pays for the transactions.
+	gatewayBefore, clientBefore = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	n.out(ctx, amount, 6)
+	require.NoError(t, n.loopd.Kill())
+	held, err := n.Payer.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+	require.NoError(t, err)
+	require.Empty(t, held.WaitingCloseChannels)
+	require.NoError(t, n.Mine(ctx, 100))
+	// sluiced dies between signing and burying the refund.
+	refund, err := n.Miner().WaitMempool(ctx, 1)
+	require.NoError(t, err)
+	require.Len(t, refund, 1)
+	require.NoError(t, n.s.Kill())
+	require.NoError(t, n.Mine(ctx, 1))
+	require.NoError(t, n.s.Start(ctx))
+	require.NoError(t, n.Mine(ctx, 6))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	gateway, client = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
+	prepay := clientBefore.channel - client.channel
+	require.Equal(t, prepay, gateway.channel-gatewayBefore.channel, "the client lost its prepay and nothing else")
+	miner := gatewayBefore.onchain - gateway.onchain
+	require.Positive(t, miner)
+	require.LessOrEqual(t, miner, prepay, "the prepay covers a no-show")
+	require.Equal(t, clientBefore.onchain, client.onchain)
+	n.op.waitBalanced(ctx)
+}
+
+// mineSwept makes blocks until the client's sweep confirmed.
+func (n *swapNet) mineSwept(ctx context.Context) {
+	n.t.Helper()
+	require.NoError(n.t, n.Mine(ctx, 1))
+	pending, err := n.Miner().WaitMempool(ctx, 1)
+	require.NoError(n.t, err)
+	require.Len(n.t, pending, 1, "the client's sweep")
+	require.NoError(n.t, n.Mine(ctx, 1))
+}
+
+// spendOf says how the contract's output was spent, by the size of the witness.
+func (n *swapNet) spendOf(ctx context.Context, swap devnet.LoopSwap) string {
+	n.t.Helper()
+	txs, err := n.Payer.LN.GetTransactions(ctx, &lnrpc.GetTransactionsRequest{})
+	require.NoError(n.t, err)
+	for _, tx := range txs.Transactions {
+		if tx.Amount != swap.Amount-swap.CostOnchain {
+			continue
+		}
+		raw := decodeTx(n.t, tx.RawTxHex)
+		switch len(raw.TxIn[0].Witness) {
+		case 1:
+			return "key"
+		case 3:
+			return "timeout"
+		case 4:
+			return "success"
+		}
+	}
+	require.Fail(n.t, "the client's sweep is not in its wallet")
+	return ""
+}
+
+func decodeTx(t *testing.T, text string) *wire.MsgTx {
+	t.Helper()
+	raw, err := hex.DecodeString(text)
+	require.NoError(t, err)
+	tx := &wire.MsgTx{}
+	require.NoError(t, tx.Deserialize(bytes.NewReader(raw)))
+	return tx
+}

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps/quote"
+)
+
+// Config is how the gateway swaps.
+type Config struct {
+	// Network is "mainnet", "testnet", "signet" or "regtest".
+	Network string
+	Self    ln.PubKey
+
+	MinSat, MaxSat             ln.Sat
+	MinCltvDelta, MaxCltvDelta uint32
+	Price                      quote.Policy
+	// FirmFor is how long a quote holds; StaleAfter how old an estimate may be
+	// that a quote is made from.
+	FirmFor, StaleAfter time.Duration
+	// SoonTarget, LaterTarget and RefundTarget are confirmation targets in blocks.
+	SoonTarget, LaterTarget, RefundTarget int32
+	Floor, Ceiling                        ln.FeeRateSatPerKW
+	// TolerancePercent of the miner share in the fee is the most that a funding
+	// transaction may pay.
+	TolerancePercent uint64
+	// SoonWithin: a publication deadline that is nearer asks for a soon one.
+	SoonWithin time.Duration
+	// AcceptGrace is how long after the publication deadline the payments may
+	// still arrive.
+	AcceptGrace   time.Duration
+	InvoiceExpiry time.Duration
+
+	ReserveSat ln.Sat
+	// MaxOpenSat caps what all swaps that are not over may lock; MaxUnpaid how
+	// many may wait for their payments.
+	MaxOpenSat ln.Sat
+	MaxUnpaid  int
+
+	In InConfig
+
+	MarginBlocks     uint32
+	HoldExpiryDelta  uint32
+	MinPublishBlocks uint32
+	BuriedConfs      uint32
+	BumpAfterBlocks  uint32
+}
+
+// InConfig is how the gateway swaps in.
+type InConfig struct {
+	MinSat, MaxSat ln.Sat
+	Price          quote.InPolicy
+	// ExpiryDelta is how long the client's output is ours alone, in blocks.
+	ExpiryDelta uint32
+	// PayMarginBlocks lie between the end of our payment and the expiry.
+	PayMarginBlocks uint32
+	// Confs are those that an output needs, by its amount: the first whose UpToSat
+	// is not exceeded, and DeepConfs beyond all.
+	Confs []ConfsUpTo
+	// MaxExposedSat caps what is paid for outputs with fewer than DeepConfs.
+	MaxExposedSat ln.Sat
+	DeepConfs     uint32
+	MaxProbes     int
+	ProbeFor      time.Duration
+	KeyFor        time.Duration
+	MaxAttempts   int
+	MaxParts      uint32
+}
+
+// ConfsUpTo is one step of the confirmation policy.
+type ConfsUpTo struct {
+	UpToSat ln.Sat
+	Confs   uint32
+}
+
+// confs is what an amount needs; never less than one.
+func (c InConfig) confs(amount ln.Sat) uint32 {
+	for _, step := range c.Confs {
+		if amount <= step.UpToSat {
+			return max(step.Confs, 1)
+		}
+	}
+	return c.DeepConfs
+}
+
+// keyFamily and keyIndex locate the private key in lnd's seed that all swaps'
+// keys are made from. They never change: a seed and a hash recover a key.
+const (
+	keyFamily = 21_325
+	keyIndex  = 0
+)
+
+// Defaults are for a small gateway on mainnet.
+func Defaults() Config {
+	return Config{
+		MinSat: 250_000, MaxSat: 10_000_000, MinCltvDelta: 100, MaxCltvDelta: 400,
+		Price:   quote.Policy{BaseSat: 500, PPM: 2_000, FundingWU: 900, StressPercent: 400, MinPrepaySat: 1_000},
+		FirmFor: 10 * time.Minute, StaleAfter: 10 * time.Minute,
+		SoonTarget: 6, LaterTarget: 36, RefundTarget: 3, Floor: ln.MinFeeRate, Ceiling: 50_000, TolerancePercent: 300,
+		SoonWithin: 5 * time.Minute, AcceptGrace: 10 * time.Minute, InvoiceExpiry: 2 * time.Hour,
+		ReserveSat: 100_000, MaxOpenSat: 50_000_000, MaxUnpaid: 50,
+		In: InConfig{
+			MinSat: 250_000, MaxSat: 10_000_000,
+			Price:       quote.InPolicy{BaseSat: 300, PPM: 1_000, RoutingBaseSat: 10, RoutingPPM: 2_000},
+			ExpiryDelta: 1_000, PayMarginBlocks: 100,
+			Confs:         []ConfsUpTo{{500_000, 2}, {2_000_000, 3}},
+			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
+		},
+		MarginBlocks: 60, HoldExpiryDelta: 18, MinPublishBlocks: 30, BuriedConfs: 6, BumpAfterBlocks: 3,
+	}
+}
+
+// stockNoReveal is how many blocks before the expiry a stock client no longer
+// reveals its preimage (loop v0.34).
+const stockNoReveal = 20
+
+// Validate names the first setting that cannot be.
+func (c Config) Validate() error {
+	for _, p := range []struct {
+		name string
+		ok   bool
+	}{
+		{"network", c.Network != ""},
+		{"min_sat (at least 1,000 sat: less than its refund costs is no swap)", c.MinSat >= 1_000},
+		{"max_sat (at least min_sat)", c.MaxSat >= c.MinSat},
+		{"min_cltv_delta (more than min_publish_blocks)", c.MinCltvDelta > c.MinPublishBlocks},
+		{"max_cltv_delta (min_cltv_delta to 1,000: payers' nodes lock for at most 2,016 blocks)", c.MaxCltvDelta >= c.MinCltvDelta && c.MaxCltvDelta <= 1_000},
+		{"min_publish_blocks (more than the 20 blocks in which a stock client no longer reveals)", c.MinPublishBlocks > stockNoReveal},
+		{"margin_blocks (at least 20: a refund must be final in them)", c.MarginBlocks >= 20},
+		{"firm_for", c.FirmFor > 0},
+		{"fee_stale_after", c.StaleAfter > 0},
+		{"fee_floor_sat_per_kw (at least 253)", c.Floor >= ln.MinFeeRate},
+		{"fee_ceiling_sat_per_kw (at least the floor)", c.Ceiling >= c.Floor},
+		{"fee_tolerance_percent (at least 100)", c.TolerancePercent >= 100},
+		{"accept_grace", c.AcceptGrace > 0},
+		{"invoice_expiry (at least an hour: as long as a stock client may try to pay)", c.InvoiceExpiry >= time.Hour},
+		{"max_open_sat (at least max_sat)", c.MaxOpenSat >= c.MaxSat},
+		{"max_unpaid", c.MaxUnpaid > 0},
+		{"in_min_sat (at least 1,000 sat)", c.In.MinSat >= 1_000},
+		{"in_max_sat (at least in_min_sat)", c.In.MaxSat >= c.In.MinSat},
+		{"in_expiry_delta (in_pay_margin_blocks and 150 more, up to 1,400: stock clients take 100 to 1,500)", c.In.ExpiryDelta >= c.In.PayMarginBlocks+150 && c.In.ExpiryDelta <= 1_400},
+		{"in_pay_margin_blocks (at least 40: a payment of ours must be resolved in them)", c.In.PayMarginBlocks >= 40},
+		{"deep confirmations (at least 6)", c.In.DeepConfs >= 6},
+		{"buried_confs", c.BuriedConfs > 0},
+	} {
+		if !p.ok {
+			return fmt.Errorf("swaps configuration: %s is missing or out of range", p.name)
+		}
+	}
+	if _, err := c.Price.Out(c.MaxSat, c.Ceiling); err != nil {
+		return fmt.Errorf("swaps configuration: prices: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,401 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/btcsuite/btcd/blockchain"
+	"github.com/btcsuite/btcd/btcutil"
+	"github.com/btcsuite/btcd/btcutil/psbt"
+	"github.com/btcsuite/btcd/wire"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+	"github.com/sluice-lsp/sluice/swaps/out"
+)
+
+// leaseFor is longer than any contract lives: a transaction that the network
+// dropped must find its coins again.
+const leaseFor = 30 * 24 * time.Hour
+
+// payFor bounds one attempt to pay a client; what is in flight then goes on.
+const payFor = time.Minute
+
+// prepayCltvDelta holds the prepay for as long as the swap payment may take.
+const prepayCltvDelta = 144
+
+func (e *Engine) executeOut(ctx context.Context, t fsm.Task[out.Effect]) ([]out.Event, error) {
+	switch f := t.Effect.(type) {
+	case out.MakeInvoices:
+		return e.makeInvoices(ctx, f.Plan)
+	case out.WatchInvoices:
+		e.watchInvoice(t.ID, out.LegSwap, f.Hash)
+		e.watchInvoice(t.ID, out.LegPrepay, f.Prepay)
+		return nil, nil
+	case out.FundHtlc:
+		return e.fundHtlc(ctx, f.Plan)
+	case out.SettlePrepay:
+		return e.settlePrepay(ctx, f)
+	case out.PublishHtlc:
+		err := e.node.Chain.Publish(ctx, f.Raw, f.Label)
+		if errors.Is(err, ln.ErrUnavailable) {
+			return nil, err
+		}
+		if err != nil {
+			e.log.Warn("the network does not take a swap's transaction; the next block tries again", zap.String("swap", t.ID), zap.Error(err))
+			return []out.Event{out.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil
+		}
+		return []out.Event{out.HtlcPublished{Moment: e.moment()}}, nil
+	case out.WatchHtlc:
+		return nil, e.watchHtlc(t.ID, f)
+	case out.BumpHtlc:
+		return nil, e.bumpHtlc(ctx, t.ID, f)
+	case out.SettleSwap:
+		return e.settleSwap(ctx, f)
+	case out.SignRefund:
+		return e.signRefund(ctx, t.ID, f)
+	case out.PublishRefund:
+		err := e.node.Chain.Publish(ctx, f.Raw, f.Label)
+		if errors.Is(err, ln.ErrUnavailable) {
+			return nil, err
+		}
+		if err != nil {
+			e.log.Warn("the network does not take a swap's refund; the next block tries again", zap.String("swap", t.ID), zap.Error(err))
+		}
+		return nil, nil
+	case out.CancelInvoices:
+		return e.cancelInvoices(ctx, f)
+	case out.ReleaseCoins:
+		return nil, e.releaseCoins(ctx, f.LeaseID)
+	case out.Alarm:
+		e.log.Error("a swap needs a person", zap.String("swap", t.ID), zap.String("reason", f.Text))
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("the swap machine asks for %q, which this version does not know", t.Effect.EffectName())
+	}
+}
+
+func memo(id string, leg out.Leg) string { return "sluice swap out " + id[:16] + " " + string(leg) }
+
+// makeInvoices adds both hold invoices or finds those that an earlier attempt
+// added: the memo names the swap, so that another invoice of the same hash is
+// not mistaken for it.
+func (e *Engine) makeInvoices(ctx context.Context, p out.Plan) ([]out.Event, error) {
+	refused := func(err error) ([]out.Event, error) {
+		return []out.Event{out.InvoicesRefused{Moment: e.moment(), Text: err.Error()}}, nil
+	}
+	invoices := out.Invoices{}
+	for _, leg := range []struct {
+		leg    out.Leg
+		hash   ln.Hash
+		amount ln.Sat
+		cltv   uint32
+		text   *string
+	}{
+		{out.LegSwap, p.Terms.Hash, p.SwapInvoiceSat(), p.FinalCltvDelta, &invoices.SwapInvoice},
+		{out.LegPrepay, p.PrepayHash(), p.PrepaySat, prepayCltvDelta, &invoices.PrepayInvoice},
+	} {
+		amount, err := leg.amount.Msat()
+		if err != nil {
+			return refused(err)
+		}
+		request := ln.HoldInvoiceRequest{
+			Hash: leg.hash, AmountMsat: amount, Memo: memo(p.ID(), leg.leg), Expiry: p.InvoiceExpiry, FinalCltvDelta: leg.cltv,
+		}
+		_, err = e.node.Invoices.AddHoldInvoice(ctx, request)
+		if errors.Is(err, ln.ErrUnavailable) {
+			return nil, err
+		}
+		if err != nil && !errors.Is(err, ln.ErrExists) {
+			return refused(err)
+		}
+		inv, err := e.node.Invoices.LookupInvoice(ctx, leg.hash)
+		if err != nil {
+			return nil, err
+		}
+		if inv.AmountMsat != amount || inv.Memo != request.Memo || inv.State != ln.InvoiceOpen {
+			return refused(errors.New("the node has another invoice of this hash"))
+		}
+		*leg.text = inv.Bolt11
+		if leg.leg == out.LegSwap {
+			invoices.PaymentAddr = inv.PaymentAddr
+		}
+	}
+	return []out.Event{out.InvoicesMade{Moment: e.moment(), Invoices: invoices}}, nil
+}
+
+// fundHtlc has the wallet build and sign the transaction. Nobody has seen an
+// earlier attempt's: had it been stored, this effect would be done.
+func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) {
+	refused := func(format string, args ...any) ([]out.Event, error) {
+		return []out.Event{out.FundingRefused{Moment: e.moment(), Text: fmt.Sprintf(format, args...)}}, e.releaseCoins(ctx, p.LeaseID())
+	}
+	inst, err := e.outs.Get(ctx, p.ID())
+	if err != nil {
+		return nil, err
+	}
+	if _, wanted := inst.State.(out.Funding); !wanted {
+		return nil, nil
+	}
+	// A prepay that is settled says that a transaction was stored once: the
+	// database is an older copy of itself, and another one must not be made.
+	prepay, err := e.node.Invoices.LookupInvoice(ctx, p.PrepayHash())
+	if err != nil {
+		return nil, err
+	}
+	if prepay.State != ln.InvoiceAccepted {
+		return refused("the node does not hold the prepay")
+	}
+	if err := e.releaseCoins(ctx, p.LeaseID()); err != nil {
+		return nil, err
+	}
+	contract, err := htlc.New(p.Terms)
+	if err != nil {
+		return refused("the contract: %v", err)
+	}
+	address, err := contract.Address(e.opt.Params)
+	if err != nil {
+		return refused("%v", err)
+	}
+	rates, err := e.window().Latest(e.opt.Now(), e.cfg.StaleAfter)
+	if err != nil {
+		return refused("%v", err)
+	}
+	rate := rates.Of(p.Later)
+	funded, err := e.node.Wallet.FundPsbt(ctx, ln.FundOutput{
+		Address: address, AmountSat: p.AmountSat, FeeRate: rate, MinConfs: 1, LeaseID: p.LeaseID(), LeaseFor: leaseFor,
+	})
+	if errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	if err != nil {
+		return refused("%v", err)
+	}
+	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded.Psbt)
+	if errors.Is(err, ln.ErrUnavailable) {
+		return nil, err
+	}
+	if err != nil {
+		return refused("%v", err)
+	}
+	tx, err := readFunding(funded, signed, contract.PkScript, p.AmountSat)
+	if err != nil {
+		return refused("%v", err)
+	}
+	if tx.MinerSat > p.MaxMinerSat {
+		return refused("the transaction would pay %s, more than the %s that the swap's fee bears", tx.MinerSat, p.MaxMinerSat)
+	}
+	tx.Rate = rate
+	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, nil
+}
+
+// readFunding reads what the wallet signed, and believes nothing about it that
+// it does not show: exactly one output pays the contract, exactly the amount.
+func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (out.Tx, error) {
+	packet, err := psbt.NewFromRawBytes(bytes.NewReader(funded.Psbt), false)
+	if err != nil {
+		return out.Tx{}, fmt.Errorf("the wallet's PSBT cannot be read: %w", err)
+	}
+	var msg wire.MsgTx
+	if err := msg.Deserialize(bytes.NewReader(signed)); err != nil {
+		return out.Tx{}, fmt.Errorf("the wallet's transaction cannot be read: %w", err)
+	}
+	id := ln.TxID(msg.TxHash())
+	if id != ln.TxID(packet.UnsignedTx.TxHash()) {
+		return out.Tx{}, errors.New("the wallet signed another transaction than it built")
+	}
+	tx := out.Tx{Raw: signed, WeightWU: uint64(blockchain.GetTransactionWeight(btcutil.NewTx(&msg)))} //nolint:gosec // a weight
+	var in, paid int64
+	for i, input := range packet.Inputs {
+		if input.WitnessUtxo == nil {
+			return out.Tx{}, errors.New("the wallet would spend an output that is not SegWit")
+		}
+		in += input.WitnessUtxo.Value
+		prev := packet.UnsignedTx.TxIn[i].PreviousOutPoint
+		tx.Inputs = append(tx.Inputs, ln.Outpoint{TxID: ln.TxID(prev.Hash), Index: prev.Index})
+	}
+	found := 0
+	for i, o := range msg.TxOut {
+		paid += o.Value
+		op := ln.Outpoint{TxID: id, Index: uint32(i)} //nolint:gosec // an index
+		switch {
+		case bytes.Equal(o.PkScript, script) && ln.Sat(o.Value) == amount: //nolint:gosec // not negative in a transaction
+			tx.Outpoint = op
+			found++
+		case bytes.Equal(o.PkScript, script):
+			found = 2
+		case int32(i) == funded.ChangeIndex: //nolint:gosec // an index
+			tx.ChangeOutpoint, tx.ChangeSat = op, ln.Sat(o.Value) //nolint:gosec // not negative
+		}
+	}
+	if found != 1 || in < paid {
+		return out.Tx{}, errors.New("the wallet's transaction does not pay the contract once and exactly")
+	}
+	tx.MinerSat = ln.Sat(in - paid)
+	return tx, nil
+}
+
+// releaseCoins gives back every coin leased under the id.
+func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
+	leases, err := e.node.Wallet.ListLeases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.ID != id {
+			continue
+		}
+		if err := e.node.Wallet.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settlePrepay takes the prepay only while the swap payment is held: from here
+// on the output is published.
+func (e *Engine) settlePrepay(ctx context.Context, f out.SettlePrepay) ([]out.Event, error) {
+	lost := func(text string) ([]out.Event, error) {
+		return []out.Event{out.PrepayLost{Moment: e.moment(), Text: text}}, nil
+	}
+	swap, err := e.node.Invoices.LookupInvoice(ctx, f.Swap)
+	if err != nil {
+		return nil, err
+	}
+	if swap.State != ln.InvoiceAccepted {
+		return lost("the node no longer holds the swap payment")
+	}
+	err = e.node.Invoices.SettleInvoice(ctx, f.Preimage.Preimage())
+	if err == nil {
+		return []out.Event{out.PrepaySettled{Moment: e.moment()}}, nil
+	}
+	if errors.Is(err, ln.ErrInvoiceClosed) {
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Hash)
+		if lookErr == nil && inv.State == ln.InvoiceCanceled {
+			return lost("the node no longer holds it")
+		}
+	}
+	return nil, err
+}
+
+func (e *Engine) settleSwap(ctx context.Context, f out.SettleSwap) ([]out.Event, error) {
+	err := e.node.Invoices.SettleInvoice(ctx, f.Preimage.Preimage())
+	if err == nil {
+		return []out.Event{out.SwapSettled{Moment: e.moment()}}, nil
+	}
+	if errors.Is(err, ln.ErrInvoiceClosed) {
+		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Preimage.Preimage().Hash())
+		if lookErr == nil && inv.State == ln.InvoiceCanceled {
+			return []out.Event{out.SwapUnsettled{Moment: e.moment()}}, nil
+		}
+	}
+	return nil, err
+}
+
+// cancelInvoices gives payments back. Before any output is published both are,
+// unless lnd knows better: a settled prepay beside a held payment says that the
+// output exists, and that the database is an older copy of itself.
+func (e *Engine) cancelInvoices(ctx context.Context, f out.CancelInvoices) ([]out.Event, error) {
+	if f.Prepay != nil {
+		published, err := e.mayBePublished(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		if published {
+			return nil, errors.New("the prepay is settled, so the output may be public: the payment is not given back. Is the database an older copy?")
+		}
+	}
+	hashes := []ln.Hash{f.Swap}
+	if f.Prepay != nil {
+		hashes = append(hashes, *f.Prepay)
+	}
+	for _, hash := range hashes {
+		err := e.node.Invoices.CancelInvoice(ctx, hash)
+		// One that is settled (a prepay) or was never made has nothing to give back.
+		if err != nil && !errors.Is(err, ln.ErrNotFound) && !errors.Is(err, ln.ErrInvoiceClosed) {
+			return nil, err
+		}
+	}
+	return []out.Event{out.InvoicesCancelled{Moment: e.moment()}}, nil
+}
+
+func (e *Engine) mayBePublished(ctx context.Context, f out.CancelInvoices) (bool, error) {
+	state := func(hash ln.Hash) (ln.InvoiceState, error) {
+		inv, err := e.node.Invoices.LookupInvoice(ctx, hash)
+		if errors.Is(err, ln.ErrNotFound) {
+			return ln.InvoiceCanceled, nil
+		}
+		return inv.State, err
+	}
+	prepay, err := state(*f.Prepay)
+	if err != nil || prepay != ln.InvoiceSettled {
+		return false, err
+	}
+	swap, err := state(f.Swap)
+	return swap == ln.InvoiceAccepted, err
+}
+
+// signRefund signs, unless the client came first meanwhile: the machine would
+// drop the result, but a signature that does not exist cannot leak.
+func (e *Engine) signRefund(ctx context.Context, id string, f out.SignRefund) ([]out.Event, error) {
+	inst, err := e.outs.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	live, ok := out.LiveOf(inst.State)
+	if !ok || live.Preimage != nil || live.Spent != "" {
+		return nil, nil
+	}
+	contract, err := htlc.New(f.Terms)
+	if err != nil {
+		return nil, err
+	}
+	key, err := e.outKey(ctx, f.Terms.Hash)
+	if err != nil {
+		return nil, err
+	}
+	script, err := e.ownScript(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, fee, err := contract.Refund(key, f.Outpoint, f.AmountSat, script, f.Rate)
+	if err != nil {
+		return []out.Event{out.RefundRefused{Moment: e.moment(), Text: err.Error()}}, nil //nolint:nilerr // the machine is told
+	}
+	return []out.Event{out.RefundSigned{Moment: e.moment(), Refund: out.Refund{Raw: raw, Rate: f.Rate, FeeSat: fee}}}, nil
+}
+
+// bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the
+// rate. lnd prices the child alone.
+func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error {
+	const childWU, dust = 450, 330
+	want, err := min(f.PackageRate, e.cfg.Ceiling).Fee(f.Tx.WeightWU + childWU)
+	if err != nil || want <= f.Tx.MinerSat || f.Tx.ChangeSat <= dust {
+		return err
+	}
+	vbytes := uint64(childWU+3) / 4
+	rate := (uint64(want-f.Tx.MinerSat) + vbytes - 1) / vbytes
+	rate = min(rate, uint64(f.Tx.ChangeSat-dust)/(vbytes+2))
+	if rate == 0 {
+		return nil
+	}
+	// lnd's sweeper wants a budget that leaves the rate room to rise.
+	budget := min(f.Tx.ChangeSat-dust, ln.Sat(2*rate*vbytes))
+	err = e.node.Chain.BumpFee(ctx, f.Tx.ChangeOutpoint, rate, budget)
+	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
+		e.log.Warn("lnd would not bump a swap's transaction", zap.String("swap", id), zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+func secretOf(p ln.Preimage) *swaps.Secret {
+	s := swaps.NewSecret(p)
+	return &s
+}

@@ -1,0 +1,167 @@
+package in
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// Event is one of the events below.
+type Event interface{ EventName() string }
+
+// The events.
+type (
+	// Start begins the swap.
+	Start struct{ swaps.Moment }
+	// ProbePassed and ProbeFailed answer Probe.
+	ProbePassed struct{ swaps.Moment }
+	ProbeFailed struct {
+		swaps.Moment
+		Text string `json:"text"`
+	}
+	// OutputFound: a transaction in a block pays the contract. Count are its
+	// outputs that do; the others describe the first.
+	OutputFound struct {
+		swaps.Moment
+		Outpoint        ln.Outpoint `json:"outpoint"`
+		ValueSat        ln.Sat      `json:"value_sat"`
+		Count           int         `json:"count"`
+		ConfirmedHeight uint32      `json:"confirmed_height"`
+	}
+	// OutputReorged: no block holds it any more.
+	OutputReorged struct{ swaps.Moment }
+	// NewBlock carries the tip, what the chain asks now, and how much more may be
+	// exposed to a short reorg.
+	NewBlock struct {
+		swaps.Moment
+		TargetRate ln.FeeRateSatPerKW `json:"target_rate_sat_per_kw,omitempty"`
+		FreeSat    ln.Sat             `json:"free_sat,omitempty"`
+	}
+	// PaymentSucceeded, PaymentFailed (terminal, nothing in flight),
+	// PaymentCutOff (nobody knows) and PaymentNotSent answer Pay and TrackPayment.
+	PaymentSucceeded struct {
+		swaps.Moment
+		Preimage swaps.Secret `json:"preimage"`
+		FeeMsat  ln.Msat      `json:"fee_msat,omitempty"`
+	}
+	PaymentFailed struct {
+		swaps.Moment
+		Text string `json:"text"`
+	}
+	PaymentCutOff struct {
+		swaps.Moment
+		Text string `json:"text"`
+	}
+	PaymentNotSent struct {
+		swaps.Moment
+		Text string `json:"text"`
+	}
+	// KeyPushed: the client gave its internal private key, which was checked.
+	KeyPushed struct {
+		swaps.Moment
+		Key swaps.Secret `json:"key"`
+	}
+	// ClaimSigned and ClaimRefused answer SignClaim.
+	ClaimSigned struct {
+		swaps.Moment
+		Claim Claim `json:"claim"`
+	}
+	ClaimRefused struct {
+		swaps.Moment
+		Text string `json:"text"`
+	}
+	// OutputSpent, SpendReorged: the client's output in the best chain.
+	OutputSpent struct {
+		swaps.Moment
+		How         htlc.Spend `json:"how"`
+		SpentHeight uint32     `json:"spent_height"`
+		FeeSat      ln.Sat     `json:"fee_sat,omitempty"`
+	}
+	SpendReorged struct{ swaps.Moment }
+	// Tick is the time-out of the probe, and of waiting for the client's key.
+	Tick struct{ swaps.Moment }
+)
+
+// EventName is the stable text under which the event is stored.
+func (Start) EventName() string            { return "start" }
+func (ProbePassed) EventName() string      { return "probe_passed" }
+func (ProbeFailed) EventName() string      { return "probe_failed" }
+func (OutputFound) EventName() string      { return "output_found" }
+func (OutputReorged) EventName() string    { return "output_reorged" }
+func (NewBlock) EventName() string         { return "new_block" }
+func (PaymentSucceeded) EventName() string { return "payment_succeeded" }
+func (PaymentFailed) EventName() string    { return "payment_failed" }
+func (PaymentCutOff) EventName() string    { return "payment_cut_off" }
+func (PaymentNotSent) EventName() string   { return "payment_not_sent" }
+func (KeyPushed) EventName() string        { return "key_pushed" }
+func (ClaimSigned) EventName() string      { return "claim_signed" }
+func (ClaimRefused) EventName() string     { return "claim_refused" }
+func (OutputSpent) EventName() string      { return "output_spent" }
+func (SpendReorged) EventName() string     { return "spend_reorged" }
+func (Tick) EventName() string             { return "tick" }
+
+// Effect is something to do once the state that asks for it is stored. Every
+// effect may run more than once; each says what makes that harmless.
+type Effect interface{ EffectName() string }
+
+// The effects.
+type (
+	// Probe pays the probe invoice, which the client gives back: ProbePassed or
+	// ProbeFailed. One that was sent already is only asked about.
+	Probe struct {
+		Plan Plan `json:"plan"`
+	}
+	// WatchOutput follows the contract's script, once per process: OutputFound,
+	// OutputReorged.
+	WatchOutput struct {
+		Terms       htlc.Terms `json:"terms"`
+		SinceHeight uint32     `json:"since_height"`
+	}
+	// Pay pays the client's invoice, unless the node knows of a payment for its
+	// hash already: PaymentSucceeded, PaymentFailed, PaymentCutOff or
+	// PaymentNotSent.
+	Pay struct {
+		Plan    Plan `json:"plan"`
+		Attempt int  `json:"attempt"`
+	}
+	// TrackPayment waits for the node's terminal word.
+	TrackPayment struct {
+		Hash ln.Hash `json:"hash"`
+	}
+	// SignClaim signs a spend, by the key path with the client's key and by the
+	// success leaf without: ClaimSigned or ClaimRefused. It publishes nothing.
+	SignClaim struct {
+		Terms     htlc.Terms         `json:"terms"`
+		AmountSat ln.Sat             `json:"amount_sat"`
+		Outpoint  ln.Outpoint        `json:"outpoint"`
+		Preimage  swaps.Secret       `json:"preimage"`
+		ClientKey swaps.Secret       `json:"client_key,omitzero"`
+		Rate      ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
+	}
+	// PublishClaim hands the claim to the node.
+	PublishClaim struct {
+		Raw   []byte `json:"raw"`
+		Label string `json:"label"`
+	}
+	// WatchSpend follows the output, once per process: OutputSpent, SpendReorged.
+	WatchSpend struct {
+		Terms       htlc.Terms  `json:"terms"`
+		AmountSat   ln.Sat      `json:"amount_sat"`
+		Outpoint    ln.Outpoint `json:"outpoint"`
+		SinceHeight uint32      `json:"since_height"`
+	}
+	// Alarm tells the operator.
+	Alarm struct {
+		Text string `json:"text"`
+	}
+)
+
+// EffectName is the stable text under which the effect is stored.
+func (Probe) EffectName() string        { return "probe" }
+func (WatchOutput) EffectName() string  { return "watch_output" }
+func (Pay) EffectName() string          { return "pay" }
+func (TrackPayment) EffectName() string { return "track_payment" }
+func (SignClaim) EffectName() string    { return "sign_claim" }
+func (PublishClaim) EffectName() string { return "publish_claim" }
+func (WatchSpend) EffectName() string   { return "watch_spend" }
+func (Alarm) EffectName() string        { return "alarm" }

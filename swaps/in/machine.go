@@ -1,0 +1,37 @@
+package in
+
+import (
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+)
+
+// Name is the machine's name in the database.
+const Name = "swaps/in"
+
+// Machine is the state machine of one swap in.
+func Machine() fsm.Machine[State, Event, Effect] {
+	return fsm.Machine[State, Event, Effect]{
+		Name:     Name,
+		Step:     Step,
+		States:   []State{Probing{}, Waiting{}, Paying{}, Paid{}, Claiming{}, Claimed{}, Failed{}, Lost{}},
+		Events:   []Event{Start{}, ProbePassed{}, ProbeFailed{}, OutputFound{}, OutputReorged{}, NewBlock{}, PaymentSucceeded{}, PaymentFailed{}, PaymentCutOff{}, PaymentNotSent{}, KeyPushed{}, ClaimSigned{}, ClaimRefused{}, OutputSpent{}, SpendReorged{}, Tick{}},
+		Effects:  []Effect{Probe{}, WatchOutput{}, Pay{}, TrackPayment{}, SignClaim{}, PublishClaim{}, WatchSpend{}, Alarm{}},
+		Terminal: Final,
+		Deadline: deadline,
+		Edges:    edges(),
+	}
+}
+
+func deadline(s State) (time.Time, Event, bool) {
+	var due time.Time
+	switch s := s.(type) {
+	case Probing:
+		due = s.ProbeBy
+	case Paid:
+		due = s.KeyBy
+	}
+	t := Tick{}
+	t.At = due
+	return due, t, !due.IsZero()
+}

@@ -1,0 +1,235 @@
+package in
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+func testStart() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+
+func testPlan() Plan {
+	return Plan{
+		Terms:     htlc.Terms{Hash: ln.Preimage{1}.Hash(), ExpiryHeight: 1000, Sender: ln.PubKey{2, 1}, Receiver: ln.PubKey{2, 2}},
+		AmountSat: 500_000, Invoice: "lnbc1", InvoiceMsat: 498_000_000, Probe: "lnbc2", MaxRoutingMsat: 1_000_000,
+		ProbeBy: testStart().Add(time.Minute), Confs: 2, DeepConfs: 6, PayMarginBlocks: 100, MinCltvBlocks: 40, MaxAttempts: 2,
+		KeyFor: time.Minute, BeginHeight: 100,
+	}
+}
+
+func moment(height uint32) swaps.Moment { return swaps.Moment{At: testStart(), Height: height} }
+
+func outpoint() ln.Outpoint { return ln.Outpoint{TxID: ln.TxID{7}, Index: 1} }
+
+func testEvents(State) []Event {
+	m := moment(101)
+	late := swaps.Moment{At: testStart().Add(time.Hour), Height: 101}
+	preimage := swaps.NewSecret(ln.Preimage{1})
+	return []Event{
+		Start{m},
+		ProbePassed{m},
+		ProbeFailed{m, "no route"},
+		Tick{m},
+		Tick{late},
+		OutputFound{m, outpoint(), 500_000, 1, 101},
+		OutputFound{m, outpoint(), 499_999, 1, 101},
+		OutputFound{m, outpoint(), 500_000, 2, 101},
+		OutputReorged{m},
+		NewBlock{moment(101), 500, 0},
+		NewBlock{moment(102), 500, 1_000_000},
+		NewBlock{moment(102), 500, 499_999},
+		NewBlock{moment(106), 500, 0},
+		NewBlock{moment(861), 500, 1_000_000},
+		PaymentSucceeded{m, preimage, 5},
+		PaymentFailed{m, "no route"},
+		PaymentCutOff{m, "eof"},
+		PaymentNotSent{m, "unknown"},
+		KeyPushed{m, swaps.NewSecret(ln.Preimage{3})},
+		ClaimSigned{moment(103), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}},
+		ClaimRefused{m, "dust"},
+		OutputSpent{moment(104), htlc.SpendKey, 104, 200},
+		OutputSpent{moment(109), htlc.SpendSuccess, 104, 200},
+		OutputSpent{moment(104), htlc.SpendTimeout, 104, 200},
+		OutputSpent{moment(109), htlc.SpendTimeout, 104, 200},
+		SpendReorged{m},
+		NewBlock{moment(109), 500, 0},
+	}
+}
+
+func TestDiagram(t *testing.T) {
+	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{Initial: []State{Probing{testPlan()}}, Events: testEvents})
+}
+
+// again is what the database makes of a value.
+func again[T any](t require.TestingT, v T) T {
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	p := reflect.New(reflect.TypeOf(v))
+	require.NoError(t, json.Unmarshal(raw, p.Interface()))
+	require.Equal(t, v, p.Elem().Interface())
+	return p.Elem().Interface().(T)
+}
+
+// Random events, right and wrong, in any order: the promises of the package hold.
+func TestRandomDays(t *testing.T) {
+	ended := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		var s State = Probing{testPlan()}
+		inFlight, paid := false, false
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			v := rapid.SampledFrom(testEvents(s)).Draw(t, "event")
+			if rapid.IntRange(0, 2).Draw(t, "usual") > 0 {
+				v = usual(t, s)
+			}
+			before := s
+			next, effects, err := Step(again(t, s), again(t, v))
+			if errors.Is(err, fsm.ErrIllegal) {
+				continue
+			}
+			require.NoError(t, err)
+			s = next
+			switch v.(type) {
+			case PaymentSucceeded:
+				inFlight, paid = false, true
+			case PaymentFailed, PaymentNotSent:
+				inFlight = false
+			}
+			for _, f := range effects {
+				switch f := again(t, f).(type) {
+				case Pay:
+					_, stored := s.(Paying)
+					require.True(t, stored, "paid before it was stored")
+					require.False(t, inFlight || paid, "paid twice")
+					b, w := v.(NewBlock), before.(Waiting)
+					require.GreaterOrEqual(t, depth(b.Height, w.ConfirmedHeight), uint32(2))
+					require.True(t, b.FreeSat >= w.AmountSat || depth(b.Height, w.ConfirmedHeight) >= 6, "exposed beyond the cap")
+					require.LessOrEqual(t, b.Height, w.LastPayHeight())
+					inFlight = true
+				case SignClaim:
+					require.True(t, paid)
+					require.Equal(t, testPlan().Terms.Hash, f.Preimage.Preimage().Hash())
+				case PublishClaim:
+					_, stored := s.(Claiming)
+					require.True(t, stored && paid)
+				}
+			}
+			if _, ok := s.(Failed); ok {
+				require.False(t, inFlight, "given up while a payment is in flight")
+				require.False(t, paid)
+			}
+			if Final(s) {
+				break
+			}
+		}
+		ended[s.StateName()]++
+	})
+	t.Log(ended)
+	for _, name := range []string{"claimed", "failed", "lost"} {
+		require.NotZero(t, ended[name], "no day ended %s", name)
+	}
+}
+
+func usual(t *rapid.T, s State) Event {
+	switch s := s.(type) {
+	case Probing:
+		return ProbePassed{moment(100)}
+	case Waiting:
+		if s.ConfirmedHeight == 0 {
+			return OutputFound{moment(101), outpoint(), 500_000, 1, 101}
+		}
+		return NewBlock{moment(106), 500, 0}
+	case Paying:
+		if rapid.Bool().Draw(t, "cut off") {
+			return PaymentCutOff{moment(106), "eof"}
+		}
+		return PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5}
+	case Paid:
+		return ClaimSigned{moment(107), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}}
+	case Claiming:
+		return OutputSpent{moment(120), rapid.SampledFrom([]htlc.Spend{htlc.SpendKey, htlc.SpendTimeout}).Draw(t, "by"), 110, 200}
+	}
+	return NewBlock{moment(101), 500, 0}
+}
+
+func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
+	t.Helper()
+	var effects []Effect
+	for _, v := range events {
+		next, f, err := Step(s, v)
+		require.NoError(t, err, "%s in %s", v.EventName(), s.StateName())
+		s, effects = next, f
+	}
+	return s, effects
+}
+
+func waiting(t *testing.T) State {
+	t.Helper()
+	s, effects := walk(t, Probing{testPlan()}, Start{moment(100)}, ProbePassed{moment(100)})
+	require.Equal(t, "watch_output", effects[0].EffectName())
+	s, _ = walk(t, s, OutputFound{moment(101), outpoint(), 500_000, 1, 101})
+	return s
+}
+
+// When it is paid, to the block and to the sat.
+func TestConfirmations(t *testing.T) {
+	for _, c := range []struct {
+		block NewBlock
+		pays  bool
+	}{
+		{NewBlock{moment(101), 500, 1_000_000}, false}, // one confirmation of two
+		{NewBlock{moment(102), 500, 500_000}, true},
+		{NewBlock{moment(102), 500, 499_999}, false}, // the cap
+		{NewBlock{moment(105), 500, 0}, false},
+		{NewBlock{moment(106), 500, 0}, true}, // deep: no cap
+		{NewBlock{moment(860), 500, 0}, true},
+	} {
+		s, _ := walk(t, waiting(t), c.block)
+		_, paying := s.(Paying)
+		require.Equal(t, c.pays, paying, "%+v", c.block)
+	}
+	s, _ := walk(t, waiting(t), NewBlock{moment(861), 500, 1_000_000})
+	require.Equal(t, "failed", s.StateName(), "a payment now could outlive the swap")
+	// A reorg before it was paid: back to waiting for it.
+	s, _ = walk(t, waiting(t), OutputReorged{moment(101)}, NewBlock{moment(120), 500, 1_000_000})
+	require.Zero(t, s.(Waiting).ConfirmedHeight)
+}
+
+func TestOutputsThatAreNotPaidFor(t *testing.T) {
+	s, _ := walk(t, Probing{testPlan()}, ProbePassed{moment(100)})
+	for _, v := range []OutputFound{
+		{moment(101), outpoint(), 499_999, 1, 101}, {moment(101), outpoint(), 500_001, 1, 101}, {moment(101), outpoint(), 500_000, 2, 101},
+	} {
+		end, effects := walk(t, s, v)
+		require.Equal(t, "failed", end.StateName())
+		require.Empty(t, effects)
+		require.NotEmpty(t, ReasonOf(end).Text)
+	}
+}
+
+// A claim that lags pays more, and never more than half.
+func TestClaimsRise(t *testing.T) {
+	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
+	s, effects := walk(t, s, KeyPushed{moment(106), swaps.NewSecret(ln.Preimage{3})})
+	require.False(t, effects[0].(SignClaim).ClientKey.IsZero())
+	s, effects = walk(t, s, ClaimSigned{moment(106), Claim{Raw: []byte("one"), Rate: 500}})
+	require.Equal(t, []byte("one"), effects[0].(PublishClaim).Raw)
+	_, effects = walk(t, s, NewBlock{moment(108), 500, 0})
+	require.Len(t, effects, 1)
+	_, effects = walk(t, s, NewBlock{moment(109), 500, 0})
+	require.Equal(t, ln.FeeRateSatPerKW(626), effects[1].(SignClaim).Rate)
+	_, effects = walk(t, s, NewBlock{moment(109), 1_000_000, 0})
+	require.Len(t, effects, 1)
+	require.Equal(t, ln.Sat(500_000), Exposed(s, 105))
+	require.Zero(t, Exposed(s, 106), "six confirmations are deep")
+}

@@ -1,0 +1,217 @@
+package in
+
+import (
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// Plan is what was agreed. It never changes while the swap lives.
+type Plan struct {
+	Terms       htlc.Terms `json:"terms"`
+	AmountSat   ln.Sat     `json:"amount_sat"`
+	Invoice     string     `json:"invoice"`
+	InvoiceMsat ln.Msat    `json:"invoice_msat"`
+	Probe       string     `json:"probe"`
+	ProbeHash   ln.Hash    `json:"probe_hash"`
+	LastHop     ln.PubKey  `json:"last_hop,omitzero"`
+	// MaxRoutingMsat is the most that the payment may cost besides.
+	MaxRoutingMsat ln.Msat   `json:"max_routing_msat"`
+	ProbeBy        time.Time `json:"probe_by"`
+	// Confs must the output have; DeepConfs are those after which a reorg is not
+	// expected to undo it.
+	Confs     uint32 `json:"confs"`
+	DeepConfs uint32 `json:"deep_confs"`
+	// PayMarginBlocks lie between the end of our payment and the expiry;
+	// MinCltvBlocks must be left for the payment itself.
+	PayMarginBlocks uint32        `json:"pay_margin_blocks"`
+	MinCltvBlocks   uint32        `json:"min_cltv_blocks"`
+	MaxAttempts     int           `json:"max_attempts"`
+	KeyFor          time.Duration `json:"key_for"`
+	BeginHeight     uint32        `json:"begin_height"`
+	Client          string        `json:"client,omitempty"`
+}
+
+// ID names the swap.
+func (p Plan) ID() string { return p.Terms.Hash.String() }
+
+// LastPayHeight is the last height at which a payment may be sent.
+func (p Plan) LastPayHeight() uint32 {
+	return p.Terms.ExpiryHeight - min(p.Terms.ExpiryHeight, p.PayMarginBlocks+p.MinCltvBlocks)
+}
+
+// Output is the client's, in the best chain; zero while there is none.
+type Output struct {
+	Outpoint        ln.Outpoint `json:"outpoint,omitzero"`
+	ConfirmedHeight uint32      `json:"confirmed_height,omitempty"`
+}
+
+// Payment is ours to the client.
+type Payment struct {
+	Attempts int `json:"attempts,omitempty"`
+	// Preimage is the client's, once paid.
+	Preimage swaps.Secret `json:"preimage,omitzero"`
+	FeeMsat  ln.Msat      `json:"fee_msat,omitempty"`
+	KeyBy    time.Time    `json:"key_by,omitzero"`
+	// ClientKey is the client's internal private key, once pushed: worth nothing
+	// without ours, and given to us to make the claim cheap.
+	ClientKey swaps.Secret `json:"client_key,omitzero"`
+}
+
+// Claim is our signed spend, the latest one.
+type Claim struct {
+	Raw         []byte             `json:"raw"`
+	TxID        ln.TxID            `json:"txid"`
+	ClaimFeeSat ln.Sat             `json:"claim_fee_sat"`
+	Rate        ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
+	Height      uint32             `json:"height"`
+	// Spent is how the output was spent in the best chain.
+	Spent       htlc.Spend `json:"spent,omitempty"`
+	SpentHeight uint32     `json:"spent_height,omitempty"`
+	SpentFeeSat ln.Sat     `json:"spent_fee_sat,omitempty"`
+}
+
+// State is one of the states below.
+type State interface {
+	StateName() string
+	plan() Plan
+}
+
+// The states.
+type (
+	// Probing: the client's wallet is being probed; it knows no address yet.
+	Probing struct{ Plan }
+	// Waiting: for the output, its confirmations, or the next attempt to pay.
+	Waiting struct {
+		Plan
+		Output
+		Payment
+	}
+	// Paying: our payment may be in flight.
+	Paying struct {
+		Plan
+		Output
+		Payment
+	}
+	// Paid: the preimage is stored; the client may still give its key away.
+	Paid struct {
+		Plan
+		Output
+		Payment
+	}
+	// Claiming: a claim is signed and may be public.
+	Claiming struct {
+		Plan
+		Output
+		Payment
+		Claim
+	}
+	// Claimed: final; the output is ours.
+	Claimed struct {
+		Plan
+		Output
+		Payment
+		Claim
+	}
+	// Failed: final; nothing was paid. What the client locked it takes back
+	// itself after the expiry.
+	Failed struct {
+		Plan
+		Output
+		Reason swaps.Reason `json:"reason"`
+	}
+	// Lost: final; it was paid for and the client has the output as well.
+	Lost struct {
+		Plan
+		Output
+		Payment
+		Claim
+		Reason swaps.Reason `json:"reason"`
+	}
+)
+
+func (p Plan) plan() Plan { return p }
+
+// StateName is the stable text under which the state is stored.
+func (Probing) StateName() string  { return "probing" }
+func (Waiting) StateName() string  { return "waiting" }
+func (Paying) StateName() string   { return "paying" }
+func (Paid) StateName() string     { return "paid" }
+func (Claiming) StateName() string { return "claiming" }
+func (Claimed) StateName() string  { return "claimed" }
+func (Failed) StateName() string   { return "failed" }
+func (Lost) StateName() string     { return "lost" }
+
+// PlanOf is what the state's swap agreed.
+func PlanOf(s State) Plan { return s.plan() }
+
+// Final reports that no event will change the state any more.
+func Final(s State) bool {
+	switch s.(type) {
+	case Claimed, Failed, Lost:
+		return true
+	}
+	return false
+}
+
+// OutputOf is the client's output, as far as it is known.
+func OutputOf(s State) Output {
+	switch s := s.(type) {
+	case Waiting:
+		return s.Output
+	case Paying:
+		return s.Output
+	case Paid:
+		return s.Output
+	case Claiming:
+		return s.Output
+	}
+	return Output{}
+}
+
+// ReasonOf is why a swap ended.
+func ReasonOf(s State) swaps.Reason {
+	switch s := s.(type) {
+	case Failed:
+		return s.Reason
+	case Lost:
+		return s.Reason
+	}
+	return swaps.Reason{}
+}
+
+// Exposed is what a reorg at this tip could take: paid for, or about to be, by
+// an output that is not deep.
+func Exposed(s State, tip uint32) ln.Sat {
+	switch s.(type) {
+	case Paying, Paid, Claiming:
+	default:
+		return 0
+	}
+	p := PlanOf(s)
+	if depth(tip, OutputOf(s).ConfirmedHeight) >= p.DeepConfs {
+		return 0
+	}
+	return p.AmountSat
+}
+
+// Promised is what the state may still pay over Lightning.
+func Promised(s State) ln.Sat {
+	switch s.(type) {
+	case Probing, Waiting, Paying:
+		return PlanOf(s).AmountSat
+	}
+	return 0
+}
+
+func depth(tip, height uint32) uint32 {
+	switch {
+	case height == 0:
+		return 0
+	case tip < height:
+		return 1
+	}
+	return tip - height + 1
+}

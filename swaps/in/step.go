@@ -1,0 +1,254 @@
+package in
+
+import (
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// Step decides. It is pure; see fsm.Machine.
+func Step(s State, v Event) (State, []Effect, error) {
+	switch s := s.(type) {
+	case Probing:
+		return stepProbing(s, v)
+	case Waiting:
+		return stepWaiting(s, v)
+	case Paying:
+		return stepPaying(s, v)
+	case Paid:
+		return stepPaid(s, v)
+	case Claiming:
+		return stepClaiming(s, v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func failed(p Plan, o Output, code swaps.ReasonCode, format string, args ...any) (State, []Effect, error) {
+	return Failed{Plan: p, Output: o, Reason: swaps.Because(code, format, args...)}, nil, nil
+}
+
+func stepProbing(s Probing, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case Start:
+		return s, []Effect{Probe{Plan: s.Plan}}, nil
+	case ProbePassed:
+		return Waiting{Plan: s.Plan}, []Effect{watchOutput(s.Plan)}, nil
+	case ProbeFailed:
+		return failed(s.Plan, Output{}, swaps.ReasonProbe, "the client's wallet cannot be paid now: %s", clip(v.Text))
+	case Tick:
+		if v.At.Before(s.ProbeBy) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return failed(s.Plan, Output{}, swaps.ReasonProbe, "the client's wallet did not answer the probe in time")
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+func stepWaiting(s Waiting, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case OutputFound:
+		switch {
+		case v.ConfirmedHeight == 0 || v.Count < 1:
+			return nil, nil, fsm.Illegal(s, v)
+		case v.Count > 1:
+			return failed(s.Plan, s.Output, swaps.ReasonOutputs, "the transaction pays the swap in %d outputs: none is taken, the client takes them back after height %d", v.Count, s.Terms.ExpiryHeight)
+		case v.ValueSat != s.AmountSat:
+			return failed(s.Plan, s.Output, swaps.ReasonAmount, "the output holds %s where %s were agreed: it is not taken, the client takes it back after height %d", v.ValueSat, s.AmountSat, s.Terms.ExpiryHeight)
+		}
+		s.Output = Output{Outpoint: v.Outpoint, ConfirmedHeight: v.ConfirmedHeight}
+		return s, nil, nil
+	case OutputReorged:
+		s.Output = Output{}
+		return s, []Effect{watchOutput(s.Plan)}, nil
+	case NewBlock:
+		return s.block(v)
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// block pays when the output is deep enough for its amount, and a reorg could
+// not take more than may be exposed.
+func (s Waiting) block(v NewBlock) (State, []Effect, error) {
+	if v.Height > s.LastPayHeight() {
+		return failed(s.Plan, s.Output, swaps.ReasonLate, "at height %d a payment could outlive the swap, which expires at %d: the client takes its output back", v.Height, s.Terms.ExpiryHeight)
+	}
+	d := depth(v.Height, s.ConfirmedHeight)
+	if d == 0 || d < max(s.Confs, 1) || (d < s.DeepConfs && s.AmountSat > v.FreeSat) {
+		return s, nil, nil
+	}
+	s.Attempts++
+	return Paying(s), []Effect{Pay{Plan: s.Plan, Attempt: s.Attempts}}, nil
+}
+
+func stepPaying(s Paying, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case PaymentSucceeded:
+		if v.Preimage.Preimage().Hash() != s.Terms.Hash {
+			return nil, nil, fmt.Errorf("swap %s: the payment brought a preimage of another hash", s.ID())
+		}
+		s.Preimage, s.FeeMsat, s.KeyBy = v.Preimage, v.FeeMsat, v.At.Add(s.KeyFor)
+		if s.ClientKey.IsZero() {
+			return Paid(s), nil, nil
+		}
+		return Paid(s), []Effect{signClaim(Paid(s), 0)}, nil
+	case KeyPushed:
+		// The client may hear of its payment before we do.
+		s.ClientKey = v.Key
+		return s, nil, nil
+	case PaymentFailed:
+		return s.unpaid(v.Text)
+	case PaymentNotSent:
+		return s.unpaid(v.Text)
+	case PaymentCutOff:
+		return s, []Effect{TrackPayment{Hash: s.Terms.Hash}}, nil
+	case OutputReorged:
+		s.ConfirmedHeight = 0
+		return s, []Effect{Alarm{Text: "the output of a swap in that is being paid was undone by a reorg"}}, nil
+	case OutputFound:
+		if v.Outpoint != s.Outpoint {
+			return s, nil, nil
+		}
+		s.ConfirmedHeight = v.ConfirmedHeight
+		return s, nil, nil
+	case NewBlock:
+		return s, nil, nil
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// unpaid tries again at the next block, a few times.
+func (s Paying) unpaid(text string) (State, []Effect, error) {
+	if s.Attempts >= s.MaxAttempts {
+		return failed(s.Plan, s.Output, swaps.ReasonPayment, "the client's invoice could not be paid (%s): it takes its output back after height %d", clip(text), s.Terms.ExpiryHeight)
+	}
+	return Waiting(s), nil, nil
+}
+
+func stepPaid(s Paid, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case KeyPushed:
+		s.ClientKey = v.Key
+		return s, []Effect{signClaim(s, 0)}, nil
+	case Tick:
+		if v.At.Before(s.KeyBy) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		s.KeyBy = v.At.Add(s.KeyFor)
+		return s, []Effect{signClaim(s, 0)}, nil
+	case ClaimSigned:
+		next := Claiming{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: v.Claim}
+		next.Height = v.Height
+		return next, []Effect{publishClaim(next), watchSpend(s.Plan, s.Output)}, nil
+	case ClaimRefused:
+		return s, []Effect{Alarm{Text: "the output of a swap in that was paid cannot be claimed: " + clip(v.Text)}}, nil
+	case OutputReorged:
+		s.ConfirmedHeight = 0
+		return s, []Effect{Alarm{Text: "the output of a swap in that was paid was undone by a reorg"}}, nil
+	case OutputFound:
+		if v.Outpoint == s.Outpoint {
+			s.ConfirmedHeight = v.ConfirmedHeight
+		}
+		return s, nil, nil
+	case NewBlock:
+		return s, nil, nil
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// bumpEvery is how many blocks a claim may wait before it pays more.
+const bumpEvery = 3
+
+func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
+	switch v := v.(type) {
+	case KeyPushed:
+		s.ClientKey = v.Key
+		return s, nil, nil
+	case ClaimSigned:
+		if s.Spent != "" || len(v.Claim.Raw) == 0 {
+			return s, nil, nil
+		}
+		s.Claim = v.Claim
+		s.Height = v.Height
+		return s, []Effect{publishClaim(s)}, nil
+	case ClaimRefused:
+		return s, []Effect{publishClaim(s)}, nil
+	case OutputReorged:
+		s.ConfirmedHeight = 0
+		return s, []Effect{Alarm{Text: "the output of a swap in that was paid was undone by a reorg: its claim is sent again until it is back"}}, nil
+	case OutputFound:
+		if v.Outpoint == s.Outpoint {
+			s.ConfirmedHeight = v.ConfirmedHeight
+		}
+		return s, nil, nil
+	case OutputSpent:
+		s.Spent, s.SpentHeight, s.SpentFeeSat = v.How, v.SpentHeight, v.FeeSat
+		return s.settle(v.Height, nil)
+	case SpendReorged:
+		s.Spent, s.SpentHeight, s.SpentFeeSat = "", 0, 0
+		return s, []Effect{publishClaim(s), watchSpend(s.Plan, s.Output)}, nil
+	case NewBlock:
+		if s.Spent != "" {
+			return s.settle(v.Height, nil)
+		}
+		effects := []Effect{publishClaim(s)}
+		if v.Height >= s.Height+bumpEvery && v.TargetRate > 0 {
+			rate := max(v.TargetRate, s.Rate+s.Rate/4+1)
+			if fee, err := rate.Fee(htlc.ClaimWU); err == nil && fee <= s.AmountSat/2 {
+				effects = append(effects, signClaim(Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}, rate))
+			}
+		}
+		return s, effects, nil
+	case Tick:
+		return s, nil, nil
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// settle ends a swap whose output's spend is buried.
+func (s Claiming) settle(tip uint32, effects []Effect) (State, []Effect, error) {
+	if depth(tip, s.SpentHeight) < s.DeepConfs {
+		if s.Spent == htlc.SpendTimeout {
+			effects = append(effects, Alarm{Text: "the client took the output of a swap in back although it was paid"})
+		}
+		return s, effects, nil
+	}
+	if s.Spent == htlc.SpendTimeout {
+		reason := swaps.Because(swaps.ReasonLost, "the client took back %s that it was paid for: find out why the claim did not confirm in time", s.AmountSat)
+		return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: s.Claim, Reason: reason}, append(effects, Alarm{Text: reason.Text}), nil
+	}
+	return Claimed(s), effects, nil
+}
+
+// ForgetChain are the events after which a swap knows nothing of the chain, for
+// whoever follows it anew.
+func ForgetChain(s State, m swaps.Moment) []Event {
+	var events []Event
+	if c, ok := s.(Claiming); ok && c.Spent != "" {
+		events = append(events, SpendReorged{m})
+	}
+	if w, ok := s.(Waiting); ok && w.ConfirmedHeight != 0 {
+		events = append(events, OutputReorged{m})
+	}
+	return events
+}
+
+func watchOutput(p Plan) Effect { return WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight} }
+
+func watchSpend(p Plan, o Output) Effect {
+	return WatchSpend{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: o.Outpoint, SinceHeight: p.BeginHeight}
+}
+
+// signClaim asks for a claim; rate 0 is today's.
+func signClaim(s Paid, rate ln.FeeRateSatPerKW) Effect {
+	return SignClaim{Terms: s.Terms, AmountSat: s.AmountSat, Outpoint: s.Outpoint, Preimage: s.Preimage, ClientKey: s.ClientKey, Rate: rate}
+}
+
+func publishClaim(s Claiming) Effect {
+	return PublishClaim{Raw: s.Raw, Label: "sluice swap in " + s.ID()}
+}
+
+// clip bounds what is repeated of somebody else's words.
+func clip(s string) string { return ln.Clip(s, 200) }

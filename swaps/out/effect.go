@@ -1,0 +1,108 @@
+package out
+
+import (
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// Effect is something to do once the state that asks for it is stored. Every
+// effect may run more than once; each says what makes that harmless.
+type Effect interface{ EffectName() string }
+
+// The effects.
+type (
+	// MakeInvoices adds both hold invoices: InvoicesMade or InvoicesRefused. An
+	// invoice that is there already is ours if its memo names the swap.
+	MakeInvoices struct {
+		Plan Plan `json:"plan"`
+	}
+	// WatchInvoices follows both, once per process: PaymentHeld,
+	// PaymentReleased, any number of times.
+	WatchInvoices struct {
+		Hash   ln.Hash `json:"hash"`
+		Prepay ln.Hash `json:"prepay"`
+	}
+	// FundHtlc leases coins under LeaseID, builds the transaction, and has the
+	// wallet sign it: HtlcFunded or FundingRefused. It publishes nothing. Leases
+	// of an earlier run are given up first: its transaction was never stored.
+	FundHtlc struct {
+		Plan Plan `json:"plan"`
+	}
+	// SettlePrepay takes the prepay (Hash), if the node still holds the swap
+	// payment: PrepaySettled, or PrepayLost when either was cancelled.
+	SettlePrepay struct {
+		Swap     ln.Hash      `json:"swap"`
+		Hash     ln.Hash      `json:"hash"`
+		Preimage swaps.Secret `json:"preimage"`
+	}
+	// PublishHtlc hands exactly these bytes to the node: HtlcPublished (also
+	// when it knows them) or PublishFailed.
+	PublishHtlc struct {
+		Raw   []byte `json:"raw"`
+		Label string `json:"label"`
+	}
+	// WatchHtlc follows the transaction and the contract's output, once per
+	// process: HtlcConfirmed, HtlcReorged, HtlcSpent, SpendReorged.
+	WatchHtlc struct {
+		Terms       htlc.Terms  `json:"terms"`
+		AmountSat   ln.Sat      `json:"amount_sat"`
+		Outpoint    ln.Outpoint `json:"outpoint"`
+		SinceHeight uint32      `json:"since_height"`
+	}
+	// BumpHtlc lifts the transaction and a child from its change to the rate.
+	// The node replaces an earlier child.
+	BumpHtlc struct {
+		Tx          Tx                 `json:"tx"`
+		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
+	}
+	// SettleSwap takes the held payment: SwapSettled, or SwapUnsettled when the
+	// node has given it back.
+	SettleSwap struct {
+		Preimage swaps.Secret `json:"preimage"`
+	}
+	// SignRefund signs a spend by the timeout leaf: RefundSigned or
+	// RefundRefused. It publishes nothing.
+	SignRefund struct {
+		Terms     htlc.Terms         `json:"terms"`
+		AmountSat ln.Sat             `json:"amount_sat"`
+		Outpoint  ln.Outpoint        `json:"outpoint"`
+		Rate      ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
+	}
+	// PublishRefund hands the refund to the node; a refusal is told by the
+	// chain, which decides what spends the output.
+	PublishRefund struct {
+		Raw   []byte `json:"raw"`
+		Label string `json:"label"`
+	}
+	// CancelInvoices gives the payments back: InvoicesCancelled. What is
+	// cancelled already, or was never made, is success. With Prepay nothing was
+	// published: it is refused while the node shows otherwise.
+	CancelInvoices struct {
+		Swap   ln.Hash  `json:"swap"`
+		Prepay *ln.Hash `json:"prepay,omitempty"`
+	}
+	// ReleaseCoins gives back every lease under LeaseID; none left is success.
+	ReleaseCoins struct {
+		LeaseID [32]byte `json:"lease_id"`
+	}
+	// Alarm tells the operator.
+	Alarm struct {
+		Text string `json:"text"`
+	}
+)
+
+// EffectName is the stable text under which the effect is stored.
+func (MakeInvoices) EffectName() string   { return "make_invoices" }
+func (WatchInvoices) EffectName() string  { return "watch_invoices" }
+func (FundHtlc) EffectName() string       { return "fund_htlc" }
+func (SettlePrepay) EffectName() string   { return "settle_prepay" }
+func (PublishHtlc) EffectName() string    { return "publish_htlc" }
+func (WatchHtlc) EffectName() string      { return "watch_htlc" }
+func (BumpHtlc) EffectName() string       { return "bump_htlc" }
+func (SettleSwap) EffectName() string     { return "settle_swap" }
+func (SignRefund) EffectName() string     { return "sign_refund" }
+func (PublishRefund) EffectName() string  { return "publish_refund" }
+func (CancelInvoices) EffectName() string { return "cancel_invoices" }
+func (ReleaseCoins) EffectName() string   { return "release_coins" }
+func (Alarm) EffectName() string          { return "alarm" }

@@ -1,0 +1,232 @@
+package out
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// again is what the database makes of a value: no field may be lost, which two
+// embedded fields of one name would be.
+func again[T any](t require.TestingT, v T) T {
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	p := reflect.New(reflect.TypeOf(v))
+	require.NoError(t, json.Unmarshal(raw, p.Interface()))
+	require.Equal(t, v, p.Elem().Interface())
+	return p.Elem().Interface().(T)
+}
+
+// Random events, right and wrong, in any order, every value through the
+// database's form: the promises of the package hold.
+func TestRandomDays(t *testing.T) {
+	ended := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		var s State = Offered{testPlan()}
+		var stored, published, refundStored, prepaid, settleAsked bool
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			v := rapid.SampledFrom(testEvents(s)).Draw(t, "event")
+			if rapid.IntRange(0, 2).Draw(t, "usual") > 0 {
+				v = usual(t, s)
+			}
+			before := s
+			next, effects, err := Step(again(t, s), again(t, v))
+			if errors.Is(err, fsm.ErrIllegal) {
+				continue
+			}
+			if errors.Is(err, ErrRefunding) || errors.Is(err, ErrTooLate) {
+				continue
+			}
+			require.NoError(t, err)
+			s = next
+			if _, ok := s.(Funded); ok {
+				stored = true
+			}
+			live, isLive := LiveOf(s)
+			if isLive && live.Refund != nil {
+				refundStored = true
+			}
+			for _, f := range effects {
+				switch f := again(t, f).(type) {
+				case FundHtlc:
+					inv := before.(Invoiced)
+					p := v.(PaymentHeld)
+					require.True(t, inv.SwapHeld || p.Leg == LegSwap)
+					require.True(t, inv.PrepayHeld || p.Leg == LegPrepay)
+					require.False(t, stored, "funded twice")
+				case SettlePrepay:
+					require.True(t, stored, "the prepay was taken before the transaction was stored")
+					prepaid = true
+				case PublishHtlc:
+					require.True(t, stored && prepaid)
+					require.Equal(t, testTx().Raw, f.Raw, "other bytes were published")
+					published = true
+				case SettleSwap:
+					require.Equal(t, testPlan().Terms.Hash, f.Preimage.Preimage().Hash())
+					require.NotNil(t, live.Preimage, "settled with a preimage that is not stored")
+					settleAsked = true
+				case SignRefund:
+					require.Nil(t, live.Preimage)
+					require.False(t, live.Settled)
+					require.GreaterOrEqual(t, v.(NewBlock).Height, uint32(testExpiry))
+					require.NotZero(t, live.ConfirmedHeight)
+				case PublishRefund:
+					require.True(t, refundStored, "a refund was published before it was stored")
+				case CancelInvoices:
+					if f.Prepay != nil {
+						require.False(t, published, "cancelled after it was published")
+					} else {
+						require.Equal(t, htlc.SpendTimeout, live.Spent, "the payment went back while the output could be taken")
+						require.Nil(t, live.Preimage)
+					}
+				case ReleaseCoins:
+					_, cancelling := s.(Cancelling)
+					require.True(t, Final(s) || cancelling)
+				}
+			}
+			require.Equal(t, MayCosign(s), isLive && live.Settled)
+			if MayCosign(s) {
+				require.True(t, settleAsked)
+			}
+			if Final(s) {
+				break
+			}
+		}
+		ended[s.StateName()]++
+	})
+	t.Log(ended)
+	for _, name := range []string{"cancelled", "succeeded", "refunded", "lost"} {
+		require.NotZero(t, ended[name], "no day ended %s", name)
+	}
+}
+
+// usual is an event that the world would likely send next.
+func usual(t *rapid.T, s State) Event {
+	m, preimage := moment(100), testPreimage()
+	switch s := s.(type) {
+	case Offered:
+		return InvoicesMade{m, Invoices{SwapInvoice: "lnbc1", PrepayInvoice: "lnbc2"}}
+	case Invoiced:
+		if s.SwapHeld {
+			return PaymentHeld{m, LegPrepay, 500, ""}
+		}
+		return PaymentHeld{m, LegSwap, 500, ""}
+	case Funding:
+		return HtlcFunded{m, testTx()}
+	case Funded:
+		return PrepaySettled{m}
+	case Published:
+		switch {
+		case s.ConfirmedHeight == 0:
+			return HtlcConfirmed{moment(101), 101}
+		case rapid.Bool().Draw(t, "no-show"):
+			return NewBlock{moment(300), 500}
+		case rapid.Bool().Draw(t, "signed"):
+			return RefundSigned{moment(300), Refund{Raw: []byte("refund"), Rate: 300, FeeSat: 200}}
+		}
+		return HtlcSpent{moment(103), htlc.SpendSuccess, ln.TxID{5}, 103, 200, &preimage}
+	case Refunding:
+		return HtlcSpent{moment(306), htlc.SpendTimeout, ln.TxID{6}, 301, 200, nil}
+	case Revealed:
+		if rapid.Bool().Draw(t, "released") {
+			return SwapUnsettled{m}
+		}
+		return SwapSettled{m}
+	case Settled:
+		return HtlcConfirmed{moment(106), 101}
+	}
+	return InvoicesCancelled{m}
+}
+
+func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
+	t.Helper()
+	var effects []Effect
+	for _, v := range events {
+		next, f, err := Step(s, v)
+		require.NoError(t, err, "%s in %s", v.EventName(), s.StateName())
+		s, effects = next, f
+	}
+	return s, effects
+}
+
+func published(t *testing.T) State {
+	t.Helper()
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, Start{m}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegPrepay, 500, ""}, PaymentHeld{m, LegSwap, 500, ""}, HtlcFunded{m, testTx()}, PrepaySettled{m},
+		HtlcPublished{m}, HtlcConfirmed{moment(101), 101})
+	return s
+}
+
+// The one moment in which both could be ours: a preimage that comes once a
+// refund may be public is not taken, one that is on chain is.
+func TestPreimageAgainstRefund(t *testing.T) {
+	s, effects := walk(t, published(t), NewBlock{moment(300), 500})
+	require.Equal(t, "sign_refund", effects[0].EffectName())
+	// Nothing is signed yet, but it may be at any moment.
+	_, _, err := Step(s, PreimagePushed{moment(300), testPreimage()})
+	require.ErrorIs(t, err, ErrRefunding)
+	s, effects = walk(t, s, RefundSigned{moment(300), Refund{Raw: []byte("refund"), Rate: 500}})
+	require.Equal(t, "publish_refund", effects[0].EffectName())
+	// A reorg that goes below the expiry changes nothing about that.
+	_, _, err = Step(s, PreimagePushed{moment(299), testPreimage()})
+	require.ErrorIs(t, err, ErrRefunding)
+	preimage := testPreimage()
+	won, effects := walk(t, s, HtlcSpent{moment(302), htlc.SpendSuccess, ln.TxID{5}, 302, 0, &preimage})
+	require.Equal(t, "refunding", won.StateName())
+	require.Empty(t, effects, "a reorg could let the refund win after the payment was taken")
+	again, _ := walk(t, won, SpendReorged{moment(302)}, HtlcSpent{moment(303), htlc.SpendTimeout, ln.TxID{6}, 303, 200, nil}, NewBlock{moment(308), 0})
+	require.Equal(t, "refunded", again.StateName())
+	won, effects = walk(t, won, NewBlock{moment(307), 0})
+	require.Equal(t, "revealed", won.StateName())
+	require.Equal(t, []Effect{SettleSwap{Preimage: preimage}}, effects)
+	won, _ = walk(t, won, SwapSettled{moment(307)})
+	require.True(t, MayCosign(won))
+
+	lost, effects := walk(t, s, HtlcSpent{moment(301), htlc.SpendTimeout, ln.TxID{6}, 301, 200, nil})
+	require.Empty(t, effects, "not final: the payment stays held")
+	lost, _ = walk(t, lost, SpendReorged{moment(301)}, HtlcSpent{moment(302), htlc.SpendTimeout, ln.TxID{6}, 302, 200, nil}, NewBlock{moment(306), 0})
+	require.Equal(t, "refunding", lost.StateName())
+	lost, effects = walk(t, lost, NewBlock{moment(307), 0})
+	require.Equal(t, "refunded", lost.StateName())
+	require.Contains(t, effects, Effect(CancelInvoices{Swap: testPlan().Terms.Hash}))
+}
+
+func TestARefundThatLagsPaysMore(t *testing.T) {
+	s, _ := walk(t, published(t), NewBlock{moment(300), 500}, RefundSigned{moment(300), Refund{Raw: []byte("one"), Rate: 500}})
+	s, effects := walk(t, s, NewBlock{moment(302), 500})
+	require.Equal(t, []Effect{PublishRefund{Raw: []byte("one"), Label: publishRefund(mustLive(s)).(PublishRefund).Label}}, effects)
+	_, effects = walk(t, s, NewBlock{moment(303), 500})
+	require.Equal(t, ln.FeeRateSatPerKW(626), effects[1].(SignRefund).Rate, "a quarter more, though the chain asks no more")
+	_, effects = walk(t, s, NewBlock{moment(303), 5_000})
+	require.Equal(t, ln.FeeRateSatPerKW(5_000), effects[1].(SignRefund).Rate)
+	_, effects = walk(t, s, NewBlock{moment(303), 1_000_000})
+	require.Len(t, effects, 1, "never more than half of what it brings back")
+}
+
+func mustLive(s State) Live { l, _ := LiveOf(s); return l }
+
+func TestAPreimageOfAnotherSwap(t *testing.T) {
+	_, _, err := Step(published(t), PreimagePushed{moment(102), swaps.NewSecret(ln.Preimage{9})})
+	require.ErrorContains(t, err, "another hash")
+}
+
+// A payment that the node gave back while the prepay was being taken: nothing
+// is published, whatever SettlePrepay comes back with.
+func TestReleasedBeforePublication(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegSwap, 500, ""}, PaymentHeld{m, LegPrepay, 500, ""}, HtlcFunded{m, testTx()}, PaymentReleased{m, LegSwap})
+	require.Equal(t, "cancelling", s.StateName())
+	_, effects := walk(t, s, PrepaySettled{m})
+	require.Empty(t, effects)
+}

@@ -1,0 +1,9 @@
+-- name: InsertRates :exec
+INSERT INTO swaps_rates (at_ms, soon_sat_per_kw, later_sat_per_kw) VALUES ($1, $2, $3)
+ON CONFLICT (at_ms) DO NOTHING;
+
+-- name: RatesSince :many
+SELECT * FROM swaps_rates WHERE at_ms >= $1 ORDER BY at_ms;
+
+-- name: DeleteRatesBefore :exec
+DELETE FROM swaps_rates WHERE at_ms < $1;

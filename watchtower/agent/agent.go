@@ -1,0 +1,146 @@
+// Package agent is the wallet's side of the watchtower: which towers guard it,
+// whether they hold what its lnd sent, and what to do when they don't.
+//
+// It promises to believe a tower's word only as far as its signature and lnd's own
+// record of what was acknowledged bear it out, and to say every difference.
+package agent
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/watchtower"
+)
+
+// Service is a tower that the wallet registered at.
+type Service struct {
+	Name string `json:"name"`
+	// Node is the node that the tower logs its callers in as, and watches the
+	// chain through.
+	Node ln.PubKey `json:"node"`
+	// GRPC is where the service is, Certificate its TLS certificate's file.
+	GRPC        string `json:"grpc"`
+	Certificate string `json:"certificate,omitempty"`
+	// TowerKey is the key that it gave to this wallet; StatementKey the key of its
+	// statements, kept from the first one on.
+	TowerKey     ln.PubKey `json:"tower_key"`
+	StatementKey string    `json:"statement_key,omitempty"`
+}
+
+// Report is what is known of one tower.
+type Report struct {
+	Name  string `json:"name,omitempty"`
+	Tower string `json:"tower"`
+	// Sessions are lnd's with it; Acknowledged and Pending its updates.
+	Sessions     int    `json:"sessions"`
+	Acknowledged uint64 `json:"acknowledged"`
+	Pending      uint64 `json:"pending"`
+	// Held is what the tower states that it holds, of those that this wallet's lnd
+	// knows; Checked says that it was asked.
+	Held    uint64 `json:"held"`
+	Checked bool   `json:"checked"`
+	// Standing and Expires are the registration's.
+	Standing string    `json:"standing,omitempty"`
+	Expires  time.Time `json:"expires,omitzero"`
+	// Alarms are differences that may cost money, Notices the rest.
+	Alarms  []string `json:"alarms,omitempty"`
+	Notices []string `json:"notices,omitempty"`
+}
+
+// Compare judges a tower's statement by what lnd's client knows was acknowledged.
+// What can be shown is that the tower says it holds every session with at least
+// the updates that it acknowledged; that it does hold the very blobs cannot be
+// shown beside a stock client, which does not keep them.
+func Compare(r *Report, known ln.ClientTower, s watchtower.Statement, expect Service, nonce []byte, now time.Time) {
+	alarm := func(format string, args ...any) { r.Alarms = append(r.Alarms, fmt.Sprintf(format, args...)) }
+	r.Checked = true
+	if err := s.Verify(); err != nil {
+		alarm("its statement is not valid: %v", err)
+		return
+	}
+	if !bytes.Equal(s.Nonce, nonce) {
+		alarm("its statement is an old one: it does not answer our question")
+		return
+	}
+	if expect.StatementKey != "" && hex.EncodeToString(s.ServerKey[:]) != expect.StatementKey {
+		alarm("its statement is signed by another key than before: it is another tower, or it lost its secret")
+		return
+	}
+	if age := now.Sub(time.UnixMilli(s.AtMs)); age > maxSkew || age < -maxSkew {
+		alarm("its clock, or ours, is off by %s", age.Round(time.Second))
+	}
+	stated := map[ln.PubKey]watchtower.StatedSession{}
+	for _, session := range s.Sessions {
+		stated[session.ID] = session
+	}
+	for _, session := range known.Sessions {
+		held, ok := stated[session.ID]
+		switch {
+		case !ok && session.Acknowledged > 0:
+			alarm("it does not hold session %s, of which it acknowledged %d updates", session.ID.Short(), session.Acknowledged)
+		case uint32(held.LastApplied) < session.Acknowledged:
+			alarm("of session %s it holds %d updates, and had acknowledged %d", session.ID.Short(), held.LastApplied, session.Acknowledged)
+		case held.Updates < int64(session.Acknowledged):
+			r.Notices = append(r.Notices, fmt.Sprintf("session %s has %d updates held of %d: two had the same hint", session.ID.Short(), held.Updates, session.Acknowledged))
+		}
+		r.Held += uint64(held.LastApplied)
+	}
+}
+
+// maxSkew is how far a tower's clock may be from ours.
+const maxSkew = 10 * time.Minute
+
+// Overall are warnings about all towers together: peers are whom the wallet has
+// channels with, and services where it registered.
+func Overall(towers []ln.ClientTower, services []Service, peers map[ln.PubKey]bool) (alarms []string) {
+	active, independent := 0, 0
+	for _, t := range towers {
+		if !t.Active {
+			continue
+		}
+		active++
+		foreign := true
+		for _, s := range services {
+			if s.TowerKey == t.Key && peers[s.Node] {
+				foreign = false
+			}
+		}
+		// A tower whose operator we don't know may have its node's own key.
+		if peers[t.Key] {
+			foreign = false
+		}
+		if foreign {
+			independent++
+		}
+	}
+	switch {
+	case active == 0:
+		return []string{"no watchtower guards this wallet: while it is offline its peers can cheat it. Add one with `sluice-wallet towers add`."}
+	case independent == 0 && len(peers) > 0:
+		return []string{"every watchtower belongs to a node that this wallet has channels with: who could cheat is who should punish. Add a tower of somebody else's."}
+	}
+	return nil
+}
+
+// Standing takes over what the registration says.
+func Standing(r *Report, standing, reason string, expires, watchedUntil time.Time, now time.Time) {
+	r.Standing, r.Expires = standing, expires
+	switch standing {
+	case "expiring":
+		r.Notices = append(r.Notices, fmt.Sprintf("the registration ends in %d days: `sluice-wallet towers renew`", int(expires.Sub(now).Hours()/24)))
+	case "expired":
+		r.Alarms = append(r.Alarms, fmt.Sprintf("the registration has expired: nothing is stored any more, and what was stored is watched until %s", watchedUntil.UTC().Format(time.DateOnly)))
+	case "suspended":
+		r.Alarms = append(r.Alarms, "the operator suspended the registration ("+reason+"): nothing is stored any more")
+	}
+}
+
+// Backlog judges what waits to be uploaded.
+func Backlog(r *Report) {
+	if r.Pending > 0 {
+		r.Notices = append(r.Notices, fmt.Sprintf("%d updates were sent and not acknowledged yet", r.Pending))
+	}
+}

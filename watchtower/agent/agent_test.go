@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/btcec/v2"
+	"github.com/btcsuite/btcd/btcec/v2/schnorr"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/watchtower"
+)
+
+func now() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+func key(i byte) ln.PubKey { return ln.PubKey{2, i} }
+
+func signed(t *testing.T, k *btcec.PrivateKey, s watchtower.Statement) watchtower.Statement {
+	t.Helper()
+	copy(s.ServerKey[:], schnorr.SerializePubKey(k.PubKey()))
+	digest := sha256.Sum256(s.Text())
+	sig, err := schnorr.Sign(k, digest[:])
+	require.NoError(t, err)
+	copy(s.Signature[:], sig.Serialize())
+	return s
+}
+
+// TestCompare: any difference that matters is an alarm, and nothing else is.
+func TestCompare(t *testing.T) {
+	k, _ := btcec.PrivKeyFromBytes([]byte{1})
+	other, _ := btcec.PrivKeyFromBytes([]byte{2})
+	nonce := bytes.Repeat([]byte{9}, watchtower.NonceSize)
+	known := ln.ClientTower{Key: key(1), Active: true, Sessions: []ln.ClientSession{
+		{ID: key(10), Acknowledged: 5, Max: 1024}, {ID: key(11), Acknowledged: 7, Pending: 1, Max: 1024}, {ID: key(12), Max: 1024},
+	}}
+	good := watchtower.Statement{Identity: "node:02", Nonce: nonce, AtMs: now().UnixMilli(), Sessions: []watchtower.StatedSession{
+		{ID: key(10), LastApplied: 5, Updates: 5}, {ID: key(11), LastApplied: 8, Updates: 8}, {ID: key(99), LastApplied: 1, Updates: 1},
+	}}
+	service := Service{StatementKey: hex.EncodeToString(schnorr.SerializePubKey(k.PubKey()))}
+	for name, c := range map[string]struct {
+		change func(*watchtower.Statement)
+		by     *btcec.PrivateKey
+		alarm  string
+		notice string
+	}{
+		"all is held":           {},
+		"a session is missing":  {change: func(s *watchtower.Statement) { s.Sessions = s.Sessions[1:] }, alarm: "does not hold session"},
+		"it went back":          {change: func(s *watchtower.Statement) { s.Sessions[1].LastApplied, s.Sessions[1].Updates = 6, 6 }, alarm: "holds 6 updates, and had acknowledged 7"},
+		"two had one hint":      {change: func(s *watchtower.Statement) { s.Sessions[0].Updates = 4 }, notice: "same hint"},
+		"an old answer":         {change: func(s *watchtower.Statement) { s.Nonce = make([]byte, 32) }, alarm: "does not answer our question"},
+		"another key":           {by: other, alarm: "another key"},
+		"a clock that is wrong": {change: func(s *watchtower.Statement) { s.AtMs -= time.Hour.Milliseconds() }, alarm: "off by 1h"},
+	} {
+		s := good
+		s.Sessions = append([]watchtower.StatedSession{}, good.Sessions...)
+		if c.change != nil {
+			c.change(&s)
+		}
+		if c.by == nil {
+			c.by = k
+		}
+		r := Report{}
+		Compare(&r, known, signed(t, c.by, s), service, nonce, now())
+		require.True(t, r.Checked)
+		if c.alarm == "" {
+			require.Empty(t, r.Alarms, name)
+		} else {
+			require.Len(t, r.Alarms, 1, name)
+			require.Contains(t, r.Alarms[0], c.alarm, name)
+		}
+		if c.notice == "" {
+			require.Empty(t, r.Notices, name)
+		} else {
+			require.Contains(t, r.Notices[0], c.notice, name)
+		}
+	}
+	forged := signed(t, k, good)
+	forged.Sessions[0].LastApplied = 500
+	r := Report{}
+	Compare(&r, known, forged, service, nonce, now())
+	require.Len(t, r.Alarms, 1)
+	require.Contains(t, r.Alarms[0], "not valid")
+}
+
+func TestOverall(t *testing.T) {
+	active := func(k ln.PubKey) ln.ClientTower { return ln.ClientTower{Key: k, Active: true} }
+	services := []Service{{Name: "peer's", TowerKey: key(1), Node: key(50)}, {Name: "friend's", TowerKey: key(2), Node: key(60)}}
+	peers := map[ln.PubKey]bool{key(50): true}
+	require.Contains(t, Overall(nil, nil, peers)[0], "no watchtower")
+	require.Contains(t, Overall([]ln.ClientTower{{Key: key(2)}}, services, peers)[0], "no watchtower", "one that was left")
+	require.Contains(t, Overall([]ln.ClientTower{active(key(1))}, services, peers)[0], "belongs to a node")
+	require.Contains(t, Overall([]ln.ClientTower{active(key(50))}, nil, peers)[0], "belongs to a node")
+	require.Empty(t, Overall([]ln.ClientTower{active(key(1)), active(key(2))}, services, peers))
+	require.Empty(t, Overall([]ln.ClientTower{active(key(1))}, services, nil))
+}
+
+func TestStandings(t *testing.T) {
+	for standing, c := range map[string]struct{ alarms, notices int }{"active": {}, "expiring": {0, 1}, "expired": {1, 0}, "suspended": {1, 0}} {
+		r := Report{Pending: 0}
+		Standing(&r, standing, "why", now().Add(72*time.Hour), now().Add(1000*time.Hour), now())
+		Backlog(&r)
+		require.Len(t, r.Alarms, c.alarms, standing)
+		require.Len(t, r.Notices, c.notices, standing)
+	}
+}
+
+func TestServicesFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	list, err := LoadServices(dir)
+	require.NoError(t, err)
+	require.Empty(t, list)
+	list = Put(Put(list, Service{Name: "a", Node: key(1), GRPC: "h:1"}), Service{Name: "b", Node: key(2), GRPC: "h:2"})
+	list = Put(list, Service{Name: "a", Node: key(3), GRPC: "h:3", TowerKey: key(4)})
+	require.NoError(t, SaveServices(dir, list))
+	got, err := LoadServices(dir)
+	require.NoError(t, err)
+	require.Equal(t, list, got)
+	require.Len(t, got, 2)
+	s, err := Find(got, "a")
+	require.NoError(t, err)
+	require.Equal(t, key(3), s.Node)
+	_, err = Find(got, "c")
+	require.Error(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, servicesFile), []byte("{"), 0o600))
+	_, err = LoadServices(dir)
+	require.ErrorContains(t, err, "damaged")
+}
