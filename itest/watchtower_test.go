@@ -312,7 +312,7 @@ func TestWatchtower(t *testing.T) {
 		require.NotNil(t, found[txid.String()], kind)
 	}
 	require.NoError(t, g.Mine(ctx, 1))
-	found = g.breachesOffline(ctx, 3, "swept")
+	g.breachesOffline(ctx, 3, "swept")
 
 	// The blocks with the justice transactions leave the chain, and others come.
 	_, err = g.Miner().Reorg(ctx, 2, 3)

@@ -205,7 +205,8 @@ func TestSettling(t *testing.T) {
 	b = r.attach("b")
 	b.answer(b.next(), settle)
 	require.Equal(t, codes.InvalidArgument, status.Code(<-b.ended))
-	a, b = r.attach("a"), r.attach("b")
+	r.attach("a")
+	b = r.attach("b")
 	b.answer(b.next(), settle, func(m *routerrpc.ForwardHtlcInterceptResponse) { m.Preimage = preimage.Bytes() })
 	require.Eventually(t, func() bool {
 		rows := r.rows(p)

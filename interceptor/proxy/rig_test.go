@@ -301,20 +301,6 @@ func (p *program) answer(o *routerrpc.ForwardHtlcInterceptRequest, action router
 	_ = p.stream.Send(m)
 }
 
-// always answers every question alike.
-func (p *program) always(action routerrpc.ResolveHoldForwardAction) {
-	go func() {
-		for {
-			select {
-			case o := <-p.offers:
-				p.answer(o, action)
-			case <-p.stream.Context().Done():
-				return
-			}
-		}
-	}()
-}
-
 const (
 	resume = routerrpc.ResolveHoldForwardAction_RESUME
 	fail   = routerrpc.ResolveHoldForwardAction_FAIL
