@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -199,7 +200,7 @@ func (a *Agent) note(what string, err error) {
 	case err == nil:
 		delete(a.trouble, what)
 	default:
-		if text := sentence(err); a.trouble[what] != text {
+		if text := errkind.Told(err); a.trouble[what] != text {
 			a.trouble[what] = text
 			a.p.Log.Warn("backups: "+what, zap.Error(err))
 		}

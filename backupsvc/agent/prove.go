@@ -260,7 +260,7 @@ func (a *Agent) drilled(p ProviderConfig, tried Stand, err error) error {
 	s := a.state.place(p.Place())
 	s.DrilledMs, s.DrillProblem = a.p.Now().UnixMilli(), ""
 	if err != nil {
-		s.DrillProblem = sentence(err)
+		s.DrillProblem = errkind.Told(err)
 		a.p.Log.Error("a backup drill failed", zap.String("provider", p.Name), zap.Error(err))
 		err = fmt.Errorf("%s: %s", p.Name, s.DrillProblem)
 	} else if have, ok := s.Things[channelsName]; ok && have.Ref == tried.Ref {

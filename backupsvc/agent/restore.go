@@ -89,11 +89,11 @@ func (a *Agent) ask(ctx context.Context, p ProviderConfig) Finding {
 	f := Finding{Found: recovery.Found{Place: p.Place(), Name: p.Name}}
 	var err error
 	if f.open, err = a.p.Open(p, a.self); err != nil {
-		f.Err = sentence(err)
+		f.Err = errkind.Told(err)
 		return f
 	}
 	if err := a.read(ctx, &f); err != nil {
-		f.Err = sentence(err)
+		f.Err = errkind.Told(err)
 	}
 	return f
 }
@@ -117,7 +117,7 @@ func (a *Agent) read(ctx context.Context, f *Finding) error {
 			err = use(headerOf{h.Number, h.MadeMs, h.Device, h.Channels}, payload, obj.Value)
 		}
 		if err != nil && f.Damaged == "" {
-			f.Damaged = name + ": " + sentence(err)
+			f.Damaged = name + ": " + errkind.Told(err)
 		}
 		return nil
 	}

@@ -88,7 +88,7 @@ func (w *worker) tell(err error) {
 	defer a.mu.Unlock()
 	text := ""
 	if err != nil && !errors.Is(err, errkind.Conflict) {
-		text = sentence(err)
+		text = errkind.Told(err)
 	}
 	if text != "" && text != w.problem {
 		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.Error(err))
@@ -309,9 +309,9 @@ func (w *worker) damaged(name string, cause error) error {
 	s := a.state.place(w.place)
 	if s.Things[name].Number == 0 && !a.abandoned[w.place] {
 		if name == channelsName {
-			w.hold([]string{"what is stored at " + w.cfg.Name + " (" + sentence(cause) + ")"})
+			w.hold([]string{"what is stored at " + w.cfg.Name + " (" + errkind.Told(cause) + ")"})
 		}
-		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+sentence(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
+		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+errkind.Told(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
 	}
 	if s.Things[name].Number > 0 {
 		a.accuse(w, "what it stores does not open any more: it is stored again")
@@ -405,12 +405,4 @@ func (a *Agent) accuse(w *worker, what string) {
 	s.Alarm, s.AlarmMs = what, a.p.Now().UnixMilli()
 	a.save()
 	a.signal()
-}
-
-// sentence is what a person reads of an error.
-func sentence(err error) string {
-	if s := errkind.Sentence(err); s != "" {
-		return s
-	}
-	return err.Error()
 }

@@ -129,6 +129,15 @@ func Sentence(err error) string {
 	return e.sentence
 }
 
+// Told is what the owner of the program that met err may read: the sentence,
+// or all of the error where there is none. It is never for a caller.
+func Told(err error) string {
+	if s := Sentence(err); s != "" {
+		return s
+	}
+	return err.Error()
+}
+
 func (e *Error) bare() string {
 	switch {
 	case e.sentence != "":

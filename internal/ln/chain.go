@@ -8,6 +8,19 @@ type Block struct {
 	Hash   [32]byte
 }
 
+// Confirmations is how deep a transaction is at a tip: 0 while height is 0, which
+// means that it is in no block, and 1 in the tip's own block. A tip below the
+// height is one that is behind whoever reported the block, not a reorg.
+func Confirmations(height, tip uint32) uint32 {
+	switch {
+	case height == 0:
+		return 0
+	case tip < height:
+		return 1
+	}
+	return tip - height + 1
+}
+
 // Coin is one unspent output of the node's on-chain wallet.
 type Coin struct {
 	Outpoint      Outpoint

@@ -100,7 +100,7 @@ func controlStatus(err error) error {
 		return status.Error(codes.Canceled, "cancelled")
 	}
 	kind := errkind.Of(err)
-	s := status.New(rpcserver.Code(kind), sentence(err))
+	s := status.New(rpcserver.Code(kind), errkind.Told(err))
 	if with, detailErr := s.WithDetails(&errdetails.ErrorInfo{Reason: string(kind), Domain: "sluice"}); detailErr == nil {
 		s = with
 	}
@@ -206,7 +206,7 @@ func (c *control) ListOffers(ctx context.Context, r *agentv1.ListOffersRequest) 
 			ValidUntilMs: o.Params.ValidUntil.UnixMilli(),
 		}
 		if o.Unfit != nil {
-			p.Unfit = sentence(o.Unfit)
+			p.Unfit = errkind.Told(o.Unfit)
 		}
 		out.Offers = append(out.Offers, p)
 	}
@@ -269,7 +269,7 @@ func (c *control) ListPayments(ctx context.Context, r *agentv1.ListPaymentsReque
 		out.Payments = append(out.Payments, paymentToProto(p))
 	}
 	for _, err := range failed {
-		out.Unreachable = append(out.Unreachable, &agentv1.Lsp{Problem: sentence(err)})
+		out.Unreachable = append(out.Unreachable, &agentv1.Lsp{Problem: errkind.Told(err)})
 	}
 	return out, nil
 }
@@ -306,7 +306,7 @@ func lspToProto(s LSPStatus) *agentv1.Lsp {
 		ZeroConf: s.ZeroConf, Connected: s.Connected, LoggedIn: s.LoggedIn, Accepting: s.Accepting,
 	}
 	if s.Problem != nil {
-		p.Problem = sentence(s.Problem)
+		p.Problem = errkind.Told(s.Problem)
 	}
 	return p
 }

@@ -166,15 +166,7 @@ func (a *Agent) Receive(ctx context.Context, r ReceiveRequest) (Agreement, error
 }
 
 func prefixed(name string, err error) error {
-	return errkind.Wrap(errkind.Of(err), err, name+": "+sentence(err))
-}
-
-// sentence is what a person should read of an error.
-func sentence(err error) string {
-	if s := errkind.Sentence(err); s != "" {
-		return s
-	}
-	return err.Error()
+	return errkind.Wrap(errkind.Of(err), err, name+": "+errkind.Told(err))
 }
 
 // noneFits joins what each LSP said, under the kind of the first.
@@ -184,7 +176,7 @@ func noneFits(errs []error) error {
 	}
 	var said []string
 	for _, err := range errs {
-		if s := sentence(err); !slices.Contains(said, s) {
+		if s := errkind.Told(err); !slices.Contains(said, s) {
 			said = append(said, s)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -212,7 +213,7 @@ func blockers(open []ln.Channel, pending []ln.PendingChannel, payments []Payment
 		}
 	}
 	for _, err := range away {
-		out = append(out, Blocker{BlockUnknown, "not known whether a payment is on its way: " + sentence(err)})
+		out = append(out, Blocker{BlockUnknown, "not known whether a payment is on its way: " + errkind.Told(err)})
 	}
 	return out
 }

@@ -10,19 +10,9 @@ import (
 // Confirmed and Buried are all of this shape.
 type live Signed
 
-func (l live) depth(tip uint32) uint32 {
-	switch {
-	case l.ConfirmedHeight == 0:
-		return 0
-	case tip < l.ConfirmedHeight:
-		return 1
-	}
-	return tip - l.ConfirmedHeight + 1
-}
-
 // ready: HTLCs may be entrusted to the channel.
 func (l live) ready(tip uint32) bool {
-	return l.Active && (l.ZeroConf || l.depth(tip) >= max(l.Confs, 1))
+	return l.Active && (l.ZeroConf || ln.Confirmations(l.ConfirmedHeight, tip) >= max(l.Confs, 1))
 }
 
 // stepLive never abandons: the signed bytes may be anywhere.
@@ -134,7 +124,7 @@ func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Ef
 		effects = append(effects, notify(l, NoticeUsable))
 	}
 	switch {
-	case l.Told && l.ConfirmedHeight > 0 && l.depth(tip) >= max(l.BuriedConfs, 1):
+	case l.Told && l.ConfirmedHeight > 0 && ln.Confirmations(l.ConfirmedHeight, tip) >= max(l.BuriedConfs, 1):
 		return Buried(l), append(effects, ReleaseCoins{OpeningID: l.ID, LeaseID: l.LeaseID()}), nil
 	case l.Told && l.ConfirmedHeight > 0:
 		return Confirmed(l), effects, nil

@@ -80,7 +80,7 @@ func (o Order) take(v CoinsSeen) (Order, bool, error) {
 	var err error
 	chosen := make([]bool, len(o.Coins))
 	for i, c := range o.Coins {
-		if !o.timely(c) || depth(c.Height, v.Height) < max(uint32(o.OnChain.MinConfs), 1) {
+		if !o.timely(c) || ln.Confirmations(c.Height, v.Height) < max(uint32(o.OnChain.MinConfs), 1) {
 			continue
 		}
 		chosen[i] = true
@@ -173,7 +173,7 @@ func (o Order) giveBack(delivered bool, reason lsp.Reason) (Order, []Effect) {
 // takeOver makes the coins that paid for the channel the gateway's own, once its
 // funding is buried; what they hold beyond the total goes back.
 func (o Order) takeOver(height uint32) (Order, []Effect) {
-	if o.Taken || o.PaidBy != PaidByOnChain || o.Channel == nil || depth(o.Channel.ConfirmedHeight, height) < max(o.BuriedConfs, 1) {
+	if o.Taken || o.PaidBy != PaidByOnChain || o.Channel == nil || ln.Confirmations(o.Channel.ConfirmedHeight, height) < max(o.BuriedConfs, 1) {
 		return o, nil
 	}
 	var used []int
@@ -306,14 +306,4 @@ func (o Order) LostMsat() (ln.Msat, error) {
 		}
 	}
 	return (o.OnChain.TotalSat - min(have, o.OnChain.TotalSat)).Msat()
-}
-
-func depth(height, tip uint32) uint32 {
-	switch {
-	case height == 0:
-		return 0
-	case tip < height:
-		return 1
-	}
-	return tip - height + 1
 }

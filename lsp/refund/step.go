@@ -82,7 +82,7 @@ func stepSending(s Sending, v Event) (State, []Effect, error) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		s.Confirmed, s.ConfirmedHeight, s.Trouble = v.TxID, v.ConfirmedHeight, lsp.Reason{}
-		if depth(s.ConfirmedHeight, v.Height) >= max(s.BuriedConfs, 1) || s.Sent == v.TxID {
+		if ln.Confirmations(s.ConfirmedHeight, v.Height) >= max(s.BuriedConfs, 1) || s.Sent == v.TxID {
 			return s.bury(v.Height)
 		}
 		s.Sent = v.TxID
@@ -91,7 +91,7 @@ func stepSending(s Sending, v Event) (State, []Effect, error) {
 		s.Confirmed, s.ConfirmedHeight = ln.TxID{}, 0
 		return s, []Effect{s.publish()}, nil
 	case Conflicted:
-		if depth(v.SpenderHeight, v.Height) < max(s.BuriedConfs, 1) {
+		if ln.Confirmations(v.SpenderHeight, v.Height) < max(s.BuriedConfs, 1) {
 			return s, nil, nil
 		}
 		why := lsp.Because(lsp.ReasonConflict, "transaction %s spent a coin that was to be returned, and is buried", v.Spender)
@@ -137,7 +137,7 @@ func (s Sending) bump(m lsp.Moment) (Sending, Effect) {
 }
 
 func (s Sending) bury(tip uint32) (State, []Effect, error) {
-	if depth(s.ConfirmedHeight, tip) < max(s.BuriedConfs, 1) {
+	if ln.Confirmations(s.ConfirmedHeight, tip) < max(s.BuriedConfs, 1) {
 		return s, nil, nil
 	}
 	t, _ := Latest(s)
@@ -147,14 +147,4 @@ func (s Sending) bury(tip uint32) (State, []Effect, error) {
 func (s Sending) publish() Effect {
 	t := s.latest()
 	return Publish{RefundID: s.ID, OrderID: s.OrderID, TxID: t.TxID, Raw: t.Raw}
-}
-
-func depth(height, tip uint32) uint32 {
-	switch {
-	case height == 0:
-		return 0
-	case tip < height:
-		return 1
-	}
-	return tip - height + 1
 }

@@ -103,10 +103,10 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 	case Pay:
 		// The node knows one payment of a hash, and asks itself first.
 		if w.pay == ln.PaymentUnknown || w.pay == ln.PaymentFailed && f.Attempt > w.attempts {
-			if depth(w.height, w.confirmed) < 2 {
+			if ln.Confirmations(w.confirmed, w.height) < 2 {
 				// A reorg between the decision and now: the stated exposure.
 				if w.confirmed != 0 {
-					w.broken = append(w.broken, fmt.Sprintf("paid at %d confirmations", depth(w.height, w.confirmed)))
+					w.broken = append(w.broken, fmt.Sprintf("paid at %d confirmations", ln.Confirmations(w.confirmed, w.height)))
 				}
 			}
 			w.attempts = f.Attempt
@@ -202,7 +202,7 @@ func (w *world) act(s State) []Event {
 		w.height += uint32(w.rng.IntN(3))
 	case 3:
 		// A reorg undoes what is not buried and not paid for.
-		if w.confirmed > 0 && depth(w.height, w.confirmed) < 3 && w.pay == ln.PaymentUnknown {
+		if w.confirmed > 0 && ln.Confirmations(w.confirmed, w.height) < 3 && w.pay == ln.PaymentUnknown {
 			w.confirmed = 0
 			return []Event{OutputReorged{w.moment()}}
 		}

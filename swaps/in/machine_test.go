@@ -112,8 +112,8 @@ func TestRandomDays(t *testing.T) {
 					require.True(t, stored, "paid before it was stored")
 					require.False(t, inFlight || paid, "paid twice")
 					b, w := v.(NewBlock), before.(Waiting)
-					require.GreaterOrEqual(t, depth(b.Height, w.ConfirmedHeight), uint32(2))
-					require.True(t, b.FreeSat >= w.AmountSat || depth(b.Height, w.ConfirmedHeight) >= 6, "exposed beyond the cap")
+					require.GreaterOrEqual(t, ln.Confirmations(w.ConfirmedHeight, b.Height), uint32(2))
+					require.True(t, b.FreeSat >= w.AmountSat || ln.Confirmations(w.ConfirmedHeight, b.Height) >= 6, "exposed beyond the cap")
 					require.LessOrEqual(t, b.Height, w.LastPayHeight())
 					inFlight = true
 				case SignClaim:

@@ -191,7 +191,7 @@ func Exposed(s State, tip uint32) ln.Sat {
 		return 0
 	}
 	p := PlanOf(s)
-	if depth(tip, OutputOf(s).ConfirmedHeight) >= p.DeepConfs {
+	if ln.Confirmations(OutputOf(s).ConfirmedHeight, tip) >= p.DeepConfs {
 		return 0
 	}
 	return p.AmountSat
@@ -204,14 +204,4 @@ func Promised(s State) ln.Sat {
 		return PlanOf(s).AmountSat
 	}
 	return 0
-}
-
-func depth(tip, height uint32) uint32 {
-	switch {
-	case height == 0:
-		return 0
-	case tip < height:
-		return 1
-	}
-	return tip - height + 1
 }

@@ -75,7 +75,7 @@ func (s Waiting) block(v NewBlock) (State, []Effect, error) {
 	if v.Height > s.LastPayHeight() {
 		return failed(s.Plan, s.Output, swaps.ReasonLate, "at height %d a payment could outlive the swap, which expires at %d: the client takes its output back", v.Height, s.Terms.ExpiryHeight)
 	}
-	d := depth(v.Height, s.ConfirmedHeight)
+	d := ln.Confirmations(s.ConfirmedHeight, v.Height)
 	if d == 0 || d < max(s.Confs, 1) || (d < s.DeepConfs && s.AmountSat > v.FreeSat) {
 		return s, nil, nil
 	}
@@ -209,7 +209,7 @@ func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
 
 // settle ends a swap whose output's spend is buried.
 func (s Claiming) settle(tip uint32, effects []Effect) (State, []Effect, error) {
-	if depth(tip, s.SpentHeight) < s.DeepConfs {
+	if ln.Confirmations(s.SpentHeight, tip) < s.DeepConfs {
 		if s.Spent == htlc.SpendTimeout {
 			effects = append(effects, Alarm{Text: "the client took the output of a swap in back although it was paid"})
 		}

@@ -189,7 +189,7 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 			return w.chain(), nil
 		}
 	case CancelInvoices:
-		if w.raw != "" && w.swap == ln.InvoiceAccepted && (w.spent != htlc.SpendTimeout || depth(w.height, w.spentHeight) < 6) {
+		if w.raw != "" && w.swap == ln.InvoiceAccepted && (w.spent != htlc.SpendTimeout || ln.Confirmations(w.spentHeight, w.height) < 6) {
 			w.breach("the payment went back while the output could be taken")
 		}
 		if w.swap != ln.InvoiceSettled {
@@ -252,8 +252,8 @@ func (w *world) act(s State) []Event {
 	may(w.confirmed > 0 && w.spent == "", 2, told(func() { w.height = max(w.height, testExpiry-uint32(w.rng.IntN(2))) }))
 	may(true, 1, told(func() { w.height += uint32(w.rng.IntN(4)) }))
 	// A reorg undoes what is not buried, spends before what they spend.
-	may(w.spent != "" && depth(w.height, w.spentHeight) < 6, 1, func() []Event { w.spent, w.spentHeight = "", 0; return []Event{SpendReorged{m}} })
-	may(w.spent == "" && w.confirmed > 0 && depth(w.height, w.confirmed) < 6, 1, func() []Event { w.confirmed = 0; return []Event{HtlcReorged{m}} })
+	may(w.spent != "" && ln.Confirmations(w.spentHeight, w.height) < 6, 1, func() []Event { w.spent, w.spentHeight = "", 0; return []Event{SpendReorged{m}} })
+	may(w.spent == "" && w.confirmed > 0 && ln.Confirmations(w.confirmed, w.height) < 6, 1, func() []Event { w.confirmed = 0; return []Event{HtlcReorged{m}} })
 	// The client takes its money, one way or the other, also too late. The chain
 	// decides between it and the refund.
 	may(!w.noShow && !w.onChain && w.confirmed > 0 && w.spent == "", 2, func() []Event { return []Event{PreimagePushed{m, testPreimage()}} })

@@ -27,16 +27,6 @@ func ForgetChain(s State, m swaps.Moment) []Event {
 	return events
 }
 
-func depth(tip, height uint32) uint32 {
-	switch {
-	case height == 0:
-		return 0
-	case tip < height:
-		return 1
-	}
-	return tip - height + 1
-}
-
 // stepLive never forgets the output: the bytes may be anywhere.
 func stepLive(s State, l Live, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
@@ -209,19 +199,19 @@ func (l Live) lags(tip uint32) bool {
 // settle names the state that the facts amount to.
 func (l Live) settle(tip uint32, effects []Effect) (State, []Effect, error) {
 	buried := max(l.BuriedConfs, 1)
-	if l.Preimage == nil && l.Seen != nil && l.Spent == htlc.SpendSuccess && (depth(tip, l.SpentHeight) >= buried || l.near(tip)) {
+	if l.Preimage == nil && l.Seen != nil && l.Spent == htlc.SpendSuccess && (ln.Confirmations(l.SpentHeight, tip) >= buried || l.near(tip)) {
 		// The client's spend stands, or the node would give the payment back.
 		l.Preimage = l.Seen
 		effects = append(effects, SettleSwap{Preimage: *l.Seen})
 	}
 	switch {
-	case l.Settled && depth(tip, l.ConfirmedHeight) >= buried:
+	case l.Settled && ln.Confirmations(l.ConfirmedHeight, tip) >= buried:
 		return Succeeded(l), append(effects, ReleaseCoins{LeaseID: l.LeaseID()}), nil
 	case l.Settled:
 		return Settled(l), effects, nil
 	case l.Preimage != nil:
 		return Revealed(l), effects, nil
-	case l.Spent == htlc.SpendTimeout && depth(tip, l.SpentHeight) >= buried:
+	case l.Spent == htlc.SpendTimeout && ln.Confirmations(l.SpentHeight, tip) >= buried:
 		reason := swaps.Because(swaps.ReasonTimeout, "the client never took the output; it came back in %s, and the held payment goes back", l.SpentBy)
 		return Refunded{Plan: l.Plan, Invoices: l.Invoices, Held: l.Held, Tx: l.Tx, Life: l.Life, Reason: reason},
 			append(effects, ReleaseCoins{LeaseID: l.LeaseID()}, CancelInvoices{Swap: l.Terms.Hash}), nil
