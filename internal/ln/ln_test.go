@@ -128,8 +128,12 @@ func FuzzParsers(f *testing.F) {
 
 func TestConfirmations(t *testing.T) {
 	for _, c := range []struct{ height, tip, want uint32 }{
-		{0, 0, 0}, {0, 900_000, 0}, {900_000, 900_000, 1}, {900_000, 900_005, 6},
-		{900_000, 899_999, 1}, {1, 1<<32 - 1, 1<<32 - 1},
+		{0, 0, 0},
+		{0, 900_000, 0},
+		{900_000, 900_000, 1},
+		{900_000, 900_005, 6},
+		{900_000, 899_999, 1},
+		{1, 1<<32 - 1, 1<<32 - 1},
 	} {
 		require.Equal(t, c.want, Confirmations(c.height, c.tip), "%+v", c)
 	}
