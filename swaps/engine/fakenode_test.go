@@ -39,6 +39,8 @@ type fakeNode struct {
 	payments map[ln.Hash]ln.Payment
 	outcome  func(ln.InvoicePayment, ln.Hash) (ln.Payment, error)
 	sent     int
+	// away is set while lnd does not answer for payments.
+	away bool
 	// outputs are transactions that pay scripts, by script.
 	outputs map[string]ln.ConfEvent
 }
@@ -70,6 +72,9 @@ func (n *fakeNode) PayInvoice(_ context.Context, p ln.InvoicePayment) (ln.Paymen
 func (n *fakeNode) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.away {
+		return ln.Payment{}, ln.ErrUnavailable
+	}
 	if p, ok := n.payments[hash]; ok {
 		return p, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/txscript"
@@ -117,7 +118,13 @@ func (e *Engine) payIn(ctx context.Context, f in.Pay) ([]in.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if limit := e.cltvLimit(f.Plan); limit < f.Plan.MinCltvBlocks || info.BlockHeight > f.Plan.LastPayHeight() {
+	late := func(tip uint32) bool { return tip > f.Plan.LastPayHeight() }
+	if !late(info.BlockHeight) {
+		if info.BlockHeight, err = e.stillThere(ctx, f); err != nil {
+			return nil, err
+		}
+	}
+	if limit := e.cltvLimit(f.Plan); limit < f.Plan.MinCltvBlocks || late(info.BlockHeight) {
 		return []in.Event{in.PaymentNotSent{Moment: e.moment(), Text: "it could outlive the swap"}}, nil
 	}
 	result, err := e.node.Payments.PayInvoice(ctx, ln.InvoicePayment{
@@ -129,6 +136,47 @@ func (e *Engine) payIn(ctx context.Context, f in.Pay) ([]in.Event, error) {
 		return []in.Event{in.PaymentCutOff{Moment: e.moment(), Text: err.Error()}}, nil
 	}
 	return e.paymentIn(result), nil
+}
+
+// lookFor bounds one look at the chain before a payment.
+const lookFor = 15 * time.Second
+
+// stillThere asks the chain whether the output that is about to be paid for is
+// in the best chain, as deep as it was at the decision, and returns the tip. If
+// not, the error has the payment tried again later.
+func (e *Engine) stillThere(ctx context.Context, f in.Pay) (tip uint32, err error) {
+	contract, err := htlc.New(f.Plan.Terms)
+	if err != nil {
+		return 0, fmt.Errorf("the contract of swap %s: %w", f.Plan.ID(), err)
+	}
+	look, done := context.WithTimeout(ctx, lookFor)
+	defer done()
+	var found in.OutputFound
+	// The watch ends with the first answer, or without one.
+	watchErr := e.node.Chain.WatchConf(look, ln.TxID{}, contract.PkScript, max(f.Plan.BeginHeight, 1), func(ev ln.ConfEvent) {
+		if !ev.Reorged && found.ConfirmedHeight == 0 {
+			found, err = readOutput(contract.PkScript, ev)
+			done()
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("the output of swap %s: %w", f.Plan.ID(), err)
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case found.ConfirmedHeight == 0:
+		return 0, fmt.Errorf("swap %s is not paid yet: its output is not in the chain any more (%w)", f.Plan.ID(), watchErr)
+	case found.Outpoint != f.Outpoint:
+		return 0, fmt.Errorf("swap %s is not paid: the chain has %s where %s was judged", f.Plan.ID(), found.Outpoint, f.Outpoint)
+	}
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if d := ln.Confirmations(found.ConfirmedHeight, info.BlockHeight); d < f.MinConfs {
+		return 0, fmt.Errorf("swap %s is not paid yet: a reorg left its output %d confirmations of %d", f.Plan.ID(), d, f.MinConfs)
+	}
+	return info.BlockHeight, nil
 }
 
 func (e *Engine) paymentIn(p ln.Payment) []in.Event {

@@ -295,3 +295,41 @@ func TestAPaymentThatNobodyKnowsOf(t *testing.T) {
 	r.inReaches(p, func(s in.State) bool { _, paid := s.(in.Paid); return paid })
 	require.Equal(t, 2, r.node.sent)
 }
+
+// Between the decision to pay and the payment a reorg takes the output: nothing
+// is paid until it is back, as deep as it was.
+func TestAReorgBeforeThePayment(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	_, err := r.OfferIn(r.ctx, r.wishIn(p, 500_000))
+	require.NoError(t, err)
+	r.node.change(func() { r.node.away = true })
+	r.lock(p, 500_000)
+	r.inReaches(p, located)
+	r.node.mine(1, false)
+	r.inReaches(p, named("paying"))
+	contract, err := htlc.New(in.PlanOf(r.inState(p)).Terms)
+	require.NoError(t, err)
+	var output ln.ConfEvent
+	r.node.change(func() {
+		output = r.node.outputs[string(contract.PkScript)]
+		delete(r.node.outputs, string(contract.PkScript))
+		r.node.away = false
+	})
+	r.inReaches(p, func(s in.State) bool { return in.OutputOf(s).ConfirmedHeight == 0 })
+	sent := func() int { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.sent }
+	// Another process finds the same.
+	r.stop()
+	r.start()
+	r.node.mine(1, false)
+	r.node.change(func() {
+		output.Height = r.node.height
+		r.node.outputs[string(contract.PkScript)] = output
+	})
+	r.inReaches(p, located)
+	require.Equal(t, "paying", r.inState(p).StateName(), "one confirmation is not two")
+	require.Equal(t, 1, sent(), "the probe alone")
+	r.node.mine(1, false)
+	r.inReaches(p, named("paid"))
+	require.Equal(t, 2, sent())
+}

@@ -29,11 +29,13 @@ func TestCrashes(t *testing.T) {
 
 // world is the node, the chain and the client.
 type world struct {
-	rng *rand.Rand
+	rng   *rand.Rand
+	clock *fsmtest.Clock
 	// what happens in this life
 	refuses, cutsOff, keepsKey, wrongAmount bool
 
 	mu          sync.Mutex
+	stumbles    int
 	step        int
 	height      uint32
 	confirmed   uint32
@@ -47,14 +49,16 @@ type world struct {
 
 func newWorld(rng *rand.Rand) *world {
 	one := func(n int) bool { return rng.IntN(n) == 0 }
-	return &world{rng: rng, height: 100, pay: ln.PaymentUnknown, refuses: one(5), cutsOff: one(2), keepsKey: one(2), wrongAmount: one(8)}
+	return &world{
+		rng: rng, clock: fsmtest.NewClock(testStart()), stumbles: rng.IntN(4), height: 100, pay: ln.PaymentUnknown, refuses: one(5), cutsOff: one(2), keepsKey: one(2), wrongAmount: one(8),
+	}
 }
 
 func (w *world) moment() swaps.Moment { return swaps.Moment{At: testStart(), Height: w.height} }
 
 func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 	return fsm.New(Machine(), fsm.Options[State, Event, Effect]{
-		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: fsmtest.NewClock(testStart()),
+		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: w.clock,
 		Concurrent: func(f Effect) bool { return f.EffectName() == "pay" || f.EffectName() == "track_payment" },
 		Reconcile: func(_ context.Context, _ string, s State) ([]Event, error) {
 			w.mu.Lock()
@@ -72,8 +76,10 @@ func (w *world) facts(s State) (events []Event) {
 		switch s.(type) {
 		case Probing, Paid:
 			events = append(events, Tick{late})
-		case Waiting:
-			w.height = max(w.height, 900)
+		case Waiting, Paying:
+			if w.pay != ln.PaymentSucceeded {
+				w.height = max(w.height, 900)
+			}
 		}
 		if w.claimed {
 			w.height = max(w.height, w.spentHeight+6)
@@ -96,6 +102,10 @@ func (w *world) facts(s State) (events []Event) {
 func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stumbles > 0 && t.Attempt == 1 {
+		w.stumbles--
+		return nil, errors.New("the node does not answer")
+	}
 	m := w.moment()
 	switch f := t.Effect.(type) {
 	case Probe:
@@ -103,11 +113,13 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 	case Pay:
 		// The node knows one payment of a hash, and asks itself first.
 		if w.pay == ln.PaymentUnknown || w.pay == ln.PaymentFailed && f.Attempt > w.attempts {
-			if ln.Confirmations(w.confirmed, w.height) < 2 {
-				// A reorg between the decision and now: the stated exposure.
-				if w.confirmed != 0 {
-					w.broken = append(w.broken, fmt.Sprintf("paid at %d confirmations", ln.Confirmations(w.confirmed, w.height)))
+			if d := ln.Confirmations(w.confirmed, w.height); d < f.MinConfs {
+				if w.height > f.Plan.LastPayHeight() {
+					return []Event{PaymentNotSent{m, "late"}}, nil
 				}
+				return nil, fmt.Errorf("%d confirmations", d)
+			} else if d < f.Plan.Confs {
+				w.broken = append(w.broken, fmt.Sprintf("paid at %d confirmations", d))
 			}
 			w.attempts = f.Attempt
 			w.pay = ln.PaymentInFlight
@@ -170,6 +182,14 @@ func (w *world) Act(ctx context.Context, e *fsm.Engine[State, Event, Effect]) er
 	if _, err := e.Create(ctx, p.ID(), Probing{p}, Start{w.moment()}); err != nil && !errors.Is(err, store.ErrUnique) {
 		return err
 	}
+	return w.Tell(ctx, e)
+}
+
+// Tell lets a step pass and says what it was. The clock is that of the engine's
+// retries, not of the events.
+func (w *world) Tell(ctx context.Context, e *fsm.Engine[State, Event, Effect]) error {
+	w.clock.Advance(10 * time.Millisecond)
+	p := testPlan()
 	inst, err := e.Get(ctx, p.ID())
 	if err != nil {
 		return err

@@ -119,10 +119,14 @@ type (
 	}
 	// Pay pays the client's invoice, unless the node knows of a payment for its
 	// hash already: PaymentSucceeded, PaymentFailed, PaymentCutOff or
-	// PaymentNotSent.
+	// PaymentNotSent. Between the decision and now lie a write, and perhaps a
+	// restart or a node that does not answer: so who pays asks the chain once more
+	// whether the output is there, as deep as it was.
 	Pay struct {
-		Plan    Plan `json:"plan"`
-		Attempt int  `json:"attempt"`
+		Plan     Plan        `json:"plan"`
+		Attempt  int         `json:"attempt"`
+		Outpoint ln.Outpoint `json:"outpoint"`
+		MinConfs uint32      `json:"min_confs"`
 	}
 	// TrackPayment waits for the node's terminal word.
 	TrackPayment struct {

@@ -80,7 +80,7 @@ func (s Waiting) block(v NewBlock) (State, []Effect, error) {
 		return s, nil, nil
 	}
 	s.Attempts++
-	return Paying(s), []Effect{Pay{Plan: s.Plan, Attempt: s.Attempts}}, nil
+	return Paying(s), []Effect{Pay{Plan: s.Plan, Attempt: s.Attempts, Outpoint: s.Outpoint, MinConfs: min(d, max(s.DeepConfs, s.Confs, 1))}}, nil
 }
 
 func stepPaying(s Paying, v Event) (State, []Effect, error) {

@@ -29,13 +29,15 @@ func TestCrashes(t *testing.T) {
 
 // world is the node, the chain and the client.
 type world struct {
-	rng *rand.Rand
+	rng   *rand.Rand
+	clock *fsmtest.Clock
 	// what the client does in this life
 	noShow, prepays, gives, onChain, cancels, releases, releasesLate bool
 
-	mu     sync.Mutex
-	step   int
-	height uint32
+	mu       sync.Mutex
+	stumbles int
+	step     int
+	height   uint32
 	// invoices
 	swap, prepay ln.InvoiceState
 	released     bool
@@ -52,7 +54,7 @@ type world struct {
 func newWorld(rng *rand.Rand) *world {
 	one := func(n int) bool { return rng.IntN(n) == 0 }
 	return &world{
-		rng: rng, height: 100, noShow: one(3), prepays: !one(6), gives: !one(3), onChain: one(3), cancels: one(6), releases: one(8),
+		rng: rng, clock: fsmtest.NewClock(testStart()), stumbles: rng.IntN(4), height: 100, noShow: one(3), prepays: !one(6), gives: !one(3), onChain: one(3), cancels: one(6), releases: one(8),
 		releasesLate: one(8),
 	}
 }
@@ -65,7 +67,7 @@ func (w *world) moment() swaps.Moment { return swaps.Moment{At: testStart(), Hei
 
 func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 	return fsm.New(Machine(), fsm.Options[State, Event, Effect]{
-		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: fsmtest.NewClock(testStart()),
+		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: w.clock,
 		Reconcile: func(_ context.Context, _ string, s State) ([]Event, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -121,6 +123,10 @@ func (w *world) chain() (events []Event) {
 func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stumbles > 0 && t.Attempt == 1 {
+		w.stumbles--
+		return nil, errors.New("the node does not answer")
+	}
 	m := w.moment()
 	switch f := t.Effect.(type) {
 	case MakeInvoices:
@@ -210,6 +216,14 @@ func (w *world) Act(ctx context.Context, e *fsm.Engine[State, Event, Effect]) er
 	if _, err := e.Create(ctx, p.ID(), Offered{p}, Start{w.moment()}); err != nil && !errors.Is(err, store.ErrUnique) {
 		return err
 	}
+	return w.Tell(ctx, e)
+}
+
+// Tell lets a step pass and says what it was. The clock is that of the engine's
+// retries, not of the events.
+func (w *world) Tell(ctx context.Context, e *fsm.Engine[State, Event, Effect]) error {
+	w.clock.Advance(10 * time.Millisecond)
+	p := testPlan()
 	inst, err := e.Get(ctx, p.ID())
 	if err != nil {
 		return err

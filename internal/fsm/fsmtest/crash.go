@@ -33,6 +33,15 @@ type World[S fsm.State, V fsm.Event, F fsm.Effect] interface {
 	Check(ctx context.Context, db *store.DB, settled bool) error
 }
 
+// Teller is a World that does not stand still while a run comes to rest. Where
+// an effect or a commit is tried again after a pause, the engine's clock must
+// move; and what the world told while an effect was unanswered may be lost.
+type Teller[S fsm.State, V fsm.Event, F fsm.Effect] interface {
+	// Tell lets some milliseconds pass and repeats what is so. Its error counts
+	// only when the process is alive afterwards.
+	Tell(ctx context.Context, e *fsm.Engine[S, V, F]) error
+}
+
 // Harness runs a machine in a world through crashes.
 type Harness[S fsm.State, V fsm.Event, F fsm.Effect] struct {
 	// Migrate adds the tables that the world's engine needs beside fsm's.
@@ -208,7 +217,7 @@ func (r runner[S, V, F]) run(seed uint64, plan func(*rand.Rand) (crash, bool), m
 		}
 	}
 	for {
-		quiet, err := r.quiet(ctx, e, settle)
+		quiet, err := r.quiet(ctx, world, e, settle)
 		if r.faults.Crashed() {
 			crashes++
 			if err := boot(); err != nil {
@@ -232,11 +241,15 @@ func (r runner[S, V, F]) run(seed uint64, plan func(*rand.Rand) (crash, bool), m
 	return crashes, nil
 }
 
+// looksPerTell leaves effects time to be answered between two rounds of facts.
+const looksPerTell = 8
+
 // quiet waits until nothing is live and no effect is pending, or the process has
 // crashed.
-func (r runner[S, V, F]) quiet(ctx context.Context, e *fsm.Engine[S, V, F], within time.Duration) (bool, error) {
+func (r runner[S, V, F]) quiet(ctx context.Context, w World[S, V, F], e *fsm.Engine[S, V, F], within time.Duration) (bool, error) {
 	deadline := time.Now().Add(within)
-	for !r.faults.Crashed() {
+	teller, tells := w.(Teller[S, V, F])
+	for looks := 1; !r.faults.Crashed(); looks++ {
 		live, err := e.List(ctx, fsm.Filter{Live: true})
 		if err != nil {
 			return false, err
@@ -249,6 +262,11 @@ func (r runner[S, V, F]) quiet(ctx context.Context, e *fsm.Engine[S, V, F], with
 		}
 		if time.Now().After(deadline) {
 			return false, errors.New("the run does not come to rest: " + describe(live))
+		}
+		if tells && looks%looksPerTell == 0 {
+			if err := teller.Tell(ctx, e); err != nil && !r.faults.Crashed() {
+				return false, fmt.Errorf("tell: %w", err)
+			}
 		}
 		time.Sleep(time.Millisecond)
 	}
