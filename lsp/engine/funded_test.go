@@ -53,9 +53,9 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	}
 	room := func(e *Engine) ln.SCID {
 		t.Helper()
-		scid, _, _, err := e.takeRoom(t.Context(), "another", client, amount, 0, true)
+		found, err := e.takeRoom(t.Context(), "another", client, amount, 0, true)
 		require.NoError(t, err)
-		return scid
+		return found.via
 	}
 
 	op := begin("p", 1)

@@ -20,12 +20,12 @@ import (
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
 	switch f := t.Effect.(type) {
 	case jit.AskWallet:
-		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf, f.Whole)
 		if err != nil {
 			return nil, err
 		}
 		return []jit.Event{jit.WalletStatus{
-			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
+			Moment: e.moment(), Online: status.online, Wait: status.wait, Room: status.via, Channels: status.channels, Refusal: status.refusal,
 		}}, nil
 	case jit.WakeWallet:
 		e.wake(ctx, waitingJit(f))
@@ -58,14 +58,19 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 
 // walletStatus is what a payment must know of its wallet.
 type walletStatus struct {
-	online   bool
-	room     ln.SCID
-	channels int
-	refusal  lsp.Reason
+	online bool
+	room
+	refusal lsp.Reason
 }
 
-func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amount, fee ln.Msat, prefer ln.SCID, zeroConf bool) (walletStatus, error) {
+// askWallet looks for a way to a wallet. Of a payment that is not whole only the
+// wallet's presence counts.
+func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amount, fee ln.Msat, prefer ln.SCID, zeroConf, whole bool) (walletStatus, error) {
 	status := walletStatus{online: e.world.online(client)}
+	if !status.online || !whole {
+		status.wait = true
+		return status, nil
+	}
 	// Whether a channel may be opened is looked up beside, because most
 	// payments that come here need one.
 	type answer struct {
@@ -78,12 +83,12 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 		refusal <- answer{reason, err}
 	}()
 	var err error
-	status.room, status.channels, err = e.awaitRoom(ctx, id, client, amount, prefer, zeroConf)
+	status.room, err = e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
 	a := <-refusal
 	if err != nil {
 		return status, err
 	}
-	if status.room == 0 {
+	if status.via == 0 {
 		status.refusal, err = a.refusal, a.err
 	}
 	return status, err

@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
-// A spot is what a payment on its way to a wallet will take from a channel.
+// A spot is what a payment on its way to a wallet will take from its channels.
 // lnd's balances show it only once the HTLC is there: without it every payment
 // that arrives meanwhile would see the same room, and all but one would fail
 // after they were forwarded.
@@ -21,14 +21,18 @@ type spot struct {
 	client ln.PubKey
 	hash   ln.Hash
 	amount ln.Msat
-	// via is zero for a payment that waits for a channel of its own.
+	// via is the channel that was chosen, zero for a payment that waits for a
+	// channel of its own.
 	via ln.SCID
 	// decided says that the payment's state names the spot: asking about the
 	// wallet again, too late, does not move it.
 	decided bool
-	// forwarded says that lnd was told to forward it: its balances may show it
-	// already, or even that it has settled, before its outcome is known here.
-	forwarded bool
+	// far is set while a channel waits for confirmations.
+	far bool
+	// anywhere: every channel may lose what it takes.
+	anywhere bool
+	// since is when the payment came to where it is.
+	since time.Time
 }
 
 // jitSpot is the spot of a payment in this state; ok is false if it has none.
@@ -38,12 +42,13 @@ func jitSpot(s jit.State) (sp spot, ok bool) {
 	sp = spot{client: o.Client, hash: o.Hash, amount: o.TakesMsat(), decided: true}
 	switch s := s.(type) {
 	case jit.Opening:
+		sp.far = !o.ZeroConf
 	case jit.Mapping:
 		sp.via = s.Via
 	case jit.Resuming:
-		sp.via = s.Via
+		sp.via, sp.amount = s.Via, s.OpenMsat()
 	case jit.Forwarded:
-		sp.via, sp.forwarded = s.Via, true
+		sp.via, sp.amount = s.Via, s.OpenMsat()
 	default:
 		return spot{}, false
 	}
@@ -55,6 +60,7 @@ func wrapSpot(s wrap.State) (sp spot, ok bool) {
 	sp = spot{client: o.Client, hash: o.Hash, amount: o.WalletMsat, decided: true}
 	switch s := s.(type) {
 	case wrap.Opening:
+		sp.far = !o.ZeroConf
 	case wrap.Paying:
 		sp.via = s.ChanID
 	case wrap.PaymentUnknown:
@@ -69,6 +75,7 @@ func wrapSpot(s wrap.State) (sp spot, ok bool) {
 func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
 	switch {
 	case ok:
+		sp.since = e.opt.Now()
 		e.spots[id] = sp
 	case !collecting:
 		delete(e.spots, id)
@@ -78,12 +85,12 @@ func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
 // movePromise keeps a promise of room until its agreement ends: of the channel
 // that was opened for it in an earlier attempt, or that had room when it was
 // made. Callers hold e.mu.
-func (e *Engine) movePromise(id string, room ln.SCID, final bool, sp spot) {
+func (e *Engine) movePromise(id string, via ln.SCID, final bool, sp spot) {
 	switch {
 	case final:
 		delete(e.promises, id)
-	case room != 0:
-		sp.via = room
+	case via != 0:
+		sp.via = via
 		e.promises[id] = sp
 	}
 }
@@ -92,7 +99,7 @@ func (e *Engine) movePromise(id string, room ln.SCID, final bool, sp spot) {
 // beside everything that is on its way or promised already, and promises its
 // room to the agreement to be made under this id. Zero means that there is none,
 // and that a channel must be opened.
-func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (room ln.SCID, channels int, err error) {
+func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (via ln.SCID, channels int, err error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
@@ -101,10 +108,10 @@ func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, h
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	maps.Copy(before, e.spotsLocked(client))
-	if room, channels = e.roomFor(all, client, amount, 0, before, zeroConf); room != 0 {
-		e.promises[id] = spot{client: client, hash: hash, amount: amount, via: room}
+	if via, channels = e.roomFor(all, client, amount, 0, before, zeroConf); via != 0 {
+		e.promises[id] = spot{client: client, hash: hash, amount: amount, via: via}
 	}
-	return room, channels, nil
+	return via, channels, nil
 }
 
 // breakPromise gives up the room of an agreement that was not made.
@@ -114,59 +121,62 @@ func (e *Engine) breakPromise(id string) {
 	delete(e.promises, id)
 }
 
-// outcomeWithin is how long a payment without room waits for the outcome of
-// those that were just forwarded to the same wallet.
-const outcomeWithin = 3 * time.Second
-
-// awaitRoom is takeRoom, but a payment that may find no room only because others
-// were just forwarded waits until their outcome is known: until then they count
-// although lnd's balances may have taken them off already. One that would not
-// fit without them either needs a channel, and does not wait.
-func (e *Engine) awaitRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room ln.SCID, channels int, err error) {
-	end := e.opt.Now().Add(outcomeWithin)
-	for {
-		var may bool
-		room, channels, may, err = e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
-		if err != nil || room != 0 || !may || !e.opt.Now().Before(end) {
-			return room, channels, err
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return 0, 0, ctx.Err()
-		}
-	}
+// A room is what askWallet finds.
+type room struct {
+	// via takes the payment; zero: a channel must be opened.
+	via ln.SCID
+	// channels are the wallet's with us.
+	channels int
+	// wait says that others must be on their way first.
+	wait bool
 }
 
-// takeRoom finds room for a payment and takes its spot there, in one step; may
-// says that there would be some without what was forwarded and has no outcome.
-func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room ln.SCID, channels int, may bool, err error) {
+// takeRoom finds room for a whole payment and takes its spot there, in one step.
+//
+// lnd puts every part into any channel of the wallet that takes it, whichever
+// was named. Of several payments that were handed on at once the first may
+// scatter over the channels of the others, until the last part of one fits
+// nowhere although the sum of the room is there; and a channel that was opened
+// for one would be eaten by others before its own parts come. So the payments to
+// one wallet take turns: from the choice of a channel (or the decision to open
+// one) until lnd's balances show the HTLCs, nobody else chooses. Whoever has the
+// turn and one channel with room for all of it gets through, wherever lnd puts
+// its parts. Who fits into one channel beside all of those that are on their way
+// needs no turn.
+func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room, error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
-		return 0, 0, false, err
+		return room{}, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	// What ended while lnd was asked may still be missing from its answer.
 	maps.Copy(before, e.spotsLocked(client))
 	delete(before, id)
-	room, channels = e.roomFor(all, client, amount, prefer, before, zeroConf)
+	underWay := e.underWay(before, shownTo(client, all))
+	for other := range underWay {
+		sp := before[other]
+		sp.anywhere = true
+		before[other] = sp
+	}
+	var r room
+	r.via, r.channels = e.roomFor(all, client, amount, prefer, before, zeroConf)
 	_, jitHeld := e.waitingJit[id]
 	_, wrapHeld := e.waitingWrap[id]
+	held := jitHeld || wrapHeld
 	switch {
 	case e.spots[id].decided:
-	case room != 0 && (jitHeld || wrapHeld):
-		e.spots[id] = spot{client: client, amount: amount, via: room}
-	default:
+	case !held:
 		delete(e.spots, id)
+	case r.via == 0 && (len(underWay) > 0 || !e.isNext(client, id)):
+		delete(e.spots, id)
+		r.wait = true
+		e.lineUp(client, id)
+	default:
+		e.spots[id] = spot{client: client, amount: amount, via: r.via, since: e.opt.Now()}
 	}
-	if room == 0 {
-		maps.DeleteFunc(before, func(_ string, sp spot) bool { return sp.forwarded })
-		without, _ := e.roomFor(all, client, amount, prefer, before, zeroConf)
-		may = without != 0
-	}
-	return room, channels, may, nil
+	return r, nil
 }
 
 func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {
@@ -189,17 +199,10 @@ func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
 // beside what others will take of it: the preferred one first, else the one
 // that it leaves fullest. A wallet that declines zero-conf gets nothing over a
 // channel that is not confirmed, whatever it agreed to before. Callers hold e.mu.
-func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot, zeroConf bool) (room ln.SCID, channels int) {
+func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, prefer ln.SCID, others map[string]spot, zeroConf bool) (via ln.SCID, channels int) {
 	rate := e.fees.current().Rate
 	rate = min(rate, maxCommitRate)
-	shown := make(map[ln.Hash]ln.Msat)
-	for _, c := range all {
-		for _, h := range c.Htlcs {
-			if c.Peer == client && !h.Incoming {
-				shown[h.Hash] += h.AmtMsat
-			}
-		}
-	}
+	shown := shownTo(client, all)
 	var best ln.Channel
 	for _, c := range all {
 		if c.Peer != client {
@@ -214,17 +217,17 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")
 		need := amount
 		for id, sp := range others {
-			if sp.via == c.ChanID || (sp.via == 0 && id == owner) {
-				need += sp.amount - min(sp.amount, shown[sp.hash])
+			if sp.anywhere || sp.via == c.ChanID || (sp.via == 0 && id == owner) {
+				need += sp.rest(shown)
 			}
 		}
 		spendable, err := lsp.Spendable(c, rate, e.cfg.MaxParts)
 		if err != nil || spendable < need {
 			continue
 		}
-		if room == 0 || c.ChanID == prefer || (room != prefer && c.LocalSat < best.LocalSat) {
-			room, best = c.ChanID, c
+		if via == 0 || c.ChanID == prefer || (via != prefer && c.LocalSat < best.LocalSat) {
+			via, best = c.ChanID, c
 		}
 	}
-	return room, channels
+	return via, channels
 }

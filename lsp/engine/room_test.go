@@ -51,15 +51,18 @@ func TestRoomIsPromisedOnce(t *testing.T) {
 		paying, hash := b.agree(client, 100_000_000)
 		require.True(t, paying.OpensChannel)
 		require.NoError(t, b.part(paying, hash, 1))
-		room, _, _, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0, true)
+		found, err := b.e.takeRoom(t.Context(), paying.PaymentID, client, 100_000_000, 0, true)
 		require.NoError(t, err)
-		require.Zero(t, room)
-		// One that was promised room finds its own.
+		require.Zero(t, found.via)
+		require.False(t, found.wait)
+		// One that was promised room finds its own, once nobody is on the way.
+		_, err = b.e.jits.Send(t.Context(), paying.PaymentID, jit.Cancel{Moment: b.e.moment()})
+		require.NoError(t, err)
 		via := jit.OfferOf(b.state(free[0].PaymentID)).Room
 		require.NotZero(t, via)
-		room, _, _, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via, true)
+		found, err = b.e.takeRoom(t.Context(), free[0].PaymentID, client, 100_000_000, via, true)
 		require.NoError(t, err)
-		require.Equal(t, via, room)
+		require.Equal(t, via, found.via)
 
 		_, err = b.e.jits.Send(t.Context(), free[0].PaymentID, jit.Cancel{Moment: b.e.moment()})
 		require.NoError(t, err)
@@ -147,9 +150,9 @@ func TestNoRoomInAnUnconfirmedChannelForWhoDeclinesZeroConf(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, channels)
 		b.e.breakPromise("payment")
-		taken, _, _, err := b.e.takeRoom(t.Context(), "payment", client, 100_000_000, 0, zeroConf)
+		taken, err := b.e.takeRoom(t.Context(), "payment", client, 100_000_000, 0, zeroConf)
 		require.NoError(t, err)
-		require.Equal(t, scid, taken)
+		require.Equal(t, scid, taken.via)
 		return scid
 	}
 	require.Zero(t, room(false))

@@ -35,12 +35,12 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.CheckIncoming:
 		return e.checkIncoming(ctx, f)
 	case wrap.AskWallet:
-		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf)
+		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf, true)
 		if err != nil {
 			return nil, err
 		}
 		return []wrap.Event{wrap.WalletStatus{
-			Moment: e.moment(), Online: status.online, Room: status.room, Channels: status.channels, Refusal: status.refusal,
+			Moment: e.moment(), Online: status.online, Wait: status.wait, Room: status.via, Channels: status.channels, Refusal: status.refusal,
 		}}, nil
 	case wrap.WakeWallet:
 		e.wake(ctx, waitingWrap(f))

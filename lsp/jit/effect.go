@@ -26,12 +26,14 @@ const (
 
 // The effects.
 type (
-	// AskWallet: is the client connected, is there room for the amount, may a
-	// channel be opened? Read-only. Answer: WalletStatus.
+	// AskWallet: is the client connected, and if the set is whole: is there room
+	// for the amount, may a channel be opened? The room is taken for the payment
+	// until its state says otherwise. Answer: WalletStatus.
 	AskWallet struct {
 		OfferID    string    `json:"offer_id"`
 		Client     ln.PubKey `json:"client"`
 		AmountMsat ln.Msat   `json:"amount_msat"`
+		Whole      bool      `json:"whole,omitempty"`
 		Prefer     ln.SCID   `json:"prefer,omitempty"`
 		// Opens says how many opens this offer has begun (0: a channel would
 		// be its first).

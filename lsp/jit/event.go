@@ -36,6 +36,9 @@ type (
 	WalletStatus struct {
 		lsp.Moment
 		Online bool `json:"online"`
+		// Wait says that nothing was looked for: the set is not whole, or another
+		// payment to the wallet has its turn. WalletOnline comes when it has passed.
+		Wait bool `json:"wait,omitempty"`
 		// Room is an active channel to the wallet through which the asked
 		// amount fits now; zero when there is none.
 		Room ln.SCID `json:"room,omitempty"`
@@ -45,7 +48,7 @@ type (
 		// coins. Zero: it may.
 		Refusal lsp.Reason `json:"refusal,omitzero"`
 	}
-	// WalletOnline: the wallet's node connected.
+	// WalletOnline: the wallet's node connected, or it is this payment's turn.
 	WalletOnline struct{ lsp.Moment }
 	// OpeningUsable: the named open's channel can carry the payment.
 	OpeningUsable struct {

@@ -74,9 +74,9 @@ func Waits(s State) (WakeWallet, bool) {
 	return c.wake(), true
 }
 
-func askWallet(o Offer, amount ln.Msat) Effect {
+func askWallet(o Offer, amount ln.Msat, whole bool) Effect {
 	return AskWallet{
-		OfferID: o.ID, Client: o.Client, AmountMsat: amount - min(amount, o.owes()), Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
+		OfferID: o.ID, Client: o.Client, Whole: whole, AmountMsat: amount - min(amount, o.owes()), Prefer: cmp.Or(o.Chan, o.Room), Opens: o.Opens,
 		FeeMsat: o.AgreedFee(), ZeroConf: o.ZeroConf,
 	}
 }

@@ -188,7 +188,7 @@ func TestRandomDays(t *testing.T) {
 				w.arrived[h.Key] = h
 				v = PartArrived{Moment: m, Htlc: h}
 			case 3, 4, 5:
-				v = WalletStatus{Moment: m, Online: rapid.IntRange(0, 3).Draw(t, "online") > 0, Room: rapid.SampledFrom([]ln.SCID{0, 0, 42}).Draw(t, "room")}
+				v = WalletStatus{Moment: m, Online: rapid.IntRange(0, 3).Draw(t, "online") > 0, Wait: rapid.IntRange(0, 3).Draw(t, "wait") == 0, Room: rapid.SampledFrom([]ln.SCID{0, 0, 42}).Draw(t, "room")}
 			case 6:
 				if w.lastOpen == "" || w.opens[w.lastOpen] == "failed" {
 					continue

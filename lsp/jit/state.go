@@ -205,6 +205,20 @@ func PartsOf(s State) []Part {
 	return nil
 }
 
+// OpenMsat is what was handed on and has not ended.
+func (s Forwarded) OpenMsat() (sum ln.Msat) {
+	for _, p := range s.Parts {
+		if p.Outcome == OutcomeOpen {
+			// It does not wrap: CheckPart bounds each part, MaxParts their number.
+			sum += p.Htlc.OutgoingMsat - p.ExtraFeeMsat
+		}
+	}
+	return sum
+}
+
+// OpenMsat as in Forwarded.
+func (s Resuming) OpenMsat() ln.Msat { return Forwarded(s).OpenMsat() }
+
 // HoldOf is what the state keeps of payers' money, and what that costs.
 func HoldOf(s State) (held ln.Msat, satBlocks uint64) {
 	if Final(s) {

@@ -145,7 +145,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
 	if !s.complete() {
 		if len(s.Parts) == 1 {
-			return s, []Effect{askWallet(s.Offer, s.Part.AmountMsat)}, nil
+			return s, []Effect{askWallet(s.Offer, s.Part.AmountMsat, false)}, nil
 		}
 		return s, nil, nil
 	}
@@ -158,7 +158,7 @@ func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
 	if reason, near := s.near(s.Offer, m.Height); near {
 		return back(s.Offer, s.Held, RefuseTemporary, reason)
 	}
-	return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+	return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
 }
 
 func stepOffered(s Offered, v Event) (State, []Effect, error) {
@@ -203,7 +203,7 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		if !s.complete() {
 			return s, nil, nil
 		}
-		return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+		return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -224,7 +224,7 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		if !s.complete() {
 			return s, nil, nil
 		}
-		return s, []Effect{askWallet(s.Offer, s.outgoing())}, nil
+		return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
 	case OpeningFailed:
 		if !s.isLast(v.OpeningID) || !s.OpenLive {
 			return nil, nil, fsm.Illegal(s, v)
@@ -242,7 +242,7 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	switch {
 	case !v.Online:
 		return s, []Effect{s.wake()}, nil
-	case !s.complete():
+	case v.Wait, !s.complete():
 		return s, nil, nil
 	}
 	if reason, near := s.near(o, v.Height); near {

@@ -139,7 +139,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 		next := Collecting{Offer: o, Held: Held{Parts: append(others.Parts, mine.Parts...)}}
 		next.Deadline = next.firstDue()
 		if len(mine.Parts) == 1 {
-			return next, []Effect{askWallet(o, o.Part.AmountMsat)}, nil
+			return next, []Effect{askWallet(o, o.Part.AmountMsat, false)}, nil
 		}
 		return next, nil, nil
 	}

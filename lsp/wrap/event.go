@@ -41,11 +41,12 @@ type (
 	WalletStatus struct {
 		lsp.Moment
 		Online   bool       `json:"online"`
+		Wait     bool       `json:"wait,omitempty"`
 		Room     ln.SCID    `json:"room,omitempty"`
 		Channels int        `json:"channels"`
 		Refusal  lsp.Reason `json:"refusal,omitzero"`
 	}
-	// WalletOnline: the wallet's node connected.
+	// WalletOnline: the wallet's node connected, or it is this payment's turn.
 	WalletOnline struct{ lsp.Moment }
 	// OpeningUsable: the named open's channel can carry the payment.
 	OpeningUsable struct {

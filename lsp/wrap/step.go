@@ -152,6 +152,8 @@ func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
 	switch {
 	case !v.Online:
 		return s, []Effect{s.wake()}, nil
+	case v.Wait:
+		return s, nil, nil
 	case v.Room != 0:
 		return pay(o, s.Held, v.Room, v.Height)
 	case o.Room != 0 && o.MaxOpens == 0:
