@@ -153,6 +153,16 @@ func (e *env) policy(c *lnrpc.Channel) {
 	e.until("the own policy is in the graph", func() bool { return e.hasPolicy(c) })
 }
 
+// knows waits until both policies of a channel are in a node's graph: before that
+// it may find no route.
+func (e *env) knows(node string, chanID uint64) {
+	e.Helper()
+	e.until("the channel is in the graph of "+node, func() bool {
+		i, err := e.ln(node).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: chanID})
+		return err == nil && i.Node1Policy != nil && i.Node2Policy != nil
+	})
+}
+
 func (e *env) hasPolicy(c *lnrpc.Channel) bool {
 	e.Helper()
 	me := e.pub(Gateway)

@@ -169,6 +169,8 @@ func sectionF() map[string]func(*env) {
 			s.resume(s.next())
 			p.succeeds()
 			e.quiet(Gateway, Wallet)
+			e.knows(Wallet, e.channelsWith(Gateway, Payer)[0].ChanId)
+			e.knows(Wallet, e.channelsWith(Wallet, Gateway)[0].ChanId)
 			inv, err := e.ln(Payer).AddInvoice(e.ctx, &lnrpc.Invoice{Value: 10_000})
 			e.ok(err)
 			back, err := e.router(Wallet).SendPaymentV2(e.ctx, &routerrpc.SendPaymentRequest{
