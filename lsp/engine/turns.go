@@ -84,57 +84,80 @@ func (e *Engine) first(l *line) string {
 
 // lineUp has a payment called when it is its turn. Callers hold e.mu.
 func (e *Engine) lineUp(client ln.PubKey, id string) {
+	if len(e.lines) == 0 {
+		e.spawn(e.callLines)
+	}
 	l := e.lines[client]
 	if l == nil {
 		l = &line{}
 		e.lines[client] = l
-		e.spawn(func() { e.callNext(client, l) })
 	}
 	if !slices.Contains(l.ids, id) {
 		l.ids = append(l.ids, id)
 	}
 }
 
-// callNext calls those who wait, one after the other, until nobody does.
-func (e *Engine) callNext(client ln.PubKey, l *line) {
+// callLines calls those who wait, at every wallet one after the other, until
+// nobody does. One look at lnd's balances serves all wallets; a node to which
+// that is much work is asked less often.
+func (e *Engine) callLines() {
+	wait := turnPoll
 	for {
 		select {
-		case <-time.After(turnPoll):
+		case <-time.After(wait):
 		case <-e.ctx.Done():
 			return
 		}
-		e.mu.Lock()
-		next := e.first(l)
-		if next == "" {
-			delete(e.lines, client)
-			e.mu.Unlock()
+		began := time.Now()
+		calls, busy, more := e.toCall(nil)
+		if !more {
 			return
 		}
-		busy := len(e.underWay(e.spotsLocked(client), nil)) > 0
-		e.mu.Unlock()
 		if busy {
 			all, err := e.node.Channels.ListChannels(e.ctx)
 			if err != nil {
-				e.log.Warn("lnd's channels could not be read while payments wait for their turn; trying again", zap.Stringer("client", client), zap.Error(err))
-				continue
+				e.log.Warn("lnd's channels could not be read while payments wait for their turn; trying again", zap.Error(err))
+			} else {
+				others, _, _ := e.toCall(all)
+				calls = append(calls, others...)
 			}
-			e.mu.Lock()
-			busy = len(e.underWay(e.spotsLocked(client), shownTo(client, all))) > 0
-			e.mu.Unlock()
 		}
-		if busy || l.called == next && e.opt.Now().Before(l.at.Add(callAgain)) {
+		for _, call := range calls {
+			call()
+		}
+		wait = max(turnPoll, 4*time.Since(began))
+	}
+}
+
+// toCall is whose turn it is by what lnd shows; busy says that some wait for what
+// it may not have been asked yet. Without anybody who waits there is no more to
+// call, and whoever comes next begins anew.
+func (e *Engine) toCall(all []ln.Channel) (calls []func(), busy, more bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for client, l := range e.lines {
+		next := e.first(l)
+		if next == "" {
+			delete(e.lines, client)
 			continue
 		}
-		l.called, l.at = next, e.opt.Now()
-		e.mu.Lock()
-		_, isJit := e.waitingJit[next]
-		_, isWrap := e.waitingWrap[next]
-		e.mu.Unlock()
-		switch {
-		case isJit:
-			tell(e, e.jits, next, jit.Event(jit.WalletOnline{Moment: e.moment()}))
-		case isWrap:
-			tell(e, e.wraps, next, wrap.Event(wrap.WalletOnline{Moment: e.moment()}))
+		if len(e.underWay(e.spotsLocked(client), shownTo(client, all))) > 0 {
+			busy = true
+			continue
+		}
+		if now := e.opt.Now(); l.called != next || !now.Before(l.at.Add(callAgain)) {
+			l.called, l.at = next, now
+			_, isJit := e.waitingJit[next]
+			calls = append(calls, func() { e.call(next, isJit) })
 		}
 	}
+	return calls, busy, len(e.lines) > 0
+}
+
+func (e *Engine) call(id string, isJit bool) {
+	if isJit {
+		tell(e, e.jits, id, jit.Event(jit.WalletOnline{Moment: e.moment()}))
+		return
+	}
+	tell(e, e.wraps, id, wrap.Event(wrap.WalletOnline{Moment: e.moment()}))
 }
