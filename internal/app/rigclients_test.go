@@ -150,10 +150,15 @@ func (r *rig) reconcile() *lspv1.ReconcileResponse {
 // pay is the payer: it tries for the time-out that a phone would.
 func (r *rig) pay(bolt11 string) <-chan *lnrpc.Payment {
 	r.t.Helper()
-	out := make(chan *lnrpc.Payment, 1)
-	stream, err := routerrpc.NewRouterClient(r.conns[r.payer]).SendPaymentV2(r.ctx, &routerrpc.SendPaymentRequest{
+	return r.send(&routerrpc.SendPaymentRequest{
 		PaymentRequest: bolt11, TimeoutSeconds: 120, NoInflightUpdates: true, FeeLimitMsat: 100_000_000, MaxParts: 4,
 	})
+}
+
+func (r *rig) send(req *routerrpc.SendPaymentRequest) <-chan *lnrpc.Payment {
+	r.t.Helper()
+	out := make(chan *lnrpc.Payment, 1)
+	stream, err := routerrpc.NewRouterClient(r.conns[r.payer]).SendPaymentV2(r.ctx, req)
 	require.NoError(r.t, err)
 	r.running.Go(func() {
 		m, err := stream.Recv()

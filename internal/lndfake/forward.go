@@ -65,10 +65,6 @@ func (n *Node) loadCircuits() {
 	for _, key := range n.circuitKeys() {
 		k := n.circuits[key]
 		k.loaded, k.opened = true, nil
-		if !k.signed && key.chanID == 0 {
-			delete(n.circuits, key)
-			continue
-		}
 		if k.res != nil {
 			n.deliver(k, k.res)
 		}
@@ -243,29 +239,33 @@ func (n *Node) route(f *forward) {
 		drop(lnrpc.Failure_UNKNOWN_NEXT_PEER, "no link for the requested channel")
 		return
 	}
-	var out *side
+	var takes []*side
 	var code lnrpc.Failure_FailureCode
 	var detail string
 	for _, s := range n.linksTo(target) {
 		c, d := s.checkForward(f)
 		if c == 0 {
-			out = s
-			break
-		}
-		if s == target || code == 0 {
+			takes = append(takes, s)
+		} else if s == target || code == 0 {
 			code, detail = c, d
 		}
 	}
-	if out == nil {
+	if len(takes) == 0 {
 		drop(code, detail)
 		return
+	}
+	out := takes[0]
+	// What the node sends itself goes over the channel that it named, or the first other (in lnd over that one alone;
+	// but lnd's path finding knows to the millisatoshi what its links can take).
+	if len(takes) > 1 && f.in != nil {
+		out = takes[n.w.rng.IntN(len(takes))]
 	}
 	p := &addPacket{inKey: f.key, amt: f.amt, expiry: f.expiry, hash: f.hash, onion: f.onion, pos: f.pos + 1, wire: f.wire}
 	out.mailbox = append(out.mailbox, p)
 	out.kick()
 }
 
-// linksTo lists the links to the target's peer, the target first: lnd forwards to any of them.
+// linksTo lists the links to the target's peer, the target first: lnd forwards to any that takes it, by chance.
 func (n *Node) linksTo(target *side) []*side {
 	out := []*side{target}
 	for _, c := range n.w.channels {

@@ -63,7 +63,8 @@ func newPaymentStore(n *Node) paymentStore {
 	return paymentStore{n: n, byHash: map[[32]byte]*payment{}, attempts: map[uint64]*attempt{}}
 }
 
-// load fails the attempts whose HTLC never reached a commitment, and goes on with what is unfinished.
+// load fails the attempts that have no circuit, and goes on with what is unfinished. One whose circuit was written and
+// whose HTLC never reached a commitment stays in flight for ever, as in lnd: nothing sends it, and nothing ends it.
 func (st *paymentStore) load() {
 	for _, p := range slices.Clone(st.order) {
 		p.waiters = nil

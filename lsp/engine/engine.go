@@ -92,6 +92,8 @@ type Engine struct {
 	// spots are what payments on their way will take of channels, by payment;
 	// promises what agreements without a fee count on, until they end.
 	spots map[string]spot
+	// tracked ends the waiting for lnd's word about a wrap's payment, by wrap.
+	tracked map[string]context.CancelFunc
 	// lines are who waits for a turn, by wallet.
 	lines    map[ln.PubKey]*line
 	promises map[string]spot
@@ -156,7 +158,7 @@ func New(opt Options) (*Engine, error) {
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
-		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), promises: make(map[string]spot),
+		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), tracked: make(map[string]context.CancelFunc), promises: make(map[string]spot),
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),

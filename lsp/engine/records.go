@@ -187,6 +187,9 @@ func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
 	} else {
 		delete(e.waitingWrap, id)
 	}
+	if done := e.tracked[id]; done != nil && !wrap.InFlight(s) {
+		done()
+	}
 	_, accepted := s.(wrap.Accepted)
 	sp, ok := wrapSpot(s)
 	e.moveSpot(id, sp, ok, accepted)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -60,7 +61,13 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.Pay:
 		return e.pay(ctx, f)
 	case wrap.TrackPayment:
-		return e.trackPayment(ctx, f.Hash)
+		return e.trackPayment(ctx, t.ID, f.Hash)
+	case wrap.LookForPayment:
+		missing, err := e.isMissing(ctx, f.Hash, f.Missing)
+		if err != nil || !missing {
+			return nil, err
+		}
+		return []wrap.Event{wrap.PaymentMissing{Moment: e.moment()}}, nil
 	case wrap.SettleInvoice:
 		return e.settleInvoice(ctx, f)
 	case wrap.CancelInvoice:
@@ -331,9 +338,31 @@ func retryable(failure string) bool {
 	return false
 }
 
-func (e *Engine) trackPayment(ctx context.Context, hash ln.Hash) ([]wrap.Event, error) {
+// trackPayment waits for lnd's word, or until the machine needs none: lnd may
+// never give one (wrap.Missing).
+func (e *Engine) trackPayment(ctx context.Context, id string, hash ln.Hash) ([]wrap.Event, error) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	e.mu.Lock()
+	e.tracked[id] = done
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.tracked, id)
+		e.mu.Unlock()
+	}()
+	needed := func() bool {
+		inst, err := e.wraps.Get(e.ctx, id)
+		return err != nil || wrap.InFlight(inst.State)
+	}
+	if !needed() {
+		return nil, nil
+	}
 	p, err := e.node.Payments.WaitPayment(ctx, hash)
 	if err != nil {
+		if e.ctx.Err() == nil && !needed() {
+			return nil, nil
+		}
 		return nil, err
 	}
 	switch p.State {
@@ -346,6 +375,49 @@ func (e *Engine) trackPayment(ctx context.Context, hash ln.Hash) ([]wrap.Event, 
 	case ln.PaymentInFlight:
 	}
 	return nil, fmt.Errorf("payment %s is still in flight", hash.Short())
+}
+
+// isMissing looks for the proof that wrap.Missing describes. It asks lnd for the
+// tip first: what is listed then is no older.
+func (e *Engine) isMissing(ctx context.Context, hash ln.Hash, m wrap.Missing) (bool, error) {
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !info.SyncedToChain || info.BlockHeight < m.ExpiryHeight+wrap.MissingAfterBlocks {
+		return false, nil
+	}
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	settled := false
+	is := func(aliases []ln.SCID, ids ...ln.SCID) bool { return slices.Contains(append(ids, aliases...), m.ChanID) }
+	for _, c := range channels {
+		settled = settled || is(c.Aliases, c.ChanID, c.ConfirmedSCID)
+		for _, h := range c.Htlcs {
+			if !h.Incoming && h.Hash == hash {
+				return false, nil
+			}
+		}
+	}
+	if !settled {
+		closed, err := e.opt.Closes.ClosedChannels(ctx)
+		if err != nil {
+			return false, err
+		}
+		settled = slices.ContainsFunc(closed, func(c ln.ClosedChannel) bool { return is(c.Aliases, c.ChanID, c.ConfirmedSCID) })
+	}
+	p, err := e.node.Payments.TrackPayment(ctx, hash)
+	if err != nil {
+		return false, err
+	}
+	missing := settled && p.State == ln.PaymentInFlight
+	if missing {
+		e.log.Warn("lnd lost a payment in a restart: its HTLC has expired and is in no channel; lnd will call it in flight for ever",
+			zap.Stringer("hash", hash), zap.Stringer("channel", m.ChanID), zap.Uint32("expiry_height", m.ExpiryHeight))
+	}
+	return missing, nil
 }
 
 func (e *Engine) settleInvoice(ctx context.Context, f wrap.SettleInvoice) ([]wrap.Event, error) {
@@ -391,7 +463,15 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: lsp.NewSecret(p.Preimage), Htlcs: htlcsIn(inv, inv.State)}}, nil
 		}
 	case p.State == ln.PaymentInFlight, p.InFlight > 0:
-		return nil, fmt.Errorf("lnd is paying %s: the payer's money is not given back before that has ended", f.Hash.Short())
+		missing := false
+		if f.Missing != nil {
+			if missing, err = e.isMissing(ctx, f.Hash, *f.Missing); err != nil {
+				return nil, err
+			}
+		}
+		if !missing {
+			return nil, fmt.Errorf("lnd is paying %s: the payer's money is not given back before that has ended", f.Hash.Short())
+		}
 	}
 	err = e.node.Invoices.CancelInvoice(ctx, f.Hash)
 	switch {

@@ -53,6 +53,9 @@ func edges() []fsm.Edge {
 		{From: "paying", Event: "payment_not_sent", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "paying", Event: "payment_not_sent", To: "refunded"},
 		{From: "paying", Event: "payment_cut_off", To: "payment_unknown", Effects: []string{"track_payment"}},
+		{From: "paying", Event: "new_block", To: "paying", Effects: []string{"look_for_payment"}},
+		{From: "paying", Event: "payment_missing", To: "cancelling", Effects: []string{"cancel_invoice"}},
+		{From: "paying", Event: "payment_missing", To: "refunded"},
 		{From: "paying", Event: "invoice_settled", To: "paying"},
 		{From: "paying", Event: "invoice_canceled", To: "paying", Effects: []string{"alarm"}},
 
@@ -64,6 +67,9 @@ func edges() []fsm.Edge {
 		{From: "payment_unknown", Event: "payment_not_sent", To: "paying", Effects: []string{"pay"}},
 		{From: "payment_unknown", Event: "payment_not_sent", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "payment_unknown", Event: "payment_not_sent", To: "refunded"},
+		{From: "payment_unknown", Event: "new_block", To: "payment_unknown", Effects: []string{"look_for_payment"}},
+		{From: "payment_unknown", Event: "payment_missing", To: "cancelling", Effects: []string{"cancel_invoice"}},
+		{From: "payment_unknown", Event: "payment_missing", To: "refunded"},
 		{From: "payment_unknown", Event: "invoice_settled", To: "payment_unknown"},
 		{From: "payment_unknown", Event: "invoice_canceled", To: "payment_unknown", Effects: []string{"alarm"}},
 

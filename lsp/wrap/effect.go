@@ -86,6 +86,13 @@ type (
 		OfferID string  `json:"offer_id"`
 		Hash    ln.Hash `json:"payment_hash"`
 	}
+	// LookForPayment asks whether the payment of a hash is Missing. Read-only.
+	// Answer: PaymentMissing, or nothing: the next block asks again.
+	LookForPayment struct {
+		OfferID string  `json:"offer_id"`
+		Hash    ln.Hash `json:"payment_hash"`
+		Missing
+	}
 	// SettleInvoice settles the hold; settled already is success:
 	// InvoiceSettled. Cancelled: InvoiceCanceled.
 	SettleInvoice struct {
@@ -96,10 +103,12 @@ type (
 	// CancelInvoice cancels the hold; not found and cancelled are success:
 	// InvoiceCanceled. Settled: InvoiceSettled. It first asks TrackPaymentV2: a
 	// wallet that was paid from what is held, whatever the database says, is
-	// PaidAfterAll, and while it may be nothing is cancelled.
+	// PaidAfterAll, and while it may be nothing is cancelled. With Missing, what
+	// lnd calls in flight is asked about once more, and may be nowhere.
 	CancelInvoice struct {
-		OfferID string  `json:"offer_id"`
-		Hash    ln.Hash `json:"payment_hash"`
+		OfferID string   `json:"offer_id"`
+		Hash    ln.Hash  `json:"payment_hash"`
+		Missing *Missing `json:"missing,omitempty"`
 	}
 	// Alarm wakes the operator; repeats are harmless.
 	Alarm struct {
@@ -107,6 +116,24 @@ type (
 		Reason  lsp.Reason `json:"reason"`
 	}
 )
+
+// MissingAfterBlocks is how long after its expiry an HTLC that nobody has seen is
+// looked for.
+const MissingAfterBlocks = 20
+
+// Missing is what proves that a payment which lnd calls in flight can succeed no
+// more: its HTLC has expired MissingAfterBlocks ago, and the channel that it was
+// sent over is open and does not have it. lnd closes a channel at the expiry of
+// an HTLC that is in either side's commitment, however the peer behaves; so it is
+// in none. Or the channel is closed and all of it resolved: then lnd would have
+// told how such an HTLC ended. It happens when lnd dies between the record of an attempt and its
+// commitment: lnd then waits for its outcome for ever.
+type Missing struct {
+	ChanID       ln.SCID `json:"chan_id"`
+	ExpiryHeight uint32  `json:"expiry_height"`
+}
+
+func (r Route) missing() Missing { return Missing{ChanID: r.ChanID, ExpiryHeight: r.ExpiryHeight} }
 
 func (MakeInvoice) EffectName() string    { return "make_invoice" }
 func (WatchInvoice) EffectName() string   { return "watch_invoice" }
@@ -117,6 +144,7 @@ func (OpenChannel) EffectName() string    { return "open_channel" }
 func (AbandonOpening) EffectName() string { return "abandon_opening" }
 func (Pay) EffectName() string            { return "pay" }
 func (TrackPayment) EffectName() string   { return "track_payment" }
+func (LookForPayment) EffectName() string { return "look_for_payment" }
 func (SettleInvoice) EffectName() string  { return "settle_invoice" }
 func (CancelInvoice) EffectName() string  { return "cancel_invoice" }
 func (Alarm) EffectName() string          { return "alarm" }

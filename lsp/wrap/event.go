@@ -84,6 +84,9 @@ type (
 		lsp.Moment
 		Text string `json:"text"`
 	}
+	// PaymentMissing: lnd will say "in flight" for ever, and the HTLC is nowhere
+	// (see Missing).
+	PaymentMissing struct{ lsp.Moment }
 	// PaidAfterAll: lnd has paid the wallet, although the offer is being given
 	// up: the database is an older copy of itself. Htlcs are those that the hold
 	// invoice holds, or was settled with.
@@ -120,6 +123,7 @@ func (PaymentSucceeded) EventName() string { return "payment_succeeded" }
 func (PaymentFailed) EventName() string    { return "payment_failed" }
 func (PaymentNotSent) EventName() string   { return "payment_not_sent" }
 func (PaymentCutOff) EventName() string    { return "payment_cut_off" }
+func (PaymentMissing) EventName() string   { return "payment_missing" }
 func (PaidAfterAll) EventName() string     { return "paid_after_all" }
 func (InvoiceSettled) EventName() string   { return "invoice_settled" }
 func (InvoiceCanceled) EventName() string  { return "invoice_canceled" }

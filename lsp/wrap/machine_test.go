@@ -66,11 +66,13 @@ func testEvents(s State) []Event {
 		PaymentFailed{high, "flap", true},
 		PaymentNotSent{m, "crash"},
 		PaymentCutOff{m, "eof"},
+		PaymentMissing{m},
 		PaidAfterAll{m, lsp.NewSecret(testPreimage), testHtlcs()},
 		InvoiceSettled{m},
 		InvoiceCanceled{m},
 		NewBlock{m},
 		NewBlock{high},
+		NewBlock{lsp.Moment{At: testStart, Height: testHeight + 2000}},
 		Tick{m},
 		Tick{late},
 	}

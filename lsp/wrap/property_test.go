@@ -51,7 +51,7 @@ func TestRandomDays(t *testing.T) {
 			v := rapid.SampledFrom(append(testEvents(s), likely(s)...)).Draw(t, "event")
 			v = at(v, m)
 			switch v := v.(type) {
-			case PaymentSucceeded, PaymentFailed, PaymentNotSent:
+			case PaymentSucceeded, PaymentFailed, PaymentNotSent, PaymentMissing:
 				if !inFlight {
 					continue
 				}
@@ -81,7 +81,7 @@ func TestRandomDays(t *testing.T) {
 			next, effects, err := Step(again(t, s), again(t, v))
 			if errors.Is(err, fsm.ErrIllegal) {
 				switch v.(type) {
-				case PaymentSucceeded, PaymentFailed, PaymentNotSent:
+				case PaymentSucceeded, PaymentFailed, PaymentNotSent, PaymentMissing:
 					t.Fatalf("%s does not take a payment's outcome", s.StateName())
 				}
 				continue

@@ -254,6 +254,19 @@ func stepPaying(s State, o Offer, h Held, r Route, v Event) (State, []Effect, er
 			return u, []Effect{alarm}, nil
 		}
 		return Paying{Offer: o, Held: h, Route: r}, []Effect{alarm}, nil
+	case NewBlock:
+		if r.ChanID == 0 || v.Height < r.ExpiryHeight+MissingAfterBlocks {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return s, []Effect{LookForPayment{OfferID: o.ID, Hash: o.Hash, Missing: r.missing()}}, nil
+	case PaymentMissing:
+		if o.InvoiceGone {
+			return Refunded{Offer: o, Reason: takenBack()}, nil, nil
+		}
+		missing := r.missing()
+		reason := lsp.Because(lsp.ReasonPaymentFailed, "the gateway's node lost the payment to the wallet in a restart; it has expired and was never sent: the payment went back; ask for a new invoice")
+		o.Last = reason
+		return Cancelling{Offer: o, Ending: EndRefunded, Reason: reason}, []Effect{CancelInvoice{OfferID: o.ID, Hash: o.Hash, Missing: &missing}}, nil
 	case InvoiceSettled:
 		// Somebody settled it by hand; the payment's preimage still ends it.
 		return s, nil, nil
