@@ -161,26 +161,12 @@ func (sc *scene) attempt(ctx context.Context, req *routerrpc.SendPaymentRequest)
 	if req.MaxParts == 0 {
 		req.MaxParts = 1
 	}
-	sc.waitPayerReady(ctx)
 	go func() {
 		began := time.Now()
 		payment, err := sc.Payer.Send(ctx, req)
 		done <- outcome{payment, err, time.Since(began)}
 	}()
 	return done
-}
-
-// waitPayerReady waits until the payer's router sees its channel's balance: for
-// a moment after a channel was announced it sees none, and gives up at once.
-func (sc *scene) waitPayerReady(ctx context.Context) {
-	sc.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, paidWithin)
-	defer cancel()
-	err := devnet.WaitFor(ctx, "the payer to see a route to the gateway", func(ctx context.Context) (bool, error) {
-		_, err := sc.Payer.LN.QueryRoutes(ctx, &lnrpc.QueryRoutesRequest{PubKey: sc.Gateway.PubKey, Amt: 100_000})
-		return err == nil, err
-	})
-	require.NoError(sc.t, err)
 }
 
 // pay is attempt for an invoice, in one part: an lnd payer takes a temporary

@@ -83,7 +83,12 @@ func (n *Net) openChannel(ctx context.Context, from, to *Node, params ChannelPar
 	// Only now the confirmations that announce the channel: when they come with
 	// the first ones, lnd adds the edge twice at once, and sometimes loses the
 	// peer's policy for good ("unable to add channel: edge not found").
-	return channel, n.Mine(ctx, announceConfs-chanConfs)
+	if err := n.Mine(ctx, announceConfs-chanConfs); err != nil {
+		return channel, err
+	}
+	// At the announcement lnd enters the channel anew, and its router was seen to
+	// find "local balance: 0" in between.
+	return channel, from.WaitRoute(ctx, to)
 }
 
 const (
@@ -182,6 +187,14 @@ func (n *Node) WaitPolicies(ctx context.Context, chanID uint64) error {
 			return false, err
 		}
 		return edge.Node1Policy != nil && edge.Node2Policy != nil, nil
+	})
+}
+
+// WaitRoute waits until the node finds a way to another.
+func (n *Node) WaitRoute(ctx context.Context, to *Node) error {
+	return WaitFor(ctx, fmt.Sprintf("%s to find a way to %s", n.Name, to.Name), func(ctx context.Context) (bool, error) {
+		_, err := n.LN.QueryRoutes(ctx, &lnrpc.QueryRoutesRequest{PubKey: to.PubKey, Amt: 1_000})
+		return err == nil, nil
 	})
 }
 
