@@ -26,7 +26,6 @@ import (
 // TestOnDemandBadDaysOfTheGateway are the days on which the gateway is short
 // of coins, and the days on which its funding transactions wait.
 func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{GatewayCoins: 1, GatewayCoinSat: 700_000}, devnet.SluicedConfig{
@@ -229,7 +228,6 @@ func mineEmpty(ctx context.Context, m *devnet.Miner) error {
 // TestOnDemandTwentyAtOnce: 20 payments at once, to two wallets in turn, each
 // for itself and in parts in turn. All are paid, over at most one channel each.
 func TestOnDemandTwentyAtOnce(t *testing.T) {
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{
@@ -308,7 +306,6 @@ func bothWays(ctx context.Context, sc *scene, w *person) {
 // TestOnDemandTaprootOnPostgres is the main job over simple taproot channels,
 // with PostgreSQL as the database: paid, both ways.
 func TestOnDemandTaprootOnPostgres(t *testing.T) {
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -20,7 +20,6 @@ import (
 // TestOnDemandBadDaysOfTheOffer are the days on which what was agreed, and
 // what is paid, differ.
 func TestOnDemandBadDaysOfTheOffer(t *testing.T) {
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{})

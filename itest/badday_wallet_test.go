@@ -20,7 +20,6 @@ import (
 // TestOnDemandBadDaysOfTheWallet are the days on which the wallet's node fails
 // its own payment, or nearly.
 func TestOnDemandBadDaysOfTheWallet(t *testing.T) {
-	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{})
