@@ -20,12 +20,14 @@ import (
 // tells the operator. Sluiced, which connects peers anew whose channels are
 // inactive, does. Closing the channel brings all of the money back.
 func TestReplayDeadLink(t *testing.T) {
+	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
-	// The payer signs two HTLCs in one commitment. A small channel's delay is short.
+	// The payer signs two HTLCs in one commitment, also on a machine that is slow
+	// to send the second. A small channel's delay is short.
 	s := newStreet(ctx, t, devnet.StandardConfig{
 		ChannelSat: 2_000_000, PushSat: 500_000,
-		Payer: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=500ms"}},
+		Payer: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=3s"}},
 	})
 	sc := newSceneOn(ctx, t, s.Standard, devnet.SluicedConfig{Settings: map[string]string{"lsp.reconnect_after": "1s"}})
 	before := wealth(ctx, t, s.Gateway)
