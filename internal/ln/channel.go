@@ -1,5 +1,7 @@
 package ln
 
+import "strings"
+
 // Channel is one open channel as the gateway's (or a wallet's) lnd lists it.
 type Channel struct {
 	// ChanID is lnd's name for it: the alias for a zero-conf channel, for ever;
@@ -291,4 +293,16 @@ type ChannelPolicy struct {
 	MinHtlcMsat   Msat
 	MaxHtlcMsat   Msat
 	Disabled      bool
+}
+
+// SharedFundingMemo begins the memo of every channel that we opened with coins
+// of another's in its funding transaction.
+const SharedFundingMemo = "sluice joint "
+
+// FundingIsSafe says that nobody but us could still take the channel's funding
+// away: it is buried as deep as lnd waits for, or all of its coins were ours.
+// Money that comes in over another channel is not accepted.
+func (c Channel) FundingIsSafe() bool {
+	ours := c.Initiator && !strings.HasPrefix(c.Memo, SharedFundingMemo)
+	return ours || !c.ZeroConf || c.ConfirmedSCID != 0
 }

@@ -218,8 +218,7 @@ func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.Invoice
 	}
 	known := make(map[ln.SCID]bool)
 	for _, c := range channels {
-		// A channel that we funded can only be double-spent by us.
-		ok := c.Initiator || !c.ZeroConf || c.ConfirmedSCID != 0
+		ok := c.FundingIsSafe()
 		for _, scid := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
 			if scid != 0 {
 				known[scid] = ok
