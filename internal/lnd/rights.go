@@ -27,6 +27,10 @@ const (
 	tower party = 1 << 4
 	// guarded is what a wallet's macaroon has only if it uses towers.
 	guarded party = 1 << 5
+	// collab marks what sluiced calls only while it offers joint fundings, and
+	// funder what a wallet's macaroon has only if it brings coins to them.
+	collab party = 1 << 6
+	funder party = 1 << 7
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -78,7 +82,7 @@ func rights() []Right {
 		{lightning + "SendCustomMessage", "to answer them", gateway},
 		{lightning + "OpenChannel", "to open channels on demand", gateway},
 		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
-		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway},
+		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway | funder},
 		{lightning + "UpdateChannelPolicy", "to set the fees of a channel on demand", gateway},
 		{lightning + "CloseChannel", "to close channels whose lease is over; only for gateways that want that", closing},
 
@@ -115,20 +119,22 @@ func rights() []Right {
 		{wtclient + "ListTowers", "what was uploaded to which", guarded},
 
 		{walletKit + "ListUnspent", "coins for channels", gateway},
-		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway},
-		{walletKit + "ReleaseOutput", "to free it again", gateway},
-		{walletKit + "ListLeases", "what is kept already", gateway},
-		{walletKit + "NextAddr", "change addresses, and addresses for orders", gateway},
+		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway | funder},
+		{walletKit + "ReleaseOutput", "to free it again", gateway | funder},
+		{walletKit + "ListLeases", "what is kept already", gateway | funder},
+		{walletKit + "NextAddr", "change addresses, and addresses for orders", gateway | funder},
 		{walletKit + "FinalizePsbt", "to sign a funding transaction", gateway},
 		{walletKit + "PublishTransaction", "to publish it; justice transactions", gateway | tower},
 		{walletKit + "BumpFee", "to hurry it", gateway},
 		{walletKit + "EstimateFee", "what it should pay", gateway},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
-		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders", gateway},
+		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders; of a wallet, which blocks hold its coins", gateway | funder},
 		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
-		{walletKit + "FundPsbt", "to fund a swap's output with leased coins", swaps},
+		{walletKit + "FundPsbt", "to fund a swap's output with leased coins; of a wallet, to choose coins for a channel", swaps | funder},
+		{walletKit + "SignPsbt", "to sign a wallet's part of a channel's funding", funder},
+		{walletKit + "DeriveKey", "its public key in a channel, to check what it signs; whoever may call it can read channel backups", funder},
 		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps},
-		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output is spent", swaps},
+		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output, or a coin in a joint funding, is spent", swaps | collab | funder},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
@@ -165,6 +171,16 @@ func SwapsRightsTable() []Right { return rightsOf(swaps) }
 
 // GatewayAndSwapsRights are sluiced's rights while it offers swaps.
 func GatewayAndSwapsRights() []string { return append(GatewayRights(), uris(SwapsRightsTable())...) }
+
+// JointRightsTable is what sluiced needs besides while it offers joint fundings.
+func JointRightsTable() []Right { return rightsOf(collab) }
+
+// JointRights are the same as URIs.
+func JointRights() []string { return uris(JointRightsTable()) }
+
+// WalletFundRights are what the wallet's macaroon needs besides to bring coins to
+// a channel: whoever holds them can spend the wallet's coins.
+func WalletFundRights() []string { return uris(rightsOf(funder)) }
 
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }

@@ -223,7 +223,7 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 		}
 		for _, r := range rights() {
 			// What only some want is not in every macaroon.
-			if r.who == nobody || r.who == closing || r.who == swaps || r.who == guarded {
+			if r.who&(gateway|wallet) == 0 {
 				delete(called, r.Method)
 			}
 		}
@@ -249,6 +249,29 @@ func TestRightsOfSwaps(t *testing.T) {
 	}
 	require.Equal(t, called, granted)
 	require.Len(t, GatewayAndSwapsRights(), len(GatewayRights())+len(granted))
+}
+
+// What joint fundings need besides, on either side, and no more.
+func TestRightsOfJointFundings(t *testing.T) {
+	calls := callsByMethod(t)
+	for _, c := range []struct {
+		dir        string
+		base, plus []Right
+		atLeast    int
+	}{
+		{"lsp/collab/engine", GatewayRightsTable(), JointRightsTable(), 10},
+	} {
+		called := calledFrom(t, calls, c.dir)
+		require.Greater(t, len(called), c.atLeast, "the test no longer finds the calls")
+		for _, r := range c.base {
+			delete(called, r.Method)
+		}
+		granted := map[string]bool{}
+		for _, r := range c.plus {
+			granted[r.Method] = true
+		}
+		require.Equal(t, called, granted, c.dir)
+	}
 }
 
 func TestMacaroonsCannotSpendFreely(t *testing.T) {

@@ -62,6 +62,9 @@ func ClosingAccount(op ln.Outpoint) string { return prefixClosing + op.String() 
 // from the wallet, until lnd's wallet lists it.
 func FundingAccount(op ln.Outpoint) string { return prefixFunding + op.String() }
 
+// JointKey is the key of the entry that a complete joint funding transaction has.
+func JointKey(id string) string { return "collab/" + id + "/funding" }
+
 // Line moves an amount in (positive) or out (negative) of an account.
 type Line struct {
 	Account string `json:"account"`

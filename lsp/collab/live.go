@@ -179,17 +179,3 @@ func WatchOf(s State) (WatchInputs, bool) {
 	}
 	return WatchInputs{}, false
 }
-
-// ForgetChain are the events after which an open knows of no spend, for whoever
-// follows the chain anew.
-func ForgetChain(s State, m lsp.Moment) []Event {
-	l, ok := liveOf(s)
-	if !ok || Final(s) {
-		return nil
-	}
-	var events []Event
-	for _, spend := range l.Spends {
-		events = append(events, SpendReorged{Moment: m, Input: spend.Input})
-	}
-	return events
-}

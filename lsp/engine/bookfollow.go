@@ -24,13 +24,19 @@ func (b *chainBooks) signedFundings(ctx context.Context, tx *store.Tx) (map[ln.O
 				continue
 			}
 			row, err := q.OpeningByOutpoint(ctx, op.String())
+			key := keyFunding(row.ID)
+			if errors.Is(store.MapError(err), store.ErrNotFound) {
+				var joint lspdb.LspCollab
+				joint, err = q.CollabByChannel(ctx, op.String())
+				key = books.JointKey(joint.ID)
+			}
 			if errors.Is(store.MapError(err), store.ErrNotFound) {
 				continue
 			}
 			if err != nil {
 				return nil, fmt.Errorf("look for the open of channel %s: %w", op, err)
 			}
-			if out[op], err = ledger.Exists(ctx, tx, keyFunding(row.ID)); err != nil {
+			if out[op], err = ledger.Exists(ctx, tx, key); err != nil {
 				return nil, err
 			}
 		}

@@ -268,3 +268,33 @@ DELETE FROM lsp_refunds WHERE order_id = $1 AND terminal;
 
 -- name: HasPayment :one
 SELECT CAST(COUNT(*) AS BIGINT) AS payments FROM (SELECT 1 FROM lsp_payments WHERE client = $1 LIMIT 1) AS one;
+
+-- name: InsertCollab :exec
+INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $10, $10);
+
+-- name: UpdateCollab :execrows
+UPDATE lsp_collabs SET state = $2, reason = $3, terminal = $4, funded = $5, confirmed = $6, channel = $7, fee_sat = $8, updated_ms = $9
+WHERE id = $1;
+
+-- name: GetCollab :one
+SELECT * FROM lsp_collabs WHERE id = $1;
+
+-- name: CollabByChannel :one
+SELECT * FROM lsp_collabs WHERE channel = $1;
+
+-- name: FindCollabs :many
+SELECT * FROM lsp_collabs
+WHERE id < sqlc.arg(before_id)
+  AND (CAST(sqlc.arg(one_client) AS BIGINT) = 0 OR client = sqlc.arg(client))
+  AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
+ORDER BY id DESC LIMIT sqlc.arg(most);
+
+-- name: CollabLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS collabs,
+       CAST(COALESCE(SUM(CASE WHEN confirmed THEN 0 ELSE capacity_sat - wallet_sat END), 0) AS BIGINT) AS unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) AND NOT confirmed THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_collabs
+FROM lsp_collabs WHERE NOT terminal;
+
+-- name: UnfundedCollabs :many
+SELECT channel FROM lsp_collabs WHERE NOT funded AND channel <> '';

@@ -16,6 +16,24 @@ type LspBookTx struct {
 	Data    []byte
 }
 
+type LspCollab struct {
+	ID          string
+	Client      []byte
+	State       string
+	Reason      string
+	Terminal    bool
+	Funded      bool
+	Confirmed   bool
+	ZeroConf    bool
+	Channel     string
+	CapacitySat int64
+	WalletSat   int64
+	ServiceSat  int64
+	FeeSat      int64
+	CreatedMs   int64
+	UpdatedMs   int64
+}
+
 type LspOpening struct {
 	ID          string
 	PaymentID   string

@@ -101,6 +101,53 @@ func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, erro
 	return column_1, err
 }
 
+const collabByChannel = `-- name: CollabByChannel :one
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs WHERE channel = $1
+`
+
+func (q *Queries) CollabByChannel(ctx context.Context, channel string) (LspCollab, error) {
+	row := q.db.QueryRowContext(ctx, collabByChannel, channel)
+	var i LspCollab
+	err := row.Scan(
+		&i.ID,
+		&i.Client,
+		&i.State,
+		&i.Reason,
+		&i.Terminal,
+		&i.Funded,
+		&i.Confirmed,
+		&i.ZeroConf,
+		&i.Channel,
+		&i.CapacitySat,
+		&i.WalletSat,
+		&i.ServiceSat,
+		&i.FeeSat,
+		&i.CreatedMs,
+		&i.UpdatedMs,
+	)
+	return i, err
+}
+
+const collabLoads = `-- name: CollabLoads :one
+SELECT CAST(COUNT(*) AS BIGINT) AS collabs,
+       CAST(COALESCE(SUM(CASE WHEN confirmed THEN 0 ELSE capacity_sat - wallet_sat END), 0) AS BIGINT) AS unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 AND NOT confirmed THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_collabs
+FROM lsp_collabs WHERE NOT terminal
+`
+
+type CollabLoadsRow struct {
+	Collabs        int64
+	UnconfirmedSat int64
+	ClientCollabs  int64
+}
+
+func (q *Queries) CollabLoads(ctx context.Context, client []byte) (CollabLoadsRow, error) {
+	row := q.db.QueryRowContext(ctx, collabLoads, client)
+	var i CollabLoadsRow
+	err := row.Scan(&i.Collabs, &i.UnconfirmedSat, &i.ClientCollabs)
+	return i, err
+}
+
 const deleteOrder = `-- name: DeleteOrder :execrows
 DELETE FROM lsp_orders WHERE id = $1 AND terminal
 `
@@ -156,6 +203,67 @@ func (q *Queries) DeleteUnfundedOpenings(ctx context.Context, paymentID string) 
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const findCollabs = `-- name: FindCollabs :many
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs
+WHERE id < $1
+  AND (CAST($2 AS BIGINT) = 0 OR client = $3)
+  AND (CAST($4 AS BIGINT) = 0 OR NOT terminal)
+ORDER BY id DESC LIMIT $5
+`
+
+type FindCollabsParams struct {
+	BeforeID  string
+	OneClient int64
+	Client    []byte
+	OpenOnly  int64
+	Most      int32
+}
+
+func (q *Queries) FindCollabs(ctx context.Context, arg FindCollabsParams) ([]LspCollab, error) {
+	rows, err := q.db.QueryContext(ctx, findCollabs,
+		arg.BeforeID,
+		arg.OneClient,
+		arg.Client,
+		arg.OpenOnly,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspCollab
+	for rows.Next() {
+		var i LspCollab
+		if err := rows.Scan(
+			&i.ID,
+			&i.Client,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.Funded,
+			&i.Confirmed,
+			&i.ZeroConf,
+			&i.Channel,
+			&i.CapacitySat,
+			&i.WalletSat,
+			&i.ServiceSat,
+			&i.FeeSat,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const findOpenings = `-- name: FindOpenings :many
@@ -518,6 +626,33 @@ func (q *Queries) GetBookTx(ctx context.Context, txid string) (LspBookTx, error)
 	return i, err
 }
 
+const getCollab = `-- name: GetCollab :one
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs WHERE id = $1
+`
+
+func (q *Queries) GetCollab(ctx context.Context, id string) (LspCollab, error) {
+	row := q.db.QueryRowContext(ctx, getCollab, id)
+	var i LspCollab
+	err := row.Scan(
+		&i.ID,
+		&i.Client,
+		&i.State,
+		&i.Reason,
+		&i.Terminal,
+		&i.Funded,
+		&i.Confirmed,
+		&i.ZeroConf,
+		&i.Channel,
+		&i.CapacitySat,
+		&i.WalletSat,
+		&i.ServiceSat,
+		&i.FeeSat,
+		&i.CreatedMs,
+		&i.UpdatedMs,
+	)
+	return i, err
+}
+
 const getOpening = `-- name: GetOpening :one
 SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE id = $1
 `
@@ -662,6 +797,40 @@ func (q *Queries) HasPayment(ctx context.Context, client []byte) (int64, error) 
 	var payments int64
 	err := row.Scan(&payments)
 	return payments, err
+}
+
+const insertCollab = `-- name: InsertCollab :exec
+INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $10, $10)
+`
+
+type InsertCollabParams struct {
+	ID          string
+	Client      []byte
+	State       string
+	Reason      string
+	Terminal    bool
+	ZeroConf    bool
+	CapacitySat int64
+	WalletSat   int64
+	ServiceSat  int64
+	CreatedMs   int64
+}
+
+func (q *Queries) InsertCollab(ctx context.Context, arg InsertCollabParams) error {
+	_, err := q.db.ExecContext(ctx, insertCollab,
+		arg.ID,
+		arg.Client,
+		arg.State,
+		arg.Reason,
+		arg.Terminal,
+		arg.ZeroConf,
+		arg.CapacitySat,
+		arg.WalletSat,
+		arg.ServiceSat,
+		arg.CreatedMs,
+	)
+	return err
 }
 
 const insertOpening = `-- name: InsertOpening :exec
@@ -1691,6 +1860,33 @@ func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
 	return column_1, err
 }
 
+const unfundedCollabs = `-- name: UnfundedCollabs :many
+SELECT channel FROM lsp_collabs WHERE NOT funded AND channel <> ''
+`
+
+func (q *Queries) UnfundedCollabs(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, unfundedCollabs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var channel string
+		if err := rows.Scan(&channel); err != nil {
+			return nil, err
+		}
+		items = append(items, channel)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const unfundedOutpoints = `-- name: UnfundedOutpoints :many
 SELECT outpoint FROM lsp_openings WHERE outpoint <> '' AND state IN ('failed', 'rejected', 'conflicted')
 `
@@ -1741,6 +1937,41 @@ func (q *Queries) UnpaidLoads(ctx context.Context, arg UnpaidLoadsParams) (Unpai
 	var i UnpaidLoadsRow
 	err := row.Scan(&i.UnpaidSat, &i.NewcomerUnpaidSat, &i.ClientUnpaidSat)
 	return i, err
+}
+
+const updateCollab = `-- name: UpdateCollab :execrows
+UPDATE lsp_collabs SET state = $2, reason = $3, terminal = $4, funded = $5, confirmed = $6, channel = $7, fee_sat = $8, updated_ms = $9
+WHERE id = $1
+`
+
+type UpdateCollabParams struct {
+	ID        string
+	State     string
+	Reason    string
+	Terminal  bool
+	Funded    bool
+	Confirmed bool
+	Channel   string
+	FeeSat    int64
+	UpdatedMs int64
+}
+
+func (q *Queries) UpdateCollab(ctx context.Context, arg UpdateCollabParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, updateCollab,
+		arg.ID,
+		arg.State,
+		arg.Reason,
+		arg.Terminal,
+		arg.Funded,
+		arg.Confirmed,
+		arg.Channel,
+		arg.FeeSat,
+		arg.UpdatedMs,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const updateOpening = `-- name: UpdateOpening :execrows
