@@ -34,6 +34,8 @@ type fakeLnd struct {
 	lag func() int
 	// onTrack runs before lnd answers about a payment.
 	onTrack func(ln.Hash)
+	// young is a zero-conf channel of ours with its peer's coins in it.
+	young ln.SCID
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
 }
@@ -223,6 +225,9 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 	byChan := map[ln.SCID]*ln.Channel{}
 	for _, ch := range []ln.SCID{1, 2, 3} {
 		byChan[ch] = &ln.Channel{ChanID: ch}
+		if ch == f.young {
+			*byChan[ch] = ln.Channel{ChanID: ch, Initiator: true, ZeroConf: true, Memo: ln.SharedFundingMemo + "x"}
+		}
 	}
 	for _, key := range f.order {
 		if f.htlcs[key].pending {

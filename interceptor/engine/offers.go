@@ -31,6 +31,12 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	delete(t.waiting, o.Key)
 	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
 	case interceptor.VerdictNew:
+		if t.barred[o.Key.ChanID] {
+			// It may have become safe since it was listed.
+			t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
+			wake(t.list)
+			return
+		}
 		e.onNew(t, o)
 	case interceptor.VerdictSettleOnly:
 		e.onSettleOnly(t, o)
@@ -47,6 +53,10 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 	if p, already := t.recording[o.Key]; already {
 		p.offer, p.gen = o, t.gen
 		t.recording[o.Key] = p
+		return
+	}
+	if t.barred[o.Key.ChanID] {
+		e.bar(t, o)
 		return
 	}
 	if _, asking := t.asking[o.Key]; asking || !t.chain.Claimed(o.OutgoingSCID) {
@@ -197,7 +207,9 @@ func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFai
 func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 	o := w.offer
 	en, recorded := t.rows[o.Key]
-	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID)}
+	// Nothing that came in over a barred channel was ever resumed: it was barred
+	// from its first day.
+	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.barred[o.Key.ChanID]}
 	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
@@ -266,6 +278,7 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 		failures = 0
 		e.mu.Lock()
 		if t.gen == gen && t.session != nil {
+			t.barred = barredOf(channels)
 			e.onListing(t, interceptor.NewListing(ticket, channels))
 		}
 		e.mu.Unlock()

@@ -29,6 +29,7 @@ type Config struct {
 	Proxy       ProxyConfig       `toml:"proxy" help:"programs of others that want lnd's interceptor as well"`
 	Acceptor    AcceptorConfig    `toml:"acceptor" help:"who may open channels to the gateway"`
 	LSP         LSPConfig         `toml:"lsp" help:"channels on demand"`
+	Joint       JointConfig       `toml:"joint" help:"channels that wallets fund together with the gateway"`
 	Backups     BackupsConfig     `toml:"backups" help:"the vault: what wallets store here, readable only to them"`
 	Holds       HoldsConfig       `toml:"holds" help:"payments that wait for wallets that are offline"`
 	Swaps       SwapsConfig       `toml:"swaps" help:"swaps between Lightning and the chain, for stock Loop clients"`
@@ -190,6 +191,7 @@ func DefaultConfig() Config {
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
 		Backups:    defaultBackups(),
+		Joint:      defaultJoint(),
 		Swaps:      defaultSwaps(),
 		LSPS:       defaultLSPS(),
 		Proxy:      defaultProxy(),

@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/obs"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
+	collabapi "github.com/sluice-lsp/sluice/lsp/collab/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/links"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc"
@@ -74,6 +75,7 @@ type Daemon struct {
 	hold     *interceptorengine.Engine
 	programs *proxy.Hub
 	lsp      *lspapi.Service
+	joint    *collabapi.Service
 	lws      *lwsapi.Service
 	backups  *backupsapi.Service
 	swaps    *swapsapi.Service
@@ -126,7 +128,7 @@ func ParseRoles(names []string) (Roles, error) {
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	d := &Daemon{
 		cfg: cfg, roles: roles, log: log, now: time.Now,
-		lsp: lspapi.New(), lws: lwsapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
+		lsp: lspapi.New(), joint: collabapi.New(), lws: lwsapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
 	}
 	d.state("starting")
 	if roles.Swaps && !cfg.Swaps.Enabled {

@@ -59,6 +59,9 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 	}
 	if d.roles.LSP {
 		services = append(services, d.lsp, d.lws)
+		if d.cfg.Joint.Enabled {
+			services = append(services, d.joint)
+		}
 	}
 	if d.roles.Backups {
 		services = append(services, d.backups)

@@ -102,6 +102,9 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		if messages != nil {
 			serving.Go(func() { messages.Run(ctx) })
 		}
+		if d.cfg.Joint.Enabled {
+			serving.Go(func() { d.keepJoint(ctx, lease, business) })
+		}
 		if after := d.cfg.LSP.ReconnectAfter.Std(); after > 0 {
 			keeper := links.NewKeeper(d.lnd, after, d.now, d.log.Named("links"))
 			d.links.Store(keeper)

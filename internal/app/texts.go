@@ -45,6 +45,10 @@ func MacaroonRecipe(roles Roles) string {
 		for _, uri := range lnd.ClosingRights() {
 			fmt.Fprintf(&b, "  %s\n", uri)
 		}
+		b.WriteString("\nWith joint fundings (joint.enabled), besides:\n\n")
+		for _, uri := range lnd.JointRights() {
+			fmt.Fprintf(&b, "  %s\n", uri)
+		}
 		b.WriteString("\nWith swaps (swaps.enabled) it needs these besides:\n\n")
 		for _, r := range lnd.SwapsRightsTable() {
 			fmt.Fprintf(&b, "  %s\n", r.URI())

@@ -299,10 +299,16 @@ type ChannelPolicy struct {
 // of another's in its funding transaction.
 const SharedFundingMemo = "sluice joint "
 
-// FundingIsSafe says that nobody but us could still take the channel's funding
-// away: it is buried as deep as lnd waits for, or all of its coins were ours.
-// Money that comes in over another channel is not accepted.
-func (c Channel) FundingIsSafe() bool {
-	ours := c.Initiator && !strings.HasPrefix(c.Memo, SharedFundingMemo)
-	return ours || !c.ZeroConf || c.ConfirmedSCID != 0
+// IsJoint says that another's coins are in the funding of a channel that we opened.
+func (c Channel) IsJoint() bool {
+	return c.Initiator && strings.HasPrefix(c.Memo, SharedFundingMemo)
 }
+
+// IsYoung says that the channel is used although its funding is not buried, as
+// deep as lnd waits for.
+func (c Channel) IsYoung() bool { return c.ZeroConf && c.ConfirmedSCID == 0 }
+
+// FundingIsSafe says that nobody but us could still take the channel's funding
+// away: it is buried, or all of its coins were ours. Money that comes in over
+// another channel is not accepted.
+func (c Channel) FundingIsSafe() bool { return !c.IsYoung() || c.Initiator && !c.IsJoint() }

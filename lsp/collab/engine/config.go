@@ -11,6 +11,7 @@ import (
 type Config struct {
 	// Network is "mainnet", "testnet", "signet" or "regtest".
 	Network string
+	Self    ln.PubKey
 
 	// MinWalletSat and MinInboundSat are the least that each side brings,
 	// MaxCapacitySat the largest channel.
