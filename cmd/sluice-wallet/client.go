@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
+	"github.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1"
 )
 
 func (g *Globals) socket() string {
@@ -31,6 +32,7 @@ func (g *Globals) socket() string {
 type daemon struct {
 	wallet  agentv1.WalletClient
 	backups backupagentv1.WalletBackupsClient
+	funding fundagentv1.WalletFundingClient
 }
 
 // wallet calls the daemon.
@@ -49,7 +51,9 @@ func (g *Globals) control(ctx context.Context, call func(context.Context, *daemo
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	err = rpcserver.FromStatus(call(ctx, &daemon{wallet: agentv1.NewWalletClient(conn), backups: backupagentv1.NewWalletBackupsClient(conn)}))
+	err = rpcserver.FromStatus(call(ctx, &daemon{
+		wallet: agentv1.NewWalletClient(conn), backups: backupagentv1.NewWalletBackupsClient(conn), funding: fundagentv1.NewWalletFundingClient(conn),
+	}))
 	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
 		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+g.socket()+": start it with `sluice-wallet run`")
 	}

@@ -15,6 +15,7 @@ const payRight = "uri:/routerrpc.Router/SendPaymentV2"
 type macaroonCmd struct {
 	Out    string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
 	Towers bool   `help:"Also allow the towers commands: adding watchtowers, and asking lnd what it uploaded."`
+	Fund   bool   `help:"Also allow bringing coins to channels (for sluice-wallet fund). Whoever holds such a macaroon can spend the wallet's coins."`
 	Pay    bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
 }
 
@@ -27,6 +28,9 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 	rights := lnd.WalletRights()
 	if c.Towers {
 		rights = append(rights, lnd.WalletTowerRights()...)
+	}
+	if c.Fund {
+		rights = append(rights, lnd.WalletFundRights()...)
 	}
 	if c.Pay {
 		rights = append(rights, payRight)

@@ -46,6 +46,7 @@ type CLI struct {
 	Offline    offlineCmd    `cmd:"" help:"Say whether it is safe to go offline, or wait until it is."`
 	Lsps       lspsCmd       `cmd:"" help:"List, add and leave LSPs."`
 	Offers     offersCmd     `cmd:"" help:"Compare what each LSP would charge for an amount."`
+	Fund       fundCmd       `cmd:"" help:"Open a channel with coins of your own and of an LSP in one transaction."`
 	Towers     towersCmd     `cmd:"" help:"Watchtowers: add them, and check that they hold what lnd sent."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`
@@ -68,6 +69,7 @@ type Globals struct {
 // world is what the program is given from outside.
 type world struct {
 	ctx    context.Context //nolint:containedctx // the process's own, made in main
+	stdin  *os.File        // nil when nobody can be asked
 	stdout io.Writer
 	stderr io.Writer
 	env    []string
@@ -86,7 +88,7 @@ func main() {
 	if err != nil {
 		home = "."
 	}
-	code := run(&world{ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), home: home}, os.Args[1:])
+	code := run(&world{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), home: home}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

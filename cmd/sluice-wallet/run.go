@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -121,7 +122,12 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 		return fmt.Errorf("%w\n`sluice-wallet macaroon` prints how to bake the macaroon", err)
 	}
 	defer func() { _ = client.Close() }()
-	a, err := agent.New(agent.Config{
+	var a *agent.Agent
+	fund, err := newFunding(g.DataDir, client, func() []agent.LSP { return a.LSPs() }, log)
+	if err != nil {
+		return err
+	}
+	a, err = agent.New(agent.Config{
 		DataDir: g.DataDir,
 		Policy: agent.Policy{
 			MaxChannelSat:        s.Channels.MaxChannelSat.Amount(),
@@ -129,7 +135,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 		},
 	}, agent.Ports{
 		Node: client, Channels: client, Peers: client, Invoices: client, Payer: payer{client},
-		Decode: lnd.DecodeBolt11, Log: log,
+		Decode: lnd.DecodeBolt11, Expects: fund.Expects, Log: log,
 	})
 	if err != nil {
 		return err
@@ -157,12 +163,13 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	log.Info("waiting for lnd", zap.String("address", s.LND.Address))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	if backups == nil {
-		group.Go(func() error { return a.ServeControl(ctx, listener) })
-	} else {
-		group.Go(func() error { return a.ServeControl(ctx, listener, backups.RegisterControl) })
+	others := []func(grpc.ServiceRegistrar){fund.RegisterControl}
+	group.Go(func() error { return fund.Run(ctx) })
+	if backups != nil {
+		others = append(others, backups.RegisterControl)
 		group.Go(func() error { return backups.Run(ctx) })
 	}
+	group.Go(func() error { return a.ServeControl(ctx, listener, others...) })
 	group.Go(func() error {
 		select {
 		case <-a.Ready():

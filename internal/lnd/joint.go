@@ -46,7 +46,7 @@ func (c *Client) FundingScript(ctx context.Context, op ln.Outpoint, capacity ln.
 		if point != op {
 			continue
 		}
-		return fundingScript(keyRing{ctx: ctx, wallet: c.wallet}, b.GetChanBackup(), op, capacity)
+		return fundingScript(keyRing{ctx: ctx, derive: c.publicKey}, b.GetChanBackup(), op, capacity)
 	}
 	return nil, fmt.Errorf("the backup of channel %s: %w", op, ln.ErrNotFound)
 }
@@ -90,10 +90,24 @@ func fundingScript(keys keychain.KeyRing, packed []byte, op ln.Outpoint, capacit
 	return script, nil
 }
 
-// keyRing derives public keys of lnd's wallet. It lives as long as one call.
+// publicKey derives a public key of lnd's wallet.
+func (c *Client) publicKey(ctx context.Context, loc keychain.KeyLocator) (*btcec.PublicKey, error) {
+	resp, err := c.wallet.DeriveKey(ctx, &signrpc.KeyLocator{KeyFamily: int32(loc.Family), KeyIndex: int32(loc.Index)}) //nolint:gosec // lnd's own locators
+	if err != nil {
+		return nil, mapError("derive a public key", err)
+	}
+	key, err := btcec.ParsePubKey(resp.RawKeyBytes)
+	if err != nil {
+		return nil, fmt.Errorf("lnd's public key: %w", err)
+	}
+	return key, nil
+}
+
+// keyRing is lnd's wallet as lnd's own packages see it. It lives as long as one
+// call.
 type keyRing struct {
 	ctx    context.Context //nolint:containedctx // lnd's interface has none
-	wallet walletrpc.WalletKitClient
+	derive func(context.Context, keychain.KeyLocator) (*btcec.PublicKey, error)
 }
 
 // DeriveNextKey is not for us: it would move lnd's own counter.
@@ -103,13 +117,6 @@ func (keyRing) DeriveNextKey(keychain.KeyFamily) (keychain.KeyDescriptor, error)
 
 // DeriveKey gives the public key of a locator.
 func (k keyRing) DeriveKey(loc keychain.KeyLocator) (keychain.KeyDescriptor, error) {
-	resp, err := k.wallet.DeriveKey(k.ctx, &signrpc.KeyLocator{KeyFamily: int32(loc.Family), KeyIndex: int32(loc.Index)}) //nolint:gosec // lnd's own locators
-	if err != nil {
-		return keychain.KeyDescriptor{}, mapError("derive a public key", err)
-	}
-	key, err := btcec.ParsePubKey(resp.RawKeyBytes)
-	if err != nil {
-		return keychain.KeyDescriptor{}, fmt.Errorf("lnd's public key: %w", err)
-	}
-	return keychain.KeyDescriptor{KeyLocator: loc, PubKey: key}, nil
+	key, err := k.derive(k.ctx, loc)
+	return keychain.KeyDescriptor{KeyLocator: loc, PubKey: key}, err
 }

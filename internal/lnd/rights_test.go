@@ -260,6 +260,7 @@ func TestRightsOfJointFundings(t *testing.T) {
 		atLeast    int
 	}{
 		{"lsp/collab/engine", GatewayRightsTable(), JointRightsTable(), 10},
+		{"lsp/collab/agent", WalletRightsTable(), rightsOf(funder), 10},
 	} {
 		called := calledFrom(t, calls, c.dir)
 		require.Greater(t, len(called), c.atLeast, "the test no longer finds the calls")

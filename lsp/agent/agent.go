@@ -195,6 +195,7 @@ func (a *Agent) decide(o ln.OpenProposal) ln.AcceptVerdict {
 	var wish Wish
 	if l, ok := a.book.ByNode(o.Peer); ok {
 		proposer, wish = &l, a.agreements.wish(o.Peer, a.now())
+		wish.Joint = a.ports.Expects != nil && a.ports.Expects(o)
 	}
 	v := a.cfg.Policy.Decide(o, proposer, wish)
 	fields := []zap.Field{

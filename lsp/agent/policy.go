@@ -39,6 +39,9 @@ type Wish struct {
 	Declined bool
 	// Confirmations is the most that any of them asked for.
 	Confirmations uint32
+	// Joint says that the wallet asked for exactly this channel and brings coins to
+	// it: what is pushed is its own, and whether it confirms first was agreed.
+	Joint bool
 }
 
 // Decide answers a proposal. proposer is the LSP whose node key made it, nil
@@ -51,8 +54,11 @@ func (p Policy) Decide(o ln.OpenProposal, proposer *LSP, wish Wish) ln.AcceptVer
 	if why := p.refusal(o, *proposer, wish); why != "" {
 		return ln.AcceptVerdict{Refusal: why}
 	}
-	if o.WantsZeroConf {
+	switch {
+	case o.WantsZeroConf:
 		return ln.AcceptVerdict{Accept: true, ZeroConf: true}
+	case wish.Joint:
+		return ln.AcceptVerdict{Accept: true}
 	}
 	return ln.AcceptVerdict{Accept: true, MinDepth: wish.Confirmations}
 }
@@ -82,6 +88,8 @@ func (p Policy) refusal(o ln.OpenProposal, l LSP, wish Wish) string {
 	case o.MaxHtlcs < minMaxHtlcs:
 		return fmt.Sprintf("this wallet wants room for %d HTLCs, not %d", minMaxHtlcs, o.MaxHtlcs)
 	case !o.WantsZeroConf:
+		return ""
+	case wish.Joint && !o.Announce && anchored(o.CommitmentType):
 		return ""
 	case !l.ZeroConf:
 		return "this wallet's user trusts no zero-conf channel of this LSP"

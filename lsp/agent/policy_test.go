@@ -38,6 +38,16 @@ func TestPolicy(t *testing.T) {
 		require.False(t, v.Accept, name)
 		require.NotEmpty(t, v.Refusal, name)
 	}
+	// What the wallet brings itself may be pushed to it, and nothing else is let off.
+	own := zeroConf(l.NodeKey)
+	own.PushMsat = 1_000
+	require.True(t, p.Decide(own, l, agent.Wish{Joint: true, Declined: true}).Accept)
+	require.False(t, p.Decide(own, nil, agent.Wish{Joint: true}).Accept)
+	own.CsvDelay = p.MaxToSelfDelayBlocks + 1
+	require.False(t, p.Decide(own, l, agent.Wish{Joint: true}).Accept)
+	own = zeroConf(l.NodeKey)
+	own.Announce = true
+	require.False(t, p.Decide(own, l, agent.Wish{Joint: true}).Accept)
 	distrusted := *l
 	distrusted.ZeroConf = false
 	require.False(t, p.Decide(zeroConf(l.NodeKey), &distrusted, agent.Wish{}).Accept)

@@ -67,6 +67,9 @@ type Ports struct {
 	Payer Payer
 	// Decode verifies and reads an invoice of a network.
 	Decode func(network, text string) (ln.Bolt11, error)
+	// Expects says, from memory, that the wallet asked for exactly this channel and
+	// brings coins to it; nil expects none.
+	Expects func(ln.OpenProposal) bool
 	// Connect nil means DialGateway.
 	Connect Connect
 	// Random nil means crypto/rand; it makes preimages.

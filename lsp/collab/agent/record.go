@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/collab"
+)
+
+// Phase is how far a joint funding has come, as the wallet knows by itself.
+type Phase string
+
+// The phases. Until PhaseSigned nothing can be published.
+const (
+	// PhaseChosen: coins are leased, or about to be; the LSP may know the offer.
+	PhaseChosen Phase = "chosen"
+	// PhaseReady: all was checked; the user reviews.
+	PhaseReady Phase = "ready"
+	// PhaseSigned: the signature has left, or may have.
+	PhaseSigned Phase = "signed"
+	// PhaseDone: final; the channel's funding is buried.
+	PhaseDone Phase = "done"
+	// PhaseGivenUp: final; nothing was signed, the coins are free.
+	PhaseGivenUp Phase = "given_up"
+	// PhaseVoid: final; another spend of a coin is buried, the channel is forgotten.
+	PhaseVoid Phase = "void"
+)
+
+// Over says that nothing more will happen.
+func (p Phase) Over() bool { return p == PhaseDone || p == PhaseGivenUp || p == PhaseVoid }
+
+// Record is one joint funding on the wallet's disk.
+type Record struct {
+	Nonce   [32]byte  `json:"nonce"`
+	LSP     string    `json:"lsp"`
+	NodeKey ln.PubKey `json:"node_key"`
+	// Self is this wallet's node: with the nonce it makes the negotiation's id.
+	Self ln.PubKey `json:"self"`
+	// ID is the LSP's.
+	ID    string `json:"id,omitempty"`
+	Phase Phase  `json:"phase"`
+
+	WalletSat     ln.Sat         `json:"wallet_sat"`
+	InboundSat    ln.Sat         `json:"inbound_sat"`
+	ServiceFeeSat ln.Sat         `json:"service_fee_sat"`
+	MaxChainFee   ln.Sat         `json:"max_chain_fee_sat"`
+	ZeroConf      bool           `json:"zero_conf,omitempty"`
+	Taproot       bool           `json:"taproot,omitempty"`
+	Inputs        []collab.Input `json:"inputs,omitempty"`
+	ChangeScript  []byte         `json:"change_script,omitempty"`
+	// Own is the wallet's packet of its coins: it has the paths of their keys, and
+	// is itself a transaction that pays them back to the wallet.
+	Own []byte `json:"own,omitempty"`
+
+	Channel     ln.Outpoint `json:"channel,omitzero"`
+	Psbt        []byte      `json:"psbt,omitempty"`
+	ChainFeeSat ln.Sat      `json:"chain_fee_sat,omitempty"`
+	ChangeSat   ln.Sat      `json:"change_sat,omitempty"`
+	Signed      []byte      `json:"signed,omitempty"`
+	BuriedConfs uint32      `json:"buried_confs,omitempty"`
+
+	// State and Reason are the LSP's last word, Alarm what the user must know.
+	State     string    `json:"state,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
+	Alarm     string    `json:"alarm,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Key names the record.
+func (r Record) Key() string { return hex.EncodeToString(r.Nonce[:8]) }
+
+// CapacitySat is the whole channel.
+func (r Record) CapacitySat() ln.Sat { return r.WalletSat + r.InboundSat }
+
+// leaseID is the id of the leases of its coins.
+func (r Record) leaseID() [32]byte {
+	return sha256.Sum256(append([]byte("sluice/wallet/joint/"), r.Nonce[:]...))
+}
+
+// records keeps them, one file each.
+type records struct{ dir string }
+
+func openRecords(dir string) (*records, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("joint fundings: %w", err)
+	}
+	return &records{dir: dir}, nil
+}
+
+const recordSuffix = ".json"
+
+// put is durable when it returns.
+func (s *records) put(r Record) error {
+	content, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
+	}
+	path := filepath.Join(s.dir, r.Key()+recordSuffix)
+	tmp, err := os.CreateTemp(s.dir, ".tmp-*")
+	if err != nil {
+		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.Write(content)
+	if err := errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
+	}
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// all reads every record, oldest first. One that cannot be read is an error: it
+// may be of a channel that must not be forgotten.
+func (s *records) all() ([]Record, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("joint fundings: %w", err)
+	}
+	var out []Record
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), recordSuffix) {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(s.dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("joint fundings: %w", err)
+		}
+		var r Record
+		if err := json.Unmarshal(content, &r); err != nil {
+			return nil, fmt.Errorf("joint funding %s is damaged: bring it back from a backup, or move it away once its channel is known to be open or void: %w", e.Name(), err)
+		}
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Record) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return out, nil
+}
