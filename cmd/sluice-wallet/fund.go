@@ -184,10 +184,7 @@ func (fundListCmd) Run(w *world, g *Globals) error {
 	}
 	alarms := 0
 	if g.JSON {
-		if list == nil {
-			list = []*fundagentv1.Funding{}
-		}
-		err = cli.WriteJSON(w.stdout, map[string]any{"fundings": list})
+		err = cli.WriteJSON(w.stdout, &fundagentv1.ListResponse{Fundings: list})
 	} else {
 		p := w.printer()
 		t := cli.NewTable("KEY", "LSP", "PHASE", ">YOURS", ">THEIRS", "CHANNEL", "LSP SAYS")
