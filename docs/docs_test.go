@@ -25,6 +25,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/collab"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
@@ -118,7 +119,18 @@ func TestStates(t *testing.T) {
 	names, over, ends = machine(opening.Machine(), "abandon")
 	check("## States of a channel open", names, over, ends)
 
-	table := rows(t, page, "## States of a held HTLC")
+	page = read(t, "funding.md")
+	table := rows(t, page, "## States")
+	joint := collab.Machine()
+	names, over, _ = machine(joint, "")
+	require.ElementsMatch(t, names, column(table, 0))
+	for _, r := range table {
+		require.Equal(t, over[r[0]], r[1] == "yes", "%s: is %s over?", "joint funding", r[0])
+	}
+	require.ElementsMatch(t, []string{string(collab.ReasonInputs), string(collab.ReasonSpent), string(collab.ReasonUnsigned)}, column(rows(t, page, "## Reasons"), 0))
+
+	page = read(t, "protocol.md")
+	table = rows(t, page, "## States of a held HTLC")
 	require.ElementsMatch(t, []string{
 		string(interceptor.StateHeld), string(interceptor.StatePaying), string(interceptor.StateResumed),
 		string(interceptor.StateRefusedUnknown), string(interceptor.StateFailed), string(interceptor.StateSettled),
@@ -220,7 +232,7 @@ func TestSettings(t *testing.T) {
 			keys[section+m[1]] = true
 		}
 	}
-	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|backups|watchtower)\\.[a-z_.]+)(?: = [^`]*)?`")
+	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|joint|backups|watchtower)\\.[a-z_.]+)(?: = [^`]*)?`")
 	seen := 0
 	for _, page := range pages(t) {
 		for _, m := range setting.FindAllStringSubmatch(read(t, page), -1) {

@@ -37,6 +37,21 @@ func TestBadDaysNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestFundingNamesTestsThatExist: the same of the clauses of joint fundings.
+func TestFundingNamesTestsThatExist(t *testing.T) {
+	exists := tests(t)
+	for _, clause := range rows(t, read(t, "funding.md"), "## Clause by clause") {
+		named := regexp.MustCompile(`\b(Test[A-Z]\w+)`).FindAllStringSubmatch(clause[2], -1)
+		if strings.Contains(clause[2], "the same") {
+			continue
+		}
+		require.NotEmpty(t, named, clause[0])
+		for _, m := range named {
+			require.True(t, exists[m[1]], "%s: %s does not exist", clause[0], m[1])
+		}
+	}
+}
+
 // tests are the names of all tests and fuzz targets.
 func tests(t *testing.T) map[string]bool {
 	t.Helper()

@@ -220,18 +220,33 @@ func TestCollaborative(t *testing.T) {
 
 		// What the wallet sends over it is refused until it is buried; what it
 		// receives arrives.
-		inv, err := n.Payer.LN.AddInvoice(ctx, &lnrpc.Invoice{Value: 20_000})
-		require.NoError(t, err)
-		p, err := n.Wallet.Send(ctx, sendOver(inv.PaymentRequest, c.ChanId))
-		require.NoError(t, err)
-		require.Equal(t, lnrpc.Payment_FAILED, p.Status)
+		require.NoError(t, devnet.WaitFor(ctx, "the gateway to refuse what the wallet sends", func(ctx context.Context) (bool, error) {
+			inv, err := n.Payer.LN.AddInvoice(ctx, &lnrpc.Invoice{Value: 20_000})
+			if err != nil {
+				return false, err
+			}
+			p, err := n.Wallet.Send(ctx, sendOver(inv.PaymentRequest, c.ChanId))
+			if err != nil {
+				return false, err
+			}
+			require.Equal(t, lnrpc.Payment_FAILED, p.Status)
+			_, _ = n.Wallet.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
+			// Before the wallet's graph has the channel it finds no route by itself.
+			for _, h := range p.Htlcs {
+				if h.Failure.GetFailureSourceIndex() == 1 {
+					require.Equal(t, lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE, h.Failure.Code)
+					return true, nil
+				}
+			}
+			return false, nil
+		}))
 		before := n.channel(ctx, n.Wallet, f.Channel).LocalBalance
 		require.EqualValues(t, 500_000, before)
 		received, err := n.Wallet.LN.AddInvoice(ctx, &lnrpc.Invoice{Value: 40_000, RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
 			NodeId: n.Gateway.PubKey, ChanId: c.PeerScidAlias, CltvExpiryDelta: 80,
 		}}}}})
 		require.NoError(t, err)
-		p, err = n.Payer.Pay(ctx, received.PaymentRequest)
+		p, err := n.Payer.Pay(ctx, received.PaymentRequest)
 		require.NoError(t, err)
 		require.Equal(t, lnrpc.Payment_SUCCEEDED, p.Status, p.FailureReason)
 		require.NoError(t, n.Mine(ctx, 7))
