@@ -39,7 +39,6 @@ type net struct {
 	accept            func(ln.OpenProposal) ln.AcceptVerdict
 	before            [2]int64
 	rate              ln.FeeRateSatPerKW
-	stopped           chan struct{}
 }
 
 type desk struct{ n *net }

@@ -312,7 +312,7 @@ func (e *Engine) sign(ctx context.Context, f collab.Sign) ([]collab.Event, error
 		err = funding.Signed(raw, f.TxID)
 	}
 	if err != nil {
-		return []collab.Event{collab.SigningFailed{Moment: e.moment(), Text: err.Error()}}, nil
+		return []collab.Event{collab.SigningFailed{Moment: e.moment(), Text: err.Error()}}, nil //nolint:nilerr // told as an event
 	}
 	return []collab.Event{collab.FundingSigned{Moment: e.moment(), TxID: f.TxID, Raw: raw}}, nil
 }
@@ -323,7 +323,7 @@ func (e *Engine) publish(ctx context.Context, f collab.Publish) ([]collab.Event,
 		return nil, err
 	}
 	if err != nil {
-		return []collab.Event{collab.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil
+		return []collab.Event{collab.PublishFailed{Moment: e.moment(), Text: err.Error()}}, nil //nolint:nilerr // told as an event
 	}
 	return []collab.Event{collab.FundingPublished{Moment: e.moment()}}, nil
 }

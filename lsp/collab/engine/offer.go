@@ -93,7 +93,6 @@ func (e *Engine) plan(id string, o Offer) (collab.Plan, error) {
 		return collab.Plan{}, errkind.Newf(errkind.Invalid, format, args...)
 	}
 	terms := e.Terms()
-	fee := ln.Sat(0)
 	switch {
 	case o.Nonce == [32]byte{}:
 		return wrong("the nonce is empty: draw 32 random bytes")
@@ -112,7 +111,8 @@ func (e *Engine) plan(id string, o Offer) (collab.Plan, error) {
 	case terms.Refusal != nil:
 		return collab.Plan{}, terms.Refusal
 	}
-	if fee = e.cfg.Fee(o.InboundSat); fee > o.MaxServiceFeeSat {
+	fee := e.cfg.Fee(o.InboundSat)
+	if fee > o.MaxServiceFeeSat {
 		return collab.Plan{}, errkind.Newf(errkind.Conflict, "the gateway asks %s for its part, more than the %s that the wallet allows: ask for the terms again", fee, o.MaxServiceFeeSat)
 	}
 	seen := make(map[ln.Outpoint]bool)
