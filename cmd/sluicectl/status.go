@@ -129,6 +129,9 @@ func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusRespons
 	}
 	facts.Row("Earned", fmt.Sprintf("%s in opening fees; %s paid in chain fees", cli.MsatAsSat(s.GetFeesEarnedMsat()), cli.MsatAsSat(s.GetChainFeesMsat())))
 	facts.Row("Coins", fmt.Sprintf("%s for channels; %s kept to bump fees with", cli.Sat(s.GetUsableCoinsSat()), cli.Sat(s.GetAnchorReserveSat())))
+	if pool := s.GetCoinPool(); pool != nil {
+		facts.Row("Pool", poolWords(pool))
+	}
 	priceFacts(facts, s, now)
 	p.Table(facts)
 	menuTable(p, s.GetMenu())
@@ -179,4 +182,13 @@ func counts(p *cli.Printer, title string, by map[string]uint64) {
 // statusOnce is for commands that poll.
 func statusOnce(ctx context.Context, s *session) (*lspv1.GetStatusResponse, error) {
 	return call(ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
+}
+
+// poolWords is how many channels can be opened now, and what is on its way.
+func poolWords(p *lspv1.CoinPool) string {
+	text := fmt.Sprintf("%d opens left before a block; %d of %d coins of %s ready", p.GetOpensLeft(), p.GetReady(), p.GetWanted(), cli.Sat(p.GetCoinSat()))
+	if n := p.GetComing(); n > 0 {
+		text += fmt.Sprintf(", %d with the next blocks", n)
+	}
+	return text
 }

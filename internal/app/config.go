@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/funding"
+	"github.com/sluice-lsp/sluice/lsp/liquidity"
 )
 
 // Config is sluiced's configuration file.
@@ -103,6 +104,11 @@ type LSPConfig struct {
 	ReservePerChan   config.Sat      `toml:"reserve_per_channel_sat" help:"kept on chain to bump commitments, per channel"`
 	MaxReserve       config.Sat      `toml:"max_reserve_sat" help:"kept on chain at most"`
 	MaxUnconfirmed   int             `toml:"max_unconfirmed_depth" help:"longest chain of unconfirmed change to build on; 0 spends confirmed coins only" min:"0" max:"20"`
+	PoolCoins        int             `toml:"pool_coins" help:"cut the wallet's coins so that there are so many confirmed ones of pool_coin_sat, each for one channel; 0 leaves them alone" min:"0" max:"500"`
+	PoolCoin         config.Sat      `toml:"pool_coin_sat" help:"the size of each: a channel on demand, its chain fee, and a little change" min:"30000"`
+	PoolLow          int             `toml:"pool_low" help:"with fewer confirmed ones it no longer waits for cheap blocks" min:"0" max:"500"`
+	PoolCheap        uint64          `toml:"pool_cheap_sat_per_kw" help:"blocks are cheap up to this fee rate" min:"253"`
+	PoolJoinFrom     int             `toml:"pool_join_from" help:"in cheap blocks, so many coins below pool_coin_sat are joined into one; 0 never" min:"0" max:"500"`
 	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
 	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate (250 sat/kw is 1 sat/vbyte)" min:"253"`
 	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate that is ever paid; while the network asks more, no channels are offered" min:"253"`
@@ -203,6 +209,7 @@ func DefaultConfig() Config {
 			MinChannel: config.Sat(b.Capacity.MinSat), MaxChannel: config.Sat(b.Capacity.MaxSat),
 			Headroom: config.Sat(b.Capacity.HeadroomSat), HeadroomPPM: b.Capacity.HeadroomPPM, StressPercent: b.Capacity.StressPercent,
 			ReservePerChan: config.Sat(b.ReservePerChan), MaxReserve: config.Sat(b.MaxReserveSat), MaxUnconfirmed: b.MaxUnconfirmed,
+			PoolCoin: 1_000_000, PoolLow: 5, PoolCheap: 2_500, PoolJoinFrom: 20,
 			FeeTarget: b.Fees.TargetBlocks, FeeFloor: uint64(b.Fees.Floor), FeeCeiling: uint64(b.Fees.Ceiling),
 			FeeStaleAfter: config.Duration(b.Fees.StaleAfter), BumpAfter: b.BumpAfterBlocks,
 			FeeMargin: b.Prices.MarginPercent, FeeInputs: 1, FeeTolerance: b.Prices.TolerancePercent,
@@ -309,6 +316,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	out.Capacity.HeadroomSat, out.Capacity.HeadroomPPM, out.Capacity.StressPercent = s.Headroom.Amount(), s.HeadroomPPM, s.StressPercent
 	out.ReservePerChan, out.MaxReserveSat, out.MaxUnconfirmed = s.ReservePerChan.Amount(), s.MaxReserve.Amount(), s.MaxUnconfirmed
 	out.MinReserveSat = min(out.MinReserveSat, out.MaxReserveSat)
+	out.Pool = liquidity.Policy{Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom}
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
 	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
 	out.CollectFor, out.OpenFor = s.CollectFor.Std(), s.OpenFor.Std()

@@ -32,6 +32,16 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 	}
 	feesToWire(out, s.Fees)
 	out.Exposures = exposuresToWire(s.Exposures())
+	pool, err := e.Pool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if pool.Wanted > 0 {
+		out.CoinPool = &lspv1.CoinPool{
+			Wanted: uint32(pool.Wanted), CoinSat: uint64(pool.CoinSat), Ready: uint32(pool.Ready), Coming: uint32(pool.Coming), //nolint:gosec // counts
+			Small: uint32(pool.Small), OpensLeft: uint32(pool.OpensLeft), //nolint:gosec // counts
+		}
+	}
 	return out, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/funding"
+	"github.com/sluice-lsp/sluice/lsp/liquidity"
 )
 
 // Config is how the gateway does business. The zero value of a cap means that
@@ -35,11 +36,13 @@ type Config struct {
 	Type ln.CommitmentType
 	// Capacity sizes channels; its CommitFeeRate is filled in from the fee
 	// source.
-	Capacity        lsp.CapacityPolicy
-	ReservePerChan  ln.Sat
-	MinReserveSat   ln.Sat
-	MaxReserveSat   ln.Sat
-	MaxUnconfirmed  int
+	Capacity       lsp.CapacityPolicy
+	ReservePerChan ln.Sat
+	MinReserveSat  ln.Sat
+	MaxReserveSat  ln.Sat
+	MaxUnconfirmed int
+	// Pool is how the wallet's coins shall be cut; the zero value leaves them alone.
+	Pool            liquidity.Policy
 	FundingTarget   int32
 	BumpAfterBlocks uint32
 	BuriedConfs     uint32

@@ -127,6 +127,8 @@ type Engine struct {
 	lookMu sync.Mutex
 	// blockMu lets orders and refunds hear of one block after the other.
 	blockMu sync.Mutex
+	// poolMu lets one look after the pool of coins at a time.
+	poolMu sync.Mutex
 	// bookMu lets one reconciliation run at a time.
 	bookMu sync.Mutex
 	// noted are open channels that the books know.

@@ -51,6 +51,7 @@ func (e *Engine) onBlock(height uint32) {
 			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
 		}
 		e.ordersOnBlock(e.ctx)
+		e.tendPool(e.ctx)
 		e.lookForClosed(e.ctx)
 		e.noteChannels(e.ctx)
 	})

@@ -1754,7 +1754,9 @@ type GetStatusResponse struct {
 	// Why nothing is offered; empty while something is.
 	MenuRefusal string `protobuf:"bytes,22,opt,name=menu_refusal,json=menuRefusal,proto3" json:"menu_refusal,omitempty"`
 	// The keys under which offers are promised, oldest first.
-	PromiseKeys   []*PromiseKey `protobuf:"bytes,23,rep,name=promise_keys,json=promiseKeys,proto3" json:"promise_keys,omitempty"`
+	PromiseKeys []*PromiseKey `protobuf:"bytes,23,rep,name=promise_keys,json=promiseKeys,proto3" json:"promise_keys,omitempty"`
+	// The pool of coins; not set when the operator wants none.
+	CoinPool      *CoinPool `protobuf:"bytes,24,opt,name=coin_pool,json=coinPool,proto3" json:"coin_pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1950,6 +1952,104 @@ func (x *GetStatusResponse) GetPromiseKeys() []*PromiseKey {
 	return nil
 }
 
+func (x *GetStatusResponse) GetCoinPool() *CoinPool {
+	if x != nil {
+		return x.CoinPool
+	}
+	return nil
+}
+
+// CoinPool is how the wallet's coins are cut, and how many opens are left.
+type CoinPool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many coins of which size are wanted.
+	Wanted uint32 `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Each pays for one channel.
+	CoinSat uint64 `protobuf:"varint,2,opt,name=coin_sat,json=coinSat,proto3" json:"coin_sat,omitempty"`
+	// Confirmed ones, those that wait for a block, and confirmed ones below the size.
+	Ready uint32 `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Those that wait for a block.
+	Coming uint32 `protobuf:"varint,4,opt,name=coming,proto3" json:"coming,omitempty"`
+	// Confirmed ones below the size.
+	Small uint32 `protobuf:"varint,5,opt,name=small,proto3" json:"small,omitempty"`
+	// Channels of that size that can be opened before a block confirms anything.
+	OpensLeft     uint32 `protobuf:"varint,6,opt,name=opens_left,json=opensLeft,proto3" json:"opens_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CoinPool) Reset() {
+	*x = CoinPool{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CoinPool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CoinPool) ProtoMessage() {}
+
+func (x *CoinPool) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CoinPool.ProtoReflect.Descriptor instead.
+func (*CoinPool) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CoinPool) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *CoinPool) GetCoinSat() uint64 {
+	if x != nil {
+		return x.CoinSat
+	}
+	return 0
+}
+
+func (x *CoinPool) GetReady() uint32 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *CoinPool) GetComing() uint32 {
+	if x != nil {
+		return x.Coming
+	}
+	return 0
+}
+
+func (x *CoinPool) GetSmall() uint32 {
+	if x != nil {
+		return x.Small
+	}
+	return 0
+}
+
+func (x *CoinPool) GetOpensLeft() uint32 {
+	if x != nil {
+		return x.OpensLeft
+	}
+	return 0
+}
+
 // PromiseKey is one key under which offers are promised, without its secret.
 type PromiseKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1967,7 +2067,7 @@ type PromiseKey struct {
 
 func (x *PromiseKey) Reset() {
 	*x = PromiseKey{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2079,7 @@ func (x *PromiseKey) String() string {
 func (*PromiseKey) ProtoMessage() {}
 
 func (x *PromiseKey) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2092,7 @@ func (x *PromiseKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseKey.ProtoReflect.Descriptor instead.
 func (*PromiseKey) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PromiseKey) GetVersion() uint32 {
@@ -2044,7 +2144,7 @@ type FindPaymentsRequest struct {
 
 func (x *FindPaymentsRequest) Reset() {
 	*x = FindPaymentsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2156,7 @@ func (x *FindPaymentsRequest) String() string {
 func (*FindPaymentsRequest) ProtoMessage() {}
 
 func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2169,7 @@ func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FindPaymentsRequest) GetLimit() uint32 {
@@ -2125,7 +2225,7 @@ type FindPaymentsResponse struct {
 
 func (x *FindPaymentsResponse) Reset() {
 	*x = FindPaymentsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2237,7 @@ func (x *FindPaymentsResponse) String() string {
 func (*FindPaymentsResponse) ProtoMessage() {}
 
 func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2250,7 @@ func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FindPaymentsResponse) GetPayments() []*Payment {
@@ -2171,7 +2271,7 @@ type ShowPaymentRequest struct {
 
 func (x *ShowPaymentRequest) Reset() {
 	*x = ShowPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2283,7 @@ func (x *ShowPaymentRequest) String() string {
 func (*ShowPaymentRequest) ProtoMessage() {}
 
 func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2296,7 @@ func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentRequest.ProtoReflect.Descriptor instead.
 func (*ShowPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShowPaymentRequest) GetIdOrHash() string {
@@ -2221,7 +2321,7 @@ type ShowPaymentResponse struct {
 
 func (x *ShowPaymentResponse) Reset() {
 	*x = ShowPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2333,7 @@ func (x *ShowPaymentResponse) String() string {
 func (*ShowPaymentResponse) ProtoMessage() {}
 
 func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2346,7 @@ func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentResponse.ProtoReflect.Descriptor instead.
 func (*ShowPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShowPaymentResponse) GetPayment() *Payment {
@@ -2283,7 +2383,7 @@ type WithdrawPaymentRequest struct {
 
 func (x *WithdrawPaymentRequest) Reset() {
 	*x = WithdrawPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2395,7 @@ func (x *WithdrawPaymentRequest) String() string {
 func (*WithdrawPaymentRequest) ProtoMessage() {}
 
 func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2408,7 @@ func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WithdrawPaymentRequest) GetPaymentId() string {
@@ -2336,7 +2436,7 @@ type WithdrawPaymentResponse struct {
 
 func (x *WithdrawPaymentResponse) Reset() {
 	*x = WithdrawPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2448,7 @@ func (x *WithdrawPaymentResponse) String() string {
 func (*WithdrawPaymentResponse) ProtoMessage() {}
 
 func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2461,7 @@ func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WithdrawPaymentResponse) GetPayment() *Payment {
@@ -2412,7 +2512,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2524,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2537,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Opening) GetOpeningId() string {
@@ -2571,7 +2671,7 @@ type ListOpeningsRequest struct {
 
 func (x *ListOpeningsRequest) Reset() {
 	*x = ListOpeningsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2683,7 @@ func (x *ListOpeningsRequest) String() string {
 func (*ListOpeningsRequest) ProtoMessage() {}
 
 func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2696,7 @@ func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsRequest.ProtoReflect.Descriptor instead.
 func (*ListOpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListOpeningsRequest) GetLimit() uint32 {
@@ -2645,7 +2745,7 @@ type ListOpeningsResponse struct {
 
 func (x *ListOpeningsResponse) Reset() {
 	*x = ListOpeningsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2757,7 @@ func (x *ListOpeningsResponse) String() string {
 func (*ListOpeningsResponse) ProtoMessage() {}
 
 func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2770,7 @@ func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsResponse.ProtoReflect.Descriptor instead.
 func (*ListOpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListOpeningsResponse) GetOpenings() []*Opening {
@@ -2691,7 +2791,7 @@ type ShowClientRequest struct {
 
 func (x *ShowClientRequest) Reset() {
 	*x = ShowClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2803,7 @@ func (x *ShowClientRequest) String() string {
 func (*ShowClientRequest) ProtoMessage() {}
 
 func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2816,7 @@ func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientRequest.ProtoReflect.Descriptor instead.
 func (*ShowClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShowClientRequest) GetClientNodeKey() []byte {
@@ -2742,7 +2842,7 @@ type ShowClientResponse struct {
 
 func (x *ShowClientResponse) Reset() {
 	*x = ShowClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2854,7 @@ func (x *ShowClientResponse) String() string {
 func (*ShowClientResponse) ProtoMessage() {}
 
 func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2867,7 @@ func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientResponse.ProtoReflect.Descriptor instead.
 func (*ShowClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShowClientResponse) GetClientNodeKey() []byte {
@@ -2804,7 +2904,7 @@ type ForgiveClientRequest struct {
 
 func (x *ForgiveClientRequest) Reset() {
 	*x = ForgiveClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2916,7 @@ func (x *ForgiveClientRequest) String() string {
 func (*ForgiveClientRequest) ProtoMessage() {}
 
 func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2929,7 @@ func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientRequest.ProtoReflect.Descriptor instead.
 func (*ForgiveClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgiveClientRequest) GetClientNodeKey() []byte {
@@ -2859,7 +2959,7 @@ type ForgiveClientResponse struct {
 
 func (x *ForgiveClientResponse) Reset() {
 	*x = ForgiveClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +2971,7 @@ func (x *ForgiveClientResponse) String() string {
 func (*ForgiveClientResponse) ProtoMessage() {}
 
 func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +2984,7 @@ func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientResponse.ProtoReflect.Descriptor instead.
 func (*ForgiveClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForgiveClientResponse) GetChannels() uint32 {
@@ -2914,7 +3014,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3026,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3039,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -2967,7 +3067,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3079,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3092,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -3011,7 +3111,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3123,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3136,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
 }
 
 // ReconcileLine compares one account.
@@ -3058,7 +3158,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3070,7 +3170,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3083,7 +3183,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -3140,7 +3240,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3252,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3265,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -3217,7 +3317,7 @@ type ReconcileDetail struct {
 
 func (x *ReconcileDetail) Reset() {
 	*x = ReconcileDetail{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3329,7 @@ func (x *ReconcileDetail) String() string {
 func (*ReconcileDetail) ProtoMessage() {}
 
 func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3342,7 @@ func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileDetail.ProtoReflect.Descriptor instead.
 func (*ReconcileDetail) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReconcileDetail) GetAccount() string {
@@ -3296,7 +3396,7 @@ type GetReconcileProgressRequest struct {
 
 func (x *GetReconcileProgressRequest) Reset() {
 	*x = GetReconcileProgressRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3408,7 @@ func (x *GetReconcileProgressRequest) String() string {
 func (*GetReconcileProgressRequest) ProtoMessage() {}
 
 func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3421,7 @@ func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressRequest.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
 }
 
 // GetReconcileProgressResponse tells what is being done.
@@ -3337,7 +3437,7 @@ type GetReconcileProgressResponse struct {
 
 func (x *GetReconcileProgressResponse) Reset() {
 	*x = GetReconcileProgressResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3449,7 @@ func (x *GetReconcileProgressResponse) String() string {
 func (*GetReconcileProgressResponse) ProtoMessage() {}
 
 func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3462,7 @@ func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressResponse.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetReconcileProgressResponse) GetStep() string {
@@ -3517,7 +3617,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x04R\x03cap\x12\x12\n" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\"\x12\n" +
-	"\x10GetStatusRequest\"\xa2\n" +
+	"\x10GetStatusRequest\"\xd8\n" +
 	"\n" +
 	"\x11GetStatusResponse\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12%\n" +
@@ -3543,13 +3643,22 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x18opening_cost_covered_sat\x18\x14 \x01(\x04R\x15openingCostCoveredSat\x123\n" +
 	"\x04menu\x18\x15 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x04menu\x12!\n" +
 	"\fmenu_refusal\x18\x16 \x01(\tR\vmenuRefusal\x12<\n" +
-	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x1aB\n" +
+	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x124\n" +
+	"\tcoin_pool\x18\x18 \x01(\v2\x17.sluice.lsp.v1.CoinPoolR\bcoinPool\x1aB\n" +
 	"\x14PaymentsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
 	"\x14OpeningsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"y\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa0\x01\n" +
+	"\bCoinPool\x12\x16\n" +
+	"\x06wanted\x18\x01 \x01(\rR\x06wanted\x12\x19\n" +
+	"\bcoin_sat\x18\x02 \x01(\x04R\acoinSat\x12\x14\n" +
+	"\x05ready\x18\x03 \x01(\rR\x05ready\x12\x16\n" +
+	"\x06coming\x18\x04 \x01(\rR\x06coming\x12\x14\n" +
+	"\x05small\x18\x05 \x01(\rR\x05small\x12\x1d\n" +
+	"\n" +
+	"opens_left\x18\x06 \x01(\rR\topensLeft\"y\n" +
 	"\n" +
 	"PromiseKey\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
@@ -3691,7 +3800,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                     // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),             // 1: sluice.lsp.v1.OpeningFeeParams
@@ -3717,30 +3826,31 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*Exposure)(nil),                     // 21: sluice.lsp.v1.Exposure
 	(*GetStatusRequest)(nil),             // 22: sluice.lsp.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),            // 23: sluice.lsp.v1.GetStatusResponse
-	(*PromiseKey)(nil),                   // 24: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),          // 25: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),         // 26: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),           // 27: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),          // 28: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),       // 29: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil),      // 30: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                      // 31: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),          // 32: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),         // 33: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),            // 34: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),           // 35: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),         // 36: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),        // 37: sluice.lsp.v1.ForgiveClientResponse
-	(*SetBusinessRequest)(nil),           // 38: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),          // 39: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),             // 40: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),                // 41: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),            // 42: sluice.lsp.v1.ReconcileResponse
-	(*ReconcileDetail)(nil),              // 43: sluice.lsp.v1.ReconcileDetail
-	(*GetReconcileProgressRequest)(nil),  // 44: sluice.lsp.v1.GetReconcileProgressRequest
-	(*GetReconcileProgressResponse)(nil), // 45: sluice.lsp.v1.GetReconcileProgressResponse
-	nil,                                  // 46: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                                  // 47: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*CoinPool)(nil),                     // 24: sluice.lsp.v1.CoinPool
+	(*PromiseKey)(nil),                   // 25: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),          // 26: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),         // 27: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),           // 28: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),          // 29: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),       // 30: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil),      // 31: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                      // 32: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),          // 33: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),         // 34: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),            // 35: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),           // 36: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),         // 37: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),        // 38: sluice.lsp.v1.ForgiveClientResponse
+	(*SetBusinessRequest)(nil),           // 39: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),          // 40: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),             // 41: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),                // 42: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),            // 43: sluice.lsp.v1.ReconcileResponse
+	(*ReconcileDetail)(nil),              // 44: sluice.lsp.v1.ReconcileDetail
+	(*GetReconcileProgressRequest)(nil),  // 45: sluice.lsp.v1.GetReconcileProgressRequest
+	(*GetReconcileProgressResponse)(nil), // 46: sluice.lsp.v1.GetReconcileProgressResponse
+	nil,                                  // 47: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                                  // 48: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3755,60 +3865,61 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	21, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	46, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	47, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	47, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	48, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
-	24, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
-	9,  // 16: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
-	9,  // 17: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	10, // 18: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	31, // 19: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
-	9,  // 20: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	31, // 21: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	21, // 22: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	41, // 23: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	43, // 24: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
-	3,  // 25: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 26: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 27: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 28: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 29: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 30: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 31: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
-	19, // 32: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	22, // 33: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	25, // 34: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	27, // 35: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	29, // 36: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	32, // 37: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	34, // 38: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	36, // 39: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	38, // 40: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	40, // 41: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	44, // 42: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
-	4,  // 43: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 44: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 45: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 46: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 47: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 48: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 49: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
-	20, // 50: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	23, // 51: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	26, // 52: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	28, // 53: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	30, // 54: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	33, // 55: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	35, // 56: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	37, // 57: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	39, // 58: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	42, // 59: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	45, // 60: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
-	43, // [43:61] is the sub-list for method output_type
-	25, // [25:43] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
+	24, // 16: sluice.lsp.v1.GetStatusResponse.coin_pool:type_name -> sluice.lsp.v1.CoinPool
+	9,  // 17: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
+	9,  // 18: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	10, // 19: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	32, // 20: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
+	9,  // 21: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	32, // 22: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
+	21, // 23: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	42, // 24: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	44, // 25: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
+	3,  // 26: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 27: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 28: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 29: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 30: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 31: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 32: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
+	19, // 33: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	22, // 34: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	26, // 35: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	28, // 36: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	30, // 37: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	33, // 38: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	35, // 39: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	37, // 40: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	39, // 41: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	41, // 42: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	45, // 43: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
+	4,  // 44: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 45: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 46: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 47: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 48: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 49: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 50: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
+	20, // 51: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	23, // 52: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	27, // 53: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	29, // 54: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	31, // 55: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	34, // 56: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	36, // 57: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	38, // 58: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	40, // 59: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	43, // 60: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	46, // 61: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
+	44, // [44:62] is the sub-list for method output_type
+	26, // [26:44] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -3822,7 +3933,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
