@@ -8,11 +8,13 @@ import (
 // barredOf names the channels over which nothing is forwarded for their peer: its
 // own coins are in their funding, and it could still spend them otherwise. What it
 // had sent would then be the gateway's loss. That a channel is one stands in its
-// memo at lnd, so that nobody has to be asked, and a restart changes nothing.
-func barredOf(channels []ln.Channel) map[ln.SCID]bool {
+// memo at lnd, so that nobody has to be asked, and a restart changes nothing. True
+// is one that lnd has not seen confirmed: that one was barred from its first day.
+// Of another that may not be so: a reorg bars it again.
+func barredOf(channels []ln.Channel, tip uint32) map[ln.SCID]bool {
 	var out map[ln.SCID]bool
 	for _, c := range channels {
-		if !c.IsJoint() || !c.IsYoung() {
+		if !c.IsJoint() || !c.IsYoung(tip) {
 			continue
 		}
 		if out == nil {
@@ -20,7 +22,7 @@ func barredOf(channels []ln.Channel) map[ln.SCID]bool {
 		}
 		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
 			if id != 0 {
-				out[id] = true
+				out[id] = c.ConfirmedSCID == 0
 			}
 		}
 	}

@@ -59,3 +59,31 @@ func TestYoungJointChannelForwardsNothing(t *testing.T) {
 		ends(lnd.add(2, plainSCID), true)
 	})
 }
+
+// A channel that a reorg bars again was not barred from its first day: what a
+// predecessor may have resumed is not failed.
+func TestBarredAgainFailsNothingOfBefore(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		lnd := newFakeLnd(t)
+		lnd.lag = func() int { return 1_000 } // the forward waits in a mailbox, unseen
+		c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
+		c.connected()
+		key := lnd.add(2, plainSCID)
+		lnd.until("it is forwarded", func() bool { return lnd.htlcs[key].moved })
+		c.stop()
+		lnd.mu.Lock()
+		lnd.young, lnd.seen = 2, true
+		lnd.mu.Unlock()
+		c = startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
+		c.connected()
+		lnd.until("it is answered again", func() bool { return !lnd.held[key] })
+		lnd.mu.Lock()
+		require.True(t, lnd.htlcs[key].moved && lnd.htlcs[key].pending, "it was failed after it had been resumed")
+		lnd.mu.Unlock()
+		fresh := lnd.add(2, plainSCID)
+		lnd.until("a new one is answered", func() bool { return !lnd.held[fresh] })
+		lnd.mu.Lock()
+		defer lnd.mu.Unlock()
+		require.False(t, lnd.htlcs[fresh].moved, "a new one is failed")
+	})
+}

@@ -36,6 +36,8 @@ type fakeLnd struct {
 	onTrack func(ln.Hash)
 	// young is a zero-conf channel of ours with its peer's coins in it.
 	young ln.SCID
+	// seen says that lnd has seen it confirmed, in a block that is not deep.
+	seen bool
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
 }
@@ -227,6 +229,9 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 		byChan[ch] = &ln.Channel{ChanID: ch}
 		if ch == f.young {
 			*byChan[ch] = ln.Channel{ChanID: ch, Initiator: true, ZeroConf: true, Memo: ln.SharedFundingMemo + "x"}
+			if f.seen {
+				byChan[ch].ConfirmedSCID = ln.NewSCID(f.height, 1, 0)
+			}
 		}
 	}
 	for _, key := range f.order {

@@ -31,7 +31,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	delete(t.waiting, o.Key)
 	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
 	case interceptor.VerdictNew:
-		if t.barred[o.Key.ChanID] {
+		if _, barred := t.barred[o.Key.ChanID]; barred {
 			// It may have become safe since it was listed.
 			t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 			wake(t.list)
@@ -55,7 +55,7 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		t.recording[o.Key] = p
 		return
 	}
-	if t.barred[o.Key.ChanID] {
+	if _, barred := t.barred[o.Key.ChanID]; barred {
 		e.bar(t, o)
 		return
 	}
@@ -207,8 +207,8 @@ func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFai
 func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 	o := w.offer
 	en, recorded := t.rows[o.Key]
-	// Nothing that came in over a barred channel was ever resumed: it was barred
-	// from its first day.
+	// Nothing that came in over a channel which was barred from its first day was
+	// ever resumed.
 	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.barred[o.Key.ChanID]}
 	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
 	case interceptor.VerdictNew:
@@ -278,7 +278,7 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 		failures = 0
 		e.mu.Lock()
 		if t.gen == gen && t.session != nil {
-			t.barred = barredOf(channels)
+			t.barred = barredOf(channels, e.height)
 			e.onListing(t, interceptor.NewListing(ticket, channels))
 		}
 		e.mu.Unlock()

@@ -39,7 +39,8 @@ type tenure struct {
 	// parked offers are in flight already: they are left until they are gone,
 	// or until lnd's auto-fail comes near.
 	parked map[ln.CircuitKey]interceptor.Offer
-	// barred are channels over which nothing is forwarded, as of the last listing.
+	// barred are channels over which nothing is forwarded, as of the last listing;
+	// true for those over which nothing ever was.
 	barred map[ln.SCID]bool
 	// refusals wait for lnd's word on payments before they are recorded.
 	refusals []ln.CircuitKey

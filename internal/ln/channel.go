@@ -304,11 +304,23 @@ func (c Channel) IsJoint() bool {
 	return c.Initiator && strings.HasPrefix(c.Memo, SharedFundingMemo)
 }
 
-// IsYoung says that the channel is used although its funding is not buried, as
-// deep as lnd waits for.
-func (c Channel) IsYoung() bool { return c.ZeroConf && c.ConfirmedSCID == 0 }
+// JointConfs are those after which nobody's double-spend is expected to take a
+// joint channel's funding away.
+const JointConfs = 6
+
+// IsYoung says that the channel is used although its funding is not buried. Of a
+// joint channel its peer, who accepts it, chose how soon it is used: so its own
+// block counts, and not that lnd takes it for confirmed.
+func (c Channel) IsYoung(tip uint32) bool {
+	if c.IsJoint() {
+		return c.ConfirmedSCID == 0 || Confirmations(c.ConfirmedSCID.Block(), tip) < JointConfs
+	}
+	return c.ZeroConf && c.ConfirmedSCID == 0
+}
 
 // FundingIsSafe says that nobody but us could still take the channel's funding
 // away: it is buried, or all of its coins were ours. Money that comes in over
 // another channel is not accepted.
-func (c Channel) FundingIsSafe() bool { return !c.IsYoung() || c.Initiator && !c.IsJoint() }
+func (c Channel) FundingIsSafe(tip uint32) bool {
+	return !c.IsYoung(tip) || c.Initiator && !c.IsJoint()
+}

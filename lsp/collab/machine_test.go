@@ -243,9 +243,16 @@ func TestIds(t *testing.T) {
 	require.NotEqual(t, p.LeaseID(), q.LeaseID())
 	require.True(t, IsLeaseID(p.LeaseID()))
 	require.False(t, IsLeaseID(p.PendingID()))
-	require.True(t, ln.Channel{Initiator: true, ZeroConf: true}.FundingIsSafe())
-	require.False(t, ln.Channel{Initiator: true, ZeroConf: true, Memo: p.Memo()}.FundingIsSafe())
-	require.True(t, ln.Channel{Initiator: true, ZeroConf: true, Memo: p.Memo(), ConfirmedSCID: 1}.FundingIsSafe())
+	require.True(t, ln.Channel{Initiator: true, ZeroConf: true}.FundingIsSafe(testHeight))
+	joint := ln.Channel{Initiator: true, ZeroConf: true, Memo: p.Memo()}
+	require.False(t, joint.FundingIsSafe(testHeight))
+	joint.ConfirmedSCID = ln.NewSCID(testHeight, 1, 0)
+	for _, joint.ZeroConf = range []bool{true, false} {
+		// Whatever depth its peer asked lnd to wait for.
+		require.False(t, joint.FundingIsSafe(testHeight+ln.JointConfs-2))
+		require.True(t, joint.FundingIsSafe(testHeight+ln.JointConfs-1))
+		require.False(t, joint.FundingIsSafe(0), "without a tip nothing is known")
+	}
 }
 
 // Whatever happens in whatever order: every state can be kept and read back, our

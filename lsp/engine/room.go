@@ -213,7 +213,7 @@ func (e *Engine) roomFor(all []ln.Channel, client ln.PubKey, amount ln.Msat, pre
 		// says.
 		// What a wallet receives over a joint channel before it is buried it could
 		// lose by its own double-spend, and before it is published by our silence.
-		if !c.Active || !c.Private || c.IsJoint() && c.IsYoung() || e.unfunded[c.Outpoint] || !zeroConf && c.ZeroConf && c.ConfirmedSCID == 0 {
+		if !c.Active || !c.Private || c.IsJoint() && c.ZeroConf && c.ConfirmedSCID == 0 || e.unfunded[c.Outpoint] || !zeroConf && c.ZeroConf && c.ConfirmedSCID == 0 {
 			continue
 		}
 		owner, _, _ := strings.Cut(e.byOutpoint[c.Outpoint], "-open-")

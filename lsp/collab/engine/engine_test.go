@@ -263,7 +263,7 @@ func TestJointOpens(t *testing.T) {
 					require.EqualValues(t, 400_000, open[0].LocalSat)
 					ours, err := n.gateway.ListChannels(t.Context())
 					require.NoError(t, err)
-					require.False(t, ours[0].FundingIsSafe(), "the wallet could still take its coins away")
+					require.False(t, ours[0].FundingIsSafe(n.w.Height()), "the wallet could still take its coins away")
 				} else {
 					require.Len(t, pending, 1)
 					require.Equal(t, v.Tx.Funding, pending[0].Outpoint)
