@@ -76,6 +76,7 @@ func TestBarredAgainFailsNothingOfBefore(t *testing.T) {
 		lnd.mu.Unlock()
 		c = startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
 		c.connected()
+		lnd.flap(2, func() bool { return false })
 		lnd.until("it is answered again", func() bool { return !lnd.held[key] })
 		lnd.mu.Lock()
 		require.True(t, lnd.htlcs[key].moved && lnd.htlcs[key].pending, "it was failed after it had been resumed")
