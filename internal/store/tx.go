@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -216,8 +215,8 @@ func (db *DB) begin(ctx context.Context, pool *sql.DB, readOnly bool) (*sql.Tx, 
 		}
 		_ = conn.Close()
 		// The pool forgets a connection that turns out to be dead. After the
-		// server's restart all of them are, and then there is a new one.
-		if !errors.Is(err, driver.ErrBadConn) || left <= 0 {
+		// server's restart all of them are, and then a new one is made.
+		if !errors.Is(classify(err), ErrUnavailable) || left <= 0 {
 			return nil, nil, err
 		}
 	}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/btcsuite/btcd/btcec/v2"
 	"github.com/btcsuite/btcd/btcec/v2/ecdsa"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -223,10 +225,23 @@ func signText(key *btcec.PrivateKey, text string) (string, error) {
 	return auth.EncodeSignature(ecdsa.SignCompact(key, digest[:], true))
 }
 
+// openBare opens a database with the drivers that sluiced has: under the name of
+// pgx a dependency has registered an older one.
+func openBare(driver, dsn string) (*sql.DB, error) {
+	if driver != "pgx" {
+		return sql.Open(driver, dsn)
+	}
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return stdlib.OpenDB(*config), nil
+}
+
 // bare inserts the same rows without anything else: no TLS, no login, no
 // reading before writing, no hash, no receipt, a commit for each.
 func (v *vaults) bare(ctx context.Context, driver, dsn string, conns int) (func(context.Context, int, int64, []byte) error, error) {
-	db, err := sql.Open(driver, dsn)
+	db, err := openBare(driver, dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -341,7 +356,7 @@ func fileSizes(path string) func(context.Context) (int64, error) {
 
 func databaseSize(dsn string) func(context.Context) (int64, error) {
 	return func(ctx context.Context) (n int64, err error) {
-		db, err := sql.Open("pgx", dsn)
+		db, err := openBare("pgx", dsn)
 		if err != nil {
 			return 0, err
 		}
