@@ -82,6 +82,8 @@ type Agent struct {
 	marked time.Time
 	// trouble is what keeps the agent from knowing or remembering, by what fails.
 	trouble map[string]string
+	// wrongSince is since when each alarm lasts.
+	wrongSince map[string]time.Time
 	// wake is closed at every change.
 	wake chan struct{}
 	run  context.Context //nolint:containedctx // what workers live in, set by Run
@@ -98,6 +100,9 @@ func New(cfg Config, p Ports) (*Agent, error) {
 	}
 	if p.WriteFile == nil {
 		p.WriteFile = WriteFile
+	}
+	if p.Alarm == nil {
+		p.Alarm = RunAlarm
 	}
 	if p.Log == nil {
 		p.Log = zap.NewNop()
@@ -138,6 +143,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.reload); return nil })
 	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.collect); return nil })
 	group.Go(func() error { a.every(ctx, time.Minute, a.drillWhenDue); return nil })
+	group.Go(func() error { a.every(ctx, alarmEvery, a.raise); return nil })
 	err := group.Wait()
 	a.wg.Wait()
 	return err
@@ -345,7 +351,7 @@ func (a *Agent) reload(context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.Require == a.settings.Require && s.AlarmAfterHours == a.settings.AlarmAfterHours && s.DrillEveryHours == a.settings.DrillEveryHours &&
-		slices.Equal(s.Providers, a.settings.Providers) && len(a.workers) == len(s.Providers) {
+		slices.Equal(s.AlarmCommand, a.settings.AlarmCommand) && slices.Equal(s.Providers, a.settings.Providers) && len(a.workers) == len(s.Providers) {
 		return
 	}
 	a.settings = s

@@ -47,7 +47,9 @@ type Ports struct {
 	Extras map[string]func() ([]byte, error)
 	// WriteFile replaces a file by a whole one.
 	WriteFile func(path string, content []byte) error
-	Random    io.Reader
-	Now       func() time.Time
-	Log       *zap.Logger
+	// Alarm calls the owner's alarm command (RunAlarm).
+	Alarm  func(ctx context.Context, command []string, state, message string) error
+	Random io.Reader
+	Now    func() time.Time
+	Log    *zap.Logger
 }

@@ -94,13 +94,19 @@ func (p ProviderConfig) Validate() error {
 // `sluice-wallet backup status` changes and a person may take to a new machine.
 type Settings struct {
 	// Require is at how many providers each version must be; 0 means all.
-	Require         int              `toml:"require"`
-	DrillEveryHours int              `toml:"drill_every_hours"`
-	AlarmAfterHours int              `toml:"alarm_after_hours"`
-	Providers       []ProviderConfig `toml:"provider"`
+	Require         int `toml:"require"`
+	DrillEveryHours int `toml:"drill_every_hours"`
+	AlarmAfterHours int `toml:"alarm_after_hours"`
+	// AlarmCommand is a program with its arguments, called when something is wrong
+	// (see RunAlarm).
+	AlarmCommand []string         `toml:"alarm_command,omitempty"`
+	Providers    []ProviderConfig `toml:"provider"`
 }
 
-const maxProviders = 16
+const (
+	maxProviders = 16
+	maxArguments = 16
+)
 
 // DefaultSettings have no providers.
 func DefaultSettings() Settings { return Settings{DrillEveryHours: 24, AlarmAfterHours: 72} }
@@ -138,6 +144,8 @@ func (s Settings) Validate() error {
 		return errkind.Newf(errkind.Invalid, "require is %d: want 0 (all) to %d", s.Require, maxProviders)
 	case s.DrillEveryHours < 1 || s.AlarmAfterHours < 1 || s.DrillEveryHours > 24*365 || s.AlarmAfterHours > 24*365:
 		return errkind.New(errkind.Invalid, "drill_every_hours and alarm_after_hours must be between 1 and 8760")
+	case len(s.AlarmCommand) > maxArguments || len(s.AlarmCommand) > 0 && !filepath.IsAbs(s.AlarmCommand[0]):
+		return errkind.New(errkind.Invalid, "alarm_command: want the whole path of a program, and its arguments")
 	case s.AlarmAfterHours < s.DrillEveryHours:
 		return errkind.New(errkind.Invalid, "alarm_after_hours is less than drill_every_hours: every backup would look old")
 	}

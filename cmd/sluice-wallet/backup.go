@@ -29,6 +29,7 @@ type backupCmd struct {
 	Add      backupAddCmd      `cmd:"" help:"Add a provider."`
 	Remove   backupRemoveCmd   `cmd:"" help:"Remove a provider. What it stores stays there."`
 	Require  backupRequireCmd  `cmd:"" help:"Set at how many providers each version must be."`
+	Alarm    backupAlarmCmd    `cmd:"" help:"Set the program that is called when something is wrong with the backups."`
 	Restore  backupRestoreCmd  `cmd:"" help:"On a new machine: bring the channels' money back."`
 	Progress backupProgressCmd `cmd:"" help:"After a restore: show what comes back when, and what it depends on."`
 	Export   backupExportCmd   `cmd:"" help:"Write the channels' backup into one file."`

@@ -203,3 +203,46 @@ func (c *backupRequireCmd) Run(w *world, g *Globals) error {
 		return s, nil
 	}, "")
 }
+
+type backupAlarmCmd struct {
+	Off     bool     `help:"Call no program any more."`
+	Test    bool     `help:"Call it now, as an alarm would."`
+	Program string   `arg:"" optional:"" type:"existingfile" help:"The program. What is wrong is on its standard input, a line each; SLUICE_BACKUP is alarm, or over once all is in order again."`
+	Args    []string `arg:"" optional:"" help:"Its arguments, always the same."`
+}
+
+// Run sets or tests.
+func (c *backupAlarmCmd) Run(w *world, g *Globals) error {
+	if (c.Program != "") == c.Off && (c.Off || !c.Test) {
+		return errkind.New(errkind.Invalid, "name the program, or say --off or --test")
+	}
+	if c.Program != "" || c.Off {
+		if err := changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+			s.AlarmCommand = nil
+			if c.Program == "" {
+				return s, nil
+			}
+			program, err := absolute(c.Program)
+			s.AlarmCommand = append([]string{program}, c.Args...)
+			return s, err
+		}, ""); err != nil {
+			return err
+		}
+	}
+	if !c.Test {
+		return nil
+	}
+	s, err := agent.LoadSettings(g.DataDir)
+	if err != nil {
+		return err
+	}
+	if len(s.AlarmCommand) == 0 {
+		return errkind.New(errkind.Invalid, "no program is set: `sluice-wallet backup alarm PROGRAM` sets one")
+	}
+	if err := agent.RunAlarm(w.ctx, s.AlarmCommand, agent.AlarmRaised, "This is a test of the alarm about backups.\n"); err != nil {
+		return err
+	}
+	p := w.printer()
+	p.Printf("%s was called.\n", s.AlarmCommand[0])
+	return p.Err
+}

@@ -84,6 +84,17 @@ func TestBackupSetUp(t *testing.T) {
 	require.Contains(t, set("require", "1"), "2 provider(s); each version is wanted at 1")
 	require.FileExists(t, filepath.Join(stick, ".sluice-backup"))
 	set("remove", "other")
+	program := filepath.Join(dir, "page")
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\ncat > "+dir+"/heard\n"), 0o700))
+	require.Contains(t, set("alarm", "--test", program, "me"), "was called")
+	heard, err := os.ReadFile(filepath.Join(dir, "heard"))
+	require.NoError(t, err)
+	require.Contains(t, string(heard), "This is a test")
+	set("alarm", "--off")
+	for _, bad := range [][]string{{"alarm"}, {"alarm", "--test"}, {"alarm", "--off", program}} {
+		_, _, code := call(t, append([]string{"--data-dir", dir, "backup"}, bad...)...)
+		require.Equal(t, exitUsage, code, bad)
+	}
 	_, errOut, code := call(t, "--data-dir", dir, "backup", "add", "again", "--dir", stick)
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errOut, "no second copy")
