@@ -40,6 +40,8 @@ type fakeLnd struct {
 	// restores are the backups that it was given; fails makes it die half-way.
 	restores []string
 	fails    bool
+	// power, if set, may end before each channel that a restore makes.
+	power *power
 }
 
 func nodeKey() ln.PubKey {
@@ -130,7 +132,7 @@ func (f *fakeLnd) RestoreBackup(_ context.Context, multi []byte) (int, error) {
 	}
 	f.restores = append(f.restores, string(multi))
 	for i, op := range ops {
-		if f.fails && i == len(ops)/2 {
+		if f.fails && i == len(ops)/2 || f.power != nil && !f.power.spend() {
 			return i, errkind.New(errkind.Unavailable, "lnd died")
 		}
 		if !slices.ContainsFunc(f.pending, func(p ln.PendingChannel) bool { return p.Outpoint == op }) {
