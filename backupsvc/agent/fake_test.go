@@ -360,7 +360,8 @@ type rig struct {
 	places map[string]*fakePlace
 	dir    string
 	secret seal.Secret
-	extras map[string]func() ([]byte, error)
+	extras map[string]agent.Read
+	read   func(path string) ([]byte, error)
 	write  func(string, []byte) error
 	alarm  func(ctx context.Context, command []string, state, message string) error
 	skew   atomic.Int64
@@ -399,7 +400,7 @@ func (r *rig) agent() *agent.Agent {
 	cfg := agent.DefaultConfig()
 	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, time.Minute
 	a, err := agent.New(cfg, agent.Ports{
-		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, WriteFile: r.write, Alarm: r.alarm, Log: zap.NewNop(),
+		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, ReadFile: r.read, WriteFile: r.write, Alarm: r.alarm, Log: zap.NewNop(),
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
 		Open: func(p agent.ProviderConfig, _ ln.NodeInfo) (provider.Place, error) {
 			place := r.places[p.Name]

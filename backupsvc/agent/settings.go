@@ -59,9 +59,14 @@ func (p ProviderConfig) Place() string {
 	return p.Kind + ":" + p.Address
 }
 
+// validName is also the name of a file, and so has no path in it.
+func validName(name string) bool {
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`).MatchString(name)
+}
+
 // Validate names what is wrong.
 func (p ProviderConfig) Validate() error {
-	if !regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`).MatchString(p.Name) {
+	if !validName(p.Name) {
 		return errkind.Newf(errkind.Invalid, "provider name %q: use up to 32 lower-case letters, digits, dots and hyphens", clip(p.Name))
 	}
 	fail := func(text string) error { return errkind.Newf(errkind.Invalid, "provider %s: %s", p.Name, text) }
@@ -101,9 +106,18 @@ type Settings struct {
 	// (see RunAlarm).
 	AlarmCommand []string         `toml:"alarm_command,omitempty"`
 	Providers    []ProviderConfig `toml:"provider"`
+	// Files of other programs, which are backed up as well.
+	Files []FileConfig `toml:"file,omitempty"`
+}
+
+// FileConfig is one file to back up.
+type FileConfig struct {
+	Name string `toml:"name"`
+	Path string `toml:"path"`
 }
 
 const (
+	maxFiles     = 32
 	maxProviders = 16
 	maxArguments = 16
 )
@@ -137,6 +151,9 @@ func (s Settings) Validate() error {
 		}
 		names[p.Name], places[p.Place()] = true, true
 	}
+	if err := checkFiles(s.Files); err != nil {
+		return err
+	}
 	switch {
 	case len(s.Providers) > maxProviders:
 		return errkind.Newf(errkind.Exhausted, "there are %d providers: at most %d", len(s.Providers), maxProviders)
@@ -148,6 +165,25 @@ func (s Settings) Validate() error {
 		return errkind.New(errkind.Invalid, "alarm_command: want the whole path of a program, and its arguments")
 	case s.AlarmAfterHours < s.DrillEveryHours:
 		return errkind.New(errkind.Invalid, "alarm_after_hours is less than drill_every_hours: every backup would look old")
+	}
+	return nil
+}
+
+func checkFiles(files []FileConfig) error {
+	if len(files) > maxFiles {
+		return errkind.Newf(errkind.Exhausted, "there are %d files: at most %d", len(files), maxFiles)
+	}
+	names := map[string]bool{}
+	for _, f := range files {
+		switch {
+		case !validName(f.Name):
+			return errkind.Newf(errkind.Invalid, "file name %q: use up to 32 lower-case letters, digits, dots and hyphens", clip(f.Name))
+		case names[f.Name]:
+			return errkind.Newf(errkind.Conflict, "there is a file named %s already", f.Name)
+		case !filepath.IsAbs(f.Path):
+			return errkind.Newf(errkind.Invalid, "file %s: want its whole path", f.Name)
+		}
+		names[f.Name] = true
 	}
 	return nil
 }

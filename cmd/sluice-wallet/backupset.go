@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
@@ -245,4 +246,37 @@ func (c *backupAlarmCmd) Run(w *world, g *Globals) error {
 	p := w.printer()
 	p.Printf("%s was called.\n", s.AlarmCommand[0])
 	return p.Err
+}
+
+type backupIncludeCmd struct {
+	Name string `arg:"" help:"A short name of your choice, unlike those of your other files."`
+	File string `arg:"" type:"existingfile" help:"The file. Of a SQLite database that is in use a consistent copy is taken."`
+}
+
+// Run includes.
+func (c *backupIncludeCmd) Run(w *world, g *Globals) error {
+	path, err := absolute(c.File)
+	if err != nil {
+		return err
+	}
+	return changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+		s.Files = append(s.Files, agent.FileConfig{Name: c.Name, Path: path})
+		return s, s.Validate()
+	}, "Included "+c.Name+". A restore puts it into restored/ in the data directory.\n")
+}
+
+type backupExcludeCmd struct {
+	Name string `arg:"" help:"The file's name."`
+}
+
+// Run excludes.
+func (c *backupExcludeCmd) Run(w *world, g *Globals) error {
+	return changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+		n := len(s.Files)
+		s.Files = slices.DeleteFunc(s.Files, func(f agent.FileConfig) bool { return f.Name == c.Name })
+		if len(s.Files) == n {
+			return s, errkind.Newf(errkind.NotFound, "there is no file named %s", clip(c.Name))
+		}
+		return s, nil
+	}, "Excluded "+c.Name+". What is stored of it stays there.\n")
 }
