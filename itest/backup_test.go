@@ -4,6 +4,8 @@ package itest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -104,6 +106,12 @@ func TestBackup(t *testing.T) {
 	old := newMachine(ctx, t, net, s, net.Wallet)
 	setUp(old)
 	old.cli(ctx, old.admin("backup", "key")...)
+	// What else there is goes the same way: a large file goes up in pieces.
+	records := filepath.Join(t.TempDir(), "records")
+	require.NoError(t, os.WriteFile(records, random(t, 5<<20), 0o600))
+	old.cli(ctx, "backup", "include", "records", records)
+	unpaid, err := old.node.Invoice(ctx, 7_000_000)
+	require.NoError(t, err)
 	require.NoError(t, old.agent.Restart(ctx))
 
 	// A channel of the gateway's, and one that the wallet opened and pays the fees of.
@@ -179,6 +187,7 @@ func TestBackup(t *testing.T) {
 	fresh.cli(ctx, fresh.admin("backup", "restore", "--yes")...)
 	// Begun again it does no harm.
 	fresh.cli(ctx, fresh.admin("backup", "restore", "--yes")...)
+	fresh.hasTheRest(records, unpaid)
 
 	done := false
 	for !done {
@@ -287,6 +296,33 @@ func (m *machine) findsWhoWentBack(ctx context.Context, net *devnet.Standard, la
 	require.NoError(m.t, err)
 	require.NotEmpty(m.t, files)
 	require.Contains(m.t, m.cli(ctx, "backup", "verify", files[0]), "the node "+net.Gateway.PubKey+" acknowledged entry")
+}
+
+// hasTheRest: the owner's file and the preimage of an invoice that nobody paid.
+func (m *machine) hasTheRest(records string, unpaid *lnrpc.AddInvoiceResponse) {
+	m.t.Helper()
+	want, err := os.ReadFile(records)
+	require.NoError(m.t, err)
+	got, err := os.ReadFile(filepath.Join(m.agent.Dir, "restored", "records"))
+	require.NoError(m.t, err)
+	require.Equal(m.t, sha256.Sum256(want), sha256.Sum256(got))
+	raw, err := os.ReadFile(filepath.Join(m.agent.Dir, "restored", "invoices.json"))
+	require.NoError(m.t, err)
+	var invoices []struct {
+		Hash     string `json:"payment_hash"`
+		Preimage string `json:"preimage"`
+	}
+	require.NoError(m.t, json.Unmarshal(raw, &invoices))
+	for _, inv := range invoices {
+		preimage, err := hex.DecodeString(inv.Preimage)
+		require.NoError(m.t, err)
+		hash := sha256.Sum256(preimage)
+		require.Equal(m.t, inv.Hash, hex.EncodeToString(hash[:]))
+		if inv.Hash == hex.EncodeToString(unpaid.RHash) {
+			return
+		}
+	}
+	m.t.Fatalf("the unpaid invoice is not among %d", len(invoices))
 }
 
 // killedWhileRestoring ends the restore, and lnd, with kill -9 as soon as it has
