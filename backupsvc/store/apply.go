@@ -141,7 +141,7 @@ func (b *batch) askObject(pipe *store.Pipe, at place) {
 // decide makes a job's plan or refusal, which is the job's answer.
 func (b *batch) decide(j *Job) error {
 	if j.Refusal != nil {
-		return nil
+		return nil //nolint:nilerr // a refusal is the job's answer
 	}
 	owner := j.Identity.Owner()
 	o := b.owners[owner]
@@ -159,12 +159,12 @@ func (b *batch) decide(j *Job) error {
 		}
 	}
 	if j.Plan, j.Refusal = vault.Decide(acc, held, j.Write, b.terms.Quota, b.now); j.Refusal != nil || len(j.Plan.Changes) == 0 {
-		return nil
+		return nil //nolint:nilerr // a refusal is the job's answer
 	}
 	if !o.known && o.account.Seq == o.first && j.Newcomer != nil {
 		if refusal := j.Newcomer(); refusal != nil {
 			j.Plan, j.Refusal = vault.Plan{}, refusal
-			return nil
+			return nil //nolint:nilerr // a refusal is the job's answer
 		}
 	}
 	if o.account.Seq == o.first {
