@@ -147,14 +147,18 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 		return fmt.Errorf("begin: %w", MapError(err))
 	}
 	done := false
+	free := func() {
+		if conn != nil {
+			_ = conn.Close()
+			conn = nil
+		}
+	}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.
 			_ = raw.Rollback()
 		}
-		if conn != nil {
-			_ = conn.Close()
-		}
+		free()
 	}()
 	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
 	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
@@ -166,8 +170,13 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 		}
 	}
 	done = true
-	if err := raw.Commit(); err != nil {
+	err = raw.Commit()
+	if err != nil {
 		_ = raw.Rollback()
+	}
+	// Whoever hears of the commit may want the connection.
+	free()
+	if err != nil {
 		if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
 			// database/sql rolled it back when the context ended.
 			return fmt.Errorf("commit: %w", ctx.Err())
