@@ -4,6 +4,8 @@ package itest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -77,10 +79,12 @@ func (m *machine) onChain(ctx context.Context) int64 {
 
 // TestBackup: a stock lnd with channels loses its disk. A new machine, with the
 // seed and nothing else, gets the channels' money back on chain, to the sat but
-// for the fees of the transactions that bring it.
+// for the fees of the transactions that bring it. Two of the three providers went
+// back to an older copy without a word: the new machine finds that out, and proves
+// it. The restore is killed in its middle, and lnd with it.
 func TestBackup(t *testing.T) {
 	untilTrusted(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{Wallet: devnet.NodeConfig{Seeded: true}})
 	vssAddr, err := net.Port()
@@ -90,8 +94,11 @@ func TestBackup(t *testing.T) {
 	})
 	require.NoError(t, err)
 	stick := filepath.Join(t.TempDir(), "stick")
+	line, err := devnet.NewLink(s.GRPC)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, line.Close()) })
 	setUp := func(m *machine) {
-		m.cli(ctx, "backup", "add", "gateway", "--gateway", net.Gateway.PubKey+"@"+s.GRPC, "--cert", s.TLSCert)
+		m.cli(ctx, "backup", "add", "gateway", "--gateway", net.Gateway.PubKey+"@"+line.Addr(), "--cert", s.TLSCert)
 		m.cli(ctx, "backup", "add", "vss", "--vss", "https://"+vssAddr+"/vss", "--cert", s.TLSCert)
 		m.cli(ctx, "backup", "add", "stick", "--dir", stick)
 		m.cli(ctx, "backup", "require", "2")
@@ -99,6 +106,12 @@ func TestBackup(t *testing.T) {
 	old := newMachine(ctx, t, net, s, net.Wallet)
 	setUp(old)
 	old.cli(ctx, old.admin("backup", "key")...)
+	// What else there is goes the same way: a large file goes up in pieces.
+	records := filepath.Join(t.TempDir(), "records")
+	require.NoError(t, os.WriteFile(records, random(t, 5<<20), 0o600))
+	old.cli(ctx, "backup", "include", "records", records)
+	unpaid, err := old.node.Invoice(ctx, 7_000_000)
+	require.NoError(t, err)
 	require.NoError(t, old.agent.Restart(ctx))
 
 	// A channel of the gateway's, and one that the wallet opened and pays the fees of.
@@ -114,6 +127,14 @@ func TestBackup(t *testing.T) {
 	old.cli(ctx, "backup", "drill")
 	plain := filepath.Join(t.TempDir(), "channel.backup")
 	old.cli(ctx, old.admin("backup", "export", plain)...)
+
+	old.outlivesALostProvider(ctx, line)
+	dump := filepath.Join(t.TempDir(), "dump")
+	require.NoError(t, s.Stop(ctx))
+	copyDatabase(t, s.Dir, dump)
+	copyFile(t, filepath.Join(s.Dir, "generation"), filepath.Join(dump, "generation"))
+	require.NoError(t, s.Start(ctx))
+	old.backUpAndNote(ctx, stick)
 
 	// Payments after the backup: what comes back is what the channels hold last.
 	invoice, err := old.node.Invoice(ctx, 50_000_000)
@@ -139,6 +160,11 @@ func TestBackup(t *testing.T) {
 	require.NoError(t, old.node.Kill())
 	require.NoError(t, os.RemoveAll(old.node.Dir))
 	require.NoError(t, os.RemoveAll(old.agent.Dir))
+	// And the gateway takes an older copy for the present one, its vault and its VSS.
+	require.NoError(t, s.Stop(ctx))
+	copyDatabase(t, dump, s.Dir)
+	copyFile(t, filepath.Join(dump, "generation"), filepath.Join(s.Dir, "generation"))
+	require.NoError(t, s.Start(ctx))
 
 	node, err := net.NewNode(ctx, "wallet2", devnet.NodeConfig{Seed: old.node.Seed()})
 	require.NoError(t, err)
@@ -156,23 +182,12 @@ func TestBackup(t *testing.T) {
 	_, err = fresh.agent.Command(ctx, "backup", "now")
 	require.ErrorContains(t, err, "restore first")
 
-	look := fresh.cli(ctx, append([]string{"--json"}, fresh.admin("backup", "restore", "--look")...)...)
-	var survey struct {
-		Providers []struct {
-			Version uint64
-			Verdict string
-		}
-		Against []string
-	}
-	require.NoError(t, json.Unmarshal([]byte(look), &survey))
-	require.Empty(t, survey.Against)
-	require.Contains(t, []string{"same", "continues"}, survey.Providers[0].Verdict, "what the others keep of the gateway fits its log")
-	for _, p := range survey.Providers {
-		require.Equal(t, last, p.Version)
-	}
+	fresh.findsWhoWentBack(ctx, net, last)
+	fresh.killedWhileRestoring(ctx)
 	fresh.cli(ctx, fresh.admin("backup", "restore", "--yes")...)
 	// Begun again it does no harm.
 	fresh.cli(ctx, fresh.admin("backup", "restore", "--yes")...)
+	fresh.hasTheRest(records, unpaid)
 
 	done := false
 	for !done {
@@ -190,9 +205,144 @@ func TestBackup(t *testing.T) {
 		return fresh.onChain(ctx) == before+inChannels-fees, nil
 	}), "%d sat on chain, want %d + %d - %d", fresh.onChain(ctx), before, inChannels, fees)
 	t.Logf("%d sat of channel money came back; the sweeps cost %d sat", inChannels-fees, fees)
+	// Who went back is not counted until the owner forgives it.
 	fresh.waitStatus(ctx, "the restored wallet to be backed up", func(b backedUp) bool {
-		return b.BackedUp && b.Number > last && len(b.Alarms) == 0
+		for _, name := range []string{"gateway", "vss"} {
+			_, _ = fresh.agent.Command(ctx, "backup", "forgive", name)
+		}
+		return b.BackedUp && b.Number > last && b.Good == 3 && len(b.Alarms) == 0
 	})
+}
+
+// outlivesALostProvider: the gateway vanishes in the middle of an upload. The
+// version is where it is wanted all the same, and the gateway gets it later.
+func (m *machine) outlivesALostProvider(ctx context.Context, line *devnet.Link) {
+	m.t.Helper()
+	before := m.status(ctx)
+	line.Stall()
+	m.cli(ctx, "backup", "now")
+	without := m.status(ctx)
+	require.True(m.t, without.BackedUp)
+	require.Equal(m.t, 2, without.Good)
+	require.Greater(m.t, without.Number, before.Number)
+	line.Cut()
+	m.cli(ctx, "backup", "now")
+	require.Equal(m.t, 2, m.status(ctx).Good)
+	line.Restore()
+	m.waitStatus(ctx, "the gateway to have caught up", func(b backedUp) bool {
+		return b.Good == 3 && b.Number > without.Number && len(b.Alarms) == 0
+	})
+}
+
+// backUpAndNote makes a new version, and waits until what was acknowledged of it
+// is noted at the stick.
+func (m *machine) backUpAndNote(ctx context.Context, stick string) {
+	m.t.Helper()
+	m.waitStatus(ctx, "everybody to be back", func(b backedUp) bool { return b.Good == 3 && len(b.Alarms) == 0 })
+	m.cli(ctx, "backup", "now")
+	m.waitStatus(ctx, "all to have it", func(b backedUp) bool { return b.Good == 3 })
+	var newest string
+	quiet := time.Now()
+	require.NoError(m.t, devnet.WaitFor(ctx, "the receipts to be noted", func(context.Context) (bool, error) {
+		files, err := filepath.Glob(filepath.Join(stick, "sluice-*", "*.slb"))
+		if err != nil {
+			return false, err
+		}
+		var seen strings.Builder
+		for _, f := range files {
+			info, err := os.Stat(f)
+			if err != nil {
+				return false, nil //nolint:nilerr // it is being replaced
+			}
+			seen.WriteString(f + info.ModTime().String())
+		}
+		if seen.String() != newest {
+			newest, quiet = seen.String(), time.Now()
+		}
+		return time.Since(quiet) > 3*time.Second, nil
+	}))
+}
+
+// findsWhoWentBack looks at the providers from the new machine: the stick's notes
+// convict the gateway, and anybody can check it.
+func (m *machine) findsWhoWentBack(ctx context.Context, net *devnet.Standard, last uint64) {
+	m.t.Helper()
+	look := m.cli(ctx, append([]string{"--json"}, m.admin("backup", "restore", "--look")...)...)
+	var survey struct {
+		Providers []struct {
+			Provider string
+			Version  uint64
+			Verdict  string
+			Note     string
+			Chosen   bool
+		}
+		Against []string
+	}
+	require.NoError(m.t, json.Unmarshal([]byte(look), &survey))
+	require.Empty(m.t, survey.Against, "the newest version is known, and there")
+	for _, p := range survey.Providers {
+		if p.Provider == "stick" {
+			require.True(m.t, p.Chosen)
+			require.Equal(m.t, last, p.Version)
+			continue
+		}
+		require.Less(m.t, p.Version, last, p.Provider)
+		require.Contains(m.t, p.Note, "acknowledged version", p.Provider)
+		if p.Provider == "gateway" {
+			require.Equal(m.t, "rolled_back", p.Verdict)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(m.agent.Dir, "evidence-gateway-*.json"))
+	require.NoError(m.t, err)
+	require.NotEmpty(m.t, files)
+	require.Contains(m.t, m.cli(ctx, "backup", "verify", files[0]), "the node "+net.Gateway.PubKey+" acknowledged entry")
+}
+
+// hasTheRest: the owner's file and the preimage of an invoice that nobody paid.
+func (m *machine) hasTheRest(records string, unpaid *lnrpc.AddInvoiceResponse) {
+	m.t.Helper()
+	want, err := os.ReadFile(records)
+	require.NoError(m.t, err)
+	got, err := os.ReadFile(filepath.Join(m.agent.Dir, "restored", "records"))
+	require.NoError(m.t, err)
+	require.Equal(m.t, sha256.Sum256(want), sha256.Sum256(got))
+	raw, err := os.ReadFile(filepath.Join(m.agent.Dir, "restored", "invoices.json"))
+	require.NoError(m.t, err)
+	var invoices []struct {
+		Hash     string `json:"payment_hash"`
+		Preimage string `json:"preimage"`
+	}
+	require.NoError(m.t, json.Unmarshal(raw, &invoices))
+	for _, inv := range invoices {
+		preimage, err := hex.DecodeString(inv.Preimage)
+		require.NoError(m.t, err)
+		hash := sha256.Sum256(preimage)
+		require.Equal(m.t, inv.Hash, hex.EncodeToString(hash[:]))
+		if inv.Hash == hex.EncodeToString(unpaid.RHash) {
+			return
+		}
+	}
+	m.t.Fatalf("the unpaid invoice is not among %d", len(invoices))
+}
+
+// killedWhileRestoring ends the restore, and lnd, with kill -9 as soon as it has
+// begun.
+func (m *machine) killedWhileRestoring(ctx context.Context) {
+	m.t.Helper()
+	restore, kill := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.agent.Command(restore, m.admin("backup", "restore", "--yes", "--watch")...)
+		ended <- err
+	}()
+	require.NoError(m.t, devnet.WaitFor(ctx, "the restore to begin", func(context.Context) (bool, error) {
+		_, err := os.Stat(filepath.Join(m.agent.Dir, "restore-state.json"))
+		return err == nil, nil
+	}))
+	kill()
+	require.Error(m.t, <-ended)
+	require.NoError(m.t, m.node.Kill())
+	require.NoError(m.t, m.node.Start(ctx))
 }
 
 func newMachine(ctx context.Context, t *testing.T, net *devnet.Standard, s *devnet.Sluiced, node *devnet.Node) *machine {

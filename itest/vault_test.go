@@ -47,33 +47,43 @@ type keeper struct {
 	vss string
 	web *http.Client
 	key *btcec.PrivateKey
+	// pg has its database "vault"; nil on SQLite.
+	pg *devnet.Postgres
 	// tokens is the key that an issuer signs tokens with.
 	tokens *rsa.PrivateKey
 }
 
 // TestVault drives a real sluiced on both databases: a wallet's node logs in and
 // stores, a VSS client stores beside it, sluiced is killed in the middle of
-// writes, and its database goes back.
+// writes and of an upload, its database goes back, with and without its saying so,
+// and its disk fills up.
 func TestVault(t *testing.T) {
 	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
 	t.Run("sqlite", func(t *testing.T) {
-		k := newKeeper(ctx, t, net, "vault-sqlite", "")
-		k.clauses(ctx)
-		k.serves(ctx)
-		k.survivesKill(ctx)
-		k.admitsRestore(ctx)
+		newKeeper(ctx, t, net, "vault-sqlite", "").all(ctx, net)
 	})
 	t.Run("postgres", func(t *testing.T) {
-		dsn, err := startPostgres(ctx, t, net).CreateDatabase(ctx, "vault")
+		pg := startPostgres(ctx, t, net)
+		dsn, err := pg.CreateDatabase(ctx, "vault")
 		require.NoError(t, err)
 		k := newKeeper(ctx, t, net, "vault-postgres", dsn)
-		k.clauses(ctx)
-		k.serves(ctx)
-		k.survivesKill(ctx)
+		k.pg = pg
+		k.all(ctx, net)
 	})
+	t.Run("full disk", func(t *testing.T) { fillsUp(ctx, t, net) })
+}
+
+func (k *keeper) all(ctx context.Context, net *devnet.Standard) {
+	k.clauses(ctx)
+	k.serves(ctx)
+	k.clocksAreWrong(ctx, net)
+	k.survivesKill(ctx)
+	k.losesUpload(ctx)
+	k.admitsRestore(ctx)
+	k.isConvicted(ctx, net)
 }
 
 func newKeeper(ctx context.Context, t *testing.T, net *devnet.Standard, name, dsn string) *keeper {
@@ -95,18 +105,27 @@ func newKeeper(ctx context.Context, t *testing.T, net *devnet.Standard, name, ds
 	require.NoError(t, err)
 	tlsConfig, err := selfcert.ClientTLS(k.s.TLSCert)
 	require.NoError(t, err)
-	wallet := dialNode(t, net.Wallet)
-	conn, _, err := auth.Dial(k.s.GRPC, credentials.NewTLS(tlsConfig.Clone()), auth.ClientConfig{
-		Server: auth.Server{NodeKey: mustKey(t, net.Gateway.PubKey)}, Node: mustKey(t, net.Wallet.PubKey), Services: []string{backupsapi.Name}, Now: time.Now,
-		Sign: func(ctx context.Context, msg string) (string, error) { return wallet.SignMessage(ctx, []byte(msg)) },
-	}, grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	k.api = backupsv1.NewVaultServiceClient(conn)
+	k.api = k.login(net, time.Now)
 	k.web = &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig}}
 	k.key, err = btcec.NewPrivateKey()
 	require.NoError(t, err)
 	return k
+}
+
+// login is the wallet's node, by a clock.
+func (k *keeper) login(net *devnet.Standard, now func() time.Time) backupsv1.VaultServiceClient {
+	t := k.t
+	t.Helper()
+	tlsConfig, err := selfcert.ClientTLS(k.s.TLSCert)
+	require.NoError(t, err)
+	wallet := dialNode(t, net.Wallet)
+	conn, _, err := auth.Dial(k.s.GRPC, credentials.NewTLS(tlsConfig), auth.ClientConfig{
+		Server: auth.Server{NodeKey: mustKey(t, net.Gateway.PubKey)}, Node: mustKey(t, net.Wallet.PubKey), Services: []string{backupsapi.Name}, Now: now,
+		Sign: func(ctx context.Context, msg string) (string, error) { return wallet.SignMessage(ctx, []byte(msg)) },
+	}, grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return backupsv1.NewVaultServiceClient(conn)
 }
 
 // post is a call of a VSS client that signs.
@@ -216,26 +235,4 @@ func (k *keeper) survivesKill(ctx context.Context) {
 		require.Equal(t, fmt.Sprint(got.GetItem().GetVersion()-1), string(got.GetItem().GetValue()))
 		version = got.GetItem().GetVersion()
 	}
-}
-
-// admitsRestore puts an older copy of the database in its place.
-func (k *keeper) admitsRestore(ctx context.Context) {
-	t := k.t
-	old := filepath.Join(t.TempDir(), "old")
-	require.NoError(t, k.s.Stop(ctx))
-	copyDatabase(t, k.s.Dir, old)
-	require.NoError(t, k.s.Start(ctx))
-	known, err := k.put(ctx, "after the dump", 0, "lost")
-	require.NoError(t, err)
-	require.NoError(t, k.s.Stop(ctx))
-	copyDatabase(t, old, k.s.Dir)
-	require.NoError(t, k.s.Start(ctx))
-	head, verdict := k.head(ctx, known.Head.Head)
-	require.Equal(t, vault.Restored, verdict)
-	require.Equal(t, known.Head.Seq-1, head.Seq)
-	again, err := k.put(ctx, "after the dump", 0, "stored again")
-	require.NoError(t, err)
-	require.NoError(t, k.s.Restart(ctx))
-	_, verdict = k.head(ctx, again.Head.Head)
-	require.Equal(t, vault.Same, verdict, "it is admitted once")
 }

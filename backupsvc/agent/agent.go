@@ -8,8 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +29,10 @@ import (
 const (
 	channelsName = "channels"
 	witnessName  = "witness"
+	// fileThing begins the names of the owner's files.
+	fileThing = "file/"
+	// maxThing is below what vaults take of one value, with room for its seal.
+	maxThing = 12 << 20
 )
 
 // Config says how the agent works.
@@ -82,6 +89,8 @@ type Agent struct {
 	marked time.Time
 	// trouble is what keeps the agent from knowing or remembering, by what fails.
 	trouble map[string]string
+	// wrongSince is since when each alarm lasts.
+	wrongSince map[string]time.Time
 	// wake is closed at every change.
 	wake chan struct{}
 	run  context.Context //nolint:containedctx // what workers live in, set by Run
@@ -98,6 +107,12 @@ func New(cfg Config, p Ports) (*Agent, error) {
 	}
 	if p.WriteFile == nil {
 		p.WriteFile = WriteFile
+	}
+	if p.ReadFile == nil {
+		p.ReadFile = os.ReadFile
+	}
+	if p.Alarm == nil {
+		p.Alarm = RunAlarm
 	}
 	if p.Log == nil {
 		p.Log = zap.NewNop()
@@ -138,6 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.reload); return nil })
 	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.collect); return nil })
 	group.Go(func() error { a.every(ctx, time.Minute, a.drillWhenDue); return nil })
+	group.Go(func() error { a.every(ctx, alarmEvery, a.raise); return nil })
 	err := group.Wait()
 	a.wg.Wait()
 	return err
@@ -254,10 +270,23 @@ func (a *Agent) take(b ln.ChannelBackup, always bool) {
 	a.set(&thing{name: channelsName, payload: b.Multi, channels: channels})
 }
 
-// collect looks at the wallet's other things.
-func (a *Agent) collect(context.Context) {
-	for name, read := range a.p.Extras {
-		content, err := read()
+// collect looks at the wallet's other things, and at the files that its owner
+// wants backed up.
+func (a *Agent) collect(ctx context.Context) {
+	reads := maps.Clone(a.p.Extras)
+	if reads == nil {
+		reads = map[string]Read{}
+	}
+	a.mu.Lock()
+	for _, f := range a.settings.Files {
+		reads[fileThing+f.Name] = func(context.Context) ([]byte, error) { return a.p.ReadFile(f.Path) }
+	}
+	a.mu.Unlock()
+	for name, read := range reads {
+		content, err := read(ctx)
+		if err == nil && len(content) > maxThing {
+			err = errkind.Newf(errkind.Invalid, "it has %d bytes: at most %d are backed up under one name", len(content), maxThing)
+		}
 		a.report(name, err)
 		if err != nil || content == nil {
 			continue
@@ -268,6 +297,20 @@ func (a *Agent) collect(context.Context) {
 		}
 		a.mu.Unlock()
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dismiss()
+}
+
+// dismiss forgets files that are no longer wanted. What is stored of them stays
+// where it is (under mu).
+func (a *Agent) dismiss() {
+	unwanted := func(name string) bool {
+		file, ours := strings.CutPrefix(name, fileThing)
+		return ours && !slices.ContainsFunc(a.settings.Files, func(f FileConfig) bool { return f.Name == file })
+	}
+	maps.DeleteFunc(a.things, func(name string, _ *thing) bool { return unwanted(name) })
+	maps.DeleteFunc(a.trouble, func(name, _ string) bool { return unwanted(name) })
 }
 
 // set makes a thing's content a new version (under mu).
@@ -345,11 +388,13 @@ func (a *Agent) reload(context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.Require == a.settings.Require && s.AlarmAfterHours == a.settings.AlarmAfterHours && s.DrillEveryHours == a.settings.DrillEveryHours &&
+		slices.Equal(s.AlarmCommand, a.settings.AlarmCommand) && slices.Equal(s.Files, a.settings.Files) &&
 		slices.Equal(s.Providers, a.settings.Providers) && len(a.workers) == len(s.Providers) {
 		return
 	}
 	a.settings = s
 	a.employ()
+	a.dismiss()
 	a.signal()
 }
 

@@ -318,9 +318,9 @@ func TestOtherThings(t *testing.T) {
 		r := newRig(t, 2, three())
 		var content atomic.Value
 		content.Store([]byte("one"))
-		r.extras = map[string]func() ([]byte, error){
-			"lsps":    func() ([]byte, error) { return content.Load().([]byte), nil },
-			"missing": func() ([]byte, error) { return nil, nil },
+		r.extras = map[string]agent.Read{
+			"lsps":    func(context.Context) ([]byte, error) { return content.Load().([]byte), nil },
+			"missing": func(context.Context) ([]byte, error) { return nil, nil },
 		}
 		a, stop := r.start()
 		settle(time.Second)
@@ -335,6 +335,66 @@ func TestOtherThings(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, map[string][]byte{"lsps": []byte("two")}, got)
 	})
+}
+
+// TestOwnersFiles: files of other programs go the same way, each under its name,
+// as the settings say; one that cannot be read or is too large is an alarm.
+func TestOwnersFiles(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		var content atomic.Value
+		content.Store([]byte("swap 1"))
+		r.read = func(path string) ([]byte, error) {
+			switch path {
+			case "/swaps.db":
+				return content.Load().([]byte), nil
+			case "/large":
+				return make([]byte, 13<<20), nil
+			}
+			return nil, errors.New(path + " is not there")
+		}
+		include := func(files ...agent.FileConfig) {
+			s, err := agent.LoadSettings(r.dir)
+			require.NoError(t, err)
+			s.Files = files
+			require.NoError(t, agent.SaveSettings(r.dir, s))
+			settle(3 * time.Minute)
+		}
+		a, stop := r.start()
+		defer stop()
+		swaps := agent.FileConfig{Name: "swaps", Path: "/swaps.db"}
+		include(swaps)
+		content.Store([]byte("swap 2"))
+		settle(2 * time.Minute)
+		require.Equal(t, []string{"file/swaps"}, a.Status().Names)
+		fresh := r.newMachine().agent()
+		s, err := fresh.Look(t.Context())
+		require.NoError(t, err)
+		got, err := fresh.Extras(t.Context(), s)
+		require.NoError(t, err)
+		require.Equal(t, map[string][]byte{"file/swaps": []byte("swap 2")}, got)
+
+		include(swaps, agent.FileConfig{Name: "gone", Path: "/gone"}, agent.FileConfig{Name: "large", Path: "/large"})
+		alarms := strings.Join(a.Status().Alarms, "\n")
+		require.Contains(t, alarms, "file/gone: /gone is not there")
+		require.Contains(t, alarms, "file/large: it has")
+		include()
+		require.Empty(t, a.Status().Alarms)
+		require.Empty(t, a.Status().Names)
+	})
+	for name, files := range map[string][]agent.FileConfig{
+		"a path in a name": {{Name: "../x", Path: "/x"}},
+		"no whole path":    {{Name: "x", Path: "x"}},
+		"twice":            {{Name: "x", Path: "/x"}, {Name: "x", Path: "/y"}},
+	} {
+		s := agent.DefaultSettings()
+		s.Files = files
+		require.Error(t, s.Validate(), name)
+	}
+	for thing, want := range map[string]bool{"file/swaps": true, "file/../x": false, "file/": false, "swaps": false, "file/a/b": false} {
+		_, ok := agent.FileName(thing)
+		require.Equal(t, want, ok, thing)
+	}
 }
 
 func TestDrillsOnSchedule(t *testing.T) {

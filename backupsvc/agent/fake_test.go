@@ -40,6 +40,8 @@ type fakeLnd struct {
 	// restores are the backups that it was given; fails makes it die half-way.
 	restores []string
 	fails    bool
+	// power, if set, may end before each channel that a restore makes.
+	power *power
 }
 
 func nodeKey() ln.PubKey {
@@ -130,7 +132,7 @@ func (f *fakeLnd) RestoreBackup(_ context.Context, multi []byte) (int, error) {
 	}
 	f.restores = append(f.restores, string(multi))
 	for i, op := range ops {
-		if f.fails && i == len(ops)/2 {
+		if f.fails && i == len(ops)/2 || f.power != nil && !f.power.spend() {
 			return i, errkind.New(errkind.Unavailable, "lnd died")
 		}
 		if !slices.ContainsFunc(f.pending, func(p ln.PendingChannel) bool { return p.Outpoint == op }) {
@@ -358,8 +360,10 @@ type rig struct {
 	places map[string]*fakePlace
 	dir    string
 	secret seal.Secret
-	extras map[string]func() ([]byte, error)
+	extras map[string]agent.Read
+	read   func(path string) ([]byte, error)
 	write  func(string, []byte) error
+	alarm  func(ctx context.Context, command []string, state, message string) error
 	skew   atomic.Int64
 }
 
@@ -396,7 +400,7 @@ func (r *rig) agent() *agent.Agent {
 	cfg := agent.DefaultConfig()
 	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, time.Minute
 	a, err := agent.New(cfg, agent.Ports{
-		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, WriteFile: r.write, Log: zap.NewNop(),
+		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, ReadFile: r.read, WriteFile: r.write, Alarm: r.alarm, Log: zap.NewNop(),
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
 		Open: func(p agent.ProviderConfig, _ ln.NodeInfo) (provider.Place, error) {
 			place := r.places[p.Name]

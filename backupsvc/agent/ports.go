@@ -38,16 +38,23 @@ type Restorer interface {
 // Open reaches a configured provider as a node.
 type Open func(p ProviderConfig, self ln.NodeInfo) (provider.Place, error)
 
+// Read gives the present content of something that is backed up.
+type Read func(ctx context.Context) ([]byte, error)
+
 // Ports are what the agent works with.
 type Ports struct {
 	Backups  Backups
 	Channels Channels
 	Open     Open
 	// Extras are the wallet's other things, by name; nil content is none.
-	Extras map[string]func() ([]byte, error)
+	Extras map[string]Read
+	// ReadFile reads a file that the owner wants backed up.
+	ReadFile func(path string) ([]byte, error)
 	// WriteFile replaces a file by a whole one.
 	WriteFile func(path string, content []byte) error
-	Random    io.Reader
-	Now       func() time.Time
-	Log       *zap.Logger
+	// Alarm calls the owner's alarm command (RunAlarm).
+	Alarm  func(ctx context.Context, command []string, state, message string) error
+	Random io.Reader
+	Now    func() time.Time
+	Log    *zap.Logger
 }

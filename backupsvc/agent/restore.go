@@ -320,6 +320,12 @@ func (a *Agent) Extras(ctx context.Context, s Survey) (map[string][]byte, error)
 	return out, errors.Join(errs...)
 }
 
+// FileName gives the name of an owner's file among a survey's things.
+func FileName(thing string) (string, bool) {
+	name, ok := strings.CutPrefix(thing, fileThing)
+	return name, ok && validName(name)
+}
+
 // Export gives the backup as one file: lnd's own, or sealed. n is how many
 // channels are in it.
 func (a *Agent) Export(ctx context.Context, sealed bool) (file []byte, n int, err error) {

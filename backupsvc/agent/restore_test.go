@@ -241,6 +241,44 @@ func TestRestoreInterrupted(t *testing.T) {
 	})
 }
 
+// TestRestoreKilledAtEveryPoint: the machine dies before and after each write of
+// its own and each channel that lnd makes. Begun again, the restore ends with
+// every channel once, from the newest version, and writes nothing to a provider.
+func TestRestoreKilledAtEveryPoint(t *testing.T) {
+	for n, whole := 0, false; !whole; n++ {
+		bubble(t, func(t *testing.T) {
+			r, _ := lost(t)
+			before, _ := r.stored("a")
+			m := r.newMachine()
+			p := &power{left: n}
+			m.cut(p)
+			m.lnd.power = p
+			a, s := survey(t, m)
+			_, err := a.Restore(t.Context(), s, false, m.lnd)
+			whole = err == nil
+			m.restorePower()
+			m.lnd.power = nil
+			// Whoever starts again has the disk as it was, and reads everything anew.
+			_, err = agent.LoadRestored(m.dir)
+			require.NoError(t, err)
+			a, s = survey(t, m)
+			got, err := a.Restore(t.Context(), s, false, m.lnd)
+			require.NoError(t, err, "killed after %d effects", n)
+			require.True(t, got.Given)
+			require.Len(t, got.Channels, 3)
+			require.Len(t, m.lnd.pending, 3)
+			back, err := a.Progress(t.Context(), got.Channels)
+			require.NoError(t, err)
+			require.Len(t, back, 3)
+			for name := range r.places {
+				h, _ := r.stored(name)
+				require.Equal(t, before, h, "untouched at %s", name)
+			}
+		})
+		require.Less(t, n, 20, "the restore no longer ends")
+	}
+}
+
 // TestTwoHeadsForTwoDevices: a provider shows each of two devices a log of its
 // own. The device that comes back finds it, with proof.
 func TestTwoHeadsForTwoDevices(t *testing.T) {

@@ -59,9 +59,14 @@ func (p ProviderConfig) Place() string {
 	return p.Kind + ":" + p.Address
 }
 
+// validName is also the name of a file, and so has no path in it.
+func validName(name string) bool {
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`).MatchString(name)
+}
+
 // Validate names what is wrong.
 func (p ProviderConfig) Validate() error {
-	if !regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`).MatchString(p.Name) {
+	if !validName(p.Name) {
 		return errkind.Newf(errkind.Invalid, "provider name %q: use up to 32 lower-case letters, digits, dots and hyphens", clip(p.Name))
 	}
 	fail := func(text string) error { return errkind.Newf(errkind.Invalid, "provider %s: %s", p.Name, text) }
@@ -94,13 +99,28 @@ func (p ProviderConfig) Validate() error {
 // `sluice-wallet backup status` changes and a person may take to a new machine.
 type Settings struct {
 	// Require is at how many providers each version must be; 0 means all.
-	Require         int              `toml:"require"`
-	DrillEveryHours int              `toml:"drill_every_hours"`
-	AlarmAfterHours int              `toml:"alarm_after_hours"`
-	Providers       []ProviderConfig `toml:"provider"`
+	Require         int `toml:"require"`
+	DrillEveryHours int `toml:"drill_every_hours"`
+	AlarmAfterHours int `toml:"alarm_after_hours"`
+	// AlarmCommand is a program with its arguments, called when something is wrong
+	// (see RunAlarm).
+	AlarmCommand []string         `toml:"alarm_command,omitempty"`
+	Providers    []ProviderConfig `toml:"provider"`
+	// Files of other programs, which are backed up as well.
+	Files []FileConfig `toml:"file,omitempty"`
 }
 
-const maxProviders = 16
+// FileConfig is one file to back up.
+type FileConfig struct {
+	Name string `toml:"name"`
+	Path string `toml:"path"`
+}
+
+const (
+	maxFiles     = 32
+	maxProviders = 16
+	maxArguments = 16
+)
 
 // DefaultSettings have no providers.
 func DefaultSettings() Settings { return Settings{DrillEveryHours: 24, AlarmAfterHours: 72} }
@@ -131,6 +151,9 @@ func (s Settings) Validate() error {
 		}
 		names[p.Name], places[p.Place()] = true, true
 	}
+	if err := checkFiles(s.Files); err != nil {
+		return err
+	}
 	switch {
 	case len(s.Providers) > maxProviders:
 		return errkind.Newf(errkind.Exhausted, "there are %d providers: at most %d", len(s.Providers), maxProviders)
@@ -138,8 +161,29 @@ func (s Settings) Validate() error {
 		return errkind.Newf(errkind.Invalid, "require is %d: want 0 (all) to %d", s.Require, maxProviders)
 	case s.DrillEveryHours < 1 || s.AlarmAfterHours < 1 || s.DrillEveryHours > 24*365 || s.AlarmAfterHours > 24*365:
 		return errkind.New(errkind.Invalid, "drill_every_hours and alarm_after_hours must be between 1 and 8760")
+	case len(s.AlarmCommand) > maxArguments || len(s.AlarmCommand) > 0 && !filepath.IsAbs(s.AlarmCommand[0]):
+		return errkind.New(errkind.Invalid, "alarm_command: want the whole path of a program, and its arguments")
 	case s.AlarmAfterHours < s.DrillEveryHours:
 		return errkind.New(errkind.Invalid, "alarm_after_hours is less than drill_every_hours: every backup would look old")
+	}
+	return nil
+}
+
+func checkFiles(files []FileConfig) error {
+	if len(files) > maxFiles {
+		return errkind.Newf(errkind.Exhausted, "there are %d files: at most %d", len(files), maxFiles)
+	}
+	names := map[string]bool{}
+	for _, f := range files {
+		switch {
+		case !validName(f.Name):
+			return errkind.Newf(errkind.Invalid, "file name %q: use up to 32 lower-case letters, digits, dots and hyphens", clip(f.Name))
+		case names[f.Name]:
+			return errkind.Newf(errkind.Conflict, "there is a file named %s already", f.Name)
+		case !filepath.IsAbs(f.Path):
+			return errkind.Newf(errkind.Invalid, "file %s: want its whole path", f.Name)
+		}
+		names[f.Name] = true
 	}
 	return nil
 }

@@ -49,6 +49,13 @@ type State struct {
 	// before anything is written with it.
 	Numbers map[string]uint64      `json:"numbers"`
 	Places  map[string]*PlaceState `json:"places"`
+	Told    Told                   `json:"told"`
+}
+
+// Told is what the alarm command was last told.
+type Told struct {
+	Keys []string `json:"keys,omitempty"`
+	AtMs int64    `json:"at_ms,omitempty"`
 }
 
 func newState(device string) State {

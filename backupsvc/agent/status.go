@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -63,28 +62,15 @@ func (a *Agent) Status() Status {
 		if w := a.workers[p.Place()]; w != nil {
 			ps.Problem = w.problem
 		}
-		seen := now.Sub(fromMs(stand.ConfirmedMs))
-		fresh := seen <= a.settings.alarmAfter()
+		fresh := now.Sub(fromMs(stand.ConfirmedMs)) <= a.settings.alarmAfter()
 		ps.Good = t != nil && stand.Ref == t.ref && fresh && st.Alarm == "" && st.DrillProblem == ""
 		if ps.Good {
 			s.Good++
 		}
 		s.Providers = append(s.Providers, ps)
-		switch {
-		case st.Alarm != "":
-			s.Alarms = append(s.Alarms, p.Name+": "+st.Alarm)
-		case stand.Number > 0 && !fresh:
-			s.Alarms = append(s.Alarms, fmt.Sprintf("%s: its backup was last seen %s ago", p.Name, seen.Round(time.Minute)))
-		}
-		if st.DrillProblem != "" {
-			s.Alarms = append(s.Alarms, p.Name+": the last drill failed: "+st.DrillProblem)
-		}
 	}
-	for _, what := range slices.Sorted(maps.Keys(a.trouble)) {
-		s.Alarms = append(s.Alarms, what+": "+a.trouble[what])
-	}
-	if len(a.settings.Providers) < s.Require {
-		s.Alarms = append(s.Alarms, fmt.Sprintf("%d provider(s) are configured, but each version is wanted at %d", len(a.settings.Providers), s.Require))
+	for _, w := range a.alarms(now) {
+		s.Alarms = append(s.Alarms, w.text)
 	}
 	// What lnd has now is known only while it answers.
 	_, blind := a.trouble["lnd"]

@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/store"
 )
 
@@ -99,8 +100,7 @@ type Engine struct {
 	newcomer *rate.Limiter
 	newFrom  *auth.Limiters
 	totals   atomic.Pointer[backups.Totals]
-	queue    chan *job
-	stopped  chan struct{}
+	queue    *groupcommit.Queue[*backups.Job]
 	metrics  *Metrics
 }
 
@@ -125,8 +125,9 @@ func New(o Options) (*Engine, error) {
 		o: o, store: backups.New(o.DB, o.Signer.Key()), rates: auth.NewLimiters(o.Config.Rate, o.Config.Tracked),
 		newcomer: rate.NewLimiter(rate.Limit(float64(o.Config.NewPerHour)/time.Hour.Seconds()), o.Config.NewPerHour),
 		newFrom:  auth.NewLimiters(auth.Rate{PerSecond: float64(o.Config.NewPerAddress) / time.Hour.Seconds(), Burst: o.Config.NewPerAddress}, o.Config.Tracked),
-		metrics:  newMetrics(), stopped: make(chan struct{}), queue: make(chan *job, queued),
+		metrics:  newMetrics(),
 	}
+	e.queue = groupcommit.New(e.commits())
 	e.totals.Store(&backups.Totals{})
 	return e, nil
 }
@@ -146,13 +147,9 @@ func (e *Engine) Config() Config { return e.o.Config }
 // Run works until ctx ends. It is called once.
 func (e *Engine) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	// One commit at a time, on PostgreSQL too: serializable transactions on the
-	// same few tables conflict, and one that carries many writes is faster than
-	// several that try again.
-	group.Go(func() error { e.work(ctx, e.queue); return nil })
+	group.Go(func() error { return e.queue.Run(ctx) })
 	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
 	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
-	defer close(e.stopped)
 	return group.Wait()
 }
 

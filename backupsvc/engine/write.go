@@ -4,20 +4,11 @@ import (
 	"context"
 	"errors"
 
-	"go.uber.org/zap"
-
 	backups "github.com/sluice-lsp/sluice/backupsvc/store"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/groupcommit"
 )
-
-// job is a write that waits for its commit.
-type job struct {
-	backups.Job
-	ctx  context.Context //nolint:containedctx // its caller's: a job nobody waits for any more is not begun
-	size int
-	done chan error
-}
 
 // Put writes and gives the receipt once the write is durable. When ctx ends
 // before, the write may or may not take place.
@@ -38,28 +29,21 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 		admitted = err == nil
 		return err
 	}
-	j := &job{Job: backups.Job{Identity: id, Write: w, Newcomer: newcomer}, ctx: ctx, done: make(chan error, 1)}
+	j := &backups.Job{Identity: id, Write: w, Newcomer: newcomer}
+	size := 0
 	for _, item := range w.Puts {
-		j.size += len(item.Value)
+		size += len(item.Value)
 	}
-	select {
-	case e.queue <- j:
-	default:
-		return vault.Receipt{}, errBusy()
+	err := e.queue.Do(ctx, 0, size, j)
+	if err == nil {
+		err = j.Refusal
 	}
-	var err error
-	select {
-	case err = <-j.done:
-	case <-ctx.Done():
-		// The job is the worker's from here on.
-		return vault.Receipt{}, ctx.Err()
-	case <-e.stopped:
-		// Every worker has answered what it took; this one nobody took.
-		select {
-		case err = <-j.done:
-		default:
-			err = errBusy()
-		}
+	switch {
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		// The job is the queue's from here on.
+		return vault.Receipt{}, err
+	case errors.Is(err, groupcommit.ErrBusy):
+		err = errkind.Wrap(errkind.Unavailable, err, "The store is busy; nothing was changed: try again in a moment.")
 	}
 	e.metrics.count(err)
 	if err != nil {
@@ -68,97 +52,17 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 	return e.o.Signer.Receipt(j.Plan, e.o.Epoch, e.o.Now())
 }
 
-func errBusy() error {
-	return errkind.New(errkind.Unavailable, "The store is busy; nothing was changed: try again in a moment.")
-}
-
-// work commits jobs until ctx ends.
-func (e *Engine) work(ctx context.Context, queue <-chan *job) {
-	var carried *job
-	for {
-		var batch []*job
-		if carried != nil {
-			batch, carried = append(batch, carried), nil
-		} else {
-			select {
-			case <-ctx.Done():
-				e.refuse(queue)
-				return
-			case j := <-queue:
-				batch = append(batch, j)
-			}
-		}
-		size := batch[0].size
-	collect:
-		for len(batch) < batchJobs {
-			select {
-			case j := <-queue:
-				if size+j.size > batchBytes {
-					carried = j
-					break collect
-				}
-				batch, size = append(batch, j), size+j.size
-			default:
-				break collect
-			}
-		}
-		e.commit(ctx, batch)
+// commits is how writes are brought together. There is one commit at a time, on
+// PostgreSQL too: serializable transactions on the same few tables conflict, and
+// one that carries many writes is faster than several that try again.
+func (e *Engine) commits() groupcommit.Config[*backups.Job] {
+	return groupcommit.Config[*backups.Job]{
+		Jobs: batchJobs, Bytes: batchBytes, Queued: queued, Timeout: applyTimeout,
+		Apply: func(ctx context.Context, jobs ...*backups.Job) error {
+			return e.store.Apply(ctx, backups.Terms{Quota: e.o.Config.Quota, NoGrowth: e.noGrowth()}, jobs...)
+		},
+		OneAtFault: func(err error) bool { return errkind.Of(explain(err)) == errkind.Internal },
+		Observe:    func(jobs int) { e.metrics.batch.Observe(float64(jobs)) },
+		Log:        e.o.Log,
 	}
-}
-
-// refuse answers what still waits when the service stops.
-func (e *Engine) refuse(queue <-chan *job) {
-	for {
-		select {
-		case j := <-queue:
-			j.done <- errBusy()
-		default:
-			return
-		}
-	}
-}
-
-// commit applies jobs together. If that fails for a reason that may lie in one
-// of them, each is tried by itself.
-func (e *Engine) commit(ctx context.Context, batch []*job) {
-	live := batch[:0]
-	for _, j := range batch {
-		if j.ctx.Err() != nil {
-			j.done <- j.ctx.Err()
-			continue
-		}
-		live = append(live, j)
-	}
-	if len(live) == 0 {
-		return
-	}
-	// What was begun is finished even while the service stops: its callers get
-	// their receipts.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
-	defer cancel()
-	e.metrics.batch.Observe(float64(len(live)))
-	err := e.apply(ctx, live...)
-	if err != nil && len(live) > 1 && errkind.Of(explain(err)) == errkind.Internal {
-		e.o.Log.Error("writes failed together; each is tried by itself", zap.Int("writes", len(live)), zap.Error(err))
-		for _, j := range live {
-			err := e.apply(ctx, j)
-			j.done <- errors.Join(err, j.Refusal)
-		}
-		return
-	}
-	for _, j := range live {
-		if err != nil {
-			j.done <- err
-		} else {
-			j.done <- j.Refusal
-		}
-	}
-}
-
-func (e *Engine) apply(ctx context.Context, jobs ...*job) error {
-	list := make([]*backups.Job, 0, len(jobs))
-	for _, j := range jobs {
-		list = append(list, &j.Job)
-	}
-	return e.store.Apply(ctx, backups.Terms{Quota: e.o.Config.Quota, NoGrowth: e.noGrowth()}, list...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -103,6 +104,63 @@ func TestNothingIsAcknowledgedOnAFullDisk(t *testing.T) {
 		mustPut(t, s, alice, "s", kv("k", 1, "2"))
 		checkLog(t, s, alice)
 	})
+}
+
+// TestSQLiteIsFull lets SQLite itself run out of room in the middle of writes,
+// large and small, alone and together: what was acknowledged stays and is served,
+// nothing else is there, and writes go on once there is room.
+func TestSQLiteIsFull(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	s := vaultOn(t, db)
+	// SQLite's own limit, on the one connection that writes.
+	limit := func(pages string) {
+		require.NoError(t, db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			_, err := tx.ExecContext(ctx, "PRAGMA max_page_count = "+pages)
+			return err
+		}))
+	}
+	mustPut(t, s, alice, "s", kv("k", 0, "1"))
+	limit("150")
+	large := strings.Repeat("x", 20_000)
+	acked, full := 0, 0
+	for i := range 60 {
+		jobs := []*backups.Job{
+			{Identity: alice, Write: vault.Write{Store: "s", Puts: []vault.Item{kv(fmt.Sprint("large", i), 0, large)}}},
+			{Identity: "sig:other", Write: vault.Write{Store: "s", Puts: []vault.Item{kv(fmt.Sprint("small", i), 0, "x")}}},
+		}
+		err := s.Apply(t.Context(), terms(), jobs...)
+		if err == nil {
+			require.Zero(t, full, "there is no more room than before")
+			acked++
+			continue
+		}
+		require.ErrorIs(t, err, store.ErrUnavailable)
+		require.NotErrorIs(t, err, store.ErrOutcomeUnknown, "nothing was changed")
+		full++
+	}
+	require.Positive(t, acked)
+	require.Positive(t, full)
+	check := func(acked int) {
+		for _, id := range []vault.Identity{alice, "sig:other"} {
+			acc := checkLog(t, s, id)
+			extra := uint64(0)
+			if id == alice {
+				extra = 1
+			}
+			require.EqualValues(t, uint64(acked)+extra, acc.Seq)
+		}
+		for i := range acked {
+			value, _ := get(t, s, alice, "s", fmt.Sprint("large", i))
+			require.Equal(t, large, value)
+		}
+	}
+	check(acked)
+	limit("1000000")
+	for i := range 3 {
+		mustPut(t, s, alice, "s", kv(fmt.Sprint("large", acked+i), 0, large))
+		mustPut(t, s, "sig:other", "s", kv(fmt.Sprint("small", acked+i), 0, "x"))
+	}
+	check(acked + 3)
 }
 
 // TestPostgresKilled ends the database itself, as kill -9 does, in the middle of

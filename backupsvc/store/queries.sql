@@ -7,7 +7,7 @@ INSERT INTO backups_identities (owner, identity, seq, head, log_from, objects, s
     swept_seq, swept_ms, created_ms, written_ms)
 VALUES ($1, $2, 0, $3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, FALSE, 0, 0, $4, $4);
 
--- name: AdvanceIdentity :execrows
+-- name: AdvanceIdentity :exec
 UPDATE backups_identities SET seq = $3, head = $4, objects = $5, stored_bytes = $6, history_bytes = $7, day = $8, day_writes = $9,
     day_bytes = $10, written_ms = $11 WHERE owner = $1 AND seq = $2;
 
@@ -37,7 +37,7 @@ INSERT INTO backups_objects (owner, store_id, object_key, version, size, seq, cr
 ON CONFLICT (owner, store_id, object_key) DO UPDATE SET version = excluded.version, size = excluded.size, seq = excluded.seq,
     created = excluded.created;
 
--- name: DeleteObject :execrows
+-- name: DeleteObject :exec
 DELETE FROM backups_objects WHERE owner = $1 AND store_id = $2 AND object_key = $3;
 
 -- name: ListObjects :many

@@ -29,6 +29,9 @@ type backupCmd struct {
 	Add      backupAddCmd      `cmd:"" help:"Add a provider."`
 	Remove   backupRemoveCmd   `cmd:"" help:"Remove a provider. What it stores stays there."`
 	Require  backupRequireCmd  `cmd:"" help:"Set at how many providers each version must be."`
+	Include  backupIncludeCmd  `cmd:"" help:"Back up a file of another program as well, a swap program's records for example."`
+	Exclude  backupExcludeCmd  `cmd:"" help:"Back up such a file no more. What is stored of it stays there."`
+	Alarm    backupAlarmCmd    `cmd:"" help:"Set the program that is called when something is wrong with the backups."`
 	Restore  backupRestoreCmd  `cmd:"" help:"On a new machine: bring the channels' money back."`
 	Progress backupProgressCmd `cmd:"" help:"After a restore: show what comes back when, and what it depends on."`
 	Export   backupExportCmd   `cmd:"" help:"Write the channels' backup into one file."`
@@ -68,26 +71,8 @@ func backupAgent(dir string, secret seal.Secret, client *lnd.Client, log *zap.Lo
 	cfg.DataDir, cfg.Secret = dir, secret
 	sign := func(ctx context.Context, msg string) (string, error) { return client.SignMessage(ctx, []byte(msg)) }
 	return agent.New(cfg, agent.Ports{
-		Backups: client, Channels: client, Open: agent.Opener(secret, sign, time.Now), Extras: extras(dir), Log: log.Named("backup"),
+		Backups: client, Channels: client, Open: agent.Opener(secret, sign, time.Now), Extras: extras(dir, client, time.Now), ReadFile: newFiles(dir).read, Log: log.Named("backup"),
 	})
-}
-
-// extraFiles are the wallet's other things: what it was set up with, and what
-// it agreed on. Their names are those of the files.
-func extraFiles() []string { return []string{"lsps.toml", "agreements.json", agent.SettingsFile} }
-
-func extras(dir string) map[string]func() ([]byte, error) {
-	out := map[string]func() ([]byte, error){}
-	for _, name := range extraFiles() {
-		out[name] = func() ([]byte, error) {
-			content, err := os.ReadFile(filepath.Join(dir, name))
-			if errors.Is(err, os.ErrNotExist) {
-				return nil, nil
-			}
-			return content, err
-		}
-	}
-	return out
 }
 
 // backups calls the daemon.

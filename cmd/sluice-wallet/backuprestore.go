@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -180,15 +181,18 @@ func surveyJSON(s agent.Survey) map[string]any {
 // restoreFiles brings the wallet's other things back where there are none.
 func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agent, s agent.Survey) error {
 	things, err := a.Extras(ctx, s)
-	for name, content := range things {
-		if !slices.Contains(extraFiles(), name) {
+	for _, name := range slices.Sorted(maps.Keys(things)) {
+		path, ours := restoredPath(dir, name)
+		if !ours {
 			continue // not a name of ours: nothing is written by what a file says of itself
 		}
-		path := filepath.Join(dir, name)
 		if _, statErr := os.Stat(path); !errors.Is(statErr, os.ErrNotExist) {
 			continue
 		}
-		if err := agent.WriteFile(path, content); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		if err := agent.WriteFile(path, things[name]); err != nil {
 			return err
 		}
 		p.Printf("Restored %s.\n", path)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
@@ -202,4 +203,80 @@ func (c *backupRequireCmd) Run(w *world, g *Globals) error {
 		s.Require = c.Number
 		return s, nil
 	}, "")
+}
+
+type backupAlarmCmd struct {
+	Off     bool     `help:"Call no program any more."`
+	Test    bool     `help:"Call it now, as an alarm would."`
+	Program string   `arg:"" optional:"" type:"existingfile" help:"The program. What is wrong is on its standard input, a line each; SLUICE_BACKUP is alarm, or over once all is in order again."`
+	Args    []string `arg:"" optional:"" help:"Its arguments, always the same."`
+}
+
+// Run sets or tests.
+func (c *backupAlarmCmd) Run(w *world, g *Globals) error {
+	if (c.Program != "") == c.Off && (c.Off || !c.Test) {
+		return errkind.New(errkind.Invalid, "name the program, or say --off or --test")
+	}
+	if c.Program != "" || c.Off {
+		if err := changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+			s.AlarmCommand = nil
+			if c.Program == "" {
+				return s, nil
+			}
+			program, err := absolute(c.Program)
+			s.AlarmCommand = append([]string{program}, c.Args...)
+			return s, err
+		}, ""); err != nil {
+			return err
+		}
+	}
+	if !c.Test {
+		return nil
+	}
+	s, err := agent.LoadSettings(g.DataDir)
+	if err != nil {
+		return err
+	}
+	if len(s.AlarmCommand) == 0 {
+		return errkind.New(errkind.Invalid, "no program is set: `sluice-wallet backup alarm PROGRAM` sets one")
+	}
+	if err := agent.RunAlarm(w.ctx, s.AlarmCommand, agent.AlarmRaised, "This is a test of the alarm about backups.\n"); err != nil {
+		return err
+	}
+	p := w.printer()
+	p.Printf("%s was called.\n", s.AlarmCommand[0])
+	return p.Err
+}
+
+type backupIncludeCmd struct {
+	Name string `arg:"" help:"A short name of your choice, unlike those of your other files."`
+	File string `arg:"" type:"existingfile" help:"The file. Of a SQLite database that is in use a consistent copy is taken."`
+}
+
+// Run includes.
+func (c *backupIncludeCmd) Run(w *world, g *Globals) error {
+	path, err := absolute(c.File)
+	if err != nil {
+		return err
+	}
+	return changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+		s.Files = append(s.Files, agent.FileConfig{Name: c.Name, Path: path})
+		return s, s.Validate()
+	}, "Included "+c.Name+". A restore puts it into restored/ in the data directory.\n")
+}
+
+type backupExcludeCmd struct {
+	Name string `arg:"" help:"The file's name."`
+}
+
+// Run excludes.
+func (c *backupExcludeCmd) Run(w *world, g *Globals) error {
+	return changeSettings(w, g, func(s agent.Settings) (agent.Settings, error) {
+		n := len(s.Files)
+		s.Files = slices.DeleteFunc(s.Files, func(f agent.FileConfig) bool { return f.Name == c.Name })
+		if len(s.Files) == n {
+			return s, errkind.Newf(errkind.NotFound, "there is no file named %s", clip(c.Name))
+		}
+		return s, nil
+	}, "Excluded "+c.Name+". What is stored of it stays there.\n")
 }

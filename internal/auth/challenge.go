@@ -126,9 +126,9 @@ func (c challenge) checkForSigning(want Server, node ln.PubKey, services []strin
 		return fmt.Errorf("the server's challenge names the deployment %q, not %q", c.server.ID, want.ID)
 	case c.node != node:
 		return fmt.Errorf("the server's challenge is for node %s, not for ours", c.node)
-	case !c.expires.After(now):
+	case !c.expires.After(now.Add(-clockSkew)):
 		return fmt.Errorf("the server's challenge expired at %s: check this machine's clock", c.expires.Format(time.RFC3339))
-	case c.expires.After(now.Add(maxChallengeLife)):
+	case c.expires.After(now.Add(clockSkew + maxChallengeLife)):
 		return fmt.Errorf("the server's challenge is good until %s, too long to sign: check this machine's clock", c.expires.Format(time.RFC3339))
 	}
 	if len(services) > 0 {

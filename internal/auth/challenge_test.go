@@ -51,12 +51,15 @@ func TestClientRefusesToSign(t *testing.T) {
 	now := want.expires.Add(-time.Minute)
 	require.NoError(t, want.checkForSigning(want.server, want.node, nil, now))
 	require.NoError(t, want.checkForSigning(Server{NodeKey: want.server.NodeKey}, want.node, []string{"swaps", "lsp", "x"}, now))
+	for _, wrong := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		require.NoError(t, want.checkForSigning(want.server, want.node, nil, now.Add(wrong)), "a clock that is wrong by %s", wrong)
+	}
 	for name, err := range map[string]error{
 		"relayed from another gateway": want.checkForSigning(Server{NodeKey: ln.PubKey{2, 2}}, want.node, nil, now),
 		"another deployment":           want.checkForSigning(Server{NodeKey: want.server.NodeKey, ID: "d2"}, want.node, nil, now),
 		"another node":                 want.checkForSigning(want.server, ln.PubKey{2, 3}, nil, now),
-		"expired":                      want.checkForSigning(want.server, want.node, nil, want.expires),
-		"far future":                   want.checkForSigning(want.server, want.node, nil, want.expires.Add(-time.Hour)),
+		"expired":                      want.checkForSigning(want.server, want.node, nil, want.expires.Add(clockSkew)),
+		"far future":                   want.checkForSigning(want.server, want.node, nil, want.expires.Add(-clockSkew-time.Hour)),
 		"more services":                want.checkForSigning(want.server, want.node, []string{"lsp"}, now),
 	} {
 		require.Error(t, err, name)

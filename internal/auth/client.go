@@ -142,7 +142,10 @@ func (c *Credentials) logIn(ctx context.Context) (session, error) {
 	if err != nil {
 		return session{}, err
 	}
-	return session{macaroon: got.GetMacaroon(), renewAt: renewalTime(now, time.Unix(got.GetExpiresAtUnix(), 0))}, nil
+	// Of the end only the distance from the server's present counts: our clock may
+	// be wrong by a day.
+	life := time.Unix(got.GetExpiresAtUnix(), 0).Sub(parsed.expires.Add(-challengeLife))
+	return session{macaroon: got.GetMacaroon(), renewAt: renewalTime(now, now.Add(max(0, life)))}, nil
 }
 
 // renewalTime is a minute before the end, or half-way for short lives.

@@ -22,6 +22,11 @@ const (
 	// maxChallengeLife is the longest a client agrees to sign: the server's
 	// life for one plus as much for clocks that differ.
 	maxChallengeLife = 2 * challengeLife
+	// clockSkew is how wrong a client's clock may be: it must not lose its backups
+	// for a clock that is wrong by a day. The server's own clock bounds each
+	// challenge to its minutes and each to one use; the client's check is that
+	// nobody collects signatures that are good for years.
+	clockSkew = 25 * time.Hour
 	// maxUsedNonces bounds the memory for used challenges; a login beyond it
 	// within one challenge's life is refused, never let through unchecked.
 	maxUsedNonces = 100_000

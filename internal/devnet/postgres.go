@@ -192,15 +192,39 @@ func (pg *Postgres) dsn(database string) string {
 // CreateDatabase makes an empty database and returns its DSN. Names are
 // lower-case letters, digits and underscores.
 func (pg *Postgres) CreateDatabase(ctx context.Context, name string) (string, error) {
-	if !regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`).MatchString(name) {
-		return "", fmt.Errorf("database name %q: want lower-case letters, digits and underscores", name)
-	}
-	conn, err := pgx.Connect(ctx, pg.dsn("postgres"))
-	if err != nil {
+	if err := checkDatabase(name); err != nil {
 		return "", err
 	}
-	_, err = conn.Exec(ctx, "CREATE DATABASE "+name)
-	return pg.dsn(name), errors.Join(err, conn.Close(ctx))
+	return pg.dsn(name), pg.admin(ctx, "CREATE DATABASE "+name)
+}
+
+// CopyDatabase makes one database what another is, as a dump and its restore
+// would. Nobody may be connected to either.
+func (pg *Postgres) CopyDatabase(ctx context.Context, from, to string) error {
+	if err := errors.Join(checkDatabase(from), checkDatabase(to)); err != nil {
+		return err
+	}
+	return pg.admin(ctx, "DROP DATABASE IF EXISTS "+to, "CREATE DATABASE "+to+" TEMPLATE "+from)
+}
+
+func checkDatabase(name string) error {
+	if !regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`).MatchString(name) {
+		return fmt.Errorf("database name %q: want lower-case letters, digits and underscores", name)
+	}
+	return nil
+}
+
+func (pg *Postgres) admin(ctx context.Context, statements ...string) error {
+	conn, err := pgx.Connect(ctx, pg.dsn("postgres"))
+	if err != nil {
+		return err
+	}
+	for _, statement := range statements {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return errors.Join(err, conn.Close(ctx))
+		}
+	}
+	return conn.Close(ctx)
 }
 
 // DSN is the URL of the database "postgres", which exists from the start.

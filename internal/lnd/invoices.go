@@ -136,6 +136,30 @@ func (c *Client) SettledInvoices(ctx context.Context, after uint64) (page ln.Inv
 	return page, nil
 }
 
+// OpenInvoices are those that are neither settled nor cancelled, with their
+// preimages where lnd has them. lnd cancels what expires, so that they are few.
+func (c *Client) OpenInvoices(ctx context.Context) (out []ln.Invoice, err error) {
+	const page = 1000
+	for after := uint64(0); ; {
+		resp, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{PendingOnly: true, IndexOffset: after, NumMaxInvoices: page})
+		if err != nil {
+			return nil, mapError("list open invoices", err)
+		}
+		for _, inv := range resp.Invoices {
+			converted, err := invoiceFromRPC(inv)
+			if err != nil {
+				return nil, err
+			}
+			copy(converted.Preimage[:], inv.RPreimage)
+			out = append(out, converted)
+		}
+		if len(resp.Invoices) < page || resp.LastIndexOffset <= after {
+			return out, nil
+		}
+		after = resp.LastIndexOffset
+	}
+}
+
 func invoiceFromRPC(inv *lnrpc.Invoice) (ln.Invoice, error) {
 	hash, err := ln.HashFromBytes(inv.RHash)
 	if err != nil {

@@ -97,7 +97,7 @@ func rights() []Right {
 		{router + "SendToRouteV2", "to pay a wallet over its channel", gateway},
 		{router + "TrackPaymentV2", "whether such a payment succeeded", gateway},
 		{lightning + "ListPayments", "to reconcile the books", gateway},
-		{lightning + "ListInvoices", "settled invoices, for the books", gateway},
+		{lightning + "ListInvoices", "settled invoices, for the books; of a wallet the open ones, whose preimages are backed up", both},
 		{router + "SendPaymentV2", "to pay swaps in, and to probe for them", swaps},
 		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid", gateway},
 		{invoices + "LookupInvoiceV2", "how an invoice stands", both},

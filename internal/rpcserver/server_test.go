@@ -210,6 +210,31 @@ func (w *world) call(conn *grpc.ClientConn, method string) (string, error) {
 	return resp.GetMessage(), err
 }
 
+// TestClientsClockIsWrong by a day: it logs in all the same, once, and again when
+// the macaroon ends.
+func TestClientsClockIsWrong(t *testing.T) {
+	for _, wrong := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		w := start(t, auth.DefaultLimits(), newProbe())
+		sign, pub := newNode(t)
+		signed := 0
+		conn, _, err := auth.Dial(w.server.GRPCAddr().String(), w.tls(), auth.ClientConfig{
+			Server: w.gateway, Node: pub, Services: []string{"lsp"}, Now: func() time.Time { return w.clock().Add(wrong) },
+			Sign: func(ctx context.Context, text string) (string, error) { signed++; return sign(ctx, text) },
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		for range 3 {
+			_, err = w.call(conn, probeUnary)
+			require.NoError(t, err, "a clock that is wrong by %s", wrong)
+		}
+		require.Equal(t, 1, signed, "it does not take each macaroon for an old one")
+		w.now.Add(int64(2 * time.Hour))
+		_, err = w.call(conn, probeUnary)
+		require.NoError(t, err)
+		require.Equal(t, 2, signed)
+	}
+}
+
 func TestWhoMayCallWhat(t *testing.T) {
 	w := start(t, auth.DefaultLimits(), newProbe())
 	wallet, creds, pub := w.wallet(w.gateway)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,9 +71,11 @@ func (db *DB) Listen(ctx context.Context, topic string) <-chan struct{} {
 	return db.wake.listen(ctx, topic)
 }
 
-func (w *wakeups) send(ctx context.Context, topic string) error {
-	if _, err := w.db.writer.ExecContext(ctx, "SELECT pg_notify($1, $2)", wakeChannel, topic); err != nil {
-		return fmt.Errorf("notify %q: %w", topic, MapError(err))
+// send tells all topics in one transaction: each would else be a commit of its
+// own, which waits for the disk as the write did that it tells of.
+func (w *wakeups) send(ctx context.Context, topics ...string) error {
+	if _, err := w.db.writer.ExecContext(ctx, "SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic", wakeChannel, topics); err != nil {
+		return fmt.Errorf("notify %q: %w", topics, MapError(err))
 	}
 	return nil
 }
@@ -137,10 +141,8 @@ func (w *wakeups) drain() {
 			return
 		}
 		w.mu.Unlock()
-		for topic := range batch {
-			if err := w.send(w.ctx, topic); err != nil && w.ctx.Err() == nil {
-				w.db.log.Warn("other replicas were not woken", zap.String("topic", topic), zap.Error(err))
-			}
+		if err := w.send(w.ctx, slices.Sorted(maps.Keys(batch))...); err != nil && w.ctx.Err() == nil {
+			w.db.log.Warn("other replicas were not woken", zap.Error(err))
 		}
 	}
 }

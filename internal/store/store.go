@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"go.uber.org/zap"
-	_ "modernc.org/sqlite"
 )
 
 //go:embed migrations/*.sql
@@ -163,14 +162,10 @@ func (db *DB) openSQLite(cfg Config) error {
 	}
 	// One writer: SQLite admits one at a time anyway, and a queue in this
 	// process is fair and cheap where its busy handler sleeps and polls.
-	if db.writer, err = sql.Open("sqlite", dsn("immediate")); err != nil {
-		return fmt.Errorf("open SQLite database: %w", err)
-	}
+	db.writer = sql.OpenDB(liteConnector{dsn("immediate")})
 	db.writer.SetMaxOpenConns(1)
 	db.writer.SetMaxIdleConns(1)
-	if db.reader, err = sql.Open("sqlite", dsn("deferred", "query_only(1)")); err != nil {
-		return fmt.Errorf("open SQLite database: %w", err)
-	}
+	db.reader = sql.OpenDB(liteConnector{dsn("deferred", "query_only(1)")})
 	conns := cfg.MaxConns
 	if conns == 0 {
 		conns = 4

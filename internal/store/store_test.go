@@ -453,3 +453,23 @@ func (s sight) putBack(t *testing.T, db *store.DB) {
 		return nil
 	}))
 }
+
+// TestCommitFreesItsConnection: what runs after a commit may begin a transaction,
+// also where there is one connection only.
+func TestCommitFreesItsConnection(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		cfg.MaxConns = 1
+		db := storetest.Open(t, cfg)
+		migrate(t, db)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var n int64
+		var err error
+		require.NoError(t, db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+			tx.OnCommit(func() { n, err = get(t, db, "a") })
+			return insert(ctx, tx, "a", 7)
+		}))
+		require.NoError(t, err)
+		require.EqualValues(t, 7, n)
+	})
+}

@@ -14,7 +14,10 @@ import (
 // Tx is a transaction as Write and Read hand it to their closure. It has the
 // methods that sqlc's generated code wants (its DBTX).
 type Tx struct {
-	tx       *sql.Tx
+	tx *sql.Tx
+	// conn is the connection that tx is on; nil on SQLite, which needs no
+	// pipelining.
+	conn     *sql.Conn
 	db       *DB
 	readOnly bool
 	onCommit []func()
@@ -139,24 +142,25 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	if readOnly {
 		pool = db.reader
 	}
-	var opts *sql.TxOptions
-	if db.engine == Postgres {
-		// Reads are serializable too, or a reader could see a state that no
-		// serial order of the writers explains (and CheckLease rests on that).
-		opts = &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: readOnly}
-	}
-	raw, err := pool.BeginTx(ctx, opts)
+	raw, conn, err := db.begin(ctx, pool, readOnly)
 	if err != nil {
 		return fmt.Errorf("begin: %w", MapError(err))
 	}
 	done := false
+	free := func() {
+		if conn != nil {
+			_ = conn.Close()
+			conn = nil
+		}
+	}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.
 			_ = raw.Rollback()
 		}
+		free()
 	}()
-	tx := &Tx{tx: raw, db: db, readOnly: readOnly}
+	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
 	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
 		return MapError(err)
 	}
@@ -166,8 +170,13 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 		}
 	}
 	done = true
-	if err := raw.Commit(); err != nil {
+	err = raw.Commit()
+	if err != nil {
 		_ = raw.Rollback()
+	}
+	// Whoever hears of the commit may want the connection.
+	free()
+	if err != nil {
 		if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
 			// database/sql rolled it back when the context ended.
 			return fmt.Errorf("commit: %w", ctx.Err())
@@ -192,6 +201,34 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	}
 	db.wake.queue(tx.topics)
 	return nil
+}
+
+// begin begins a transaction; on PostgreSQL it gives the connection too, to be
+// closed after the transaction's end.
+func (db *DB) begin(ctx context.Context, pool *sql.DB, readOnly bool) (*sql.Tx, *sql.Conn, error) {
+	if db.engine != Postgres {
+		raw, err := pool.BeginTx(ctx, nil)
+		return raw, nil, err
+	}
+	// Reads are serializable too, or a reader could see a state that no serial
+	// order of the writers explains (and CheckLease rests on that).
+	opts := &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: readOnly}
+	for left := pool.Stats().OpenConnections; ; left-- {
+		conn, err := pool.Conn(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		raw, err := conn.BeginTx(ctx, opts)
+		if err == nil {
+			return raw, conn, nil
+		}
+		_ = conn.Close()
+		// The pool forgets a connection that turns out to be dead. After the
+		// server's restart all of them are, and then a new one is made.
+		if !errors.Is(classify(err), ErrUnavailable) || left <= 0 {
+			return nil, nil, err
+		}
+	}
 }
 
 func (tx *Tx) unsure() {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/btcsuite/btcd/btcec/v2"
 	"github.com/btcsuite/btcd/btcec/v2/ecdsa"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -47,6 +49,8 @@ type vaultArm struct {
 	put func(ctx context.Context, client int, n int64, value []byte) error
 	// bytes is what is on disk.
 	bytes func(ctx context.Context) (int64, error)
+	// servers are the processes that work for it, beside this one.
+	servers func() ([]int, error)
 	seen  map[int]*vaultSample
 	// next are the clients' versions.
 	next [vaultMostClients]int64
@@ -57,9 +61,13 @@ type vaultSample struct {
 	puts    int64
 	seconds float64
 	ms      []float64
+	// cpu is the processors' time, the clients' and the database's included.
+	cpu time.Duration
 }
 
 func (s *vaultSample) perS() float64 { return float64(s.puts) / s.seconds }
+
+func (s *vaultSample) cpuMicros() float64 { return float64(s.cpu.Microseconds()) / float64(s.puts) }
 
 func runVault(ctx context.Context, b *bench) (_ result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 14*time.Minute)
@@ -144,12 +152,18 @@ func (v *vaults) addArms(ctx context.Context, engine string, pg *devnet.Postgres
 		return err
 	}
 	v.daemons = append(v.daemons, daemon)
-	ours := &vaultArm{name: "sluiced on " + engine, seen: map[int]*vaultSample{}}
+	none := func() ([]int, error) { return nil, nil }
+	ours := &vaultArm{name: "sluiced on " + engine, seen: map[int]*vaultSample{}, servers: func() ([]int, error) { return []int{daemon.PID()}, nil }}
 	if ours.put, err = v.clients(ctx, daemon); err != nil {
 		return err
 	}
-	bare := &vaultArm{name: "bare " + engine, seen: map[int]*vaultSample{}}
+	bare := &vaultArm{name: "bare " + engine, seen: map[int]*vaultSample{}, servers: none}
 	if engine == "postgres" {
+		bare.servers = func() ([]int, error) { return family(pg.Proc().PID()) }
+		ours.servers = func() ([]int, error) {
+			all, err := family(pg.Proc().PID())
+			return append(all, daemon.PID()), err
+		}
 		bareDSN, err := pg.CreateDatabase(ctx, "bare")
 		if err != nil {
 			return err
@@ -223,10 +237,23 @@ func signText(key *btcec.PrivateKey, text string) (string, error) {
 	return auth.EncodeSignature(ecdsa.SignCompact(key, digest[:], true))
 }
 
+// openBare opens a database with the drivers that sluiced has: under the name of
+// pgx a dependency has registered an older one.
+func openBare(driver, dsn string) (*sql.DB, error) {
+	if driver != "pgx" {
+		return sql.Open(driver, dsn)
+	}
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return stdlib.OpenDB(*config), nil
+}
+
 // bare inserts the same rows without anything else: no TLS, no login, no
 // reading before writing, no hash, no receipt, a commit for each.
 func (v *vaults) bare(ctx context.Context, driver, dsn string, conns int) (func(context.Context, int, int64, []byte) error, error) {
-	db, err := sql.Open(driver, dsn)
+	db, err := openBare(driver, dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -296,6 +323,10 @@ func (v *vaults) measure(ctx context.Context, arm *vaultArm, clients int) error 
 		mu     sync.Mutex
 		failed atomic.Pointer[error]
 	)
+	used, err := arm.cpu()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	for i := range clients {
 		wg.Go(func() {
@@ -319,7 +350,25 @@ func (v *vaults) measure(ctx context.Context, arm *vaultArm, clients int) error 
 	if err := failed.Load(); err != nil {
 		return *err
 	}
-	return nil
+	since, err := arm.cpu()
+	s.cpu += since - used
+	return err
+}
+
+// cpu is what this process and an arm's servers have used of the processors.
+func (a *vaultArm) cpu() (sum time.Duration, err error) {
+	pids, err := a.servers()
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range append(pids, os.Getpid()) {
+		used, err := processorTime(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 // fileSizes sums a SQLite database with its log.
@@ -341,7 +390,7 @@ func fileSizes(path string) func(context.Context) (int64, error) {
 
 func databaseSize(dsn string) func(context.Context) (int64, error) {
 	return func(ctx context.Context) (n int64, err error) {
-		db, err := sql.Open("pgx", dsn)
+		db, err := openBare("pgx", dsn)
 		if err != nil {
 			return 0, err
 		}
@@ -353,7 +402,7 @@ func databaseSize(dsn string) func(context.Context) (int64, error) {
 func (v *vaults) report(ctx context.Context) error {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(w, "arm\tclients\tputs/s\tp50 ms\tp99 ms\tof bare\tbytes on disk per byte\t")
+	_, _ = fmt.Fprintln(w, "arm\tclients\tputs/s\tp50 ms\tp99 ms\tof bare\tCPU us a put\tbytes on disk per byte\t")
 	for i, arm := range v.arms {
 		size, err := arm.bytes(ctx)
 		if err != nil {
@@ -366,8 +415,8 @@ func (v *vaults) report(ctx context.Context) error {
 		for _, clients := range []int{1, 16, vaultMostClients} {
 			s := arm.seen[clients]
 			ratio := s.perS() / v.arms[i|1].seen[clients].perS()
-			_, _ = fmt.Fprintf(w, "%s\t%d\t%.0f\t%.1f\t%.1f\t%.2f\t%.2f\t\n", arm.name, clients, s.perS(), quantile(s.ms, 0.5), quantile(s.ms, 0.99),
-				ratio, float64(size)/float64(puts*vaultObject))
+			_, _ = fmt.Fprintf(w, "%s\t%d\t%.0f\t%.1f\t%.1f\t%.2f\t%.0f\t%.2f\t\n", arm.name, clients, s.perS(), quantile(s.ms, 0.5), quantile(s.ms, 0.99),
+				ratio, s.cpuMicros(), float64(size)/float64(puts*vaultObject))
 		}
 	}
 	_ = w.Flush()
@@ -379,6 +428,7 @@ func (v *vaults) result() (r result) {
 	sqlite, bareSqlite := v.arms[0].seen[vaultMostClients], v.arms[1].seen[vaultMostClients]
 	postgres, barePostgres := v.arms[2].seen[vaultMostClients], v.arms[3].seen[vaultMostClients]
 	v.b.say("aims on two cores, clients included: %d puts/s on PostgreSQL, %d on SQLite", aimPostgresPerS, aimSqlitePerS)
+	v.b.say("two cores that do nothing else have the time for %.0f puts/s on PostgreSQL and %.0f on SQLite", 2e6/postgres.cpuMicros(), 2e6/sqlite.cpuMicros())
 	r.add("puts_per_s_postgres", "%.0f", postgres.perS())
 	r.add("puts_per_s_sqlite", "%.0f", sqlite.perS())
 	r.add("ratio_postgres", "%.2f", postgres.perS()/barePostgres.perS())

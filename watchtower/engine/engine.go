@@ -26,6 +26,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/watchtower"
@@ -127,8 +128,7 @@ type Engine struct {
 	newFrom  *auth.Limiters
 	totals   atomic.Pointer[tower.Totals]
 	tally    atomic.Pointer[[]tower.Tally]
-	shards   []chan *job
-	stopped  chan struct{}
+	queue    *groupcommit.Queue[*tower.Job]
 	metrics  *Metrics
 	searched *lookout.Metrics
 	searches atomic.Pointer[lookout.Lookout]
@@ -151,17 +151,11 @@ func New(o Options) (*Engine, error) {
 		o: o, store: tower.New(o.DB), signer: signer,
 		newcomer: rate.NewLimiter(rate.Limit(float64(o.Config.NewPerHour)/time.Hour.Seconds()), o.Config.NewPerHour),
 		newFrom:  auth.NewLimiters(auth.Rate{PerSecond: float64(o.Config.NewPerAddress) / time.Hour.Seconds(), Burst: o.Config.NewPerAddress}, o.Config.Tracked),
-		metrics:  newMetrics(), searched: lookout.NewMetrics(), stopped: make(chan struct{}), servers: map[int64]*wtserver.Server{},
+		metrics:  newMetrics(), searched: lookout.NewMetrics(), servers: map[int64]*wtserver.Server{},
 	}
 	e.totals.Store(&tower.Totals{})
 	e.tally.Store(&[]tower.Tally{})
-	n := 1
-	if o.DB.Engine() == store.Postgres {
-		n = postgresShards
-	}
-	for range n {
-		e.shards = append(e.shards, make(chan *job, queued))
-	}
+	e.queue = groupcommit.New(e.commits())
 	if o.Listener != nil {
 		e.listener = transport.New(transport.Config{
 			Listener: o.Listener, Handle: e.handle, Handshakes: o.Config.Handshakes, MaxConns: o.Config.MaxConns,
@@ -217,9 +211,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.loadKeys(ctx); err != nil {
 		e.o.Log.Warn("tower keys could not be read; trying again", zap.Error(err))
 	}
-	for _, shard := range e.shards {
-		group.Go(func() error { e.work(ctx, shard); return nil })
-	}
+	group.Go(func() error { return e.queue.Run(ctx) })
 	group.Go(func() error { e.followKeys(ctx, changed); return nil })
 	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
 	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
@@ -229,7 +221,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	// Clients are answered until the last of their updates is.
 	defer e.stopServers()
-	defer close(e.stopped)
 	return group.Wait()
 }
 

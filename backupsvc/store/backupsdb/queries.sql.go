@@ -9,7 +9,7 @@ import (
 	"context"
 )
 
-const advanceIdentity = `-- name: AdvanceIdentity :execrows
+const AdvanceIdentity = `-- name: AdvanceIdentity :exec
 UPDATE backups_identities SET seq = $3, head = $4, objects = $5, stored_bytes = $6, history_bytes = $7, day = $8, day_writes = $9,
     day_bytes = $10, written_ms = $11 WHERE owner = $1 AND seq = $2
 `
@@ -28,8 +28,8 @@ type AdvanceIdentityParams struct {
 	WrittenMs    int64
 }
 
-func (q *Queries) AdvanceIdentity(ctx context.Context, arg AdvanceIdentityParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, advanceIdentity,
+func (q *Queries) AdvanceIdentity(ctx context.Context, arg AdvanceIdentityParams) error {
+	_, err := q.db.ExecContext(ctx, AdvanceIdentity,
 		arg.Owner,
 		arg.Seq,
 		arg.Seq_2,
@@ -42,13 +42,10 @@ func (q *Queries) AdvanceIdentity(ctx context.Context, arg AdvanceIdentityParams
 		arg.DayBytes,
 		arg.WrittenMs,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+	return err
 }
 
-const appendLog = `-- name: AppendLog :exec
+const AppendLog = `-- name: AppendLog :exec
 INSERT INTO backups_log (owner, seq, op, store_id, object_key, version, content, size, at_ms, value)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 `
@@ -67,7 +64,7 @@ type AppendLogParams struct {
 }
 
 func (q *Queries) AppendLog(ctx context.Context, arg AppendLogParams) error {
-	_, err := q.db.ExecContext(ctx, appendLog,
+	_, err := q.db.ExecContext(ctx, AppendLog,
 		arg.Owner,
 		arg.Seq,
 		arg.Op,
@@ -82,7 +79,7 @@ func (q *Queries) AppendLog(ctx context.Context, arg AppendLogParams) error {
 	return err
 }
 
-const beginEpoch = `-- name: BeginEpoch :execrows
+const BeginEpoch = `-- name: BeginEpoch :execrows
 UPDATE backups_meta SET epoch = $1, began_ms = $2, restores = restores + 1 WHERE id = 1
 `
 
@@ -92,14 +89,14 @@ type BeginEpochParams struct {
 }
 
 func (q *Queries) BeginEpoch(ctx context.Context, arg BeginEpochParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, beginEpoch, arg.Epoch, arg.BeganMs)
+	result, err := q.db.ExecContext(ctx, BeginEpoch, arg.Epoch, arg.BeganMs)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
-const deleteObject = `-- name: DeleteObject :execrows
+const DeleteObject = `-- name: DeleteObject :exec
 DELETE FROM backups_objects WHERE owner = $1 AND store_id = $2 AND object_key = $3
 `
 
@@ -109,15 +106,12 @@ type DeleteObjectParams struct {
 	ObjectKey []byte
 }
 
-func (q *Queries) DeleteObject(ctx context.Context, arg DeleteObjectParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, deleteObject, arg.Owner, arg.StoreID, arg.ObjectKey)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+func (q *Queries) DeleteObject(ctx context.Context, arg DeleteObjectParams) error {
+	_, err := q.db.ExecContext(ctx, DeleteObject, arg.Owner, arg.StoreID, arg.ObjectKey)
+	return err
 }
 
-const dueForSweep = `-- name: DueForSweep :many
+const DueForSweep = `-- name: DueForSweep :many
 SELECT owner, identity, seq, head, log_from, objects, stored_bytes, history_bytes, day, day_writes, day_bytes, own_bytes, own_objects, own_object_bytes, own_day_writes, own_day_bytes, own_history_bytes, blocked, swept_seq, swept_ms, created_ms, written_ms FROM backups_identities
 WHERE (seq > swept_seq AND swept_ms <= $1) OR (history_bytes > 0 AND swept_ms <= $2)
    OR (history_bytes > $3 AND seq > swept_seq)
@@ -132,7 +126,7 @@ type DueForSweepParams struct {
 }
 
 func (q *Queries) DueForSweep(ctx context.Context, arg DueForSweepParams) ([]BackupsIdentity, error) {
-	rows, err := q.db.QueryContext(ctx, dueForSweep,
+	rows, err := q.db.QueryContext(ctx, DueForSweep,
 		arg.ChangedBeforeMs,
 		arg.AnyBeforeMs,
 		arg.HistoryBytes,
@@ -182,7 +176,7 @@ func (q *Queries) DueForSweep(ctx context.Context, arg DueForSweepParams) ([]Bac
 	return items, nil
 }
 
-const entries = `-- name: Entries :many
+const Entries = `-- name: Entries :many
 SELECT seq, op, store_id, object_key, version, content, size, at_ms FROM backups_log
 WHERE owner = $1 AND seq > $2 ORDER BY seq LIMIT $3
 `
@@ -205,7 +199,7 @@ type EntriesRow struct {
 }
 
 func (q *Queries) Entries(ctx context.Context, arg EntriesParams) ([]EntriesRow, error) {
-	rows, err := q.db.QueryContext(ctx, entries, arg.Owner, arg.Seq, arg.Limit)
+	rows, err := q.db.QueryContext(ctx, Entries, arg.Owner, arg.Seq, arg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -236,12 +230,12 @@ func (q *Queries) Entries(ctx context.Context, arg EntriesParams) ([]EntriesRow,
 	return items, nil
 }
 
-const getIdentity = `-- name: GetIdentity :one
+const GetIdentity = `-- name: GetIdentity :one
 SELECT owner, identity, seq, head, log_from, objects, stored_bytes, history_bytes, day, day_writes, day_bytes, own_bytes, own_objects, own_object_bytes, own_day_writes, own_day_bytes, own_history_bytes, blocked, swept_seq, swept_ms, created_ms, written_ms FROM backups_identities WHERE owner = $1
 `
 
 func (q *Queries) GetIdentity(ctx context.Context, owner []byte) (BackupsIdentity, error) {
-	row := q.db.QueryRowContext(ctx, getIdentity, owner)
+	row := q.db.QueryRowContext(ctx, GetIdentity, owner)
 	var i BackupsIdentity
 	err := row.Scan(
 		&i.Owner,
@@ -270,18 +264,18 @@ func (q *Queries) GetIdentity(ctx context.Context, owner []byte) (BackupsIdentit
 	return i, err
 }
 
-const getKey = `-- name: GetKey :one
+const GetKey = `-- name: GetKey :one
 SELECT secret FROM backups_keys WHERE name = $1
 `
 
 func (q *Queries) GetKey(ctx context.Context, name string) ([]byte, error) {
-	row := q.db.QueryRowContext(ctx, getKey, name)
+	row := q.db.QueryRowContext(ctx, GetKey, name)
 	var secret []byte
 	err := row.Scan(&secret)
 	return secret, err
 }
 
-const getMeta = `-- name: GetMeta :one
+const GetMeta = `-- name: GetMeta :one
 SELECT epoch, began_ms, restores FROM backups_meta WHERE id = 1
 `
 
@@ -292,13 +286,13 @@ type GetMetaRow struct {
 }
 
 func (q *Queries) GetMeta(ctx context.Context) (GetMetaRow, error) {
-	row := q.db.QueryRowContext(ctx, getMeta)
+	row := q.db.QueryRowContext(ctx, GetMeta)
 	var i GetMetaRow
 	err := row.Scan(&i.Epoch, &i.BeganMs, &i.Restores)
 	return i, err
 }
 
-const getObject = `-- name: GetObject :one
+const GetObject = `-- name: GetObject :one
 SELECT version, size, seq, created FROM backups_objects WHERE owner = $1 AND store_id = $2 AND object_key = $3
 `
 
@@ -316,7 +310,7 @@ type GetObjectRow struct {
 }
 
 func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObjectRow, error) {
-	row := q.db.QueryRowContext(ctx, getObject, arg.Owner, arg.StoreID, arg.ObjectKey)
+	row := q.db.QueryRowContext(ctx, GetObject, arg.Owner, arg.StoreID, arg.ObjectKey)
 	var i GetObjectRow
 	err := row.Scan(
 		&i.Version,
@@ -327,7 +321,7 @@ func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObject
 	return i, err
 }
 
-const getValue = `-- name: GetValue :one
+const GetValue = `-- name: GetValue :one
 SELECT o.version, o.seq, o.created, l.at_ms, l.content, l.value FROM backups_objects o
 JOIN backups_log l ON l.owner = o.owner AND l.seq = o.seq
 WHERE o.owner = $1 AND o.store_id = $2 AND o.object_key = $3
@@ -349,7 +343,7 @@ type GetValueRow struct {
 }
 
 func (q *Queries) GetValue(ctx context.Context, arg GetValueParams) (GetValueRow, error) {
-	row := q.db.QueryRowContext(ctx, getValue, arg.Owner, arg.StoreID, arg.ObjectKey)
+	row := q.db.QueryRowContext(ctx, GetValue, arg.Owner, arg.StoreID, arg.ObjectKey)
 	var i GetValueRow
 	err := row.Scan(
 		&i.Version,
@@ -362,7 +356,7 @@ func (q *Queries) GetValue(ctx context.Context, arg GetValueParams) (GetValueRow
 	return i, err
 }
 
-const insertIdentity = `-- name: InsertIdentity :exec
+const InsertIdentity = `-- name: InsertIdentity :exec
 INSERT INTO backups_identities (owner, identity, seq, head, log_from, objects, stored_bytes, history_bytes, day, day_writes,
     day_bytes, own_bytes, own_objects, own_object_bytes, own_day_writes, own_day_bytes, own_history_bytes, blocked,
     swept_seq, swept_ms, created_ms, written_ms)
@@ -377,7 +371,7 @@ type InsertIdentityParams struct {
 }
 
 func (q *Queries) InsertIdentity(ctx context.Context, arg InsertIdentityParams) error {
-	_, err := q.db.ExecContext(ctx, insertIdentity,
+	_, err := q.db.ExecContext(ctx, InsertIdentity,
 		arg.Owner,
 		arg.Identity,
 		arg.Head,
@@ -386,7 +380,7 @@ func (q *Queries) InsertIdentity(ctx context.Context, arg InsertIdentityParams) 
 	return err
 }
 
-const insertKey = `-- name: InsertKey :execrows
+const InsertKey = `-- name: InsertKey :execrows
 INSERT INTO backups_keys (name, secret) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING
 `
 
@@ -396,14 +390,14 @@ type InsertKeyParams struct {
 }
 
 func (q *Queries) InsertKey(ctx context.Context, arg InsertKeyParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, insertKey, arg.Name, arg.Secret)
+	result, err := q.db.ExecContext(ctx, InsertKey, arg.Name, arg.Secret)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
-const insertMeta = `-- name: InsertMeta :execrows
+const InsertMeta = `-- name: InsertMeta :execrows
 INSERT INTO backups_meta (id, epoch, began_ms, restores) VALUES (1, $1, $2, 0) ON CONFLICT (id) DO NOTHING
 `
 
@@ -413,14 +407,14 @@ type InsertMetaParams struct {
 }
 
 func (q *Queries) InsertMeta(ctx context.Context, arg InsertMetaParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, insertMeta, arg.Epoch, arg.BeganMs)
+	result, err := q.db.ExecContext(ctx, InsertMeta, arg.Epoch, arg.BeganMs)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
-const keysWithValues = `-- name: KeysWithValues :many
+const KeysWithValues = `-- name: KeysWithValues :many
 SELECT store_id, object_key, CAST(COUNT(*) AS BIGINT) AS kept FROM backups_log
 WHERE owner = $1 AND value IS NOT NULL
   AND (store_id > $2 OR (store_id = $2 AND object_key > $3))
@@ -441,7 +435,7 @@ type KeysWithValuesRow struct {
 }
 
 func (q *Queries) KeysWithValues(ctx context.Context, arg KeysWithValuesParams) ([]KeysWithValuesRow, error) {
-	rows, err := q.db.QueryContext(ctx, keysWithValues,
+	rows, err := q.db.QueryContext(ctx, KeysWithValues,
 		arg.Owner,
 		arg.StoreID,
 		arg.ObjectKey,
@@ -468,7 +462,7 @@ func (q *Queries) KeysWithValues(ctx context.Context, arg KeysWithValuesParams) 
 	return items, nil
 }
 
-const letGo = `-- name: LetGo :execrows
+const LetGo = `-- name: LetGo :execrows
 UPDATE backups_log SET value = NULL WHERE owner = $1 AND seq = $2 AND value IS NOT NULL
 `
 
@@ -478,14 +472,14 @@ type LetGoParams struct {
 }
 
 func (q *Queries) LetGo(ctx context.Context, arg LetGoParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, letGo, arg.Owner, arg.Seq)
+	result, err := q.db.ExecContext(ctx, LetGo, arg.Owner, arg.Seq)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
-const listIdentities = `-- name: ListIdentities :many
+const ListIdentities = `-- name: ListIdentities :many
 SELECT owner, identity, seq, head, log_from, objects, stored_bytes, history_bytes, day, day_writes, day_bytes, own_bytes, own_objects, own_object_bytes, own_day_writes, own_day_bytes, own_history_bytes, blocked, swept_seq, swept_ms, created_ms, written_ms FROM backups_identities WHERE identity > $1 ORDER BY identity LIMIT $2
 `
 
@@ -495,7 +489,7 @@ type ListIdentitiesParams struct {
 }
 
 func (q *Queries) ListIdentities(ctx context.Context, arg ListIdentitiesParams) ([]BackupsIdentity, error) {
-	rows, err := q.db.QueryContext(ctx, listIdentities, arg.Identity, arg.Limit)
+	rows, err := q.db.QueryContext(ctx, ListIdentities, arg.Identity, arg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -540,7 +534,7 @@ func (q *Queries) ListIdentities(ctx context.Context, arg ListIdentitiesParams) 
 	return items, nil
 }
 
-const listObjects = `-- name: ListObjects :many
+const ListObjects = `-- name: ListObjects :many
 SELECT object_key, version, size, seq, created FROM backups_objects
 WHERE owner = $1 AND store_id = $2 AND created < $3
   AND object_key >= $4 AND object_key < $5 AND object_key <> $6
@@ -566,7 +560,7 @@ type ListObjectsRow struct {
 }
 
 func (q *Queries) ListObjects(ctx context.Context, arg ListObjectsParams) ([]ListObjectsRow, error) {
-	rows, err := q.db.QueryContext(ctx, listObjects,
+	rows, err := q.db.QueryContext(ctx, ListObjects,
 		arg.Owner,
 		arg.StoreID,
 		arg.Before,
@@ -602,7 +596,7 @@ func (q *Queries) ListObjects(ctx context.Context, arg ListObjectsParams) ([]Lis
 	return items, nil
 }
 
-const listStores = `-- name: ListStores :many
+const ListStores = `-- name: ListStores :many
 SELECT store_id, CAST(COUNT(*) AS BIGINT) AS objects, CAST(COALESCE(SUM(size), 0) AS BIGINT) AS stored_bytes
 FROM backups_objects WHERE owner = $1 GROUP BY store_id ORDER BY store_id LIMIT $2
 `
@@ -619,7 +613,7 @@ type ListStoresRow struct {
 }
 
 func (q *Queries) ListStores(ctx context.Context, arg ListStoresParams) ([]ListStoresRow, error) {
-	rows, err := q.db.QueryContext(ctx, listStores, arg.Owner, arg.Limit)
+	rows, err := q.db.QueryContext(ctx, ListStores, arg.Owner, arg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -641,7 +635,7 @@ func (q *Queries) ListStores(ctx context.Context, arg ListStoresParams) ([]ListS
 	return items, nil
 }
 
-const markSwept = `-- name: MarkSwept :execrows
+const MarkSwept = `-- name: MarkSwept :execrows
 UPDATE backups_identities SET history_bytes = history_bytes - $1, log_from = $2,
     swept_seq = $3, swept_ms = $4 WHERE owner = $5
 `
@@ -655,7 +649,7 @@ type MarkSweptParams struct {
 }
 
 func (q *Queries) MarkSwept(ctx context.Context, arg MarkSweptParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, markSwept,
+	result, err := q.db.ExecContext(ctx, MarkSwept,
 		arg.FreedBytes,
 		arg.LogFrom,
 		arg.SweptSeq,
@@ -668,7 +662,7 @@ func (q *Queries) MarkSwept(ctx context.Context, arg MarkSweptParams) (int64, er
 	return result.RowsAffected()
 }
 
-const nextValue = `-- name: NextValue :one
+const NextValue = `-- name: NextValue :one
 SELECT seq, op, store_id, object_key, version, content, size, at_ms, value FROM backups_log
 WHERE owner = $1 AND seq > $2 AND value IS NOT NULL ORDER BY seq LIMIT 1
 `
@@ -691,7 +685,7 @@ type NextValueRow struct {
 }
 
 func (q *Queries) NextValue(ctx context.Context, arg NextValueParams) (NextValueRow, error) {
-	row := q.db.QueryRowContext(ctx, nextValue, arg.Owner, arg.Seq)
+	row := q.db.QueryRowContext(ctx, NextValue, arg.Owner, arg.Seq)
 	var i NextValueRow
 	err := row.Scan(
 		&i.Seq,
@@ -707,7 +701,7 @@ func (q *Queries) NextValue(ctx context.Context, arg NextValueParams) (NextValue
 	return i, err
 }
 
-const oldestPast = `-- name: OldestPast :many
+const OldestPast = `-- name: OldestPast :many
 SELECT l.seq, l.size FROM backups_log l
 WHERE l.owner = $1 AND l.value IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM backups_objects o WHERE o.owner = l.owner AND o.store_id = l.store_id
@@ -726,7 +720,7 @@ type OldestPastRow struct {
 }
 
 func (q *Queries) OldestPast(ctx context.Context, arg OldestPastParams) ([]OldestPastRow, error) {
-	rows, err := q.db.QueryContext(ctx, oldestPast, arg.Owner, arg.Limit)
+	rows, err := q.db.QueryContext(ctx, OldestPast, arg.Owner, arg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -748,7 +742,7 @@ func (q *Queries) OldestPast(ctx context.Context, arg OldestPastParams) ([]Oldes
 	return items, nil
 }
 
-const pastOf = `-- name: PastOf :many
+const PastOf = `-- name: PastOf :many
 SELECT l.seq, l.at_ms, l.size FROM backups_log l
 WHERE l.owner = $1 AND l.store_id = $2 AND l.object_key = $3 AND l.value IS NOT NULL AND l.seq <> $4 ORDER BY l.seq DESC
 `
@@ -767,7 +761,7 @@ type PastOfRow struct {
 }
 
 func (q *Queries) PastOf(ctx context.Context, arg PastOfParams) ([]PastOfRow, error) {
-	rows, err := q.db.QueryContext(ctx, pastOf,
+	rows, err := q.db.QueryContext(ctx, PastOf,
 		arg.Owner,
 		arg.StoreID,
 		arg.ObjectKey,
@@ -794,7 +788,7 @@ func (q *Queries) PastOf(ctx context.Context, arg PastOfParams) ([]PastOfRow, er
 	return items, nil
 }
 
-const putObject = `-- name: PutObject :exec
+const PutObject = `-- name: PutObject :exec
 INSERT INTO backups_objects (owner, store_id, object_key, version, size, seq, created) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (owner, store_id, object_key) DO UPDATE SET version = excluded.version, size = excluded.size, seq = excluded.seq,
     created = excluded.created
@@ -811,7 +805,7 @@ type PutObjectParams struct {
 }
 
 func (q *Queries) PutObject(ctx context.Context, arg PutObjectParams) error {
-	_, err := q.db.ExecContext(ctx, putObject,
+	_, err := q.db.ExecContext(ctx, PutObject,
 		arg.Owner,
 		arg.StoreID,
 		arg.ObjectKey,
@@ -823,7 +817,7 @@ func (q *Queries) PutObject(ctx context.Context, arg PutObjectParams) error {
 	return err
 }
 
-const setLimits = `-- name: SetLimits :execrows
+const SetLimits = `-- name: SetLimits :execrows
 UPDATE backups_identities SET own_bytes = $2, own_objects = $3, own_object_bytes = $4, own_day_writes = $5, own_day_bytes = $6,
     own_history_bytes = $7, blocked = $8 WHERE owner = $1
 `
@@ -840,7 +834,7 @@ type SetLimitsParams struct {
 }
 
 func (q *Queries) SetLimits(ctx context.Context, arg SetLimitsParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, setLimits,
+	result, err := q.db.ExecContext(ctx, SetLimits,
 		arg.Owner,
 		arg.OwnBytes,
 		arg.OwnObjects,
@@ -856,7 +850,7 @@ func (q *Queries) SetLimits(ctx context.Context, arg SetLimitsParams) (int64, er
 	return result.RowsAffected()
 }
 
-const totals = `-- name: Totals :one
+const Totals = `-- name: Totals :one
 SELECT CAST(COUNT(*) AS BIGINT) AS identities, CAST(COALESCE(SUM(objects), 0) AS BIGINT) AS objects,
        CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes,
        CAST(COALESCE(SUM(history_bytes), 0) AS BIGINT) AS history_bytes
@@ -871,7 +865,7 @@ type TotalsRow struct {
 }
 
 func (q *Queries) Totals(ctx context.Context) (TotalsRow, error) {
-	row := q.db.QueryRowContext(ctx, totals)
+	row := q.db.QueryRowContext(ctx, Totals)
 	var i TotalsRow
 	err := row.Scan(
 		&i.Identities,
@@ -882,7 +876,7 @@ func (q *Queries) Totals(ctx context.Context) (TotalsRow, error) {
 	return i, err
 }
 
-const trimLog = `-- name: TrimLog :execrows
+const TrimLog = `-- name: TrimLog :execrows
 DELETE FROM backups_log WHERE owner = $1 AND seq < $2 AND value IS NULL
 `
 
@@ -892,7 +886,7 @@ type TrimLogParams struct {
 }
 
 func (q *Queries) TrimLog(ctx context.Context, arg TrimLogParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, trimLog, arg.Owner, arg.Seq)
+	result, err := q.db.ExecContext(ctx, TrimLog, arg.Owner, arg.Seq)
 	if err != nil {
 		return 0, err
 	}
