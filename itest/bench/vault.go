@@ -51,7 +51,7 @@ type vaultArm struct {
 	bytes func(ctx context.Context) (int64, error)
 	// servers are the processes that work for it, beside this one.
 	servers func() ([]int, error)
-	seen  map[int]*vaultSample
+	seen    map[int]*vaultSample
 	// next are the clients' versions.
 	next [vaultMostClients]int64
 }

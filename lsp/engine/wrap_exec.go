@@ -391,7 +391,9 @@ func (e *Engine) isMissing(ctx context.Context, hash ln.Hash, m wrap.Missing) (b
 		return false, err
 	}
 	settled := false
-	is := func(aliases []ln.SCID, ids ...ln.SCID) bool { return slices.Contains(append(ids, aliases...), m.ChanID) }
+	is := func(aliases []ln.SCID, ids ...ln.SCID) bool {
+		return slices.Contains(append(ids, aliases...), m.ChanID)
+	}
 	for _, c := range channels {
 		settled = settled || is(c.Aliases, c.ChanID, c.ConfirmedSCID)
 		for _, h := range c.Htlcs {
