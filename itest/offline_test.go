@@ -15,9 +15,11 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lws/agent"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
 
@@ -30,6 +32,7 @@ type sleeper struct {
 	words lspv1.ChannelsServiceClient
 	point devnet.Channel
 	op    *holdOperator
+	agent *agent.Agent
 }
 
 func newSleeper(ctx context.Context, t *testing.T, net *devnet.Standard, s *devnet.Sluiced, op *holdOperator) *sleeper {
@@ -46,8 +49,27 @@ func newSleeper(ctx context.Context, t *testing.T, net *devnet.Standard, s *devn
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	w := &sleeper{t: t, net: net, holds: lwsv1.NewHoldsServiceClient(conn), words: lspv1.NewChannelsServiceClient(conn), point: channel, op: op}
+	gateway := agent.Gateway{Name: "gateway", NodeKey: mustKey(t, net.Gateway.PubKey), GRPC: s.GRPC, Certificate: s.TLSCert}
+	w.agent, err = agent.New(agent.Config{DataDir: t.TempDir(), Wish: agent.DefaultWish()}, agent.Ports{
+		Node: client, Reissue: client.ReissueInvoice, Decode: lnd.DecodeBolt11, Now: time.Now,
+		Gateways: func() []agent.Gateway { return []agent.Gateway{gateway} },
+		Connect:  agent.Dial(func(ctx context.Context, msg string) (string, error) { return client.SignMessage(ctx, []byte(msg)) }, time.Now),
+	})
+	require.NoError(t, err)
 	w.register(ctx)
 	return w
+}
+
+// longInvoice is one of the agent's whose payment can wait so long.
+func (w *sleeper) longInvoice(ctx context.Context, msat ln.Msat, wait time.Duration) agent.Invoice {
+	w.t.Helper()
+	var inv agent.Invoice
+	require.NoError(w.t, devnet.WaitFor(ctx, "an invoice that can wait", func(ctx context.Context) (bool, error) {
+		var err error
+		inv, err = w.agent.MakeInvoice(ctx, agent.InvoiceRequest{AmountMsat: msat, Wait: wait})
+		return err == nil, nil
+	}))
+	return inv
 }
 
 func (w *sleeper) register(ctx context.Context) {
@@ -122,6 +144,14 @@ func (w *sleeper) waitWaiting(ctx context.Context, n int) []*lwsv1.WaitingPaymen
 	return got.Waiting
 }
 
+// sendInParts pays in HTLCs of at most so much.
+func sendInParts(ctx context.Context, t *testing.T, net *devnet.Standard, bolt11 string, hash []byte, mostMsat uint64) *paying {
+	t.Helper()
+	return sendRequest(ctx, t, net, hash, &routerrpc.SendPaymentRequest{
+		PaymentRequest: bolt11, TimeoutSeconds: 240, FeeLimitMsat: 10_000_000, MaxParts: 16, MaxShardSizeMsat: mostMsat,
+	})
+}
+
 // TestOffline: payments for a wallet whose node is away wait for it.
 func TestOffline(t *testing.T) {
 	untilTrusted(t)
@@ -157,6 +187,43 @@ func TestOffline(t *testing.T) {
 			p.ends(lnrpc.Payment_SUCCEEDED)
 		}
 		w.waitWaiting(ctx, 0)
+	})
+
+	t.Run("for more than a hundred blocks, to the sat", func(t *testing.T) {
+		_, err := w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
+		require.NoError(t, err)
+		before, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+		require.NoError(t, err)
+		// The second has two parts at least: none of the payer's HTLCs may be larger.
+		one, two := w.longInvoice(ctx, 123_456_789, 20*time.Hour), w.longInvoice(ctx, 60_000_000, 20*time.Hour)
+		w.sleep(ctx)
+		first := sendPayment(ctx, t, net, one.Bolt11, one.Hash[:])
+		second := sendInParts(ctx, t, net, two.Bolt11, two.Hash[:], 30_000_000)
+		require.NoError(t, devnet.WaitFor(ctx, "both to wait", func(ctx context.Context) (bool, error) {
+			got, err := w.holds.GetHold(ctx, &lwsv1.GetHoldRequest{})
+			htlcs := 0
+			for _, p := range got.GetWaiting() {
+				htlcs += int(p.Htlcs)
+			}
+			return err == nil && len(got.Waiting) == 2 && htlcs >= 3, nil
+		}))
+		for _, waiting := range w.waitWaiting(ctx, 2) {
+			require.GreaterOrEqual(t, waiting.BlocksLeft, int32(120))
+		}
+		for range 11 {
+			require.NoError(t, net.Mine(ctx, 10))
+		}
+		w.waitWaiting(ctx, 2)
+		w.wakeUp(ctx)
+		first.ends(lnrpc.Payment_SUCCEEDED)
+		second.ends(lnrpc.Payment_SUCCEEDED)
+		require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
+		require.NoError(t, devnet.WaitFor(ctx, "the wallet's money", func(ctx context.Context) (bool, error) {
+			after, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+			return err == nil && after.LocalBalance.Msat == before.LocalBalance.Msat+183_456_789, nil
+		}))
+		// Ordinary ones again.
+		w.register(ctx)
 	})
 
 	t.Run("over kills of both and a flapping payer", func(t *testing.T) {

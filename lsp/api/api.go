@@ -37,6 +37,8 @@ type Service struct {
 	engine    atomic.Pointer[engine.Engine]
 	ledger    atomic.Pointer[Ledger]
 	listeners listeners
+	// elsewhere is what another service holds for a wallet.
+	elsewhere atomic.Pointer[func(ln.PubKey) []engine.Waiting]
 }
 
 // New makes the service; calls are refused until Ready.

@@ -56,17 +56,6 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 		if !again {
 			id = e.sibling(client, h.Hash)
 		}
-		final := wish.FinalCltvDelta
-		if !registered {
-			final = e.opt.Limits.MaxFinal
-		}
-		v := hold.Offered{
-			Moment: hold.Moment{At: e.opt.Now().UTC(), Height: e.height},
-			Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, FailHeight: lws.FailHeight(h, final, e.opt.MarginBlocks)},
-		}
-		if registered {
-			v.Refusal = e.refusal(client, wish, h.IncomingMsat)
-		}
 		online, listed := e.online(client), e.listed
 		e.mu.Unlock()
 		if !listed {
@@ -83,7 +72,16 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 			}
 			return
 		}
-		var err error
+		v, evict, err := e.judge(client, wish, registered, id, h, again)
+		if err != nil {
+			e.log.Warn("an HTLC cannot be judged yet", zap.Stringer("key", h.Key), zap.Error(err))
+			e.pause(retryStep)
+			continue
+		}
+		if e.makeRoom(evict) {
+			// Somebody went another way meanwhile: what is left is judged anew.
+			continue
+		}
 		if id == "" {
 			id, err = e.begin(client, wish, h.Hash, v)
 		} else {
@@ -117,20 +115,6 @@ func (e *Engine) sibling(client ln.PubKey, hash ln.Hash) string {
 	return ""
 }
 
-// refusal is why an HTLC may not wait beside what does, or "" (under mu).
-func (e *Engine) refusal(client ln.PubKey, w lws.Wish, incoming ln.Msat) string {
-	var mine, all lws.Sum
-	for _, p := range e.live {
-		for _, part := range p.Parts {
-			all = all.Add(part.AmountMsat)
-			if p.Client == client {
-				mine = mine.Add(part.AmountMsat)
-			}
-		}
-	}
-	return e.opt.Limits.Refuse(w, mine, all, incoming)
-}
-
 // begin creates the payment that an HTLC is the first part of.
 func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) (string, error) {
 	e.mu.Lock()
@@ -149,8 +133,8 @@ func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offere
 func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hold.Event, error) {
 	switch f := task.Effect.(type) {
 	case hold.Wake:
-		e.wakeWallet(ctx, f)
-		return nil, nil
+		how := e.wakeWallet(ctx, f)
+		return []hold.Event{hold.Woken{Moment: e.moment(), How: how}}, nil
 	case hold.Resume:
 		e.mu.Lock()
 		online := e.online(f.Client)
@@ -185,17 +169,22 @@ func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, 
 	return events, nil
 }
 
-// wakeWallet never fails its payment: the wallet may come by itself.
-func (e *Engine) wakeWallet(ctx context.Context, f hold.Wake) {
+// wakeWallet never fails its payment: the wallet may come by itself. What was done is
+// for people.
+func (e *Engine) wakeWallet(ctx context.Context, f hold.Wake) string {
 	log := e.log.With(zap.String("hold", f.ID), zap.Stringer("client", f.Client), zap.Time("until", f.Until))
 	if e.opt.Waker == nil {
 		log.Info("a payment waits for its wallet; no way to reach it is set up")
-		return
+		return "no way to reach wallets is set up"
 	}
-	err := e.opt.Waker.Wake(ctx, Waiting{PaymentID: f.ID, Client: f.Client, Hash: f.Hash, AmountMsat: f.AmountMsat, Until: f.Until})
+	how, err := e.opt.Waker.Wake(ctx, Waiting{PaymentID: f.ID, Client: f.Client, Hash: f.Hash, AmountMsat: f.AmountMsat, Until: f.Until})
 	if err != nil {
 		log.Info("a payment waits for its wallet, which could not be told", zap.Error(err))
-		return
+		return ln.Clip(how, maxHow)
 	}
-	log.Info("a payment waits for its wallet, which was told")
+	log.Info("a payment waits for its wallet, which was told", zap.String("how", how))
+	return ln.Clip(how, maxHow)
 }
+
+// maxHow bounds what is kept of an attempt to wake.
+const maxHow = 200

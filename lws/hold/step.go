@@ -85,6 +85,11 @@ func stepHeld(s Held, v Event) (State, []Effect, error) {
 		case !s.NextWake.IsZero() && !v.At.Before(s.NextWake):
 			return wake(s.Payment, v.Moment)
 		}
+	case Woken:
+		s.LastWake, s.WokeHow = v.At, v.How
+		return s, nil, nil
+	case SentBack:
+		return fail(s.Payment, nil, v.Reason)
 	case Decided:
 		switch {
 		case !s.has(v.Key):
