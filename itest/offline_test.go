@@ -192,6 +192,7 @@ func TestOffline(t *testing.T) {
 	t.Run("for more than a hundred blocks, to the sat", func(t *testing.T) {
 		_, err := w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
 		require.NoError(t, err)
+		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
 		before, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
 		require.NoError(t, err)
 		// The second has two parts at least: none of the payer's HTLCs may be larger.
@@ -218,10 +219,10 @@ func TestOffline(t *testing.T) {
 		first.ends(lnrpc.Payment_SUCCEEDED)
 		second.ends(lnrpc.Payment_SUCCEEDED)
 		require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
-		require.NoError(t, devnet.WaitFor(ctx, "the wallet's money", func(ctx context.Context) (bool, error) {
-			after, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
-			return err == nil && after.LocalBalance.Msat == before.LocalBalance.Msat+183_456_789, nil
-		}))
+		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
+		after, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+		require.NoError(t, err)
+		require.Equal(t, before.LocalBalance.Msat+183_456_789, after.LocalBalance.Msat)
 		// Ordinary ones again.
 		w.register(ctx)
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/agent"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
@@ -201,4 +202,74 @@ func TestReturnAndRestoredWallet(t *testing.T) {
 		require.Equal(t, lnrpc.Payment_FAILED, r.outcome(paid).Status)
 		r.fair(false)
 	})
+}
+
+// TestPaymentsOnDemandWaitLong: a payment that is to open its own channel, or that the
+// gateway's own invoice holds, waits for more than a hundred blocks too, over restarts of
+// both; the wallet is told of it again and again.
+func TestPaymentsOnDemandWaitLong(t *testing.T) {
+	for _, j := range jobs()[:6] {
+		j.holdFor = 20 * time.Hour
+		t.Run(j.name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+				r.openBooks()
+				a := r.agree()
+				r.away()
+				paid := r.pay(a.bolt11)
+				ear, _ := r.listen(r.walletKey)
+				told := r.hears(ear)
+				require.Equal(t, a.id, told.PaymentId)
+				require.Greater(t, time.Until(time.UnixMilli(told.UntilMs)), 19*time.Hour)
+				for n := range 11 {
+					r.w.Mine(10)
+					if n == 5 {
+						r.killProcess()
+						require.NoError(t, r.gateway.Restart())
+						r.w.Connect(r.payer, r.gateway)
+						r.up()
+					}
+					r.pause(time.Minute)
+				}
+				again, _ := r.listen(r.walletKey)
+				require.Equal(t, a.id, r.hears(again).PaymentId)
+				r.w.Connect(r.gateway, r.wallet)
+				m := r.outcome(paid)
+				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, r.stories())
+				r.await(a.id)
+				r.settle()
+				r.check(a, m)
+			})
+		})
+	}
+}
+
+// TestWrappedHoldCrashAtEveryCommit: law 4, over deaths of sluiced before and after each
+// commit while the payment waits and the wallet comes.
+func TestWrappedHoldCrashAtEveryCommit(t *testing.T) {
+	j := jobs()[3]
+	j.holdFor = 20 * time.Hour
+	for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
+		for n := int64(1); n <= 12; n++ {
+			t.Run(fmt.Sprintf("%s/%d", point, n), func(t *testing.T) {
+				virtual(t, func(t *testing.T) {
+					r := newRig(t, rigConfig{seed: uint64(n), job: j, latency: lndfake.Observed()})
+					r.openBooks()
+					a := r.agree()
+					r.away()
+					r.crashAt(n, point)
+					paid := r.pay(a.bolt11)
+					r.pause(10 * time.Second)
+					r.w.Mine(50)
+					r.pause(time.Minute)
+					r.w.Connect(r.gateway, r.wallet)
+					m := r.outcome(paid)
+					r.calm()
+					r.await(a.id)
+					r.settle()
+					r.check(a, m)
+				})
+			})
+		}
+	}
 }

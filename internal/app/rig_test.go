@@ -54,6 +54,8 @@ type job struct {
 	confs uint32
 	// opens says that the payment needs a channel.
 	opens bool
+	// holdFor is how long the wallet wants to be waited for.
+	holdFor time.Duration
 	// lsps2: the wallet is an LSPS2 client, which takes less than its onions ask.
 	lsps2 bool
 }

@@ -314,7 +314,7 @@ func (c *channels) CancelPayment(ctx context.Context, r *lspv1.CancelPaymentRequ
 }
 
 func wish(w *lspv1.ChannelWish) engine.Wish {
-	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel()}
+	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel(), HoldFor: time.Duration(w.GetHoldForSeconds()) * time.Second}
 }
 
 // ParamsToWire gives an item of the menu as a message.
