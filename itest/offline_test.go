@@ -76,7 +76,7 @@ func (w *sleeper) register(ctx context.Context) {
 	w.t.Helper()
 	require.NoError(w.t, devnet.WaitFor(ctx, "the registration", func(ctx context.Context) (bool, error) {
 		_, err := w.holds.SetHold(ctx, &lwsv1.SetHoldRequest{Hold: &lwsv1.Hold{
-			HoldForSeconds: 3600, MaxHtlcs: 30, MaxSat: 1_000_000, FinalCltvDeltaBlocks: 80,
+			HoldForSeconds: 3600, MaxHtlcs: 120, MaxSat: 1_000_000, FinalCltvDeltaBlocks: 80,
 		}})
 		return err == nil, nil
 	}))
@@ -159,6 +159,7 @@ func TestOffline(t *testing.T) {
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
 	config := patient()
+	config.Settings["holds.htlcs_per_wallet"] = "120"
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
 	op := newHoldOperator(t, s)
@@ -227,8 +228,8 @@ func TestOffline(t *testing.T) {
 		w.register(ctx)
 	})
 
-	t.Run("over kills of both and a flapping payer", func(t *testing.T) {
-		invoices := w.invoices(ctx, 20)
+	t.Run("a hundred, over kills of both and a flapping payer", func(t *testing.T) {
+		invoices := w.invoices(ctx, 100)
 		w.sleep(ctx)
 		payments := w.pay(ctx, invoices)
 		w.waitWaiting(ctx, len(invoices))
@@ -241,6 +242,9 @@ func TestOffline(t *testing.T) {
 		net.PayerLink.Flap()
 		require.NoError(t, net.Mine(ctx, 2))
 		w.wakeUp(ctx)
+		_, err := net.Gateway.WaitChannelActive(ctx, w.point.Point)
+		require.NoError(t, err)
+		net.PayerLink.Flap() // while they are resumed
 		for _, p := range payments {
 			p.ends(lnrpc.Payment_SUCCEEDED)
 		}

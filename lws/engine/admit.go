@@ -42,15 +42,23 @@ func (e *Engine) judge(client ln.PubKey, w lws.Wish, registered bool, id string,
 		return v, nil, nil
 	}
 	n := lws.Htlc{Payment: id, Client: client, Incoming: h.Key.ChanID, Msat: h.IncomingMsat, SatBlocks: v.Part.SatBlocks, Since: v.At}
+	delete(e.admitted, h.Key) // of an earlier try
 	fee := h.IncomingMsat - min(h.IncomingMsat, h.OutgoingMsat)
 	a := e.opt.Limits.Admit(w, e.waiting(), n, fee, v.At)
-	v.Refusal = a.Refusal
+	if v.Refusal = a.Refusal; a.Refusal == "" {
+		e.admitted[h.Key] = n
+	}
 	return v, a.Evict, nil
 }
 
 // waiting is what counts for limits (under mu).
 func (e *Engine) waiting() []lws.Htlc {
-	out := make([]lws.Htlc, 0, len(e.byKey))
+	out := make([]lws.Htlc, 0, len(e.byKey)+len(e.admitted))
+	for key, h := range e.admitted {
+		if _, stored := e.byKey[key]; !stored {
+			out = append(out, h)
+		}
+	}
 	for id, p := range e.live {
 		if e.decided[id] {
 			continue

@@ -72,6 +72,13 @@ type Engine struct {
 	// claimed says until when an id is claimed at the interceptor.
 	claimed map[ln.SCID]time.Time
 	live    map[string]hold.Payment
+	// queues have what the interceptor reported and nobody has taken yet, by payment hash;
+	// who is in work has an entry. admitted are HTLCs that were admitted and are not stored
+	// yet: they count. gone waits to be acknowledged.
+	queues   map[ln.Hash][]HtlcEvent
+	admitted map[ln.CircuitKey]lws.Htlc
+	gone     []ln.CircuitKey
+	ack      chan struct{}
 	// decided are payments of live that do not wait any more.
 	decided map[string]bool
 	byKey   map[ln.CircuitKey]string
@@ -96,12 +103,13 @@ func New(opt Options) (*Engine, error) {
 	e := &Engine{
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
 		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.PubKey),
-		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool), byKey: make(map[ln.CircuitKey]string),
+		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
+		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
 	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
-		DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log,
+		DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Together: true, Workers: 512,
 		Concurrent: func(f hold.Effect) bool { _, waking := f.(hold.Wake); return waking },
 	})
 	if err != nil {
@@ -143,6 +151,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	})
 	e.wg.Go(e.keepListed)
 	e.wg.Go(e.keepClaimed)
+	e.wg.Go(e.keepAcknowledged)
 	if _, err := e.holds.Recover(ctx); err != nil {
 		return fmt.Errorf("lws: recover: %w", err)
 	}
@@ -273,10 +282,7 @@ func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) erro
 	}
 	e.mu.Lock()
 	_, known := e.wishes[client]
-	has, listed := false, e.listed
-	for _, c := range e.channels {
-		has = has || c.Peer == client
-	}
+	has, listed := e.hasChannel(client), e.listed
 	e.mu.Unlock()
 	if !listed {
 		return errkind.New(errkind.Unavailable, "the gateway is starting: try again in a few seconds")

@@ -15,8 +15,39 @@ import (
 	"github.com/sluice-lsp/sluice/lws/hold"
 )
 
-// onHtlc takes one report of the interceptor's, in order.
+// onHtlc takes reports of the interceptor's: those about one payment in order, of different
+// payments beside each other, so that they share transactions.
 func (e *Engine) onHtlc(ev HtlcEvent) {
+	if ev.Kind == HtlcSynced || e.ctx.Err() != nil {
+		return
+	}
+	hash := ev.Htlc.Hash
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	queue, busy := e.queues[hash]
+	e.queues[hash] = append(queue, ev)
+	if busy {
+		return
+	}
+	e.wg.Go(func() {
+		for {
+			e.mu.Lock()
+			queue := e.queues[hash]
+			if len(queue) == 0 || e.ctx.Err() != nil {
+				delete(e.queues, hash)
+				e.mu.Unlock()
+				return
+			}
+			next := queue[0]
+			e.queues[hash] = queue[1:]
+			e.mu.Unlock()
+			e.handle(next)
+		}
+	})
+}
+
+// handle takes one report.
+func (e *Engine) handle(ev HtlcEvent) {
 	key := ev.Htlc.Key
 	switch ev.Kind {
 	case HtlcOffered:
@@ -31,11 +62,34 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 				return
 			}
 		}
-		if err := e.opt.Holds.Acknowledge(e.ctx, []ln.CircuitKey{key}); err != nil && e.ctx.Err() == nil {
-			// It is told of again at the next attachment.
-			e.log.Debug("an HTLC's end could not be acknowledged", zap.Stringer("key", key), zap.Error(err))
+		e.mu.Lock()
+		e.gone = append(e.gone, key)
+		e.mu.Unlock()
+		wake(e.ack)
+	}
+}
+
+// keepAcknowledged tells the interceptor which ends are known. They come in swarms, and
+// nobody waits for it.
+func (e *Engine) keepAcknowledged() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.ack:
 		}
-	case HtlcSynced:
+		e.pause(retryStep)
+		e.mu.Lock()
+		keys := e.gone
+		e.gone = nil
+		e.mu.Unlock()
+		if len(keys) == 0 {
+			continue
+		}
+		if err := e.opt.Holds.Acknowledge(e.ctx, keys); err != nil && e.ctx.Err() == nil {
+			// They are told of again at the next attachment.
+			e.log.Debug("ends of HTLCs could not be acknowledged", zap.Int("htlcs", len(keys)), zap.Error(err))
+		}
 	}
 }
 
@@ -87,6 +141,10 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 		} else {
 			err = e.tell(id, v)
 		}
+		// From here on it counts as what is stored, or not at all.
+		e.mu.Lock()
+		delete(e.admitted, h.Key)
+		e.mu.Unlock()
 		if errors.Is(err, fsm.ErrIllegal) || errors.Is(err, store.ErrNotFound) {
 			// That payment ended meanwhile; a sibling that comes later is another.
 			e.mu.Lock()
