@@ -307,3 +307,79 @@ func TestOffline(t *testing.T) {
 		require.Empty(t, pending.WaitingCloseChannels, n.Name)
 	}
 }
+
+// worthMsat is what a node has.
+func worthMsat(b devnet.Balances) uint64 {
+	return uint64(b.WalletConfirmedSat+b.WalletUnconfirmedSat)*1000 + b.LocalMsat //nolint:gosec // not negative
+}
+
+// TestOfflineOnChain: the payer's channel goes on chain while its payment waits. The wallet
+// comes and is not paid from it: forwarding now could cost the gateway the amount. The payer
+// has its money back on chain, and nothing else is closed.
+func TestOfflineOnChain(t *testing.T) {
+	untilTrusted(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), patient())
+	require.NoError(t, err)
+	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
+	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
+	require.NoError(t, err)
+	inv := w.longInvoice(ctx, 100_000_000, 20*time.Hour)
+	before, err := net.Gateway.Balances(ctx)
+	require.NoError(t, err)
+	w.sleep(ctx)
+	sent := sendPayment(ctx, t, net, inv.Bolt11, inv.Hash[:])
+	w.waitWaiting(ctx, 1)
+
+	closing, err := net.Payer.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{
+		ChannelPoint: net.PayerChannel.RPCPoint(), Force: true,
+	})
+	require.NoError(t, err)
+	_, err = closing.Recv()
+	require.NoError(t, err)
+	require.NoError(t, net.Miner().WaitSpendInMempool(ctx, net.PayerChannel.Point))
+	require.NoError(t, net.Mine(ctx, 3))
+	w.wakeUp(ctx)
+	_, err = net.Gateway.WaitChannelActive(ctx, w.point.Point)
+	require.NoError(t, err)
+	time.Sleep(3 * time.Second) // longer than it takes to hand a payment on
+	own, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: inv.Hash[:]})
+	require.NoError(t, err)
+	require.Equal(t, lnrpc.Invoice_OPEN, own.State)
+	require.Empty(t, own.Htlcs, "nothing was forwarded")
+
+	// The HTLC expires, and the payer sweeps it.
+	require.NoError(t, devnet.WaitFor(ctx, "the payer to have its money back", func(ctx context.Context) (bool, error) {
+		if err := net.Mine(ctx, 10); err != nil {
+			return false, err
+		}
+		select {
+		case m := <-sent.done:
+			require.Equal(t, lnrpc.Payment_FAILED, m.Status)
+			return true, nil
+		default:
+			return false, nil
+		}
+	}))
+	require.NoError(t, devnet.WaitFor(ctx, "everything on chain to be resolved", func(ctx context.Context) (bool, error) {
+		if err := net.Mine(ctx, 10); err != nil {
+			return false, err
+		}
+		for _, n := range []*devnet.Node{net.Payer, net.Gateway} {
+			pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+			if err != nil || len(pending.PendingForceClosingChannels)+len(pending.WaitingCloseChannels) > 0 {
+				return false, err
+			}
+		}
+		return true, nil
+	}))
+	w.waitWaiting(ctx, 0)
+	after, err := net.Gateway.Balances(ctx)
+	require.NoError(t, err)
+	const unsweepable = 1_000_000 // an output below the dust limit stays behind
+	require.GreaterOrEqual(t, worthMsat(after)+unsweepable, worthMsat(before), "the gateway lost nothing")
+	_, err = net.Gateway.FindChannel(ctx, w.point.Point)
+	require.NoError(t, err, "the wallet's channel is open")
+}

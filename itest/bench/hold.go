@@ -112,7 +112,7 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 		return nil, nil, nil, err
 	}
 	s, err := startSluice(ctx, n.Net, n.first, n.receiver, map[string]string{
-		"holds.htlcs_per_wallet": "482", "holds.htlcs_per_incoming_channel": "482", "interceptor.max_held_per_channel": "482",
+		"holds.htlcs_per_wallet": "482", "holds.htlcs_per_incoming_channel": "482", "interceptor.max_held_per_channel": "482", "acceptor.max_pending_per_peer": "100",
 		"lsps.webhooks.cooldown": "10s", "lsps.webhooks.reset_every": "1s", "lsps.webhooks.ca_file": hook.caFile,
 		"lsps.webhooks.allow_networks": "127.0.0.0/8",
 	})
