@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/sluice-lsp/sluice/interceptor"
@@ -12,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/webhooks"
 	"github.com/sluice-lsp/sluice/lws"
 	lwsengine "github.com/sluice-lsp/sluice/lws/engine"
 	lwsstore "github.com/sluice-lsp/sluice/lws/store"
@@ -136,10 +139,46 @@ func (h lwsHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
 }
 
 // lwsWaker wakes wallets in every way that lsp has.
-type lwsWaker struct{ ways wakers }
+type lwsWaker struct {
+	ways wakers
+	now  func() time.Time
+
+	mu sync.Mutex
+	// called is when a wallet's webhooks were told last, and what came of it: payments that
+	// come together are told to them once.
+	called map[ln.PubKey]hookCall
+}
+
+type hookCall struct {
+	at  time.Time
+	err error
+}
+
+// calledWithin is how long one word to a wallet's webhooks stands for what comes next.
+const calledWithin = time.Second
+
+func (w *lwsWaker) callHooks(ctx context.Context, hooks *webhooks.Service, p lwsengine.Waiting) error {
+	now := w.now()
+	w.mu.Lock()
+	last, again := w.called[p.Client]
+	again = again && now.Sub(last.at).Abs() < calledWithin
+	if !again {
+		maps.DeleteFunc(w.called, func(_ ln.PubKey, c hookCall) bool { return now.Sub(c.at).Abs() >= calledWithin })
+		w.called[p.Client] = hookCall{at: now}
+	}
+	w.mu.Unlock()
+	if again {
+		return last.err
+	}
+	err := hooks.PaymentIncoming(ctx, p.Client, p.Until)
+	w.mu.Lock()
+	w.called[p.Client] = hookCall{at: now, err: err}
+	w.mu.Unlock()
+	return err
+}
 
 // Wake implements the engine's Waker: it succeeded when one way did.
-func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) (string, error) {
+func (w *lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) (string, error) {
 	waiting := lspengine.Waiting{PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until}
 	said := "its program was told over gRPC"
 	err := w.ways.streams.Wake(ctx, waiting)
@@ -150,7 +189,7 @@ func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) (string, error)
 	if hooks == nil {
 		return said, err
 	}
-	hookErr := hooks.PaymentIncoming(ctx, p.Client, p.Until)
+	hookErr := w.callHooks(ctx, hooks, p)
 	switch {
 	case hookErr == nil:
 		return said + "; its webhooks are called", nil
@@ -177,7 +216,7 @@ func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) e
 	c := d.cfg.Holds
 	kept := lwsstore.New(d.db, lease.Check)
 	e, err := lwsengine.New(lwsengine.Options{
-		Node: d.lnd, Holds: lwsHolds(h), Wishes: kept, Expected: kept, Waker: lwsWaker{wakers{d.lsp, d.hooks.Load}}, DB: d.db, Fence: lease.Check,
+		Node: d.lnd, Holds: lwsHolds(h), Wishes: kept, Expected: kept, Waker: &lwsWaker{ways: wakers{d.lsp, d.hooks.Load}, now: d.now, called: map[ln.PubKey]hookCall{}}, DB: d.db, Fence: lease.Check,
 		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: d.cfg.Interceptor.FailSafetyBlocks + c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
 	})
 	if err != nil {

@@ -291,3 +291,40 @@ func TestBadWebhooks(t *testing.T) {
 		})
 	}
 }
+
+// TestLimitsHoldWhenManyComeAtOnce: they are judged beside each other, and counted exactly.
+func TestLimitsHoldWhenManyComeAtOnce(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		j := offlineJob(1)
+		j.amountSat = 10_000
+		r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+		r.up()
+		h := ordinaryHold()
+		h.MaxHtlcs = 5
+		r.register(h)
+		var invoices []string
+		for range 40 {
+			invoices = append(invoices, r.invoice(80))
+		}
+		r.away()
+		var sent []<-chan *lnrpc.Payment
+		for _, bolt11 := range invoices {
+			sent = append(sent, r.pay(bolt11))
+		}
+		for range 40 {
+			r.pause(50 * time.Millisecond)
+			got, err := r.service.Load().holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
+			require.NoError(t, err)
+			held := 0
+			for _, w := range got.Waiting {
+				if w.State == "held" {
+					held += int(w.Htlcs)
+				}
+			}
+			require.LessOrEqual(t, held, 5)
+		}
+		r.waitWaiting(5)
+		r.w.Connect(r.gateway, r.wallet)
+		require.GreaterOrEqual(t, r.honest(sent), int64(5))
+	})
+}

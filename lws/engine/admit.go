@@ -34,9 +34,7 @@ func (e *Engine) judge(client ln.PubKey, w lws.Wish, registered bool, id string,
 		Moment: hold.Moment{At: e.opt.Now().UTC(), Height: e.height},
 		Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, FailHeight: lws.FailHeight(h, e.height, final, e.opt.MarginBlocks)},
 	}
-	if e.height != 0 {
-		v.Part.SatBlocks = lws.SatBlocks(h.IncomingMsat, e.height, v.Part.FailHeight)
-	}
+	v.Part.SatBlocks = lws.SatBlocks(h.IncomingMsat, e.height, v.Part.FailHeight)
 	if again || !registered {
 		// It counts already, or it is a part of what does.
 		return v, nil, nil
@@ -102,9 +100,7 @@ func (e *Engine) Expect(ctx context.Context, client ln.PubKey, x lws.Expected) e
 
 // Return sends a payment that waits for this wallet back to its payer.
 func (e *Engine) Return(ctx context.Context, client ln.PubKey, id string) error {
-	e.mu.Lock()
-	p, known := e.live[id]
-	e.mu.Unlock()
+	p, known := e.payment(id)
 	if !known || p.Client != client {
 		return errkind.New(errkind.NotFound, "no such payment waits for your node")
 	}

@@ -86,11 +86,25 @@ func (e *Engine) keepAcknowledged() {
 		if len(keys) == 0 {
 			continue
 		}
-		if err := e.opt.Holds.Acknowledge(e.ctx, keys); err != nil && e.ctx.Err() == nil {
+		err := e.opt.Holds.Acknowledge(e.ctx, keys)
+		if errors.Is(err, ErrUnknown) {
+			// One that is forgotten already keeps none of the others.
+			for _, key := range keys {
+				err = errors.Join(err, e.opt.Holds.Acknowledge(e.ctx, []ln.CircuitKey{key}))
+			}
+		}
+		if err != nil && e.ctx.Err() == nil {
 			// They are told of again at the next attachment.
 			e.log.Debug("ends of HTLCs could not be acknowledged", zap.Int("htlcs", len(keys)), zap.Error(err))
 		}
 	}
+}
+
+func (e *Engine) payment(id string) (hold.Payment, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, ok := e.live[id]
+	return p, ok
 }
 
 func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
@@ -110,10 +124,10 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 		if !again {
 			id = e.sibling(client, h.Hash)
 		}
-		online, listed := e.online(client), e.listed
+		online, listed := e.online(client), e.listed && e.height != 0
 		e.mu.Unlock()
 		if !listed {
-			// Whose it is, is not known yet.
+			// Whose it is, or how long it may wait, is not known yet.
 			wake(e.relist)
 			e.pause(retryStep)
 			continue
@@ -192,6 +206,10 @@ func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hol
 	switch f := task.Effect.(type) {
 	case hold.Wake:
 		how := e.wakeWallet(ctx, f)
+		if _, live := e.payment(f.ID); !live {
+			// It is over: nobody looks at it any more.
+			return nil, nil
+		}
 		return []hold.Event{hold.Woken{Moment: e.moment(), How: how}}, nil
 	case hold.Resume:
 		e.mu.Lock()
