@@ -39,6 +39,8 @@ const (
 	holdChannels = 4
 	// noticeEvery is the shortest cooldown that sluiced takes, and some.
 	noticeEvery = 10500 * time.Millisecond
+	// giveUpAfter are the seconds after which the payer of a notice tries no more.
+	giveUpAfter = 3
 )
 
 // holdArm is one gateway, and how it holds.
@@ -198,7 +200,7 @@ func (b *bench) registerHold(ctx context.Context, n *nodes, s *sluice, hook *pus
 }
 
 // keysend pays the receiver through one of the arm's channels.
-func (a *holdArm) keysend(ctx context.Context, n *nodes, channel uint64) error {
+func (a *holdArm) keysend(ctx context.Context, n *nodes, channel uint64, seconds int32) error {
 	s, err := newSecret()
 	if err != nil {
 		return err
@@ -208,7 +210,7 @@ func (a *holdArm) keysend(ctx context.Context, n *nodes, channel uint64) error {
 		return err
 	}
 	payment, err := n.payer.Send(ctx, &routerrpc.SendPaymentRequest{
-		Dest: dest, AmtMsat: holdMsat, PaymentHash: s.hash[:], FinalCltvDelta: 80, MaxParts: 1, TimeoutSeconds: 300,
+		Dest: dest, AmtMsat: holdMsat, PaymentHash: s.hash[:], FinalCltvDelta: 80, MaxParts: 1, TimeoutSeconds: seconds,
 		FeeLimitMsat: holdMsat / 10, OutgoingChanIds: []uint64{channel}, DestCustomRecords: map[uint64][]byte{keysendRecord: s.preimage.Bytes()},
 	})
 	if err != nil {
@@ -246,7 +248,7 @@ func (a *holdArm) round(ctx context.Context, n *nodes, payments int, then func()
 	ended := make(chan time.Time, payments)
 	for i := range payments {
 		group.Go(func() error {
-			err := a.keysend(groupCtx, n, a.payer[i%len(a.payer)])
+			err := a.keysend(groupCtx, n, a.payer[i%len(a.payer)], 300)
 			ended <- time.Now()
 			return err
 		})
@@ -294,19 +296,22 @@ func (b *bench) notices(ctx context.Context, n *nodes, a *holdArm, s *sluice, ho
 	if err := a.asleep(ctx, n); err != nil {
 		return nil, err
 	}
-	hook.drain()
-	group, groupCtx := errgroup.WithContext(ctx)
+	wallet := lwsv1.NewHoldsServiceClient(s.atWallet)
 	var out []float64
 	for i := range b.notes {
 		time.Sleep(noticeEvery)
-		group.Go(func() error { return a.keysend(groupCtx, n, a.payer[i%len(a.payer)]) })
+		hook.drain()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			// It goes back: that it fails is as it should be.
+			_ = a.keysend(ctx, n, a.payer[i%len(a.payer)], giveUpAfter)
+		}()
 		var told time.Time
 		select {
 		case told = <-hook.told:
 		case <-time.After(30 * time.Second):
 			return nil, errors.New("the webhook is not called")
-		case <-groupCtx.Done():
-			return nil, group.Wait()
 		}
 		rows, err := interceptorv1.NewInterceptorClient(s.atOperator).ListRows(ctx, &interceptorv1.ListRowsRequest{Handler: "lws", OpenOnly: true, Limit: 1000})
 		if err != nil {
@@ -317,12 +322,20 @@ func (b *bench) notices(ctx context.Context, n *nodes, a *holdArm, s *sluice, ho
 			offered = max(offered, r.GetOfferedMs())
 		}
 		out = append(out, ms(told.Sub(time.UnixMilli(offered))))
+		// So that it is not told of again, and its payer does not try again.
+		time.Sleep((giveUpAfter + 1) * time.Second)
+		waiting, err := wallet.GetHold(ctx, &lwsv1.GetHoldRequest{})
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range waiting.GetWaiting() {
+			if _, err := wallet.ReturnPayment(ctx, &lwsv1.ReturnPaymentRequest{Id: w.GetId()}); err != nil {
+				return nil, err
+			}
+		}
+		<-ended
 	}
-	a.came.arm(nil)
-	if err := n.receiver.Start(ctx); err != nil {
-		return nil, err
-	}
-	return out, group.Wait()
+	return out, n.receiver.Start(ctx)
 }
 
 // pushServer is the service that a wallet's app has told to call it.
