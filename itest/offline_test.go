@@ -23,6 +23,13 @@ import (
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
 
+// holding is a gateway that holds a hundred payments for one wallet.
+func holding() devnet.SluicedConfig {
+	c := patient()
+	c.Settings["holds.htlcs_per_wallet"] = "120"
+	return c
+}
+
 // sleeper is a wallet with a channel whose node comes and goes. Its program is logged
 // in while the node was there.
 type sleeper struct {
@@ -158,9 +165,7 @@ func TestOffline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	config := patient()
-	config.Settings["holds.htlcs_per_wallet"] = "120"
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
 	op := newHoldOperator(t, s)
 	w := newSleeper(ctx, t, net, s, op)
@@ -321,7 +326,7 @@ func TestOfflineOnChain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), patient())
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})

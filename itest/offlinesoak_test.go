@@ -40,7 +40,7 @@ func TestOfflineSoak(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(minutes)*time.Minute+20*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), patient())
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
