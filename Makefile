@@ -8,6 +8,8 @@ PEERS  := $(BUILD)/peers
 # Which cases of itest/ or which benchmark: make itest CASE=OnDemand, make bench NAME=jit.
 CASE ?= .
 NAME ?=
+# How long make soak takes.
+MINUTES ?= 30
 # For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 40 -seed 1'.
 BENCH_FLAGS ?=
 # Real nodes and compilers share the machine: packages with real nodes run one at a time.
@@ -20,7 +22,7 @@ REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./it
 MACHINES := ./lsp/collab ./lsp/opening ./lsp/jit ./lsp/wrap ./swaps/out ./swaps/in ./lws/hold
 
 .DEFAULT_GOAL := help
-.PHONY: help build peers ldk demo test test-full itest bench check lint lint-fix generate api-release clean
+.PHONY: help build peers ldk demo test test-full itest soak bench check lint lint-fix generate api-release clean
 
 help: ## this table
 	@echo 'Sluice: on-demand channels and services for an unpatched lnd.'
@@ -28,7 +30,7 @@ help: ## this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make itest CASE=<regexp>    only the cases that match, e.g. CASE=OnDemand'
-	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp, vault or tower'
+	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp, vault, tower or hold'
 	@echo
 	@echo 'Needs Go and make; PostgreSQL (Debian package "postgresql") for the tests of the second database.'
 
@@ -64,8 +66,11 @@ test-full: build peers ldk ## the same with long soaks and high repeat counts
 itest: build peers ldk ## tests on real nodes; CASE=<regexp> selects
 	SLUICE_ITEST=1 SLUICE_REPLAY_SECONDS=$${SLUICE_REPLAY_SECONDS:-120} $(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest
 
+soak: build peers ## payments for a wallet that comes and goes on real nodes, for MINUTES
+	SLUICE_SOAK_MINUTES=$(MINUTES) $(GO) test $(ITEST_FLAGS) -timeout 240m -v -run '^TestOfflineSoak$$' ./itest
+
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
-	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault, tower)' >&2; exit 2; }
+	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault, tower, hold)' >&2; exit 2; }
 	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
 lint: ## golangci-lint with gofumpt, and govulncheck; all pinned, built when missing

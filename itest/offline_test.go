@@ -15,11 +15,20 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lws/agent"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
+
+// holding is a gateway that holds a hundred payments for one wallet.
+func holding() devnet.SluicedConfig {
+	c := patient()
+	c.Settings["holds.htlcs_per_wallet"] = "120"
+	return c
+}
 
 // sleeper is a wallet with a channel whose node comes and goes. Its program is logged
 // in while the node was there.
@@ -30,6 +39,7 @@ type sleeper struct {
 	words lspv1.ChannelsServiceClient
 	point devnet.Channel
 	op    *holdOperator
+	agent *agent.Agent
 }
 
 func newSleeper(ctx context.Context, t *testing.T, net *devnet.Standard, s *devnet.Sluiced, op *holdOperator) *sleeper {
@@ -46,15 +56,34 @@ func newSleeper(ctx context.Context, t *testing.T, net *devnet.Standard, s *devn
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	w := &sleeper{t: t, net: net, holds: lwsv1.NewHoldsServiceClient(conn), words: lspv1.NewChannelsServiceClient(conn), point: channel, op: op}
+	gateway := agent.Gateway{Name: "gateway", NodeKey: mustKey(t, net.Gateway.PubKey), GRPC: s.GRPC, Certificate: s.TLSCert}
+	w.agent, err = agent.New(agent.Config{DataDir: t.TempDir(), Wish: agent.DefaultWish()}, agent.Ports{
+		Node: client, Reissue: client.ReissueInvoice, Decode: lnd.DecodeBolt11, Now: time.Now,
+		Gateways: func() []agent.Gateway { return []agent.Gateway{gateway} },
+		Connect:  agent.Dial(func(ctx context.Context, msg string) (string, error) { return client.SignMessage(ctx, []byte(msg)) }, time.Now),
+	})
+	require.NoError(t, err)
 	w.register(ctx)
 	return w
+}
+
+// longInvoice is one of the agent's whose payment can wait so long.
+func (w *sleeper) longInvoice(ctx context.Context, msat ln.Msat, wait time.Duration) agent.Invoice {
+	w.t.Helper()
+	var inv agent.Invoice
+	require.NoError(w.t, devnet.WaitFor(ctx, "an invoice that can wait", func(ctx context.Context) (bool, error) {
+		var err error
+		inv, err = w.agent.MakeInvoice(ctx, agent.InvoiceRequest{AmountMsat: msat, Wait: wait})
+		return err == nil, nil
+	}))
+	return inv
 }
 
 func (w *sleeper) register(ctx context.Context) {
 	w.t.Helper()
 	require.NoError(w.t, devnet.WaitFor(ctx, "the registration", func(ctx context.Context) (bool, error) {
 		_, err := w.holds.SetHold(ctx, &lwsv1.SetHoldRequest{Hold: &lwsv1.Hold{
-			HoldForSeconds: 3600, MaxHtlcs: 30, MaxSat: 1_000_000, FinalCltvDeltaBlocks: 80,
+			HoldForSeconds: 3600, MaxHtlcs: 120, MaxSat: 1_000_000, FinalCltvDeltaBlocks: 80,
 		}})
 		return err == nil, nil
 	}))
@@ -122,14 +151,21 @@ func (w *sleeper) waitWaiting(ctx context.Context, n int) []*lwsv1.WaitingPaymen
 	return got.Waiting
 }
 
+// sendInParts pays in HTLCs of at most so much.
+func sendInParts(ctx context.Context, t *testing.T, net *devnet.Standard, bolt11 string, hash []byte, mostMsat uint64) *paying {
+	t.Helper()
+	return sendRequest(ctx, t, net, hash, &routerrpc.SendPaymentRequest{
+		PaymentRequest: bolt11, TimeoutSeconds: 240, FeeLimitMsat: 10_000_000, MaxParts: 16, MaxShardSizeMsat: mostMsat,
+	})
+}
+
 // TestOffline: payments for a wallet whose node is away wait for it.
 func TestOffline(t *testing.T) {
 	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	config := patient()
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
 	op := newHoldOperator(t, s)
 	w := newSleeper(ctx, t, net, s, op)
@@ -159,8 +195,46 @@ func TestOffline(t *testing.T) {
 		w.waitWaiting(ctx, 0)
 	})
 
-	t.Run("over kills of both and a flapping payer", func(t *testing.T) {
-		invoices := w.invoices(ctx, 20)
+	t.Run("for more than a hundred blocks, to the sat", func(t *testing.T) {
+		_, err := w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
+		require.NoError(t, err)
+		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
+		before, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+		require.NoError(t, err)
+		// The second has two parts at least: none of the payer's HTLCs may be larger.
+		one, two := w.longInvoice(ctx, 123_456_789, 20*time.Hour), w.longInvoice(ctx, 60_000_000, 20*time.Hour)
+		w.sleep(ctx)
+		first := sendPayment(ctx, t, net, one.Bolt11, one.Hash[:])
+		second := sendInParts(ctx, t, net, two.Bolt11, two.Hash[:], 30_000_000)
+		require.NoError(t, devnet.WaitFor(ctx, "both to wait", func(ctx context.Context) (bool, error) {
+			got, err := w.holds.GetHold(ctx, &lwsv1.GetHoldRequest{})
+			htlcs := 0
+			for _, p := range got.GetWaiting() {
+				htlcs += int(p.Htlcs)
+			}
+			return err == nil && len(got.Waiting) == 2 && htlcs >= 3, nil
+		}))
+		for _, waiting := range w.waitWaiting(ctx, 2) {
+			require.GreaterOrEqual(t, waiting.BlocksLeft, int32(120))
+		}
+		for range 11 {
+			require.NoError(t, net.Mine(ctx, 10))
+		}
+		w.waitWaiting(ctx, 2)
+		w.wakeUp(ctx)
+		first.ends(lnrpc.Payment_SUCCEEDED)
+		second.ends(lnrpc.Payment_SUCCEEDED)
+		require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
+		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
+		after, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+		require.NoError(t, err)
+		require.Equal(t, before.LocalBalance.Msat+183_456_789, after.LocalBalance.Msat)
+		// Ordinary ones again.
+		w.register(ctx)
+	})
+
+	t.Run("a hundred, over kills of both and a flapping payer", func(t *testing.T) {
+		invoices := w.invoices(ctx, 100)
 		w.sleep(ctx)
 		payments := w.pay(ctx, invoices)
 		w.waitWaiting(ctx, len(invoices))
@@ -173,6 +247,9 @@ func TestOffline(t *testing.T) {
 		net.PayerLink.Flap()
 		require.NoError(t, net.Mine(ctx, 2))
 		w.wakeUp(ctx)
+		_, err := net.Gateway.WaitChannelActive(ctx, w.point.Point)
+		require.NoError(t, err)
+		net.PayerLink.Flap() // while they are resumed
 		for _, p := range payments {
 			p.ends(lnrpc.Payment_SUCCEEDED)
 		}
@@ -234,4 +311,80 @@ func TestOffline(t *testing.T) {
 		require.Empty(t, pending.PendingForceClosingChannels, n.Name)
 		require.Empty(t, pending.WaitingCloseChannels, n.Name)
 	}
+}
+
+// worthMsat is what a node has.
+func worthMsat(b devnet.Balances) uint64 {
+	return uint64(b.WalletConfirmedSat+b.WalletUnconfirmedSat)*1000 + b.LocalMsat //nolint:gosec // not negative
+}
+
+// TestOfflineOnChain: the payer's channel goes on chain while its payment waits. The wallet
+// comes and is not paid from it: forwarding now could cost the gateway the amount. The payer
+// has its money back on chain, and nothing else is closed.
+func TestOfflineOnChain(t *testing.T) {
+	untilTrusted(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
+	require.NoError(t, err)
+	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
+	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
+	require.NoError(t, err)
+	inv := w.longInvoice(ctx, 100_000_000, 20*time.Hour)
+	before, err := net.Gateway.Balances(ctx)
+	require.NoError(t, err)
+	w.sleep(ctx)
+	sent := sendPayment(ctx, t, net, inv.Bolt11, inv.Hash[:])
+	w.waitWaiting(ctx, 1)
+
+	closing, err := net.Payer.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{
+		ChannelPoint: net.PayerChannel.RPCPoint(), Force: true,
+	})
+	require.NoError(t, err)
+	_, err = closing.Recv()
+	require.NoError(t, err)
+	require.NoError(t, net.Miner().WaitSpendInMempool(ctx, net.PayerChannel.Point))
+	require.NoError(t, net.Mine(ctx, 3))
+	w.wakeUp(ctx)
+	_, err = net.Gateway.WaitChannelActive(ctx, w.point.Point)
+	require.NoError(t, err)
+	time.Sleep(3 * time.Second) // longer than it takes to hand a payment on
+	own, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: inv.Hash[:]})
+	require.NoError(t, err)
+	require.Equal(t, lnrpc.Invoice_OPEN, own.State)
+	require.Empty(t, own.Htlcs, "nothing was forwarded")
+
+	// The HTLC expires, and the payer sweeps it.
+	require.NoError(t, devnet.WaitFor(ctx, "the payer to have its money back", func(ctx context.Context) (bool, error) {
+		if err := net.Mine(ctx, 10); err != nil {
+			return false, err
+		}
+		select {
+		case m := <-sent.done:
+			require.Equal(t, lnrpc.Payment_FAILED, m.Status)
+			return true, nil
+		default:
+			return false, nil
+		}
+	}))
+	require.NoError(t, devnet.WaitFor(ctx, "everything on chain to be resolved", func(ctx context.Context) (bool, error) {
+		if err := net.Mine(ctx, 10); err != nil {
+			return false, err
+		}
+		for _, n := range []*devnet.Node{net.Payer, net.Gateway} {
+			pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+			if err != nil || len(pending.PendingForceClosingChannels)+len(pending.WaitingCloseChannels) > 0 {
+				return false, err
+			}
+		}
+		return true, nil
+	}))
+	w.waitWaiting(ctx, 0)
+	after, err := net.Gateway.Balances(ctx)
+	require.NoError(t, err)
+	const unsweepable = 1_000_000 // an output below the dust limit stays behind
+	require.GreaterOrEqual(t, worthMsat(after)+unsweepable, worthMsat(before), "the gateway lost nothing")
+	_, err = net.Gateway.FindChannel(ctx, w.point.Point)
+	require.NoError(t, err, "the wallet's channel is open")
 }

@@ -132,11 +132,16 @@ func startPayment(ctx context.Context, t *testing.T, net *devnet.Standard, amoun
 
 func sendPayment(ctx context.Context, t *testing.T, net *devnet.Standard, bolt11 string, hash []byte) *paying {
 	t.Helper()
+	return sendRequest(ctx, t, net, hash, &routerrpc.SendPaymentRequest{
+		PaymentRequest: bolt11, MaxParts: 1, TimeoutSeconds: 240, FeeLimitMsat: 10_000_000,
+	})
+}
+
+func sendRequest(ctx context.Context, t *testing.T, net *devnet.Standard, hash []byte, r *routerrpc.SendPaymentRequest) *paying {
+	t.Helper()
 	p := &paying{t: t, hash: hash, done: make(chan *lnrpc.Payment, 1)}
 	go func() {
-		m, err := net.Payer.Send(ctx, &routerrpc.SendPaymentRequest{
-			PaymentRequest: bolt11, MaxParts: 1, TimeoutSeconds: 240, FeeLimitMsat: 10_000_000,
-		})
+		m, err := net.Payer.Send(ctx, r)
 		if err != nil {
 			m = &lnrpc.Payment{FailureReason: lnrpc.PaymentFailureReason_FAILURE_REASON_ERROR}
 		}

@@ -2,6 +2,8 @@ package lws
 
 import (
 	"fmt"
+	"math"
+	"math/bits"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -21,12 +23,24 @@ type Wish struct {
 	FinalCltvDelta uint32
 }
 
-// Limits are the gateway's, of each wallet and of all.
+// Limits are the gateway's, of each wallet, of each incoming channel and of all.
 type Limits struct {
 	HoldFor            time.Duration
 	Htlcs, AllHtlcs    int
 	Sat, AllSat        ln.Sat
 	MinFinal, MaxFinal uint32
+	// SatBlocks and AllSatBlocks bound what holding costs (see SatBlocks).
+	SatBlocks, AllSatBlocks uint64
+	// IncomingHtlcs bounds what came over one incoming channel, so that whoever pays
+	// through it cannot take all slots, of the channel or of the gateway.
+	IncomingHtlcs int
+	// PriceMsat is for each million of satoshis times blocks; 0 is free.
+	PriceMsat ln.Msat
+	// MinHold is how long a payment has waited at least before it makes room for another
+	// of its own incoming channel.
+	MinHold time.Duration
+	// Expected bounds the invoices that one wallet announces.
+	Expected int
 }
 
 // Check says whether the gateway takes a wish.
@@ -44,31 +58,6 @@ func (l Limits) Check(w Wish) error {
 	return nil
 }
 
-// Sum is what waits, of one wallet or of all.
-type Sum struct {
-	Htlcs int
-	Msat  ln.Msat
-}
-
-// Add counts one HTLC.
-func (s Sum) Add(m ln.Msat) Sum { return Sum{Htlcs: s.Htlcs + 1, Msat: s.Msat + m} }
-
-// Refuse says why an HTLC cannot be held beside what waits already, or "".
-func (l Limits) Refuse(w Wish, mine, all Sum, incoming ln.Msat) string {
-	mine, all = mine.Add(incoming), all.Add(incoming)
-	switch {
-	case mine.Htlcs > min(w.MaxHtlcs, l.Htlcs):
-		return fmt.Sprintf("limit reached: %d HTLCs wait for this wallet", min(w.MaxHtlcs, l.Htlcs))
-	case exceeds(mine.Msat, min(w.MaxSat, l.Sat)):
-		return fmt.Sprintf("limit reached: more than %s would wait for this wallet", min(w.MaxSat, l.Sat))
-	case all.Htlcs > l.AllHtlcs:
-		return fmt.Sprintf("limit reached: %d HTLCs wait for wallets", l.AllHtlcs)
-	case exceeds(all.Msat, l.AllSat):
-		return fmt.Sprintf("limit reached: more than %s would wait for wallets", l.AllSat)
-	}
-	return ""
-}
-
 // exceeds compares without multiplying: limits may be any number.
 func exceeds(m ln.Msat, limit ln.Sat) bool {
 	return uint64(m)/1000 > uint64(limit) || (uint64(m)/1000 == uint64(limit) && uint64(m)%1000 > 0)
@@ -76,8 +65,10 @@ func exceeds(m ln.Msat, limit ln.Sat) bool {
 
 // FailHeight is the first block at which a held HTLC goes back to its payer: the
 // earlier of a margin before lnd would fail it by itself, and of when the wallet would
-// refuse it for too few blocks.
-func FailHeight(h ln.InterceptedHtlc, finalCltv, margin uint32) uint32 {
+// refuse it for too few blocks. Where the onion leaves the wallet many blocks, some are
+// kept for blocks that come while it is handed on; an ordinary onion leaves three, and
+// none to keep.
+func FailHeight(h ln.InterceptedHtlc, height, finalCltv, margin uint32) uint32 {
 	byLnd := uint32(0)
 	if h.AutoFailHeight > margin {
 		byLnd = h.AutoFailHeight - margin
@@ -85,6 +76,37 @@ func FailHeight(h ln.InterceptedHtlc, finalCltv, margin uint32) uint32 {
 	byWallet := uint32(0)
 	if h.OutgoingExpiry >= finalCltv {
 		byWallet = h.OutgoingExpiry - finalCltv + 1
+		if byWallet > height {
+			byWallet -= min(arrivalBlocks, (byWallet-height)/arrivalShare)
+		}
 	}
 	return min(byLnd, byWallet)
+}
+
+// What is kept for blocks that arrive meanwhile: so many at most, and no more than a
+// share of what there is.
+const arrivalBlocks, arrivalShare = 2, 6
+
+// SatBlocks is what it costs to hold an HTLC until a height: satoshis, rounded up, times
+// blocks.
+func SatBlocks(m ln.Msat, height, until uint32) uint64 {
+	if until <= height {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(m)/1000+min(1, uint64(m)%1000), uint64(until-height))
+	if hi != 0 {
+		return math.MaxUint64
+	}
+	return lo
+}
+
+// Price is what holding costs the payer, rounded up.
+func (l Limits) Price(satBlocks uint64) ln.Msat {
+	hi, lo := bits.Mul64(satBlocks, uint64(l.PriceMsat))
+	lo, carry := bits.Add64(lo, 999_999, 0)
+	if hi += carry; hi >= 1_000_000 {
+		return ln.MaxMsat
+	}
+	q, _ := bits.Div64(hi, lo, 1_000_000)
+	return min(ln.Msat(q), ln.MaxMsat)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 	"github.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1"
+	"github.com/sluice-lsp/sluice/lws/agent/holdagentv1"
 )
 
 func (g *Globals) socket() string {
@@ -33,6 +34,7 @@ type daemon struct {
 	wallet  agentv1.WalletClient
 	backups backupagentv1.WalletBackupsClient
 	funding fundagentv1.WalletFundingClient
+	holds   holdagentv1.WalletHoldsClient
 }
 
 // wallet calls the daemon.
@@ -53,6 +55,7 @@ func (g *Globals) control(ctx context.Context, call func(context.Context, *daemo
 	defer func() { _ = conn.Close() }()
 	err = rpcserver.FromStatus(call(ctx, &daemon{
 		wallet: agentv1.NewWalletClient(conn), backups: backupagentv1.NewWalletBackupsClient(conn), funding: fundagentv1.NewWalletFundingClient(conn),
+		holds: holdagentv1.NewWalletHoldsClient(conn),
 	}))
 	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
 		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+g.socket()+": start it with `sluice-wallet run`")

@@ -95,6 +95,30 @@ func TestWalletOnRealNodes(t *testing.T) {
 	out, _, code = call("receive", "700000", "--no-zero-conf", "--confs", "2")
 	require.Zero(t, code)
 	require.Contains(t, out, "waits for 2 confirmation(s)")
+	_, _, code = call("holds", "on", "--for", "2h")
+	require.Zero(t, code)
+	out, _, code = call("status", "--json")
+	require.Zero(t, code)
+	var status struct {
+		NodeKey string `json:"node_key"`
+		Holds   struct {
+			Gateways []struct {
+				Registered bool   `json:"registered"`
+				HoldFor    string `json:"hold_for_seconds"`
+			} `json:"gateways"`
+		} `json:"holds"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &status))
+	require.Equal(t, net.Wallet.PubKey, status.NodeKey)
+	require.Len(t, status.Holds.Gateways, 1)
+	require.True(t, status.Holds.Gateways[0].Registered)
+	require.Equal(t, "7200", status.Holds.Gateways[0].HoldFor)
+	_, said, code = call("holds", "invoice", "1000")
+	require.Equal(t, exitFailed, code, "its macaroon has no right to sign invoices")
+	require.Contains(t, said, "--long-holds")
+	receive("5000", "--hold-for", "12h")
+	_, _, code = call("holds", "off")
+	require.Zero(t, code)
 	out, _, _ = call("lsps", "remove", "gw")
 	require.Contains(t, out, "2 channel(s) with it stay")
 	_, _, code = call("receive", "1000")

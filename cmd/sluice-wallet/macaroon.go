@@ -13,10 +13,11 @@ import (
 const payRight = "uri:/routerrpc.Router/SendPaymentV2"
 
 type macaroonCmd struct {
-	Out    string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
-	Towers bool   `help:"Also allow the towers commands: adding watchtowers, and asking lnd what it uploaded."`
-	Fund   bool   `help:"Also allow bringing coins to channels (for sluice-wallet fund). Whoever holds such a macaroon can spend the wallet's coins."`
-	Pay    bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
+	Out       string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
+	Towers    bool   `help:"Also allow the towers commands: adding watchtowers, and asking lnd what it uploaded."`
+	Fund      bool   `help:"Also allow bringing coins to channels (for sluice-wallet fund). Whoever holds such a macaroon can spend the wallet's coins."`
+	LongHolds bool   `help:"Also allow signing invoices anew (for sluice-wallet holds invoice). Whoever holds such a macaroon can have lnd sign anything with any of its keys, a channel's included."`
+	Pay       bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
 }
 
 // Run prints the line.
@@ -31,6 +32,9 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 	}
 	if c.Fund {
 		rights = append(rights, lnd.WalletFundRights()...)
+	}
+	if c.LongHolds {
+		rights = append(rights, lnd.WalletResigningRights()...)
 	}
 	if c.Pay {
 		rights = append(rights, payRight)

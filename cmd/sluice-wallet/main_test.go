@@ -44,6 +44,9 @@ func TestExitCodesAndWords(t *testing.T) {
 		{[]string{"backup"}, exitFailed, "start it with `sluice-wallet run`"},
 		{[]string{"towers"}, exitFailed, "TLS certificate"},
 		{[]string{"towers", "add", "a", "key", "--grpc", "h:1"}, exitUsage, "66 hex digits"},
+		{[]string{"holds"}, exitFailed, "start it with `sluice-wallet run`"},
+		{[]string{"holds", "on", "--for", "1s"}, exitUsage, "between 1m and 168h"},
+		{[]string{"receive", "10", "--hold-for", "1s"}, exitUsage, "between 1m and 168h"},
 		{[]string{"frobnicate"}, exitUsage, "--help"},
 	} {
 		_, errOut, code := call(t, c.args...)
@@ -66,6 +69,9 @@ func TestMacaroon(t *testing.T) {
 	require.NotContains(t, out, "WatchtowerClient")
 	out, _, _ = call(t, "macaroon", "--towers")
 	require.Contains(t, out, "WatchtowerClient/ListTowers")
+	require.NotContains(t, out, "Signer/SignMessage")
+	out, _, _ = call(t, "macaroon", "--long-holds")
+	require.Contains(t, out, "/signrpc.Signer/SignMessage")
 	out, _, _ = call(t, "macaroon", "--pay")
 	require.Contains(t, out, "SendPaymentV2")
 }

@@ -28,6 +28,7 @@ type receiveCmd struct {
 	Expiry         time.Duration `default:"1h" help:"For how long the invoice can be paid; the LSP's offer may end it sooner."`
 	Lsp            string        `placeholder:"NAME" help:"Ask this LSP only, rather than the cheapest."`
 	MaxFee         amountArg     `placeholder:"AMOUNT" help:"Refuse a higher opening fee."`
+	HoldFor        time.Duration `placeholder:"TIME" help:"Have the LSP hold the payment for so long while this wallet is offline (e.g. 12h): the invoice is the LSP's then, and the payer's money may be locked so long."`
 	Wait           bool          `short:"w" help:"Show what happens until the payment has arrived; exit code 4 if it does not."`
 	NoQR           bool          `name:"no-qr" help:"No QR code."`
 }
@@ -36,6 +37,9 @@ type receiveCmd struct {
 func (c *receiveCmd) Run(w *world, g *Globals) error {
 	if c.Expiry < time.Minute || c.Expiry > 30*24*time.Hour {
 		return errkind.New(errkind.Invalid, "--expiry must be between 1m and 720h")
+	}
+	if c.HoldFor < 0 || c.HoldFor > 7*24*time.Hour || (c.HoldFor > 0 && c.HoldFor < time.Minute) {
+		return errkind.New(errkind.Invalid, "--hold-for must be between 1m and 168h")
 	}
 	payer := agentv1.FeePayer_FEE_PAYER_RECEIVER
 	if c.PayerPays {
@@ -46,6 +50,7 @@ func (c *receiveCmd) Run(w *world, g *Globals) error {
 			AmountMsat: uint64(c.Amount), FeePayer: payer, NoZeroConf: c.NoZeroConf, Confirmations: c.Confs,
 			NoFurtherChannel: !c.AnotherChannel, Description: c.Description,
 			ExpirySeconds: uint32(c.Expiry / time.Second), Lsp: c.Lsp, MaxFeeMsat: uint64(c.MaxFee),
+			HoldForSeconds: uint32(c.HoldFor / time.Second), //nolint:gosec // bounded above
 		})
 		if err != nil {
 			return err

@@ -31,7 +31,8 @@ type settings struct {
 		MaxToSelfDelayBlocks uint32     `toml:"max_to_self_delay_blocks" help:"longest to_self_delay to accept from an LSP: for how long your money waits after you close a channel by force" min:"1" max:"4032"`
 		AcceptOthers         bool       `toml:"accept_others" help:"accept ordinary, confirmed channels from anybody, as lnd does by itself; zero-conf is for the LSPs only, always"`
 	} `toml:"channels" help:"what channels to accept"`
-	Log obs.LogConfig `toml:"log" help:"what is logged"`
+	Holds holdSettings  `toml:"holds" help:"what gateways hold while this wallet is offline"`
+	Log   obs.LogConfig `toml:"log" help:"what is logged"`
 }
 
 // macaroonFile is the macaroon's usual name, in the data directory.
@@ -46,6 +47,7 @@ func defaultSettings(home, dataDir string) settings {
 	s.Channels.MaxChannelSat = config.Sat(p.MaxChannelSat)
 	s.Channels.MaxToSelfDelayBlocks = p.MaxToSelfDelayBlocks
 	s.Channels.AcceptOthers = p.AcceptOthers
+	s.Holds = defaultHoldSettings()
 	s.Log = obs.DefaultLogConfig()
 	return s
 }
@@ -156,6 +158,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	holds, err := newHolds(g.DataDir, s.Holds, client, a.LSPs, log)
+	if err != nil {
+		return err
+	}
 	listener, err := agent.ListenControl(ctx, g.socket())
 	if err != nil {
 		return err
@@ -163,8 +169,9 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	log.Info("waiting for lnd", zap.String("address", s.LND.Address))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	others := []func(grpc.ServiceRegistrar){fund.RegisterControl}
+	others := []func(grpc.ServiceRegistrar){fund.RegisterControl, holds.RegisterControl}
 	group.Go(func() error { return fund.Run(ctx) })
+	group.Go(func() error { return holds.Run(ctx) })
 	if backups != nil {
 		others = append(others, backups.RegisterControl)
 		group.Go(func() error { return backups.Run(ctx) })

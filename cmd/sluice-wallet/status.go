@@ -10,27 +10,32 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
+	"github.com/sluice-lsp/sluice/lws/agent/holdagentv1"
 )
 
 type statusCmd struct{}
 
 // Run shows the overview.
 func (c *statusCmd) Run(w *world, g *Globals) error {
-	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
-		s, err := wallet.GetStatus(ctx, &agentv1.GetStatusRequest{})
-		switch {
-		case err != nil:
+	return g.control(w.ctx, func(ctx context.Context, d *daemon) error {
+		s, err := d.wallet.GetStatus(ctx, &agentv1.GetStatusRequest{})
+		if err != nil {
 			return err
-		case g.JSON:
-			return cli.WriteJSON(w.stdout, s)
+		}
+		holds, err := d.holds.GetHolds(ctx, &holdagentv1.GetHoldsRequest{Fresh: true})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return writeStatus(w, s, holds)
 		}
 		p := w.printer()
-		show(p, s)
+		show(p, s, holds)
 		return p.Err
 	})
 }
 
-func show(p *cli.Printer, s *agentv1.GetStatusResponse) {
+func show(p *cli.Printer, s *agentv1.GetStatusResponse, holds *holdagentv1.GetHoldsResponse) {
 	t := cli.NewTable("", "")
 	t.Row("Node", s.GetNodeKey()+"  "+s.GetAlias())
 	synced := ""
@@ -52,6 +57,8 @@ func show(p *cli.Printer, s *agentv1.GetStatusResponse) {
 		p.Printf("\n")
 		paymentTable(p, s.GetPayments())
 	}
+	p.Printf("\n")
+	showHolds(p, holds)
 	p.Printf("\n")
 	showBlockers(p, s.GetBlockers())
 }

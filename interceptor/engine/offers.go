@@ -350,7 +350,9 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 		case len(t.waiting) > 0 || !t.class.Ready():
 			poll = 0
 		case t.soon:
-			poll = min(e.cfg.PollSoon, max(leastPoll, 10*took))
+			// No more than a tenth of lnd's time, also when it is so busy that a listing
+			// takes long: what it is busy with may be what is about to end.
+			poll = max(min(e.cfg.PollSoon, max(leastPoll, 10*took)), min(e.cfg.PollEvery, 10*took))
 		case len(t.rows) == 0 && len(t.asking) == 0 && t.class.Remembered() == 0:
 			poll = max(poll, time.Minute)
 		}

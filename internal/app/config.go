@@ -119,6 +119,7 @@ type LSPConfig struct {
 	FeeTolerance     uint32          `toml:"fee_tolerance_percent" help:"what was promised is kept while the funding transaction pays at most so many percent of the opening fee;\nabove that the payment goes back to its payer; 0 opens whatever it costs" max:"10000"`
 	BumpAfter        uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks; 0 never"`
 	CollectFor       config.Duration `toml:"collect_for" help:"how long the first part waits for the others and for the wallet" min:"10s" max:"10m"`
+	HoldFor          config.Duration `toml:"hold_for" help:"longest that a wallet may ask to have a payment wait for it while it is offline, once all parts are there; 0 is collect_for for all" max:"7d"`
 	OpenFor          config.Duration `toml:"open_for" help:"how long a channel open may take" min:"5s" max:"10m"`
 	HoldMargin       uint32          `toml:"hold_margin_blocks" help:"held payments go back so many blocks before lnd would take them back; more than interceptor.fail_safety_blocks" min:"7"`
 	PayMargin        uint32          `toml:"pay_margin_blocks" help:"blocks between the end of a payment of ours and of the one it is paid from" min:"20"`
@@ -213,7 +214,7 @@ func DefaultConfig() Config {
 			FeeTarget: b.Fees.TargetBlocks, FeeFloor: uint64(b.Fees.Floor), FeeCeiling: uint64(b.Fees.Ceiling),
 			FeeStaleAfter: config.Duration(b.Fees.StaleAfter), BumpAfter: b.BumpAfterBlocks,
 			FeeMargin: b.Prices.MarginPercent, FeeInputs: 1, FeeTolerance: b.Prices.TolerancePercent,
-			ReconnectAfter: config.Duration(2 * time.Minute), CollectFor: config.Duration(b.CollectFor), OpenFor: config.Duration(b.OpenFor),
+			ReconnectAfter: config.Duration(2 * time.Minute), CollectFor: config.Duration(b.CollectFor), HoldFor: config.Duration(b.HoldFor), OpenFor: config.Duration(b.OpenFor),
 			HoldMargin: b.HoldMarginBlocks, PayMargin: b.PayMarginBlocks, HoldExpiryDelta: b.HoldExpiryDelta, MaxConfs: b.MaxConfs,
 			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
 			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),
@@ -319,7 +320,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	out.Pool = liquidity.Policy{Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom}
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
 	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
-	out.CollectFor, out.OpenFor = s.CollectFor.Std(), s.OpenFor.Std()
+	out.CollectFor, out.HoldFor, out.OpenFor = s.CollectFor.Std(), s.HoldFor.Std(), s.OpenFor.Std()
 	out.HoldMarginBlocks, out.PayMarginBlocks, out.HoldExpiryDelta, out.MaxConfs = s.HoldMargin, s.PayMargin, s.HoldExpiryDelta, s.MaxConfs
 	client, all := &out.Caps.Client, &out.Caps.All
 	client.OpenRequests, all.OpenRequests = s.RequestsEach, s.Requests

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/sluice-lsp/sluice/interceptor"
@@ -12,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
+	"github.com/sluice-lsp/sluice/lsp/webhooks"
 	"github.com/sluice-lsp/sluice/lws"
 	lwsengine "github.com/sluice-lsp/sluice/lws/engine"
 	lwsstore "github.com/sluice-lsp/sluice/lws/store"
@@ -22,27 +25,37 @@ const lwsHandler = "lws"
 
 // HoldsConfig says what is held for wallets that are offline.
 type HoldsConfig struct {
-	Enabled  bool            `toml:"enabled" help:"hold payments for wallets that register and are offline"`
-	HoldFor  config.Duration `toml:"hold_for" help:"longest that a wallet may ask for" min:"1m" max:"7d"`
-	Htlcs    int             `toml:"htlcs_per_wallet" help:"HTLCs that may wait for one wallet" min:"1" max:"482"`
-	AllHtlcs int             `toml:"htlcs" help:"HTLCs that may wait in all" min:"1"`
-	Sat      config.Sat      `toml:"sat_per_wallet" help:"sats that may wait for one wallet"`
-	AllSat   config.Sat      `toml:"sat" help:"sats that may wait in all"`
-	Wallets  int64           `toml:"wallets" help:"wallets that may be registered" min:"1"`
-	Margin   uint32          `toml:"margin_blocks" help:"a payment goes back so many blocks before the interceptor would fail its HTLCs one by one (interceptor.fail_safety_blocks)" min:"1" max:"100"`
+	Enabled      bool            `toml:"enabled" help:"hold payments for wallets that register and are offline"`
+	HoldFor      config.Duration `toml:"hold_for" help:"longest that a wallet may ask for" min:"1m" max:"7d"`
+	Htlcs        int             `toml:"htlcs_per_wallet" help:"HTLCs that may wait for one wallet" min:"1" max:"482"`
+	AllHtlcs     int             `toml:"htlcs" help:"HTLCs that may wait in all" min:"1"`
+	Sat          config.Sat      `toml:"sat_per_wallet" help:"sats that may wait for one wallet"`
+	AllSat       config.Sat      `toml:"sat" help:"sats that may wait in all"`
+	Wallets      int64           `toml:"wallets" help:"wallets that may be registered" min:"1"`
+	SatBlocks    uint64          `toml:"sat_blocks_per_wallet" help:"what payments that wait for one wallet may cost, in satoshis times blocks that they may wait"`
+	AllSatBlocks uint64          `toml:"sat_blocks" help:"what all that waits may cost, in satoshis times blocks"`
+	Incoming     int             `toml:"htlcs_per_incoming_channel" help:"HTLCs that came over one channel and may wait: whoever pays through it cannot take all places" min:"1" max:"482"`
+	Price        uint64          `toml:"price_msat" help:"price of holding, in millisatoshis for each million of satoshis times blocks: the payer's routing fee must bring it, or the payment is not held; 0 is free" max:"1000000000"`
+	MinHold      config.Duration `toml:"min_hold" help:"near a limit the oldest payments go back first; one that came over the channel that brings most has waited at least so long" max:"7d"`
+	Margin       uint32          `toml:"margin_blocks" help:"a payment goes back so many blocks before the interceptor would fail its HTLCs one by one (interceptor.fail_safety_blocks)" min:"1" max:"100"`
 }
 
 func defaultHolds() HoldsConfig {
 	return HoldsConfig{
 		Enabled: true, HoldFor: config.Duration(24 * time.Hour), Htlcs: 30, AllHtlcs: 1000, Sat: 10_000_000, AllSat: 300_000_000,
+		SatBlocks: 2_000_000_000, AllSatBlocks: 60_000_000_000, Incoming: 150, MinHold: config.Duration(10 * time.Minute),
 		Wallets: 10_000, Margin: 4,
 	}
 }
 
+// maxExpected bounds the invoices that one wallet announces; each is a row.
+const maxExpected = 500
+
 func (c HoldsConfig) limits() lws.Limits {
 	return lws.Limits{
 		HoldFor: c.HoldFor.Std(), Htlcs: c.Htlcs, AllHtlcs: c.AllHtlcs, Sat: c.Sat.Amount(), AllSat: c.AllSat.Amount(),
-		MinFinal: 18, MaxFinal: 2016,
+		MinFinal: 18, MaxFinal: 2016, SatBlocks: c.SatBlocks, AllSatBlocks: c.AllSatBlocks,
+		IncomingHtlcs: c.Incoming, PriceMsat: ln.Msat(c.Price), MinHold: c.MinHold.Std(), Expected: maxExpected,
 	}
 }
 
@@ -126,24 +139,90 @@ func (h lwsHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
 }
 
 // lwsWaker wakes wallets in every way that lsp has.
-type lwsWaker struct{ ways lspengine.Waker }
+type lwsWaker struct {
+	ways wakers
+	now  func() time.Time
 
-func (w lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) error {
-	return w.ways.Wake(ctx, lspengine.Waiting{
-		PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until,
-	})
+	mu sync.Mutex
+	// called is when a wallet's webhooks were told last, and what came of it: payments that
+	// come together are told to them once.
+	called map[ln.PubKey]hookCall
+}
+
+type hookCall struct {
+	at  time.Time
+	err error
+}
+
+// calledWithin is how long one word to a wallet's webhooks stands for what comes next.
+const calledWithin = time.Second
+
+func (w *lwsWaker) callHooks(ctx context.Context, hooks *webhooks.Service, p lwsengine.Waiting) error {
+	now := w.now()
+	w.mu.Lock()
+	last, again := w.called[p.Client]
+	again = again && now.Sub(last.at).Abs() < calledWithin
+	if !again {
+		maps.DeleteFunc(w.called, func(_ ln.PubKey, c hookCall) bool { return now.Sub(c.at).Abs() >= calledWithin })
+		w.called[p.Client] = hookCall{at: now}
+	}
+	w.mu.Unlock()
+	if again {
+		return last.err
+	}
+	err := hooks.PaymentIncoming(ctx, p.Client, p.Until)
+	w.mu.Lock()
+	w.called[p.Client] = hookCall{at: now, err: err}
+	w.mu.Unlock()
+	return err
+}
+
+// Wake implements the engine's Waker: it succeeded when one way did.
+func (w *lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) (string, error) {
+	waiting := lspengine.Waiting{PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until}
+	said := "its program was told over gRPC"
+	err := w.ways.streams.Wake(ctx, waiting)
+	if err != nil {
+		said = "its program does not listen"
+	}
+	hooks := w.ways.hooks()
+	if hooks == nil {
+		return said, err
+	}
+	hookErr := w.callHooks(ctx, hooks, p)
+	switch {
+	case hookErr == nil:
+		return said + "; its webhooks are called", nil
+	case err == nil:
+		return said + "; it has no webhook that can be called", nil
+	}
+	return said + "; it has no webhook that can be called", errors.Join(err, hookErr)
+}
+
+// waitingAt lists what waits at the wallet server, for a wallet that begins to listen.
+func (d *Daemon) waitingAt(client ln.PubKey) (out []lspengine.Waiting) {
+	e := d.lws.Running()
+	if e == nil {
+		return nil
+	}
+	for _, w := range e.Waiting(client) {
+		out = append(out, lspengine.Waiting{PaymentID: w.PaymentID, Client: w.Client, Hash: w.Hash, AmountMsat: w.AmountMsat, Until: w.Until})
+	}
+	return out
 }
 
 // runHolds runs the wallet server's part that holds payments.
 func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) error {
 	c := d.cfg.Holds
+	kept := lwsstore.New(d.db, lease.Check)
 	e, err := lwsengine.New(lwsengine.Options{
-		Node: d.lnd, Holds: lwsHolds(h), Wishes: lwsstore.New(d.db, lease.Check), Waker: lwsWaker{wakers{d.lsp, d.hooks.Load}}, DB: d.db, Fence: lease.Check,
+		Node: d.lnd, Holds: lwsHolds(h), Wishes: kept, Expected: kept, Waker: &lwsWaker{ways: wakers{d.lsp, d.hooks.Load}, now: d.now, called: map[ln.PubKey]hookCall{}}, DB: d.db, Fence: lease.Check,
 		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: d.cfg.Interceptor.FailSafetyBlocks + c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
 	})
 	if err != nil {
 		return err
 	}
+	d.lsp.AlsoWaiting(d.waitingAt)
 	defer d.lws.Ready(nil)
 	return e.Run(ctx, func() { d.lws.Ready(e) })
 }

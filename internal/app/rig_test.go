@@ -54,6 +54,8 @@ type job struct {
 	confs uint32
 	// opens says that the payment needs a channel.
 	opens bool
+	// holdFor is how long the wallet wants to be waited for.
+	holdFor time.Duration
 	// lsps2: the wallet is an LSPS2 client, which takes less than its onions ask.
 	lsps2 bool
 }
@@ -113,6 +115,8 @@ type rig struct {
 	// restored: the database is known to be an older copy. puts counts those.
 	restored atomic.Bool
 	puts     atomic.Int64
+	// skew is how far sluiced's clock is ahead, in nanoseconds.
+	skew atomic.Int64
 }
 
 // services are a process's APIs, called without a wire in between.
@@ -391,7 +395,7 @@ func (r *rig) process() error {
 		r.configure(&cfg)
 	}
 	d := &Daemon{
-		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: time.Now,
+		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
 		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), lws: lwsapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
 	}
 	if r.store.Engine == store.Postgres {

@@ -59,7 +59,7 @@ func (r *rig) ask() (agreement, error) {
 // askFor gets an invoice under an item of the menu; nil is none.
 func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, error) {
 	ctx := r.asWallet()
-	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true}
+	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true, HoldForSeconds: uint32(r.job.holdFor / time.Second)}
 	amount := r.job.amountSat * 1000
 	var preimage ln.Preimage
 	for i := range 4 {
@@ -71,7 +71,7 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 		if r.job.opens {
 			fee = max(int64(params.MinFeeMsat), (amount*int64(params.ProportionalPpm)+999_999)/1_000_000)
 		}
-		own, err := r.ln(r.wallet).AddInvoice(ctx, &lnrpc.Invoice{RPreimage: preimage.Bytes(), ValueMsat: amount - fee, Expiry: 1200 + 3600*int64(r.job.confs), CltvExpiry: 80})
+		own, err := r.ln(r.wallet).AddInvoice(ctx, &lnrpc.Invoice{RPreimage: preimage.Bytes(), ValueMsat: amount - fee, Expiry: 1200 + 3600*int64(r.job.confs) + int64(r.job.holdFor/time.Second), CltvExpiry: 80})
 		if err != nil {
 			return agreement{}, err
 		}
@@ -95,7 +95,7 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 		return agreement{}, err
 	}
 	own, err := r.ln(r.wallet).AddInvoice(ctx, &lnrpc.Invoice{
-		RPreimage: preimage.Bytes(), ValueMsat: amount, Expiry: 600, CltvExpiry: 80,
+		RPreimage: preimage.Bytes(), ValueMsat: amount, Expiry: 600 + int64(r.job.holdFor/time.Second), CltvExpiry: 80,
 		RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
 			NodeId: r.gateway.PubKey(), ChanId: uint64(scid), FeeBaseMsat: a.HintBaseFeeMsat,
 			FeeProportionalMillionths: a.HintFeePpm, CltvExpiryDelta: a.HintCltvDeltaBlocks,
@@ -103,6 +103,15 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 	})
 	if err != nil {
 		return agreement{}, err
+	}
+	if r.job.holdFor > 0 {
+		// Payers must leave the wallet so many blocks more.
+		own.PaymentRequest, err = r.walletClient.ReissueInvoice(ctx, "regtest", own.PaymentRequest, ln.Reissue{
+			FinalCltvDelta: 80 + uint32(r.job.holdFor/(10*time.Minute)), Expiry: 10 * time.Minute,
+		})
+		if err != nil {
+			return agreement{}, err
+		}
 	}
 	return agreement{
 		id: a.PaymentId, hash: hash, bolt11: own.PaymentRequest, walletMsat: amount,

@@ -28,8 +28,12 @@ type ear struct {
 func (e *ear) Context() context.Context     { return e.ctx }
 func (e *ear) SendHeader(metadata.MD) error { close(e.ready); return nil }
 func (e *ear) Send(m *lspv1.WatchWaitingResponse) error {
-	e.words <- m
-	return nil
+	select {
+	case e.words <- m:
+		return nil
+	case <-e.ctx.Done():
+		return e.ctx.Err()
+	}
 }
 
 // listen is a wallet that is logged in while its node may be away. The second

@@ -257,7 +257,7 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 	}
 	// From here on only the commit is repeated: the result is known.
 	e.persevere("effect's result not stored", id, func() error {
-		return e.opt.DB.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+		return e.write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 			return e.finish(ctx, tx, id, task, events)
 		})
 	})

@@ -65,6 +65,18 @@ type InvoiceRequest struct {
 	Private bool
 }
 
+// Reissue is what an invoice of ours shows payers that lnd's database has otherwise.
+type Reissue struct {
+	// FinalCltvDelta is at least the database's.
+	FinalCltvDelta uint32
+	// Expiry is no longer than the database's, from the same moment.
+	Expiry time.Duration
+	// Via leaves only the route hints over this node; the zero key leaves all.
+	Via PubKey
+	// ExtraPPM is added to the fee of the last hop of each hint.
+	ExtraPPM uint32
+}
+
 // RouteHint is one single-hop hint (BOLT 11, 'r').
 type RouteHint struct {
 	Node        PubKey

@@ -12,7 +12,7 @@ import (
 )
 
 // party says whose macaroon needs a right.
-type party uint8
+type party uint16
 
 const (
 	gateway party = 1 << iota
@@ -31,6 +31,9 @@ const (
 	// funder what a wallet's macaroon has only if it brings coins to them.
 	collab party = 1 << 6
 	funder party = 1 << 7
+	// resigning is what a wallet's macaroon has only if it re-signs invoices: lnd signs
+	// any text with any of its keys for who may call that, a channel's included.
+	resigning party = 1 << 8
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -112,6 +115,7 @@ func rights() []Right {
 		// Whoever may call it can also act as the node towards peers, so that the
 		// daemon's macaroon has no such right.
 		{signer + "DeriveSharedKey", "the key of each swap, from lnd's seed; the backup's key is made with admin.macaroon", swaps},
+		{signer + "SignMessage", "to show payers an invoice with a longer final CLTV delta, signed with the node's key; whoever may call it can sign for the channels, too", resigning},
 		{lightning + "RestoreChannelBackups", "a restore, with admin.macaroon", nobody},
 
 		{wtclient + "AddTower", "to upload to a watchtower", guarded},
@@ -188,6 +192,9 @@ func WalletRights() []string { return uris(WalletRightsTable()) }
 // WalletTowerRights are what the wallet's macaroon needs besides for the towers
 // commands.
 func WalletTowerRights() []string { return uris(rightsOf(guarded)) }
+
+// WalletResigningRights are what the wallet's macaroon needs besides to re-sign invoices.
+func WalletResigningRights() []string { return uris(rightsOf(resigning)) }
 
 // ClosingRights are what sluiced's macaroon needs besides to close channels
 // whose lease is over.

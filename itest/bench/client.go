@@ -25,7 +25,9 @@ type sluice struct {
 	channels lspv1.ChannelsServiceClient
 	operator lspv1.OperatorServiceClient
 	wallet   *lnd.Client
-	close    []func() error
+	// atWallet and atOperator are the connections, for other services.
+	atWallet, atOperator *grpc.ClientConn
+	close                []func() error
 }
 
 // noCaps lifts what a gateway limits per hour and per client: a benchmark is
@@ -89,14 +91,14 @@ func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devn
 		return nil, err
 	}
 	conn, _, err := auth.Dial(s.daemon.GRPC, credentials.NewTLS(tlsConfig), auth.ClientConfig{
-		Server: auth.Server{NodeKey: gatewayKey}, Node: walletKey, Services: []string{"lsp"}, Now: time.Now,
+		Server: auth.Server{NodeKey: gatewayKey}, Node: walletKey, Services: []string{"lsp", "lws"}, Now: time.Now,
 		Sign: func(ctx context.Context, msg string) (string, error) { return s.wallet.SignMessage(ctx, []byte(msg)) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.close = append(s.close, conn.Close)
-	s.channels = lspv1.NewChannelsServiceClient(conn)
+	s.channels, s.atWallet = lspv1.NewChannelsServiceClient(conn), conn
 	macaroon, err := auth.NewFileCredentials(s.daemon.Macaroon)
 	if err != nil {
 		return nil, err
@@ -106,7 +108,7 @@ func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devn
 		return nil, err
 	}
 	s.close = append(s.close, operator.Close)
-	s.operator = lspv1.NewOperatorServiceClient(operator)
+	s.operator, s.atOperator = lspv1.NewOperatorServiceClient(operator), operator
 	return s, nil
 }
 

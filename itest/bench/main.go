@@ -7,6 +7,7 @@
 //	make bench NAME=memory          what sluiced needs, and how soon it is ready
 //	make bench NAME=lsps            LSPS requests of 1,000 clients, on both databases and over real peer connections
 //	make bench NAME=jit-mpp         payments of 10 parts, beside bare inserts of the rows that they make
+//	make bench NAME=hold            400 held payments, beside a bare program that resumes all at once
 //	make bench NAME=vault           puts of backups on both databases, beside bare inserts
 //	make bench NAME=tower           a watchtower's uploads and its search, beside lnd's
 //
@@ -43,6 +44,8 @@ type bench struct {
 	requests int // lsps: per database
 	sets     int // jit-mpp: payments per database
 	updates  int // tower
+	rounds   int // hold: per arm
+	notes    int // hold
 	keep     bool
 	began    time.Time
 }
@@ -69,9 +72,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
 	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
+	flags.IntVar(&b.rounds, "rounds", 5, "hold: rounds per arm")
+	flags.IntVar(&b.notes, "notices", 20, "hold: calls of the wallet's webhook")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -85,10 +90,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower,
+		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold,
 	}
 	do, known := benches[flags.Arg(0)]
-	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 {
+	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 {
 		flags.Usage()
 		return 2
 	}

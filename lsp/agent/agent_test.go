@@ -495,3 +495,31 @@ func TestRequestsThatCannotBe(t *testing.T) {
 		})
 	}
 }
+
+// A payment that shall wait for the wallet is the LSP's own invoice, with or without room;
+// the wallet's lives so much longer, and an LSP whose invoice cannot wait so long is caught.
+func TestHoldFor(t *testing.T) {
+	for _, room := range []bool{false, true} {
+		w, f := one(t)
+		fee := ln.Msat(2_000_000)
+		if f.room = room; room {
+			w.channels, fee = []ln.Channel{roomy(f.key, 200_000)}, 0
+		}
+		r := agent.ReceiveRequest{AmountMsat: amount, Expiry: 10 * time.Minute, HoldFor: 10 * time.Hour}
+		g, err := w.agent.Receive(t.Context(), r)
+		require.NoError(t, err)
+		require.Contains(t, g.Bolt11, "wrapped")
+		require.Equal(t, amount-fee, g.WalletMsat)
+		require.EqualValues(t, 36_000, f.wrapped[0].Channel.HoldForSeconds)
+		own, err := w.decode(network, f.wrapped[0].Bolt11)
+		require.NoError(t, err)
+		require.Greater(t, own.Expiry, 10*time.Hour+10*time.Minute)
+
+		f.bendWrap = func(_ *lspv1.WrapResponse, b *ln.Bolt11) { b.FinalCltvDelta = own.FinalCltvDelta + 60 }
+		_, err = w.agent.Receive(t.Context(), r)
+		require.ErrorContains(t, err, "no time to pay")
+		r.Mode = agent.PayerPays
+		_, err = w.agent.Receive(t.Context(), r)
+		require.ErrorIs(t, err, errkind.Invalid)
+	}
+}

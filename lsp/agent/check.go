@@ -81,8 +81,8 @@ func CheckNegotiated(c Candidate, policy Policy, r *lspv1.NegotiateResponse, now
 // CheckWrapped is the wallet's check of a wrapped invoice before anyone sees
 // it: the LSP's answer against its offer, and the invoice itself by
 // wrap.CheckWrap. own is the wallet's invoice, confirmations what the payment
-// will wait for.
-func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.WrapResponse, confirmations uint32, now time.Time) error {
+// will wait for, holdFor how long for the wallet.
+func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.WrapResponse, confirmations uint32, holdFor time.Duration, now time.Time) error {
 	bad := func(format string, args ...any) error {
 		return errkind.Newf(errkind.Invalid, "LSP %s answered with terms that were not offered: "+format, append([]any{c.Menu.LSP.Name}, args...)...)
 	}
@@ -103,8 +103,8 @@ func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.W
 	return wrap.CheckWrap(own, wrapped, wrap.Promised{
 		LSP: c.Menu.LSP.NodeKey, Network: c.Menu.Network,
 		PayerMsat: c.Quote.PayerMsat, MaxFeeMsat: c.Quote.FeeMsat,
-		MinCltvOver: wrap.DefaultHoldExpiryDelta + confirmations,
-		HoldFor:     time.Duration(confirmations) * 10 * time.Minute,
+		MinCltvOver: wrap.DefaultHoldExpiryDelta + confirmations + uint32(holdFor/(10*time.Minute)), //nolint:gosec // at most maxHoldFor
+		HoldFor:     holdFor + time.Duration(confirmations)*10*time.Minute,
 	}, now)
 }
 

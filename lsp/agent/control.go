@@ -222,7 +222,7 @@ func (c *control) Receive(ctx context.Context, r *agentv1.ReceiveRequest) (*agen
 		mode = PayerPays
 	}
 	g, err := c.agent.Receive(ctx, ReceiveRequest{
-		AmountMsat: ln.Msat(r.GetAmountMsat()), Mode: mode, NoZeroConf: r.GetNoZeroConf(), Confirmations: r.GetConfirmations(),
+		AmountMsat: ln.Msat(r.GetAmountMsat()), Mode: mode, NoZeroConf: r.GetNoZeroConf(), HoldFor: time.Duration(r.GetHoldForSeconds()) * time.Second, Confirmations: r.GetConfirmations(),
 		NoFurtherChannel: r.GetNoFurtherChannel(), Description: r.GetDescription(),
 		Expiry: time.Duration(r.GetExpirySeconds()) * time.Second, LSP: r.GetLsp(), MaxFeeMsat: ln.Msat(r.GetMaxFeeMsat()),
 	})

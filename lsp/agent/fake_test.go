@@ -302,8 +302,8 @@ func (f *fakeLSP) Wrap(_ context.Context, r *lspv1.WrapRequest) (*lspv1.WrapResp
 		return nil, err
 	}
 	b := own
-	b.Payee, b.AmountMsat, b.FinalCltvDelta = f.key, ln.Msat(r.AmountMsat), own.FinalCltvDelta+87
-	b.Expiry = own.Expiry - 150*time.Second - time.Duration(r.Channel.MinConfirmations)*time.Hour
+	b.Payee, b.AmountMsat, b.FinalCltvDelta = f.key, ln.Msat(r.AmountMsat), own.FinalCltvDelta+87+r.Channel.HoldForSeconds/600
+	b.Expiry = own.Expiry - 150*time.Second - time.Duration(r.Channel.MinConfirmations)*time.Hour - time.Duration(r.Channel.HoldForSeconds)*time.Second
 	resp := &lspv1.WrapResponse{PaymentId: "wrap-1", FeeMsat: r.AmountMsat - uint64(own.AmountMsat), OpensChannel: true, ChannelCapacitySat: 200_000}
 	if n := r.Channel.MinConfirmations; n > 0 {
 		resp.MaxWaitBlocks = 6 + 6*n

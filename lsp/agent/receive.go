@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -30,6 +31,9 @@ type ReceiveRequest struct {
 	// NoFurtherChannel keeps to the channels there are, if there are any.
 	NoFurtherChannel bool
 	Description      string
+	// HoldFor is how long the payment may wait for this wallet while it is offline; 0 is
+	// the LSP's usual time. The LSP's own invoice holds it, so the receiver pays.
+	HoldFor time.Duration
 	// Expiry is for how long the payer can pay (0: DefaultExpiry).
 	Expiry time.Duration
 	// LSP asks only this one.
@@ -44,6 +48,7 @@ const (
 	DefaultExpiry        = time.Hour
 	maxConfirmations     = 100
 	maxExpiry            = 30 * 24 * time.Hour
+	maxHoldFor           = 7 * 24 * time.Hour
 	maxDescription       = 639
 	// finalCltv is lnd's own default for invoices.
 	finalCltv = 80
@@ -75,6 +80,10 @@ func (r ReceiveRequest) normal() (ReceiveRequest, error) {
 		return r, errkind.New(errkind.Invalid, "confirmations are waited for without zero-conf only: add --no-zero-conf")
 	case r.NoZeroConf && r.Mode == PayerPays:
 		return r, errkind.New(errkind.Invalid, "without zero-conf the LSP must hold the payment until the channel confirms, which its payer's route cannot wait for: let the receiver pay the fee (--receiver-pays)")
+	case r.HoldFor < 0 || r.HoldFor > maxHoldFor:
+		return r, errkind.Newf(errkind.Invalid, "a payment waits for %d days at most", maxHoldFor/(24*time.Hour))
+	case r.HoldFor > 0 && r.Mode == PayerPays:
+		return r, errkind.New(errkind.Invalid, "the route of a payer who pays the fee cannot wait for a wallet that is offline: let the receiver pay (--receiver-pays)")
 	case r.Confirmations > maxConfirmations:
 		return r, errkind.Newf(errkind.Invalid, "%d confirmations take too long for a payment: ask for %d at most", r.Confirmations, maxConfirmations)
 	case r.Expiry < time.Minute || r.Expiry > maxExpiry:
@@ -88,6 +97,7 @@ func (r ReceiveRequest) normal() (ReceiveRequest, error) {
 func (r ReceiveRequest) wish() *lspv1.ChannelWish {
 	return &lspv1.ChannelWish{
 		ZeroConf: !r.NoZeroConf, MinConfirmations: r.Confirmations, AllowAnotherChannel: !r.NoFurtherChannel,
+		HoldForSeconds: uint32(r.HoldFor / time.Second), //nolint:gosec // at most maxHoldFor
 	}
 }
 
@@ -125,9 +135,12 @@ func (a *Agent) Receive(ctx context.Context, r ReceiveRequest) (Agreement, error
 		if !hasRoom(channels, l.NodeKey, r) {
 			continue
 		}
-		g, err := a.receiveByChannel(ctx, r, l, menus)
+		g, err := a.receiveThere(ctx, r, l, menus)
 		if err == nil {
 			return g, nil
+		}
+		if r.HoldFor > 0 {
+			failed = append(failed, err)
 		}
 		a.log.Info("the present channel cannot be used after all", zap.String("lsp", l.Name), zap.Error(err))
 	}
@@ -153,7 +166,7 @@ func (a *Agent) Receive(ctx context.Context, r ReceiveRequest) (Agreement, error
 		g, err := a.agree(ctx, r, c)
 		if errors.Is(err, errkind.Conflict) && r.Mode == ReceiverPays && !r.NoZeroConf {
 			// The LSP sees room in a channel where we saw none.
-			if g, byChannel := a.receiveByChannel(ctx, r, l, menus); byChannel == nil {
+			if g, byChannel := a.receiveThere(ctx, r, l, menus); byChannel == nil {
 				return g, nil
 			}
 		}
@@ -199,6 +212,22 @@ func (a *Agent) agree(ctx context.Context, r ReceiveRequest, c Candidate) (Agree
 		return a.receivePayerPays(ctx, r, c)
 	}
 	return a.receiveWrapped(ctx, r, c)
+}
+
+// receiveThere receives over the channel that there is.
+func (a *Agent) receiveThere(ctx context.Context, r ReceiveRequest, l LSP, menus []Menu) (Agreement, error) {
+	if r.HoldFor == 0 {
+		return a.receiveByChannel(ctx, r, l, menus)
+	}
+	// Only the LSP's own invoice can be held for long. No channel is opened, and there is
+	// no fee.
+	r.NoFurtherChannel, r.NoZeroConf, r.Confirmations = true, false, 0
+	for _, m := range menus {
+		if m.LSP == l && len(m.Offers) > 0 {
+			return a.receiveWrapped(ctx, r, Candidate{Menu: m, Params: m.Offers[0], Quote: lsp.Quote{WalletMsat: r.AmountMsat, PayerMsat: r.AmountMsat}})
+		}
+	}
+	return Agreement{}, errkind.Newf(errkind.Unavailable, "%s has no offer at the moment, so that it does not wrap invoices: try again later, or without --hold-for", l.Name)
 }
 
 // receiveByChannel makes an invoice over the channel that there is. Its hint
@@ -325,7 +354,7 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 	}
 	bolt11, hash, err := a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
 		AmountMsat: c.Quote.WalletMsat, Memo: r.Description, FinalCltvDelta: finalCltv,
-		Expiry: r.Expiry + claimTime + time.Duration(r.Confirmations)*blockTime,
+		Expiry: r.Expiry + claimTime + time.Duration(r.Confirmations)*blockTime + r.HoldFor,
 	})
 	if err != nil {
 		return Agreement{}, nodeError(err)
@@ -354,7 +383,7 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 	if err != nil {
 		err = errkind.Wrap(errkind.Invalid, err, "LSP "+l.Name+" answered with something that is no invoice")
 	} else {
-		err = CheckWrapped(c, a.cfg.Policy, own, wrapped, resp, r.Confirmations, a.now())
+		err = CheckWrapped(c, a.cfg.Policy, own, wrapped, resp, r.Confirmations, r.HoldFor, a.now())
 	}
 	if err != nil {
 		abandon(resp.GetPaymentId())

@@ -37,6 +37,8 @@ type Service struct {
 	engine    atomic.Pointer[engine.Engine]
 	ledger    atomic.Pointer[Ledger]
 	listeners listeners
+	// elsewhere is what another service holds for a wallet.
+	elsewhere atomic.Pointer[func(ln.PubKey) []engine.Waiting]
 }
 
 // New makes the service; calls are refused until Ready.
@@ -312,7 +314,7 @@ func (c *channels) CancelPayment(ctx context.Context, r *lspv1.CancelPaymentRequ
 }
 
 func wish(w *lspv1.ChannelWish) engine.Wish {
-	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel()}
+	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel(), HoldFor: time.Duration(w.GetHoldForSeconds()) * time.Second}
 }
 
 // ParamsToWire gives an item of the menu as a message.

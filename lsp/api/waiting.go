@@ -27,6 +27,10 @@ func (s *Service) Wake(_ context.Context, w engine.Waiting) error {
 	return nil
 }
 
+// AlsoWaiting names another service that holds payments: a wallet that begins to listen
+// is told what waits there, too.
+func (s *Service) AlsoWaiting(waiting func(ln.PubKey) []engine.Waiting) { s.elsewhere.Store(&waiting) }
+
 func (c *channels) WatchWaiting(_ *lspv1.WatchWaitingRequest, stream grpc.ServerStreamingServer[lspv1.WatchWaitingResponse]) error {
 	ctx := stream.Context()
 	e, client, err := c.s.wallet(ctx)
@@ -43,6 +47,9 @@ func (c *channels) WatchWaiting(_ *lspv1.WatchWaitingRequest, stream grpc.Server
 	waiting, err := e.Waiting(ctx, client)
 	if err != nil {
 		return err
+	}
+	if s := c.s.elsewhere.Load(); s != nil {
+		waiting = append(waiting, (*s)(client)...)
 	}
 	for _, w := range waiting {
 		l.put(w)

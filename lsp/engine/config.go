@@ -47,7 +47,10 @@ type Config struct {
 	BumpAfterBlocks uint32
 	BuriedConfs     uint32
 
-	CollectFor       time.Duration
+	CollectFor time.Duration
+	// HoldFor is the longest that a wallet may ask to have a complete payment wait for
+	// it; 0 is CollectFor for all.
+	HoldFor          time.Duration
 	OpenFor          time.Duration
 	MapFor           time.Duration
 	HoldMarginBlocks uint32
@@ -111,7 +114,7 @@ func Defaults() Config {
 		},
 		ReservePerChan: 10_000, MinReserveSat: 10_000, MaxReserveSat: 100_000,
 		MaxUnconfirmed: 4, FundingTarget: 6, BumpAfterBlocks: 6, BuriedConfs: 6,
-		CollectFor: 90 * time.Second, OpenFor: 60 * time.Second, MapFor: 20 * time.Second,
+		CollectFor: 90 * time.Second, HoldFor: 24 * time.Hour, OpenFor: 60 * time.Second, MapFor: 20 * time.Second,
 		HoldMarginBlocks: 12, PayMarginBlocks: 60, PadBlocks: 3, HoldExpiryDelta: 18, BlocksPerConf: 6, MaxConfs: 6,
 		MaxParts: 30, MaxOpens: 3, MaxPayments: 3, MaxInvoiceLife: 24 * time.Hour,
 		KeepHistory: 180 * 24 * time.Hour, PruneEvery: time.Hour, Orders: defaultOrders(),

@@ -25,6 +25,9 @@ type Wish struct {
 	ZeroConf     bool
 	Confs        uint32
 	AllowAnother bool
+	// HoldFor is how long the complete payment shall wait for a wallet that is offline;
+	// 0 is the usual time.
+	HoldFor time.Duration
 }
 
 // NegotiateRequest asks for a route hint for one payment.
@@ -127,7 +130,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		},
 		Params: params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
 		MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
-		ExpiresAt: expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
+		ExpiresAt: expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor, HoldFor: r.Wish.HoldFor,
 		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.maxOpens(room),
 	}
 	// The claim outlives the offer a little, so that a part that comes at the
@@ -194,7 +197,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	// and what the wallet asks for is how long it can keep ours and theirs.
 	if own.FinalCltvDelta > 2016 ||
 		wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish)) > 2016 {
-		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice's final CLTV delta of %d blocks is too long to be wrapped: choose 80 (lnd's default)", own.FinalCltvDelta)
+		return Agreement{}, errkind.Newf(errkind.Invalid, "with a final CLTV delta of %d blocks and what it shall wait, the invoice would lock the payer's money for more than 2016 blocks: choose 80 (lnd's default), or a shorter wait", own.FinalCltvDelta)
 	}
 	if !own.HasPaymentAddr {
 		return Agreement{}, errkind.New(errkind.Invalid, "the invoice has no payment secret: make it with a current wallet")
@@ -243,7 +246,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		Description: own.Description, DescriptionHash: own.DescriptionHash,
 		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: holdDelta,
 		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
-		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor,
+		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, HoldFor: r.Wish.HoldFor,
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
 	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish))
@@ -271,7 +274,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	a := Agreement{
 		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: room == 0, CapacitySat: asked.capacity, Bolt11: bolt11,
 	}
-	if a.OpensChannel && !r.Wish.ZeroConf {
+	if (a.OpensChannel && !r.Wish.ZeroConf) || r.Wish.HoldFor > 0 {
 		a.MaxWaitBlocks = e.cfg.waitBlocks(r.Wish)
 	}
 	return a, nil
@@ -329,19 +332,23 @@ func (e *Engine) checkWish(w Wish) error {
 	if !w.ZeroConf && (w.Confs == 0 || w.Confs > e.cfg.MaxConfs) {
 		return errkind.Newf(errkind.Invalid, "without zero-conf name 1 to %d confirmations to wait for", e.cfg.MaxConfs)
 	}
+	if w.HoldFor < 0 || w.HoldFor > e.cfg.HoldFor {
+		return errkind.Newf(errkind.Invalid, "a payment waits for at most %s for its wallet: ask for that, or for less", e.cfg.HoldFor)
+	}
 	return nil
 }
 
-// waitBlocks is how many blocks a payment may be held for the confirmations
-// that the wallet wants.
+// waitBlocks is how many blocks a payment may be held for the wallet to come, and for
+// the confirmations that it wants.
 func (c Config) waitBlocks(w Wish) uint32 {
 	// Even an open that takes a second may see blocks arrive, and a payer's
 	// height may be behind ours.
-	const slack = 6
+	const slack, blockTime = 6, 10 * time.Minute
+	wait := slack + uint32((w.HoldFor+blockTime-1)/blockTime) //nolint:gosec // HoldFor is bounded
 	if w.ZeroConf {
-		return slack
+		return wait
 	}
-	return slack + w.Confs*c.BlocksPerConf
+	return wait + w.Confs*c.BlocksPerConf
 }
 
 // claimFor is how long after the payer's last moment the wallet's own invoice
@@ -349,7 +356,7 @@ func (c Config) waitBlocks(w Wish) uint32 {
 // confirmations that it wants. Otherwise a channel would be opened for a
 // payment that the wallet's node refuses.
 func (c Config) claimFor(w Wish) time.Duration {
-	wait := c.CollectFor + c.OpenFor
+	wait := max(c.CollectFor, w.HoldFor) + c.OpenFor
 	if !w.ZeroConf {
 		wait += time.Duration(w.Confs) * time.Duration(c.BlocksPerConf) * 10 * time.Minute
 	}

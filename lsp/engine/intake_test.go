@@ -30,6 +30,7 @@ func TestAWrapEndsBeforeTheWalletsInvoice(t *testing.T) {
 	}{
 		{Wish{ZeroConf: true}, 150 * time.Second, 0},
 		{Wish{Confs: 3}, 150*time.Second + 3*time.Hour, 24},
+		{Wish{ZeroConf: true, HoldFor: 10 * time.Hour}, 10*time.Hour + time.Minute, 66},
 	} {
 		menu, err := e.Menu(t.Context(), client)
 		require.NoError(t, err)
@@ -53,4 +54,6 @@ func TestAWrapEndsBeforeTheWalletsInvoice(t *testing.T) {
 		// The wallet is told how long its payer's money may wait.
 		require.Equal(t, c.wait, a.MaxWaitBlocks)
 	}
+	require.ErrorIs(t, e.checkWish(Wish{ZeroConf: true, HoldFor: 24*time.Hour + 1}), errkind.Invalid)
+	require.ErrorIs(t, e.checkWish(Wish{ZeroConf: true, HoldFor: -1}), errkind.Invalid)
 }

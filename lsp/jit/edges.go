@@ -29,7 +29,7 @@ func edges() []fsm.Edge {
 		{From: "collecting", Event: "opening_usable", To: "collecting", Effects: []string{"ask_wallet"}},
 		{From: "collecting", Event: "opening_failed", To: "collecting"},
 		{From: "collecting", Event: "new_block", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
-		{From: "collecting", Event: "new_block", To: "collecting"},
+		{From: "collecting", Event: "new_block", To: "collecting", Effects: []string{"ask_wallet"}},
 		{From: "collecting", Event: "tick", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "tick", To: "expired", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "cancel", To: "cancelled", Effects: []string{"abandon_opening", "refuse_parts"}},

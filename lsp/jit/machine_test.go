@@ -171,9 +171,15 @@ func testEvents(s State) []Event {
 	return events
 }
 
+// patient are terms of a wallet that asked to be waited for.
+func patient(t Terms, d time.Duration) Terms {
+	t.HoldFor = d
+	return t
+}
+
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: testTerms(false)}}, Offered{Offer{Terms: withheldTerms(100_000_000)}}},
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}, Offered{Offer{Terms: withheldTerms(100_000_000)}}},
 		Events:  testEvents,
 	})
 }

@@ -151,7 +151,7 @@ func liveOf(s State) (live ln.Msat) {
 func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
 	day := func(t *rapid.T) {
-		terms := testTerms(rapid.Bool().Draw(t, "zero conf"))
+		terms := patient(testTerms(rapid.Bool().Draw(t, "zero conf")), time.Duration(rapid.IntRange(0, 20).Draw(t, "hold for"))*time.Minute)
 		switch rapid.IntRange(0, 3).Draw(t, "who pays the fee") {
 		case 0:
 			terms = withheldTerms(100_000_000)

@@ -37,6 +37,9 @@ type Terms struct {
 	CollectFor time.Duration `json:"collect_for"`
 	OpenFor    time.Duration `json:"open_for"`
 	MapFor     time.Duration `json:"map_for"`
+	// HoldFor is how long a complete set waits for a wallet that is offline, from its
+	// first part, where that is longer.
+	HoldFor time.Duration `json:"hold_for,omitempty"`
 	// HoldMarginBlocks before auto_fail_height at which held parts go back.
 	HoldMarginBlocks uint32 `json:"hold_margin_blocks"`
 	// MaxOpens bounds the opens begun for this offer.

@@ -158,6 +158,9 @@ func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
 	if reason, near := s.near(s.Offer, m.Height); near {
 		return back(s.Offer, s.Held, RefuseTemporary, reason)
 	}
+	if until := s.Parts[0].At.Add(s.HoldFor); until.After(s.Deadline) {
+		s.Deadline = until
+	}
 	return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
 }
 
@@ -197,6 +200,13 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		}
 	}
 	switch v := v.(type) {
+	case NewBlock:
+		next, effects, err := held(s, s.Offer, s.Held, v)
+		if _, waits := next.(Collecting); waits && s.HoldFor > 0 && s.complete() {
+			// Over a long wait the wallet is woken again and again.
+			effects = append(effects, askWallet(s.Offer, s.outgoing(), true))
+		}
+		return next, effects, err
 	case WalletStatus:
 		return s.wallet(v)
 	case WalletOnline:

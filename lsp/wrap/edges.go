@@ -28,7 +28,7 @@ func edges() []fsm.Edge {
 		{From: "accepted", Event: "wallet_online", To: "accepted", Effects: []string{"ask_wallet"}},
 		{From: "accepted", Event: "invoice_canceled", To: "refunded"},
 		{From: "accepted", Event: "invoice_settled", To: "cancelling", Effects: []string{"cancel_invoice"}},
-		{From: "accepted", Event: "new_block", To: "accepted"},
+		{From: "accepted", Event: "new_block", To: "accepted", Effects: []string{"ask_wallet"}},
 		{From: "accepted", Event: "new_block", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "tick", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "cancel", To: "cancelling", Effects: []string{"cancel_invoice"}},

@@ -44,6 +44,8 @@ type Terms struct {
 	// zero-conf open.
 	WaitFor time.Duration `json:"wait_for"`
 	OpenFor time.Duration `json:"open_for"`
+	// HoldFor is how long it waits for a wallet that is offline, where that is longer.
+	HoldFor time.Duration `json:"hold_for,omitempty"`
 	// MaxOpens and MaxPayments bound the attempts.
 	MaxOpens    uint32 `json:"max_opens"`
 	MaxPayments uint32 `json:"max_payments"`

@@ -92,7 +92,7 @@ func (s InvoiceMade) accept(v SetAccepted) (State, []Effect, error) {
 	if !v.Refusal.IsZero() {
 		return cancelling(s.Offer, EndRefunded, lsp.Because(v.Refusal.Code, "%s; the payment went back, and an invoice is good for one try: ask for a new one", v.Refusal.Text))
 	}
-	next := Accepted{Offer: s.Offer, Held: h, Deadline: v.At.Add(s.WaitFor)}
+	next := Accepted{Offer: s.Offer, Held: h, Deadline: v.At.Add(max(s.WaitFor, s.HoldFor))}
 	return next, []Effect{CheckIncoming{OfferID: s.ID, Htlcs: h.Htlcs}}, nil
 }
 
@@ -126,6 +126,13 @@ func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
 		}
 		s.Safe = true
 		return s, []Effect{askWallet(s.Offer)}, nil
+	case NewBlock:
+		next, effects, err := held(s, s.Offer, s.Held, v)
+		if _, waits := next.(Accepted); waits && s.HoldFor > 0 && s.Safe {
+			// Over a long wait the wallet is woken again and again.
+			effects = append(effects, askWallet(s.Offer))
+		}
+		return next, effects, err
 	case WalletStatus:
 		if !s.Safe {
 			return nil, nil, fsm.Illegal(s, v)

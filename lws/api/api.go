@@ -32,6 +32,9 @@ func New() *Service { return &Service{} }
 // Ready hands over the running engine, or nil when it has ended.
 func (s *Service) Ready(e *engine.Engine) { s.engine.Store(e) }
 
+// Running is the engine that serves, or nil.
+func (s *Service) Running() *engine.Engine { return s.engine.Load() }
+
 // Name implements rpcserver.Service.
 func (s *Service) Name() string { return Name }
 
@@ -42,6 +45,8 @@ func (s *Service) Permissions() auth.Permissions {
 		lwsv1.HoldsService_SetHold_FullMethodName:           wallets,
 		lwsv1.HoldsService_GetHold_FullMethodName:           wallets,
 		lwsv1.HoldsService_RemoveHold_FullMethodName:        wallets,
+		lwsv1.HoldsService_ExpectPayment_FullMethodName:     wallets,
+		lwsv1.HoldsService_ReturnPayment_FullMethodName:     wallets,
 		lwsv1.HoldsOperatorService_ListHolds_FullMethodName: {Service: Name, For: auth.Operators},
 	}
 }
@@ -118,7 +123,34 @@ func (h *holds) GetHold(ctx context.Context, _ *lwsv1.GetHoldRequest) (*lwsv1.Ge
 		return nil, err
 	}
 	out.Waiting = toWire(list)
+	t := e.Terms()
+	out.Terms = &lwsv1.HoldTerms{
+		HoldForSeconds: uint32(t.HoldFor / time.Second), MaxHtlcs: uint32(t.Htlcs), MaxSat: uint64(t.Sat), //nolint:gosec // bounded by the settings
+		MaxSatBlocks: t.SatBlocks, PriceMsatPerMillionSatBlocks: uint64(t.PriceMsat),
+	}
 	return out, nil
+}
+
+func (h *holds) ExpectPayment(ctx context.Context, r *lwsv1.ExpectPaymentRequest) (*lwsv1.ExpectPaymentResponse, error) {
+	e, client, err := h.s.wallet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := ln.HashFromBytes(r.GetPaymentHash())
+	if err != nil {
+		return nil, errkind.Wrap(errkind.Invalid, err, "the payment hash has 32 bytes")
+	}
+	return &lwsv1.ExpectPaymentResponse{}, e.Expect(ctx, client, lws.Expected{
+		Hash: hash, FinalCltvDelta: r.GetFinalCltvDeltaBlocks(), Until: time.UnixMilli(r.GetUntilMs()).UTC(),
+	})
+}
+
+func (h *holds) ReturnPayment(ctx context.Context, r *lwsv1.ReturnPaymentRequest) (*lwsv1.ReturnPaymentResponse, error) {
+	e, client, err := h.s.wallet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &lwsv1.ReturnPaymentResponse{}, e.Return(ctx, client, r.GetId())
 }
 
 func (h *holds) RemoveHold(ctx context.Context, _ *lwsv1.RemoveHoldRequest) (*lwsv1.RemoveHoldResponse, error) {
@@ -149,14 +181,18 @@ func (o *operator) ListHolds(ctx context.Context, _ *lwsv1.ListHoldsRequest) (*l
 func toWire(list []engine.Shown) []*lwsv1.WaitingPayment {
 	out := make([]*lwsv1.WaitingPayment, 0, len(list))
 	for _, p := range list {
-		next := int64(0)
+		next, last := int64(0), int64(0)
 		if !p.NextWake.IsZero() {
 			next = p.NextWake.UnixMilli()
+		}
+		if !p.LastWake.IsZero() {
+			last = p.LastWake.UnixMilli()
 		}
 		out = append(out, &lwsv1.WaitingPayment{
 			Id: p.ID, PaymentHash: p.Hash[:], AmountMsat: uint64(p.AmountMsat()), Htlcs: uint32(len(p.Parts)), //nolint:gosec // bounded by channels' slots
 			SinceMs: p.Since.UnixMilli(), UntilMs: p.Until.UnixMilli(), FailHeight: p.FailHeight(), BlocksLeft: p.BlocksLeft,
 			Wakes: p.Wakes, NextWakeMs: next, State: p.State, Client: p.Client[:],
+			SatBlocks: p.SatBlocks(), LastWakeMs: last, LastWake: p.WokeHow,
 		})
 	}
 	return out

@@ -32,6 +32,8 @@ type Options struct {
 	Node   Node
 	Holds  Holds
 	Wishes Wishes
+	// Expected nil takes no invoices with another final delta.
+	Expected Expected
 	// Waker nil wakes nobody.
 	Waker  Waker
 	DB     *store.DB
@@ -70,6 +72,15 @@ type Engine struct {
 	// claimed says until when an id is claimed at the interceptor.
 	claimed map[ln.SCID]time.Time
 	live    map[string]hold.Payment
+	// queues have what the interceptor reported and nobody has taken yet, by payment hash;
+	// who is in work has an entry. admitted are HTLCs that were admitted and are not stored
+	// yet: they count. gone waits to be acknowledged.
+	queues   map[ln.Hash][]HtlcEvent
+	admitted map[ln.CircuitKey]lws.Htlc
+	gone     []ln.CircuitKey
+	ack      chan struct{}
+	// decided are payments of live that do not wait any more.
+	decided map[string]bool
 	byKey   map[ln.CircuitKey]string
 	ids     *ulid.MonotonicEntropy
 	relist  chan struct{}
@@ -92,12 +103,13 @@ func New(opt Options) (*Engine, error) {
 	e := &Engine{
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
 		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.PubKey),
-		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), byKey: make(map[ln.CircuitKey]string),
+		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
+		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
 	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
-		DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log,
+		DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Together: true, Workers: 512,
 		Concurrent: func(f hold.Effect) bool { _, waking := f.(hold.Wake); return waking },
 	})
 	if err != nil {
@@ -139,6 +151,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	})
 	e.wg.Go(e.keepListed)
 	e.wg.Go(e.keepClaimed)
+	e.wg.Go(e.keepAcknowledged)
 	if _, err := e.holds.Recover(ctx); err != nil {
 		return fmt.Errorf("lws: recover: %w", err)
 	}
@@ -159,7 +172,7 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		e.mu.Lock()
 		for _, inst := range page {
-			e.remember(inst.ID, hold.Of(inst.State))
+			e.remember(inst.ID, inst.State)
 			after = inst.ID
 		}
 		e.mu.Unlock()
@@ -210,8 +223,14 @@ func (e *Engine) moment() hold.Moment {
 }
 
 // remember and forget keep what is live in memory (under mu).
-func (e *Engine) remember(id string, p hold.Payment) {
+func (e *Engine) remember(id string, s hold.State) {
+	p := hold.Of(s)
 	e.live[id] = p
+	if _, waits := s.(hold.Held); waits {
+		delete(e.decided, id)
+	} else {
+		e.decided[id] = true
+	}
 	for _, part := range p.Parts {
 		e.byKey[part.Key] = id
 	}
@@ -222,6 +241,7 @@ func (e *Engine) forget(id string) {
 		delete(e.byKey, part.Key)
 	}
 	delete(e.live, id)
+	delete(e.decided, id)
 }
 
 // note follows the machine, once a transition is stored.
@@ -233,7 +253,7 @@ func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.Sta
 			e.forget(t.ID)
 			return
 		}
-		e.remember(t.ID, hold.Of(t.To))
+		e.remember(t.ID, t.To)
 	})
 	return nil
 }
@@ -262,10 +282,7 @@ func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) erro
 	}
 	e.mu.Lock()
 	_, known := e.wishes[client]
-	has, listed := false, e.listed
-	for _, c := range e.channels {
-		has = has || c.Peer == client
-	}
+	has, listed := e.hasChannel(client), e.listed
 	e.mu.Unlock()
 	if !listed {
 		return errkind.New(errkind.Unavailable, "the gateway is starting: try again in a few seconds")

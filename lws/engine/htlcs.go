@@ -15,8 +15,39 @@ import (
 	"github.com/sluice-lsp/sluice/lws/hold"
 )
 
-// onHtlc takes one report of the interceptor's, in order.
+// onHtlc takes reports of the interceptor's: those about one payment in order, of different
+// payments beside each other, so that they share transactions.
 func (e *Engine) onHtlc(ev HtlcEvent) {
+	if ev.Kind == HtlcSynced || e.ctx.Err() != nil {
+		return
+	}
+	hash := ev.Htlc.Hash
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	queue, busy := e.queues[hash]
+	e.queues[hash] = append(queue, ev)
+	if busy {
+		return
+	}
+	e.wg.Go(func() {
+		for {
+			e.mu.Lock()
+			queue := e.queues[hash]
+			if len(queue) == 0 || e.ctx.Err() != nil {
+				delete(e.queues, hash)
+				e.mu.Unlock()
+				return
+			}
+			next := queue[0]
+			e.queues[hash] = queue[1:]
+			e.mu.Unlock()
+			e.handle(next)
+		}
+	})
+}
+
+// handle takes one report.
+func (e *Engine) handle(ev HtlcEvent) {
 	key := ev.Htlc.Key
 	switch ev.Kind {
 	case HtlcOffered:
@@ -31,12 +62,49 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 				return
 			}
 		}
-		if err := e.opt.Holds.Acknowledge(e.ctx, []ln.CircuitKey{key}); err != nil && e.ctx.Err() == nil {
-			// It is told of again at the next attachment.
-			e.log.Debug("an HTLC's end could not be acknowledged", zap.Stringer("key", key), zap.Error(err))
-		}
-	case HtlcSynced:
+		e.mu.Lock()
+		e.gone = append(e.gone, key)
+		e.mu.Unlock()
+		wake(e.ack)
 	}
+}
+
+// keepAcknowledged tells the interceptor which ends are known. They come in swarms, and
+// nobody waits for it.
+func (e *Engine) keepAcknowledged() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.ack:
+		}
+		e.pause(retryStep)
+		e.mu.Lock()
+		keys := e.gone
+		e.gone = nil
+		e.mu.Unlock()
+		if len(keys) == 0 {
+			continue
+		}
+		err := e.opt.Holds.Acknowledge(e.ctx, keys)
+		if errors.Is(err, ErrUnknown) {
+			// One that is forgotten already keeps none of the others.
+			for _, key := range keys {
+				err = errors.Join(err, e.opt.Holds.Acknowledge(e.ctx, []ln.CircuitKey{key}))
+			}
+		}
+		if err != nil && e.ctx.Err() == nil {
+			// They are told of again at the next attachment.
+			e.log.Debug("ends of HTLCs could not be acknowledged", zap.Int("htlcs", len(keys)), zap.Error(err))
+		}
+	}
+}
+
+func (e *Engine) payment(id string) (hold.Payment, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, ok := e.live[id]
+	return p, ok
 }
 
 func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
@@ -56,21 +124,10 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 		if !again {
 			id = e.sibling(client, h.Hash)
 		}
-		final := wish.FinalCltvDelta
-		if !registered {
-			final = e.opt.Limits.MaxFinal
-		}
-		v := hold.Offered{
-			Moment: hold.Moment{At: e.opt.Now().UTC(), Height: e.height},
-			Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, FailHeight: lws.FailHeight(h, final, e.opt.MarginBlocks)},
-		}
-		if registered {
-			v.Refusal = e.refusal(client, wish, h.IncomingMsat)
-		}
-		online, listed := e.online(client), e.listed
+		online, listed := e.online(client), e.listed && e.height != 0
 		e.mu.Unlock()
 		if !listed {
-			// Whose it is, is not known yet.
+			// Whose it is, or how long it may wait, is not known yet.
 			wake(e.relist)
 			e.pause(retryStep)
 			continue
@@ -83,12 +140,25 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 			}
 			return
 		}
-		var err error
+		v, evict, err := e.judge(client, wish, registered, id, h, again)
+		if err != nil {
+			e.log.Warn("an HTLC cannot be judged yet", zap.Stringer("key", h.Key), zap.Error(err))
+			e.pause(retryStep)
+			continue
+		}
+		if e.makeRoom(evict) {
+			// Somebody went another way meanwhile: what is left is judged anew.
+			continue
+		}
 		if id == "" {
 			id, err = e.begin(client, wish, h.Hash, v)
 		} else {
 			err = e.tell(id, v)
 		}
+		// From here on it counts as what is stored, or not at all.
+		e.mu.Lock()
+		delete(e.admitted, h.Key)
+		e.mu.Unlock()
 		if errors.Is(err, fsm.ErrIllegal) || errors.Is(err, store.ErrNotFound) {
 			// That payment ended meanwhile; a sibling that comes later is another.
 			e.mu.Lock()
@@ -117,20 +187,6 @@ func (e *Engine) sibling(client ln.PubKey, hash ln.Hash) string {
 	return ""
 }
 
-// refusal is why an HTLC may not wait beside what does, or "" (under mu).
-func (e *Engine) refusal(client ln.PubKey, w lws.Wish, incoming ln.Msat) string {
-	var mine, all lws.Sum
-	for _, p := range e.live {
-		for _, part := range p.Parts {
-			all = all.Add(part.AmountMsat)
-			if p.Client == client {
-				mine = mine.Add(part.AmountMsat)
-			}
-		}
-	}
-	return e.opt.Limits.Refuse(w, mine, all, incoming)
-}
-
 // begin creates the payment that an HTLC is the first part of.
 func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) (string, error) {
 	e.mu.Lock()
@@ -149,8 +205,12 @@ func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offere
 func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hold.Event, error) {
 	switch f := task.Effect.(type) {
 	case hold.Wake:
-		e.wakeWallet(ctx, f)
-		return nil, nil
+		how := e.wakeWallet(ctx, f)
+		if _, live := e.payment(f.ID); !live {
+			// It is over: nobody looks at it any more.
+			return nil, nil
+		}
+		return []hold.Event{hold.Woken{Moment: e.moment(), How: how}}, nil
 	case hold.Resume:
 		e.mu.Lock()
 		online := e.online(f.Client)
@@ -185,17 +245,22 @@ func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, 
 	return events, nil
 }
 
-// wakeWallet never fails its payment: the wallet may come by itself.
-func (e *Engine) wakeWallet(ctx context.Context, f hold.Wake) {
+// wakeWallet never fails its payment: the wallet may come by itself. What was done is
+// for people.
+func (e *Engine) wakeWallet(ctx context.Context, f hold.Wake) string {
 	log := e.log.With(zap.String("hold", f.ID), zap.Stringer("client", f.Client), zap.Time("until", f.Until))
 	if e.opt.Waker == nil {
 		log.Info("a payment waits for its wallet; no way to reach it is set up")
-		return
+		return "no way to reach wallets is set up"
 	}
-	err := e.opt.Waker.Wake(ctx, Waiting{PaymentID: f.ID, Client: f.Client, Hash: f.Hash, AmountMsat: f.AmountMsat, Until: f.Until})
+	how, err := e.opt.Waker.Wake(ctx, Waiting{PaymentID: f.ID, Client: f.Client, Hash: f.Hash, AmountMsat: f.AmountMsat, Until: f.Until})
 	if err != nil {
 		log.Info("a payment waits for its wallet, which could not be told", zap.Error(err))
-		return
+		return ln.Clip(how, maxHow)
 	}
-	log.Info("a payment waits for its wallet, which was told")
+	log.Info("a payment waits for its wallet, which was told", zap.String("how", how))
+	return ln.Clip(how, maxHow)
 }
+
+// maxHow bounds what is kept of an attempt to wake.
+const maxHow = 200

@@ -66,10 +66,11 @@ type Waiting struct {
 	Until      time.Time
 }
 
-// Waker pokes a wallet that is offline. It does not block for long, takes the same
-// payment again without harm, and its failure is only logged.
+// Waker pokes a wallet that is offline. It does not block for long and takes the same
+// payment again without harm. How says what was done, in words for people, and what an
+// error means for them; nothing else rests on either.
 type Waker interface {
-	Wake(ctx context.Context, w Waiting) error
+	Wake(ctx context.Context, w Waiting) (how string, err error)
 }
 
 // Wishes keeps what wallets asked for.
@@ -78,4 +79,12 @@ type Wishes interface {
 	// Put is false when there are so many wallets already, and this one is not known.
 	Put(ctx context.Context, client ln.PubKey, w lws.Wish, known bool, most int64, at time.Time) (bool, error)
 	Delete(ctx context.Context, client ln.PubKey) error
+}
+
+// Expected keeps the final CLTV deltas of invoices whose payers are shown a larger one.
+type Expected interface {
+	// PutExpected is false when the wallet has so many already.
+	PutExpected(ctx context.Context, client ln.PubKey, x lws.Expected, most int, now time.Time) (bool, error)
+	// Expected is 0 for an invoice that nobody announced.
+	Expected(ctx context.Context, client ln.PubKey, hash ln.Hash) (finalCltv uint32, err error)
 }

@@ -187,12 +187,21 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 		}
 	}
 	var arrived []ln.PubKey
-	for _, p := range e.live {
+	var lost []string
+	for id, p := range e.live {
 		if e.online(p.Client) && !slices.Contains(arrived, p.Client) {
 			arrived = append(arrived, p.Client)
 		}
+		if !e.decided[id] && !e.hasChannel(p.Client) {
+			lost = append(lost, id)
+		}
 	}
 	e.mu.Unlock()
+	slices.Sort(lost)
+	for _, id := range lost {
+		// The onion names a channel that is closed: it can never be handed on.
+		_ = e.tell(id, hold.SentBack{Moment: e.moment(), Reason: "the wallet has no channel with this gateway any more"})
+	}
 	wake(e.reclaim)
 	for _, client := range arrived {
 		e.arrived(client)
@@ -200,6 +209,16 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 	for _, client := range expect {
 		e.expect(client)
 	}
+}
+
+// hasChannel: lnd lists an open channel with the wallet, active or not (under mu).
+func (e *Engine) hasChannel(client ln.PubKey) bool {
+	for _, c := range e.channels {
+		if c.Peer == client {
+			return true
+		}
+	}
+	return false
 }
 
 // concerned: the peer is registered, or something waits for it (under mu).

@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -23,6 +24,8 @@ type Part struct {
 	AmountMsat ln.Msat       `json:"amount_msat"`
 	// FailHeight is the first block at which it goes back.
 	FailHeight uint32 `json:"fail_height"`
+	// SatBlocks is what holding it may cost, as it stood when it came.
+	SatBlocks uint64 `json:"sat_blocks,omitempty"`
 }
 
 // Payment is what waits.
@@ -37,12 +40,25 @@ type Payment struct {
 	// Wakes counts attempts to wake the wallet; the next one is due at NextWake.
 	Wakes    uint32    `json:"wakes"`
 	NextWake time.Time `json:"next_wake,omitzero"`
+	// LastWake is when what the last attempt came to was known, and WokeHow that.
+	LastWake time.Time `json:"last_wake,omitzero"`
+	WokeHow  string    `json:"woke_how,omitempty"`
 }
 
 // AmountMsat is what the parts bring.
 func (p Payment) AmountMsat() (sum ln.Msat) {
 	for _, part := range p.Parts {
 		sum += part.AmountMsat
+	}
+	return sum
+}
+
+// SatBlocks is what holding the parts may cost.
+func (p Payment) SatBlocks() (sum uint64) {
+	for _, part := range p.Parts {
+		if sum += part.SatBlocks; sum < part.SatBlocks {
+			return math.MaxUint64
+		}
 	}
 	return sum
 }
@@ -149,6 +165,16 @@ type (
 		Key     ln.CircuitKey `json:"key"`
 		Resumed bool          `json:"resumed"`
 	}
+	// Woken is what an attempt to wake the wallet came to.
+	Woken struct {
+		Moment
+		How string `json:"how"`
+	}
+	// SentBack: the wallet does not want it, or it makes room for others.
+	SentBack struct {
+		Moment
+		Reason string `json:"reason"`
+	}
 	// Gone: lnd no longer has the part.
 	Gone struct {
 		Moment
@@ -163,6 +189,8 @@ func (WalletGone) EventName() string   { return "wallet_gone" }
 func (NewBlock) EventName() string     { return "new_block" }
 func (Tick) EventName() string         { return "tick" }
 func (Decided) EventName() string      { return "decided" }
+func (Woken) EventName() string        { return "woken" }
+func (SentBack) EventName() string     { return "sent_back" }
 func (Gone) EventName() string         { return "gone" }
 
 // Effect is something to do once the state that asks for it is stored; it may run
@@ -171,7 +199,7 @@ type Effect interface{ EffectName() string }
 
 // The effects.
 type (
-	// Wake pokes the wallet.
+	// Wake pokes the wallet; what it came to is told as Woken.
 	Wake struct {
 		ID         string    `json:"id"`
 		Client     ln.PubKey `json:"client"`
@@ -205,7 +233,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name: Name, Step: Step,
 		States:   []State{Fresh{}, Held{}, Resuming{}, Failing{}, Resumed{}, Failed{}},
-		Events:   []Event{Offered{}, WalletActive{}, WalletGone{}, NewBlock{}, Tick{}, Decided{}, Gone{}},
+		Events:   []Event{Offered{}, WalletActive{}, WalletGone{}, NewBlock{}, Tick{}, Decided{}, Woken{}, SentBack{}, Gone{}},
 		Effects:  []Effect{Wake{}, Resume{}, Fail{}},
 		Terminal: Final, Deadline: deadline, Edges: edges(),
 	}
@@ -273,18 +301,22 @@ func edges() []fsm.Edge {
 		{From: "held", Event: "decided", To: "resumed"},
 		{From: "held", Event: "decided", To: "failing", Effects: []string{"fail"}},
 		{From: "held", Event: "decided", To: "failed"},
+		{From: "held", Event: "woken", To: "held"},
+		{From: "held", Event: "sent_back", To: "failing", Effects: []string{"fail"}},
 		{From: "held", Event: "gone", To: "failing", Effects: []string{"fail"}},
 		{From: "held", Event: "gone", To: "failed"},
 
 		{From: "resuming", Event: "offered", To: "resuming", Effects: []string{"resume"}},
 		{From: "resuming", Event: "wallet_gone", To: "held", Effects: []string{"wake"}},
 		{From: "resuming", Event: "wallet_gone", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "woken", To: "resuming"},
 		{From: "resuming", Event: "decided", To: "resuming"},
 		{From: "resuming", Event: "decided", To: "resumed"},
 		{From: "resuming", Event: "gone", To: "resuming"},
 		{From: "resuming", Event: "gone", To: "resumed"},
 
 		{From: "failing", Event: "offered", To: "failing", Effects: []string{"fail"}},
+		{From: "failing", Event: "woken", To: "failing"},
 		{From: "failing", Event: "decided", To: "failing"},
 		{From: "failing", Event: "decided", To: "failed"},
 		{From: "failing", Event: "gone", To: "failing"},

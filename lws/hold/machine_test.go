@@ -38,7 +38,10 @@ func testEvents(s State) []Event {
 		out = append(out, Offered{Moment: m, Part: testPart(n)}, Offered{Moment: m, Part: testPart(n), Refusal: "full"},
 			Offered{Moment: late, Part: testPart(n)}, Decided{m, k, true}, Decided{m, k, false}, Gone{m, k})
 	}
-	out = append(out, NewBlock{m}, NewBlock{late}, Tick{m}, Tick{late}, WalletActive{m})
+	out = append(out, NewBlock{m}, NewBlock{late}, Tick{m}, Tick{late}, WalletActive{m}, SentBack{m, "no room"})
+	if Of(s).WokeHow == "" {
+		out = append(out, Woken{m, "told"})
+	}
 	if Of(s).Wakes < 2 {
 		// Each wakes the wallet once more: there is no end to such states.
 		out = append(out, WalletGone{m}, Tick{soon})
@@ -114,7 +117,11 @@ func TestPartsEndAlike(t *testing.T) {
 			if rapid.IntRange(0, 5).Draw(t, "block") == 0 {
 				m.Height++
 			}
-			switch rapid.IntRange(0, 6).Draw(t, "what") {
+			switch rapid.IntRange(0, 8).Draw(t, "what") {
+			case 7:
+				step(Woken{m, "told"})
+			case 8:
+				step(SentBack{m, "no room"})
 			case 0:
 				part := testPart(rapid.Uint64Range(1, 4).Draw(t, "part"))
 				if over[part.Key] || asked[part.Key] != "" {

@@ -85,6 +85,11 @@ func stepHeld(s Held, v Event) (State, []Effect, error) {
 		case !s.NextWake.IsZero() && !v.At.Before(s.NextWake):
 			return wake(s.Payment, v.Moment)
 		}
+	case Woken:
+		s.LastWake, s.WokeHow = v.At, v.How
+		return s, nil, nil
+	case SentBack:
+		return fail(s.Payment, nil, v.Reason)
 	case Decided:
 		switch {
 		case !s.has(v.Key):
@@ -104,6 +109,9 @@ func stepHeld(s Held, v Event) (State, []Effect, error) {
 
 func stepResuming(s Resuming, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
+	case Woken:
+		s.LastWake, s.WokeHow = v.At, v.How
+		return s, nil, nil
 	case Offered:
 		if s.has(v.Part.Key) {
 			return s, nil, nil
@@ -143,6 +151,9 @@ func closeResuming(s Resuming, key ln.CircuitKey) (State, []Effect, error) {
 
 func stepFailing(s Failing, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
+	case Woken:
+		s.LastWake, s.WokeHow = v.At, v.How
+		return s, nil, nil
 	case Offered:
 		if s.has(v.Part.Key) {
 			return s, nil, nil

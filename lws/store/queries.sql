@@ -11,3 +11,16 @@ SELECT * FROM lws_wishes ORDER BY client;
 
 -- name: CountWishes :one
 SELECT CAST(COUNT(*) AS BIGINT) AS wishes FROM lws_wishes;
+
+-- name: PutExpected :exec
+INSERT INTO lws_expected (client, payment_hash, final_cltv, until_ms) VALUES ($1, $2, $3, $4)
+ON CONFLICT (client, payment_hash) DO UPDATE SET final_cltv = excluded.final_cltv, until_ms = excluded.until_ms;
+
+-- name: CountExpected :one
+SELECT CAST(COUNT(*) AS BIGINT) AS expected FROM lws_expected WHERE client = $1 AND until_ms > $2;
+
+-- name: GetExpected :one
+SELECT final_cltv FROM lws_expected WHERE client = $1 AND payment_hash = $2;
+
+-- name: DeleteExpectedBefore :exec
+DELETE FROM lws_expected WHERE until_ms <= $1;

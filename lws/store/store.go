@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -93,6 +94,53 @@ func (s *Store) Put(ctx context.Context, client ln.PubKey, w lws.Wish, known boo
 		})
 	})
 	return taken, err
+}
+
+// keepExpected is how much longer an invoice is remembered than it can be paid: parts of a
+// payment come one after the other.
+const keepExpected = time.Hour
+
+// PutExpected remembers an invoice. Of one wallet there are at most so many: false when
+// there is no room.
+func (s *Store) PutExpected(ctx context.Context, client ln.PubKey, x lws.Expected, most int, now time.Time) (taken bool, err error) {
+	err = s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		taken = false
+		if err := s.fence(ctx, tx); err != nil {
+			return err
+		}
+		q := lwsdb.New(tx)
+		if err := q.DeleteExpectedBefore(ctx, now.Add(-keepExpected).UnixMilli()); err != nil {
+			return err
+		}
+		n, err := q.CountExpected(ctx, lwsdb.CountExpectedParams{Client: client[:], UntilMs: now.UnixMilli()})
+		if err != nil || n >= int64(most) {
+			return err
+		}
+		taken = true
+		return q.PutExpected(ctx, lwsdb.PutExpectedParams{
+			Client: client[:], PaymentHash: x.Hash[:], FinalCltv: int64(x.FinalCltvDelta), UntilMs: x.Until.UnixMilli(),
+		})
+	})
+	return taken, err
+}
+
+// Expected is the final CLTV delta that a wallet's own node keeps for an invoice, or 0.
+func (s *Store) Expected(ctx context.Context, client ln.PubKey, hash ln.Hash) (finalCltv uint32, err error) {
+	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		n, err := lwsdb.New(tx).GetExpected(ctx, lwsdb.GetExpectedParams{Client: client[:], PaymentHash: hash[:]})
+		switch {
+		case errors.Is(store.MapError(err), store.ErrNotFound):
+			finalCltv = 0
+			return nil
+		case err != nil:
+			return err
+		case n < 0 || n > math.MaxUint32:
+			return fmt.Errorf("what %s announced cannot be read", client)
+		}
+		finalCltv = uint32(n)
+		return nil
+	})
+	return finalCltv, err
 }
 
 // Delete ends a registration; none is success.

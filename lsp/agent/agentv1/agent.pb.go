@@ -1334,9 +1334,12 @@ type ReceiveRequest struct {
 	// Ask this LSP only.
 	Lsp string `protobuf:"bytes,8,opt,name=lsp,proto3" json:"lsp,omitempty"`
 	// Refuse a fee above this; 0 means no limit.
-	MaxFeeMsat    uint64 `protobuf:"varint,9,opt,name=max_fee_msat,json=maxFeeMsat,proto3" json:"max_fee_msat,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxFeeMsat uint64 `protobuf:"varint,9,opt,name=max_fee_msat,json=maxFeeMsat,proto3" json:"max_fee_msat,omitempty"`
+	// How long the payment may wait for this wallet while it is offline; 0 is the LSP's
+	// usual time. The LSP wraps the invoice then.
+	HoldForSeconds uint32 `protobuf:"varint,10,opt,name=hold_for_seconds,json=holdForSeconds,proto3" json:"hold_for_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReceiveRequest) Reset() {
@@ -1428,6 +1431,13 @@ func (x *ReceiveRequest) GetLsp() string {
 func (x *ReceiveRequest) GetMaxFeeMsat() uint64 {
 	if x != nil {
 		return x.MaxFeeMsat
+	}
+	return 0
+}
+
+func (x *ReceiveRequest) GetHoldForSeconds() uint32 {
+	if x != nil {
+		return x.HoldForSeconds
 	}
 	return 0
 }
@@ -2027,7 +2037,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\x0evalid_until_ms\x18\t \x01(\x03R\fvalidUntilMs\"|\n" +
 	"\x12ListOffersResponse\x12.\n" +
 	"\x06offers\x18\x01 \x03(\v2\x16.sluice.agent.v1.OfferR\x06offers\x126\n" +
-	"\vunreachable\x18\x02 \x03(\v2\x14.sluice.agent.v1.LspR\vunreachable\"\xdc\x02\n" +
+	"\vunreachable\x18\x02 \x03(\v2\x14.sluice.agent.v1.LspR\vunreachable\"\x86\x03\n" +
 	"\x0eReceiveRequest\x12\x1f\n" +
 	"\vamount_msat\x18\x01 \x01(\x04R\n" +
 	"amountMsat\x126\n" +
@@ -2040,7 +2050,9 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\x0eexpiry_seconds\x18\a \x01(\rR\rexpirySeconds\x12\x10\n" +
 	"\x03lsp\x18\b \x01(\tR\x03lsp\x12 \n" +
 	"\fmax_fee_msat\x18\t \x01(\x04R\n" +
-	"maxFeeMsat\"\xe6\x03\n" +
+	"maxFeeMsat\x12(\n" +
+	"\x10hold_for_seconds\x18\n" +
+	" \x01(\rR\x0eholdForSeconds\"\xe6\x03\n" +
 	"\x0fReceiveResponse\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
 	"\n" +

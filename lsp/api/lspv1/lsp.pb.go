@@ -199,8 +199,12 @@ type ChannelWish struct {
 	MinConfirmations uint32 `protobuf:"varint,2,opt,name=min_confirmations,json=minConfirmations,proto3" json:"min_confirmations,omitempty"`
 	// Agree to a further channel when the present ones lack inbound liquidity.
 	AllowAnotherChannel bool `protobuf:"varint,3,opt,name=allow_another_channel,json=allowAnotherChannel,proto3" json:"allow_another_channel,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How long the payment, once it is complete, may wait for a wallet that is offline; 0 is
+	// the gateway's usual time, a minute or two. The onion of a payer who pays the fee
+	// leaves the wallet only what its invoice shows: to wait long, let the receiver pay.
+	HoldForSeconds uint32 `protobuf:"varint,4,opt,name=hold_for_seconds,json=holdForSeconds,proto3" json:"hold_for_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ChannelWish) Reset() {
@@ -252,6 +256,13 @@ func (x *ChannelWish) GetAllowAnotherChannel() bool {
 		return x.AllowAnotherChannel
 	}
 	return false
+}
+
+func (x *ChannelWish) GetHoldForSeconds() uint32 {
+	if x != nil {
+		return x.HoldForSeconds
+	}
+	return 0
 }
 
 // GetMenuRequest asks for the menu.
@@ -3493,11 +3504,12 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x1fmax_client_to_self_delay_blocks\x18\x05 \x01(\rR\x1amaxClientToSelfDelayBlocks\x121\n" +
 	"\x15min_payment_size_msat\x18\x06 \x01(\x04R\x12minPaymentSizeMsat\x121\n" +
 	"\x15max_payment_size_msat\x18\a \x01(\x04R\x12maxPaymentSizeMsat\x12\x18\n" +
-	"\apromise\x18\b \x01(\tR\apromise\"\x8b\x01\n" +
+	"\apromise\x18\b \x01(\tR\apromise\"\xb5\x01\n" +
 	"\vChannelWish\x12\x1b\n" +
 	"\tzero_conf\x18\x01 \x01(\bR\bzeroConf\x12+\n" +
 	"\x11min_confirmations\x18\x02 \x01(\rR\x10minConfirmations\x122\n" +
-	"\x15allow_another_channel\x18\x03 \x01(\bR\x13allowAnotherChannel\"\x1d\n" +
+	"\x15allow_another_channel\x18\x03 \x01(\bR\x13allowAnotherChannel\x12(\n" +
+	"\x10hold_for_seconds\x18\x04 \x01(\rR\x0eholdForSeconds\"\x1d\n" +
 	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xd1\x03\n" +
 	"\x0fGetMenuResponse\x12V\n" +
 	"\x17opening_fee_params_menu\x18\x01 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x14openingFeeParamsMenu\x12(\n" +

@@ -95,6 +95,87 @@ func (x *Hold) GetFinalCltvDeltaBlocks() uint32 {
 	return 0
 }
 
+// HoldTerms are what the gateway offers every wallet.
+type HoldTerms struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most that a registration may ask for.
+	HoldForSeconds uint32 `protobuf:"varint,1,opt,name=hold_for_seconds,json=holdForSeconds,proto3" json:"hold_for_seconds,omitempty"`
+	MaxHtlcs       uint32 `protobuf:"varint,2,opt,name=max_htlcs,json=maxHtlcs,proto3" json:"max_htlcs,omitempty"`
+	MaxSat         uint64 `protobuf:"varint,3,opt,name=max_sat,json=maxSat,proto3" json:"max_sat,omitempty"`
+	// What payments that wait for one wallet may cost, in satoshis times blocks.
+	MaxSatBlocks uint64 `protobuf:"varint,4,opt,name=max_sat_blocks,json=maxSatBlocks,proto3" json:"max_sat_blocks,omitempty"`
+	// What holding costs, in millisatoshis for each million of satoshis times blocks; 0 is
+	// nothing. The payer's routing fee must bring it: what brings less is not held.
+	PriceMsatPerMillionSatBlocks uint64 `protobuf:"varint,5,opt,name=price_msat_per_million_sat_blocks,json=priceMsatPerMillionSatBlocks,proto3" json:"price_msat_per_million_sat_blocks,omitempty"`
+	unknownFields                protoimpl.UnknownFields
+	sizeCache                    protoimpl.SizeCache
+}
+
+func (x *HoldTerms) Reset() {
+	*x = HoldTerms{}
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldTerms) ProtoMessage() {}
+
+func (x *HoldTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldTerms.ProtoReflect.Descriptor instead.
+func (*HoldTerms) Descriptor() ([]byte, []int) {
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HoldTerms) GetHoldForSeconds() uint32 {
+	if x != nil {
+		return x.HoldForSeconds
+	}
+	return 0
+}
+
+func (x *HoldTerms) GetMaxHtlcs() uint32 {
+	if x != nil {
+		return x.MaxHtlcs
+	}
+	return 0
+}
+
+func (x *HoldTerms) GetMaxSat() uint64 {
+	if x != nil {
+		return x.MaxSat
+	}
+	return 0
+}
+
+func (x *HoldTerms) GetMaxSatBlocks() uint64 {
+	if x != nil {
+		return x.MaxSatBlocks
+	}
+	return 0
+}
+
+func (x *HoldTerms) GetPriceMsatPerMillionSatBlocks() uint64 {
+	if x != nil {
+		return x.PriceMsatPerMillionSatBlocks
+	}
+	return 0
+}
+
 // WaitingPayment is one that waits for its wallet.
 type WaitingPayment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -118,14 +199,19 @@ type WaitingPayment struct {
 	// held, resuming or failing.
 	State string `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	// The wallet's node key.
-	Client        []byte `protobuf:"bytes,12,opt,name=client,proto3" json:"client,omitempty"`
+	Client []byte `protobuf:"bytes,12,opt,name=client,proto3" json:"client,omitempty"`
+	// What holding it may cost, in satoshis times blocks.
+	SatBlocks uint64 `protobuf:"varint,13,opt,name=sat_blocks,json=satBlocks,proto3" json:"sat_blocks,omitempty"`
+	// When the wallet was woken last (Unix milliseconds), and what became of it.
+	LastWakeMs    int64  `protobuf:"varint,14,opt,name=last_wake_ms,json=lastWakeMs,proto3" json:"last_wake_ms,omitempty"`
+	LastWake      string `protobuf:"bytes,15,opt,name=last_wake,json=lastWake,proto3" json:"last_wake,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitingPayment) Reset() {
 	*x = WaitingPayment{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[1]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -137,7 +223,7 @@ func (x *WaitingPayment) String() string {
 func (*WaitingPayment) ProtoMessage() {}
 
 func (x *WaitingPayment) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[1]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -150,7 +236,7 @@ func (x *WaitingPayment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingPayment.ProtoReflect.Descriptor instead.
 func (*WaitingPayment) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{1}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *WaitingPayment) GetId() string {
@@ -237,6 +323,27 @@ func (x *WaitingPayment) GetClient() []byte {
 	return nil
 }
 
+func (x *WaitingPayment) GetSatBlocks() uint64 {
+	if x != nil {
+		return x.SatBlocks
+	}
+	return 0
+}
+
+func (x *WaitingPayment) GetLastWakeMs() int64 {
+	if x != nil {
+		return x.LastWakeMs
+	}
+	return 0
+}
+
+func (x *WaitingPayment) GetLastWake() string {
+	if x != nil {
+		return x.LastWake
+	}
+	return ""
+}
+
 // SetHoldRequest is a registration.
 type SetHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -248,7 +355,7 @@ type SetHoldRequest struct {
 
 func (x *SetHoldRequest) Reset() {
 	*x = SetHoldRequest{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[2]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +367,7 @@ func (x *SetHoldRequest) String() string {
 func (*SetHoldRequest) ProtoMessage() {}
 
 func (x *SetHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[2]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +380,7 @@ func (x *SetHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHoldRequest.ProtoReflect.Descriptor instead.
 func (*SetHoldRequest) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{2}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetHoldRequest) GetHold() *Hold {
@@ -292,7 +399,7 @@ type SetHoldResponse struct {
 
 func (x *SetHoldResponse) Reset() {
 	*x = SetHoldResponse{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[3]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -304,7 +411,7 @@ func (x *SetHoldResponse) String() string {
 func (*SetHoldResponse) ProtoMessage() {}
 
 func (x *SetHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[3]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -317,7 +424,7 @@ func (x *SetHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHoldResponse.ProtoReflect.Descriptor instead.
 func (*SetHoldResponse) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{3}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{4}
 }
 
 // GetHoldRequest is empty.
@@ -329,7 +436,7 @@ type GetHoldRequest struct {
 
 func (x *GetHoldRequest) Reset() {
 	*x = GetHoldRequest{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[4]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +448,7 @@ func (x *GetHoldRequest) String() string {
 func (*GetHoldRequest) ProtoMessage() {}
 
 func (x *GetHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[4]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +461,7 @@ func (x *GetHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHoldRequest.ProtoReflect.Descriptor instead.
 func (*GetHoldRequest) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{4}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{5}
 }
 
 // GetHoldResponse is the wallet's.
@@ -363,14 +470,16 @@ type GetHoldResponse struct {
 	// Absent without a registration.
 	Hold *Hold `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
 	// Its payments, oldest first.
-	Waiting       []*WaitingPayment `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting []*WaitingPayment `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// What the gateway offers.
+	Terms         *HoldTerms `protobuf:"bytes,3,opt,name=terms,proto3" json:"terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetHoldResponse) Reset() {
 	*x = GetHoldResponse{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[5]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +491,7 @@ func (x *GetHoldResponse) String() string {
 func (*GetHoldResponse) ProtoMessage() {}
 
 func (x *GetHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[5]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +504,7 @@ func (x *GetHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHoldResponse.ProtoReflect.Descriptor instead.
 func (*GetHoldResponse) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{5}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetHoldResponse) GetHold() *Hold {
@@ -412,6 +521,13 @@ func (x *GetHoldResponse) GetWaiting() []*WaitingPayment {
 	return nil
 }
 
+func (x *GetHoldResponse) GetTerms() *HoldTerms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
 // RemoveHoldRequest is empty.
 type RemoveHoldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -421,7 +537,7 @@ type RemoveHoldRequest struct {
 
 func (x *RemoveHoldRequest) Reset() {
 	*x = RemoveHoldRequest{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[6]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +549,7 @@ func (x *RemoveHoldRequest) String() string {
 func (*RemoveHoldRequest) ProtoMessage() {}
 
 func (x *RemoveHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[6]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +562,7 @@ func (x *RemoveHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHoldRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHoldRequest) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{6}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{7}
 }
 
 // RemoveHoldResponse is empty.
@@ -458,7 +574,7 @@ type RemoveHoldResponse struct {
 
 func (x *RemoveHoldResponse) Reset() {
 	*x = RemoveHoldResponse{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[7]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +586,7 @@ func (x *RemoveHoldResponse) String() string {
 func (*RemoveHoldResponse) ProtoMessage() {}
 
 func (x *RemoveHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[7]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +599,191 @@ func (x *RemoveHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHoldResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHoldResponse) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{7}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{8}
+}
+
+// ExpectPaymentRequest is about one invoice of the wallet's.
+type ExpectPaymentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes.
+	PaymentHash []byte `protobuf:"bytes,1,opt,name=payment_hash,json=paymentHash,proto3" json:"payment_hash,omitempty"`
+	// What the wallet's own node keeps for it.
+	FinalCltvDeltaBlocks uint32 `protobuf:"varint,2,opt,name=final_cltv_delta_blocks,json=finalCltvDeltaBlocks,proto3" json:"final_cltv_delta_blocks,omitempty"`
+	// When payers can no longer begin to pay it (Unix milliseconds).
+	UntilMs       int64 `protobuf:"varint,3,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectPaymentRequest) Reset() {
+	*x = ExpectPaymentRequest{}
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectPaymentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectPaymentRequest) ProtoMessage() {}
+
+func (x *ExpectPaymentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectPaymentRequest.ProtoReflect.Descriptor instead.
+func (*ExpectPaymentRequest) Descriptor() ([]byte, []int) {
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExpectPaymentRequest) GetPaymentHash() []byte {
+	if x != nil {
+		return x.PaymentHash
+	}
+	return nil
+}
+
+func (x *ExpectPaymentRequest) GetFinalCltvDeltaBlocks() uint32 {
+	if x != nil {
+		return x.FinalCltvDeltaBlocks
+	}
+	return 0
+}
+
+func (x *ExpectPaymentRequest) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+// ExpectPaymentResponse is empty.
+type ExpectPaymentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectPaymentResponse) Reset() {
+	*x = ExpectPaymentResponse{}
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectPaymentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectPaymentResponse) ProtoMessage() {}
+
+func (x *ExpectPaymentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectPaymentResponse.ProtoReflect.Descriptor instead.
+func (*ExpectPaymentResponse) Descriptor() ([]byte, []int) {
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{10}
+}
+
+// ReturnPaymentRequest names a payment that waits.
+type ReturnPaymentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, of GetHold.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnPaymentRequest) Reset() {
+	*x = ReturnPaymentRequest{}
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnPaymentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnPaymentRequest) ProtoMessage() {}
+
+func (x *ReturnPaymentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnPaymentRequest.ProtoReflect.Descriptor instead.
+func (*ReturnPaymentRequest) Descriptor() ([]byte, []int) {
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReturnPaymentRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ReturnPaymentResponse is empty.
+type ReturnPaymentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnPaymentResponse) Reset() {
+	*x = ReturnPaymentResponse{}
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnPaymentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnPaymentResponse) ProtoMessage() {}
+
+func (x *ReturnPaymentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnPaymentResponse.ProtoReflect.Descriptor instead.
+func (*ReturnPaymentResponse) Descriptor() ([]byte, []int) {
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{12}
 }
 
 // ListHoldsRequest is empty.
@@ -495,7 +795,7 @@ type ListHoldsRequest struct {
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[8]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +807,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[8]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +820,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{8}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{13}
 }
 
 // ListHoldsResponse is everything that waits.
@@ -536,7 +836,7 @@ type ListHoldsResponse struct {
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[9]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +848,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[9]
+	mi := &file_lws_api_lwsv1_lws_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +861,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{9}
+	return file_lws_api_lwsv1_lws_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListHoldsResponse) GetWaiting() []*WaitingPayment {
@@ -587,7 +887,13 @@ const file_lws_api_lwsv1_lws_proto_rawDesc = "" +
 	"\x10hold_for_seconds\x18\x01 \x01(\rR\x0eholdForSeconds\x12\x1b\n" +
 	"\tmax_htlcs\x18\x02 \x01(\rR\bmaxHtlcs\x12\x17\n" +
 	"\amax_sat\x18\x03 \x01(\x04R\x06maxSat\x125\n" +
-	"\x17final_cltv_delta_blocks\x18\x04 \x01(\rR\x14finalCltvDeltaBlocks\"\xd8\x02\n" +
+	"\x17final_cltv_delta_blocks\x18\x04 \x01(\rR\x14finalCltvDeltaBlocks\"\xda\x01\n" +
+	"\tHoldTerms\x12(\n" +
+	"\x10hold_for_seconds\x18\x01 \x01(\rR\x0eholdForSeconds\x12\x1b\n" +
+	"\tmax_htlcs\x18\x02 \x01(\rR\bmaxHtlcs\x12\x17\n" +
+	"\amax_sat\x18\x03 \x01(\x04R\x06maxSat\x12$\n" +
+	"\x0emax_sat_blocks\x18\x04 \x01(\x04R\fmaxSatBlocks\x12G\n" +
+	"!price_msat_per_million_sat_blocks\x18\x05 \x01(\x04R\x1cpriceMsatPerMillionSatBlocks\"\xb6\x03\n" +
 	"\x0eWaitingPayment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fpayment_hash\x18\x02 \x01(\fR\vpaymentHash\x12\x1f\n" +
@@ -605,27 +911,43 @@ const file_lws_api_lwsv1_lws_proto_rawDesc = "" +
 	" \x01(\x03R\n" +
 	"nextWakeMs\x12\x14\n" +
 	"\x05state\x18\v \x01(\tR\x05state\x12\x16\n" +
-	"\x06client\x18\f \x01(\fR\x06client\"9\n" +
+	"\x06client\x18\f \x01(\fR\x06client\x12\x1d\n" +
+	"\n" +
+	"sat_blocks\x18\r \x01(\x04R\tsatBlocks\x12 \n" +
+	"\flast_wake_ms\x18\x0e \x01(\x03R\n" +
+	"lastWakeMs\x12\x1b\n" +
+	"\tlast_wake\x18\x0f \x01(\tR\blastWake\"9\n" +
 	"\x0eSetHoldRequest\x12'\n" +
 	"\x04hold\x18\x01 \x01(\v2\x13.sluice.lws.v1.HoldR\x04hold\"\x11\n" +
 	"\x0fSetHoldResponse\"\x10\n" +
-	"\x0eGetHoldRequest\"s\n" +
+	"\x0eGetHoldRequest\"\xa3\x01\n" +
 	"\x0fGetHoldResponse\x12'\n" +
 	"\x04hold\x18\x01 \x01(\v2\x13.sluice.lws.v1.HoldR\x04hold\x127\n" +
-	"\awaiting\x18\x02 \x03(\v2\x1d.sluice.lws.v1.WaitingPaymentR\awaiting\"\x13\n" +
+	"\awaiting\x18\x02 \x03(\v2\x1d.sluice.lws.v1.WaitingPaymentR\awaiting\x12.\n" +
+	"\x05terms\x18\x03 \x01(\v2\x18.sluice.lws.v1.HoldTermsR\x05terms\"\x13\n" +
 	"\x11RemoveHoldRequest\"\x14\n" +
-	"\x12RemoveHoldResponse\"\x12\n" +
+	"\x12RemoveHoldResponse\"\x8b\x01\n" +
+	"\x14ExpectPaymentRequest\x12!\n" +
+	"\fpayment_hash\x18\x01 \x01(\fR\vpaymentHash\x125\n" +
+	"\x17final_cltv_delta_blocks\x18\x02 \x01(\rR\x14finalCltvDeltaBlocks\x12\x19\n" +
+	"\buntil_ms\x18\x03 \x01(\x03R\auntilMs\"\x17\n" +
+	"\x15ExpectPaymentResponse\"&\n" +
+	"\x14ReturnPaymentRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x17\n" +
+	"\x15ReturnPaymentResponse\"\x12\n" +
 	"\x10ListHoldsRequest\"l\n" +
 	"\x11ListHoldsResponse\x127\n" +
 	"\awaiting\x18\x01 \x03(\v2\x1d.sluice.lws.v1.WaitingPaymentR\awaiting\x12\x1e\n" +
 	"\n" +
 	"registered\x18\x02 \x01(\rR\n" +
-	"registered2\xf5\x01\n" +
+	"registered2\xad\x03\n" +
 	"\fHoldsService\x12H\n" +
 	"\aSetHold\x12\x1d.sluice.lws.v1.SetHoldRequest\x1a\x1e.sluice.lws.v1.SetHoldResponse\x12H\n" +
 	"\aGetHold\x12\x1d.sluice.lws.v1.GetHoldRequest\x1a\x1e.sluice.lws.v1.GetHoldResponse\x12Q\n" +
 	"\n" +
-	"RemoveHold\x12 .sluice.lws.v1.RemoveHoldRequest\x1a!.sluice.lws.v1.RemoveHoldResponse2f\n" +
+	"RemoveHold\x12 .sluice.lws.v1.RemoveHoldRequest\x1a!.sluice.lws.v1.RemoveHoldResponse\x12Z\n" +
+	"\rExpectPayment\x12#.sluice.lws.v1.ExpectPaymentRequest\x1a$.sluice.lws.v1.ExpectPaymentResponse\x12Z\n" +
+	"\rReturnPayment\x12#.sluice.lws.v1.ReturnPaymentRequest\x1a$.sluice.lws.v1.ReturnPaymentResponse2f\n" +
 	"\x14HoldsOperatorService\x12N\n" +
 	"\tListHolds\x12\x1f.sluice.lws.v1.ListHoldsRequest\x1a .sluice.lws.v1.ListHoldsResponseB,Z*github.com/sluice-lsp/sluice/lws/api/lwsv1b\x06proto3"
 
@@ -641,37 +963,47 @@ func file_lws_api_lwsv1_lws_proto_rawDescGZIP() []byte {
 	return file_lws_api_lwsv1_lws_proto_rawDescData
 }
 
-var file_lws_api_lwsv1_lws_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lws_api_lwsv1_lws_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lws_api_lwsv1_lws_proto_goTypes = []any{
-	(*Hold)(nil),               // 0: sluice.lws.v1.Hold
-	(*WaitingPayment)(nil),     // 1: sluice.lws.v1.WaitingPayment
-	(*SetHoldRequest)(nil),     // 2: sluice.lws.v1.SetHoldRequest
-	(*SetHoldResponse)(nil),    // 3: sluice.lws.v1.SetHoldResponse
-	(*GetHoldRequest)(nil),     // 4: sluice.lws.v1.GetHoldRequest
-	(*GetHoldResponse)(nil),    // 5: sluice.lws.v1.GetHoldResponse
-	(*RemoveHoldRequest)(nil),  // 6: sluice.lws.v1.RemoveHoldRequest
-	(*RemoveHoldResponse)(nil), // 7: sluice.lws.v1.RemoveHoldResponse
-	(*ListHoldsRequest)(nil),   // 8: sluice.lws.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),  // 9: sluice.lws.v1.ListHoldsResponse
+	(*Hold)(nil),                  // 0: sluice.lws.v1.Hold
+	(*HoldTerms)(nil),             // 1: sluice.lws.v1.HoldTerms
+	(*WaitingPayment)(nil),        // 2: sluice.lws.v1.WaitingPayment
+	(*SetHoldRequest)(nil),        // 3: sluice.lws.v1.SetHoldRequest
+	(*SetHoldResponse)(nil),       // 4: sluice.lws.v1.SetHoldResponse
+	(*GetHoldRequest)(nil),        // 5: sluice.lws.v1.GetHoldRequest
+	(*GetHoldResponse)(nil),       // 6: sluice.lws.v1.GetHoldResponse
+	(*RemoveHoldRequest)(nil),     // 7: sluice.lws.v1.RemoveHoldRequest
+	(*RemoveHoldResponse)(nil),    // 8: sluice.lws.v1.RemoveHoldResponse
+	(*ExpectPaymentRequest)(nil),  // 9: sluice.lws.v1.ExpectPaymentRequest
+	(*ExpectPaymentResponse)(nil), // 10: sluice.lws.v1.ExpectPaymentResponse
+	(*ReturnPaymentRequest)(nil),  // 11: sluice.lws.v1.ReturnPaymentRequest
+	(*ReturnPaymentResponse)(nil), // 12: sluice.lws.v1.ReturnPaymentResponse
+	(*ListHoldsRequest)(nil),      // 13: sluice.lws.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),     // 14: sluice.lws.v1.ListHoldsResponse
 }
 var file_lws_api_lwsv1_lws_proto_depIdxs = []int32{
-	0, // 0: sluice.lws.v1.SetHoldRequest.hold:type_name -> sluice.lws.v1.Hold
-	0, // 1: sluice.lws.v1.GetHoldResponse.hold:type_name -> sluice.lws.v1.Hold
-	1, // 2: sluice.lws.v1.GetHoldResponse.waiting:type_name -> sluice.lws.v1.WaitingPayment
-	1, // 3: sluice.lws.v1.ListHoldsResponse.waiting:type_name -> sluice.lws.v1.WaitingPayment
-	2, // 4: sluice.lws.v1.HoldsService.SetHold:input_type -> sluice.lws.v1.SetHoldRequest
-	4, // 5: sluice.lws.v1.HoldsService.GetHold:input_type -> sluice.lws.v1.GetHoldRequest
-	6, // 6: sluice.lws.v1.HoldsService.RemoveHold:input_type -> sluice.lws.v1.RemoveHoldRequest
-	8, // 7: sluice.lws.v1.HoldsOperatorService.ListHolds:input_type -> sluice.lws.v1.ListHoldsRequest
-	3, // 8: sluice.lws.v1.HoldsService.SetHold:output_type -> sluice.lws.v1.SetHoldResponse
-	5, // 9: sluice.lws.v1.HoldsService.GetHold:output_type -> sluice.lws.v1.GetHoldResponse
-	7, // 10: sluice.lws.v1.HoldsService.RemoveHold:output_type -> sluice.lws.v1.RemoveHoldResponse
-	9, // 11: sluice.lws.v1.HoldsOperatorService.ListHolds:output_type -> sluice.lws.v1.ListHoldsResponse
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: sluice.lws.v1.SetHoldRequest.hold:type_name -> sluice.lws.v1.Hold
+	0,  // 1: sluice.lws.v1.GetHoldResponse.hold:type_name -> sluice.lws.v1.Hold
+	2,  // 2: sluice.lws.v1.GetHoldResponse.waiting:type_name -> sluice.lws.v1.WaitingPayment
+	1,  // 3: sluice.lws.v1.GetHoldResponse.terms:type_name -> sluice.lws.v1.HoldTerms
+	2,  // 4: sluice.lws.v1.ListHoldsResponse.waiting:type_name -> sluice.lws.v1.WaitingPayment
+	3,  // 5: sluice.lws.v1.HoldsService.SetHold:input_type -> sluice.lws.v1.SetHoldRequest
+	5,  // 6: sluice.lws.v1.HoldsService.GetHold:input_type -> sluice.lws.v1.GetHoldRequest
+	7,  // 7: sluice.lws.v1.HoldsService.RemoveHold:input_type -> sluice.lws.v1.RemoveHoldRequest
+	9,  // 8: sluice.lws.v1.HoldsService.ExpectPayment:input_type -> sluice.lws.v1.ExpectPaymentRequest
+	11, // 9: sluice.lws.v1.HoldsService.ReturnPayment:input_type -> sluice.lws.v1.ReturnPaymentRequest
+	13, // 10: sluice.lws.v1.HoldsOperatorService.ListHolds:input_type -> sluice.lws.v1.ListHoldsRequest
+	4,  // 11: sluice.lws.v1.HoldsService.SetHold:output_type -> sluice.lws.v1.SetHoldResponse
+	6,  // 12: sluice.lws.v1.HoldsService.GetHold:output_type -> sluice.lws.v1.GetHoldResponse
+	8,  // 13: sluice.lws.v1.HoldsService.RemoveHold:output_type -> sluice.lws.v1.RemoveHoldResponse
+	10, // 14: sluice.lws.v1.HoldsService.ExpectPayment:output_type -> sluice.lws.v1.ExpectPaymentResponse
+	12, // 15: sluice.lws.v1.HoldsService.ReturnPayment:output_type -> sluice.lws.v1.ReturnPaymentResponse
+	14, // 16: sluice.lws.v1.HoldsOperatorService.ListHolds:output_type -> sluice.lws.v1.ListHoldsResponse
+	11, // [11:17] is the sub-list for method output_type
+	5,  // [5:11] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_lws_api_lwsv1_lws_proto_init() }
@@ -685,7 +1017,7 @@ func file_lws_api_lwsv1_lws_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lws_api_lwsv1_lws_proto_rawDesc), len(file_lws_api_lwsv1_lws_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

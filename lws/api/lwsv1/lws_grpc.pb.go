@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HoldsService_SetHold_FullMethodName    = "/sluice.lws.v1.HoldsService/SetHold"
-	HoldsService_GetHold_FullMethodName    = "/sluice.lws.v1.HoldsService/GetHold"
-	HoldsService_RemoveHold_FullMethodName = "/sluice.lws.v1.HoldsService/RemoveHold"
+	HoldsService_SetHold_FullMethodName       = "/sluice.lws.v1.HoldsService/SetHold"
+	HoldsService_GetHold_FullMethodName       = "/sluice.lws.v1.HoldsService/GetHold"
+	HoldsService_RemoveHold_FullMethodName    = "/sluice.lws.v1.HoldsService/RemoveHold"
+	HoldsService_ExpectPayment_FullMethodName = "/sluice.lws.v1.HoldsService/ExpectPayment"
+	HoldsService_ReturnPayment_FullMethodName = "/sluice.lws.v1.HoldsService/ReturnPayment"
 )
 
 // HoldsServiceClient is the client API for HoldsService service.
@@ -37,6 +39,11 @@ type HoldsServiceClient interface {
 	GetHold(ctx context.Context, in *GetHoldRequest, opts ...grpc.CallOption) (*GetHoldResponse, error)
 	// RemoveHold ends the registration. What waits is held to its end.
 	RemoveHold(ctx context.Context, in *RemoveHoldRequest, opts ...grpc.CallOption) (*RemoveHoldResponse, error)
+	// ExpectPayment says what final CLTV delta the wallet's own node keeps for one invoice
+	// that shows payers a larger one, so that a payment of it may wait so much longer.
+	ExpectPayment(ctx context.Context, in *ExpectPaymentRequest, opts ...grpc.CallOption) (*ExpectPaymentResponse, error)
+	// ReturnPayment sends a payment that waits back to its payer now.
+	ReturnPayment(ctx context.Context, in *ReturnPaymentRequest, opts ...grpc.CallOption) (*ReturnPaymentResponse, error)
 }
 
 type holdsServiceClient struct {
@@ -77,6 +84,26 @@ func (c *holdsServiceClient) RemoveHold(ctx context.Context, in *RemoveHoldReque
 	return out, nil
 }
 
+func (c *holdsServiceClient) ExpectPayment(ctx context.Context, in *ExpectPaymentRequest, opts ...grpc.CallOption) (*ExpectPaymentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExpectPaymentResponse)
+	err := c.cc.Invoke(ctx, HoldsService_ExpectPayment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *holdsServiceClient) ReturnPayment(ctx context.Context, in *ReturnPaymentRequest, opts ...grpc.CallOption) (*ReturnPaymentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReturnPaymentResponse)
+	err := c.cc.Invoke(ctx, HoldsService_ReturnPayment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HoldsServiceServer is the server API for HoldsService service.
 // All implementations must embed UnimplementedHoldsServiceServer
 // for forward compatibility.
@@ -90,6 +117,11 @@ type HoldsServiceServer interface {
 	GetHold(context.Context, *GetHoldRequest) (*GetHoldResponse, error)
 	// RemoveHold ends the registration. What waits is held to its end.
 	RemoveHold(context.Context, *RemoveHoldRequest) (*RemoveHoldResponse, error)
+	// ExpectPayment says what final CLTV delta the wallet's own node keeps for one invoice
+	// that shows payers a larger one, so that a payment of it may wait so much longer.
+	ExpectPayment(context.Context, *ExpectPaymentRequest) (*ExpectPaymentResponse, error)
+	// ReturnPayment sends a payment that waits back to its payer now.
+	ReturnPayment(context.Context, *ReturnPaymentRequest) (*ReturnPaymentResponse, error)
 	mustEmbedUnimplementedHoldsServiceServer()
 }
 
@@ -108,6 +140,12 @@ func (UnimplementedHoldsServiceServer) GetHold(context.Context, *GetHoldRequest)
 }
 func (UnimplementedHoldsServiceServer) RemoveHold(context.Context, *RemoveHoldRequest) (*RemoveHoldResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveHold not implemented")
+}
+func (UnimplementedHoldsServiceServer) ExpectPayment(context.Context, *ExpectPaymentRequest) (*ExpectPaymentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExpectPayment not implemented")
+}
+func (UnimplementedHoldsServiceServer) ReturnPayment(context.Context, *ReturnPaymentRequest) (*ReturnPaymentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReturnPayment not implemented")
 }
 func (UnimplementedHoldsServiceServer) mustEmbedUnimplementedHoldsServiceServer() {}
 func (UnimplementedHoldsServiceServer) testEmbeddedByValue()                      {}
@@ -184,6 +222,42 @@ func _HoldsService_RemoveHold_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HoldsService_ExpectPayment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExpectPaymentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HoldsServiceServer).ExpectPayment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HoldsService_ExpectPayment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HoldsServiceServer).ExpectPayment(ctx, req.(*ExpectPaymentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HoldsService_ReturnPayment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReturnPaymentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HoldsServiceServer).ReturnPayment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HoldsService_ReturnPayment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HoldsServiceServer).ReturnPayment(ctx, req.(*ReturnPaymentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HoldsService_ServiceDesc is the grpc.ServiceDesc for HoldsService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +276,14 @@ var HoldsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveHold",
 			Handler:    _HoldsService_RemoveHold_Handler,
+		},
+		{
+			MethodName: "ExpectPayment",
+			Handler:    _HoldsService_ExpectPayment_Handler,
+		},
+		{
+			MethodName: "ReturnPayment",
+			Handler:    _HoldsService_ReturnPayment_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -4,6 +4,13 @@
 
 package lwsdb
 
+type LwsExpected struct {
+	Client      []byte
+	PaymentHash []byte
+	FinalCltv   int64
+	UntilMs     int64
+}
+
 type LwsWish struct {
 	Client    []byte
 	HoldForMs int64

@@ -9,6 +9,22 @@ import (
 	"context"
 )
 
+const countExpected = `-- name: CountExpected :one
+SELECT CAST(COUNT(*) AS BIGINT) AS expected FROM lws_expected WHERE client = $1 AND until_ms > $2
+`
+
+type CountExpectedParams struct {
+	Client  []byte
+	UntilMs int64
+}
+
+func (q *Queries) CountExpected(ctx context.Context, arg CountExpectedParams) (int64, error) {
+	row := q.db.QueryRowContext(ctx, countExpected, arg.Client, arg.UntilMs)
+	var expected int64
+	err := row.Scan(&expected)
+	return expected, err
+}
+
 const countWishes = `-- name: CountWishes :one
 SELECT CAST(COUNT(*) AS BIGINT) AS wishes FROM lws_wishes
 `
@@ -20,6 +36,15 @@ func (q *Queries) CountWishes(ctx context.Context) (int64, error) {
 	return wishes, err
 }
 
+const deleteExpectedBefore = `-- name: DeleteExpectedBefore :exec
+DELETE FROM lws_expected WHERE until_ms <= $1
+`
+
+func (q *Queries) DeleteExpectedBefore(ctx context.Context, untilMs int64) error {
+	_, err := q.db.ExecContext(ctx, deleteExpectedBefore, untilMs)
+	return err
+}
+
 const deleteWish = `-- name: DeleteWish :exec
 DELETE FROM lws_wishes WHERE client = $1
 `
@@ -27,6 +52,22 @@ DELETE FROM lws_wishes WHERE client = $1
 func (q *Queries) DeleteWish(ctx context.Context, client []byte) error {
 	_, err := q.db.ExecContext(ctx, deleteWish, client)
 	return err
+}
+
+const getExpected = `-- name: GetExpected :one
+SELECT final_cltv FROM lws_expected WHERE client = $1 AND payment_hash = $2
+`
+
+type GetExpectedParams struct {
+	Client      []byte
+	PaymentHash []byte
+}
+
+func (q *Queries) GetExpected(ctx context.Context, arg GetExpectedParams) (int64, error) {
+	row := q.db.QueryRowContext(ctx, getExpected, arg.Client, arg.PaymentHash)
+	var final_cltv int64
+	err := row.Scan(&final_cltv)
+	return final_cltv, err
 }
 
 const listWishes = `-- name: ListWishes :many
@@ -61,6 +102,28 @@ func (q *Queries) ListWishes(ctx context.Context) ([]LwsWish, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const putExpected = `-- name: PutExpected :exec
+INSERT INTO lws_expected (client, payment_hash, final_cltv, until_ms) VALUES ($1, $2, $3, $4)
+ON CONFLICT (client, payment_hash) DO UPDATE SET final_cltv = excluded.final_cltv, until_ms = excluded.until_ms
+`
+
+type PutExpectedParams struct {
+	Client      []byte
+	PaymentHash []byte
+	FinalCltv   int64
+	UntilMs     int64
+}
+
+func (q *Queries) PutExpected(ctx context.Context, arg PutExpectedParams) error {
+	_, err := q.db.ExecContext(ctx, putExpected,
+		arg.Client,
+		arg.PaymentHash,
+		arg.FinalCltv,
+		arg.UntilMs,
+	)
+	return err
 }
 
 const putWish = `-- name: PutWish :exec

@@ -1,0 +1,330 @@
+package app
+
+import (
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/lsp/lsps5"
+	"github.com/sluice-lsp/sluice/lws"
+	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
+)
+
+// held is a rig whose wallet is away and whose payments wait.
+func heldRig(t *testing.T, seed uint64, payments int, long bool) (*rig, []<-chan *lnrpc.Payment) {
+	t.Helper()
+	j := offlineJob(1)
+	j.amountSat = 300_000 / int64(payments)
+	r := newRig(t, rigConfig{seed: seed, job: j, latency: lndfake.Observed(), configure: func(c *Config) { c.Holds.Htlcs = 200 }})
+	r.up()
+	h := ordinaryHold()
+	h.MaxHtlcs = 200
+	var invoices []string
+	if long {
+		a := r.walletAgent(lws.Wish{HoldFor: 24 * time.Hour, MaxHtlcs: 200, MaxSat: 1_000_000, FinalCltvDelta: 80})
+		for range payments {
+			invoices = append(invoices, r.longInvoice(a, 20*time.Hour).Bolt11)
+		}
+	} else {
+		r.register(h)
+		for range payments {
+			invoices = append(invoices, r.invoice(80))
+		}
+	}
+	r.away()
+	var paid []<-chan *lnrpc.Payment
+	for _, bolt11 := range invoices {
+		paid = append(paid, r.pay(bolt11))
+	}
+	r.waitWaiting(uint32(payments))
+	return r, paid
+}
+
+// honest checks the sums of a day on which some were paid.
+func (r *rig) honest(sent []<-chan *lnrpc.Payment) int64 {
+	r.t.Helper()
+	paid := int64(0)
+	for _, p := range sent {
+		if r.outcome(p).Status == lnrpc.Payment_SUCCEEDED {
+			paid++
+		}
+	}
+	r.up()
+	r.settle()
+	require.NoError(r.t, r.w.Err())
+	spent := r.before[r.payer] - r.w.Wealth(r.payer).TotalMsat()
+	got := r.w.Wealth(r.wallet).TotalMsat() - r.before[r.wallet]
+	earned := r.w.Wealth(r.gateway).TotalMsat() - r.before[r.gateway]
+	require.GreaterOrEqual(r.t, earned, int64(0), "the gateway lost money")
+	require.Equal(r.t, paid*r.job.amountSat*1000, got, "who was told of success paid, and nobody else")
+	if !r.closed {
+		require.Equal(r.t, spent, got+earned)
+	}
+	r.waitWaiting(0)
+	return paid
+}
+
+// TestHundredHeldOverKills: sluiced killed, lnd killed, and both, the payer's link flapping
+// before and after the payments are resumed. All are paid.
+func TestHundredHeldOverKills(t *testing.T) {
+	for name, kill := range map[string]func(*rig){
+		"sluiced": func(r *rig) { r.killProcess() },
+		"lnd":     func(r *rig) { require.NoError(r.t, r.gateway.Restart()) },
+		"both": func(r *rig) {
+			r.killProcess()
+			require.NoError(r.t, r.gateway.Restart())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r, sent := heldRig(t, 1, 100, false)
+				r.w.Flap(r.payer, r.gateway)
+				kill(r)
+				r.w.Connect(r.payer, r.gateway)
+				r.up()
+				r.waitWaiting(100)
+				r.w.Connect(r.gateway, r.wallet)
+				r.pause(450 * time.Millisecond)
+				r.w.Flap(r.payer, r.gateway)
+				r.w.Connect(r.payer, r.gateway)
+				require.EqualValues(t, 100, r.honest(sent))
+			})
+		})
+	}
+}
+
+// TestBackAtTheDeadlineBlock: the wallet comes in the moment in which the block does that
+// ends the wait, by a little earlier or later. It is paid or not, and nobody loses.
+func TestBackAtTheDeadlineBlock(t *testing.T) {
+	paid := int64(0)
+	for n := range 20 {
+		virtual(t, func(t *testing.T) {
+			r, sent := heldRig(t, uint64(n), 1, false)
+			r.w.Connect(r.gateway, r.wallet)
+			r.pause(time.Duration(n) * 40 * time.Millisecond)
+			r.w.Mine(4)
+			// The payer's next attempt finds the wallet there, too.
+			paid += r.honest(sent)
+		})
+	}
+	t.Logf("%d of 20 paid", paid)
+}
+
+// TestManyBlocksAtOnce: within the wait, beyond it, and beyond lnd's own auto-fail, in one
+// burst. (Beyond the expiry itself any node closes the channel, whatever we do.)
+func TestManyBlocksAtOnce(t *testing.T) {
+	for _, blocks := range []int{5, 130, 270} {
+		for _, down := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d %v", blocks, down), func(t *testing.T) {
+				virtual(t, func(t *testing.T) {
+					r, sent := heldRig(t, 1, 3, true)
+					if down {
+						r.killProcess()
+					}
+					r.w.Mine(blocks)
+					r.pause(10 * time.Second)
+					r.up()
+					r.w.Connect(r.gateway, r.wallet)
+					paid := r.honest(sent)
+					if blocks == 5 {
+						require.EqualValues(t, 3, paid)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestBackWithNoChannel: the wallet's channel is closed by force while payments wait. They
+// go back at once: their onions name it.
+func TestBackWithNoChannel(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r, sent := heldRig(t, 1, 2, true)
+		list, err := r.ln(r.gateway).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{Peer: r.walletKey[:]})
+		require.NoError(t, err)
+		require.Len(t, list.Channels, 1)
+		require.NoError(t, r.w.ForceClose(r.gateway, list.Channels[0].ChannelPoint))
+		r.w.Mine(1)
+		for _, p := range sent {
+			require.Equal(t, lnrpc.Payment_FAILED, r.outcome(p).Status)
+		}
+		r.waitWaiting(0)
+		require.Zero(t, r.w.Wealth(r.payer).InFlightMsat)
+	})
+}
+
+// TestIncomingChannelClosedDuringAHold: the payer's channel goes on chain while its payment
+// waits. The wallet comes, and is not paid from it; the payer has its money back.
+func TestIncomingChannelClosedDuringAHold(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r, sent := heldRig(t, 1, 2, true)
+		list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+		require.NoError(t, err)
+		require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+		r.w.Mine(2)
+		r.pause(5 * time.Second)
+		r.w.Connect(r.gateway, r.wallet)
+		r.closed = true
+		for range 40 {
+			r.w.Mine(10)
+			r.pause(2 * time.Second)
+		}
+		require.Zero(t, r.honest(sent))
+	})
+}
+
+// TestClockJumps: sluiced's clock goes ahead or back by a day while a payment waits.
+func TestClockJumps(t *testing.T) {
+	for _, jump := range []time.Duration{-25 * time.Hour, 25 * time.Hour} {
+		t.Run(jump.String(), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r, sent := heldRig(t, 1, 2, false)
+				r.skew.Store(int64(jump))
+				r.pause(10 * time.Second)
+				r.killProcess()
+				r.up()
+				if jump < 0 {
+					// Blocks end it all the same.
+					id := r.waitWaiting(2)[0].Id
+					r.w.Mine(5)
+					r.waitBack(id, 20*time.Second)
+				}
+				r.w.Connect(r.gateway, r.wallet)
+				r.honest(sent)
+			})
+		})
+	}
+}
+
+// TestTwoDevices: both hear, see the same, and cannot resolve it twice.
+func TestTwoDevices(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: offlineJob(1), latency: lndfake.Observed()})
+		r.up()
+		r.register(ordinaryHold())
+		one, _ := r.listen(r.walletKey)
+		two, _ := r.listen(r.walletKey)
+		bolt11 := r.invoice(80)
+		r.away()
+		paid := r.pay(bolt11)
+		require.Equal(t, r.hears(one).PaymentId, r.hears(two).PaymentId)
+		id := r.waitWaiting(1)[0].Id
+		_, err := r.service.Load().holds.RemoveHold(r.asWallet(), &lwsv1.RemoveHoldRequest{})
+		require.NoError(t, err)
+		r.waitWaiting(1)
+		_, err = r.service.Load().holds.ReturnPayment(r.asWallet(), &lwsv1.ReturnPaymentRequest{Id: id})
+		require.NoError(t, err)
+		r.waitBack(id, 10*time.Second)
+		_, err = r.service.Load().holds.ReturnPayment(r.asWallet(), &lwsv1.ReturnPaymentRequest{Id: id})
+		require.Error(t, err)
+		require.Equal(t, lnrpc.Payment_FAILED, r.outcome(paid).Status)
+		r.fair(false)
+	})
+}
+
+// TestBadWebhooks: a webhook that is dead, slow, redirects or fails holds nothing up: the
+// payment waits, what was done is shown, and the wallet is paid when it comes by itself.
+// In real time: the servers live outside of any bubble.
+func TestBadWebhooks(t *testing.T) {
+	stop := make(chan struct{})
+	for name, answer := range map[string]http.HandlerFunc{
+		"dead": nil,
+		"slow": func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-stop:
+			case <-r.Context().Done():
+			}
+		},
+		"redirecting": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://127.0.0.1:1/", http.StatusFound)
+		},
+		"failing": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewTLSServer(answer)
+			defer server.Close()
+			defer func() {
+				if name == "slow" {
+					close(stop)
+				}
+			}()
+			caFile := filepath.Join(t.TempDir(), "ca.pem")
+			require.NoError(t, os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
+			r := newRig(t, rigConfig{seed: 1, job: offlineJob(1), latency: lndfake.Observed(), configure: func(c *Config) {
+				c.LSPS.Webhooks.Networks, c.LSPS.Webhooks.CAFile = []string{"127.0.0.0/8"}, caFile
+			}})
+			r.step = 20 * time.Millisecond
+			r.up()
+			r.register(ordinaryHold())
+			require.Eventually(t, func() bool {
+				_, err := r.lsps.Call(r.ctx, lsps5.MethodSetWebhook, lsps5.SetRequest{AppName: "app", Webhook: server.URL + "/push"})
+				return err == nil
+			}, time.Minute, 100*time.Millisecond)
+			if answer == nil {
+				server.Close()
+			}
+			bolt11 := r.invoice(80)
+			r.away()
+			paid := r.pay(bolt11)
+			var waiting *lwsv1.WaitingPayment
+			require.Eventually(t, func() bool {
+				waiting = r.waitWaiting(1)[0]
+				return waiting.LastWake != ""
+			}, time.Minute, 50*time.Millisecond)
+			require.Contains(t, waiting.LastWake, "webhooks are called")
+			r.w.Connect(r.gateway, r.wallet)
+			select {
+			case m := <-paid:
+				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status)
+			case <-time.After(time.Minute):
+				t.Fatal("the payment does not end")
+			}
+		})
+	}
+}
+
+// TestLimitsHoldWhenManyComeAtOnce: they are judged beside each other, and counted exactly.
+func TestLimitsHoldWhenManyComeAtOnce(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		j := offlineJob(1)
+		j.amountSat = 10_000
+		r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+		r.up()
+		h := ordinaryHold()
+		h.MaxHtlcs = 5
+		r.register(h)
+		var invoices []string
+		for range 40 {
+			invoices = append(invoices, r.invoice(80))
+		}
+		r.away()
+		var sent []<-chan *lnrpc.Payment
+		for _, bolt11 := range invoices {
+			sent = append(sent, r.pay(bolt11))
+		}
+		for range 40 {
+			r.pause(50 * time.Millisecond)
+			got, err := r.service.Load().holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
+			require.NoError(t, err)
+			held := 0
+			for _, w := range got.Waiting {
+				if w.State == "held" {
+					held += int(w.Htlcs)
+				}
+			}
+			require.LessOrEqual(t, held, 5)
+		}
+		r.waitWaiting(5)
+		r.w.Connect(r.gateway, r.wallet)
+		require.GreaterOrEqual(t, r.honest(sent), int64(5))
+	})
+}
