@@ -52,8 +52,10 @@ type holdArm struct {
 	came     arrivals
 	count    func(context.Context) (int, error)
 	begin    func()
-	release  func()
-	seconds  []float64
+	// claimed waits until what comes is held: a claim is a commit after lnd's word.
+	claimed func(context.Context) error
+	release func()
+	seconds []float64
 }
 
 func runHold(ctx context.Context, b *bench) (_ result, err error) {
@@ -137,11 +139,11 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 		return nil, nil, nil, err
 	}
 	arms := []*holdArm{
-		{name: "with Sluice", gateway: n.first, begin: func() {}, release: nil, count: func(ctx context.Context) (int, error) {
+		{name: "with Sluice", gateway: n.first, begin: func() {}, claimed: s.claimed, count: func(ctx context.Context) (int, error) {
 			list, err := lwsv1.NewHoldsOperatorServiceClient(s.atOperator).ListHolds(ctx, &lwsv1.ListHoldsRequest{})
 			return len(list.GetWaiting()), err
 		}},
-		{name: "by the bare program", gateway: n.second, begin: bare.hold, release: bare.release, count: func(context.Context) (int, error) { return bare.count() }},
+		{name: "by the bare program", gateway: n.second, begin: bare.hold, claimed: func(context.Context) error { return nil }, release: bare.release, count: func(context.Context) (int, error) { return bare.count() }},
 	}
 	for i, a := range arms {
 		for j := range holdChannels {
@@ -199,6 +201,19 @@ func (b *bench) registerHold(ctx context.Context, n *nodes, s *sluice, hook *pus
 	})
 }
 
+// claimed waits until the wallet's channels are claimed.
+func (s *sluice) claimed(ctx context.Context) error {
+	return devnet.WaitFor(ctx, "the wallet's channels to be claimed", func(ctx context.Context) (bool, error) {
+		status, err := interceptorv1.NewInterceptorClient(s.atOperator).GetStatus(ctx, &interceptorv1.GetStatusRequest{})
+		for _, h := range status.GetHandlers() {
+			if h.GetName() == "lws" && h.GetRoutes() >= holdChannels {
+				return true, nil
+			}
+		}
+		return false, err
+	})
+}
+
 // keysend pays the receiver through one of the arm's channels.
 func (a *holdArm) keysend(ctx context.Context, n *nodes, channel uint64, seconds int32) error {
 	s, err := newSecret()
@@ -232,9 +247,7 @@ func (a *holdArm) asleep(ctx context.Context, n *nodes) error {
 			return err
 		}
 	}
-	// A claim is a commit after lnd's word.
-	time.Sleep(time.Second)
-	return nil
+	return a.claimed(ctx)
 }
 
 // round holds payments, brings the wallet back and waits for all of them. What is to be
