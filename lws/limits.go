@@ -58,11 +58,6 @@ func (l Limits) Check(w Wish) error {
 	return nil
 }
 
-// exceeds compares without multiplying: limits may be any number.
-func exceeds(m ln.Msat, limit ln.Sat) bool {
-	return uint64(m)/1000 > uint64(limit) || (uint64(m)/1000 == uint64(limit) && uint64(m)%1000 > 0)
-}
-
 // FailHeight is the first block at which a held HTLC goes back to its payer: the
 // earlier of a margin before lnd would fail it by itself, and of when the wallet would
 // refuse it for too few blocks. Where the onion leaves the wallet many blocks, some are

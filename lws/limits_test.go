@@ -44,7 +44,7 @@ func TestFailHeight(t *testing.T) {
 	require.Zero(t, lws.FailHeight(ln.InterceptedHtlc{OutgoingExpiry: 10, AutoFailHeight: 5}, h, 24, 12))
 	for slack := uint32(0); slack < 100; slack++ {
 		at := lws.FailHeight(ln.InterceptedHtlc{OutgoingExpiry: h + 80 + slack, AutoFailHeight: h + 1000}, h, 80, 12)
-		require.LessOrEqual(t, at, uint32(h+1+slack), "the wallet would refuse it")
-		require.GreaterOrEqual(t, at+2, uint32(h+1+slack))
+		require.LessOrEqual(t, at, h+1+slack, "the wallet would refuse it")
+		require.GreaterOrEqual(t, at+2, h+1+slack)
 	}
 }
