@@ -180,10 +180,11 @@ func (r *rig) send(req *routerrpc.SendPaymentRequest) <-chan *lnrpc.Payment {
 }
 
 // outcome waits for the payer's result, mining now and then: somebody always
-// mines, and what waits for confirmations needs it.
+// mines, what waits for confirmations needs it, and a payment that lnd lost in a
+// restart ends a hundred blocks later.
 func (r *rig) outcome(paid <-chan *lnrpc.Payment) *lnrpc.Payment {
 	r.t.Helper()
-	for i := range 2000 {
+	for i := range 8000 {
 		select {
 		case m := <-paid:
 			return m
