@@ -36,6 +36,7 @@ func TestCrashes(t *testing.T) {
 type world struct {
 	rng   *rand.Rand
 	clock *fsmtest.Clock
+	fsm   *fsm.Engine[State, Event, Effect]
 	ours  Ours
 	tx    funding.JointTx
 	// what happens in this life
@@ -74,7 +75,8 @@ func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 	w.mu.Lock()
 	w.stream = false
 	w.mu.Unlock()
-	return fsm.New(Machine(), fsm.Options[State, Event, Effect]{
+	var err error
+	w.fsm, err = fsm.New(Machine(), fsm.Options[State, Event, Effect]{
 		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: w.clock,
 		Concurrent: func(f Effect) bool { return f.EffectName() == "negotiate" || f.EffectName() == "verify" },
 		Reconcile: func(_ context.Context, _ string, s State) ([]Event, error) {
@@ -84,6 +86,7 @@ func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 			return append([]Event{SpendReorged{w.moment(), testPlan().Inputs[0].Outpoint}}, w.facts(s)...), nil
 		},
 	})
+	return w.fsm, err
 }
 
 // gone says that another transaction spends an input and is buried: the complete
@@ -94,7 +97,7 @@ func (w *world) gone() bool {
 
 func (w *world) confirmed() bool { return w.spentAt > 0 && w.spentBy == w.tx.Funding.TxID }
 
-func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) {
+func (w *world) execute(ctx context.Context, t fsm.Task[Effect]) ([]Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stumbles > 0 && t.Attempt == 1 {
@@ -121,7 +124,17 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 		if !w.stream {
 			return []Event{NegotiationEnded{m, false, "sluiced restarted"}}, nil
 		}
-		w.stream, w.known = false, true
+		inst, err := w.fsm.Get(ctx, f.ID)
+		if err != nil {
+			return nil, err
+		}
+		w.stream = false
+		if Final(inst.State) {
+			// Given up, and forgotten, while lnd was asked: whoever asked sees to
+			// it that lnd keeps nothing.
+			return nil, nil
+		}
+		w.known = true
 		if w.cutsOff {
 			return []Event{NegotiationEnded{m, false, "eof"}}, nil
 		}
