@@ -257,7 +257,7 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 	}
 	// From here on only the commit is repeated: the result is known.
 	e.persevere("effect's result not stored", id, func() error {
-		return e.write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+		return e.opt.DB.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 			return e.finish(ctx, tx, id, task, events)
 		})
 	})
@@ -265,7 +265,7 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 
 // noteFailure leaves the reason where History shows it.
 func (e *Engine[S, V, F]) noteFailure(id string, task queued[F], cause error) {
-	err := e.opt.DB.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+	err := e.opt.DB.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 		_, err := fsmdb.New(tx).NoteEffectFailure(ctx, fsmdb.NoteEffectFailureParams{
 			Note: cause.Error(), Machine: e.m.Name, ID: id, Seq: task.seq, Pos: task.pos,
 		})

@@ -90,10 +90,6 @@ type Options[S State, V Event, F Effect] struct {
 	// none.
 	Concurrent func(F) bool
 
-	// Together lets transitions and results of effects that come at the same time share
-	// a transaction: for machines of which many instances move at once.
-	Together bool
-
 	// Workers bounds how many effects run at a time (0: 64).
 	Workers int
 
@@ -113,7 +109,6 @@ type Engine[S State, V Event, F Effect] struct {
 	codec *codec[S, V, F]
 	opt   Options[S, V, F]
 	slots chan struct{}
-	write func(ctx context.Context, f func(ctx context.Context, tx *store.Tx) error) error
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -164,13 +159,9 @@ func New[S State, V Event, F Effect](m Machine[S, V, F], opt Options[S, V, F]) (
 		opt.Log = zap.NewNop()
 	}
 	opt.Log = opt.Log.With(zap.String("machine", m.Name))
-	write := opt.DB.Write
-	if opt.Together {
-		write = store.NewTogether(opt.DB, 100).Write
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Engine[S, V, F]{
-		m: m, codec: c, opt: opt, write: write, slots: make(chan struct{}, opt.Workers),
+		m: m, codec: c, opt: opt, slots: make(chan struct{}, opt.Workers),
 		ctx: ctx, cancel: cancel,
 		live:     make(map[string]*instance[S, V, F]),
 		watchers: make(map[string]map[*watcher[S, V]]struct{}),
@@ -205,7 +196,7 @@ func (e *Engine[S, V, F]) start(f func()) {
 // store.ErrUnique.
 func (e *Engine[S, V, F]) Create(ctx context.Context, id string, initial S, event V) (S, error) {
 	var s S
-	err := e.write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+	err := e.opt.DB.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
 		s, err = e.CreateTx(ctx, tx, id, initial, event)
 		return err
 	})
@@ -253,9 +244,9 @@ var errPassed = errors.New("the instance has moved on")
 func (e *Engine[S, V, F]) send(ctx context.Context, id string, event V, ifVersion int64) (S, error) {
 	var s S
 	var refused error
-	err := e.write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+	err := e.opt.DB.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
 		s, err = e.apply(ctx, tx, id, event, ifVersion)
-		if refused = nil; e.opt.Together && changedNothing(err) {
+		if refused = nil; changedNothing(err) {
 			// It undoes nothing, so that those who share the transaction go on.
 			refused, err = err, nil
 		}

@@ -23,6 +23,15 @@ type Tx struct {
 	onCommit []func()
 	onUnsure []func()
 	topics   []string
+
+	// leases are those that were found held in this transaction: serializable
+	// isolation makes that hold until the commit.
+	leases map[leaseHeld]bool
+}
+
+type leaseHeld struct {
+	name  string
+	epoch int64
 }
 
 // ExecContext runs a statement in the transaction.
@@ -66,6 +75,10 @@ func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
 // lease still has this epoch. Serializable isolation makes the check hold until
 // the commit.
 func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
+	held := leaseHeld{name: name, epoch: epoch}
+	if tx.leases[held] {
+		return nil
+	}
 	n, err := storedb.New(tx).LeaseEpochHeld(ctx, storedb.LeaseEpochHeldParams{Name: name, Epoch: epoch})
 	if err != nil {
 		return fmt.Errorf("check lease %q: %w", name, MapError(err))
@@ -73,6 +86,10 @@ func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
 	if n != 1 {
 		return fmt.Errorf("lease %q, epoch %d: %w", name, epoch, ErrLeaseLost)
 	}
+	if tx.leases == nil {
+		tx.leases = make(map[leaseHeld]bool, 1)
+	}
+	tx.leases[held] = true
 	return nil
 }
 

@@ -69,8 +69,6 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
-	// together are agreements that are being made.
-	together together
 
 	openings *openings
 	jits     *jits
@@ -298,7 +296,7 @@ func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
 	wait := 20 * time.Millisecond
 	for {
 		var event V
-		err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		err := e.db.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
 			if event, err = judge(ctx, tx); err != nil {
 				return err
 			}

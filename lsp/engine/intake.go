@@ -138,7 +138,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, expires.Add(time.Hour)); err != nil {
 		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineJit, PaymentHash: r.Hash[:], JitScid: scid.Bytes(),
 			AmountMsat: int64(r.AmountMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
@@ -250,7 +250,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
 	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish))
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineWrap, PaymentHash: own.Hash[:],
 			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
