@@ -37,15 +37,15 @@ func TestWriteTogether(t *testing.T) {
 		// While this one runs the others gather.
 		hold := make(chan struct{})
 		var all sync.WaitGroup
-		for range 3 {
+		for i := range 3 {
 			all.Go(func() {
 				_ = db.WriteTogether(t.Context(), func(context.Context, *store.Tx) error {
 					<-hold
 					return nil
 				})
 			})
+			require.Eventually(t, func() bool { return begun.Load()-before+int64(db.Waiting()) == int64(i)+1 }, 30*time.Second, time.Millisecond)
 		}
-		require.Eventually(t, func() bool { return begun.Load() > before }, 30*time.Second, time.Millisecond)
 		for i := range n {
 			all.Go(func() {
 				ctx := t.Context()

@@ -22,6 +22,7 @@ type Tx struct {
 	readOnly bool
 	onCommit []func()
 	onUnsure []func()
+	onUndone []func()
 	topics   []string
 
 	// leases are those that were found held in this transaction: serializable
@@ -66,6 +67,11 @@ func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 // unknown (ErrOutcomeUnknown): whoever acts on commits must look whether this one
 // took place. It may still be taking place when f runs.
 func (tx *Tx) OnUnknown(f func()) { tx.onUnsure = append(tx.onUnsure, f) }
+
+// OnRollback runs f when this attempt is known to have changed nothing, before it
+// is tried again or its error is returned. It undoes what the closure noted in
+// memory: that others count with it as long as it may be committed.
+func (tx *Tx) OnRollback(f func()) { tx.onUndone = append(tx.onUndone, f) }
 
 // Notify wakes the listeners of a topic once the transaction is durable. It is
 // a hint: a listener must also look at the tables when it starts.
@@ -163,21 +169,26 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	if err != nil {
 		return fmt.Errorf("begin: %w", MapError(err))
 	}
-	done := false
+	done, undone := false, true
 	free := func() {
 		if conn != nil {
 			_ = conn.Close()
 			conn = nil
 		}
 	}
+	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.
 			_ = raw.Rollback()
 		}
 		free()
+		if undone {
+			for i := len(tx.onUndone) - 1; i >= 0; i-- {
+				tx.onUndone[i]()
+			}
+		}
 	}()
-	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
 	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
 		return MapError(err)
 	}
@@ -199,11 +210,13 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 			return fmt.Errorf("commit: %w", ctx.Err())
 		}
 		if !readOnly && commitUnknown(err) {
+			undone = false
 			tx.unsure()
 			return fmt.Errorf("commit: %w: %w: %w", ErrUnavailable, ErrOutcomeUnknown, err)
 		}
 		return fmt.Errorf("commit: %w", MapError(err))
 	}
+	undone = false
 	if readOnly {
 		return nil
 	}

@@ -69,6 +69,10 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
+	// coins are what the wallet can fund.
+	coins fundableView
+	// loads are what limits are asked of.
+	loads *loads
 
 	openings *openings
 	jits     *jits
@@ -155,6 +159,7 @@ func New(opt Options) (*Engine, error) {
 		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
 		keys:   &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
 		menus:  &menus{configured: configuredMenus(opt.Config)},
+		loads:  newLoads(),
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
@@ -165,6 +170,9 @@ func New(opt Options) (*Engine, error) {
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
+	}
+	if e.node.Coins != nil {
+		e.node.Coins = watchedCoins{Coins: e.node.Coins, changed: e.coins.changed}
 	}
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error
@@ -247,6 +255,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	})
 	e.spawn(func() { e.keepAttached(e.ctx) })
 	e.spawn(func() { e.keepPruned(e.ctx) })
+	e.spawn(func() { e.keepLoadsChecked(e.ctx) })
 	ready()
 	<-ctx.Done()
 	return nil
@@ -284,23 +293,27 @@ func (e *Engine) newID() (string, error) {
 // is durable, was refused by the machine, or the engine stops. What a machine
 // refuses came too late and is only logged.
 func tell[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, event V) {
-	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, error) { return event, nil })
+	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, func(), error) { return event, nil, nil })
 }
 
 // tellJudged is tell for an event whose content depends on what the
-// transaction that stores it sees. The error is that of a machine that does not
-// admit it, or does not know the instance.
+// transaction that stores it sees; what judge returns besides is called once it is
+// durable, when the machine's own records have followed. The error is that of a
+// machine that does not admit it, or does not know the instance.
 func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
-	e *Engine, m *fsm.Engine[S, V, F], id string, judge func(context.Context, *store.Tx) (V, error),
+	e *Engine, m *fsm.Engine[S, V, F], id string, judge func(context.Context, *store.Tx) (V, func(), error),
 ) error {
 	wait := 20 * time.Millisecond
 	for {
 		var event V
 		err := e.db.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-			if event, err = judge(ctx, tx); err != nil {
+			var settle func()
+			if event, settle, err = judge(ctx, tx); err != nil {
 				return err
 			}
-			_, err = m.SendTx(ctx, tx, id, event)
+			if _, err = m.SendTx(ctx, tx, id, event); err == nil && settle != nil {
+				tx.OnCommit(settle)
+			}
 			return err
 		})
 		name := ""

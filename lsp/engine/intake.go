@@ -392,29 +392,34 @@ func (e *Engine) sizeOffer(ctx context.Context, amount, fee ln.Msat, w Wish, cha
 
 // admitsNow looks at the limits without making the request count.
 func (e *Engine) admitsNow(ctx context.Context, client ln.PubKey, asked offerRequest) error {
-	return e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		_, err := e.admit(ctx, tx, client, asked)
+	isNew, err := e.knownNewcomer(ctx, client)
+	if err != nil {
 		return err
-	})
+	}
+	return e.mayAdmit("", &lsp.Share{Client: client, Newcomer: isNew}, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable)
 }
 
-// admit holds a new offer against the limits, as the transaction sees them.
-func (e *Engine) admit(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest) (lsp.Usage, error) {
-	usage, err := e.agreedUsage(ctx, tx, client)
-	if err != nil {
-		return usage, err
+// admitOffer counts a new offer if the limits admit it, in the transaction that
+// stores it.
+func (e *Engine) admitOffer(ctx context.Context, tx *store.Tx, machine, id string, client ln.PubKey, asked offerRequest) (isNew bool, err error) {
+	if isNew, err = newcomer(ctx, tx, client); err != nil {
+		return isNew, err
 	}
-	usage.FundableSat = asked.fundable
-	return usage, lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, usage, e.cfg.Caps)
+	share := lsp.Share{Client: client, Newcomer: isNew, QuotedSat: asked.capacity}
+	if err := e.admit(tx, id, share, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable); err != nil {
+		return isNew, err
+	}
+	tx.OnUnknown(func() { e.doubtShare(machine, id) })
+	return isNew, nil
 }
 
 // indexAgreement indexes a new agreement if the limits admit it.
 func (e *Engine) indexAgreement(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest, p lspdb.InsertPaymentParams) error {
-	usage, err := e.admit(ctx, tx, client, asked)
+	isNew, err := e.admitOffer(ctx, tx, p.Machine, p.ID, client, asked)
 	if err != nil {
 		return err
 	}
-	p.Client, p.Newcomer, p.CapacitySat = client[:], usage.Newcomer, int64(asked.capacity) //nolint:gosec // bounded by the capacity limits
+	p.Client, p.Newcomer, p.CapacitySat = client[:], isNew, int64(asked.capacity) //nolint:gosec // bounded by the capacity limits
 	return e.insertPayment(ctx, tx, p)
 }
 

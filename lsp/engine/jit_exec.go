@@ -151,7 +151,7 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 		if w.ordered != nil {
 			unpaid = 0 // the payment is there
 		}
-		if refused = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage); !refused.IsZero() {
+		if refused = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage, e.cfg.Caps)); !refused.IsZero() {
 			return nil
 		}
 		_, err = e.openings.CreateTx(ctx, tx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
@@ -387,26 +387,36 @@ func (e *Engine) partOffered(ev HtlcEvent) {
 
 // judgePart holds a part against the limits of what may be held, whichever way
 // the payment will go, in the transaction that takes it.
-func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) func(context.Context, *store.Tx) (jit.Event, error) {
-	return func(ctx context.Context, tx *store.Tx) (jit.Event, error) {
+func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) func(context.Context, *store.Tx) (jit.Event, func(), error) {
+	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
 		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h}
-		row, err := lspdb.New(tx).GetPayment(ctx, id)
+		client, err := e.clientOf(ctx, tx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		client, err := ln.PubKeyFromBytes(row.Client)
-		if err != nil {
-			return nil, fmt.Errorf("payment %s: %w", id, err)
-		}
-		usage, err := e.agreedUsage(ctx, tx, client)
-		if err != nil {
-			return nil, err
-		}
-		arrived.Refusal = e.overLimit(lsp.Request{
-			HoldSat: h.IncomingMsat.ToSatCeil(), HoldSatBlocks: lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight),
-		}, usage)
-		return arrived, nil
+		var settle func()
+		arrived.Refusal, settle, err = e.holdFor(ctx, tx, id, h.Key.String(), client, h.IncomingMsat, lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight))
+		return arrived, settle, err
 	}
+}
+
+// clientOf is whom a payment is for.
+func (e *Engine) clientOf(ctx context.Context, tx *store.Tx, id string) (ln.PubKey, error) {
+	e.loads.mu.Lock()
+	share, ok := e.loads.sum.Get(id)
+	e.loads.mu.Unlock()
+	if ok {
+		return share.Client, nil
+	}
+	row, err := lspdb.New(tx).GetPayment(ctx, id)
+	if err != nil {
+		return ln.PubKey{}, err
+	}
+	client, err := ln.PubKeyFromBytes(row.Client)
+	if err != nil {
+		return client, fmt.Errorf("payment %s: %w", id, err)
+	}
+	return client, nil
 }
 
 func (e *Engine) partGone(ev HtlcEvent) {

@@ -28,7 +28,10 @@ func (e *Engine) ordersOnChain(ctx context.Context) {
 	wait := 50 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := e.node.Orders.SubscribeTransactions(ctx, func() { e.lookAtOrders(ctx, false) })
+		err := e.node.Orders.SubscribeTransactions(ctx, func() {
+			e.coins.changed()
+			e.lookAtOrders(ctx, false)
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -177,21 +180,21 @@ func (e *Engine) tellCoins(id string, coins []order.SeenCoin, from uint32) {
 	if !zero && !e.changes(inst.State, seen) {
 		return
 	}
-	_ = tellJudged(e, e.orders, id, func(ctx context.Context, tx *store.Tx) (order.Event, error) {
+	_ = tellJudged(e, e.orders, id, func(ctx context.Context, tx *store.Tx) (order.Event, func(), error) {
 		inst, err := e.orders.GetTx(ctx, tx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		seen.ZeroConf = false
 		if risk, wants := order.WantsZeroConf(inst.State, seen); wants {
 			have, err := lspdb.New(tx).OrderRisk(ctx)
 			if err != nil {
-				return nil, fmt.Errorf("sum what is unconfirmed: %w", err)
+				return nil, nil, fmt.Errorf("sum what is unconfirmed: %w", err)
 			}
 			cfg := e.cfg.Orders
 			seen.ZeroConf = risk <= cfg.ZeroConfSat && have >= 0 && uint64(have)+uint64(risk) <= uint64(cfg.ZeroConfAllSat)
 		}
-		return seen, nil
+		return seen, nil, nil
 	})
 }
 

@@ -58,7 +58,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 			return fmt.Errorf("index the open: %w", err)
 		}
 	}
-	if err := countOpening(ctx, q, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
+	if err := e.countOpening(ctx, tx, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
 		return err
 	}
 	if err := postOpening(ctx, tx, t); err != nil {
@@ -121,10 +121,11 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		if err := postForward(ctx, tx, t.ID, paid); err != nil {
 			return err
 		}
-		if err := settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
 			return err
 		}
 	}
+	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held, satBlocks)
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
 	return nil
 }
@@ -170,10 +171,11 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 		if err := postWrap(ctx, tx, t.ID, settled); err != nil {
 			return err
 		}
-		if err := settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
 			return err
 		}
 	}
+	e.shareMoved(tx, machineWrap, t.ID, t.Seq, wrap.Final(t.To), held.HeldMsat, held.SatBlocks)
 	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
 	return nil
 }
