@@ -69,6 +69,8 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
+	// claims are short channel ids that are being claimed.
+	claims claims
 	// coins are what the wallet can fund.
 	coins fundableView
 	// loads are what limits are asked of.

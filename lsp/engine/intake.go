@@ -135,7 +135,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	}
 	// The claim outlives the offer a little, so that a part that comes at the
 	// last moment is answered by the offer, not forwarded into nowhere.
-	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, expires.Add(time.Hour)); err != nil {
+	if err := e.claim(ctx, scid, expires.Add(time.Hour)); err != nil {
 		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
 	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
