@@ -293,7 +293,7 @@ func (e *Engine[S, V, F]) finish(ctx context.Context, tx *store.Tx, id string, t
 		return err
 	}
 	for _, event := range events {
-		_, err := e.apply(ctx, tx, id, event, 0)
+		_, err := e.apply(ctx, tx, id, 0, event)
 		var (
 			illegal *IllegalError
 			hook    *hookError

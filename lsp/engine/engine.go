@@ -69,6 +69,8 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
+	// htlcs are what the interceptor reported and nobody has taken yet.
+	htlcs inbox
 	// claims are short channel ids that are being claimed.
 	claims claims
 	// coins are what the wallet can fund.
@@ -172,6 +174,7 @@ func New(opt Options) (*Engine, error) {
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
+		htlcs: inbox{woken: make(chan struct{}, 1)},
 	}
 	if e.node.Coins != nil {
 		e.node.Coins = watchedCoins{Coins: e.node.Coins, changed: e.coins.changed}
@@ -255,6 +258,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		e.ordersOnBlock(e.ctx)
 		e.ordersOnChain(e.ctx)
 	})
+	e.spawn(func() { e.takeHtlcs(e.ctx) })
 	e.spawn(func() { e.keepAttached(e.ctx) })
 	e.spawn(func() { e.keepPruned(e.ctx) })
 	e.spawn(func() { e.keepLoadsChecked(e.ctx) })
@@ -298,29 +302,42 @@ func tell[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V,
 	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, func(), error) { return event, nil, nil })
 }
 
-// tellJudged is tell for an event whose content depends on what the
-// transaction that stores it sees; what judge returns besides is called once it is
-// durable, when the machine's own records have followed. The error is that of a
-// machine that does not admit it, or does not know the instance.
-func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
-	e *Engine, m *fsm.Engine[S, V, F], id string, judge func(context.Context, *store.Tx) (V, func(), error),
-) error {
+// judge makes an event whose content depends on what the transaction that stores
+// it sees. What it returns besides is called once that is durable, when the
+// machine's own records have followed.
+type judge[V fsm.Event] func(context.Context, *store.Tx) (event V, settle func(), err error)
+
+// tellJudged is tell for judged events that follow one another: all are taken in
+// one transaction. The error is that of a machine that does not admit one, or does
+// not know the instance.
+func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, judges ...judge[V]) error {
 	wait := 20 * time.Millisecond
 	for {
-		var event V
-		err := e.db.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-			var settle func()
-			if event, settle, err = judge(ctx, tx); err != nil {
+		var events []V
+		err := e.db.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+			events = events[:0]
+			var settled []func()
+			for _, judged := range judges {
+				event, settle, err := judged(ctx, tx)
+				if err != nil {
+					return err
+				}
+				events = append(events, event)
+				if settle != nil {
+					settled = append(settled, settle)
+				}
+			}
+			if _, err := m.SendAllTx(ctx, tx, id, events...); err != nil {
 				return err
 			}
-			if _, err = m.SendTx(ctx, tx, id, event); err == nil && settle != nil {
+			for _, settle := range settled {
 				tx.OnCommit(settle)
 			}
-			return err
+			return nil
 		})
 		name := ""
-		if any(event) != nil {
-			name = event.EventName()
+		if len(events) > 0 {
+			name = events[0].EventName()
 		}
 		switch {
 		case err == nil:
@@ -347,7 +364,7 @@ func (e *Engine) keepAttached(ctx context.Context) {
 	wait := 20 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := e.opt.Held.Attach(ctx, e.onHtlc)
+		err := e.opt.Held.Attach(ctx, e.htlcs.put)
 		if ctx.Err() != nil {
 			return
 		}

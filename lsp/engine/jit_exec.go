@@ -347,11 +347,11 @@ func (e *Engine) awaitFate(id string, r HtlcEvent) {
 	tell(e, e.jits, id, e.partLost(r))
 }
 
-// onHtlc takes what the interceptor reports.
+// onHtlc takes what the interceptor reports of one HTLC.
 func (e *Engine) onHtlc(ev HtlcEvent) {
 	switch ev.Kind {
 	case HtlcOffered:
-		e.partOffered(ev)
+		e.partsOffered([]ln.InterceptedHtlc{ev.Htlc})
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
@@ -365,29 +365,39 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 	}
 }
 
-func (e *Engine) partOffered(ev HtlcEvent) {
-	id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID)
+// partsOffered gives parts that came over one short channel id to its offer: they
+// are stored together.
+func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
+	id, ok, err := e.offerFor(htlcs[0].OutgoingSCID)
 	if err != nil {
 		return
 	}
-	if ok && tellJudged(e, e.jits, id, e.judgePart(id, ev.Htlc)) == nil {
-		return
+	if ok {
+		judges := make([]judge[jit.Event], 0, len(htlcs))
+		for _, h := range htlcs {
+			judges = append(judges, e.judgePart(id, h))
+		}
+		if tellJudged(e, e.jits, id, judges...) == nil {
+			return
+		}
 	}
-	// Nobody waits for it: there never was an agreement, or the database has
+	// Nobody waits for them: there never was an agreement, or the database has
 	// forgotten it, and then lnd may map the SCID.
 	verdict := VerdictRefuseUnknown
 	if ok || e.opt.Restored {
 		verdict = VerdictFail
 	}
-	err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, verdict, "no agreement with a wallet uses this channel id any more")
-	if err != nil && !errors.Is(err, ErrDecided) {
-		e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
+	for _, h := range htlcs {
+		err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{h.Key}, verdict, "no agreement with a wallet uses this channel id any more")
+		if err != nil && !errors.Is(err, ErrDecided) {
+			e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", h.Key), zap.Error(err))
+		}
 	}
 }
 
 // judgePart holds a part against the limits of what may be held, whichever way
 // the payment will go, in the transaction that takes it.
-func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) func(context.Context, *store.Tx) (jit.Event, func(), error) {
+func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) judge[jit.Event] {
 	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
 		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h}
 		client, err := e.clientOf(ctx, tx, id)

@@ -102,7 +102,7 @@ func (e *Engine) watchOrderInvoice(id string, hash ln.Hash) {
 }
 
 // judgeOrderSet is judgeSet for the set that pays an order.
-func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) func(context.Context, *store.Tx) (order.Event, func(), error) {
+func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) judge[order.Event] {
 	return func(ctx context.Context, tx *store.Tx) (order.Event, func(), error) {
 		accepted := order.SetAccepted{Moment: e.moment(), Htlcs: htlcs}
 		inst, err := e.orders.GetTx(ctx, tx, id)

@@ -104,7 +104,7 @@ func (e *Engine) followWanted() {
 func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[jit.State, jit.Event]) error {
 	offer := jit.OfferOf(t.To)
 	held, satBlocks := jit.HoldOf(t.To)
-	if t.Seq > 1 {
+	if t.Seq > 1 && !t.More {
 		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, satBlocks, t.At.UnixMilli()); err != nil {
 			return err
 		}
@@ -124,6 +124,9 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
 			return err
 		}
+	}
+	if t.More {
+		return nil
 	}
 	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held, satBlocks)
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })

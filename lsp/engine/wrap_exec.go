@@ -167,7 +167,7 @@ func (e *Engine) watchInvoice(id string, hash ln.Hash, handle func(ln.Invoice) (
 
 // judgeSet is judgePart for the set that a hold invoice accepted. lnd holds it
 // already, and has only one answer to it: cancelling the invoice.
-func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) func(context.Context, *store.Tx) (wrap.Event, func(), error) {
+func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) judge[wrap.Event] {
 	return func(ctx context.Context, tx *store.Tx) (wrap.Event, func(), error) {
 		accepted := wrap.SetAccepted{Moment: e.moment(), Htlcs: htlcs}
 		inst, err := e.wraps.GetTx(ctx, tx, id)
