@@ -276,6 +276,9 @@ func (e *Engine[S, V, F]) noteFailure(id string, task queued[F], cause error) {
 	}
 }
 
+// errDone says that an effect is done already.
+var errDone = errors.New("the effect is done already")
+
 // finish marks an effect done and sends its events, in one transaction. An
 // effect that is done already (a commit whose outcome was unknown) changes
 // nothing. An event that the state no longer admits is dropped and noted: the
@@ -285,11 +288,14 @@ func (e *Engine[S, V, F]) finish(ctx context.Context, tx *store.Tx, id string, t
 		return err
 	}
 	q := fsmdb.New(tx)
-	n, err := q.FinishEffect(ctx, fsmdb.FinishEffectParams{
+	_, err := fsmdb.New(tx.Later(store.OneRow(errDone))).FinishEffect(ctx, fsmdb.FinishEffectParams{
 		DoneMs: max(e.opt.Clock.Now().UnixMilli(), 1), Note: "",
 		Machine: e.m.Name, ID: id, Seq: task.seq, Pos: task.pos,
 	})
-	if err != nil || n == 0 {
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	for _, event := range events {

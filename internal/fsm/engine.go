@@ -393,7 +393,7 @@ func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, chain []*ap
 	fail := func(err error) (S, error) {
 		return none, fmt.Errorf("%s %s: %w", e.m.Name, first.ID, err)
 	}
-	q := fsmdb.New(tx)
+	q := fsmdb.New(tx.Later(nil))
 	state, data, err := e.codec.states.encode(last.To)
 	if err != nil {
 		return fail(err)
@@ -413,15 +413,15 @@ func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, chain []*ap
 			return fail(store.MapError(err))
 		}
 	} else {
-		n, err := q.UpdateInstance(ctx, fsmdb.UpdateInstanceParams{
+		_, err := fsmdb.New(tx.Later(store.OneRow(errStale))).UpdateInstance(ctx, fsmdb.UpdateInstanceParams{
 			State: state, Data: data, Terminal: terminal, DueMs: dueMs, UpdatedMs: atMs,
 			Machine: e.m.Name, ID: first.ID, Version: last.Seq, Was: first.Seq - 1,
 		})
+		if errors.Is(err, errStale) {
+			return none, errStale
+		}
 		if err != nil {
 			return fail(err)
-		}
-		if n != 1 {
-			return none, errStale
 		}
 	}
 	for _, a := range chain {

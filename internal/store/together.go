@@ -95,12 +95,14 @@ func (t *sharing) next() []*joined {
 // writeBatch writes all that can be written together, and then by itself what
 // failed.
 func (db *DB) writeBatch(batch []*joined) {
-	if len(batch) == 1 {
+	// One by itself needs no second attempt, unless statements gather: then it
+	// learns of an error late, and alone at once.
+	if len(batch) == 1 && db.engine != Postgres {
 		batch[0].finish(db.Write(batch[0].ctx, batch[0].do))
 		return
 	}
 	var alone []*joined
-	for len(batch) > 1 {
+	for len(batch) > 0 {
 		failed := -1
 		err := db.writeAll(batch, &failed)
 		if err == nil || failed < 0 {
@@ -115,7 +117,7 @@ func (db *DB) writeBatch(batch []*joined) {
 		alone = append(alone, batch[failed])
 		batch = append(append([]*joined(nil), batch[:failed]...), batch[failed+1:]...)
 	}
-	for _, j := range append(batch, alone...) {
+	for _, j := range alone {
 		j.finish(db.Write(j.ctx, j.do))
 	}
 }
@@ -138,19 +140,29 @@ func (db *DB) writeAll(batch []*joined, failed *int) error {
 		})
 		defer stop()
 	}
-	return db.Write(ctx, func(ctx context.Context, tx *Tx) error {
+	return db.write(ctx, true, func(ctx context.Context, tx *Tx) error {
 		*failed = -1
+		blame := func(i int, err error) error {
+			if tx.flushed != nil {
+				i, err = tx.blamed, tx.flushed
+			}
+			if !retryable(MapError(err)) {
+				*failed = i
+			}
+			return err
+		}
 		for i, j := range batch {
+			tx.member = i
 			err := j.ctx.Err()
 			if err == nil {
 				err = j.do(ctx, tx)
 			}
 			if err != nil {
-				if !retryable(MapError(err)) {
-					*failed = i
-				}
-				return err
+				return blame(i, err)
 			}
+		}
+		if err := tx.flush(ctx); err != nil {
+			return blame(0, err)
 		}
 		return nil
 	})

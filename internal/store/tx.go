@@ -28,6 +28,15 @@ type Tx struct {
 	// leases are those that were found held in this transaction: serializable
 	// isolation makes that hold until the commit.
 	leases map[leaseHeld]bool
+
+	// gather says that statements may wait for each other (Later); waiting do, of the
+	// member of a shared transaction that runs. flushed is the error that ended it,
+	// blamed the member whose statement it was.
+	gather  bool
+	waiting []gathered
+	member  int
+	flushed error
+	blamed  int
 }
 
 type leaseHeld struct {
@@ -37,6 +46,9 @@ type leaseHeld struct {
 
 // ExecContext runs a statement in the transaction.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := tx.flush(ctx); err != nil {
+		return nil, err
+	}
 	return tx.tx.ExecContext(ctx, query, args...)
 }
 
@@ -47,11 +59,17 @@ func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, erro
 
 // QueryContext runs a query in the transaction.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := tx.flush(ctx); err != nil {
+		return nil, err
+	}
 	return tx.tx.QueryContext(ctx, query, args...)
 }
 
 // QueryRowContext runs a query for one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	// An error of what waited is met again here, where a row can carry it: the
+	// transaction is aborted.
+	_ = tx.flush(ctx)
 	return tx.tx.QueryRowContext(ctx, query, args...)
 }
 
@@ -117,12 +135,17 @@ func (db *DB) Write(ctx context.Context, f func(ctx context.Context, tx *Tx) err
 	if ctx.Value(txKey{}) == db {
 		return errNested
 	}
+	return db.write(ctx, false, f)
+}
+
+// write is Write; with gather statements may wait for each other (Later).
+func (db *DB) write(ctx context.Context, gather bool, f func(ctx context.Context, tx *Tx) error) error {
 	var (
 		deadline = time.Now().Add(db.retryFor)
 		wait     = time.Millisecond
 	)
 	for {
-		err := db.try(ctx, false, f)
+		err := db.try(ctx, false, gather, f)
 		if err == nil || !retryable(err) {
 			return err
 		}
@@ -147,7 +170,7 @@ func (db *DB) Read(ctx context.Context, f func(ctx context.Context, tx *Tx) erro
 	}
 	deadline := time.Now().Add(db.retryFor)
 	for {
-		err := db.try(ctx, true, f)
+		err := db.try(ctx, true, false, f)
 		if err == nil || !retryable(err) || ctx.Err() != nil || !time.Now().Before(deadline) {
 			return err
 		}
@@ -155,7 +178,7 @@ func (db *DB) Read(ctx context.Context, f func(ctx context.Context, tx *Tx) erro
 }
 
 // try is one attempt.
-func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context, tx *Tx) error) (err error) {
+func (db *DB) try(ctx context.Context, readOnly, gather bool, f func(ctx context.Context, tx *Tx) error) (err error) {
 	if db.hooks.Begin != nil {
 		if err := db.hooks.Begin(readOnly); err != nil {
 			return err
@@ -176,7 +199,7 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 			conn = nil
 		}
 	}
-	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
+	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly, gather: gather && conn != nil}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.
@@ -190,6 +213,9 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 		}
 	}()
 	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
+		return MapError(err)
+	}
+	if err := tx.flush(ctx); err != nil {
 		return MapError(err)
 	}
 	if !readOnly && db.hooks.BeforeCommit != nil {

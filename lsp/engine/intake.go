@@ -402,11 +402,16 @@ func (e *Engine) admitsNow(ctx context.Context, client ln.PubKey, asked offerReq
 // admitOffer counts a new offer if the limits admit it, in the transaction that
 // stores it.
 func (e *Engine) admitOffer(ctx context.Context, tx *store.Tx, machine, id string, client ln.PubKey, asked offerRequest) (isNew bool, err error) {
-	if isNew, err = newcomer(ctx, tx, client); err != nil {
-		return isNew, err
+	e.loads.mu.Lock()
+	_, ok := e.loads.sum.Newcomer(client)
+	e.loads.mu.Unlock()
+	if !ok {
+		if isNew, err = newcomer(ctx, tx, client); err != nil {
+			return isNew, err
+		}
 	}
 	share := lsp.Share{Client: client, Newcomer: isNew, QuotedSat: asked.capacity}
-	if err := e.admit(tx, id, share, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable); err != nil {
+	if isNew, err = e.admit(tx, id, share, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable); err != nil {
 		return isNew, err
 	}
 	tx.OnUnknown(func() { e.doubtShare(machine, id) })
@@ -426,11 +431,12 @@ func (e *Engine) indexAgreement(ctx context.Context, tx *store.Tx, client ln.Pub
 func (e *Engine) insertPayment(ctx context.Context, tx *store.Tx, p lspdb.InsertPaymentParams) error {
 	now := e.opt.Now().UnixMilli()
 	p.State, p.CreatedMs, p.UpdatedMs = "offered", now, now
-	err := lspdb.New(tx).InsertPayment(ctx, p)
-	if errors.Is(store.MapError(err), store.ErrUnique) {
-		return errkind.Wrap(errkind.Conflict, err, "a payment with this payment hash is open already: make a new invoice")
-	}
-	return err
+	return lspdb.New(tx.Later(func(_ int64, err error) error {
+		if errors.Is(store.MapError(err), store.ErrUnique) {
+			return errkind.Wrap(errkind.Conflict, err, "a payment with this payment hash is open already: make a new invoice")
+		}
+		return err
+	})).InsertPayment(ctx, p)
 }
 
 // planOpening draws up one channel open.

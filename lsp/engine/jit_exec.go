@@ -279,11 +279,15 @@ func (e *Engine) refuseParts(ctx context.Context, f jit.RefuseParts) error {
 // watchParts tells what is known of the resumed parts now; what is not known
 // yet comes as events of the interceptor.
 func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error) {
-	inst, err := e.jits.Get(ctx, id)
-	if err != nil {
-		return nil, err
+	state, ok := e.jits.Present(id)
+	if !ok {
+		inst, err := e.jits.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		state = inst.State
 	}
-	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(inst.State).Hash)
+	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(state).Hash)
 	if err != nil {
 		return nil, err
 	}

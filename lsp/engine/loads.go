@@ -63,9 +63,25 @@ func shareOfOrder(o lspdb.LspOrder) (lsp.Share, error) {
 	}, nil
 }
 
-// tableLoads are the sums of the tables.
+// tableLoads are the sums of the tables. A row may call a client a newcomer that has
+// paid in the moment in which it was written: the table of opens decides.
 func tableLoads(ctx context.Context, tx *store.Tx) (*lsp.Loads, error) {
 	sum, q := lsp.NewLoads(), lspdb.New(tx)
+	fresh := make(map[ln.PubKey]bool)
+	put := func(id string, share lsp.Share) (err error) {
+		if share.Newcomer {
+			isNew, asked := fresh[share.Client]
+			if !asked {
+				if isNew, err = newcomer(ctx, tx, share.Client); err != nil {
+					return err
+				}
+				fresh[share.Client] = isNew
+			}
+			share.Newcomer = isNew
+		}
+		sum.Put(id, share)
+		return nil
+	}
 	payments, err := q.OpenPayments(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read what is agreed and held: %w", err)
@@ -75,7 +91,9 @@ func tableLoads(ctx context.Context, tx *store.Tx) (*lsp.Loads, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum.Put(p.ID, share)
+		if err := put(p.ID, share); err != nil {
+			return nil, err
+		}
 	}
 	orders, err := q.UndecidedOrders(ctx)
 	if err != nil {
@@ -86,7 +104,9 @@ func tableLoads(ctx context.Context, tx *store.Tx) (*lsp.Loads, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum.Put(o.ID, share)
+		if err := put(o.ID, share); err != nil {
+			return nil, err
+		}
 	}
 	return sum, nil
 }
@@ -157,21 +177,24 @@ func (e *Engine) keepLoadsChecked(ctx context.Context) {
 
 // admit counts a share from now on if the limits bear the request, and no longer
 // once the transaction is known to have changed nothing.
-func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request, fundable ln.Sat) error {
+func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request, fundable ln.Sat) (isNew bool, err error) {
 	if err := e.mayAdmit(name, &share, r, fundable); err != nil {
-		return err
+		return share.Newcomer, err
 	}
 	tx.OnRollback(func() { e.dropShare(name) })
-	return nil
+	return share.Newcomer, nil
 }
 
-// mayAdmit holds a request against the limits; a share that is not nil counts
-// from now on.
+// mayAdmit holds a request against the limits; a share with a name counts from now
+// on. Whether its client is a newcomer is what its other shares say, if it has any.
 func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable ln.Sat) error {
 	draining := !e.accepting()
 	l := e.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if isNew, ok := l.sum.Newcomer(share.Client); ok {
+		share.Newcomer = isNew
+	}
 	u := l.sum.Usage(share.Client)
 	u.Newcomer, u.FundableSat, u.Draining = share.Newcomer, fundable, draining
 	if err := lsp.Admit(r, u, e.cfg.Caps); err != nil {
@@ -222,7 +245,7 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 	}
 	name := id + "/" + part
 	r := lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}
-	err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, 0)
+	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, 0)
 	if err != nil {
 		return overLimit(err), func() {}, nil
 	}

@@ -206,7 +206,7 @@ func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason l
 	if err != nil {
 		return fmt.Errorf("held amount of payment %s: %w", id, err)
 	}
-	_, err = lspdb.New(tx).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
+	_, err = lspdb.New(tx.Later(nil)).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
 		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, HeldSatBlocks: int64(satBlocks), UpdatedMs: atMs, //nolint:gosec // lsp.SatBlocks is bounded
 	})
 	if err != nil {
