@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -378,8 +379,9 @@ func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
 	}
 	if ok {
 		judges := make([]judge[jit.Event], 0, len(htlcs))
-		for _, h := range htlcs {
-			judges = append(judges, e.judgePart(id, h))
+		for i, h := range htlcs {
+			more := slices.ContainsFunc(htlcs[i+1:], func(other ln.InterceptedHtlc) bool { return other.Hash == h.Hash })
+			judges = append(judges, e.judgePart(id, h, i, more))
 		}
 		if tellJudged(e, e.jits, id, judges...) == nil {
 			return
@@ -401,9 +403,9 @@ func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
 
 // judgePart holds a part against the limits of what may be held, whichever way
 // the payment will go, in the transaction that takes it.
-func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) judge[jit.Event] {
+func (e *Engine) judgePart(id string, h ln.InterceptedHtlc, before int, more bool) judge[jit.Event] {
 	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
-		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h}
+		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h, Before: before, More: more}
 		client, err := e.clientOf(ctx, tx, id)
 		if err != nil {
 			return nil, nil, err

@@ -151,7 +151,7 @@ func (b *office) part(a Agreement, hash ln.Hash, n uint64) error {
 	return tellJudged(b.e, b.e.jits, a.PaymentID, b.e.judgePart(a.PaymentID, ln.InterceptedHtlc{
 		Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: hash, IncomingMsat: in, OutgoingMsat: a.Quote.WalletMsat,
 		IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
-	}))
+	}, 0, false))
 }
 
 func (b *office) usage(client ln.PubKey) lsp.Usage {
