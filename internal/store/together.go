@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 const (
@@ -11,7 +12,10 @@ const (
 	mostTogether = 64
 	// Shared transactions at a time: SQLite has one writer in any case.
 	sharedSQLite   = 1
-	sharedPostgres = 3
+	sharedPostgres = 2
+	// calmFor is how long there is one at a time after two have undone each other:
+	// what is done again costs more than what they gain.
+	calmFor = 2 * time.Second
 )
 
 // sharing are writes that share transactions.
@@ -19,6 +23,7 @@ type sharing struct {
 	mu      sync.Mutex
 	waiting []*joined
 	leaders int
+	calm    time.Time // until then one at a time
 }
 
 // joined is one write among others.
@@ -40,13 +45,9 @@ func (db *DB) WriteTogether(ctx context.Context, f func(ctx context.Context, tx 
 	}
 	j := &joined{ctx: ctx, do: f, done: make(chan struct{})}
 	t := &db.together
-	most := sharedSQLite
-	if db.engine == Postgres {
-		most = sharedPostgres
-	}
 	t.mu.Lock()
 	t.waiting = append(t.waiting, j)
-	lead := t.leaders < most
+	lead := t.leaders < t.most(db.engine)
 	if lead {
 		t.leaders++
 	}
@@ -62,28 +63,44 @@ func (db *DB) WriteTogether(ctx context.Context, f func(ctx context.Context, tx 
 // lead writes those whose turn it is. Who came meanwhile is not for this caller
 // to wait for.
 func (db *DB) lead() {
-	batch := db.together.next()
+	next := func() []*joined { return db.together.next(db.engine) }
+	batch := next()
 	if batch == nil {
 		return
 	}
 	db.writeBatch(batch)
-	if batch = db.together.next(); batch == nil {
+	if batch = next(); batch == nil {
 		return
 	}
 	go func() {
-		for ; batch != nil; batch = db.together.next() {
+		for ; batch != nil; batch = next() {
 			db.writeBatch(batch)
 		}
 	}()
 }
 
-// next takes those whose turn it is; with nil a leader has ended.
-func (t *sharing) next() []*joined {
+// most is how many shared transactions there may be now.
+func (t *sharing) most(engine Engine) int {
+	if engine != Postgres || time.Now().Before(t.calm) {
+		return sharedSQLite
+	}
+	return sharedPostgres
+}
+
+// undone takes note that a shared transaction was undone by another.
+func (t *sharing) undone() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calm = time.Now().Add(calmFor)
+}
+
+// next takes those whose turn it is; with nil a leader has ended. One too many
+// leaves what waits to the others.
+func (t *sharing) next(engine Engine) []*joined {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := min(len(t.waiting), mostTogether)
-	if n == 0 {
-		t.waiting = nil
+	if n == 0 || t.leaders > t.most(engine) {
 		t.leaders--
 		return nil
 	}
@@ -140,8 +157,12 @@ func (db *DB) writeAll(batch []*joined, failed *int) error {
 		})
 		defer stop()
 	}
+	runs := 0
 	return db.write(ctx, true, func(ctx context.Context, tx *Tx) error {
 		*failed = -1
+		if runs++; runs > 1 {
+			db.together.undone()
+		}
 		blame := func(i int, err error) error {
 			if tx.flushed != nil {
 				i, err = tx.blamed, tx.flushed
