@@ -84,11 +84,12 @@ func (l Later) QueryRowContext(ctx context.Context, query string, args ...any) *
 	return l.tx.QueryRowContext(ctx, query, args...)
 }
 
-// flush runs what waits. The first error undoes the transaction; whose statement it
-// was is in blamed.
+// flush runs what waits. The first error ends the transaction, and is given again at
+// every flush: the server may know nothing of it. Whose statement it was is in
+// blamed.
 func (tx *Tx) flush(ctx context.Context) error {
-	if len(tx.waiting) == 0 {
-		return nil
+	if tx.flushed != nil || len(tx.waiting) == 0 {
+		return tx.flushed
 	}
 	waiting := tx.waiting
 	tx.waiting = nil

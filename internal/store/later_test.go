@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,14 +35,17 @@ func TestStatementsThatGather(t *testing.T) {
 		}
 		require.NoError(t, db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error { return later(ctx, tx, "taken", 1) }))
 		const n = 40
-		hold := make(chan struct{})
+		hold, holds := make(chan struct{}), make(chan struct{})
 		var all sync.WaitGroup
 		all.Go(func() {
 			require.NoError(t, db.WriteTogether(t.Context(), func(context.Context, *store.Tx) error {
+				close(holds)
 				<-hold
 				return nil
 			}))
 		})
+		<-holds
+		var done atomic.Int64
 		errs := make([]error, n)
 		for i := range n {
 			all.Go(func() {
@@ -71,9 +75,10 @@ func TestStatementsThatGather(t *testing.T) {
 					}
 					return nil
 				})
+				done.Add(1)
 			})
 		}
-		require.Eventually(t, func() bool { return db.Waiting() > 0 }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return db.Waiting()+int(done.Load()) == n }, 30*time.Second, time.Millisecond)
 		close(hold)
 		all.Wait()
 		for i, err := range errs {
@@ -84,7 +89,7 @@ func TestStatementsThatGather(t *testing.T) {
 				require.ErrorIs(t, err, store.ErrUnique)
 				require.ErrorIs(t, getErr, store.ErrNotFound)
 			case 5:
-				require.ErrorIs(t, err, stale)
+				require.ErrorIs(t, err, stale, "%d", i)
 				require.ErrorIs(t, getErr, store.ErrNotFound)
 			default:
 				require.NoError(t, err)

@@ -67,9 +67,12 @@ func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql
 
 // QueryRowContext runs a query for one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	// An error of what waited is met again here, where a row can carry it: the
-	// transaction is aborted.
-	_ = tx.flush(ctx)
+	if tx.flush(ctx) != nil {
+		// The row cannot carry that error; flush gives it again.
+		var end context.CancelFunc
+		ctx, end = context.WithCancel(ctx)
+		end()
+	}
 	return tx.tx.QueryRowContext(ctx, query, args...)
 }
 
