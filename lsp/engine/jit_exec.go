@@ -406,6 +406,10 @@ func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
 func (e *Engine) judgePart(id string, h ln.InterceptedHtlc, before int, more bool) judge[jit.Event] {
 	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
 		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h, Before: before, More: more}
+		if state, ok := e.jits.Present(id); ok && slices.ContainsFunc(jit.PartsOf(state), func(p jit.Part) bool { return p.Htlc.Key == h.Key }) {
+			// Offered again, or the answer to its commit was lost: it counts already.
+			return arrived, func() { e.dropShare(holdName(id, h.Key.String())) }, nil
+		}
 		client, err := e.clientOf(ctx, tx, id)
 		if err != nil {
 			return nil, nil, err

@@ -160,17 +160,26 @@ func (e *Engine) checkLoads(ctx context.Context) error {
 // keepLoadsChecked compares now and then. It repairs nothing: sums that differ are
 // a mistake in this program, and a start reads them anew.
 func (e *Engine) keepLoadsChecked(ctx context.Context) {
-	const every = 10 * time.Minute
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
+	const (
+		every = 10 * time.Minute
+		again = time.Second
+	)
+	for wait, before := every, ""; ; {
 		select {
-		case <-tick.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
-		if err := e.checkLoads(ctx); errors.Is(err, errDrift) {
+		err := e.checkLoads(ctx)
+		switch {
+		case !errors.Is(err, errDrift):
+			wait, before = every, ""
+		case err.Error() != before:
+			// A commit that this process is about to learn of looks the same.
+			wait, before = again, err.Error()
+		default:
 			e.log.Error("limits are asked of sums that differ from the tables: please report this, and restart sluiced, which reads them anew", zap.Error(err))
+			wait, before = every, ""
 		}
 	}
 }
@@ -243,7 +252,7 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 			return lsp.Reason{}, nil, err
 		}
 	}
-	name := id + "/" + part
+	name := holdName(id, part)
 	r := lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}
 	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, 0)
 	if err != nil {
@@ -251,6 +260,9 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 	}
 	return lsp.Reason{}, func() { e.dropShare(name) }, nil
 }
+
+// holdName is under what a part counts until its payment has it.
+func holdName(id, part string) string { return id + "/" + part }
 
 // shareMoved follows a transition: what is held now, or that the agreement is over.
 func (e *Engine) shareMoved(tx *store.Tx, machine, id string, seq int64, over bool, held ln.Msat, satBlocks uint64) {

@@ -112,7 +112,10 @@ func newOffice(t *testing.T, db *store.DB, change func(*Config)) *office {
 		Node: Node{Channels: b.node, Coins: b.node, Chain: b.node, Aliases: b.node}, Routes: b.routes, DB: db, Config: cfg,
 	})
 	require.NoError(t, err)
-	t.Cleanup(b.e.stop)
+	t.Cleanup(func() {
+		require.NoError(t, b.e.checkLoads(context.WithoutCancel(t.Context())), "limits are asked of what the tables sum to")
+		b.e.stop()
+	})
 	require.NoError(t, b.e.keys.refresh(ctx))
 	require.NoError(t, b.e.fees.refresh(ctx))
 	b.e.world.height = testHeight
