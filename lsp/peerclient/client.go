@@ -215,6 +215,44 @@ func (c *Client) take(m ln.PeerMessage) {
 		// A notification, or an answer that came too late.
 		return
 	}
-	delete(waiting, got.ID)
+	if delete(waiting, got.ID); len(waiting) == 0 {
+		delete(c.asked, m.Peer)
+	}
 	ch <- answer{Message: got}
+}
+
+// Peers tells when a node connects or disconnects.
+type Peers interface {
+	SubscribePeers(ctx context.Context, handle func(ln.PeerEvent)) error
+}
+
+// Serve runs the client until ctx ends, through lnd's restarts.
+func (c *Client) Serve(ctx context.Context, peers Peers) {
+	var both sync.WaitGroup
+	both.Go(func() { c.again(ctx, c.Run) })
+	both.Go(func() {
+		c.again(ctx, func(ctx context.Context) error {
+			return peers.SubscribePeers(ctx, func(e ln.PeerEvent) { c.PeerChanged(e.Peer) })
+		})
+	})
+	both.Wait()
+}
+
+func (c *Client) again(ctx context.Context, run func(context.Context) error) {
+	const least, most, good = 50 * time.Millisecond, 5 * time.Second, 10 * time.Second
+	for wait := least; ctx.Err() == nil; wait = min(2*wait, most) {
+		began := time.Now()
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > good {
+			wait = least
+		}
+		c.log.Info("lnd's stream ended; subscribing again", zap.Duration("in", wait), zap.Error(err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
 }
