@@ -86,7 +86,7 @@ func (f *fakeLSPS) CreateOrder(_ context.Context, node ln.PubKey, r lsps1.Create
 	f.w.mu.Unlock()
 	o := lsps1.Order{
 		OrderID: id, LspBalanceSat: lsps0.Sat(r.LspBalanceSat), ClientBalanceSat: lsps0.Sat(r.ClientBalanceSat), RequiredConfs: r.RequiredConfs,
-		ConfirmWithin: r.ConfirmWithin, ExpiryBlocks: r.ExpiryBlocks, Token: r.Token, Announce: r.Announce, State: order.WireCreated,
+		ConfirmWithin: r.ConfirmWithin, ExpiryBlocks: r.ExpiryBlocks, Token: &r.Token, Announce: r.Announce, State: order.WireCreated,
 		CreatedAt: lsps0.Datetime(startTime()),
 		Payment: lsps1.Payment{Bolt11: &lsps1.Bolt11{
 			State: order.ExpectPayment, ExpiresAt: lsps0.Datetime(startTime().Add(time.Hour)), FeeSat: lsps0.Sat(fee), TotalSat: lsps0.Sat(total), Invoice: text,

@@ -246,7 +246,7 @@ func (e *Engine) orderTerms(ctx context.Context, client ln.PubKey, r lsps1.Creat
 		ID: uuid4([16]byte(drawn[:16])), Client: client, Wish: r.Wish, CreatedAt: now,
 		Lightning: &order.Lightning{Price: price, Hash: preimage.Hash(), Preimage: lsp.NewSecret(preimage), FinalCltv: cfg.InvoiceCltv, ExpiresAt: expires},
 		WaitFor:   cfg.WaitFor, HoldMarginBlocks: e.cfg.HoldMarginBlocks, HoldExpiryDelta: holdDelta,
-		MaxOpens: e.cfg.MaxOpens, BuriedConfs: e.cfg.BuriedConfs,
+		MaxOpens: e.cfg.MaxOpens, BuriedConfs: e.cfg.BuriedConfs, NullToken: r.NullToken,
 	}
 	if refundScript == nil || !cfg.OnChain {
 		return t, nil

@@ -62,9 +62,14 @@ func stepFunding(s Funding, v Event) (State, []Effect, error) {
 		return unwind(s.Order, v.Reason)
 	case NewBlock:
 		if s.late(v.Height) {
-			// The signed bytes are sent with every block until they are in one: the
-			// channel will exist, so that giving the payment back would give it away.
-			return settle(s.Order)
+			// bLIP-51 has the payment cancelled where no funding transaction is
+			// published. Once it is signed that is not ours to choose: the signed bytes
+			// are sent with every block until they are in one, a zero-conf channel may
+			// have carried payments already, and who cancels gives both away, the
+			// payment and the channel. If another transaction takes the coins after
+			// all, the order is Lost, and owed to the client.
+			next, effects, err := settle(s.Order)
+			return next, append(effects, Alarm{OrderID: s.ID, Reason: unpublished()}), err
 		}
 		return s, nil, nil
 	case CoinsSeen:
@@ -90,6 +95,11 @@ func (o Order) canceled(s Funding) (State, []Effect, error) {
 		return s, nil, nil
 	}
 	return s, []Effect{Alarm{OrderID: o.ID, Reason: unpaidChannel()}}, nil
+}
+
+func unpublished() lsp.Reason {
+	return lsp.Because(lsp.ReasonOpenSlow,
+		"the payment of an order is taken although the network has not taken its funding transaction for as long as the payment could be held: see why (sluicectl openings), or the client has paid for a channel that is not there")
 }
 
 func unpaidChannel() lsp.Reason {
