@@ -185,6 +185,12 @@ func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openi
 		if !c.Active {
 			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not active: %w", c.Outpoint, paymentID, ln.ErrUnavailable)
 		}
+		if c.ZeroConf && c.ConfirmedSCID == 0 {
+			// lnd lists such a channel before anybody has signed its funding.
+			if public, err := e.isPublic(ctx, c.Outpoint.TxID); err != nil || !public {
+				return false, errors.Join(fmt.Errorf("nothing funds channel %s of payment %s, which the database forgot: abandon it in lnd if it stays so: %w", c.Outpoint, paymentID, ln.ErrUnavailable), err)
+			}
+		}
 		e.log.Error("a channel was opened for this payment before the database was restored: it is used",
 			zap.String("payment", paymentID), zap.Stringer("outpoint", c.Outpoint))
 		return true, e.notifyOwner(ctx, opening.NotifyOwner{
@@ -197,10 +203,27 @@ func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openi
 	}
 	for _, p := range pending {
 		if p.Memo == openMemo(paymentID) && p.Kind == ln.PendingOpen {
+			// Who bought the channel outright has it once its funding is public.
+			if public, err := e.isPublic(ctx, p.Outpoint.TxID); err == nil && public && machine == machineOrder {
+				return true, e.notifyOwner(ctx, opening.NotifyOwner{
+					OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticePublished, Outpoint: p.Outpoint,
+				})
+			}
 			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not open yet: %w", p.Outpoint, paymentID, ln.ErrUnavailable)
 		}
 	}
 	return false, nil
+}
+
+// isPublic says that lnd's wallet lists a transaction: then it was published, and is
+// sent again by lnd itself.
+func (e *Engine) isPublic(ctx context.Context, id ln.TxID) (bool, error) {
+	tip := e.world.tip()
+	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, recentBlocks))) //nolint:gosec // heights stay below 2^31
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(txs, func(t ln.WalletTx) bool { return t.TxID == id }), nil
 }
 
 // openMemo is what lnd keeps with a channel that was opened for a payment.

@@ -255,6 +255,10 @@ func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []or
 		return nil
 	}
 	inst, err := e.openings.Get(ctx, order.OpeningID(id, o.Opens))
+	if errors.Is(err, store.ErrNotFound) && e.listsConfirmed(ctx, o.Channel.Outpoint) {
+		// The database is an older copy and does not know the open.
+		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
+	}
 	if err != nil {
 		return nil
 	}
@@ -262,6 +266,20 @@ func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []or
 		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
 	}
 	return nil
+}
+
+// listsConfirmed says that lnd lists a channel whose funding is in a block.
+func (e *Engine) listsConfirmed(ctx context.Context, op ln.Outpoint) bool {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false
+	}
+	for _, c := range channels {
+		if c.Outpoint == op {
+			return !c.ZeroConf || c.ConfirmedSCID != 0
+		}
+	}
+	return false
 }
 
 // closedOf finds orders whose channel lnd lists no more: this process may have

@@ -76,7 +76,7 @@ func edges() []fsm.Edge {
 		{From: "funding", Event: "invoice_canceled", To: "funding", Effects: []string{"alarm"}},
 		{From: "funding", Event: "invoice_settled", To: "funding", Effects: []string{"alarm"}},
 		{From: "funding", Event: "new_block", To: "funding"},
-		{From: "funding", Event: "new_block", To: "settling", Effects: []string{"settle_invoice"}},
+		{From: "funding", Event: "new_block", To: "settling", Effects: []string{"alarm", "settle_invoice"}},
 		{From: "funding", Event: "opening_failed", To: "failed"},
 		{From: "funding", Event: "opening_failed", To: "lost", Effects: []string{"alarm", "free_coins"}},
 		{From: "funding", Event: "opening_failed", To: "unwinding", Effects: []string{"cancel_invoice", "refund"}},
