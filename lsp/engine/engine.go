@@ -125,7 +125,9 @@ type Engine struct {
 	waitingOrder            map[string]ln.PubKey
 
 	business business
-	ids      *ulid.MonotonicEntropy
+	// limitsSet are limits that were set at run time, by their names.
+	limitsSet map[string]uint64
+	ids       *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 

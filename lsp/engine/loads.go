@@ -197,7 +197,7 @@ func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request
 // mayAdmit holds a request against the limits; a share with a name counts from now
 // on. Whether its client is a newcomer is what its other shares say, if it has any.
 func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable ln.Sat) error {
-	draining := !e.accepting()
+	draining, caps := !e.accepting(), e.limits().caps
 	l := e.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -206,7 +206,7 @@ func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable
 	}
 	u := l.sum.Usage(share.Client)
 	u.Newcomer, u.FundableSat, u.Draining = share.Newcomer, fundable, draining
-	if err := lsp.Admit(r, u, e.cfg.Caps); err != nil {
+	if err := lsp.Admit(r, u, caps); err != nil {
 		return err
 	}
 	if name != "" {

@@ -76,10 +76,12 @@ func (e *Engine) unpaidSince(now time.Time) time.Time {
 }
 
 // anchorReserve is what is kept to bump commitments with: lnd's own reserve
-// ignores private channels, and all of ours are private.
+// ignores private channels, and all of ours are private. What the operator keeps
+// for itself comes on top.
 func (e *Engine) anchorReserve(channels int) ln.Sat {
-	reserve := max(e.cfg.MinReserveSat, ln.Sat(channels)*e.cfg.ReservePerChan) //nolint:gosec // a count
-	return min(reserve, e.cfg.MaxReserveSat)
+	l := e.limits()
+	reserve := max(e.cfg.MinReserveSat, ln.Sat(channels)*l.reservePerChan) //nolint:gosec // a count
+	return min(reserve, l.maxReserve) + l.keep
 }
 
 // refusal says why no channel may be opened for a payment now; zero if it may.
@@ -96,7 +98,7 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.M
 	}
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		usage, err := e.openUsage(ctx, tx, client)
-		reason = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage, e.cfg.Caps))
+		reason = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage, e.limits().caps))
 		return err
 	})
 	return reason, err
