@@ -210,10 +210,9 @@ func stepActive(s Active, v Event) (State, []Effect, error) {
 	return s, effects, nil
 }
 
-// conflicted: the channel that the client was given can never exist. On-chain
-// coins are still kept for that day.
-func (s Active) conflicted(reason lsp.Reason) (State, []Effect, error) {
-	o := s.Order
+// conflicted: the channel that the client was given can never exist, even if it
+// was used and closed meanwhile. On-chain coins are still kept for that day.
+func (o Order) conflicted(reason lsp.Reason) (State, []Effect, error) {
 	o.Channel = nil
 	if o.Settled || o.Taken {
 		return lost(o)
@@ -256,6 +255,11 @@ func stepClosing(s Closing, v Event) (State, []Effect, error) {
 		return Closing{Order: o}, append(effects, closeChannel(o)), nil
 	case PeerOnline:
 		return s, []Effect{closeChannel(s.Order)}, nil
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return s.conflicted(v.Reason)
 	case Cancel:
 		return nil, nil, ErrTooLate
 	}
@@ -296,6 +300,11 @@ func stepEnding(s Ending, v Event) (State, []Effect, error) {
 		o.Unwatched = true
 	case NewBlock:
 		o, effects = o.takeOver(v.Height)
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return o.conflicted(v.Reason)
 	case Cancel:
 		return nil, nil, ErrTooLate
 	default:
