@@ -126,7 +126,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	}
 	defer func() { _ = client.Close() }()
 	var a *agent.Agent
-	fund, err := newFunding(g.DataDir, client, func() []agent.LSP { return a.LSPs() }, log)
+	fund, err := newFunding(g.DataDir, client, func() []agent.LSP { return a.Gateways() }, log)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	holds, err := newHolds(g.DataDir, s.Holds, client, a.LSPs, log)
+	holds, err := newHolds(g.DataDir, s.Holds, client, a.Gateways, log)
 	if err != nil {
 		return err
 	}

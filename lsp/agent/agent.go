@@ -116,6 +116,11 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // LSPs is the configured list.
 func (a *Agent) LSPs() []LSP { return a.book.List() }
 
+// Gateways are those of them that run Sluice.
+func (a *Agent) Gateways() []LSP {
+	return slices.DeleteFunc(a.book.List(), func(l LSP) bool { return l.GRPC == "" })
+}
+
 // Run accepts channels and keeps connections until the context ends. It goes
 // on through lnd's restarts, and returns nil at an orderly end.
 func (a *Agent) Run(ctx context.Context) error {
