@@ -128,7 +128,6 @@ func (db *DB) writeBatch(batch []*joined) {
 			for _, j := range batch {
 				j.finish(err)
 			}
-			batch = nil
 			break
 		}
 		alone = append(alone, batch[failed])
