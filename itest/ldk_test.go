@@ -215,3 +215,102 @@ func TestLDKNode(t *testing.T) {
 
 	op.waitBalanced(ctx)
 }
+
+type ldkOrder struct {
+	ID       string `json:"order_id"`
+	Invoice  string `json:"invoice"`
+	FeeSat   uint64 `json:"fee_sat"`
+	TotalSat uint64 `json:"total_sat"`
+	Bolt11   string `json:"bolt11"`
+	Address  string `json:"address"`
+	ChainSat int64  `json:"chain_total_sat"`
+	OnChain  string `json:"onchain"`
+	Funding  string `json:"funding"`
+}
+
+func (w *ldkWallet) order(ctx context.Context, lspSat, clientSat uint64) (o ldkOrder) {
+	w.t.Helper()
+	require.NoError(w.t, w.Do(ctx, &o, map[string]any{
+		"do": "order", "lsp_balance_sat": lspSat, "client_balance_sat": clientSat, "expiry_blocks": 144,
+	}))
+	return o
+}
+
+// completed asks until the order has its channel. LDK reads nothing more of an LSP
+// that answers once in a way that it does not know, so that each answer counts.
+func (w *ldkWallet) completed(ctx context.Context, id string) (o ldkOrder) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		o = ldkOrder{}
+		require.NoError(w.t, w.Do(ctx, &o, map[string]any{"do": "order_status", "order_id": id}))
+		return o.Funding != ""
+	}, 60*time.Second, 200*time.Millisecond)
+	return o
+}
+
+// TestLDKNodeOrders is bLIP-51 with a client that nobody here wrote: LDK Node orders
+// channels, one that is paid over Lightning while its node is away, and one on chain.
+func TestLDKNodeOrders(t *testing.T) {
+	needLDK(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), devnet.SluicedConfig{})
+	require.NoError(t, err)
+	op := newOperator(t, s)
+	op.reconcile(ctx)
+	w := newLDKWallet(ctx, t, net, "ldk-order")
+
+	first := w.order(ctx, 400_000, 30_000)
+	require.Equal(t, first.FeeSat+30_000, first.TotalSat)
+	require.Equal(t, "ExpectPayment", first.Bolt11)
+	decoded, err := lnd.DecodeBolt11("regtest", first.Invoice)
+	require.NoError(t, err)
+	require.EqualValues(t, first.TotalSat*1000, decoded.AmountMsat)
+
+	// The payment is held while LDK is away, and LDK can read that.
+	require.NoError(t, w.Do(ctx, nil, map[string]any{"do": "disconnect"}))
+	paid := make(chan error, 1)
+	go func() {
+		payment, err := net.Payer.Pay(ctx, first.Invoice)
+		if err == nil && payment.Status != lnrpc.Payment_SUCCEEDED {
+			err = errors.New(payment.FailureReason.String())
+		}
+		paid <- err
+	}()
+	hash := decoded.Hash
+	require.Eventually(t, func() bool {
+		inv, err := net.Gateway.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: hash[:]})
+		return err == nil && inv.State == lnrpc.Invoice_ACCEPTED
+	}, 60*time.Second, 100*time.Millisecond)
+	require.NoError(t, w.Do(ctx, nil, map[string]any{"do": "connect"}))
+	done := w.completed(ctx, first.ID)
+	require.NoError(t, <-paid)
+	require.Eventually(t, func() bool {
+		done = w.completed(ctx, first.ID)
+		return done.Bolt11 == "Paid"
+	}, 60*time.Second, 200*time.Millisecond)
+	require.Equal(t, "Refunded", done.OnChain, "what came on chain now would go back")
+	require.Eventually(t, func() bool {
+		c := w.channels(ctx)
+		return len(c) == 1 && c[0].Usable && c[0].CapacitySat == 430_000
+	}, 60*time.Second, 200*time.Millisecond)
+	channels := w.channels(ctx)
+	require.False(t, channels[0].Announced)
+	require.Positive(t, channels[0].OutboundMsat, "what was pushed can be spent")
+
+	// On chain.
+	second := w.order(ctx, 300_000, 0)
+	_, err = net.Payer.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{Addr: second.Address, Amount: second.ChainSat, SatPerVbyte: 3, SpendUnconfirmed: true})
+	require.NoError(t, err)
+	require.NoError(t, net.Mine(ctx, 3))
+	done = w.completed(ctx, second.ID)
+	require.Equal(t, "Paid", done.OnChain)
+	require.Eventually(t, func() bool { return len(w.channels(ctx)) == 2 }, 60*time.Second, 200*time.Millisecond)
+	require.NoError(t, net.Mine(ctx, 6))
+
+	// What it cannot have is an error, and LDK goes on asking.
+	require.Error(t, w.Do(ctx, nil, map[string]any{"do": "order", "lsp_balance_sat": 10, "client_balance_sat": 0, "expiry_blocks": 144}))
+	require.Equal(t, done.Funding, w.completed(ctx, second.ID).Funding)
+	op.waitBalanced(ctx)
+}

@@ -54,6 +54,20 @@ func TestLSPSOnStockLnd(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, lsps0.CodeMethodNotFound, refused.Code)
 
+	// Wallets know an LSP by the feature bit.
+	peers, err := net.Wallet.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
+	require.NoError(t, err)
+	var known bool
+	for _, p := range peers.Peers {
+		if p.PubKey == net.Gateway.PubKey {
+			_, known = p.Features[729]
+		}
+	}
+	require.True(t, known, "option_supports_lsps in the gateway's init")
+	info, err := net.Gateway.LN.GetInfo(ctx, &lnrpc.GetInfoRequest{})
+	require.NoError(t, err)
+	require.Contains(t, info.Features, uint32(729), "and in its announcement")
+
 	const amount = 100_000_000
 	item, bought, err := client.Buy(ctx, amount)
 	require.NoError(t, err)
@@ -80,6 +94,7 @@ func TestLSPSOnStockLnd(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, channels.Channels, 1, "one channel, whatever the payer tried")
 	require.Zero(t, channels.Channels[0].LocalBalance)
+	checkOnionMessages(ctx, t, net, bought.SCID)
 
 	// The interceptor's stream has survived it: the same wallet is paid as a
 	// stock lnd can be. Its payer's lnd remembers the other failure for a while.

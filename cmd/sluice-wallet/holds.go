@@ -23,7 +23,7 @@ import (
 
 // holdSettings are what is asked for until `holds on` or `holds off` says otherwise.
 type holdSettings struct {
-	Enabled   bool            `toml:"enabled" help:"have the LSPs hold payments while this wallet is offline; sluice-wallet holds on and off win over this"`
+	Enabled   bool            `toml:"enabled" help:"have the LSPs that run Sluice hold payments while this wallet is offline; sluice-wallet holds on and off win over this"`
 	HoldFor   config.Duration `toml:"hold_for" help:"how long a payment may wait; each LSP has its own limit" min:"1m" max:"7d"`
 	MaxHtlcs  int             `toml:"max_htlcs" help:"how many HTLCs may wait at one LSP" min:"1" max:"482"`
 	MaxSat    config.Sat      `toml:"max_sat" help:"how many satoshis may wait at one LSP" min:"1"`

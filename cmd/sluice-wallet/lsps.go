@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 )
 
@@ -40,13 +42,31 @@ func lspTable(p *cli.Printer, all []*agentv1.Lsp) {
 		p.Printf("No LSP is configured: add one with `sluice-wallet lsps add`.\n")
 		return
 	}
-	t := cli.NewTable("LSP", "NODE", "CONNECTED", "LOGGED IN", "OPEN FOR BUSINESS", "ZERO-CONF")
+	t := cli.NewTable("LSP", "NODE", "CONNECTED", "SPEAKS", "OPEN FOR BUSINESS", "ZERO-CONF")
 	for _, l := range all {
-		t.Row(l.GetName(), fmt.Sprintf("%.16s", l.GetNodeKey()), cli.YesNo(l.GetConnected()), cli.YesNo(l.GetLoggedIn()),
+		t.Row(l.GetName(), fmt.Sprintf("%.16s", l.GetNodeKey()), cli.YesNo(l.GetConnected()), speaks(l),
 			cli.YesNo(l.GetAccepting()), cli.YesNo(l.GetZeroConf()))
 	}
 	p.Table(t)
 	problems(p, all)
+}
+
+// speaks says how an LSP is asked.
+func speaks(l *agentv1.Lsp) string {
+	if l.GetGrpc() != "" {
+		if l.GetLoggedIn() {
+			return "gRPC, logged in"
+		}
+		return "gRPC, not logged in"
+	}
+	if len(l.GetLsps()) == 0 {
+		return "LSPS"
+	}
+	var numbers []string
+	for _, n := range l.GetLsps() {
+		numbers = append(numbers, strconv.FormatUint(uint64(n), 10))
+	}
+	return "LSPS " + strings.Join(numbers, ", ")
 }
 
 func problems(p *cli.Printer, all []*agentv1.Lsp) {
@@ -60,7 +80,7 @@ func problems(p *cli.Printer, all []*agentv1.Lsp) {
 type lspsAddCmd struct {
 	Name      string `arg:"" help:"A short name of your choice."`
 	URI       string `arg:"" name:"uri" help:"The LSP's node as NODEKEY@HOST:PORT, as its operator publishes it."`
-	GRPC      string `name:"grpc" required:"" placeholder:"HOST:PORT" help:"The LSP's service."`
+	GRPC      string `name:"grpc" placeholder:"HOST:PORT" help:"The service of an LSP that runs Sluice. Without it the LSP is asked over the Lightning connection (LSPS)."`
 	Cert      string `type:"existingfile" placeholder:"FILE" help:"The service's TLS certificate; its key is pinned. Without it the system's roots decide."`
 	ZeroConf  bool   `default:"true" negatable:"" help:"Trust this LSP's channels before they confirm."`
 	Unchecked bool   `help:"Add it although it does not answer now."`
@@ -118,28 +138,38 @@ func (c *lspsRemoveCmd) Run(w *world, g *Globals) error {
 
 type offersCmd struct {
 	Amount amountArg `arg:"" help:"The amount in satoshis (or 1500msat)."`
+	Orders bool      `help:"Also ask what a channel for the amount costs outright (LSPS1). That makes an order at each LSP, which lapses unpaid."`
 }
 
 // Run compares.
 func (c *offersCmd) Run(w *world, g *Globals) error {
 	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
-		r, err := wallet.ListOffers(ctx, &agentv1.ListOffersRequest{AmountMsat: uint64(c.Amount)})
+		r, err := wallet.ListOffers(ctx, &agentv1.ListOffersRequest{AmountMsat: uint64(c.Amount), Orders: c.Orders})
 		switch {
 		case err != nil:
 			return err
 		case g.JSON:
 			return cli.WriteJSON(w.stdout, r)
 		}
-		t := cli.NewTable("LSP", ">FEE", ">AT LEAST", ">PPM", ">FROM", ">TO", ">LIFETIME", "VALID UNTIL", "")
+		t := cli.NewTable("LSP", "KIND", ">FEE", ">AT LEAST", ">PPM", ">FROM", ">TO", ">LIFETIME", "VALID UNTIL", "")
 		for _, o := range r.GetOffers() {
 			fee := cli.MsatAsSat(o.GetFeeMsat())
-			if o.GetUnfit() != "" {
+			if o.GetFeeMsat() == 0 {
 				fee = "-"
 			}
-			t.Row(o.GetLsp(), fee, cli.MsatAsSat(o.GetMinFeeMsat()), cli.Group(uint64(o.GetProportionalPpm())),
-				cli.MsatAsSat(o.GetMinPaymentSizeMsat()), cli.MsatAsSat(o.GetMaxPaymentSizeMsat()),
-				fmt.Sprintf("%d blocks", o.GetMinLifetimeBlocks()),
-				time.UnixMilli(o.GetValidUntilMs()).UTC().Format("15:04:05 UTC"), o.GetUnfit())
+			lifetime, until := "-", "-"
+			if o.GetValidUntilMs() > 0 {
+				lifetime = fmt.Sprintf("%d blocks", o.GetMinLifetimeBlocks())
+				until = time.UnixMilli(o.GetValidUntilMs()).UTC().Format("15:04:05 UTC")
+			}
+			ppm, from, to, note := cli.Group(uint64(o.GetProportionalPpm())), cli.MsatAsSat(o.GetMinPaymentSizeMsat()), cli.MsatAsSat(o.GetMaxPaymentSizeMsat()), o.GetUnfit()
+			if o.GetKind() == agent.KindOrder {
+				ppm, from, to = "-", "-", "-"
+				if note == "" {
+					note = "a channel through which " + cli.Sat(o.GetLspBalanceSat()) + " can come, in all"
+				}
+			}
+			t.Row(o.GetLsp(), cli.Words(o.GetKind()), fee, cli.MsatAsSat(o.GetMinFeeMsat()), ppm, from, to, lifetime, until, note)
 		}
 		p := w.printer()
 		p.Table(t)

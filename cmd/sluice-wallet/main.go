@@ -48,6 +48,8 @@ type CLI struct {
 	Offers     offersCmd     `cmd:"" help:"Compare what each LSP would charge for an amount."`
 	Fund       fundCmd       `cmd:"" help:"Open a channel with coins of your own and of an LSP in one transaction."`
 	Holds      holdsCmd      `cmd:"" help:"Payments that gateways hold while this wallet is offline: ask for it, see what waits, make invoices that can wait long."`
+	Order      orderCmd      `cmd:"" help:"Buy a channel outright, of any LSP that speaks LSPS1."`
+	Webhooks   webhooksCmd   `cmd:"" help:"URLs that an LSP calls when a payment waits for this wallet (LSPS5)."`
 	Towers     towersCmd     `cmd:"" help:"Watchtowers: add them, and check that they hold what lnd sent."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`

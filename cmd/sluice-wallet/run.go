@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/obs"
 	"github.com/sluice-lsp/sluice/lsp/agent"
+	"github.com/sluice-lsp/sluice/lsp/peerclient"
 )
 
 // settings are the daemon's; LSPs are in a file of their own, which `lsps`
@@ -64,7 +65,7 @@ type nodeFlags struct {
 
 type runCmd struct {
 	nodeFlags
-	Lsp []string `sep:"none" placeholder:"LSP" help:"Add or update an LSP at start, as NAME,NODEKEY@HOST:PORT,grpc=HOST:PORT[,cert=FILE][,zero-conf=no]. May be given several times."`
+	Lsp []string `sep:"none" placeholder:"LSP" help:"Add or update an LSP at start, as NAME,NODEKEY@HOST:PORT[,grpc=HOST:PORT][,cert=FILE][,zero-conf=no]. May be given several times."`
 }
 
 // envPrefix is ours: sluiced's settings have SLUICE_ alone, and both may run on
@@ -125,10 +126,11 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	}
 	defer func() { _ = client.Close() }()
 	var a *agent.Agent
-	fund, err := newFunding(g.DataDir, client, func() []agent.LSP { return a.LSPs() }, log)
+	fund, err := newFunding(g.DataDir, client, func() []agent.LSP { return a.Gateways() }, log)
 	if err != nil {
 		return err
 	}
+	asking := peerclient.New(client, log)
 	a, err = agent.New(agent.Config{
 		DataDir: g.DataDir,
 		Policy: agent.Policy{
@@ -137,7 +139,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 		},
 	}, agent.Ports{
 		Node: client, Channels: client, Peers: client, Invoices: client, Payer: payer{client},
-		Decode: lnd.DecodeBolt11, Expects: fund.Expects, Log: log,
+		LSPS: asking, Decode: lnd.DecodeBolt11, Expects: fund.Expects, Log: log,
 	})
 	if err != nil {
 		return err
@@ -158,7 +160,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	holds, err := newHolds(g.DataDir, s.Holds, client, a.LSPs, log)
+	holds, err := newHolds(g.DataDir, s.Holds, client, a.Gateways, log)
 	if err != nil {
 		return err
 	}
@@ -169,6 +171,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	log.Info("waiting for lnd", zap.String("address", s.LND.Address))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error {
+		asking.Serve(ctx, client)
+		return nil
+	})
 	others := []func(grpc.ServiceRegistrar){fund.RegisterControl, holds.RegisterControl}
 	group.Go(func() error { return fund.Run(ctx) })
 	group.Go(func() error { return holds.Run(ctx) })

@@ -42,6 +42,7 @@ type CLI struct {
 	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
 	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
 	Menus      MenusCmd      `cmd:"" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
+	Limits     LimitsCmd     `cmd:"" help:"Limits and inventory; change them while sluiced runs."`
 	Webhooks   WebhooksCmd   `cmd:"" help:"What wallets' webhooks were told, newest first."`
 	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
 	Swaps      SwapsCmd      `cmd:"" help:"Swaps: what they lock, expose and earned, and one swap's story."`

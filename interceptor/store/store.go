@@ -72,27 +72,37 @@ func (s *Store) Live(ctx context.Context) ([]interceptor.Row, error) {
 // whose key exists already leaves that row as it is. An update must have a
 // version one above the stored one, or the error is interceptor.ErrConflict.
 func (s *Store) Write(ctx context.Context, epoch int64, insert, update []interceptor.Row) error {
-	return s.write(ctx, "record HTLCs", epoch, func(ctx context.Context, q *storedb.Queries) error {
+	return s.share(ctx, "record HTLCs", epoch, func(ctx context.Context, tx *store.Tx) error {
 		for _, r := range insert {
 			p, err := insertParams(r)
 			if err != nil {
 				return err
 			}
-			if _, err := q.InsertRow(ctx, p); err != nil {
-				return fmt.Errorf("%s: %w", r.Key, err)
+			if _, err := storedb.New(tx.Later(rowOf(r, nil))).InsertRow(ctx, p); err != nil {
+				return err
 			}
 		}
 		for _, r := range update {
-			n, err := q.UpdateRow(ctx, updateParams(r))
-			if err != nil {
-				return fmt.Errorf("%s: %w", r.Key, err)
-			}
-			if n != 1 {
-				return fmt.Errorf("%s at version %d: %w", r.Key, r.Version-1, interceptor.ErrConflict)
+			conflict := fmt.Errorf("at version %d: %w", r.Version-1, interceptor.ErrConflict)
+			if _, err := storedb.New(tx.Later(rowOf(r, store.OneRow(conflict)))).UpdateRow(ctx, updateParams(r)); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// rowOf names the row in an error of its statement, which may have run later.
+func rowOf(r interceptor.Row, check func(int64, error) error) func(int64, error) error {
+	return func(rows int64, err error) error {
+		if check != nil {
+			err = check(rows, err)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.Key, err)
+		}
+		return nil
+	}
 }
 
 // Get reads single rows; those that do not exist are left out.
@@ -237,7 +247,8 @@ func (s *Store) PutHandler(ctx context.Context, epoch int64, h interceptor.Handl
 
 // PutRoutes adds a handler's claims, or moves their ends, which ends a guard.
 func (s *Store) PutRoutes(ctx context.Context, epoch int64, handler string, routes []interceptor.Route) error {
-	return s.write(ctx, "claim routes", epoch, func(ctx context.Context, q *storedb.Queries) error {
+	return s.share(ctx, "claim routes", epoch, func(ctx context.Context, tx *store.Tx) error {
+		q := storedb.New(tx.Later(nil))
 		for _, r := range routes {
 			err := q.PutRoute(ctx, storedb.PutRouteParams{
 				Handler: handler, Scid: r.SCID.Bytes(), UntilMs: toMs(r.Until), Guarded: r.Guarded,
@@ -252,7 +263,8 @@ func (s *Store) PutRoutes(ctx context.Context, epoch int64, handler string, rout
 
 // DeleteRoutes drops a handler's claims.
 func (s *Store) DeleteRoutes(ctx context.Context, epoch int64, handler string, scids []ln.SCID) error {
-	return s.write(ctx, "release routes", epoch, func(ctx context.Context, q *storedb.Queries) error {
+	return s.share(ctx, "release routes", epoch, func(ctx context.Context, tx *store.Tx) error {
+		q := storedb.New(tx.Later(nil))
 		for _, scid := range scids {
 			if err := q.DeleteRoute(ctx, storedb.DeleteRouteParams{Handler: handler, Scid: scid.Bytes()}); err != nil {
 				return fmt.Errorf("%s: %w", scid, err)
@@ -260,6 +272,16 @@ func (s *Store) DeleteRoutes(ctx context.Context, epoch int64, handler string, s
 		}
 		return nil
 	})
+}
+
+// share is write for what many ask at the same time: they share transactions.
+func (s *Store) share(ctx context.Context, doing string, epoch int64, f func(context.Context, *store.Tx) error) error {
+	return mapError(doing, s.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
+		if err := tx.CheckLease(ctx, s.lease, epoch); err != nil {
+			return err
+		}
+		return f(ctx, tx)
+	}))
 }
 
 func (s *Store) write(

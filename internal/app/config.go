@@ -102,7 +102,8 @@ type LSPConfig struct {
 	HeadroomPPM      uint32          `toml:"headroom_ppm" help:"capacity beyond the payment, in parts per million of it"`
 	StressPercent    uint32          `toml:"stress_percent" help:"how much of today's commitment fee a channel must afford, in percent" min:"100" max:"2000"`
 	ReservePerChan   config.Sat      `toml:"reserve_per_channel_sat" help:"kept on chain to bump commitments, per channel"`
-	MaxReserve       config.Sat      `toml:"max_reserve_sat" help:"kept on chain at most"`
+	MaxReserve       config.Sat      `toml:"max_reserve_sat" help:"kept on chain for that at most"`
+	Keep             config.Sat      `toml:"keep_sat" help:"kept on chain besides, whatever is asked for: the coins above are what channels are funded with"`
 	MaxUnconfirmed   int             `toml:"max_unconfirmed_depth" help:"longest chain of unconfirmed change to build on; 0 spends confirmed coins only" min:"0" max:"20"`
 	PoolCoins        int             `toml:"pool_coins" help:"cut the wallet's coins so that there are so many confirmed ones of pool_coin_sat, each for one channel; 0 leaves them alone" min:"0" max:"500"`
 	PoolCoin         config.Sat      `toml:"pool_coin_sat" help:"the size of each: a channel on demand, its chain fee, and a little change" min:"30000"`
@@ -316,6 +317,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	out.Capacity.MinSat, out.Capacity.MaxSat = s.MinChannel.Amount(), s.MaxChannel.Amount()
 	out.Capacity.HeadroomSat, out.Capacity.HeadroomPPM, out.Capacity.StressPercent = s.Headroom.Amount(), s.HeadroomPPM, s.StressPercent
 	out.ReservePerChan, out.MaxReserveSat, out.MaxUnconfirmed = s.ReservePerChan.Amount(), s.MaxReserve.Amount(), s.MaxUnconfirmed
+	out.KeepSat = s.Keep.Amount()
 	out.MinReserveSat = min(out.MinReserveSat, out.MaxReserveSat)
 	out.Pool = liquidity.Policy{Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom}
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)

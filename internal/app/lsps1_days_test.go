@@ -281,8 +281,8 @@ func (b *buyer) inState(id, state string) {
 
 // orderCrashRun plays an order that is paid in one way or the other, with sluiced
 // dying at a commit, and gives the number of commits.
-func orderCrashRun(t *testing.T, onChain bool, n int64, p storetest.Point) int64 {
-	b := newBuyer(t, 9, nil)
+func orderCrashRun(t *testing.T, postgres, onChain bool, n int64, p storetest.Point) int64 {
+	b := newBuyerOn(t, 9, postgres, nil)
 	began := b.faults.Commits()
 	if n > 0 {
 		b.crashAt(n, p)
@@ -351,7 +351,7 @@ func TestLSPS1CrashAtEveryCommit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var commits int64
-			virtual(t, func(t *testing.T) { commits = orderCrashRun(t, onChain, 0, 0) })
+			virtual(t, func(t *testing.T) { commits = orderCrashRun(t, false, onChain, 0, 0) })
 			require.Greater(t, commits, int64(10))
 			for n := int64(1); n <= commits; n++ {
 				points := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}
@@ -361,7 +361,7 @@ func TestLSPS1CrashAtEveryCommit(t *testing.T) {
 				}
 				for _, point := range points {
 					t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
-						virtual(t, func(t *testing.T) { orderCrashRun(t, onChain, n, point) })
+						virtual(t, func(t *testing.T) { orderCrashRun(t, false, onChain, n, point) })
 					})
 				}
 			}

@@ -28,7 +28,12 @@ type buyer struct {
 
 func newBuyer(t *testing.T, seed uint64, configure func(*Config)) *buyer {
 	t.Helper()
-	r := newRig(t, rigConfig{seed: seed, job: job{name: "lsps1", parts: 1, amountSat: 100_000}, configure: func(c *Config) {
+	return newBuyerOn(t, seed, false, configure)
+}
+
+func newBuyerOn(t *testing.T, seed uint64, postgres bool, configure func(*Config)) *buyer {
+	t.Helper()
+	r := newRig(t, rigConfig{seed: seed, postgres: postgres, job: job{name: "lsps1", parts: 1, amountSat: 100_000}, configure: func(c *Config) {
 		// So that an order comes to its end within a test.
 		o := &c.LSP.Orders
 		o.PayWithin, o.ConfirmFor, o.WatchFor = config.Duration(10*time.Minute), config.Duration(time.Hour), config.Duration(2*time.Hour)

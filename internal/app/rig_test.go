@@ -121,6 +121,7 @@ type rig struct {
 
 // services are a process's APIs, called without a wire in between.
 type services struct {
+	api      *lspapi.Service
 	channels lspv1.ChannelsServiceServer
 	operator lspv1.OperatorServiceServer
 	shop     lspv1.OrdersServiceServer
@@ -409,7 +410,7 @@ func (r *rig) process() error {
 	if d.info, err = client.Info(ctx); err != nil {
 		return err
 	}
-	served := &services{}
+	served := &services{api: d.lsp}
 	d.lsp.RegisterGRPC(served)
 	d.lws.RegisterGRPC(served)
 	r.service.Store(served)

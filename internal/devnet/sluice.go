@@ -170,10 +170,13 @@ type WalletAgent struct {
 	*Proc
 	Dir    string
 	binary string
+	// ready is what its status says once it is ready.
+	ready string
 }
 
 // StartWalletAgent runs sluice-wallet beside a node, with a gateway's sluiced
-// as its one LSP, and returns when it is logged in there.
+// as its one LSP, and returns when it is logged in there. Without a sluiced it asks
+// the gateway's node over the peer connection, as any LSP (LSPS).
 func (n *Net) StartWalletAgent(ctx context.Context, node, gateway *Node, s *Sluiced, rights []string) (*WalletAgent, error) {
 	bin, err := FindSluice()
 	if err != nil {
@@ -183,6 +186,12 @@ func (n *Net) StartWalletAgent(ctx context.Context, node, gateway *Node, s *Slui
 	if err := os.MkdirAll(a.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sluice-wallet: %w", err)
 	}
+	lsp := fmt.Sprintf("gateway,%s@%s", gateway.PubKey, gateway.P2PAddr)
+	a.ready = `"accepting": true`
+	if s != nil {
+		lsp += fmt.Sprintf(",grpc=%s,cert=%s", s.GRPC, s.TLSCert)
+		a.ready = `"logged_in": true`
+	}
 	macaroon := filepath.Join(a.Dir, "sluice-wallet.macaroon")
 	if err := node.Bake(ctx, macaroon, rights); err != nil {
 		return nil, err
@@ -191,7 +200,7 @@ func (n *Net) StartWalletAgent(ctx context.Context, node, gateway *Node, s *Slui
 		Name: "sluice-" + node.Name, Path: a.binary,
 		Args: []string{
 			"--data-dir", a.Dir, "run", "--lnd.address", node.RPCAddr, "--lnd.tls", node.TLSCertPath, "--lnd.macaroon", macaroon,
-			"--lsp", fmt.Sprintf("gateway,%s@%s,grpc=%s,cert=%s", gateway.PubKey, gateway.P2PAddr, s.GRPC, s.TLSCert),
+			"--lsp", lsp,
 		},
 		Ready: a.waitReady,
 	})
@@ -205,7 +214,7 @@ func (a *WalletAgent) waitReady(ctx context.Context) error {
 			return false, nil //nolint:nilerr // not up yet: asked again
 		}
 		text := string(out)
-		return strings.Contains(text, `"logged_in": true`) && strings.Contains(text, `"acceptor_attached": true`), nil
+		return strings.Contains(text, a.ready) && strings.Contains(text, `"acceptor_attached": true`), nil
 	})
 }
 

@@ -257,7 +257,7 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 	}
 	// From here on only the commit is repeated: the result is known.
 	e.persevere("effect's result not stored", id, func() error {
-		return e.write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+		return e.opt.DB.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 			return e.finish(ctx, tx, id, task, events)
 		})
 	})
@@ -265,7 +265,7 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 
 // noteFailure leaves the reason where History shows it.
 func (e *Engine[S, V, F]) noteFailure(id string, task queued[F], cause error) {
-	err := e.opt.DB.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+	err := e.opt.DB.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 		_, err := fsmdb.New(tx).NoteEffectFailure(ctx, fsmdb.NoteEffectFailureParams{
 			Note: cause.Error(), Machine: e.m.Name, ID: id, Seq: task.seq, Pos: task.pos,
 		})
@@ -276,6 +276,9 @@ func (e *Engine[S, V, F]) noteFailure(id string, task queued[F], cause error) {
 	}
 }
 
+// errDone says that an effect is done already.
+var errDone = errors.New("the effect is done already")
+
 // finish marks an effect done and sends its events, in one transaction. An
 // effect that is done already (a commit whose outcome was unknown) changes
 // nothing. An event that the state no longer admits is dropped and noted: the
@@ -285,15 +288,18 @@ func (e *Engine[S, V, F]) finish(ctx context.Context, tx *store.Tx, id string, t
 		return err
 	}
 	q := fsmdb.New(tx)
-	n, err := q.FinishEffect(ctx, fsmdb.FinishEffectParams{
+	_, err := fsmdb.New(tx.Later(store.OneRow(errDone))).FinishEffect(ctx, fsmdb.FinishEffectParams{
 		DoneMs: max(e.opt.Clock.Now().UnixMilli(), 1), Note: "",
 		Machine: e.m.Name, ID: id, Seq: task.seq, Pos: task.pos,
 	})
-	if err != nil || n == 0 {
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	for _, event := range events {
-		_, err := e.apply(ctx, tx, id, event, 0)
+		_, err := e.apply(ctx, tx, id, 0, event)
 		var (
 			illegal *IllegalError
 			hook    *hookError

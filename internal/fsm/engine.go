@@ -55,6 +55,10 @@ type Transition[S State, V Event] struct {
 	// are a key for what InTx writes.
 	Seq int64
 	At  time.Time
+
+	// More says that another transition of this instance follows in the same
+	// transaction: what mirrors only its present state can wait for that.
+	More bool
 }
 
 // Options connect a machine to the world.
@@ -90,10 +94,6 @@ type Options[S State, V Event, F Effect] struct {
 	// none.
 	Concurrent func(F) bool
 
-	// Together lets transitions and results of effects that come at the same time share
-	// a transaction: for machines of which many instances move at once.
-	Together bool
-
 	// Workers bounds how many effects run at a time (0: 64).
 	Workers int
 
@@ -113,7 +113,6 @@ type Engine[S State, V Event, F Effect] struct {
 	codec *codec[S, V, F]
 	opt   Options[S, V, F]
 	slots chan struct{}
-	write func(ctx context.Context, f func(ctx context.Context, tx *store.Tx) error) error
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -164,13 +163,9 @@ func New[S State, V Event, F Effect](m Machine[S, V, F], opt Options[S, V, F]) (
 		opt.Log = zap.NewNop()
 	}
 	opt.Log = opt.Log.With(zap.String("machine", m.Name))
-	write := opt.DB.Write
-	if opt.Together {
-		write = store.NewTogether(opt.DB, 100).Write
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Engine[S, V, F]{
-		m: m, codec: c, opt: opt, write: write, slots: make(chan struct{}, opt.Workers),
+		m: m, codec: c, opt: opt, slots: make(chan struct{}, opt.Workers),
 		ctx: ctx, cancel: cancel,
 		live:     make(map[string]*instance[S, V, F]),
 		watchers: make(map[string]map[*watcher[S, V]]struct{}),
@@ -205,7 +200,7 @@ func (e *Engine[S, V, F]) start(f func()) {
 // store.ErrUnique.
 func (e *Engine[S, V, F]) Create(ctx context.Context, id string, initial S, event V) (S, error) {
 	var s S
-	err := e.write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+	err := e.opt.DB.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
 		s, err = e.CreateTx(ctx, tx, id, initial, event)
 		return err
 	})
@@ -225,10 +220,10 @@ func (e *Engine[S, V, F]) CreateTx(ctx context.Context, tx *store.Tx, id string,
 	if err != nil {
 		return none, err
 	}
-	return e.persist(ctx, tx, &applied[S, V, F]{
+	return e.persist(ctx, tx, []*applied[S, V, F]{{
 		Transition: Transition[S, V]{ID: id, From: initial, Event: event, To: next, Seq: 1, At: e.timeOf(event)},
 		effects:    effects,
-	})
+	}})
 }
 
 // Send gives an event to an instance and returns the state it led to, durable.
@@ -243,7 +238,14 @@ func (e *Engine[S, V, F]) Send(ctx context.Context, id string, event V) (S, erro
 // SendTx is Send in the caller's transaction; its effects start when that one is
 // durable.
 func (e *Engine[S, V, F]) SendTx(ctx context.Context, tx *store.Tx, id string, event V) (S, error) {
-	return e.apply(ctx, tx, id, event, 0)
+	return e.apply(ctx, tx, id, 0, event)
+}
+
+// SendAllTx is SendTx for events that follow one another: each is a transition of
+// its own in the instance's story, and the instance is stored once. All are taken
+// or none.
+func (e *Engine[S, V, F]) SendAllTx(ctx context.Context, tx *store.Tx, id string, events ...V) (S, error) {
+	return e.apply(ctx, tx, id, 0, events...)
 }
 
 // errPassed says that an instance has moved on from the version that a time-out
@@ -253,9 +255,9 @@ var errPassed = errors.New("the instance has moved on")
 func (e *Engine[S, V, F]) send(ctx context.Context, id string, event V, ifVersion int64) (S, error) {
 	var s S
 	var refused error
-	err := e.write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		s, err = e.apply(ctx, tx, id, event, ifVersion)
-		if refused = nil; e.opt.Together && changedNothing(err) {
+	err := e.opt.DB.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		s, err = e.apply(ctx, tx, id, ifVersion, event)
+		if refused = nil; changedNothing(err) {
 			// It undoes nothing, so that those who share the transaction go on.
 			refused, err = err, nil
 		}
@@ -313,21 +315,16 @@ func (e *Engine[S, V, F]) timeOf(event V) time.Time {
 	return e.opt.Clock.Now()
 }
 
-// apply is one transition in a transaction. The state that this process knows
-// saves a query; it is only a guess, which the compare-and-swap verifies.
-func (e *Engine[S, V, F]) apply(ctx context.Context, tx *store.Tx, id string, event V, ifVersion int64) (S, error) {
+// apply is one or more transitions in a transaction. The state that this process
+// knows saves a query; it is only a guess, which the compare-and-swap verifies.
+func (e *Engine[S, V, F]) apply(ctx context.Context, tx *store.Tx, id string, ifVersion int64, events ...V) (S, error) {
 	var none S
 	if err := e.fence(ctx, tx); err != nil {
 		return none, err
 	}
 	if s, version, ok := e.known(id); ok && (ifVersion == 0 || ifVersion == version) {
-		if next, effects, err := e.step(id, s, event); err == nil {
-			to, err := e.persist(ctx, tx, &applied[S, V, F]{
-				Transition: Transition[S, V]{
-					ID: id, From: s, Event: event, To: next, Seq: version + 1, At: e.timeOf(event),
-				},
-				effects: effects,
-			})
+		if chain, err := e.steps(id, s, version, events); err == nil {
+			to, err := e.persist(ctx, tx, chain)
 			if !errors.Is(err, errStale) {
 				return to, err
 			}
@@ -344,20 +341,38 @@ func (e *Engine[S, V, F]) apply(ctx context.Context, tx *store.Tx, id string, ev
 	if err != nil {
 		return none, fmt.Errorf("%s %s: %w", e.m.Name, id, err)
 	}
-	next, effects, err := e.step(id, s, event)
+	chain, err := e.steps(id, s, row.Version, events)
 	if err != nil {
 		return none, err
 	}
-	to, err := e.persist(ctx, tx, &applied[S, V, F]{
-		Transition: Transition[S, V]{
-			ID: id, From: s, Event: event, To: next, Seq: row.Version + 1, At: e.timeOf(event),
-		},
-		effects: effects,
-	})
+	to, err := e.persist(ctx, tx, chain)
 	if errors.Is(err, errStale) {
 		return none, fmt.Errorf("%s %s: %w: %w", e.m.Name, id, store.ErrConflict, err)
 	}
 	return to, err
+}
+
+// steps are the transitions that the events lead to, one after the other.
+func (e *Engine[S, V, F]) steps(id string, s S, version int64, events []V) ([]*applied[S, V, F], error) {
+	if len(events) == 0 {
+		return nil, fmt.Errorf("%s %s: no event to send", e.m.Name, id)
+	}
+	chain := make([]*applied[S, V, F], 0, len(events))
+	for i, event := range events {
+		next, effects, err := e.step(id, s, event)
+		if err != nil {
+			return nil, err
+		}
+		version++
+		chain = append(chain, &applied[S, V, F]{
+			Transition: Transition[S, V]{
+				ID: id, From: s, Event: event, To: next, Seq: version, At: e.timeOf(event), More: i < len(events)-1,
+			},
+			effects: effects,
+		})
+		s = next
+	}
+	return chain, nil
 }
 
 // errStale says that the compare-and-swap found another version.
@@ -370,77 +385,88 @@ type hookError struct{ err error }
 func (e *hookError) Error() string { return e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
-// persist writes a transition and everything that belongs to it, and registers
-// what follows once it is durable.
-func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, a *applied[S, V, F]) (S, error) {
+// persist writes transitions that follow one another and everything that belongs
+// to them, and registers what follows once they are durable.
+func (e *Engine[S, V, F]) persist(ctx context.Context, tx *store.Tx, chain []*applied[S, V, F]) (S, error) {
 	var none S
+	first, last := chain[0], chain[len(chain)-1]
 	fail := func(err error) (S, error) {
-		return none, fmt.Errorf("%s %s: %w", e.m.Name, a.ID, err)
+		return none, fmt.Errorf("%s %s: %w", e.m.Name, first.ID, err)
 	}
-	q := fsmdb.New(tx)
-	state, data, err := e.codec.states.encode(a.To)
+	q := fsmdb.New(tx.Later(nil))
+	state, data, err := e.codec.states.encode(last.To)
 	if err != nil {
 		return fail(err)
 	}
-	eventName, eventData, err := e.codec.events.encode(a.Event)
-	if err != nil {
-		return fail(err)
-	}
-	terminal := e.m.Terminal(a.To)
+	terminal := e.m.Terminal(last.To)
 	var dueMs int64
-	if due, _, ok := e.deadline(a.To); ok && !terminal {
+	if due, _, ok := e.deadline(last.To); ok && !terminal {
 		dueMs = due.UnixMilli()
 	}
-	atMs := a.At.UnixMilli()
-	if a.Seq == 1 {
+	atMs := last.At.UnixMilli()
+	if first.Seq == 1 {
 		err = q.InsertInstance(ctx, fsmdb.InsertInstanceParams{
-			Machine: e.m.Name, ID: a.ID, State: state, Data: data, Version: 1, Terminal: terminal,
-			DueMs: dueMs, CreatedMs: atMs, UpdatedMs: atMs,
+			Machine: e.m.Name, ID: first.ID, State: state, Data: data, Version: last.Seq, Terminal: terminal,
+			DueMs: dueMs, CreatedMs: first.At.UnixMilli(), UpdatedMs: atMs,
 		})
 		if err != nil {
 			return fail(store.MapError(err))
 		}
 	} else {
-		n, err := q.UpdateInstance(ctx, fsmdb.UpdateInstanceParams{
+		_, err := fsmdb.New(tx.Later(store.OneRow(errStale))).UpdateInstance(ctx, fsmdb.UpdateInstanceParams{
 			State: state, Data: data, Terminal: terminal, DueMs: dueMs, UpdatedMs: atMs,
-			Machine: e.m.Name, ID: a.ID, Version: a.Seq - 1,
+			Machine: e.m.Name, ID: first.ID, Version: last.Seq, Was: first.Seq - 1,
 		})
+		if errors.Is(err, errStale) {
+			return none, errStale
+		}
 		if err != nil {
 			return fail(err)
 		}
-		if n != 1 {
-			return none, errStale
+	}
+	for _, a := range chain {
+		if err := e.record(ctx, q, a); err != nil {
+			return fail(err)
+		}
+		// Before the hook, so that what the hook sends is learned of after this.
+		tx.OnCommit(func() { e.committed(a, e.m.Terminal(a.To)) })
+		tx.OnUnknown(func() { e.unsure(a.ID, a.Seq) })
+		if e.opt.InTx != nil {
+			if err := e.opt.InTx(ctx, tx, a.Transition); err != nil {
+				return fail(&hookError{err})
+			}
 		}
 	}
-	err = q.InsertEvent(ctx, fsmdb.InsertEventParams{
-		Machine: e.m.Name, ID: a.ID, Seq: a.Seq, Event: eventName, Data: eventData,
-		FromState: a.From.StateName(), ToState: state, AtMs: atMs,
-	})
+	return last.To, nil
+}
+
+// record writes a transition into the story, and its effects into the outbox.
+func (e *Engine[S, V, F]) record(ctx context.Context, q *fsmdb.Queries, a *applied[S, V, F]) error {
+	name, data, err := e.codec.events.encode(a.Event)
 	if err != nil {
-		return fail(err)
+		return err
+	}
+	atMs := a.At.UnixMilli()
+	if err := q.InsertEvent(ctx, fsmdb.InsertEventParams{
+		Machine: e.m.Name, ID: a.ID, Seq: a.Seq, Event: name, Data: data,
+		FromState: a.From.StateName(), ToState: a.To.StateName(), AtMs: atMs,
+	}); err != nil {
+		return err
 	}
 	for i, effect := range a.effects {
 		name, data, err := e.codec.effects.encode(effect)
 		if err != nil {
-			return fail(err)
+			return err
 		}
 		err = q.InsertEffect(ctx, fsmdb.InsertEffectParams{
 			Machine: e.m.Name, ID: a.ID, Seq: a.Seq, Pos: int64(i), Effect: name, Data: data, CreatedMs: atMs,
 		})
 		if err != nil {
-			return fail(err)
+			return err
 		}
 		a.tasks = append(a.tasks, queued[F]{seq: a.Seq, pos: int64(i), effect: effect})
 	}
-	// Before the hook, so that what the hook sends is learned of after this.
-	tx.OnCommit(func() { e.committed(a, terminal) })
-	tx.OnUnknown(func() { e.unsure(a.ID, a.Seq) })
-	if e.opt.InTx != nil {
-		if err := e.opt.InTx(ctx, tx, a.Transition); err != nil {
-			return fail(&hookError{err})
-		}
-	}
-	return a.To, nil
+	return nil
 }
 
 func (e *Engine[S, V, F]) deadline(s S) (due time.Time, event V, ok bool) {

@@ -6,8 +6,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 SELECT * FROM fsm_instances WHERE machine = $1 AND id = $2;
 
 -- name: UpdateInstance :execrows
-UPDATE fsm_instances SET state = $1, data = $2, version = version + 1, terminal = $3, due_ms = $4, updated_ms = $5
-WHERE machine = $6 AND id = $7 AND version = $8;
+UPDATE fsm_instances SET state = sqlc.arg(state), data = sqlc.arg(data), version = sqlc.arg(version),
+    terminal = sqlc.arg(terminal), due_ms = sqlc.arg(due_ms), updated_ms = sqlc.arg(updated_ms)
+WHERE machine = sqlc.arg(machine) AND id = sqlc.arg(id) AND version = sqlc.arg(was);
 
 -- name: ListLive :many
 SELECT * FROM fsm_instances WHERE machine = $1 AND NOT terminal AND id > $2 ORDER BY id LIMIT $3;

@@ -38,6 +38,13 @@ func (e *Engine[S, V, F]) instanceOf(row fsmdb.FsmInstance) (Instance[S], error)
 	return inst, nil
 }
 
+// Present is the state of an instance that this process last stored or read, without
+// asking the database; ok is false for one that it does not have at hand.
+func (e *Engine[S, V, F]) Present(id string) (s S, ok bool) {
+	s, _, ok = e.known(id)
+	return s, ok
+}
+
 // Get reads an instance; store.ErrNotFound if there is none.
 func (e *Engine[S, V, F]) Get(ctx context.Context, id string) (inst Instance[S], err error) {
 	err = e.opt.DB.Read(ctx, func(ctx context.Context, tx *store.Tx) error {

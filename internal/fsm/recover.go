@@ -166,9 +166,9 @@ func (e *Engine[S, V, F]) catchUp(ctx context.Context, id string, events []V) er
 	if len(events) == 0 {
 		return nil
 	}
-	return e.opt.DB.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	return e.opt.DB.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		for _, event := range events {
-			_, err := e.apply(ctx, tx, id, event, 0)
+			_, err := e.apply(ctx, tx, id, 0, event)
 			var (
 				illegal *IllegalError
 				hook    *hookError

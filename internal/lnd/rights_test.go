@@ -215,7 +215,7 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 			[]string{"lsp/engine", "lsp/links", "lsp/peerrpc", "interceptor/engine", "interceptor/acceptor", "internal/app", "internal/doctor", "cmd/sluiced"},
 			[]string{hold},
 		},
-		{WalletRightsTable(), []string{"lsp/agent", "backupsvc/agent", "cmd/sluice-wallet"}, nil},
+		{WalletRightsTable(), []string{"lsp/agent", "lsp/peerclient", "backupsvc/agent", "cmd/sluice-wallet"}, nil},
 	} {
 		called := calledFrom(t, calls, c.dirs...)
 		for _, m := range c.plus {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -187,6 +188,68 @@ func (c *chain) publish(tx *wire.MsgTx, label string) error {
 	if len(tx.TxIn) == 0 || len(tx.TxOut) == 0 {
 		return errors.New("transaction has no inputs or no outputs")
 	}
+	if replaced, err := c.replaced(e); err != nil {
+		return err
+	} else if len(replaced) > 0 {
+		for _, old := range replaced {
+			c.giveWay(old)
+		}
+		if err := c.accept(e, label); err != nil {
+			for _, old := range replaced {
+				if again := c.publish(old.tx, old.label); again != nil {
+					return errors.Join(err, again)
+				}
+			}
+			return err
+		}
+		return nil
+	}
+	return c.accept(e, label)
+}
+
+// replaced are the transactions of the mempool that one takes the place of (BIP
+// 125): each signals that it may be, and it pays more than all of them and their
+// descendants, and for its own relay besides.
+func (c *chain) replaced(e *mempoolTx) (out []*mempoolTx, err error) {
+	var in, spent int64
+	for _, ti := range e.tx.TxIn {
+		by, taken := c.spentBy[ti.PreviousOutPoint]
+		if !taken {
+			if k := c.coins[ti.PreviousOutPoint]; k != nil {
+				in += k.out.Value
+			}
+			continue
+		}
+		old := c.txs[by]
+		if old == nil || old.height > 0 || !slices.ContainsFunc(old.tx.TxIn, func(ti *wire.TxIn) bool { return ti.Sequence < wire.MaxTxInSequenceNum-1 }) {
+			return nil, errDoubleSpend
+		}
+		in += old.prev[ti.PreviousOutPoint].out.Value
+		if !slices.Contains(out, old) {
+			out = append(out, old)
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	fee := in
+	for _, o := range e.tx.TxOut {
+		fee -= o.Value
+	}
+	for _, old := range out {
+		for _, x := range c.withDescendants(old) {
+			spent += x.feeSat
+		}
+	}
+	if vsize := (e.weight + 3) / 4; fee < spent+vsize {
+		return nil, errors.New("-26: insufficient fee: rejecting replacement")
+	}
+	return out, nil
+}
+
+// accept takes a transaction into the mempool.
+func (c *chain) accept(e *mempoolTx, label string) error {
+	tx := e.tx
 	var in, out int64
 	fetch := txscript.NewMultiPrevOutFetcher(nil)
 	for _, ti := range tx.TxIn {

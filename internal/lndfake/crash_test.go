@@ -228,7 +228,11 @@ func TestMempoolRefusesWhatABackendRefuses(t *testing.T) {
 		again := wire.NewMsgTx(2)
 		again.AddTxIn(&wire.TxIn{PreviousOutPoint: tx.TxIn[0].PreviousOutPoint})
 		again.AddTxOut(wire.NewTxOut(10_000, tx.TxOut[0].PkScript))
-		require.ErrorContains(t, publish(encodeTx(again)), "conflict")
+		require.ErrorContains(t, publish(encodeTx(again)), "script", "it pays enough to take the other's place, and is not signed")
+		require.Len(t, r.w.Mempool(), 1)
+		cheap := tx.Copy()
+		cheap.TxOut[0].Value--
+		require.ErrorContains(t, publish(encodeTx(cheap)), "insufficient fee")
 		again.TxIn[0].PreviousOutPoint.Hash = chainhash.Hash{1}
 		require.ErrorContains(t, publish(encodeTx(again)), "missing")
 		r.w.Mine(1)

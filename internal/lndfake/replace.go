@@ -86,6 +86,19 @@ func (n *Node) replacement(e *mempoolTx, extraSat int64, toSelf bool) (*wire.Msg
 
 // giveWay takes a transaction and its descendants out of the mempool; wallets keep what concerned them.
 func (c *chain) giveWay(e *mempoolTx) {
+	all := c.withDescendants(e)
+	for _, n := range c.w.order {
+		for _, x := range all {
+			if n.concerns(x) {
+				n.wallet.ghosts = append(n.wallet.ghosts, x)
+			}
+		}
+	}
+	c.evict(e.txid)
+}
+
+// withDescendants are a transaction and all that spend from it.
+func (c *chain) withDescendants(e *mempoolTx) []*mempoolTx {
 	var all []*mempoolTx
 	var collect func(*mempoolTx)
 	collect = func(e *mempoolTx) {
@@ -97,14 +110,7 @@ func (c *chain) giveWay(e *mempoolTx) {
 		}
 	}
 	collect(e)
-	for _, n := range c.w.order {
-		for _, x := range all {
-			if n.concerns(x) {
-				n.wallet.ghosts = append(n.wallet.ghosts, x)
-			}
-		}
-	}
-	c.evict(e.txid)
+	return all
 }
 
 // layGhosts forgets replaced transactions whose coins a confirmed one of the wallet's has spent, and those that came

@@ -85,6 +85,9 @@ func (p *Pipe) Run(ctx context.Context) error {
 	case p.tx.conn == nil:
 		return p.oneByOne(ctx, queued)
 	}
+	if err := p.tx.flush(ctx); err != nil {
+		return err
+	}
 	return p.tx.conn.Raw(func(conn any) error {
 		pg, ok := conn.(*stdlib.Conn)
 		if !ok {

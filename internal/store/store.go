@@ -87,6 +87,7 @@ type DB struct {
 	log      *zap.Logger
 	hooks    *Hooks
 	wake     *wakeups
+	together sharing
 	close    sync.Once
 	closeErr error
 }

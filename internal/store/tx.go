@@ -22,11 +22,33 @@ type Tx struct {
 	readOnly bool
 	onCommit []func()
 	onUnsure []func()
+	onUndone []func()
 	topics   []string
+
+	// leases are those that were found held in this transaction: serializable
+	// isolation makes that hold until the commit.
+	leases map[leaseHeld]bool
+
+	// gather says that statements may wait for each other (Later); waiting do, of the
+	// member of a shared transaction that runs. flushed is the error that ended it,
+	// blamed the member whose statement it was.
+	gather  bool
+	waiting []gathered
+	member  int
+	flushed error
+	blamed  int
+}
+
+type leaseHeld struct {
+	name  string
+	epoch int64
 }
 
 // ExecContext runs a statement in the transaction.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := tx.flush(ctx); err != nil {
+		return nil, err
+	}
 	return tx.tx.ExecContext(ctx, query, args...)
 }
 
@@ -37,11 +59,20 @@ func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, erro
 
 // QueryContext runs a query in the transaction.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := tx.flush(ctx); err != nil {
+		return nil, err
+	}
 	return tx.tx.QueryContext(ctx, query, args...)
 }
 
 // QueryRowContext runs a query for one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if tx.flush(ctx) != nil {
+		// The row cannot carry that error; flush gives it again.
+		var end context.CancelFunc
+		ctx, end = context.WithCancel(ctx)
+		end()
+	}
 	return tx.tx.QueryRowContext(ctx, query, args...)
 }
 
@@ -58,6 +89,11 @@ func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 // took place. It may still be taking place when f runs.
 func (tx *Tx) OnUnknown(f func()) { tx.onUnsure = append(tx.onUnsure, f) }
 
+// OnRollback runs f when this attempt is known to have changed nothing, before it
+// is tried again or its error is returned. It undoes what the closure noted in
+// memory: that others count with it as long as it may be committed.
+func (tx *Tx) OnRollback(f func()) { tx.onUndone = append(tx.onUndone, f) }
+
 // Notify wakes the listeners of a topic once the transaction is durable. It is
 // a hint: a listener must also look at the tables when it starts.
 func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
@@ -66,6 +102,10 @@ func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
 // lease still has this epoch. Serializable isolation makes the check hold until
 // the commit.
 func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
+	held := leaseHeld{name: name, epoch: epoch}
+	if tx.leases[held] {
+		return nil
+	}
 	n, err := storedb.New(tx).LeaseEpochHeld(ctx, storedb.LeaseEpochHeldParams{Name: name, Epoch: epoch})
 	if err != nil {
 		return fmt.Errorf("check lease %q: %w", name, MapError(err))
@@ -73,6 +113,10 @@ func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
 	if n != 1 {
 		return fmt.Errorf("lease %q, epoch %d: %w", name, epoch, ErrLeaseLost)
 	}
+	if tx.leases == nil {
+		tx.leases = make(map[leaseHeld]bool, 1)
+	}
+	tx.leases[held] = true
 	return nil
 }
 
@@ -94,12 +138,17 @@ func (db *DB) Write(ctx context.Context, f func(ctx context.Context, tx *Tx) err
 	if ctx.Value(txKey{}) == db {
 		return errNested
 	}
+	return db.write(ctx, false, f)
+}
+
+// write is Write; with gather statements may wait for each other (Later).
+func (db *DB) write(ctx context.Context, gather bool, f func(ctx context.Context, tx *Tx) error) error {
 	var (
 		deadline = time.Now().Add(db.retryFor)
 		wait     = time.Millisecond
 	)
 	for {
-		err := db.try(ctx, false, f)
+		err := db.try(ctx, false, gather, f)
 		if err == nil || !retryable(err) {
 			return err
 		}
@@ -124,7 +173,7 @@ func (db *DB) Read(ctx context.Context, f func(ctx context.Context, tx *Tx) erro
 	}
 	deadline := time.Now().Add(db.retryFor)
 	for {
-		err := db.try(ctx, true, f)
+		err := db.try(ctx, true, false, f)
 		if err == nil || !retryable(err) || ctx.Err() != nil || !time.Now().Before(deadline) {
 			return err
 		}
@@ -132,7 +181,7 @@ func (db *DB) Read(ctx context.Context, f func(ctx context.Context, tx *Tx) erro
 }
 
 // try is one attempt.
-func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context, tx *Tx) error) (err error) {
+func (db *DB) try(ctx context.Context, readOnly, gather bool, f func(ctx context.Context, tx *Tx) error) (err error) {
 	if db.hooks.Begin != nil {
 		if err := db.hooks.Begin(readOnly); err != nil {
 			return err
@@ -146,22 +195,30 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 	if err != nil {
 		return fmt.Errorf("begin: %w", MapError(err))
 	}
-	done := false
+	done, undone := false, true
 	free := func() {
 		if conn != nil {
 			_ = conn.Close()
 			conn = nil
 		}
 	}
+	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly, gather: gather && conn != nil}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.
 			_ = raw.Rollback()
 		}
 		free()
+		if undone {
+			for i := len(tx.onUndone) - 1; i >= 0; i-- {
+				tx.onUndone[i]()
+			}
+		}
 	}()
-	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly}
 	if err := f(context.WithValue(ctx, txKey{}, db), tx); err != nil {
+		return MapError(err)
+	}
+	if err := tx.flush(ctx); err != nil {
 		return MapError(err)
 	}
 	if !readOnly && db.hooks.BeforeCommit != nil {
@@ -182,11 +239,13 @@ func (db *DB) try(ctx context.Context, readOnly bool, f func(ctx context.Context
 			return fmt.Errorf("commit: %w", ctx.Err())
 		}
 		if !readOnly && commitUnknown(err) {
+			undone = false
 			tx.unsure()
 			return fmt.Errorf("commit: %w: %w: %w", ErrUnavailable, ErrOutcomeUnknown, err)
 		}
 		return fmt.Errorf("commit: %w", MapError(err))
 	}
+	undone = false
 	if readOnly {
 		return nil
 	}

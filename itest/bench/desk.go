@@ -95,7 +95,7 @@ func (d *desk) start(ctx context.Context, clients int, roomy bool) (err error) {
 	cfg.Caps = lsp.Caps{NewcomersPercent: 100}
 	d.engine, err = engine.New(engine.Options{
 		Node: engine.Node{
-			Channels: node, Aliases: node, Opener: node, Coins: node, Chain: node, Invoices: node, Payments: node, Settings: node, Events: node,
+			Channels: node, Aliases: node, Opener: node, Coins: node, Chain: node, Invoices: node, Payments: node, Orders: node, Settings: node, Events: node,
 		},
 		Routes: d.holds, Held: d.holds, Books: node, Closes: node, DB: d.db, Fence: d.lease.Check, Config: cfg, Now: time.Now, Random: rand.Reader, Log: zap.NewNop(),
 	})
@@ -135,6 +135,7 @@ type quietNode struct {
 	engine.Opener
 	engine.Invoices
 	engine.Payments
+	engine.Orders
 	clients int
 	roomy   bool
 }
@@ -188,6 +189,12 @@ func (n *quietNode) EstimateFee(context.Context, int32) (rate, relay ln.FeeRateS
 	return 500, 253, nil
 }
 func (n *quietNode) Transactions(context.Context, int32) ([]ln.WalletTx, error) { return nil, nil }
+
+// SubscribeTransactions implements engine.Orders.
+func (n *quietNode) SubscribeTransactions(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
 
 func (n *quietNode) HoldExpiryDelta(context.Context) (uint32, error) { return 18, nil }
 

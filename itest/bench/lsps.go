@@ -50,9 +50,12 @@ func runLSPS(ctx context.Context, b *bench) (result, error) {
 		}
 		p99 = max(p99, quantile(m.all, 0.99))
 	}
-	share, err := b.lspsOverPeers(ctx)
-	if err != nil {
-		return nil, err
+	var share result
+	if !b.noPeers {
+		var err error
+		if share, err = b.lspsOverPeers(ctx); err != nil {
+			return nil, err
+		}
 	}
 	out := result{}
 	out.add("rps", "%.0f", rps)

@@ -26,6 +26,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -47,6 +48,8 @@ type bench struct {
 	rounds   int // hold: per arm
 	notes    int // hold
 	keep     bool
+	noPeers  bool // lsps: without the round trips between real nodes
+	profile  string
 	began    time.Time
 }
 
@@ -74,6 +77,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
 	flags.IntVar(&b.rounds, "rounds", 5, "hold: rounds per arm")
 	flags.IntVar(&b.notes, "notices", 20, "hold: calls of the wallet's webhook")
+	flags.BoolVar(&b.noPeers, "no-peers", false, "lsps: leave out the round trips between real nodes")
+	flags.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to this file")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
 		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold")
@@ -97,7 +102,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		flags.Usage()
 		return 2
 	}
+	stopProfile, err := b.startProfile()
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
 	res, err := do(ctx, b)
+	stopProfile()
 	if err == nil || errors.Is(err, errMissed) {
 		b.say("other programs on this machine slow absolute figures, not ratios")
 	}
@@ -111,6 +122,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// startProfile profiles until the function that it returns is called.
+func (b *bench) startProfile() (stop func(), err error) {
+	if b.profile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(b.profile)
+	if err != nil {
+		return nil, fmt.Errorf("write a CPU profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, fmt.Errorf("write a CPU profile: %w", errors.Join(err, f.Close()))
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }
 
 // result is the last line's figures, in order.

@@ -33,6 +33,7 @@ type Config struct {
 const (
 	lspsFile       = "lsps.toml"
 	agreementsFile = "agreements.json"
+	ordersFile     = "orders.json"
 )
 
 // Agent is the wallet's side of on-demand channels. All methods may be used
@@ -44,6 +45,7 @@ type Agent struct {
 	now        func() time.Time
 	book       *Book
 	agreements *agreements
+	orders     *ordered
 	gateways   gateways
 
 	accepting atomic.Bool
@@ -98,8 +100,12 @@ func New(cfg Config, ports Ports) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	bought, err := openOrders(filepath.Join(cfg.DataDir, ordersFile))
+	if err != nil {
+		return nil, err
+	}
 	return &Agent{
-		cfg: cfg, ports: ports, log: ports.Log, now: ports.Now, book: book, agreements: agreed,
+		cfg: cfg, ports: ports, log: ports.Log, now: ports.Now, book: book, agreements: agreed, orders: bought,
 		gateways: gateways{connect: ports.Connect}, ready: make(chan struct{}), keepers: map[ln.PubKey]keeper{},
 	}, nil
 }
@@ -109,6 +115,11 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // LSPs is the configured list.
 func (a *Agent) LSPs() []LSP { return a.book.List() }
+
+// Gateways are those of them that run Sluice.
+func (a *Agent) Gateways() []LSP {
+	return slices.DeleteFunc(a.book.List(), func(l LSP) bool { return l.GRPC == "" })
+}
 
 // Run accepts channels and keeps connections until the context ends. It goes
 // on through lnd's restarts, and returns nil at an orderly end.
@@ -196,6 +207,7 @@ func (a *Agent) decide(o ln.OpenProposal) ln.AcceptVerdict {
 	if l, ok := a.book.ByNode(o.Peer); ok {
 		proposer, wish = &l, a.agreements.wish(o.Peer, a.now())
 		wish.Joint = a.ports.Expects != nil && a.ports.Expects(o)
+		wish.Ordered = a.orders.expected(o.Peer, a.now())
 	}
 	v := a.cfg.Policy.Decide(o, proposer, wish)
 	fields := []zap.Field{
@@ -287,7 +299,9 @@ func (a *Agent) keep(l LSP) {
 	k := keeper{lsp: l, stop: stop, poke: make(chan struct{}, 1)}
 	a.keepers[l.NodeKey] = k
 	a.spawn(func() { a.keepConnected(ctx, l, k.poke) })
-	a.spawn(func() { a.listen(ctx, l, k) })
+	if l.GRPC != "" {
+		a.spawn(func() { a.listen(ctx, l, k) })
+	}
 }
 
 func (a *Agent) unkeep(key ln.PubKey) {
@@ -343,6 +357,8 @@ func (a *Agent) connectOnce(ctx context.Context, l LSP) (bool, error) {
 	return slices.Contains(online, l.NodeKey), nil
 }
 
+var errNotConnected = errors.New("the node is not connected")
+
 // AddLSP adds an LSP, or replaces the one of its name. Unless unchecked it
 // must answer, on the right network and with the right node key, first.
 func (a *Agent) AddLSP(ctx context.Context, l LSP, replace, unchecked bool) error {
@@ -353,6 +369,12 @@ func (a *Agent) AddLSP(ctx context.Context, l LSP, replace, unchecked bool) erro
 		return err
 	}
 	if !unchecked {
+		if l.GRPC == "" {
+			// It is asked over the connection of the nodes.
+			if is, err := a.connectOnce(ctx, l); err != nil || !is {
+				return errkind.Wrap(errkind.Unavailable, errors.Join(errNotConnected, err), fmt.Sprintf("LSP %s: its node at %s cannot be connected (nothing was added; --unchecked adds it all the same)", l.Name, l.Address))
+			}
+		}
 		if _, err := a.menu(ctx, l); err != nil {
 			a.gateways.drop(l.Name)
 			return fmt.Errorf("%w (nothing was added; --unchecked adds it all the same)", err)

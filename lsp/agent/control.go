@@ -203,12 +203,18 @@ func (c *control) ListOffers(ctx context.Context, r *agentv1.ListOffersRequest) 
 			Lsp: o.Menu.LSP.Name, FeeMsat: uint64(o.Quote.FeeMsat), MinFeeMsat: uint64(o.Params.MinFeeMsat),
 			ProportionalPpm: o.Params.ProportionalPPM, MinPaymentSizeMsat: uint64(o.Params.MinPaymentSizeMsat),
 			MaxPaymentSizeMsat: uint64(o.Params.MaxPaymentSizeMsat), MinLifetimeBlocks: o.Params.MinLifetimeBlocks,
-			ValidUntilMs: o.Params.ValidUntil.UnixMilli(),
+			ValidUntilMs: o.Params.ValidUntil.UnixMilli(), Kind: KindOnDemand,
+		}
+		if o.Menu.Withheld {
+			p.Kind = KindLSPS2
 		}
 		if o.Unfit != nil {
 			p.Unfit = errkind.Told(o.Unfit)
 		}
 		out.Offers = append(out.Offers, p)
+	}
+	if r.GetOrders() {
+		c.orderOffers(ctx, ln.Msat(r.GetAmountMsat()), out)
 	}
 	for _, u := range away {
 		out.Unreachable = append(out.Unreachable, lspToProto(LSPStatus{LSP: u.LSP, Problem: u.Err}))
@@ -304,6 +310,11 @@ func lspToProto(s LSPStatus) *agentv1.Lsp {
 	p := &agentv1.Lsp{
 		Name: s.Name, NodeKey: s.NodeKey.String(), Address: s.Address, Grpc: s.GRPC, Certificate: s.Certificate,
 		ZeroConf: s.ZeroConf, Connected: s.Connected, LoggedIn: s.LoggedIn, Accepting: s.Accepting,
+	}
+	for _, n := range s.Serves {
+		if n > 0 && n < 1<<16 {
+			p.Lsps = append(p.Lsps, uint32(n))
+		}
 	}
 	if s.Problem != nil {
 		p.Problem = errkind.Told(s.Problem)

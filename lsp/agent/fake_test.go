@@ -376,6 +376,11 @@ type world struct {
 
 func start(t *testing.T, lsps map[string]*fakeLSP, w *wallet) *world {
 	t.Helper()
+	return startWith(t, lsps, w, nil)
+}
+
+func startWith(t *testing.T, lsps map[string]*fakeLSP, w *wallet, over agent.LSPS) *world {
+	t.Helper()
 	conns := map[string]*grpc.ClientConn{}
 	for name, f := range lsps {
 		listener := bufconn.Listen(1 << 16)
@@ -390,7 +395,7 @@ func start(t *testing.T, lsps map[string]*fakeLSP, w *wallet) *world {
 	}
 	dir := t.TempDir()
 	a, err := agent.New(agent.Config{DataDir: dir, Policy: agent.DefaultPolicy(), CallTimeout: 5 * time.Second, KeepEvery: time.Hour}, agent.Ports{
-		Node: w, Channels: w, Peers: w, Invoices: w, Decode: w.decode, Now: startTime, Log: zap.NewNop(),
+		Node: w, Channels: w, Peers: w, Invoices: w, LSPS: over, Decode: w.decode, Now: startTime, Log: zap.NewNop(),
 		Connect: func(l agent.LSP, _ ln.PubKey) (lspv1.ChannelsServiceClient, func() error, error) {
 			conn, ok := conns[l.Name]
 			if !ok {

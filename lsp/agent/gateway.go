@@ -119,6 +119,9 @@ func (a *Agent) gateway(ctx context.Context, l LSP) (lspv1.ChannelsServiceClient
 func (a *Agent) menu(ctx context.Context, l LSP) (Menu, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
+	if l.GRPC == "" {
+		return a.foreign(ctx, l)
+	}
 	self, err := a.self(ctx)
 	if err != nil {
 		return Menu{}, err

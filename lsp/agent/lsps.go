@@ -24,9 +24,10 @@ import (
 type LSP struct {
 	Name    string    `toml:"name"`
 	NodeKey ln.PubKey `toml:"node_key"`
-	// Address is where its Lightning node listens, GRPC its service; HOST:PORT.
+	// Address is where its Lightning node listens, GRPC its service; HOST:PORT. An
+	// LSP without a service of Sluice's is asked over the Lightning connection (LSPS).
 	Address string `toml:"address"`
-	GRPC    string `toml:"grpc"`
+	GRPC    string `toml:"grpc,omitempty"`
 	// Certificate is the file with its TLS certificate, whose key is pinned;
 	// empty trusts the system's roots.
 	Certificate string `toml:"certificate,omitempty"`
@@ -46,10 +47,14 @@ func (l LSP) Validate() error {
 	case l.NodeKey.IsZero():
 		return errkind.Newf(errkind.Invalid, "LSP %s: its node key is missing; it stands before the @ of the URI that the operator publishes", l.Name)
 	}
-	for _, a := range []struct{ what, text string }{{"node address", l.Address}, {"service address (grpc)", l.GRPC}} {
-		if err := checkHostPort(a.text); err != nil {
-			return errkind.Newf(errkind.Invalid, "LSP %s: %s: %s", l.Name, a.what, err)
-		}
+	if err := checkHostPort(l.Address); err != nil {
+		return errkind.Newf(errkind.Invalid, "LSP %s: node address: %s", l.Name, err)
+	}
+	if l.GRPC == "" {
+		return nil
+	}
+	if err := checkHostPort(l.GRPC); err != nil {
+		return errkind.Newf(errkind.Invalid, "LSP %s: service address (grpc): %s", l.Name, err)
 	}
 	return nil
 }
@@ -65,11 +70,11 @@ func checkHostPort(text string) error {
 	return nil
 }
 
-// ParseLSP reads "NAME,NODEKEY@HOST:PORT,grpc=HOST:PORT[,cert=FILE][,zero-conf=no]".
+// ParseLSP reads "NAME,NODEKEY@HOST:PORT[,grpc=HOST:PORT][,cert=FILE][,zero-conf=no]".
 func ParseLSP(text string) (LSP, error) {
-	form := errkind.Newf(errkind.Invalid, "LSP %q: want NAME,NODEKEY@HOST:PORT,grpc=HOST:PORT[,cert=FILE][,zero-conf=no]", clip(text))
+	form := errkind.Newf(errkind.Invalid, "LSP %q: want NAME,NODEKEY@HOST:PORT[,grpc=HOST:PORT][,cert=FILE][,zero-conf=no]", clip(text))
 	parts := strings.Split(text, ",")
-	if len(parts) < 3 {
+	if len(parts) < 2 {
 		return LSP{}, form
 	}
 	key, address, ok := strings.Cut(parts[1], "@")

@@ -22,6 +22,10 @@ type Menu struct {
 	Network       string
 	MaxWalletCSV  uint32
 	MaxChannelSat ln.Sat
+	// Withheld: its fee is withheld from what is forwarded (LSPS2), which an lnd
+	// does not take. Serves are the LSPS that it serves, where that was asked.
+	Withheld bool
+	Serves   []int
 	// Refused is why it offers no channels at the moment, in its words; nil
 	// when it does.
 	Refused error
@@ -134,6 +138,13 @@ func Rank(menus []Menu, policy Policy, mode Mode, amount ln.Msat, now time.Time)
 }
 
 func price(m Menu, policy Policy, p lsp.OpeningFeeParams, mode Mode, amount ln.Msat, now time.Time) (lsp.Quote, error) {
+	if m.Withheld {
+		fee, err := p.Fee(amount)
+		if err != nil || fee >= amount {
+			return lsp.Quote{}, errWithheld
+		}
+		return lsp.Quote{PayerMsat: amount, WalletMsat: amount - fee, FeeMsat: fee}, errWithheld
+	}
 	switch {
 	case !m.Accepting:
 		return lsp.Quote{}, errkind.Newf(errkind.Unavailable, "%s takes no new business at the moment", m.LSP.Name)

@@ -42,6 +42,28 @@ type Wish struct {
 	// Joint says that the wallet asked for exactly this channel and brings coins to
 	// it: what is pushed is its own, and whether it confirms first was agreed.
 	Joint bool
+	// Ordered are channels that were bought outright and have not come.
+	Ordered []Expected
+}
+
+// Expected is a channel that was bought outright.
+type Expected struct {
+	CapacitySat   ln.Sat
+	PushSat       ln.Sat
+	Announce      bool
+	Confirmations uint32
+}
+
+// ordered finds the order that a proposal is for: a channel that is as large, pushes
+// what was paid for, is as public, and comes unconfirmed if that was ordered.
+func (w Wish) ordered(o ln.OpenProposal) (Expected, bool) {
+	for _, x := range w.Ordered {
+		push, err := x.PushSat.Msat()
+		if err == nil && o.CapacitySat >= x.CapacitySat && o.PushMsat == push && o.Announce == x.Announce && o.WantsZeroConf == (x.Confirmations == 0) {
+			return x, true
+		}
+	}
+	return Expected{}, false
 }
 
 // Decide answers a proposal. proposer is the LSP whose node key made it, nil
@@ -60,7 +82,11 @@ func (p Policy) Decide(o ln.OpenProposal, proposer *LSP, wish Wish) ln.AcceptVer
 	case wish.Joint:
 		return ln.AcceptVerdict{Accept: true}
 	}
-	return ln.AcceptVerdict{Accept: true, MinDepth: wish.Confirmations}
+	depth := wish.Confirmations
+	if x, ok := wish.ordered(o); ok {
+		depth = x.Confirmations
+	}
+	return ln.AcceptVerdict{Accept: true, MinDepth: depth}
 }
 
 func (p Policy) decideStranger(o ln.OpenProposal) ln.AcceptVerdict {
@@ -93,6 +119,14 @@ func (p Policy) refusal(o ln.OpenProposal, l LSP, wish Wish) string {
 		return ""
 	case !l.ZeroConf:
 		return "this wallet's user trusts no zero-conf channel of this LSP"
+	case !anchored(o.CommitmentType):
+		return fmt.Sprintf("this wallet takes zero-conf channels with anchors only, not of type %s", o.CommitmentType)
+	}
+	if _, bought := wish.ordered(o); bought {
+		// The user chose to pay for it and to use it unconfirmed.
+		return ""
+	}
+	switch {
 	case wish.Declined:
 		return "this wallet's user asked for confirmations, not for zero-conf"
 	case o.PushMsat > 0:
@@ -101,8 +135,6 @@ func (p Policy) refusal(o ln.OpenProposal, l LSP, wish Wish) string {
 		return "this wallet takes no pushed balance in a zero-conf channel"
 	case o.Announce:
 		return "this wallet takes no announced zero-conf channel"
-	case !anchored(o.CommitmentType):
-		return fmt.Sprintf("this wallet takes zero-conf channels with anchors only, not of type %s", o.CommitmentType)
 	default:
 		return ""
 	}

@@ -65,6 +65,8 @@ type Ports struct {
 	Invoices Invoices
 	// Payer may be nil: then Pay is refused.
 	Payer Payer
+	// LSPS may be nil: then nothing is asked over the peer connection.
+	LSPS LSPS
 	// Decode verifies and reads an invoice of a network.
 	Decode func(network, text string) (ln.Bolt11, error)
 	// Expects says, from memory, that the wallet asked for exactly this channel and

@@ -239,7 +239,7 @@ func (a *Agent) receiveByChannel(ctx context.Context, r ReceiveRequest, l LSP, m
 	r.Mode, r.NoFurtherChannel, r.NoZeroConf, r.Confirmations = PayerPays, true, false, 0
 	var asked error
 	for _, m := range menus {
-		if m.LSP != l {
+		if m.LSP != l || m.Withheld {
 			continue
 		}
 		c := Candidate{Menu: m}

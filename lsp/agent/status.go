@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
 )
 
 // LSPStatus is how one LSP stands.
@@ -17,6 +18,8 @@ type LSPStatus struct {
 	Connected bool
 	LoggedIn  bool
 	Accepting bool
+	// Serves are the LSPS that it serves, where it has no service of ours.
+	Serves []int
 	// Problem says what is wrong; nil when nothing is.
 	Problem error
 }
@@ -140,9 +143,14 @@ func (a *Agent) LSPStatus(ctx context.Context) ([]LSPStatus, error) {
 	each(lsps, func(i int, l LSP) {
 		out[i] = LSPStatus{LSP: l, Connected: slices.Contains(online, l.NodeKey)}
 		m, err := a.menu(quick, l)
-		out[i].LoggedIn, out[i].Accepting, out[i].Problem = err == nil, m.Accepting && m.Refused == nil, err
+		out[i].LoggedIn, out[i].Accepting, out[i].Problem = err == nil && l.GRPC != "", m.Accepting && m.Refused == nil, err
+		out[i].Serves = m.Serves
 		if err == nil {
 			out[i].Problem = m.Refused
+		}
+		if l.GRPC == "" && err == nil && slices.Contains(m.Serves, lsps1.Number) {
+			// It sells channels by order, whatever it offers on demand.
+			out[i].Accepting, out[i].Problem = true, nil
 		}
 		if err == nil && !out[i].Connected {
 			out[i].Problem = fmt.Errorf("its node at %s is not connected; trying again every %s", l.Address, a.cfg.KeepEvery)

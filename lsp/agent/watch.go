@@ -234,6 +234,9 @@ func (a *Agent) Payments(ctx context.Context, limit uint32, openOnly bool) ([]Pa
 }
 
 func (a *Agent) paymentsOf(ctx context.Context, l LSP, limit uint32, openOnly bool) ([]Payment, error) {
+	if l.GRPC == "" {
+		return nil, nil // it agreed on none
+	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
 	client, err := a.gateway(ctx, l)

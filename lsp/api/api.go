@@ -106,6 +106,9 @@ func (s *Service) Permissions() auth.Permissions {
 		lspsv1.LspsOperatorService_SetMenu_FullMethodName:           operators,
 		lspsv1.LspsOperatorService_WithdrawToken_FullMethodName:     operators,
 		lspsv1.LspsOperatorService_ResetMenu_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_ListLimits_FullMethodName:        operators,
+		lspsv1.LspsOperatorService_SetLimits_FullMethodName:         operators,
+		lspsv1.LspsOperatorService_ResetLimits_FullMethodName:       operators,
 		lspsv1.LspsOperatorService_ListNotifications_FullMethodName: operators,
 	}
 }

@@ -101,6 +101,34 @@ func (o *lspsOperator) ResetMenu(ctx context.Context, r *lspsv1.ResetMenuRequest
 	return &lspsv1.ResetMenuResponse{}, e.ResetMenu(ctx, r.Token)
 }
 
+func (o *lspsOperator) ListLimits(context.Context, *lspsv1.ListLimitsRequest) (*lspsv1.ListLimitsResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	out := &lspsv1.ListLimitsResponse{}
+	for _, l := range e.Limits() {
+		out.Limits = append(out.Limits, &lspsv1.Limit{Name: l.Name, Value: l.Value, Configured: l.Configured, Changed: l.Set})
+	}
+	return out, nil
+}
+
+func (o *lspsOperator) SetLimits(ctx context.Context, r *lspsv1.SetLimitsRequest) (*lspsv1.SetLimitsResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	return &lspsv1.SetLimitsResponse{}, e.SetLimits(ctx, r.Values)
+}
+
+func (o *lspsOperator) ResetLimits(ctx context.Context, r *lspsv1.ResetLimitsRequest) (*lspsv1.ResetLimitsResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	return &lspsv1.ResetLimitsResponse{}, e.ResetLimits(ctx, r.Names)
+}
+
 // defaultNotifications is how many are shown when nobody says.
 const defaultNotifications = 100
 

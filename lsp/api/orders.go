@@ -66,7 +66,7 @@ func (o *orders) CreateOrder(ctx context.Context, r *lspv1.CreateOrderRequest) (
 	return &lspv1.CreateOrderResponse{
 		OrderId: made.OrderID, LspBalanceSat: uint64(made.LspBalanceSat), ClientBalanceSat: uint64(made.ClientBalanceSat),
 		RequiredChannelConfirmations: uint32(made.RequiredConfs), FundingConfirmsWithinBlocks: uint32(made.ConfirmWithin),
-		ChannelExpiryBlocks: made.ExpiryBlocks, Token: made.Token, CreatedAt: made.CreatedAt.String(), AnnounceChannel: made.Announce,
+		ChannelExpiryBlocks: made.ExpiryBlocks, Token: tokenOf(made), CreatedAt: made.CreatedAt.String(), AnnounceChannel: made.Announce,
 		OrderState: string(made.State), Payment: paymentOf(made), Channel: channelOf(made),
 	}, nil
 }
@@ -86,9 +86,16 @@ func (o *orders) GetOrder(ctx context.Context, r *lspv1.GetOrderRequest) (*lspv1
 	return &lspv1.GetOrderResponse{
 		OrderId: got.OrderID, LspBalanceSat: uint64(got.LspBalanceSat), ClientBalanceSat: uint64(got.ClientBalanceSat),
 		RequiredChannelConfirmations: uint32(got.RequiredConfs), FundingConfirmsWithinBlocks: uint32(got.ConfirmWithin),
-		ChannelExpiryBlocks: got.ExpiryBlocks, Token: got.Token, CreatedAt: got.CreatedAt.String(), AnnounceChannel: got.Announce,
+		ChannelExpiryBlocks: got.ExpiryBlocks, Token: tokenOf(got), CreatedAt: got.CreatedAt.String(), AnnounceChannel: got.Announce,
 		OrderState: string(got.State), Payment: paymentOf(got), Channel: channelOf(got),
 	}, nil
+}
+
+func tokenOf(o lsps1.Order) string {
+	if o.Token == nil {
+		return ""
+	}
+	return *o.Token
 }
 
 func paymentOf(o lsps1.Order) *lspv1.OrderPayment {

@@ -40,6 +40,8 @@ type Config struct {
 	ReservePerChan ln.Sat
 	MinReserveSat  ln.Sat
 	MaxReserveSat  ln.Sat
+	// KeepSat stays in the wallet besides, whatever is asked for.
+	KeepSat        ln.Sat
 	MaxUnconfirmed int
 	// Pool is how the wallet's coins shall be cut; the zero value leaves them alone.
 	Pool            liquidity.Policy

@@ -69,8 +69,14 @@ type Engine struct {
 	menus *menus
 	// inbound is what the network can bring.
 	inbound inbound
-	// together are agreements that are being made.
-	together together
+	// htlcs are what the interceptor reported and nobody has taken yet.
+	htlcs inbox
+	// claims are short channel ids that are being claimed.
+	claims claims
+	// coins are what the wallet can fund.
+	coins fundableView
+	// loads are what limits are asked of.
+	loads *loads
 
 	openings *openings
 	jits     *jits
@@ -119,7 +125,9 @@ type Engine struct {
 	waitingOrder            map[string]ln.PubKey
 
 	business business
-	ids      *ulid.MonotonicEntropy
+	// limitsSet are limits that were set at run time, by their names.
+	limitsSet map[string]uint64
+	ids       *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 
@@ -157,6 +165,7 @@ func New(opt Options) (*Engine, error) {
 		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
 		keys:   &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
 		menus:  &menus{configured: configuredMenus(opt.Config)},
+		loads:  newLoads(),
 		ctx:    ctx,
 		cancel: cancel,
 		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
@@ -167,6 +176,10 @@ func New(opt Options) (*Engine, error) {
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
+		htlcs: inbox{woken: make(chan struct{}, 1)},
+	}
+	if e.node.Coins != nil {
+		e.node.Coins = watchedCoins{Coins: e.node.Coins, changed: e.coins.changed}
 	}
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error
@@ -247,8 +260,10 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		e.ordersOnBlock(e.ctx)
 		e.ordersOnChain(e.ctx)
 	})
+	e.spawn(func() { e.takeHtlcs(e.ctx) })
 	e.spawn(func() { e.keepAttached(e.ctx) })
 	e.spawn(func() { e.keepPruned(e.ctx) })
+	e.spawn(func() { e.keepLoadsChecked(e.ctx) })
 	ready()
 	<-ctx.Done()
 	return nil
@@ -286,28 +301,45 @@ func (e *Engine) newID() (string, error) {
 // is durable, was refused by the machine, or the engine stops. What a machine
 // refuses came too late and is only logged.
 func tell[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, event V) {
-	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, error) { return event, nil })
+	_ = tellJudged(e, m, id, func(context.Context, *store.Tx) (V, func(), error) { return event, nil, nil })
 }
 
-// tellJudged is tell for an event whose content depends on what the
-// transaction that stores it sees. The error is that of a machine that does not
-// admit it, or does not know the instance.
-func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](
-	e *Engine, m *fsm.Engine[S, V, F], id string, judge func(context.Context, *store.Tx) (V, error),
-) error {
+// judge makes an event whose content depends on what the transaction that stores
+// it sees. What it returns besides is called once that is durable, when the
+// machine's own records have followed.
+type judge[V fsm.Event] func(context.Context, *store.Tx) (event V, settle func(), err error)
+
+// tellJudged is tell for judged events that follow one another: all are taken in
+// one transaction. The error is that of a machine that does not admit one, or does
+// not know the instance.
+func tellJudged[S fsm.State, V fsm.Event, F fsm.Effect](e *Engine, m *fsm.Engine[S, V, F], id string, judges ...judge[V]) error {
 	wait := 20 * time.Millisecond
 	for {
-		var event V
-		err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-			if event, err = judge(ctx, tx); err != nil {
+		var events []V
+		err := e.db.WriteTogether(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+			events = events[:0]
+			var settled []func()
+			for _, judged := range judges {
+				event, settle, err := judged(ctx, tx)
+				if err != nil {
+					return err
+				}
+				events = append(events, event)
+				if settle != nil {
+					settled = append(settled, settle)
+				}
+			}
+			if _, err := m.SendAllTx(ctx, tx, id, events...); err != nil {
 				return err
 			}
-			_, err = m.SendTx(ctx, tx, id, event)
-			return err
+			for _, settle := range settled {
+				tx.OnCommit(settle)
+			}
+			return nil
 		})
 		name := ""
-		if any(event) != nil {
-			name = event.EventName()
+		if len(events) > 0 {
+			name = events[0].EventName()
 		}
 		switch {
 		case err == nil:
@@ -334,7 +366,7 @@ func (e *Engine) keepAttached(ctx context.Context) {
 	wait := 20 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := e.opt.Held.Attach(ctx, e.onHtlc)
+		err := e.opt.Held.Attach(ctx, e.htlcs.put)
 		if ctx.Err() != nil {
 			return
 		}

@@ -135,10 +135,10 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	}
 	// The claim outlives the offer a little, so that a part that comes at the
 	// last moment is answered by the offer, not forwarded into nowhere.
-	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, expires.Add(time.Hour)); err != nil {
+	if err := e.claim(ctx, scid, expires.Add(time.Hour)); err != nil {
 		return Agreement{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineJit, PaymentHash: r.Hash[:], JitScid: scid.Bytes(),
 			AmountMsat: int64(r.AmountMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
@@ -250,7 +250,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
 	terms.HoldFinalCltv = wrap.HoldCltvFor(own.FinalCltvDelta, e.cfg.PadBlocks, e.cfg.PayMarginBlocks, holdDelta, e.cfg.waitBlocks(r.Wish))
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, r.Client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineWrap, PaymentHash: own.Hash[:],
 			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
@@ -392,40 +392,51 @@ func (e *Engine) sizeOffer(ctx context.Context, amount, fee ln.Msat, w Wish, cha
 
 // admitsNow looks at the limits without making the request count.
 func (e *Engine) admitsNow(ctx context.Context, client ln.PubKey, asked offerRequest) error {
-	return e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		_, err := e.admit(ctx, tx, client, asked)
+	isNew, err := e.knownNewcomer(ctx, client)
+	if err != nil {
 		return err
-	})
+	}
+	return e.mayAdmit("", &lsp.Share{Client: client, Newcomer: isNew}, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable)
 }
 
-// admit holds a new offer against the limits, as the transaction sees them.
-func (e *Engine) admit(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest) (lsp.Usage, error) {
-	usage, err := e.agreedUsage(ctx, tx, client)
-	if err != nil {
-		return usage, err
+// admitOffer counts a new offer if the limits admit it, in the transaction that
+// stores it.
+func (e *Engine) admitOffer(ctx context.Context, tx *store.Tx, machine, id string, client ln.PubKey, asked offerRequest) (isNew bool, err error) {
+	e.loads.mu.Lock()
+	_, ok := e.loads.sum.Newcomer(client)
+	e.loads.mu.Unlock()
+	if !ok {
+		if isNew, err = newcomer(ctx, tx, client); err != nil {
+			return isNew, err
+		}
 	}
-	usage.FundableSat = asked.fundable
-	return usage, lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, usage, e.cfg.Caps)
+	share := lsp.Share{Client: client, Newcomer: isNew, QuotedSat: asked.capacity}
+	if isNew, err = e.admit(tx, id, share, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable); err != nil {
+		return isNew, err
+	}
+	tx.OnUnknown(func() { e.doubtShare(machine, id) })
+	return isNew, nil
 }
 
 // indexAgreement indexes a new agreement if the limits admit it.
 func (e *Engine) indexAgreement(ctx context.Context, tx *store.Tx, client ln.PubKey, asked offerRequest, p lspdb.InsertPaymentParams) error {
-	usage, err := e.admit(ctx, tx, client, asked)
+	isNew, err := e.admitOffer(ctx, tx, p.Machine, p.ID, client, asked)
 	if err != nil {
 		return err
 	}
-	p.Client, p.Newcomer, p.CapacitySat = client[:], usage.Newcomer, int64(asked.capacity) //nolint:gosec // bounded by the capacity limits
+	p.Client, p.Newcomer, p.CapacitySat = client[:], isNew, int64(asked.capacity) //nolint:gosec // bounded by the capacity limits
 	return e.insertPayment(ctx, tx, p)
 }
 
 func (e *Engine) insertPayment(ctx context.Context, tx *store.Tx, p lspdb.InsertPaymentParams) error {
 	now := e.opt.Now().UnixMilli()
 	p.State, p.CreatedMs, p.UpdatedMs = "offered", now, now
-	err := lspdb.New(tx).InsertPayment(ctx, p)
-	if errors.Is(store.MapError(err), store.ErrUnique) {
-		return errkind.Wrap(errkind.Conflict, err, "a payment with this payment hash is open already: make a new invoice")
-	}
-	return err
+	return lspdb.New(tx.Later(func(_ int64, err error) error {
+		if errors.Is(store.MapError(err), store.ErrUnique) {
+			return errkind.Wrap(errkind.Conflict, err, "a payment with this payment hash is open already: make a new invoice")
+		}
+		return err
+	})).InsertPayment(ctx, p)
 }
 
 // planOpening draws up one channel open.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -151,7 +152,7 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 		if w.ordered != nil {
 			unpaid = 0 // the payment is there
 		}
-		if refused = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage); !refused.IsZero() {
+		if refused = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage, e.limits().caps)); !refused.IsZero() {
 			return nil
 		}
 		_, err = e.openings.CreateTx(ctx, tx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})
@@ -184,6 +185,12 @@ func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openi
 		if !c.Active {
 			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not active: %w", c.Outpoint, paymentID, ln.ErrUnavailable)
 		}
+		if c.ZeroConf && c.ConfirmedSCID == 0 {
+			// lnd lists such a channel before anybody has signed its funding.
+			if public, err := e.isPublic(ctx, c.Outpoint.TxID); err != nil || !public {
+				return false, errors.Join(fmt.Errorf("nothing funds channel %s of payment %s, which the database forgot: abandon it in lnd if it stays so: %w", c.Outpoint, paymentID, ln.ErrUnavailable), err)
+			}
+		}
 		e.log.Error("a channel was opened for this payment before the database was restored: it is used",
 			zap.String("payment", paymentID), zap.Stringer("outpoint", c.Outpoint))
 		return true, e.notifyOwner(ctx, opening.NotifyOwner{
@@ -196,10 +203,27 @@ func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openi
 	}
 	for _, p := range pending {
 		if p.Memo == openMemo(paymentID) && p.Kind == ln.PendingOpen {
+			// Who bought the channel outright has it once its funding is public.
+			if public, err := e.isPublic(ctx, p.Outpoint.TxID); err == nil && public && machine == machineOrder {
+				return true, e.notifyOwner(ctx, opening.NotifyOwner{
+					OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticePublished, Outpoint: p.Outpoint,
+				})
+			}
 			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not open yet: %w", p.Outpoint, paymentID, ln.ErrUnavailable)
 		}
 	}
 	return false, nil
+}
+
+// isPublic says that lnd's wallet lists a transaction: then it was published, and is
+// sent again by lnd itself.
+func (e *Engine) isPublic(ctx context.Context, id ln.TxID) (bool, error) {
+	tip := e.world.tip()
+	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, recentBlocks))) //nolint:gosec // heights stay below 2^31
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(txs, func(t ln.WalletTx) bool { return t.TxID == id }), nil
 }
 
 // openMemo is what lnd keeps with a channel that was opened for a payment.
@@ -279,11 +303,15 @@ func (e *Engine) refuseParts(ctx context.Context, f jit.RefuseParts) error {
 // watchParts tells what is known of the resumed parts now; what is not known
 // yet comes as events of the interceptor.
 func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error) {
-	inst, err := e.jits.Get(ctx, id)
-	if err != nil {
-		return nil, err
+	state, ok := e.jits.Present(id)
+	if !ok {
+		inst, err := e.jits.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		state = inst.State
 	}
-	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(inst.State).Hash)
+	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(state).Hash)
 	if err != nil {
 		return nil, err
 	}
@@ -347,11 +375,11 @@ func (e *Engine) awaitFate(id string, r HtlcEvent) {
 	tell(e, e.jits, id, e.partLost(r))
 }
 
-// onHtlc takes what the interceptor reports.
+// onHtlc takes what the interceptor reports of one HTLC.
 func (e *Engine) onHtlc(ev HtlcEvent) {
 	switch ev.Kind {
 	case HtlcOffered:
-		e.partOffered(ev)
+		e.partsOffered([]ln.InterceptedHtlc{ev.Htlc})
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
@@ -365,48 +393,73 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 	}
 }
 
-func (e *Engine) partOffered(ev HtlcEvent) {
-	id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID)
+// partsOffered gives parts that came over one short channel id to its offer: they
+// are stored together.
+func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
+	id, ok, err := e.offerFor(htlcs[0].OutgoingSCID)
 	if err != nil {
 		return
 	}
-	if ok && tellJudged(e, e.jits, id, e.judgePart(id, ev.Htlc)) == nil {
-		return
+	if ok {
+		judges := make([]judge[jit.Event], 0, len(htlcs))
+		for i, h := range htlcs {
+			more := slices.ContainsFunc(htlcs[i+1:], func(other ln.InterceptedHtlc) bool { return other.Hash == h.Hash })
+			judges = append(judges, e.judgePart(id, h, i, more))
+		}
+		if tellJudged(e, e.jits, id, judges...) == nil {
+			return
+		}
 	}
-	// Nobody waits for it: there never was an agreement, or the database has
+	// Nobody waits for them: there never was an agreement, or the database has
 	// forgotten it, and then lnd may map the SCID.
 	verdict := VerdictRefuseUnknown
 	if ok || e.opt.Restored {
 		verdict = VerdictFail
 	}
-	err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, verdict, "no agreement with a wallet uses this channel id any more")
-	if err != nil && !errors.Is(err, ErrDecided) {
-		e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
+	for _, h := range htlcs {
+		err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{h.Key}, verdict, "no agreement with a wallet uses this channel id any more")
+		if err != nil && !errors.Is(err, ErrDecided) {
+			e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", h.Key), zap.Error(err))
+		}
 	}
 }
 
 // judgePart holds a part against the limits of what may be held, whichever way
 // the payment will go, in the transaction that takes it.
-func (e *Engine) judgePart(id string, h ln.InterceptedHtlc) func(context.Context, *store.Tx) (jit.Event, error) {
-	return func(ctx context.Context, tx *store.Tx) (jit.Event, error) {
-		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h}
-		row, err := lspdb.New(tx).GetPayment(ctx, id)
-		if err != nil {
-			return nil, err
+func (e *Engine) judgePart(id string, h ln.InterceptedHtlc, before int, more bool) judge[jit.Event] {
+	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
+		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h, Before: before, More: more}
+		if state, ok := e.jits.Present(id); ok && slices.ContainsFunc(jit.PartsOf(state), func(p jit.Part) bool { return p.Htlc.Key == h.Key }) {
+			// Offered again, or the answer to its commit was lost: it counts already.
+			return arrived, func() { e.dropShare(holdName(id, h.Key.String())) }, nil
 		}
-		client, err := ln.PubKeyFromBytes(row.Client)
+		client, err := e.clientOf(ctx, tx, id)
 		if err != nil {
-			return nil, fmt.Errorf("payment %s: %w", id, err)
+			return nil, nil, err
 		}
-		usage, err := e.agreedUsage(ctx, tx, client)
-		if err != nil {
-			return nil, err
-		}
-		arrived.Refusal = e.overLimit(lsp.Request{
-			HoldSat: h.IncomingMsat.ToSatCeil(), HoldSatBlocks: lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight),
-		}, usage)
-		return arrived, nil
+		var settle func()
+		arrived.Refusal, settle, err = e.holdFor(ctx, tx, id, h.Key.String(), client, h.IncomingMsat, lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight))
+		return arrived, settle, err
 	}
+}
+
+// clientOf is whom a payment is for.
+func (e *Engine) clientOf(ctx context.Context, tx *store.Tx, id string) (ln.PubKey, error) {
+	e.loads.mu.Lock()
+	share, ok := e.loads.sum.Get(id)
+	e.loads.mu.Unlock()
+	if ok {
+		return share.Client, nil
+	}
+	row, err := lspdb.New(tx).GetPayment(ctx, id)
+	if err != nil {
+		return ln.PubKey{}, err
+	}
+	client, err := ln.PubKeyFromBytes(row.Client)
+	if err != nil {
+		return client, fmt.Errorf("payment %s: %w", id, err)
+	}
+	return client, nil
 }
 
 func (e *Engine) partGone(ev HtlcEvent) {

@@ -210,7 +210,7 @@ func TestACrowdOfNewKeysLeavesRoomForCustomers(t *testing.T) {
 		_, reason := b.open(first, customer)
 		require.True(t, reason.IsZero())
 		require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
-			return settleDebt(ctx, tx, first.PaymentID, customer, first.Quote.FeeMsat)
+			return b.e.settleDebt(ctx, tx, first.PaymentID, customer, first.Quote.FeeMsat)
 		}))
 		u := b.usage(customer)
 		require.False(t, u.Newcomer)
@@ -222,6 +222,7 @@ func TestACrowdOfNewKeysLeavesRoomForCustomers(t *testing.T) {
 		capacity, err := b.e.capacityFor(100_000_000)
 		require.NoError(t, err)
 		b.node.coins = 5*capacity + b.e.anchorReserve(0)
+		b.e.coins.changed()
 		var crowd []Agreement
 		var hashes []ln.Hash
 		for i := range uint64(20) {
@@ -259,7 +260,7 @@ func TestUnpaidIsForgotten(t *testing.T) {
 	client := key(2)
 	pay := func(b *office, id string, fee ln.Msat) {
 		require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
-			return settleDebt(ctx, tx, id, client, fee)
+			return b.e.settleDebt(ctx, tx, id, client, fee)
 		}))
 	}
 	for name, end := range map[string]func(b *office, paymentID, openingID, outpoint string){
@@ -291,7 +292,7 @@ func TestUnpaidIsForgotten(t *testing.T) {
 		},
 		"it made no channel": func(b *office, _, openingID, _ string) {
 			require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
-				return countOpening(ctx, lspdb.New(tx), openingID, machineJit, "", false, true)
+				return b.e.countOpening(ctx, tx, openingID, machineJit, "", false, true)
 			}))
 		},
 	} {

@@ -41,6 +41,12 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.loadMenus(ctx); err != nil {
 		return err
 	}
+	if err := e.loadLimits(ctx); err != nil {
+		return err
+	}
+	if err := e.loadLoads(ctx); err != nil {
+		return err
+	}
 	if err := each(ctx, e.jits, func(i fsm.Instance[jit.State]) {
 		e.jitMoved(i.ID, jit.OfferOf(i.State), i.State)
 	}); err != nil {

@@ -87,10 +87,10 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 		ExpiresAt: r.Params.ValidUntil, CollectFor: max(e.cfg.CollectFor, collectAtLeast), OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
 		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.cfg.MaxOpens,
 	}}
-	if err := e.opt.Routes.Claim(ctx, []ln.SCID{scid}, offer.ExpiresAt.Add(time.Hour)); err != nil {
+	if err := e.claim(ctx, scid, offer.ExpiresAt.Add(time.Hour)); err != nil {
 		return lsps2.BuyResult{}, errkind.Wrap(errkind.Unavailable, err, "the gateway cannot hold payments at the moment: try again shortly")
 	}
-	err = e.writeTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if err := e.indexAgreement(ctx, tx, client, asked, lspdb.InsertPaymentParams{
 			ID: id, Machine: machineJit, PaymentHash: placeholder[:], JitScid: scid.Bytes(),
 			AmountMsat: int64(r.SizeMsat), FeeMsat: int64(terms.FeeMsat), //nolint:gosec // bounded by MaxMsat

@@ -177,7 +177,8 @@ func (e *Engine) Client(ctx context.Context, client ln.PubKey) (ClientView, erro
 	if err != nil {
 		return ClientView{}, err
 	}
-	out := exposures("", u.Client, e.cfg.Caps.Client)
-	out = append(out, Exposure{Kind: "quoted", Unit: "sat", Used: uint64(u.Client.QuotedSat), Cap: uint64(e.cfg.Caps.Client.QuotedSat)})
+	caps := e.limits().caps.Client
+	out := exposures("", u.Client, caps)
+	out = append(out, Exposure{Kind: "quoted", Unit: "sat", Used: uint64(u.Client.QuotedSat), Cap: uint64(caps.QuotedSat)})
 	return ClientView{Newcomer: u.Newcomer, Exposures: out}, nil
 }

@@ -112,7 +112,10 @@ func newOffice(t *testing.T, db *store.DB, change func(*Config)) *office {
 		Node: Node{Channels: b.node, Coins: b.node, Chain: b.node, Aliases: b.node}, Routes: b.routes, DB: db, Config: cfg,
 	})
 	require.NoError(t, err)
-	t.Cleanup(b.e.stop)
+	t.Cleanup(func() {
+		require.NoError(t, b.e.checkLoads(context.WithoutCancel(t.Context())), "limits are asked of what the tables sum to")
+		b.e.stop()
+	})
 	require.NoError(t, b.e.keys.refresh(ctx))
 	require.NoError(t, b.e.fees.refresh(ctx))
 	b.e.world.height = testHeight
@@ -151,7 +154,7 @@ func (b *office) part(a Agreement, hash ln.Hash, n uint64) error {
 	return tellJudged(b.e, b.e.jits, a.PaymentID, b.e.judgePart(a.PaymentID, ln.InterceptedHtlc{
 		Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: hash, IncomingMsat: in, OutgoingMsat: a.Quote.WalletMsat,
 		IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
-	}))
+	}, 0, false))
 }
 
 func (b *office) usage(client ln.PubKey) lsp.Usage {

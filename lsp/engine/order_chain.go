@@ -28,7 +28,10 @@ func (e *Engine) ordersOnChain(ctx context.Context) {
 	wait := 50 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := e.node.Orders.SubscribeTransactions(ctx, func() { e.lookAtOrders(ctx, false) })
+		err := e.node.Orders.SubscribeTransactions(ctx, func() {
+			e.coins.changed()
+			e.lookAtOrders(ctx, false)
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -177,21 +180,21 @@ func (e *Engine) tellCoins(id string, coins []order.SeenCoin, from uint32) {
 	if !zero && !e.changes(inst.State, seen) {
 		return
 	}
-	_ = tellJudged(e, e.orders, id, func(ctx context.Context, tx *store.Tx) (order.Event, error) {
+	_ = tellJudged(e, e.orders, id, func(ctx context.Context, tx *store.Tx) (order.Event, func(), error) {
 		inst, err := e.orders.GetTx(ctx, tx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		seen.ZeroConf = false
 		if risk, wants := order.WantsZeroConf(inst.State, seen); wants {
 			have, err := lspdb.New(tx).OrderRisk(ctx)
 			if err != nil {
-				return nil, fmt.Errorf("sum what is unconfirmed: %w", err)
+				return nil, nil, fmt.Errorf("sum what is unconfirmed: %w", err)
 			}
 			cfg := e.cfg.Orders
 			seen.ZeroConf = risk <= cfg.ZeroConfSat && have >= 0 && uint64(have)+uint64(risk) <= uint64(cfg.ZeroConfAllSat)
 		}
-		return seen, nil
+		return seen, nil, nil
 	})
 }
 
@@ -252,6 +255,10 @@ func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []or
 		return nil
 	}
 	inst, err := e.openings.Get(ctx, order.OpeningID(id, o.Opens))
+	if errors.Is(err, store.ErrNotFound) && e.listsConfirmed(ctx, o.Channel.Outpoint) {
+		// The database is an older copy and does not know the open.
+		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
+	}
 	if err != nil {
 		return nil
 	}
@@ -259,6 +266,20 @@ func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []or
 		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
 	}
 	return nil
+}
+
+// listsConfirmed says that lnd lists a channel whose funding is in a block.
+func (e *Engine) listsConfirmed(ctx context.Context, op ln.Outpoint) bool {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	if err != nil {
+		return false
+	}
+	for _, c := range channels {
+		if c.Outpoint == op {
+			return !c.ZeroConf || c.ConfirmedSCID != 0
+		}
+	}
+	return false
 }
 
 // closedOf finds orders whose channel lnd lists no more: this process may have

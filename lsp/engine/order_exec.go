@@ -102,24 +102,21 @@ func (e *Engine) watchOrderInvoice(id string, hash ln.Hash) {
 }
 
 // judgeOrderSet is judgeSet for the set that pays an order.
-func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) func(context.Context, *store.Tx) (order.Event, error) {
-	return func(ctx context.Context, tx *store.Tx) (order.Event, error) {
+func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) judge[order.Event] {
+	return func(ctx context.Context, tx *store.Tx) (order.Event, func(), error) {
 		accepted := order.SetAccepted{Moment: e.moment(), Htlcs: htlcs}
 		inst, err := e.orders.GetTx(ctx, tx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		o := order.Of(inst.State)
 		held, satBlocks, err := order.HoldCost(o, htlcs, accepted.Height)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		usage, err := e.agreedUsage(ctx, tx, o.Client)
-		if err != nil {
-			return nil, err
-		}
-		accepted.Refusal = e.overLimit(lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}, usage)
-		return accepted, nil
+		var settle func()
+		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held, satBlocks)
+		return accepted, settle, err
 	}
 }
 

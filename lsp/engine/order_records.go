@@ -50,9 +50,14 @@ func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition
 		if err != nil {
 			return err
 		}
-		if err := settleDebt(ctx, tx, t.ID, o.Client, fee); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, o.Client, fee); err != nil {
 			return err
 		}
+	}
+	e.shareMoved(tx, machineOrder, t.ID, t.Seq, !order.Undecided(t.To), held.HeldMsat, held.SatBlocks)
+	if order.Undecided(t.To) && t.From != nil && !order.Undecided(t.From) {
+		// It counts again, as its row says.
+		tx.OnCommit(func() { e.doubtShare(machineOrder, t.ID) })
 	}
 	tx.OnCommit(func() { e.orderMoved(t.ID, t.To) })
 	return nil

@@ -163,14 +163,14 @@ func (l LSPS1) Create(ctx context.Context, client ln.PubKey, r lsps1.CreateOrder
 	if err != nil {
 		return lsps1.Order{}, err
 	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		usage, err := e.admit(ctx, tx, client, asked)
+	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
+		isNew, err := e.admitOffer(ctx, tx, machineOrder, terms.ID, client, asked)
 		if err != nil {
 			return err
 		}
 		at := terms.CreatedAt.UnixMilli()
 		if err := lspdb.New(tx).InsertOrder(ctx, lspdb.InsertOrderParams{
-			ID: terms.ID, Client: client[:], State: "created", Newcomer: usage.Newcomer,
+			ID: terms.ID, Client: client[:], State: "created", Newcomer: isNew,
 			LspBalanceSat: int64(r.LspBalanceSat), ClientBalanceSat: int64(r.ClientBalanceSat), FeeSat: int64(price.FeeSat), //nolint:gosec // bounded by the options
 			Announce: r.Announce, CreatedMs: at, UpdatedMs: at,
 		}); err != nil {
@@ -246,7 +246,7 @@ func (e *Engine) orderTerms(ctx context.Context, client ln.PubKey, r lsps1.Creat
 		ID: uuid4([16]byte(drawn[:16])), Client: client, Wish: r.Wish, CreatedAt: now,
 		Lightning: &order.Lightning{Price: price, Hash: preimage.Hash(), Preimage: lsp.NewSecret(preimage), FinalCltv: cfg.InvoiceCltv, ExpiresAt: expires},
 		WaitFor:   cfg.WaitFor, HoldMarginBlocks: e.cfg.HoldMarginBlocks, HoldExpiryDelta: holdDelta,
-		MaxOpens: e.cfg.MaxOpens, BuriedConfs: e.cfg.BuriedConfs,
+		MaxOpens: e.cfg.MaxOpens, BuriedConfs: e.cfg.BuriedConfs, NullToken: r.NullToken,
 	}
 	if refundScript == nil || !cfg.OnChain {
 		return t, nil

@@ -72,7 +72,7 @@ func TestADatabaseThatDoesNotAnswerIsNoReasonToForward(t *testing.T) {
 	require.NoError(t, err)
 
 	away.Store(3)
-	e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: htlc})
+	e.onHtlc(HtlcEvent{Kind: HtlcOffered, Htlc: htlc})
 	require.Empty(t, decided, "nothing but the agreement's own machine answers its HTLCs")
 	_, err = e.jits.Recover(t.Context())
 	require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestADatabaseThatDoesNotAnswerIsNoReasonToForward(t *testing.T) {
 	// One that never was an agreement's is refused for good.
 	stranger := htlc
 	stranger.Key.HtlcID, stranger.OutgoingSCID = 2, ln.NewSCID(16_200_000, 2, 2)
-	e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: stranger})
+	e.onHtlc(HtlcEvent{Kind: HtlcOffered, Htlc: stranger})
 	require.Equal(t, VerdictRefuseUnknown, decided[stranger.Key])
 }
 
@@ -100,7 +100,7 @@ func TestARestoredDatabaseRefusesWithoutAResume(t *testing.T) {
 		})
 		require.NoError(t, e.refuseParts(t.Context(), jit.RefuseParts{OfferID: "p", Keys: []ln.CircuitKey{key}, How: jit.RefuseUnknown}))
 		require.Equal(t, want, got)
-		e.partOffered(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{Key: key, OutgoingSCID: 1}})
+		e.onHtlc(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{Key: key, OutgoingSCID: 1}})
 		require.Equal(t, want, got)
 	}
 }

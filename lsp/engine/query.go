@@ -412,7 +412,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.mu.Unlock()
 	s := Status{
-		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.cfg.Caps, Fees: e.feeStatus(),
+		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
 		Height: e.world.tip(), Pruned: pruned, Payments: map[string]int64{}, Openings: map[string]int64{},
 	}
 	if s.Usage.FundableSat, err = e.fundable(ctx); err != nil {

@@ -58,7 +58,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 			return fmt.Errorf("index the open: %w", err)
 		}
 	}
-	if err := countOpening(ctx, q, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
+	if err := e.countOpening(ctx, tx, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
 		return err
 	}
 	if err := postOpening(ctx, tx, t); err != nil {
@@ -104,7 +104,7 @@ func (e *Engine) followWanted() {
 func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[jit.State, jit.Event]) error {
 	offer := jit.OfferOf(t.To)
 	held, satBlocks := jit.HoldOf(t.To)
-	if t.Seq > 1 {
+	if t.Seq > 1 && !t.More {
 		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, satBlocks, t.At.UnixMilli()); err != nil {
 			return err
 		}
@@ -121,10 +121,14 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		if err := postForward(ctx, tx, t.ID, paid); err != nil {
 			return err
 		}
-		if err := settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
 			return err
 		}
 	}
+	if t.More {
+		return nil
+	}
+	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held, satBlocks)
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
 	return nil
 }
@@ -170,10 +174,11 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 		if err := postWrap(ctx, tx, t.ID, settled); err != nil {
 			return err
 		}
-		if err := settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
 			return err
 		}
 	}
+	e.shareMoved(tx, machineWrap, t.ID, t.Seq, wrap.Final(t.To), held.HeldMsat, held.SatBlocks)
 	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
 	return nil
 }
@@ -201,7 +206,7 @@ func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason l
 	if err != nil {
 		return fmt.Errorf("held amount of payment %s: %w", id, err)
 	}
-	_, err = lspdb.New(tx).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
+	_, err = lspdb.New(tx.Later(nil)).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
 		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, HeldSatBlocks: int64(satBlocks), UpdatedMs: atMs, //nolint:gosec // lsp.SatBlocks is bounded
 	})
 	if err != nil {

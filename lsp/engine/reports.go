@@ -29,6 +29,7 @@ func (e *Engine) watch(f opening.WatchChain) {
 
 // onBlock tells everything that waits for blocks of a new tip.
 func (e *Engine) onBlock(height uint32) {
+	e.coins.changed()
 	e.mu.Lock()
 	jits, wraps, opens := keysOf(e.waitingJit), keysOf(e.waitingWrap), keysOf(e.liveOpenings)
 	e.mu.Unlock()
@@ -81,6 +82,7 @@ func (e *Engine) onPeer(peer ln.PubKey) {
 // onChannel tells the open that a channel belongs to, and the payments whose
 // wallet it is: a channel that becomes active again may have room for them.
 func (e *Engine) onChannel(op ln.Outpoint, l link) {
+	e.coins.changed()
 	e.mu.Lock()
 	id, ours := e.byOutpoint[op]
 	e.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 )
@@ -137,7 +138,12 @@ func madeNoChannel(s opening.State) bool {
 // countOpening keeps what limits are summed from in step: the coins of a
 // payment are funded rather than promised once its open begins, and an open
 // that made no channel owes nothing and gives its coins back.
-func countOpening(ctx context.Context, q *lspdb.Queries, id, machine, paymentID string, begun, gone bool) error {
+func (e *Engine) countOpening(ctx context.Context, tx *store.Tx, id, machine, paymentID string, begun, gone bool) error {
+	q := lspdb.New(tx)
+	if begun || gone {
+		tx.OnCommit(func() { e.changeShare(paymentID, 0, func(s *lsp.Share) { s.Funded = !gone }, false) })
+		tx.OnUnknown(func() { e.doubtShare(machine, paymentID) })
+	}
 	if gone {
 		if _, err := q.MarkOpeningGone(ctx, id); err != nil {
 			return fmt.Errorf("count the open: %w", err)
@@ -159,13 +165,14 @@ func countOpening(ctx context.Context, q *lspdb.Queries, id, machine, paymentID 
 
 // settleDebt takes note that a client paid for a channel: for the one that was
 // opened for this payment or, when it needed none, the oldest that is owed for.
-func settleDebt(ctx context.Context, tx *store.Tx, paymentID string, client ln.PubKey, fee ln.Msat) error {
+func (e *Engine) settleDebt(ctx context.Context, tx *store.Tx, paymentID string, client ln.PubKey, fee ln.Msat) error {
 	q := lspdb.New(tx)
 	n, err := q.MarkOpeningsPaid(ctx, paymentID)
 	if err == nil && n == 0 && fee > 0 {
 		n, err = q.MarkOldestPaid(ctx, client[:])
 	}
 	if err == nil && n > 0 {
+		tx.OnCommit(func() { e.clientPaid(client) })
 		if _, err = q.OpeningsOfKnownClient(ctx, client[:]); err == nil {
 			_, err = q.PaymentsOfKnownClient(ctx, client[:])
 		}

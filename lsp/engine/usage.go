@@ -16,31 +16,9 @@ import (
 // anchor commitment starts no higher and is bumped by its anchors.
 const maxCommitRate ln.FeeRateSatPerKW = 2_500
 
-// Loads are summed in the transaction that changes them: who is admitted there
-// cannot be overtaken by others who are. Each sum reads only what its kind of
-// request adds to, so that unlike requests do not conflict.
-
-// agreedUsage is what is agreed and held: what new offers and HTLCs add to.
-func (e *Engine) agreedUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) (u lsp.Usage, err error) {
-	p, err := lspdb.New(tx).PaymentLoads(ctx, client[:])
-	if err != nil {
-		return u, fmt.Errorf("sum what is agreed and held: %w", err)
-	}
-	o, err := lspdb.New(tx).OrderLoads(ctx, client[:])
-	if err != nil {
-		return u, fmt.Errorf("sum what is ordered: %w", err)
-	}
-	u.Client = agreedLoad(p.ClientRequests+o.ClientRequests, p.ClientQuotedSat+o.ClientQuotedSat, p.ClientHeldMsat+o.ClientHeldMsat, p.ClientHeldSatBlocks+o.ClientHeldSatBlocks)
-	u.Newcomers = agreedLoad(p.NewcomerRequests+o.NewcomerRequests, p.NewcomerQuotedSat+o.NewcomerQuotedSat, p.NewcomerHeldMsat+o.NewcomerHeldMsat, p.NewcomerHeldSatBlocks+o.NewcomerHeldSatBlocks)
-	u.All = agreedLoad(p.Requests+o.Requests, p.QuotedSat+o.QuotedSat, p.HeldMsat+o.HeldMsat, p.HeldSatBlocks+o.HeldSatBlocks)
-	u.UnfundedSat = ln.Sat(p.UnfundedSat + o.UnfundedSat)                          //nolint:gosec // sums of non-negative columns
-	u.NewcomersUnfundedSat = ln.Sat(p.NewcomerUnfundedSat + o.NewcomerUnfundedSat) //nolint:gosec // as above
-	u.Draining = !e.accepting()
-	u.Newcomer, err = newcomer(ctx, tx, client)
-	return u, err
-}
-
-// openUsage is what was opened: what another open adds to.
+// openUsage is what was opened: what another open adds to. It is summed in the
+// transaction that begins one, so that none can overtake another. What is agreed
+// and held changes far more often: see loads.go.
 func (e *Engine) openUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) (u lsp.Usage, err error) {
 	q, now := lspdb.New(tx), e.opt.Now()
 	unpaid, err := q.UnpaidLoads(ctx, lspdb.UnpaidLoadsParams{Client: client[:], SinceMs: e.unpaidSince(now).UnixMilli()})
@@ -66,9 +44,10 @@ func (e *Engine) usage(ctx context.Context, client ln.PubKey) (u lsp.Usage, err 
 		if err != nil {
 			return err
 		}
-		if u, err = e.agreedUsage(ctx, tx, client); err != nil {
-			return err
-		}
+		e.loads.mu.Lock()
+		u = e.loads.sum.Usage(client)
+		e.loads.mu.Unlock()
+		u.Newcomer, u.Draining = opened.Newcomer, !e.accepting()
 		for _, l := range []struct{ to, from *lsp.Load }{
 			{&u.Client, &opened.Client}, {&u.Newcomers, &opened.Newcomers}, {&u.All, &opened.All},
 		} {
@@ -96,38 +75,13 @@ func (e *Engine) unpaidSince(now time.Time) time.Time {
 	return now.Add(-e.cfg.ForgetUnpaidAfter)
 }
 
-func agreedLoad(requests, quotedSat, heldMsat, satBlocks int64) lsp.Load {
-	return lsp.Load{
-		OpenRequests: int(requests), QuotedSat: ln.Sat(quotedSat), HeldSat: ln.Msat(heldMsat).ToSatCeil(), //nolint:gosec // sums of non-negative columns
-		HeldSatBlocks: uint64(satBlocks), //nolint:gosec // as above
-	}
-}
-
-// fundable is what channels can be funded with now: free coins less the
-// reserve for anchors.
-func (e *Engine) fundable(ctx context.Context) (ln.Sat, error) {
-	coins, err := e.node.Coins.ListCoins(ctx, 0)
-	if err != nil {
-		return 0, err
-	}
-	channels, err := e.node.Channels.ListChannels(ctx)
-	if err != nil {
-		return 0, err
-	}
-	var sum ln.Sat
-	for _, c := range coins {
-		if sum, err = sum.Add(c.AmountSat); err != nil {
-			return 0, err
-		}
-	}
-	return sum - min(sum, e.anchorReserve(len(channels))), nil
-}
-
 // anchorReserve is what is kept to bump commitments with: lnd's own reserve
-// ignores private channels, and all of ours are private.
+// ignores private channels, and all of ours are private. What the operator keeps
+// for itself comes on top.
 func (e *Engine) anchorReserve(channels int) ln.Sat {
-	reserve := max(e.cfg.MinReserveSat, ln.Sat(channels)*e.cfg.ReservePerChan) //nolint:gosec // a count
-	return min(reserve, e.cfg.MaxReserveSat)
+	l := e.limits()
+	reserve := max(e.cfg.MinReserveSat, ln.Sat(channels)*l.reservePerChan) //nolint:gosec // a count
+	return min(reserve, l.maxReserve) + l.keep
 }
 
 // refusal says why no channel may be opened for a payment now; zero if it may.
@@ -144,18 +98,18 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.M
 	}
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		usage, err := e.openUsage(ctx, tx, client)
-		reason = e.overLimit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage)
+		reason = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage, e.limits().caps))
 		return err
 	})
 	return reason, err
 }
 
 // overLimit says which limit a request would break, zero if none.
-func (e *Engine) overLimit(r lsp.Request, u lsp.Usage) lsp.Reason {
-	if err := lsp.Admit(r, u, e.cfg.Caps); err != nil {
-		return lsp.Because(lsp.ReasonLimit, "%s", errkind.Sentence(err))
+func overLimit(err error) lsp.Reason {
+	if err == nil {
+		return lsp.Reason{}
 	}
-	return lsp.Reason{}
+	return lsp.Because(lsp.ReasonLimit, "%s", errkind.Sentence(err))
 }
 
 // capacityFor sizes a channel for a payment at today's fee rate, in as many

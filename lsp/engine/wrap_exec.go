@@ -167,24 +167,21 @@ func (e *Engine) watchInvoice(id string, hash ln.Hash, handle func(ln.Invoice) (
 
 // judgeSet is judgePart for the set that a hold invoice accepted. lnd holds it
 // already, and has only one answer to it: cancelling the invoice.
-func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) func(context.Context, *store.Tx) (wrap.Event, error) {
-	return func(ctx context.Context, tx *store.Tx) (wrap.Event, error) {
+func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) judge[wrap.Event] {
+	return func(ctx context.Context, tx *store.Tx) (wrap.Event, func(), error) {
 		accepted := wrap.SetAccepted{Moment: e.moment(), Htlcs: htlcs}
 		inst, err := e.wraps.GetTx(ctx, tx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		offer := wrap.OfferOf(inst.State)
 		held, satBlocks, err := wrap.HoldCost(offer, htlcs, accepted.Height)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		usage, err := e.agreedUsage(ctx, tx, offer.Client)
-		if err != nil {
-			return nil, err
-		}
-		accepted.Refusal = e.overLimit(lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}, usage)
-		return accepted, nil
+		var settle func()
+		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", offer.Client, held, satBlocks)
+		return accepted, settle, err
 	}
 }
 

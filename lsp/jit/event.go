@@ -23,6 +23,10 @@ type (
 		// transaction that stores this event. A part that would join is refused
 		// with it, and the set goes back whole.
 		Refusal lsp.Reason `json:"refusal,omitzero"`
+		// Siblings that came at the same time are taken together: Before of them
+		// are before this one, and More says that others of its hash follow.
+		Before int  `json:"before,omitempty"`
+		More   bool `json:"more,omitempty"`
 	}
 	// PartGone: a part that was never resumed went back, or was taken away, by
 	// the interceptor or lnd (a deadline, or the incoming channel on chain); it

@@ -110,7 +110,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 			return back(o, Held{Parts: []Part{part}}, RefuseTemporary, v.Refusal)
 		}
 		next := Collecting{Offer: o, Held: Held{Parts: []Part{part}}, Deadline: v.At.Add(o.CollectFor)}
-		return joined(next, v.Moment)
+		return joined(next, v)
 	case Collecting:
 		if !s.complete() {
 			if len(s.Parts) >= o.Part.MaxParts {
@@ -123,7 +123,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 				return back(o, add(s.Held, part), RefuseTemporary, v.Refusal)
 			}
 			s.Held = add(s.Held, part)
-			return joined(s, v.Moment)
+			return joined(s, v)
 		}
 	case Resuming:
 		if v.Refusal.IsZero() {
@@ -142,9 +142,10 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 // joined looks at a set that has grown: complete sets are checked and then ask
 // for the wallet; the first part of an incomplete one asks early, so that a
 // sleeping wallet is woken while its siblings come.
-func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
+func joined(s Collecting, v PartArrived) (State, []Effect, error) {
+	m := v.Moment
 	if !s.complete() {
-		if len(s.Parts) == 1 {
+		if v.asksEarly(len(s.Parts)) {
 			return s, []Effect{askWallet(s.Offer, s.Part.AmountMsat, false)}, nil
 		}
 		return s, nil, nil
@@ -163,6 +164,10 @@ func joined(s Collecting, m lsp.Moment) (State, []Effect, error) {
 	}
 	return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
 }
+
+// asksEarly says that an incomplete set has just begun: all of its parts, so many,
+// came together, and no other is about to complete it.
+func (v PartArrived) asksEarly(parts int) bool { return !v.More && parts <= v.Before+1 }
 
 func stepOffered(s Offered, v Event) (State, []Effect, error) {
 	switch v := v.(type) {

@@ -138,7 +138,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 	if mine.outgoing() < o.Part.AmountMsat {
 		next := Collecting{Offer: o, Held: Held{Parts: append(others.Parts, mine.Parts...)}}
 		next.Deadline = next.firstDue()
-		if len(mine.Parts) == 1 {
+		if v.asksEarly(len(mine.Parts)) {
 			return next, []Effect{askWallet(o, o.Part.AmountMsat, false)}, nil
 		}
 		return next, nil, nil
@@ -149,7 +149,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 		effects = append(effects, refuse(o, others.keys(), RefuseTemporary, lsp.Because(lsp.ReasonOtherHash,
 			"another payment to this channel id was complete first: this one went back; pay again later")))
 	}
-	next, more, err := joined(Collecting{Offer: o, Held: mine, Deadline: mine.Parts[0].At.Add(o.CollectFor)}, v.Moment)
+	next, more, err := joined(Collecting{Offer: o, Held: mine, Deadline: mine.Parts[0].At.Add(o.CollectFor)}, v)
 	return next, append(effects, more...), err
 }
 

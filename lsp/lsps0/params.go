@@ -49,6 +49,12 @@ func (p Params) Has(name string) bool {
 	return ok && !isNull(raw)
 }
 
+// IsNull reports that the parameter is there and null.
+func (p Params) IsNull(name string) bool {
+	raw, ok := find(p.members, name)
+	return ok && isNull(raw)
+}
+
 func (p Params) get(name string) (json.RawMessage, *Error) {
 	if !p.Has(name) {
 		return nil, p.invalid(name, "it is missing")

@@ -168,6 +168,31 @@ func TestShow(t *testing.T) {
 	require.Error(t, err, "a total that is not fee and balance")
 }
 
+// LDK's client compares the order with its request and knows three states of a
+// payment: an order that it made is written so that it can read it.
+func TestShowToLDK(t *testing.T) {
+	r, refused := lsps1.ReadCreateOrder(params(t, strings.Replace(example, `"token":""`, `"token":null`, 1)))
+	require.Nil(t, refused)
+	require.True(t, r.NullToken)
+	s := made(true).(order.Awaiting)
+	s.NullToken = r.NullToken
+	s.PaidBy = order.PaidByLightning
+	b, err := json.Marshal(lsps1.Show(s))
+	require.NoError(t, err)
+	require.Contains(t, string(b), `"token":null`)
+	require.Contains(t, string(b), `"bolt11":{"state":"PAID"`)
+	s.NullToken = false
+	b, err = json.Marshal(lsps1.Show(s))
+	require.NoError(t, err)
+	require.Contains(t, string(b), `"token":""`)
+	require.Contains(t, string(b), `"bolt11":{"state":"HOLD"`)
+	for _, token := range []string{`"token":"",`, ``} {
+		r, refused = lsps1.ReadCreateOrder(params(t, strings.Replace(example, `"token":"",`, token, 1)))
+		require.Nil(t, refused)
+		require.False(t, r.NullToken)
+	}
+}
+
 type service struct{ err error }
 
 func (s service) Options(context.Context) (lsps1.Options, error) { return options(), s.err }

@@ -33,6 +33,8 @@ type CreateOrderRequest struct {
 	// RefundAddress is empty when the client gave none: then it cannot pay on
 	// chain.
 	RefundAddress string
+	// NullToken: the client wrote null for no token, as LDK's does (order.Terms).
+	NullToken bool
 }
 
 // ReadCreateOrder reads the parameters of lsps1.create_order. Zeus adds
@@ -60,6 +62,7 @@ func ReadCreateOrder(p lsps0.Params) (r CreateOrderRequest, refused *lsps0.Error
 	read(err)
 	r.ExpiryBlocks, err = p.Uint32("channel_expiry_blocks")
 	read(err)
+	r.NullToken = p.IsNull("token")
 	if p.Has("token") {
 		r.Token, err = p.String("token", MaxToken)
 		read(err)
@@ -78,17 +81,24 @@ func ReadCreateOrder(p lsps0.Params) (r CreateOrderRequest, refused *lsps0.Error
 
 // MarshalJSON writes the request as a client.
 func (r CreateOrderRequest) MarshalJSON() ([]byte, error) {
+	var token any
+	switch {
+	case r.Token != "":
+		token = r.Token
+	case r.NullToken:
+		token = json.RawMessage("null")
+	}
 	return json.Marshal(struct {
 		LspBalanceSat    lsps0.Sat `json:"lsp_balance_sat"`
 		ClientBalanceSat lsps0.Sat `json:"client_balance_sat"`
 		RequiredConfs    uint16    `json:"required_channel_confirmations"`
 		ConfirmWithin    uint16    `json:"funding_confirms_within_blocks"`
 		ExpiryBlocks     uint32    `json:"channel_expiry_blocks"`
-		Token            string    `json:"token,omitempty"`
+		Token            any       `json:"token,omitempty"`
 		RefundAddress    string    `json:"refund_onchain_address,omitempty"`
 		Announce         bool      `json:"announce_channel"`
 	}{
-		lsps0.Sat(r.LspBalanceSat), lsps0.Sat(r.ClientBalanceSat), r.RequiredConfs, r.ConfirmWithin, r.ExpiryBlocks, r.Token, r.RefundAddress, r.Announce,
+		lsps0.Sat(r.LspBalanceSat), lsps0.Sat(r.ClientBalanceSat), r.RequiredConfs, r.ConfirmWithin, r.ExpiryBlocks, token, r.RefundAddress, r.Announce,
 	})
 }
 
@@ -114,7 +124,7 @@ type Order struct {
 	RequiredConfs    uint16           `json:"required_channel_confirmations"`
 	ConfirmWithin    uint16           `json:"funding_confirms_within_blocks"`
 	ExpiryBlocks     uint32           `json:"channel_expiry_blocks"`
-	Token            string           `json:"token"`
+	Token            *string          `json:"token"`
 	CreatedAt        lsps0.Datetime   `json:"created_at"`
 	Announce         bool             `json:"announce_channel"`
 	State            order.OrderState `json:"order_state"`
@@ -172,8 +182,17 @@ func Show(s order.State) Order {
 	o, v := order.Of(s), order.Show(s)
 	out := Order{
 		OrderID: o.ID, LspBalanceSat: lsps0.Sat(o.LspBalanceSat), ClientBalanceSat: lsps0.Sat(o.ClientBalanceSat),
-		RequiredConfs: o.RequiredConfs, ConfirmWithin: o.ConfirmWithin, ExpiryBlocks: o.ExpiryBlocks, Token: o.Token,
+		RequiredConfs: o.RequiredConfs, ConfirmWithin: o.ConfirmWithin, ExpiryBlocks: o.ExpiryBlocks, Token: &o.Token,
 		CreatedAt: lsps0.Datetime(o.CreatedAt), Announce: o.Announce, State: v.State,
+	}
+	if o.NullToken {
+		// LDK's client holds an order against what it asked for, and takes "" for
+		// something else than null. It knows no HOLD, and reads nothing more of an LSP
+		// that says it: to it PAID is a payment that was received.
+		out.Token = nil
+		if v.Lightning == order.Hold {
+			v.Lightning = order.PaymentPaid
+		}
 	}
 	if l := o.Lightning; l != nil {
 		out.Payment.Bolt11 = &Bolt11{

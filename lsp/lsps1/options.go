@@ -102,6 +102,16 @@ type GetInfoResult struct {
 	MaxChannelSat       lsps0.Sat `json:"max_channel_balance_sat"`
 }
 
+// Options are what was read, as the client.
+func (r GetInfoResult) Options() Options {
+	return Options{
+		MinRequiredConfs: r.MinRequiredConfs, MinConfirmWithin: r.MinConfirmWithin, MaxExpiryBlocks: r.MaxExpiryBlocks,
+		MinClientSat: ln.Sat(r.MinClientSat), MaxClientSat: ln.Sat(r.MaxClientSat),
+		MinLspSat: ln.Sat(r.MinLspSat), MaxLspSat: ln.Sat(r.MaxLspSat),
+		MinChannelSat: ln.Sat(r.MinChannelSat), MaxChannelSat: ln.Sat(r.MaxChannelSat),
+	}
+}
+
 // NewGetInfoResult writes the options. A reserve of zero is none that lnd can
 // give.
 func NewGetInfoResult(o Options) GetInfoResult {

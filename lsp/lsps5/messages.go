@@ -2,6 +2,7 @@ package lsps5
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 )
@@ -98,4 +99,48 @@ func (r ListResult) MarshalJSON() ([]byte, error) {
 		r.AppNames = []string{}
 	}
 	return json.Marshal(plain(r))
+}
+
+// maxListed bounds what a client reads.
+const maxListed = 1_000
+
+// ReadSetResult reads the answer to lsps5.set_webhook as the client.
+func ReadSetResult(result json.RawMessage) (SetResult, error) {
+	p, refused := lsps0.ParseParams(result)
+	if refused != nil {
+		return SetResult{}, refused
+	}
+	var r SetResult
+	have, refused := p.Uint32("num_webhooks")
+	if refused != nil {
+		return r, refused
+	}
+	most, refused := p.Uint32("max_webhooks")
+	if refused != nil {
+		return r, refused
+	}
+	r.NumWebhooks, r.MaxWebhooks = int(have), int(most)
+	if r.NoChange, refused = p.Bool("no_change"); refused != nil {
+		return r, refused
+	}
+	return r, nil
+}
+
+// ReadListResult reads the answer to lsps5.list_webhooks as the client.
+func ReadListResult(result json.RawMessage) (ListResult, error) {
+	p, refused := lsps0.ParseParams(result)
+	if refused != nil {
+		return ListResult{}, refused
+	}
+	most, refused := p.Uint32("max_webhooks")
+	if refused != nil {
+		return ListResult{}, refused
+	}
+	var list struct {
+		AppNames []string `json:"app_names"`
+	}
+	if err := json.Unmarshal(result, &list); err != nil || list.AppNames == nil || len(list.AppNames) > maxListed {
+		return ListResult{}, fmt.Errorf("the LSP's list of webhooks cannot be read")
+	}
+	return ListResult{AppNames: list.AppNames, MaxWebhooks: int(most)}, nil
 }

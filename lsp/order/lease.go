@@ -62,9 +62,14 @@ func stepFunding(s Funding, v Event) (State, []Effect, error) {
 		return unwind(s.Order, v.Reason)
 	case NewBlock:
 		if s.late(v.Height) {
-			// The signed bytes are sent with every block until they are in one: the
-			// channel will exist, so that giving the payment back would give it away.
-			return settle(s.Order)
+			// bLIP-51 has the payment cancelled where no funding transaction is
+			// published. Once it is signed that is not ours to choose: the signed bytes
+			// are sent with every block until they are in one, a zero-conf channel may
+			// have carried payments already, and who cancels gives both away, the
+			// payment and the channel. If another transaction takes the coins after
+			// all, the order is Lost, and owed to the client.
+			next, effects, err := settle(s.Order)
+			return next, append(effects, Alarm{OrderID: s.ID, Reason: unpublished()}), err
 		}
 		return s, nil, nil
 	case CoinsSeen:
@@ -90,6 +95,11 @@ func (o Order) canceled(s Funding) (State, []Effect, error) {
 		return s, nil, nil
 	}
 	return s, []Effect{Alarm{OrderID: o.ID, Reason: unpaidChannel()}}, nil
+}
+
+func unpublished() lsp.Reason {
+	return lsp.Because(lsp.ReasonOpenSlow,
+		"the payment of an order is taken although the network has not taken its funding transaction for as long as the payment could be held: see why (sluicectl openings), or the client has paid for a channel that is not there")
 }
 
 func unpaidChannel() lsp.Reason {
@@ -200,10 +210,9 @@ func stepActive(s Active, v Event) (State, []Effect, error) {
 	return s, effects, nil
 }
 
-// conflicted: the channel that the client was given can never exist. On-chain
-// coins are still kept for that day.
-func (s Active) conflicted(reason lsp.Reason) (State, []Effect, error) {
-	o := s.Order
+// conflicted: the channel that the client was given can never exist, even if it
+// was used and closed meanwhile. On-chain coins are still kept for that day.
+func (o Order) conflicted(reason lsp.Reason) (State, []Effect, error) {
 	o.Channel = nil
 	if o.Settled || o.Taken {
 		return lost(o)
@@ -246,6 +255,11 @@ func stepClosing(s Closing, v Event) (State, []Effect, error) {
 		return Closing{Order: o}, append(effects, closeChannel(o)), nil
 	case PeerOnline:
 		return s, []Effect{closeChannel(s.Order)}, nil
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return s.conflicted(v.Reason)
 	case Cancel:
 		return nil, nil, ErrTooLate
 	}
@@ -286,6 +300,11 @@ func stepEnding(s Ending, v Event) (State, []Effect, error) {
 		o.Unwatched = true
 	case NewBlock:
 		o, effects = o.takeOver(v.Height)
+	case OpeningFailed:
+		if v.OpeningID != OpeningID(s.ID, s.Opens) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		return o.conflicted(v.Reason)
 	case Cancel:
 		return nil, nil, ErrTooLate
 	default:

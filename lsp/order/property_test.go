@@ -217,3 +217,52 @@ func TestWireStates(t *testing.T) {
 	s, _ = walk(t, Created{scenario(onlyLightning)}, Start{m}, InvoiceAdded{m, "lnbcrt1"}, InvoiceCanceled{m})
 	shown(WireFailed, Refunded)
 }
+
+// A payment whose time is up is given back while there is no funding that could
+// confirm, and taken once there is: who gave it back then would have given the
+// channel, too.
+func TestTimeIsUpWhileFunding(t *testing.T) {
+	m := moment(testHeight)
+	first := OpeningID(onlyLightning, 1)
+	opening, _ := walk(t, Created{scenario(onlyLightning)}, Start{m}, InvoiceAdded{m, "lnbcrt1"},
+		SetAccepted{Moment: m, Htlcs: testHtlcs()}, IncomingChecked{m, true, ""}, PeerStatus{m, true})
+	height := uint32(testHeight)
+	for !Of(opening).late(height) {
+		height++
+	}
+	soon, end := moment(height-1), moment(height)
+
+	unsigned, effects := walk(t, opening, NewBlock{Moment: soon})
+	require.Equal(t, opening.StateName(), unsigned.StateName())
+	require.Empty(t, effects)
+	unsigned, effects = walk(t, opening, NewBlock{Moment: end})
+	for _, f := range effects {
+		_, settles := f.(SettleInvoice)
+		require.False(t, settles, "nothing is signed: there is nothing to be paid for")
+	}
+	over, effects := walk(t, unsigned, OpeningFailed{Moment: end, OpeningID: first, Reason: lsp.Because(lsp.ReasonOpenSlow, "")})
+	require.IsType(t, Unwinding{}, over)
+	require.IsType(t, CancelInvoice{}, effects[0])
+
+	signed, _ := walk(t, opening, OpeningSigned{m, first, testFunding})
+	still, effects := walk(t, signed, NewBlock{Moment: soon})
+	require.IsType(t, Funding{}, still)
+	require.Empty(t, effects)
+	taken, effects := walk(t, signed, NewBlock{Moment: end})
+	require.IsType(t, Settling{}, taken)
+	var settles, alarms int
+	for _, f := range effects {
+		switch f.(type) {
+		case SettleInvoice:
+			settles++
+		case Alarm:
+			alarms++
+		}
+	}
+	require.Equal(t, []int{1, 1}, []int{settles, alarms})
+	require.Equal(t, Hold, Show(taken).Lightning)
+	// The network takes it after all: the client has what it paid for.
+	late, _ := walk(t, taken, OpeningPublished{end, first, testFunding}, InvoiceSettled{end})
+	require.IsType(t, Active{}, late)
+	require.NotNil(t, Show(late).Channel)
+}

@@ -25,6 +25,9 @@ type Terms struct {
 	HoldExpiryDelta  uint32 `json:"hold_expiry_delta"`
 	MaxOpens         uint32 `json:"max_opens"`
 	BuriedConfs      uint32 `json:"buried_confs"`
+	// NullToken: the client wrote null for no token, and is shown its order as one
+	// that does can read it.
+	NullToken bool `json:"null_token,omitempty"`
 }
 
 // Wish is the channel that the client wants (bLIP-51, create_order).

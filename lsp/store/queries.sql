@@ -25,6 +25,9 @@ SELECT * FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC;
 -- name: OpenPayments :many
 SELECT * FROM lsp_payments WHERE NOT terminal ORDER BY id;
 
+-- name: UndecidedOrders :many
+SELECT * FROM lsp_orders WHERE undecided ORDER BY id;
+
 -- name: FindPayments :many
 SELECT * FROM lsp_payments
 WHERE id < sqlc.arg(before_id)
@@ -36,22 +39,6 @@ ORDER BY id DESC LIMIT sqlc.arg(most);
 -- name: PaymentStates :many
 SELECT machine, state, CAST(COUNT(*) AS BIGINT) AS payments FROM lsp_payments GROUP BY machine, state ORDER BY machine, state;
 
--- name: PaymentLoads :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat,
-       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE capacity_sat END), 0) AS BIGINT) AS unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
-FROM lsp_payments WHERE NOT terminal;
 
 -- name: SetPaymentFunded :execrows
 UPDATE lsp_payments SET funded = sqlc.arg(funded) WHERE id = sqlc.arg(id);
@@ -213,22 +200,6 @@ ORDER BY created_ms DESC, id DESC LIMIT sqlc.arg(most);
 -- name: OrderStates :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS orders FROM lsp_orders GROUP BY state ORDER BY state;
 
--- name: OrderLoads :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests,
-       CAST(COALESCE(SUM(lsp_balance_sat + client_balance_sat), 0) AS BIGINT) AS quoted_sat,
-       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE lsp_balance_sat + client_balance_sat END), 0) AS BIGINT) AS unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
-FROM lsp_orders WHERE undecided;
 
 -- name: OrderRisk :one
 SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal;

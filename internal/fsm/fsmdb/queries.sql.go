@@ -586,31 +586,34 @@ func (q *Queries) NoteEffectFailure(ctx context.Context, arg NoteEffectFailurePa
 }
 
 const updateInstance = `-- name: UpdateInstance :execrows
-UPDATE fsm_instances SET state = $1, data = $2, version = version + 1, terminal = $3, due_ms = $4, updated_ms = $5
-WHERE machine = $6 AND id = $7 AND version = $8
+UPDATE fsm_instances SET state = $1, data = $2, version = $3,
+    terminal = $4, due_ms = $5, updated_ms = $6
+WHERE machine = $7 AND id = $8 AND version = $9
 `
 
 type UpdateInstanceParams struct {
 	State     string
 	Data      string
+	Version   int64
 	Terminal  bool
 	DueMs     int64
 	UpdatedMs int64
 	Machine   string
 	ID        string
-	Version   int64
+	Was       int64
 }
 
 func (q *Queries) UpdateInstance(ctx context.Context, arg UpdateInstanceParams) (int64, error) {
 	result, err := q.db.ExecContext(ctx, updateInstance,
 		arg.State,
 		arg.Data,
+		arg.Version,
 		arg.Terminal,
 		arg.DueMs,
 		arg.UpdatedMs,
 		arg.Machine,
 		arg.ID,
-		arg.Version,
+		arg.Was,
 	)
 	if err != nil {
 		return 0, err

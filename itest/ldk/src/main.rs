@@ -14,6 +14,8 @@ use ldk_node::config::{AnchorChannelsConfig, Config};
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
 use ldk_node::logger::LogLevel;
+use ldk_node::liquidity::LSPS1OrderStatus;
+use ldk_node::lightning_liquidity::lsps1::msgs::LSPS1OrderId;
 use ldk_node::payment::{PaymentDirection, PaymentKind};
 use ldk_node::{Builder, Event, Node};
 use serde_json::{json, Value};
@@ -100,12 +102,38 @@ fn serve(node: &Node, lsp: PublicKey, address: &SocketAddress, request: &Value) 
             let invoice = Bolt11Invoice::from_str(text(request, "invoice")?).map_err(|e| format!("{e:?}"))?;
             node.bolt11_payment().send(&invoice, None).map(|id| json!(hex(&id.0))).map_err(failed)
         }
+        // LSPS1. LDK Node names the refund address itself.
+        "order" => {
+            let order = node.lsps1_liquidity().request_channel(
+                number(request, "lsp_balance_sat")?, number(request, "client_balance_sat")?,
+                number(request, "expiry_blocks")? as u32, false,
+            );
+            order.map(|o| describe_order(&o)).map_err(failed)
+        }
+        "order_status" => {
+            let id = LSPS1OrderId(text(request, "order_id")?.into());
+            node.lsps1_liquidity().check_order_status(id).map(|o| describe_order(&o)).map_err(failed)
+        }
         "connect" => node.connect(lsp, address.clone(), true).map(|()| json!({})).map_err(failed),
         "disconnect" => node.disconnect(lsp).map(|()| json!({})).map_err(failed),
         "payments" => Ok(payments(node)),
         "channels" => Ok(channels(node)),
         unknown => Err(format!("there is no {unknown}")),
     }
+}
+
+fn describe_order(o: &LSPS1OrderStatus) -> Value {
+    let bolt11 = o.payment_options.bolt11.as_ref();
+    let onchain = o.payment_options.onchain.as_ref();
+    json!({
+        "order_id": o.order_id.0,
+        "invoice": bolt11.map(|b| b.invoice.to_string()),
+        "fee_sat": bolt11.map(|b| b.fee_total_sat), "total_sat": bolt11.map(|b| b.order_total_sat),
+        "bolt11": bolt11.map(|b| format!("{:?}", b.state)),
+        "address": onchain.map(|c| c.address.to_string()), "chain_total_sat": onchain.map(|c| c.order_total_sat),
+        "onchain": onchain.map(|c| format!("{:?}", c.state)),
+        "funding": o.channel_state.as_ref().map(|c| c.funding_outpoint.to_string()),
+    })
 }
 
 /// What the wallet has in its books of what it received.

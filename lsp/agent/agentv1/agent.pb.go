@@ -87,7 +87,8 @@ type Lsp struct {
 	NodeKey string `protobuf:"bytes,2,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
 	// Where its Lightning node listens, HOST:PORT.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	// Where its service listens, HOST:PORT.
+	// Where its service of Sluice's listens, HOST:PORT; empty for one that is asked
+	// over the Lightning connection (LSPS).
 	Grpc string `protobuf:"bytes,4,opt,name=grpc,proto3" json:"grpc,omitempty"`
 	// The file with its TLS certificate; empty trusts the system's roots.
 	Certificate string `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -100,7 +101,9 @@ type Lsp struct {
 	// What is wrong, for people; empty when nothing is.
 	Problem string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
 	// Whether it takes new business.
-	Accepting     bool `protobuf:"varint,10,opt,name=accepting,proto3" json:"accepting,omitempty"`
+	Accepting bool `protobuf:"varint,10,opt,name=accepting,proto3" json:"accepting,omitempty"`
+	// The LSPS that it serves, of one that has no service of Sluice's.
+	Lsps          []uint32 `protobuf:"varint,11,rep,packed,name=lsps,proto3" json:"lsps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -203,6 +206,13 @@ func (x *Lsp) GetAccepting() bool {
 		return x.Accepting
 	}
 	return false
+}
+
+func (x *Lsp) GetLsps() []uint32 {
+	if x != nil {
+		return x.Lsps
+	}
+	return nil
 }
 
 // Channel is one channel of the wallet.
@@ -1098,7 +1108,10 @@ func (x *RemoveLspResponse) GetChannels() uint32 {
 type ListOffersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The amount.
-	AmountMsat    uint64 `protobuf:"varint,1,opt,name=amount_msat,json=amountMsat,proto3" json:"amount_msat,omitempty"`
+	AmountMsat uint64 `protobuf:"varint,1,opt,name=amount_msat,json=amountMsat,proto3" json:"amount_msat,omitempty"`
+	// Also ask what a channel for the amount costs outright (LSPS1). That makes an
+	// order at each LSP, which lapses unpaid.
+	Orders        bool `protobuf:"varint,2,opt,name=orders,proto3" json:"orders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1140,6 +1153,13 @@ func (x *ListOffersRequest) GetAmountMsat() uint64 {
 	return 0
 }
 
+func (x *ListOffersRequest) GetOrders() bool {
+	if x != nil {
+		return x.Orders
+	}
+	return false
+}
+
 // Offer is what one LSP would charge under one item of its menu.
 type Offer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1160,7 +1180,12 @@ type Offer struct {
 	// For how many blocks the channel stays at least.
 	MinLifetimeBlocks uint32 `protobuf:"varint,8,opt,name=min_lifetime_blocks,json=minLifetimeBlocks,proto3" json:"min_lifetime_blocks,omitempty"`
 	// Until when the offer can be used.
-	ValidUntilMs  int64 `protobuf:"varint,9,opt,name=valid_until_ms,json=validUntilMs,proto3" json:"valid_until_ms,omitempty"`
+	ValidUntilMs int64 `protobuf:"varint,9,opt,name=valid_until_ms,json=validUntilMs,proto3" json:"valid_until_ms,omitempty"`
+	// "on_demand": a channel opened for a payment; "lsps2": the same by LSPS2, which an
+	// lnd cannot take; "order": a channel bought outright (LSPS1).
+	Kind string `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Of an order: what could be received through the channel.
+	LspBalanceSat uint64 `protobuf:"varint,11,opt,name=lsp_balance_sat,json=lspBalanceSat,proto3" json:"lsp_balance_sat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1254,6 +1279,20 @@ func (x *Offer) GetMinLifetimeBlocks() uint32 {
 func (x *Offer) GetValidUntilMs() int64 {
 	if x != nil {
 		return x.ValidUntilMs
+	}
+	return 0
+}
+
+func (x *Offer) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Offer) GetLspBalanceSat() uint64 {
+	if x != nil {
+		return x.LspBalanceSat
 	}
 	return 0
 }
@@ -1936,11 +1975,916 @@ func (x *PayResponse) GetPreimage() string {
 	return ""
 }
 
+// Order is a channel that was bought outright.
+type Order struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name.
+	Lsp string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	// Names the order at that LSP.
+	OrderId string `protobuf:"bytes,2,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// What can be received through the channel at first.
+	LspBalanceSat uint64 `protobuf:"varint,3,opt,name=lsp_balance_sat,json=lspBalanceSat,proto3" json:"lsp_balance_sat,omitempty"`
+	// What the wallet has in it at first.
+	ClientBalanceSat uint64 `protobuf:"varint,4,opt,name=client_balance_sat,json=clientBalanceSat,proto3" json:"client_balance_sat,omitempty"`
+	// How many confirmations it waits for; 0: it is used at once.
+	Confirmations uint32 `protobuf:"varint,5,opt,name=confirmations,proto3" json:"confirmations,omitempty"`
+	// How many blocks it stays at least.
+	LeaseBlocks uint32 `protobuf:"varint,6,opt,name=lease_blocks,json=leaseBlocks,proto3" json:"lease_blocks,omitempty"`
+	// Whether it is announced.
+	Announce bool `protobuf:"varint,7,opt,name=announce,proto3" json:"announce,omitempty"`
+	// What the LSP takes.
+	FeeSat uint64 `protobuf:"varint,8,opt,name=fee_sat,json=feeSat,proto3" json:"fee_sat,omitempty"`
+	// What is to be paid: the fee and the wallet's balance.
+	TotalSat uint64 `protobuf:"varint,9,opt,name=total_sat,json=totalSat,proto3" json:"total_sat,omitempty"`
+	// The invoice; empty if it can be paid on chain only.
+	Bolt11 string `protobuf:"bytes,10,opt,name=bolt11,proto3" json:"bolt11,omitempty"`
+	// Where to pay on chain; empty without a refund address.
+	Address string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
+	// What is to be paid there.
+	ChainTotalSat uint64 `protobuf:"varint,12,opt,name=chain_total_sat,json=chainTotalSat,proto3" json:"chain_total_sat,omitempty"`
+	// Where money comes back that was paid there for nothing.
+	RefundAddress string `protobuf:"bytes,13,opt,name=refund_address,json=refundAddress,proto3" json:"refund_address,omitempty"`
+	// What the LSP's node signed about that; empty if it signed nothing.
+	RefundPromise string `protobuf:"bytes,14,opt,name=refund_promise,json=refundPromise,proto3" json:"refund_promise,omitempty"`
+	// Its signature, as lnd's signmessage makes it.
+	RefundPromiseSignature string `protobuf:"bytes,15,opt,name=refund_promise_signature,json=refundPromiseSignature,proto3" json:"refund_promise_signature,omitempty"`
+	// CREATED, COMPLETED or FAILED.
+	State string `protobuf:"bytes,16,opt,name=state,proto3" json:"state,omitempty"`
+	// EXPECT_PAYMENT, HOLD, PAID or REFUNDED.
+	PaymentState string `protobuf:"bytes,17,opt,name=payment_state,json=paymentState,proto3" json:"payment_state,omitempty"`
+	// The channel's funding outpoint, once it is published.
+	FundingOutpoint string `protobuf:"bytes,18,opt,name=funding_outpoint,json=fundingOutpoint,proto3" json:"funding_outpoint,omitempty"`
+	// Until when the channel stays at least; 0 while that is not known.
+	LeaseEndsMs int64 `protobuf:"varint,19,opt,name=lease_ends_ms,json=leaseEndsMs,proto3" json:"lease_ends_ms,omitempty"`
+	// When it was ordered.
+	CreatedMs int64 `protobuf:"varint,20,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// Until when it can be paid.
+	ExpiresMs int64 `protobuf:"varint,21,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// Whether nothing more comes of it.
+	Over          bool `protobuf:"varint,22,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Order) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+func (x *Order) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Order) GetLspBalanceSat() uint64 {
+	if x != nil {
+		return x.LspBalanceSat
+	}
+	return 0
+}
+
+func (x *Order) GetClientBalanceSat() uint64 {
+	if x != nil {
+		return x.ClientBalanceSat
+	}
+	return 0
+}
+
+func (x *Order) GetConfirmations() uint32 {
+	if x != nil {
+		return x.Confirmations
+	}
+	return 0
+}
+
+func (x *Order) GetLeaseBlocks() uint32 {
+	if x != nil {
+		return x.LeaseBlocks
+	}
+	return 0
+}
+
+func (x *Order) GetAnnounce() bool {
+	if x != nil {
+		return x.Announce
+	}
+	return false
+}
+
+func (x *Order) GetFeeSat() uint64 {
+	if x != nil {
+		return x.FeeSat
+	}
+	return 0
+}
+
+func (x *Order) GetTotalSat() uint64 {
+	if x != nil {
+		return x.TotalSat
+	}
+	return 0
+}
+
+func (x *Order) GetBolt11() string {
+	if x != nil {
+		return x.Bolt11
+	}
+	return ""
+}
+
+func (x *Order) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Order) GetChainTotalSat() uint64 {
+	if x != nil {
+		return x.ChainTotalSat
+	}
+	return 0
+}
+
+func (x *Order) GetRefundAddress() string {
+	if x != nil {
+		return x.RefundAddress
+	}
+	return ""
+}
+
+func (x *Order) GetRefundPromise() string {
+	if x != nil {
+		return x.RefundPromise
+	}
+	return ""
+}
+
+func (x *Order) GetRefundPromiseSignature() string {
+	if x != nil {
+		return x.RefundPromiseSignature
+	}
+	return ""
+}
+
+func (x *Order) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Order) GetPaymentState() string {
+	if x != nil {
+		return x.PaymentState
+	}
+	return ""
+}
+
+func (x *Order) GetFundingOutpoint() string {
+	if x != nil {
+		return x.FundingOutpoint
+	}
+	return ""
+}
+
+func (x *Order) GetLeaseEndsMs() int64 {
+	if x != nil {
+		return x.LeaseEndsMs
+	}
+	return 0
+}
+
+func (x *Order) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Order) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Order) GetOver() bool {
+	if x != nil {
+		return x.Over
+	}
+	return false
+}
+
+// CreateOrderRequest says what channel to buy.
+type CreateOrderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name; may be empty if there is one only.
+	Lsp string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	// What shall be receivable.
+	LspBalanceSat uint64 `protobuf:"varint,2,opt,name=lsp_balance_sat,json=lspBalanceSat,proto3" json:"lsp_balance_sat,omitempty"`
+	// What the wallet shall have in it, which is paid for beside the fee.
+	ClientBalanceSat uint64 `protobuf:"varint,3,opt,name=client_balance_sat,json=clientBalanceSat,proto3" json:"client_balance_sat,omitempty"`
+	// Confirmations before it is used; not set: none if the LSP is trusted with that
+	// and sells such, else 3.
+	Confirmations *uint32 `protobuf:"varint,4,opt,name=confirmations,proto3,oneof" json:"confirmations,omitempty"`
+	// How many blocks it shall stay; 0 means three months, or the LSP's most.
+	LeaseBlocks uint32 `protobuf:"varint,5,opt,name=lease_blocks,json=leaseBlocks,proto3" json:"lease_blocks,omitempty"`
+	// Announce it.
+	Announce bool `protobuf:"varint,6,opt,name=announce,proto3" json:"announce,omitempty"`
+	// A token of the LSP's.
+	Token string `protobuf:"bytes,7,opt,name=token,proto3" json:"token,omitempty"`
+	// Allows payment on chain, and says where money goes back.
+	RefundAddress string `protobuf:"bytes,8,opt,name=refund_address,json=refundAddress,proto3" json:"refund_address,omitempty"`
+	// Refuse a fee above this; 0 means no limit.
+	MaxFeeSat     uint64 `protobuf:"varint,9,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateOrderRequest) Reset() {
+	*x = CreateOrderRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateOrderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateOrderRequest) ProtoMessage() {}
+
+func (x *CreateOrderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateOrderRequest.ProtoReflect.Descriptor instead.
+func (*CreateOrderRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CreateOrderRequest) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+func (x *CreateOrderRequest) GetLspBalanceSat() uint64 {
+	if x != nil {
+		return x.LspBalanceSat
+	}
+	return 0
+}
+
+func (x *CreateOrderRequest) GetClientBalanceSat() uint64 {
+	if x != nil {
+		return x.ClientBalanceSat
+	}
+	return 0
+}
+
+func (x *CreateOrderRequest) GetConfirmations() uint32 {
+	if x != nil && x.Confirmations != nil {
+		return *x.Confirmations
+	}
+	return 0
+}
+
+func (x *CreateOrderRequest) GetLeaseBlocks() uint32 {
+	if x != nil {
+		return x.LeaseBlocks
+	}
+	return 0
+}
+
+func (x *CreateOrderRequest) GetAnnounce() bool {
+	if x != nil {
+		return x.Announce
+	}
+	return false
+}
+
+func (x *CreateOrderRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *CreateOrderRequest) GetRefundAddress() string {
+	if x != nil {
+		return x.RefundAddress
+	}
+	return ""
+}
+
+func (x *CreateOrderRequest) GetMaxFeeSat() uint64 {
+	if x != nil {
+		return x.MaxFeeSat
+	}
+	return 0
+}
+
+// CreateOrderResponse is what is to be paid.
+type CreateOrderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order.
+	Order         *Order `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateOrderResponse) Reset() {
+	*x = CreateOrderResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateOrderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateOrderResponse) ProtoMessage() {}
+
+func (x *CreateOrderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateOrderResponse.ProtoReflect.Descriptor instead.
+func (*CreateOrderResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CreateOrderResponse) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// ListOrdersRequest has no fields.
+type ListOrdersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrdersRequest) Reset() {
+	*x = ListOrdersRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrdersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrdersRequest) ProtoMessage() {}
+
+func (x *ListOrdersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrdersRequest.ProtoReflect.Descriptor instead.
+func (*ListOrdersRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+// ListOrdersResponse lists orders as they were last known.
+type ListOrdersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The orders.
+	Orders        []*Order `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrdersResponse) Reset() {
+	*x = ListOrdersResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrdersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrdersResponse) ProtoMessage() {}
+
+func (x *ListOrdersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrdersResponse.ProtoReflect.Descriptor instead.
+func (*ListOrdersResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListOrdersResponse) GetOrders() []*Order {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+// WatchOrderRequest names an order.
+type WatchOrderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, or the beginning of it.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// End after the first answer.
+	Once          bool `protobuf:"varint,2,opt,name=once,proto3" json:"once,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchOrderRequest) Reset() {
+	*x = WatchOrderRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchOrderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchOrderRequest) ProtoMessage() {}
+
+func (x *WatchOrderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchOrderRequest.ProtoReflect.Descriptor instead.
+func (*WatchOrderRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WatchOrderRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *WatchOrderRequest) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
+}
+
+// WatchOrderResponse is the order as it now is.
+type WatchOrderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order.
+	Order         *Order `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchOrderResponse) Reset() {
+	*x = WatchOrderResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchOrderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchOrderResponse) ProtoMessage() {}
+
+func (x *WatchOrderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchOrderResponse.ProtoReflect.Descriptor instead.
+func (*WatchOrderResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *WatchOrderResponse) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// SetWebhookRequest registers a webhook, or moves the one of its name.
+type SetWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name; may be empty if there is one only.
+	Lsp string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	// What the webhook is called.
+	AppName string `protobuf:"bytes,2,opt,name=app_name,json=appName,proto3" json:"app_name,omitempty"`
+	// The https URL.
+	Url           string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWebhookRequest) Reset() {
+	*x = SetWebhookRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWebhookRequest) ProtoMessage() {}
+
+func (x *SetWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWebhookRequest.ProtoReflect.Descriptor instead.
+func (*SetWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SetWebhookRequest) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+func (x *SetWebhookRequest) GetAppName() string {
+	if x != nil {
+		return x.AppName
+	}
+	return ""
+}
+
+func (x *SetWebhookRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+// SetWebhookResponse says what there are now.
+type SetWebhookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Webhooks of this wallet at the LSP.
+	Webhooks uint32 `protobuf:"varint,1,opt,name=webhooks,proto3" json:"webhooks,omitempty"`
+	// How many it keeps.
+	MaxWebhooks uint32 `protobuf:"varint,2,opt,name=max_webhooks,json=maxWebhooks,proto3" json:"max_webhooks,omitempty"`
+	// It was registered exactly so before.
+	NoChange      bool `protobuf:"varint,3,opt,name=no_change,json=noChange,proto3" json:"no_change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWebhookResponse) Reset() {
+	*x = SetWebhookResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWebhookResponse) ProtoMessage() {}
+
+func (x *SetWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWebhookResponse.ProtoReflect.Descriptor instead.
+func (*SetWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetWebhookResponse) GetWebhooks() uint32 {
+	if x != nil {
+		return x.Webhooks
+	}
+	return 0
+}
+
+func (x *SetWebhookResponse) GetMaxWebhooks() uint32 {
+	if x != nil {
+		return x.MaxWebhooks
+	}
+	return 0
+}
+
+func (x *SetWebhookResponse) GetNoChange() bool {
+	if x != nil {
+		return x.NoChange
+	}
+	return false
+}
+
+// ListWebhooksRequest names an LSP.
+type ListWebhooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name; may be empty if there is one only.
+	Lsp           string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksRequest) Reset() {
+	*x = ListWebhooksRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksRequest) ProtoMessage() {}
+
+func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
+func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListWebhooksRequest) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+// ListWebhooksResponse lists them.
+type ListWebhooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their names.
+	AppNames []string `protobuf:"bytes,1,rep,name=app_names,json=appNames,proto3" json:"app_names,omitempty"`
+	// How many the LSP keeps.
+	MaxWebhooks   uint32 `protobuf:"varint,2,opt,name=max_webhooks,json=maxWebhooks,proto3" json:"max_webhooks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksResponse) Reset() {
+	*x = ListWebhooksResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksResponse) ProtoMessage() {}
+
+func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
+func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListWebhooksResponse) GetAppNames() []string {
+	if x != nil {
+		return x.AppNames
+	}
+	return nil
+}
+
+func (x *ListWebhooksResponse) GetMaxWebhooks() uint32 {
+	if x != nil {
+		return x.MaxWebhooks
+	}
+	return 0
+}
+
+// RemoveWebhookRequest names one.
+type RemoveWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name; may be empty if there is one only.
+	Lsp string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	// What the webhook is called.
+	AppName       string `protobuf:"bytes,2,opt,name=app_name,json=appName,proto3" json:"app_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveWebhookRequest) Reset() {
+	*x = RemoveWebhookRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveWebhookRequest) ProtoMessage() {}
+
+func (x *RemoveWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveWebhookRequest.ProtoReflect.Descriptor instead.
+func (*RemoveWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RemoveWebhookRequest) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+func (x *RemoveWebhookRequest) GetAppName() string {
+	if x != nil {
+		return x.AppName
+	}
+	return ""
+}
+
+// RemoveWebhookResponse has no fields.
+type RemoveWebhookResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveWebhookResponse) Reset() {
+	*x = RemoveWebhookResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveWebhookResponse) ProtoMessage() {}
+
+func (x *RemoveWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveWebhookResponse.ProtoReflect.Descriptor instead.
+func (*RemoveWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{37}
+}
+
 var File_lsp_agent_agentv1_agent_proto protoreflect.FileDescriptor
 
 const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlsp/agent/agentv1/agent.proto\x12\x0fsluice.agent.v1\"\x94\x02\n" +
+	"\x1dlsp/agent/agentv1/agent.proto\x12\x0fsluice.agent.v1\"\xa8\x02\n" +
 	"\x03Lsp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bnode_key\x18\x02 \x01(\tR\anodeKey\x12\x18\n" +
@@ -1952,7 +2896,8 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\tlogged_in\x18\b \x01(\bR\bloggedIn\x12\x18\n" +
 	"\aproblem\x18\t \x01(\tR\aproblem\x12\x1c\n" +
 	"\taccepting\x18\n" +
-	" \x01(\bR\taccepting\"\xa7\x02\n" +
+	" \x01(\bR\taccepting\x12\x12\n" +
+	"\x04lsps\x18\v \x03(\rR\x04lsps\"\xa7\x02\n" +
 	"\aChannel\x12\x1a\n" +
 	"\boutpoint\x18\x01 \x01(\tR\boutpoint\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x10\n" +
@@ -2020,10 +2965,11 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\x10RemoveLspRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"/\n" +
 	"\x11RemoveLspResponse\x12\x1a\n" +
-	"\bchannels\x18\x01 \x01(\rR\bchannels\"4\n" +
+	"\bchannels\x18\x01 \x01(\rR\bchannels\"L\n" +
 	"\x11ListOffersRequest\x12\x1f\n" +
 	"\vamount_msat\x18\x01 \x01(\x04R\n" +
-	"amountMsat\"\xd3\x02\n" +
+	"amountMsat\x12\x16\n" +
+	"\x06orders\x18\x02 \x01(\bR\x06orders\"\x8f\x03\n" +
 	"\x05Offer\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x19\n" +
 	"\bfee_msat\x18\x02 \x01(\x04R\afeeMsat\x12\x14\n" +
@@ -2034,7 +2980,10 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\x15min_payment_size_msat\x18\x06 \x01(\x04R\x12minPaymentSizeMsat\x121\n" +
 	"\x15max_payment_size_msat\x18\a \x01(\x04R\x12maxPaymentSizeMsat\x12.\n" +
 	"\x13min_lifetime_blocks\x18\b \x01(\rR\x11minLifetimeBlocks\x12$\n" +
-	"\x0evalid_until_ms\x18\t \x01(\x03R\fvalidUntilMs\"|\n" +
+	"\x0evalid_until_ms\x18\t \x01(\x03R\fvalidUntilMs\x12\x12\n" +
+	"\x04kind\x18\n" +
+	" \x01(\tR\x04kind\x12&\n" +
+	"\x0flsp_balance_sat\x18\v \x01(\x04R\rlspBalanceSat\"|\n" +
 	"\x12ListOffersResponse\x12.\n" +
 	"\x06offers\x18\x01 \x03(\v2\x16.sluice.agent.v1.OfferR\x06offers\x126\n" +
 	"\vunreachable\x18\x02 \x03(\v2\x14.sluice.agent.v1.LspR\vunreachable\"\x86\x03\n" +
@@ -2092,11 +3041,76 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"amountMsat\x12\x19\n" +
 	"\bfee_msat\x18\x02 \x01(\x04R\afeeMsat\x12!\n" +
 	"\fpayment_hash\x18\x03 \x01(\tR\vpaymentHash\x12\x1a\n" +
-	"\bpreimage\x18\x04 \x01(\tR\bpreimage*R\n" +
+	"\bpreimage\x18\x04 \x01(\tR\bpreimage\"\xe3\x05\n" +
+	"\x05Order\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x19\n" +
+	"\border_id\x18\x02 \x01(\tR\aorderId\x12&\n" +
+	"\x0flsp_balance_sat\x18\x03 \x01(\x04R\rlspBalanceSat\x12,\n" +
+	"\x12client_balance_sat\x18\x04 \x01(\x04R\x10clientBalanceSat\x12$\n" +
+	"\rconfirmations\x18\x05 \x01(\rR\rconfirmations\x12!\n" +
+	"\flease_blocks\x18\x06 \x01(\rR\vleaseBlocks\x12\x1a\n" +
+	"\bannounce\x18\a \x01(\bR\bannounce\x12\x17\n" +
+	"\afee_sat\x18\b \x01(\x04R\x06feeSat\x12\x1b\n" +
+	"\ttotal_sat\x18\t \x01(\x04R\btotalSat\x12\x16\n" +
+	"\x06bolt11\x18\n" +
+	" \x01(\tR\x06bolt11\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\x12&\n" +
+	"\x0fchain_total_sat\x18\f \x01(\x04R\rchainTotalSat\x12%\n" +
+	"\x0erefund_address\x18\r \x01(\tR\rrefundAddress\x12%\n" +
+	"\x0erefund_promise\x18\x0e \x01(\tR\rrefundPromise\x128\n" +
+	"\x18refund_promise_signature\x18\x0f \x01(\tR\x16refundPromiseSignature\x12\x14\n" +
+	"\x05state\x18\x10 \x01(\tR\x05state\x12#\n" +
+	"\rpayment_state\x18\x11 \x01(\tR\fpaymentState\x12)\n" +
+	"\x10funding_outpoint\x18\x12 \x01(\tR\x0ffundingOutpoint\x12\"\n" +
+	"\rlease_ends_ms\x18\x13 \x01(\x03R\vleaseEndsMs\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x14 \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x15 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04over\x18\x16 \x01(\bR\x04over\"\xd5\x02\n" +
+	"\x12CreateOrderRequest\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12&\n" +
+	"\x0flsp_balance_sat\x18\x02 \x01(\x04R\rlspBalanceSat\x12,\n" +
+	"\x12client_balance_sat\x18\x03 \x01(\x04R\x10clientBalanceSat\x12)\n" +
+	"\rconfirmations\x18\x04 \x01(\rH\x00R\rconfirmations\x88\x01\x01\x12!\n" +
+	"\flease_blocks\x18\x05 \x01(\rR\vleaseBlocks\x12\x1a\n" +
+	"\bannounce\x18\x06 \x01(\bR\bannounce\x12\x14\n" +
+	"\x05token\x18\a \x01(\tR\x05token\x12%\n" +
+	"\x0erefund_address\x18\b \x01(\tR\rrefundAddress\x12\x1e\n" +
+	"\vmax_fee_sat\x18\t \x01(\x04R\tmaxFeeSatB\x10\n" +
+	"\x0e_confirmations\"C\n" +
+	"\x13CreateOrderResponse\x12,\n" +
+	"\x05order\x18\x01 \x01(\v2\x16.sluice.agent.v1.OrderR\x05order\"\x13\n" +
+	"\x11ListOrdersRequest\"D\n" +
+	"\x12ListOrdersResponse\x12.\n" +
+	"\x06orders\x18\x01 \x03(\v2\x16.sluice.agent.v1.OrderR\x06orders\"B\n" +
+	"\x11WatchOrderRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
+	"\x04once\x18\x02 \x01(\bR\x04once\"B\n" +
+	"\x12WatchOrderResponse\x12,\n" +
+	"\x05order\x18\x01 \x01(\v2\x16.sluice.agent.v1.OrderR\x05order\"R\n" +
+	"\x11SetWebhookRequest\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x19\n" +
+	"\bapp_name\x18\x02 \x01(\tR\aappName\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"p\n" +
+	"\x12SetWebhookResponse\x12\x1a\n" +
+	"\bwebhooks\x18\x01 \x01(\rR\bwebhooks\x12!\n" +
+	"\fmax_webhooks\x18\x02 \x01(\rR\vmaxWebhooks\x12\x1b\n" +
+	"\tno_change\x18\x03 \x01(\bR\bnoChange\"'\n" +
+	"\x13ListWebhooksRequest\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\"V\n" +
+	"\x14ListWebhooksResponse\x12\x1b\n" +
+	"\tapp_names\x18\x01 \x03(\tR\bappNames\x12!\n" +
+	"\fmax_webhooks\x18\x02 \x01(\rR\vmaxWebhooks\"C\n" +
+	"\x14RemoveWebhookRequest\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x19\n" +
+	"\bapp_name\x18\x02 \x01(\tR\aappName\"\x17\n" +
+	"\x15RemoveWebhookResponse*R\n" +
 	"\bFeePayer\x12\x19\n" +
 	"\x15FEE_PAYER_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fFEE_PAYER_PAYER\x10\x01\x12\x16\n" +
-	"\x12FEE_PAYER_RECEIVER\x10\x022\xce\x06\n" +
+	"\x12FEE_PAYER_RECEIVER\x10\x022\xec\n" +
+	"\n" +
 	"\x06Wallet\x12R\n" +
 	"\tGetStatus\x12!.sluice.agent.v1.GetStatusRequest\x1a\".sluice.agent.v1.GetStatusResponse\x12]\n" +
 	"\fWatchOffline\x12$.sluice.agent.v1.WatchOfflineRequest\x1a%.sluice.agent.v1.WatchOfflineResponse0\x01\x12O\n" +
@@ -2108,7 +3122,16 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\aReceive\x12\x1f.sluice.agent.v1.ReceiveRequest\x1a .sluice.agent.v1.ReceiveResponse\x12]\n" +
 	"\fWatchReceive\x12$.sluice.agent.v1.WatchReceiveRequest\x1a%.sluice.agent.v1.WatchReceiveResponse0\x01\x12[\n" +
 	"\fListPayments\x12$.sluice.agent.v1.ListPaymentsRequest\x1a%.sluice.agent.v1.ListPaymentsResponse\x12@\n" +
-	"\x03Pay\x12\x1b.sluice.agent.v1.PayRequest\x1a\x1c.sluice.agent.v1.PayResponseB8Z6github.com/sluice-lsp/sluice/lsp/agent/agentv1;agentv1b\x06proto3"
+	"\x03Pay\x12\x1b.sluice.agent.v1.PayRequest\x1a\x1c.sluice.agent.v1.PayResponse\x12X\n" +
+	"\vCreateOrder\x12#.sluice.agent.v1.CreateOrderRequest\x1a$.sluice.agent.v1.CreateOrderResponse\x12U\n" +
+	"\n" +
+	"ListOrders\x12\".sluice.agent.v1.ListOrdersRequest\x1a#.sluice.agent.v1.ListOrdersResponse\x12W\n" +
+	"\n" +
+	"WatchOrder\x12\".sluice.agent.v1.WatchOrderRequest\x1a#.sluice.agent.v1.WatchOrderResponse0\x01\x12U\n" +
+	"\n" +
+	"SetWebhook\x12\".sluice.agent.v1.SetWebhookRequest\x1a#.sluice.agent.v1.SetWebhookResponse\x12[\n" +
+	"\fListWebhooks\x12$.sluice.agent.v1.ListWebhooksRequest\x1a%.sluice.agent.v1.ListWebhooksResponse\x12^\n" +
+	"\rRemoveWebhook\x12%.sluice.agent.v1.RemoveWebhookRequest\x1a&.sluice.agent.v1.RemoveWebhookResponseB8Z6github.com/sluice-lsp/sluice/lsp/agent/agentv1;agentv1b\x06proto3"
 
 var (
 	file_lsp_agent_agentv1_agent_proto_rawDescOnce sync.Once
@@ -2123,34 +3146,47 @@ func file_lsp_agent_agentv1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_agent_agentv1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_agent_agentv1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_lsp_agent_agentv1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_lsp_agent_agentv1_agent_proto_goTypes = []any{
-	(FeePayer)(0),                // 0: sluice.agent.v1.FeePayer
-	(*Lsp)(nil),                  // 1: sluice.agent.v1.Lsp
-	(*Channel)(nil),              // 2: sluice.agent.v1.Channel
-	(*Payment)(nil),              // 3: sluice.agent.v1.Payment
-	(*GetStatusRequest)(nil),     // 4: sluice.agent.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),    // 5: sluice.agent.v1.GetStatusResponse
-	(*Blocker)(nil),              // 6: sluice.agent.v1.Blocker
-	(*WatchOfflineRequest)(nil),  // 7: sluice.agent.v1.WatchOfflineRequest
-	(*WatchOfflineResponse)(nil), // 8: sluice.agent.v1.WatchOfflineResponse
-	(*ListLspsRequest)(nil),      // 9: sluice.agent.v1.ListLspsRequest
-	(*ListLspsResponse)(nil),     // 10: sluice.agent.v1.ListLspsResponse
-	(*AddLspRequest)(nil),        // 11: sluice.agent.v1.AddLspRequest
-	(*AddLspResponse)(nil),       // 12: sluice.agent.v1.AddLspResponse
-	(*RemoveLspRequest)(nil),     // 13: sluice.agent.v1.RemoveLspRequest
-	(*RemoveLspResponse)(nil),    // 14: sluice.agent.v1.RemoveLspResponse
-	(*ListOffersRequest)(nil),    // 15: sluice.agent.v1.ListOffersRequest
-	(*Offer)(nil),                // 16: sluice.agent.v1.Offer
-	(*ListOffersResponse)(nil),   // 17: sluice.agent.v1.ListOffersResponse
-	(*ReceiveRequest)(nil),       // 18: sluice.agent.v1.ReceiveRequest
-	(*ReceiveResponse)(nil),      // 19: sluice.agent.v1.ReceiveResponse
-	(*WatchReceiveRequest)(nil),  // 20: sluice.agent.v1.WatchReceiveRequest
-	(*WatchReceiveResponse)(nil), // 21: sluice.agent.v1.WatchReceiveResponse
-	(*ListPaymentsRequest)(nil),  // 22: sluice.agent.v1.ListPaymentsRequest
-	(*ListPaymentsResponse)(nil), // 23: sluice.agent.v1.ListPaymentsResponse
-	(*PayRequest)(nil),           // 24: sluice.agent.v1.PayRequest
-	(*PayResponse)(nil),          // 25: sluice.agent.v1.PayResponse
+	(FeePayer)(0),                 // 0: sluice.agent.v1.FeePayer
+	(*Lsp)(nil),                   // 1: sluice.agent.v1.Lsp
+	(*Channel)(nil),               // 2: sluice.agent.v1.Channel
+	(*Payment)(nil),               // 3: sluice.agent.v1.Payment
+	(*GetStatusRequest)(nil),      // 4: sluice.agent.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 5: sluice.agent.v1.GetStatusResponse
+	(*Blocker)(nil),               // 6: sluice.agent.v1.Blocker
+	(*WatchOfflineRequest)(nil),   // 7: sluice.agent.v1.WatchOfflineRequest
+	(*WatchOfflineResponse)(nil),  // 8: sluice.agent.v1.WatchOfflineResponse
+	(*ListLspsRequest)(nil),       // 9: sluice.agent.v1.ListLspsRequest
+	(*ListLspsResponse)(nil),      // 10: sluice.agent.v1.ListLspsResponse
+	(*AddLspRequest)(nil),         // 11: sluice.agent.v1.AddLspRequest
+	(*AddLspResponse)(nil),        // 12: sluice.agent.v1.AddLspResponse
+	(*RemoveLspRequest)(nil),      // 13: sluice.agent.v1.RemoveLspRequest
+	(*RemoveLspResponse)(nil),     // 14: sluice.agent.v1.RemoveLspResponse
+	(*ListOffersRequest)(nil),     // 15: sluice.agent.v1.ListOffersRequest
+	(*Offer)(nil),                 // 16: sluice.agent.v1.Offer
+	(*ListOffersResponse)(nil),    // 17: sluice.agent.v1.ListOffersResponse
+	(*ReceiveRequest)(nil),        // 18: sluice.agent.v1.ReceiveRequest
+	(*ReceiveResponse)(nil),       // 19: sluice.agent.v1.ReceiveResponse
+	(*WatchReceiveRequest)(nil),   // 20: sluice.agent.v1.WatchReceiveRequest
+	(*WatchReceiveResponse)(nil),  // 21: sluice.agent.v1.WatchReceiveResponse
+	(*ListPaymentsRequest)(nil),   // 22: sluice.agent.v1.ListPaymentsRequest
+	(*ListPaymentsResponse)(nil),  // 23: sluice.agent.v1.ListPaymentsResponse
+	(*PayRequest)(nil),            // 24: sluice.agent.v1.PayRequest
+	(*PayResponse)(nil),           // 25: sluice.agent.v1.PayResponse
+	(*Order)(nil),                 // 26: sluice.agent.v1.Order
+	(*CreateOrderRequest)(nil),    // 27: sluice.agent.v1.CreateOrderRequest
+	(*CreateOrderResponse)(nil),   // 28: sluice.agent.v1.CreateOrderResponse
+	(*ListOrdersRequest)(nil),     // 29: sluice.agent.v1.ListOrdersRequest
+	(*ListOrdersResponse)(nil),    // 30: sluice.agent.v1.ListOrdersResponse
+	(*WatchOrderRequest)(nil),     // 31: sluice.agent.v1.WatchOrderRequest
+	(*WatchOrderResponse)(nil),    // 32: sluice.agent.v1.WatchOrderResponse
+	(*SetWebhookRequest)(nil),     // 33: sluice.agent.v1.SetWebhookRequest
+	(*SetWebhookResponse)(nil),    // 34: sluice.agent.v1.SetWebhookResponse
+	(*ListWebhooksRequest)(nil),   // 35: sluice.agent.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),  // 36: sluice.agent.v1.ListWebhooksResponse
+	(*RemoveWebhookRequest)(nil),  // 37: sluice.agent.v1.RemoveWebhookRequest
+	(*RemoveWebhookResponse)(nil), // 38: sluice.agent.v1.RemoveWebhookResponse
 }
 var file_lsp_agent_agentv1_agent_proto_depIdxs = []int32{
 	0,  // 0: sluice.agent.v1.Payment.fee_payer:type_name -> sluice.agent.v1.FeePayer
@@ -2169,31 +3205,46 @@ var file_lsp_agent_agentv1_agent_proto_depIdxs = []int32{
 	3,  // 13: sluice.agent.v1.WatchReceiveResponse.payment:type_name -> sluice.agent.v1.Payment
 	3,  // 14: sluice.agent.v1.ListPaymentsResponse.payments:type_name -> sluice.agent.v1.Payment
 	1,  // 15: sluice.agent.v1.ListPaymentsResponse.unreachable:type_name -> sluice.agent.v1.Lsp
-	4,  // 16: sluice.agent.v1.Wallet.GetStatus:input_type -> sluice.agent.v1.GetStatusRequest
-	7,  // 17: sluice.agent.v1.Wallet.WatchOffline:input_type -> sluice.agent.v1.WatchOfflineRequest
-	9,  // 18: sluice.agent.v1.Wallet.ListLsps:input_type -> sluice.agent.v1.ListLspsRequest
-	11, // 19: sluice.agent.v1.Wallet.AddLsp:input_type -> sluice.agent.v1.AddLspRequest
-	13, // 20: sluice.agent.v1.Wallet.RemoveLsp:input_type -> sluice.agent.v1.RemoveLspRequest
-	15, // 21: sluice.agent.v1.Wallet.ListOffers:input_type -> sluice.agent.v1.ListOffersRequest
-	18, // 22: sluice.agent.v1.Wallet.Receive:input_type -> sluice.agent.v1.ReceiveRequest
-	20, // 23: sluice.agent.v1.Wallet.WatchReceive:input_type -> sluice.agent.v1.WatchReceiveRequest
-	22, // 24: sluice.agent.v1.Wallet.ListPayments:input_type -> sluice.agent.v1.ListPaymentsRequest
-	24, // 25: sluice.agent.v1.Wallet.Pay:input_type -> sluice.agent.v1.PayRequest
-	5,  // 26: sluice.agent.v1.Wallet.GetStatus:output_type -> sluice.agent.v1.GetStatusResponse
-	8,  // 27: sluice.agent.v1.Wallet.WatchOffline:output_type -> sluice.agent.v1.WatchOfflineResponse
-	10, // 28: sluice.agent.v1.Wallet.ListLsps:output_type -> sluice.agent.v1.ListLspsResponse
-	12, // 29: sluice.agent.v1.Wallet.AddLsp:output_type -> sluice.agent.v1.AddLspResponse
-	14, // 30: sluice.agent.v1.Wallet.RemoveLsp:output_type -> sluice.agent.v1.RemoveLspResponse
-	17, // 31: sluice.agent.v1.Wallet.ListOffers:output_type -> sluice.agent.v1.ListOffersResponse
-	19, // 32: sluice.agent.v1.Wallet.Receive:output_type -> sluice.agent.v1.ReceiveResponse
-	21, // 33: sluice.agent.v1.Wallet.WatchReceive:output_type -> sluice.agent.v1.WatchReceiveResponse
-	23, // 34: sluice.agent.v1.Wallet.ListPayments:output_type -> sluice.agent.v1.ListPaymentsResponse
-	25, // 35: sluice.agent.v1.Wallet.Pay:output_type -> sluice.agent.v1.PayResponse
-	26, // [26:36] is the sub-list for method output_type
-	16, // [16:26] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	26, // 16: sluice.agent.v1.CreateOrderResponse.order:type_name -> sluice.agent.v1.Order
+	26, // 17: sluice.agent.v1.ListOrdersResponse.orders:type_name -> sluice.agent.v1.Order
+	26, // 18: sluice.agent.v1.WatchOrderResponse.order:type_name -> sluice.agent.v1.Order
+	4,  // 19: sluice.agent.v1.Wallet.GetStatus:input_type -> sluice.agent.v1.GetStatusRequest
+	7,  // 20: sluice.agent.v1.Wallet.WatchOffline:input_type -> sluice.agent.v1.WatchOfflineRequest
+	9,  // 21: sluice.agent.v1.Wallet.ListLsps:input_type -> sluice.agent.v1.ListLspsRequest
+	11, // 22: sluice.agent.v1.Wallet.AddLsp:input_type -> sluice.agent.v1.AddLspRequest
+	13, // 23: sluice.agent.v1.Wallet.RemoveLsp:input_type -> sluice.agent.v1.RemoveLspRequest
+	15, // 24: sluice.agent.v1.Wallet.ListOffers:input_type -> sluice.agent.v1.ListOffersRequest
+	18, // 25: sluice.agent.v1.Wallet.Receive:input_type -> sluice.agent.v1.ReceiveRequest
+	20, // 26: sluice.agent.v1.Wallet.WatchReceive:input_type -> sluice.agent.v1.WatchReceiveRequest
+	22, // 27: sluice.agent.v1.Wallet.ListPayments:input_type -> sluice.agent.v1.ListPaymentsRequest
+	24, // 28: sluice.agent.v1.Wallet.Pay:input_type -> sluice.agent.v1.PayRequest
+	27, // 29: sluice.agent.v1.Wallet.CreateOrder:input_type -> sluice.agent.v1.CreateOrderRequest
+	29, // 30: sluice.agent.v1.Wallet.ListOrders:input_type -> sluice.agent.v1.ListOrdersRequest
+	31, // 31: sluice.agent.v1.Wallet.WatchOrder:input_type -> sluice.agent.v1.WatchOrderRequest
+	33, // 32: sluice.agent.v1.Wallet.SetWebhook:input_type -> sluice.agent.v1.SetWebhookRequest
+	35, // 33: sluice.agent.v1.Wallet.ListWebhooks:input_type -> sluice.agent.v1.ListWebhooksRequest
+	37, // 34: sluice.agent.v1.Wallet.RemoveWebhook:input_type -> sluice.agent.v1.RemoveWebhookRequest
+	5,  // 35: sluice.agent.v1.Wallet.GetStatus:output_type -> sluice.agent.v1.GetStatusResponse
+	8,  // 36: sluice.agent.v1.Wallet.WatchOffline:output_type -> sluice.agent.v1.WatchOfflineResponse
+	10, // 37: sluice.agent.v1.Wallet.ListLsps:output_type -> sluice.agent.v1.ListLspsResponse
+	12, // 38: sluice.agent.v1.Wallet.AddLsp:output_type -> sluice.agent.v1.AddLspResponse
+	14, // 39: sluice.agent.v1.Wallet.RemoveLsp:output_type -> sluice.agent.v1.RemoveLspResponse
+	17, // 40: sluice.agent.v1.Wallet.ListOffers:output_type -> sluice.agent.v1.ListOffersResponse
+	19, // 41: sluice.agent.v1.Wallet.Receive:output_type -> sluice.agent.v1.ReceiveResponse
+	21, // 42: sluice.agent.v1.Wallet.WatchReceive:output_type -> sluice.agent.v1.WatchReceiveResponse
+	23, // 43: sluice.agent.v1.Wallet.ListPayments:output_type -> sluice.agent.v1.ListPaymentsResponse
+	25, // 44: sluice.agent.v1.Wallet.Pay:output_type -> sluice.agent.v1.PayResponse
+	28, // 45: sluice.agent.v1.Wallet.CreateOrder:output_type -> sluice.agent.v1.CreateOrderResponse
+	30, // 46: sluice.agent.v1.Wallet.ListOrders:output_type -> sluice.agent.v1.ListOrdersResponse
+	32, // 47: sluice.agent.v1.Wallet.WatchOrder:output_type -> sluice.agent.v1.WatchOrderResponse
+	34, // 48: sluice.agent.v1.Wallet.SetWebhook:output_type -> sluice.agent.v1.SetWebhookResponse
+	36, // 49: sluice.agent.v1.Wallet.ListWebhooks:output_type -> sluice.agent.v1.ListWebhooksResponse
+	38, // 50: sluice.agent.v1.Wallet.RemoveWebhook:output_type -> sluice.agent.v1.RemoveWebhookResponse
+	35, // [35:51] is the sub-list for method output_type
+	19, // [19:35] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_lsp_agent_agentv1_agent_proto_init() }
@@ -2201,13 +3252,14 @@ func file_lsp_agent_agentv1_agent_proto_init() {
 	if File_lsp_agent_agentv1_agent_proto != nil {
 		return
 	}
+	file_lsp_agent_agentv1_agent_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_agent_agentv1_agent_proto_rawDesc), len(file_lsp_agent_agentv1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,16 +23,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Wallet_GetStatus_FullMethodName    = "/sluice.agent.v1.Wallet/GetStatus"
-	Wallet_WatchOffline_FullMethodName = "/sluice.agent.v1.Wallet/WatchOffline"
-	Wallet_ListLsps_FullMethodName     = "/sluice.agent.v1.Wallet/ListLsps"
-	Wallet_AddLsp_FullMethodName       = "/sluice.agent.v1.Wallet/AddLsp"
-	Wallet_RemoveLsp_FullMethodName    = "/sluice.agent.v1.Wallet/RemoveLsp"
-	Wallet_ListOffers_FullMethodName   = "/sluice.agent.v1.Wallet/ListOffers"
-	Wallet_Receive_FullMethodName      = "/sluice.agent.v1.Wallet/Receive"
-	Wallet_WatchReceive_FullMethodName = "/sluice.agent.v1.Wallet/WatchReceive"
-	Wallet_ListPayments_FullMethodName = "/sluice.agent.v1.Wallet/ListPayments"
-	Wallet_Pay_FullMethodName          = "/sluice.agent.v1.Wallet/Pay"
+	Wallet_GetStatus_FullMethodName     = "/sluice.agent.v1.Wallet/GetStatus"
+	Wallet_WatchOffline_FullMethodName  = "/sluice.agent.v1.Wallet/WatchOffline"
+	Wallet_ListLsps_FullMethodName      = "/sluice.agent.v1.Wallet/ListLsps"
+	Wallet_AddLsp_FullMethodName        = "/sluice.agent.v1.Wallet/AddLsp"
+	Wallet_RemoveLsp_FullMethodName     = "/sluice.agent.v1.Wallet/RemoveLsp"
+	Wallet_ListOffers_FullMethodName    = "/sluice.agent.v1.Wallet/ListOffers"
+	Wallet_Receive_FullMethodName       = "/sluice.agent.v1.Wallet/Receive"
+	Wallet_WatchReceive_FullMethodName  = "/sluice.agent.v1.Wallet/WatchReceive"
+	Wallet_ListPayments_FullMethodName  = "/sluice.agent.v1.Wallet/ListPayments"
+	Wallet_Pay_FullMethodName           = "/sluice.agent.v1.Wallet/Pay"
+	Wallet_CreateOrder_FullMethodName   = "/sluice.agent.v1.Wallet/CreateOrder"
+	Wallet_ListOrders_FullMethodName    = "/sluice.agent.v1.Wallet/ListOrders"
+	Wallet_WatchOrder_FullMethodName    = "/sluice.agent.v1.Wallet/WatchOrder"
+	Wallet_SetWebhook_FullMethodName    = "/sluice.agent.v1.Wallet/SetWebhook"
+	Wallet_ListWebhooks_FullMethodName  = "/sluice.agent.v1.Wallet/ListWebhooks"
+	Wallet_RemoveWebhook_FullMethodName = "/sluice.agent.v1.Wallet/RemoveWebhook"
 )
 
 // WalletClient is the client API for Wallet service.
@@ -63,6 +69,20 @@ type WalletClient interface {
 	ListPayments(ctx context.Context, in *ListPaymentsRequest, opts ...grpc.CallOption) (*ListPaymentsResponse, error)
 	// Pay pays an invoice through the node.
 	Pay(ctx context.Context, in *PayRequest, opts ...grpc.CallOption) (*PayResponse, error)
+	// CreateOrder buys a channel outright (LSPS1), from any LSP that speaks LSPS, and
+	// gives what is to be paid.
+	CreateOrder(ctx context.Context, in *CreateOrderRequest, opts ...grpc.CallOption) (*CreateOrderResponse, error)
+	// ListOrders lists the channels that were ordered here, newest first.
+	ListOrders(ctx context.Context, in *ListOrdersRequest, opts ...grpc.CallOption) (*ListOrdersResponse, error)
+	// WatchOrder asks the LSP how an order stands, and sends it now and at every
+	// change; it ends once the order is over, or at once when asked to.
+	WatchOrder(ctx context.Context, in *WatchOrderRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchOrderResponse], error)
+	// SetWebhook has an LSP call a URL when a payment waits for this wallet (LSPS5).
+	SetWebhook(ctx context.Context, in *SetWebhookRequest, opts ...grpc.CallOption) (*SetWebhookResponse, error)
+	// ListWebhooks lists those that an LSP keeps.
+	ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error)
+	// RemoveWebhook takes one out.
+	RemoveWebhook(ctx context.Context, in *RemoveWebhookRequest, opts ...grpc.CallOption) (*RemoveWebhookResponse, error)
 }
 
 type walletClient struct {
@@ -191,6 +211,75 @@ func (c *walletClient) Pay(ctx context.Context, in *PayRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *walletClient) CreateOrder(ctx context.Context, in *CreateOrderRequest, opts ...grpc.CallOption) (*CreateOrderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateOrderResponse)
+	err := c.cc.Invoke(ctx, Wallet_CreateOrder_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *walletClient) ListOrders(ctx context.Context, in *ListOrdersRequest, opts ...grpc.CallOption) (*ListOrdersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOrdersResponse)
+	err := c.cc.Invoke(ctx, Wallet_ListOrders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *walletClient) WatchOrder(ctx context.Context, in *WatchOrderRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchOrderResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Wallet_ServiceDesc.Streams[2], Wallet_WatchOrder_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchOrderRequest, WatchOrderResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Wallet_WatchOrderClient = grpc.ServerStreamingClient[WatchOrderResponse]
+
+func (c *walletClient) SetWebhook(ctx context.Context, in *SetWebhookRequest, opts ...grpc.CallOption) (*SetWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetWebhookResponse)
+	err := c.cc.Invoke(ctx, Wallet_SetWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *walletClient) ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWebhooksResponse)
+	err := c.cc.Invoke(ctx, Wallet_ListWebhooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *walletClient) RemoveWebhook(ctx context.Context, in *RemoveWebhookRequest, opts ...grpc.CallOption) (*RemoveWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveWebhookResponse)
+	err := c.cc.Invoke(ctx, Wallet_RemoveWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WalletServer is the server API for Wallet service.
 // All implementations must embed UnimplementedWalletServer
 // for forward compatibility.
@@ -219,6 +308,20 @@ type WalletServer interface {
 	ListPayments(context.Context, *ListPaymentsRequest) (*ListPaymentsResponse, error)
 	// Pay pays an invoice through the node.
 	Pay(context.Context, *PayRequest) (*PayResponse, error)
+	// CreateOrder buys a channel outright (LSPS1), from any LSP that speaks LSPS, and
+	// gives what is to be paid.
+	CreateOrder(context.Context, *CreateOrderRequest) (*CreateOrderResponse, error)
+	// ListOrders lists the channels that were ordered here, newest first.
+	ListOrders(context.Context, *ListOrdersRequest) (*ListOrdersResponse, error)
+	// WatchOrder asks the LSP how an order stands, and sends it now and at every
+	// change; it ends once the order is over, or at once when asked to.
+	WatchOrder(*WatchOrderRequest, grpc.ServerStreamingServer[WatchOrderResponse]) error
+	// SetWebhook has an LSP call a URL when a payment waits for this wallet (LSPS5).
+	SetWebhook(context.Context, *SetWebhookRequest) (*SetWebhookResponse, error)
+	// ListWebhooks lists those that an LSP keeps.
+	ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error)
+	// RemoveWebhook takes one out.
+	RemoveWebhook(context.Context, *RemoveWebhookRequest) (*RemoveWebhookResponse, error)
 	mustEmbedUnimplementedWalletServer()
 }
 
@@ -258,6 +361,24 @@ func (UnimplementedWalletServer) ListPayments(context.Context, *ListPaymentsRequ
 }
 func (UnimplementedWalletServer) Pay(context.Context, *PayRequest) (*PayResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Pay not implemented")
+}
+func (UnimplementedWalletServer) CreateOrder(context.Context, *CreateOrderRequest) (*CreateOrderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateOrder not implemented")
+}
+func (UnimplementedWalletServer) ListOrders(context.Context, *ListOrdersRequest) (*ListOrdersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOrders not implemented")
+}
+func (UnimplementedWalletServer) WatchOrder(*WatchOrderRequest, grpc.ServerStreamingServer[WatchOrderResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchOrder not implemented")
+}
+func (UnimplementedWalletServer) SetWebhook(context.Context, *SetWebhookRequest) (*SetWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetWebhook not implemented")
+}
+func (UnimplementedWalletServer) ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWebhooks not implemented")
+}
+func (UnimplementedWalletServer) RemoveWebhook(context.Context, *RemoveWebhookRequest) (*RemoveWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveWebhook not implemented")
 }
 func (UnimplementedWalletServer) mustEmbedUnimplementedWalletServer() {}
 func (UnimplementedWalletServer) testEmbeddedByValue()                {}
@@ -446,6 +567,107 @@ func _Wallet_Pay_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Wallet_CreateOrder_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateOrderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).CreateOrder(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_CreateOrder_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).CreateOrder(ctx, req.(*CreateOrderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Wallet_ListOrders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOrdersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).ListOrders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_ListOrders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).ListOrders(ctx, req.(*ListOrdersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Wallet_WatchOrder_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchOrderRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(WalletServer).WatchOrder(m, &grpc.GenericServerStream[WatchOrderRequest, WatchOrderResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Wallet_WatchOrderServer = grpc.ServerStreamingServer[WatchOrderResponse]
+
+func _Wallet_SetWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).SetWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_SetWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).SetWebhook(ctx, req.(*SetWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Wallet_ListWebhooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWebhooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).ListWebhooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_ListWebhooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).ListWebhooks(ctx, req.(*ListWebhooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Wallet_RemoveWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).RemoveWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_RemoveWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).RemoveWebhook(ctx, req.(*RemoveWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Wallet_ServiceDesc is the grpc.ServiceDesc for Wallet service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -485,6 +707,26 @@ var Wallet_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Pay",
 			Handler:    _Wallet_Pay_Handler,
 		},
+		{
+			MethodName: "CreateOrder",
+			Handler:    _Wallet_CreateOrder_Handler,
+		},
+		{
+			MethodName: "ListOrders",
+			Handler:    _Wallet_ListOrders_Handler,
+		},
+		{
+			MethodName: "SetWebhook",
+			Handler:    _Wallet_SetWebhook_Handler,
+		},
+		{
+			MethodName: "ListWebhooks",
+			Handler:    _Wallet_ListWebhooks_Handler,
+		},
+		{
+			MethodName: "RemoveWebhook",
+			Handler:    _Wallet_RemoveWebhook_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -495,6 +737,11 @@ var Wallet_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchReceive",
 			Handler:       _Wallet_WatchReceive_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchOrder",
+			Handler:       _Wallet_WatchOrder_Handler,
 			ServerStreams: true,
 		},
 	},

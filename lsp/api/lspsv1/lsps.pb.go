@@ -4,7 +4,8 @@
 // 	protoc        (unknown)
 // source: lsp/api/lspsv1/lsps.proto
 
-// LSPS as an operator steers it: menus per token, and what webhooks were told.
+// LSPS as an operator steers it: menus per token, limits and inventory, and what
+// webhooks were told.
 // Amounts carry their unit in the name; keys and ids are bytes unless a text
 // form is named; times are unix milliseconds.
 
@@ -573,6 +574,324 @@ func (*ResetMenuResponse) Descriptor() ([]byte, []int) {
 	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{9}
 }
 
+// Limit is one limit, or a part of the inventory, under its name in section lsp of
+// the configuration.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value uint64                 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	// What the configuration has.
+	Configured uint64 `protobuf:"varint,3,opt,name=configured,proto3" json:"configured,omitempty"`
+	// It was set while sluiced runs.
+	Changed       bool `protobuf:"varint,4,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Limit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Limit) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Limit) GetConfigured() uint64 {
+	if x != nil {
+		return x.Configured
+	}
+	return 0
+}
+
+func (x *Limit) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+// ListLimitsRequest asks for all.
+type ListLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLimitsRequest) Reset() {
+	*x = ListLimitsRequest{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLimitsRequest) ProtoMessage() {}
+
+func (x *ListLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ListLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{11}
+}
+
+// ListLimitsResponse has them in the order of the configuration.
+type ListLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limits        []*Limit               `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLimitsResponse) Reset() {
+	*x = ListLimitsResponse{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLimitsResponse) ProtoMessage() {}
+
+func (x *ListLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ListLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListLimitsResponse) GetLimits() []*Limit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// SetLimitsRequest names limits and their values.
+type SetLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        map[string]uint64      `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitsRequest) Reset() {
+	*x = SetLimitsRequest{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitsRequest) ProtoMessage() {}
+
+func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetLimitsRequest) GetValues() map[string]uint64 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// SetLimitsResponse says that they stand.
+type SetLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitsResponse) Reset() {
+	*x = SetLimitsResponse{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitsResponse) ProtoMessage() {}
+
+func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{14}
+}
+
+// ResetLimitsRequest names limits; none means all.
+type ResetLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetLimitsRequest) Reset() {
+	*x = ResetLimitsRequest{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetLimitsRequest) ProtoMessage() {}
+
+func (x *ResetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ResetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResetLimitsRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// ResetLimitsResponse says that the configuration's stand.
+type ResetLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetLimitsResponse) Reset() {
+	*x = ResetLimitsResponse{}
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetLimitsResponse) ProtoMessage() {}
+
+func (x *ResetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ResetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{16}
+}
+
 // Notification is one thing that one webhook was told, or is to be.
 type Notification struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -599,7 +918,7 @@ type Notification struct {
 
 func (x *Notification) Reset() {
 	*x = Notification{}
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[10]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +930,7 @@ func (x *Notification) String() string {
 func (*Notification) ProtoMessage() {}
 
 func (x *Notification) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[10]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +943,7 @@ func (x *Notification) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notification.ProtoReflect.Descriptor instead.
 func (*Notification) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{10}
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Notification) GetNotificationId() string {
@@ -719,7 +1038,7 @@ type ListNotificationsRequest struct {
 
 func (x *ListNotificationsRequest) Reset() {
 	*x = ListNotificationsRequest{}
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[11]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +1050,7 @@ func (x *ListNotificationsRequest) String() string {
 func (*ListNotificationsRequest) ProtoMessage() {}
 
 func (x *ListNotificationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[11]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +1063,7 @@ func (x *ListNotificationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNotificationsRequest.ProtoReflect.Descriptor instead.
 func (*ListNotificationsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{11}
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListNotificationsRequest) GetClientNodeKey() []byte {
@@ -778,7 +1097,7 @@ type ListNotificationsResponse struct {
 
 func (x *ListNotificationsResponse) Reset() {
 	*x = ListNotificationsResponse{}
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[12]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1109,7 @@ func (x *ListNotificationsResponse) String() string {
 func (*ListNotificationsResponse) ProtoMessage() {}
 
 func (x *ListNotificationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[12]
+	mi := &file_lsp_api_lspsv1_lsps_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1122,7 @@ func (x *ListNotificationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNotificationsResponse.ProtoReflect.Descriptor instead.
 func (*ListNotificationsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{12}
+	return file_lsp_api_lspsv1_lsps_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListNotificationsResponse) GetNotifications() []*Notification {
@@ -851,7 +1170,26 @@ const file_lsp_api_lspsv1_lsps_proto_rawDesc = "" +
 	"\x15WithdrawTokenResponse\"(\n" +
 	"\x10ResetMenuRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\"\x13\n" +
-	"\x11ResetMenuResponse\"\xc1\x02\n" +
+	"\x11ResetMenuResponse\"k\n" +
+	"\x05Limit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value\x12\x1e\n" +
+	"\n" +
+	"configured\x18\x03 \x01(\x04R\n" +
+	"configured\x12\x18\n" +
+	"\achanged\x18\x04 \x01(\bR\achanged\"\x13\n" +
+	"\x11ListLimitsRequest\"C\n" +
+	"\x12ListLimitsResponse\x12-\n" +
+	"\x06limits\x18\x01 \x03(\v2\x15.sluice.lsps.v1.LimitR\x06limits\"\x93\x01\n" +
+	"\x10SetLimitsRequest\x12D\n" +
+	"\x06values\x18\x01 \x03(\v2,.sluice.lsps.v1.SetLimitsRequest.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x13\n" +
+	"\x11SetLimitsResponse\"*\n" +
+	"\x12ResetLimitsRequest\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x15\n" +
+	"\x13ResetLimitsResponse\"\xc1\x02\n" +
 	"\fNotification\x12'\n" +
 	"\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12&\n" +
 	"\x0fclient_node_key\x18\x02 \x01(\fR\rclientNodeKey\x12\x19\n" +
@@ -871,12 +1209,16 @@ const file_lsp_api_lspsv1_lsps_proto_rawDesc = "" +
 	"\tbefore_id\x18\x02 \x01(\tR\bbeforeId\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"_\n" +
 	"\x19ListNotificationsResponse\x12B\n" +
-	"\rnotifications\x18\x01 \x03(\v2\x1c.sluice.lsps.v1.NotificationR\rnotifications2\xcd\x03\n" +
+	"\rnotifications\x18\x01 \x03(\v2\x1c.sluice.lsps.v1.NotificationR\rnotifications2\xcc\x05\n" +
 	"\x13LspsOperatorService\x12P\n" +
 	"\tListMenus\x12 .sluice.lsps.v1.ListMenusRequest\x1a!.sluice.lsps.v1.ListMenusResponse\x12J\n" +
 	"\aSetMenu\x12\x1e.sluice.lsps.v1.SetMenuRequest\x1a\x1f.sluice.lsps.v1.SetMenuResponse\x12\\\n" +
 	"\rWithdrawToken\x12$.sluice.lsps.v1.WithdrawTokenRequest\x1a%.sluice.lsps.v1.WithdrawTokenResponse\x12P\n" +
-	"\tResetMenu\x12 .sluice.lsps.v1.ResetMenuRequest\x1a!.sluice.lsps.v1.ResetMenuResponse\x12h\n" +
+	"\tResetMenu\x12 .sluice.lsps.v1.ResetMenuRequest\x1a!.sluice.lsps.v1.ResetMenuResponse\x12S\n" +
+	"\n" +
+	"ListLimits\x12!.sluice.lsps.v1.ListLimitsRequest\x1a\".sluice.lsps.v1.ListLimitsResponse\x12P\n" +
+	"\tSetLimits\x12 .sluice.lsps.v1.SetLimitsRequest\x1a!.sluice.lsps.v1.SetLimitsResponse\x12V\n" +
+	"\vResetLimits\x12\".sluice.lsps.v1.ResetLimitsRequest\x1a#.sluice.lsps.v1.ResetLimitsResponse\x12h\n" +
 	"\x11ListNotifications\x12(.sluice.lsps.v1.ListNotificationsRequest\x1a).sluice.lsps.v1.ListNotificationsResponseB4Z2github.com/sluice-lsp/sluice/lsp/api/lspsv1;lspsv1b\x06proto3"
 
 var (
@@ -891,7 +1233,7 @@ func file_lsp_api_lspsv1_lsps_proto_rawDescGZIP() []byte {
 	return file_lsp_api_lspsv1_lsps_proto_rawDescData
 }
 
-var file_lsp_api_lspsv1_lsps_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_lsp_api_lspsv1_lsps_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_lsp_api_lspsv1_lsps_proto_goTypes = []any{
 	(*MenuItem)(nil),                  // 0: sluice.lsps.v1.MenuItem
 	(*Menu)(nil),                      // 1: sluice.lsps.v1.Menu
@@ -903,31 +1245,47 @@ var file_lsp_api_lspsv1_lsps_proto_goTypes = []any{
 	(*WithdrawTokenResponse)(nil),     // 7: sluice.lsps.v1.WithdrawTokenResponse
 	(*ResetMenuRequest)(nil),          // 8: sluice.lsps.v1.ResetMenuRequest
 	(*ResetMenuResponse)(nil),         // 9: sluice.lsps.v1.ResetMenuResponse
-	(*Notification)(nil),              // 10: sluice.lsps.v1.Notification
-	(*ListNotificationsRequest)(nil),  // 11: sluice.lsps.v1.ListNotificationsRequest
-	(*ListNotificationsResponse)(nil), // 12: sluice.lsps.v1.ListNotificationsResponse
+	(*Limit)(nil),                     // 10: sluice.lsps.v1.Limit
+	(*ListLimitsRequest)(nil),         // 11: sluice.lsps.v1.ListLimitsRequest
+	(*ListLimitsResponse)(nil),        // 12: sluice.lsps.v1.ListLimitsResponse
+	(*SetLimitsRequest)(nil),          // 13: sluice.lsps.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),         // 14: sluice.lsps.v1.SetLimitsResponse
+	(*ResetLimitsRequest)(nil),        // 15: sluice.lsps.v1.ResetLimitsRequest
+	(*ResetLimitsResponse)(nil),       // 16: sluice.lsps.v1.ResetLimitsResponse
+	(*Notification)(nil),              // 17: sluice.lsps.v1.Notification
+	(*ListNotificationsRequest)(nil),  // 18: sluice.lsps.v1.ListNotificationsRequest
+	(*ListNotificationsResponse)(nil), // 19: sluice.lsps.v1.ListNotificationsResponse
+	nil,                               // 20: sluice.lsps.v1.SetLimitsRequest.ValuesEntry
 }
 var file_lsp_api_lspsv1_lsps_proto_depIdxs = []int32{
 	0,  // 0: sluice.lsps.v1.Menu.items:type_name -> sluice.lsps.v1.MenuItem
 	0,  // 1: sluice.lsps.v1.Menu.offered:type_name -> sluice.lsps.v1.MenuItem
 	1,  // 2: sluice.lsps.v1.ListMenusResponse.menus:type_name -> sluice.lsps.v1.Menu
 	0,  // 3: sluice.lsps.v1.SetMenuRequest.items:type_name -> sluice.lsps.v1.MenuItem
-	10, // 4: sluice.lsps.v1.ListNotificationsResponse.notifications:type_name -> sluice.lsps.v1.Notification
-	2,  // 5: sluice.lsps.v1.LspsOperatorService.ListMenus:input_type -> sluice.lsps.v1.ListMenusRequest
-	4,  // 6: sluice.lsps.v1.LspsOperatorService.SetMenu:input_type -> sluice.lsps.v1.SetMenuRequest
-	6,  // 7: sluice.lsps.v1.LspsOperatorService.WithdrawToken:input_type -> sluice.lsps.v1.WithdrawTokenRequest
-	8,  // 8: sluice.lsps.v1.LspsOperatorService.ResetMenu:input_type -> sluice.lsps.v1.ResetMenuRequest
-	11, // 9: sluice.lsps.v1.LspsOperatorService.ListNotifications:input_type -> sluice.lsps.v1.ListNotificationsRequest
-	3,  // 10: sluice.lsps.v1.LspsOperatorService.ListMenus:output_type -> sluice.lsps.v1.ListMenusResponse
-	5,  // 11: sluice.lsps.v1.LspsOperatorService.SetMenu:output_type -> sluice.lsps.v1.SetMenuResponse
-	7,  // 12: sluice.lsps.v1.LspsOperatorService.WithdrawToken:output_type -> sluice.lsps.v1.WithdrawTokenResponse
-	9,  // 13: sluice.lsps.v1.LspsOperatorService.ResetMenu:output_type -> sluice.lsps.v1.ResetMenuResponse
-	12, // 14: sluice.lsps.v1.LspsOperatorService.ListNotifications:output_type -> sluice.lsps.v1.ListNotificationsResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	10, // 4: sluice.lsps.v1.ListLimitsResponse.limits:type_name -> sluice.lsps.v1.Limit
+	20, // 5: sluice.lsps.v1.SetLimitsRequest.values:type_name -> sluice.lsps.v1.SetLimitsRequest.ValuesEntry
+	17, // 6: sluice.lsps.v1.ListNotificationsResponse.notifications:type_name -> sluice.lsps.v1.Notification
+	2,  // 7: sluice.lsps.v1.LspsOperatorService.ListMenus:input_type -> sluice.lsps.v1.ListMenusRequest
+	4,  // 8: sluice.lsps.v1.LspsOperatorService.SetMenu:input_type -> sluice.lsps.v1.SetMenuRequest
+	6,  // 9: sluice.lsps.v1.LspsOperatorService.WithdrawToken:input_type -> sluice.lsps.v1.WithdrawTokenRequest
+	8,  // 10: sluice.lsps.v1.LspsOperatorService.ResetMenu:input_type -> sluice.lsps.v1.ResetMenuRequest
+	11, // 11: sluice.lsps.v1.LspsOperatorService.ListLimits:input_type -> sluice.lsps.v1.ListLimitsRequest
+	13, // 12: sluice.lsps.v1.LspsOperatorService.SetLimits:input_type -> sluice.lsps.v1.SetLimitsRequest
+	15, // 13: sluice.lsps.v1.LspsOperatorService.ResetLimits:input_type -> sluice.lsps.v1.ResetLimitsRequest
+	18, // 14: sluice.lsps.v1.LspsOperatorService.ListNotifications:input_type -> sluice.lsps.v1.ListNotificationsRequest
+	3,  // 15: sluice.lsps.v1.LspsOperatorService.ListMenus:output_type -> sluice.lsps.v1.ListMenusResponse
+	5,  // 16: sluice.lsps.v1.LspsOperatorService.SetMenu:output_type -> sluice.lsps.v1.SetMenuResponse
+	7,  // 17: sluice.lsps.v1.LspsOperatorService.WithdrawToken:output_type -> sluice.lsps.v1.WithdrawTokenResponse
+	9,  // 18: sluice.lsps.v1.LspsOperatorService.ResetMenu:output_type -> sluice.lsps.v1.ResetMenuResponse
+	12, // 19: sluice.lsps.v1.LspsOperatorService.ListLimits:output_type -> sluice.lsps.v1.ListLimitsResponse
+	14, // 20: sluice.lsps.v1.LspsOperatorService.SetLimits:output_type -> sluice.lsps.v1.SetLimitsResponse
+	16, // 21: sluice.lsps.v1.LspsOperatorService.ResetLimits:output_type -> sluice.lsps.v1.ResetLimitsResponse
+	19, // 22: sluice.lsps.v1.LspsOperatorService.ListNotifications:output_type -> sluice.lsps.v1.ListNotificationsResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspsv1_lsps_proto_init() }
@@ -941,7 +1299,7 @@ func file_lsp_api_lspsv1_lsps_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspsv1_lsps_proto_rawDesc), len(file_lsp_api_lspsv1_lsps_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

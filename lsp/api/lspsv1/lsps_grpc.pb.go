@@ -4,7 +4,8 @@
 // - protoc             (unknown)
 // source: lsp/api/lspsv1/lsps.proto
 
-// LSPS as an operator steers it: menus per token, and what webhooks were told.
+// LSPS as an operator steers it: menus per token, limits and inventory, and what
+// webhooks were told.
 // Amounts carry their unit in the name; keys and ids are bytes unless a text
 // form is named; times are unix milliseconds.
 
@@ -27,6 +28,9 @@ const (
 	LspsOperatorService_SetMenu_FullMethodName           = "/sluice.lsps.v1.LspsOperatorService/SetMenu"
 	LspsOperatorService_WithdrawToken_FullMethodName     = "/sluice.lsps.v1.LspsOperatorService/WithdrawToken"
 	LspsOperatorService_ResetMenu_FullMethodName         = "/sluice.lsps.v1.LspsOperatorService/ResetMenu"
+	LspsOperatorService_ListLimits_FullMethodName        = "/sluice.lsps.v1.LspsOperatorService/ListLimits"
+	LspsOperatorService_SetLimits_FullMethodName         = "/sluice.lsps.v1.LspsOperatorService/SetLimits"
+	LspsOperatorService_ResetLimits_FullMethodName       = "/sluice.lsps.v1.LspsOperatorService/ResetLimits"
 	LspsOperatorService_ListNotifications_FullMethodName = "/sluice.lsps.v1.LspsOperatorService/ListNotifications"
 )
 
@@ -45,6 +49,13 @@ type LspsOperatorServiceClient interface {
 	WithdrawToken(ctx context.Context, in *WithdrawTokenRequest, opts ...grpc.CallOption) (*WithdrawTokenResponse, error)
 	// ResetMenu goes back to what the configuration has.
 	ResetMenu(ctx context.Context, in *ResetMenuRequest, opts ...grpc.CallOption) (*ResetMenuResponse, error)
+	// ListLimits lists limits and inventory as they stand.
+	ListLimits(ctx context.Context, in *ListLimitsRequest, opts ...grpc.CallOption) (*ListLimitsResponse, error)
+	// SetLimits sets some from now on, also after a restart. What was admitted before
+	// stands.
+	SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error)
+	// ResetLimits goes back to what the configuration has.
+	ResetLimits(ctx context.Context, in *ResetLimitsRequest, opts ...grpc.CallOption) (*ResetLimitsResponse, error)
 	// ListNotifications lists what webhooks were told, or are to be, newest first.
 	ListNotifications(ctx context.Context, in *ListNotificationsRequest, opts ...grpc.CallOption) (*ListNotificationsResponse, error)
 }
@@ -97,6 +108,36 @@ func (c *lspsOperatorServiceClient) ResetMenu(ctx context.Context, in *ResetMenu
 	return out, nil
 }
 
+func (c *lspsOperatorServiceClient) ListLimits(ctx context.Context, in *ListLimitsRequest, opts ...grpc.CallOption) (*ListLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLimitsResponse)
+	err := c.cc.Invoke(ctx, LspsOperatorService_ListLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lspsOperatorServiceClient) SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLimitsResponse)
+	err := c.cc.Invoke(ctx, LspsOperatorService_SetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lspsOperatorServiceClient) ResetLimits(ctx context.Context, in *ResetLimitsRequest, opts ...grpc.CallOption) (*ResetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetLimitsResponse)
+	err := c.cc.Invoke(ctx, LspsOperatorService_ResetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *lspsOperatorServiceClient) ListNotifications(ctx context.Context, in *ListNotificationsRequest, opts ...grpc.CallOption) (*ListNotificationsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNotificationsResponse)
@@ -122,6 +163,13 @@ type LspsOperatorServiceServer interface {
 	WithdrawToken(context.Context, *WithdrawTokenRequest) (*WithdrawTokenResponse, error)
 	// ResetMenu goes back to what the configuration has.
 	ResetMenu(context.Context, *ResetMenuRequest) (*ResetMenuResponse, error)
+	// ListLimits lists limits and inventory as they stand.
+	ListLimits(context.Context, *ListLimitsRequest) (*ListLimitsResponse, error)
+	// SetLimits sets some from now on, also after a restart. What was admitted before
+	// stands.
+	SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error)
+	// ResetLimits goes back to what the configuration has.
+	ResetLimits(context.Context, *ResetLimitsRequest) (*ResetLimitsResponse, error)
 	// ListNotifications lists what webhooks were told, or are to be, newest first.
 	ListNotifications(context.Context, *ListNotificationsRequest) (*ListNotificationsResponse, error)
 	mustEmbedUnimplementedLspsOperatorServiceServer()
@@ -145,6 +193,15 @@ func (UnimplementedLspsOperatorServiceServer) WithdrawToken(context.Context, *Wi
 }
 func (UnimplementedLspsOperatorServiceServer) ResetMenu(context.Context, *ResetMenuRequest) (*ResetMenuResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResetMenu not implemented")
+}
+func (UnimplementedLspsOperatorServiceServer) ListLimits(context.Context, *ListLimitsRequest) (*ListLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLimits not implemented")
+}
+func (UnimplementedLspsOperatorServiceServer) SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLimits not implemented")
+}
+func (UnimplementedLspsOperatorServiceServer) ResetLimits(context.Context, *ResetLimitsRequest) (*ResetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetLimits not implemented")
 }
 func (UnimplementedLspsOperatorServiceServer) ListNotifications(context.Context, *ListNotificationsRequest) (*ListNotificationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNotifications not implemented")
@@ -242,6 +299,60 @@ func _LspsOperatorService_ResetMenu_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LspsOperatorService_ListLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LspsOperatorServiceServer).ListLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LspsOperatorService_ListLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LspsOperatorServiceServer).ListLimits(ctx, req.(*ListLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LspsOperatorService_SetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LspsOperatorServiceServer).SetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LspsOperatorService_SetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LspsOperatorServiceServer).SetLimits(ctx, req.(*SetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LspsOperatorService_ResetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LspsOperatorServiceServer).ResetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LspsOperatorService_ResetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LspsOperatorServiceServer).ResetLimits(ctx, req.(*ResetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LspsOperatorService_ListNotifications_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNotificationsRequest)
 	if err := dec(in); err != nil {
@@ -282,6 +393,18 @@ var LspsOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResetMenu",
 			Handler:    _LspsOperatorService_ResetMenu_Handler,
+		},
+		{
+			MethodName: "ListLimits",
+			Handler:    _LspsOperatorService_ListLimits_Handler,
+		},
+		{
+			MethodName: "SetLimits",
+			Handler:    _LspsOperatorService_SetLimits_Handler,
+		},
+		{
+			MethodName: "ResetLimits",
+			Handler:    _LspsOperatorService_ResetLimits_Handler,
 		},
 		{
 			MethodName: "ListNotifications",

@@ -1306,63 +1306,6 @@ func (q *Queries) OrderCoins(ctx context.Context) ([]LspOrderCoin, error) {
 	return items, nil
 }
 
-const orderLoads = `-- name: OrderLoads :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests,
-       CAST(COALESCE(SUM(lsp_balance_sat + client_balance_sat), 0) AS BIGINT) AS quoted_sat,
-       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE lsp_balance_sat + client_balance_sat END), 0) AS BIGINT) AS unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN lsp_balance_sat + client_balance_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
-FROM lsp_orders WHERE undecided
-`
-
-type OrderLoadsRow struct {
-	Requests              int64
-	QuotedSat             int64
-	HeldMsat              int64
-	HeldSatBlocks         int64
-	UnfundedSat           int64
-	NewcomerRequests      int64
-	NewcomerQuotedSat     int64
-	NewcomerHeldMsat      int64
-	NewcomerHeldSatBlocks int64
-	NewcomerUnfundedSat   int64
-	ClientRequests        int64
-	ClientQuotedSat       int64
-	ClientHeldMsat        int64
-	ClientHeldSatBlocks   int64
-}
-
-func (q *Queries) OrderLoads(ctx context.Context, client []byte) (OrderLoadsRow, error) {
-	row := q.db.QueryRowContext(ctx, orderLoads, client)
-	var i OrderLoadsRow
-	err := row.Scan(
-		&i.Requests,
-		&i.QuotedSat,
-		&i.HeldMsat,
-		&i.HeldSatBlocks,
-		&i.UnfundedSat,
-		&i.NewcomerRequests,
-		&i.NewcomerQuotedSat,
-		&i.NewcomerHeldMsat,
-		&i.NewcomerHeldSatBlocks,
-		&i.NewcomerUnfundedSat,
-		&i.ClientRequests,
-		&i.ClientQuotedSat,
-		&i.ClientHeldMsat,
-		&i.ClientHeldSatBlocks,
-	)
-	return i, err
-}
-
 const orderRisk = `-- name: OrderRisk :one
 SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal
 `
@@ -1416,63 +1359,6 @@ func (q *Queries) OrdersOfKnownClient(ctx context.Context, client []byte) (int64
 		return 0, err
 	}
 	return result.RowsAffected()
-}
-
-const paymentLoads = `-- name: PaymentLoads :one
-SELECT CAST(COUNT(*) AS BIGINT) AS requests,
-       CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS quoted_sat,
-       CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) AS held_msat,
-       CAST(COALESCE(SUM(held_sat_blocks), 0) AS BIGINT) AS held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN funded THEN 0 ELSE capacity_sat END), 0) AS BIGINT) AS unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_requests,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_msat ELSE 0 END), 0) AS BIGINT) AS newcomer_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN newcomer THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS newcomer_held_sat_blocks,
-       CAST(COALESCE(SUM(CASE WHEN newcomer AND NOT funded THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unfunded_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_requests,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_quoted_sat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_msat ELSE 0 END), 0) AS BIGINT) AS client_held_msat,
-       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN held_sat_blocks ELSE 0 END), 0) AS BIGINT) AS client_held_sat_blocks
-FROM lsp_payments WHERE NOT terminal
-`
-
-type PaymentLoadsRow struct {
-	Requests              int64
-	QuotedSat             int64
-	HeldMsat              int64
-	HeldSatBlocks         int64
-	UnfundedSat           int64
-	NewcomerRequests      int64
-	NewcomerQuotedSat     int64
-	NewcomerHeldMsat      int64
-	NewcomerHeldSatBlocks int64
-	NewcomerUnfundedSat   int64
-	ClientRequests        int64
-	ClientQuotedSat       int64
-	ClientHeldMsat        int64
-	ClientHeldSatBlocks   int64
-}
-
-func (q *Queries) PaymentLoads(ctx context.Context, client []byte) (PaymentLoadsRow, error) {
-	row := q.db.QueryRowContext(ctx, paymentLoads, client)
-	var i PaymentLoadsRow
-	err := row.Scan(
-		&i.Requests,
-		&i.QuotedSat,
-		&i.HeldMsat,
-		&i.HeldSatBlocks,
-		&i.UnfundedSat,
-		&i.NewcomerRequests,
-		&i.NewcomerQuotedSat,
-		&i.NewcomerHeldMsat,
-		&i.NewcomerHeldSatBlocks,
-		&i.NewcomerUnfundedSat,
-		&i.ClientRequests,
-		&i.ClientQuotedSat,
-		&i.ClientHeldMsat,
-		&i.ClientHeldSatBlocks,
-	)
-	return i, err
 }
 
 const paymentStates = `-- name: PaymentStates :many
@@ -1858,6 +1744,54 @@ func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
 	var column_1 int64
 	err := row.Scan(&column_1)
 	return column_1, err
+}
+
+const undecidedOrders = `-- name: UndecidedOrders :many
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders WHERE undecided ORDER BY id
+`
+
+func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
+	rows, err := q.db.QueryContext(ctx, undecidedOrders)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspOrder
+	for rows.Next() {
+		var i LspOrder
+		if err := rows.Scan(
+			&i.ID,
+			&i.Client,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.Undecided,
+			&i.Funded,
+			&i.Newcomer,
+			&i.PaidBy,
+			&i.LspBalanceSat,
+			&i.ClientBalanceSat,
+			&i.FeeSat,
+			&i.Announce,
+			&i.HeldMsat,
+			&i.HeldSatBlocks,
+			&i.RiskSat,
+			&i.Outpoint,
+			&i.LeaseEndHeight,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const unfundedCollabs = `-- name: UnfundedCollabs :many

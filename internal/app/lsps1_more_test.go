@@ -1,0 +1,169 @@
+package app
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/wire"
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	ordering "github.com/sluice-lsp/sluice/lsp/order"
+)
+
+// A refund that no block takes is replaced within six hours by one that pays more,
+// also when sluiced dies meanwhile; the client bears the fee, and nothing is
+// returned twice.
+func TestLSPS1RefundIsReplaced(t *testing.T) {
+	for name, dies := range map[string]bool{"in one life": false, "sluiced dies": true} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 11, nil)
+				o := b.order()
+				total := ln.Sat(o.Payment.OnChain.TotalSat)
+				b.pause(11 * time.Minute)
+				b.failed(o.OrderID)
+				b.payOnChain(o.Payment.OnChain.Address, total)
+				b.pause(b.step)
+				b.w.Mine(1)
+				refund := func() *wire.MsgTx {
+					t.Helper()
+					for range 200 {
+						if pool := b.w.Mempool(); len(pool) == 1 {
+							return pool[0]
+						}
+						b.pause(b.step)
+					}
+					t.Fatalf("no refund is on its way\n%s", b.story(o.OrderID))
+					return nil
+				}
+				first := refund()
+				require.Len(t, first.TxOut, 1)
+				firstFee := int64(total) - first.TxOut[0].Value
+				b.w.SetFeeRate(3_000)
+				if dies {
+					b.killProcess()
+				}
+				b.pause(7 * time.Hour)
+				second := refund()
+				require.NotEqual(t, first.TxHash(), second.TxHash(), b.story(o.OrderID))
+				require.Equal(t, first.TxIn[0].PreviousOutPoint, second.TxIn[0].PreviousOutPoint, "it spends the very coin that it returns")
+				require.Equal(t, first.TxOut[0].PkScript, second.TxOut[0].PkScript)
+				secondFee := int64(total) - second.TxOut[0].Value
+				require.GreaterOrEqual(t, secondFee, firstFee*5/4)
+				b.w.Mine(1)
+				b.w.SetFeeRate(500)
+				b.pause(b.step)
+				b.w.Mine(150)
+				require.Equal(t, "failed", b.over(o.OrderID).State, b.story(o.OrderID))
+				require.Equal(t, (int64(total)-secondFee)*1000, b.gained(b.wallet), b.story(o.OrderID))
+				detail, err := b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: o.OrderID})
+				require.NoError(t, err)
+				require.Len(t, detail.Refunds, 1)
+				require.EqualValues(t, secondFee, detail.Refunds[0].FeeSat)
+			})
+		})
+	}
+}
+
+// An older copy of the database is put back at a later moment of an order: the
+// client pays once and gets one channel, and what it paid too much once.
+func TestLSPS1OlderCopyPutBack(t *testing.T) {
+	for name, day := range map[string]struct {
+		onChain bool
+		// held: the copy knows that the order is paid for.
+		held bool
+		// settling: it is put back when the payment is about to be taken; otherwise
+		// once the order is completed.
+		settling bool
+	}{
+		"ordered, completed over Lightning": {},
+		"ordered, completed on chain":       {onChain: true},
+		"ordered, about to be settled":      {settling: true},
+		"held, completed":                   {held: true},
+		"held, about to be settled":         {held: true, settling: true},
+		"paid on chain, completed":          {onChain: true, held: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 12, nil)
+				o := b.order()
+				if !day.held {
+					b.copyDatabase()
+				}
+				b.up()
+				if day.held {
+					b.w.Disconnect(b.gateway, b.wallet)
+				}
+				if day.settling {
+					b.putBackAt(func(c lndfake.Call) bool {
+						return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
+					})
+				}
+				var paid <-chan *lnrpc.Payment
+				const tooMuch = 40_000
+				if day.onChain {
+					b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+tooMuch)
+					b.pause(b.step)
+					b.w.Mine(3)
+				} else {
+					paid = b.pay(o.Payment.Bolt11.Invoice)
+				}
+				if day.held {
+					b.inState(o.OrderID, "paid")
+					b.copyDatabase()
+					b.w.Connect(b.gateway, b.wallet)
+				}
+				if paid != nil {
+					require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status, b.story(o.OrderID))
+				}
+				if !day.settling {
+					b.completed(o.OrderID)
+					b.putBack()
+				}
+				for range 200 {
+					if b.puts.Load() == 1 && b.service.Load() != nil {
+						break
+					}
+					b.pause(b.step)
+				}
+				require.EqualValues(t, 1, b.puts.Load(), "the copy was not put back")
+				b.up()
+				b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
+				b.buried(o.OrderID)
+				b.releaseLeases()
+				require.Equal(t, 1, b.channels(), "one channel for one order\n%s", b.story(o.OrderID))
+				want := int64(b.wish.ClientBalanceSat) * 1000
+				if day.onChain {
+					got := b.gained(b.wallet) - want
+					require.LessOrEqual(t, got, int64(tooMuch)*1000, "what was too much comes back once")
+					require.Greater(t, got, int64(tooMuch)*1000-5_000_000, b.story(o.OrderID))
+				} else {
+					require.Equal(t, want, b.gained(b.wallet), b.story(o.OrderID))
+					require.Equal(t, -int64(o.Payment.Bolt11.TotalSat)*1000, b.gained(b.payer), "paid once")
+				}
+				b.balanced(o.OrderID)
+			})
+		})
+	}
+}
+
+// LSPS1 from the first request to the channel and the refund on PostgreSQL, with
+// sluiced dying at commits on the way.
+func TestLSPS1OnPostgres(t *testing.T) {
+	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
+		t.Run(name, func(t *testing.T) {
+			orderCrashRun(t, true, onChain, 0, 0)
+			for n := range int64(runs(4)) { //nolint:gosec // a count
+				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[n%2]
+				t.Run(fmt.Sprintf("%s-%d", point, 1+4*n), func(t *testing.T) { orderCrashRun(t, true, onChain, 1+4*n, point) })
+			}
+		})
+	}
+}

@@ -1,0 +1,150 @@
+package lsp
+
+import (
+	"fmt"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Share is what one agreement or order counts for.
+type Share struct {
+	Client   ln.PubKey
+	Newcomer bool
+	// QuotedSat is the capacity that it was promised; Funded says that an open
+	// of it has begun, so that its coins are no longer only promised.
+	QuotedSat ln.Sat
+	Funded    bool
+	HeldMsat  ln.Msat
+	SatBlocks uint64
+	// Only holds: it is no request of its own.
+	Only bool
+}
+
+// Loads are running sums of what is agreed and held, by client, by newcomers and
+// in all. They are exactly the sums of the shares that were put in: whoever puts
+// a share in the place of another takes the other out.
+type Loads struct {
+	shares    map[string]Share
+	clients   map[ln.PubKey]tally
+	newcomers tally
+	all       tally
+}
+
+// tally is one sum. Sums of what is held stay far below 2^64: there is less than
+// 2.1e18 msat, and SatBlocks is bounded.
+type tally struct {
+	shares    int
+	newcomers int
+	requests  int
+	quoted    ln.Sat
+	unfunded  ln.Sat
+	held      ln.Msat
+	satBlocks uint64
+}
+
+// NewLoads are empty.
+func NewLoads() *Loads {
+	return &Loads{shares: make(map[string]Share), clients: make(map[ln.PubKey]tally)}
+}
+
+// Get is the share under this name.
+func (l *Loads) Get(id string) (Share, bool) {
+	s, ok := l.shares[id]
+	return s, ok
+}
+
+// Put counts a share from now on, in the place of that of the same name.
+func (l *Loads) Put(id string, s Share) {
+	l.Drop(id)
+	l.shares[id] = s
+	l.count(s, 1)
+}
+
+// Drop counts a share no longer.
+func (l *Loads) Drop(id string) {
+	if s, ok := l.shares[id]; ok {
+		delete(l.shares, id)
+		l.count(s, -1)
+	}
+}
+
+// Known says that a client has paid for a channel: what it has counts among the
+// newcomers' no longer.
+func (l *Loads) Known(client ln.PubKey) {
+	if l.clients[client].shares == 0 {
+		return
+	}
+	for id, s := range l.shares {
+		if s.Client == client && s.Newcomer {
+			s.Newcomer = false
+			l.Put(id, s)
+		}
+	}
+}
+
+// Newcomer says whether a client counts as one; ok is false if it has nothing
+// here, and then somebody else must know.
+func (l *Loads) Newcomer(client ln.PubKey) (newcomer, ok bool) {
+	t := l.clients[client]
+	return t.newcomers > 0, t.shares > 0
+}
+
+// Usage is the part of a usage that these sums are: what is opened, and what is
+// fundable, is not among them.
+func (l *Loads) Usage(client ln.PubKey) Usage {
+	return Usage{
+		Client: l.clients[client].load(), Newcomers: l.newcomers.load(), All: l.all.load(),
+		UnfundedSat: l.all.unfunded, NewcomersUnfundedSat: l.newcomers.unfunded,
+	}
+}
+
+func (l *Loads) count(s Share, sign int) {
+	l.all.add(s, sign)
+	if s.Newcomer {
+		l.newcomers.add(s, sign)
+	}
+	t := l.clients[s.Client]
+	t.add(s, sign)
+	if t.shares == 0 {
+		delete(l.clients, s.Client)
+		return
+	}
+	l.clients[s.Client] = t
+}
+
+func (t *tally) add(s Share, sign int) {
+	t.shares += sign
+	if s.Newcomer {
+		t.newcomers += sign
+	}
+	if !s.Only {
+		t.requests += sign
+	}
+	// Taking out wraps around and back: what is left is exact.
+	by := func(n uint64) uint64 { return n * uint64(sign) } //nolint:gosec // wrapping is meant
+	t.quoted += ln.Sat(by(uint64(s.QuotedSat)))
+	if !s.Funded {
+		t.unfunded += ln.Sat(by(uint64(s.QuotedSat)))
+	}
+	t.held += ln.Msat(by(uint64(s.HeldMsat)))
+	t.satBlocks += by(s.SatBlocks)
+}
+
+func (t tally) load() Load {
+	return Load{OpenRequests: t.requests, QuotedSat: t.quoted, HeldSat: t.held.ToSatCeil(), HeldSatBlocks: t.satBlocks}
+}
+
+// Differs says in which share two loads differ; empty if in none.
+func (l *Loads) Differs(other *Loads) string {
+	for id, s := range l.shares {
+		if o, ok := other.shares[id]; !ok || o != s {
+			return fmt.Sprintf("%s: %+v here, %+v there", id, s, o)
+		}
+	}
+	for id, o := range other.shares {
+		if _, ok := l.shares[id]; !ok {
+			return fmt.Sprintf("%s: nothing here, %+v there", id, o)
+		}
+	}
+	return ""
+}

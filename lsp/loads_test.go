@@ -1,0 +1,93 @@
+package lsp
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Whatever is put in, replaced and taken out, the running sums are those of the
+// shares that are there.
+func TestLoadsAreTheSumsOfTheirShares(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l, have := NewLoads(), map[string]Share{}
+		paid := map[ln.PubKey]bool{}
+		client := func() ln.PubKey { return ln.PubKey{2, rapid.Byte().Draw(t, "client") % 3} }
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			id := fmt.Sprint(rapid.IntRange(0, 8).Draw(t, "id"))
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0, 1:
+				c := client()
+				if old, ok := have[id]; ok {
+					c = old.Client // a share never changes hands
+				}
+				s := Share{
+					Client: c, Newcomer: !paid[c], QuotedSat: ln.Sat(rapid.Uint64Range(0, 1<<40).Draw(t, "quoted")),
+					Funded: rapid.Bool().Draw(t, "funded"), HeldMsat: ln.Msat(rapid.Uint64Range(0, 1<<50).Draw(t, "held")),
+					SatBlocks: rapid.Uint64Range(0, maxSatBlocks).Draw(t, "blocks"), Only: rapid.Bool().Draw(t, "only"),
+				}
+				l.Put(id, s)
+				have[id] = s
+			case 2:
+				l.Drop(id)
+				delete(have, id)
+			case 3:
+				c := client()
+				paid[c] = true
+				l.Known(c)
+				for id, s := range have {
+					if s.Client == c {
+						s.Newcomer = false
+						have[id] = s
+					}
+				}
+			}
+			for n := range byte(3) {
+				c := ln.PubKey{2, n}
+				require.Equal(t, sumOf(have, c), l.Usage(c))
+			}
+		}
+		other := NewLoads()
+		for id, s := range have {
+			other.Put(id, s)
+		}
+		require.Empty(t, l.Differs(other))
+		other.Put("more", Share{})
+		require.NotEmpty(t, l.Differs(other))
+		require.NotEmpty(t, other.Differs(l))
+	})
+}
+
+// sumOf is Usage from nothing.
+func sumOf(shares map[string]Share, client ln.PubKey) (u Usage) {
+	add := func(l *Load, held *ln.Msat, s Share) {
+		if !s.Only {
+			l.OpenRequests++
+		}
+		l.QuotedSat += s.QuotedSat
+		l.HeldSatBlocks += s.SatBlocks
+		*held += s.HeldMsat
+		l.HeldSat = held.ToSatCeil()
+	}
+	var all, newcomers, own ln.Msat
+	for _, s := range shares {
+		add(&u.All, &all, s)
+		if s.Newcomer {
+			add(&u.Newcomers, &newcomers, s)
+		}
+		if s.Client == client {
+			add(&u.Client, &own, s)
+		}
+		if !s.Funded {
+			u.UnfundedSat += s.QuotedSat
+			if s.Newcomer {
+				u.NewcomersUnfundedSat += s.QuotedSat
+			}
+		}
+	}
+	return u
+}
