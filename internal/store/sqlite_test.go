@@ -42,12 +42,14 @@ func TestPreparedStatements(t *testing.T) {
 		})
 		// Rows that were not read to their end keep nothing.
 		write(func(ctx context.Context, tx *store.Tx) {
-			rows, err := tx.QueryContext(ctx, list, int64(0))
-			require.NoError(t, err)
-			require.True(t, rows.Next())
-			require.NoError(t, rows.Close())
-			require.NoError(t, rows.Err())
-			require.NoError(t, rows.Close(), "closed twice")
+			func() {
+				rows, err := tx.QueryContext(ctx, list, int64(0))
+				require.NoError(t, err)
+				defer func() { require.NoError(t, rows.Close(), "closed twice") }()
+				require.True(t, rows.Next())
+				require.NoError(t, rows.Close())
+				require.NoError(t, rows.Err())
+			}()
 			var n int64
 			require.NoError(t, tx.QueryRowContext(ctx, count).Scan(&n))
 			require.EqualValues(t, 3, n)
@@ -70,10 +72,10 @@ func TestPreparedStatements(t *testing.T) {
 			write(func(ctx context.Context, tx *store.Tx) {
 				rows, err := tx.QueryContext(ctx, all)
 				require.NoError(t, err)
+				defer func() { require.NoError(t, rows.Close()) }()
 				names, err := rows.Columns()
 				require.NoError(t, err)
 				n = len(names)
-				require.NoError(t, rows.Close())
 				require.NoError(t, rows.Err())
 			})
 			return n
@@ -88,27 +90,30 @@ func TestPreparedStatements(t *testing.T) {
 			write(func(ctx context.Context, tx *store.Tx) {
 				rows, err := tx.QueryContext(ctx, list, int64(0))
 				require.NoError(t, err)
+				defer func() { require.NoError(t, rows.Close()) }()
 				var seen []string
 				for rows.Next() {
 					var id string
 					var n int64
 					require.NoError(t, rows.Scan(&id, &n))
-					inner, err := tx.QueryContext(ctx, list, n)
-					require.NoError(t, err)
-					left := 0
-					for inner.Next() {
-						left++
-					}
-					require.NoError(t, inner.Err())
-					require.NoError(t, inner.Close())
-					seen = append(seen, fmt.Sprint(id, " ", left))
+					seen = append(seen, fmt.Sprint(id, " ", rowsOf(t, ctx, tx, list, n)))
 				}
 				require.NoError(t, rows.Err())
-				require.NoError(t, rows.Close())
 				require.Equal(t, []string{"0 4", "1 3", "3 1", "two 2"}, seen)
 			})
 		}
 	})
+}
+
+func rowsOf(t *testing.T, ctx context.Context, tx *store.Tx, query string, args ...any) (n int) { //nolint:revive // t comes first
+	rows, err := tx.QueryContext(ctx, query, args...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	for rows.Next() {
+		n++
+	}
+	require.NoError(t, rows.Err())
+	return n
 }
 
 // TestStatementsOutliveACancelledCall: one that was interrupted does not stay
