@@ -10,7 +10,7 @@ CASE ?= .
 NAME ?=
 # How long make soak takes.
 MINUTES ?= 30
-# For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 40 -seed 1'.
+# For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 80 -seed 1'.
 BENCH_FLAGS ?=
 # Real nodes and compilers share the machine: packages with real nodes run one at a time.
 ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m

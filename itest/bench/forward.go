@@ -229,15 +229,15 @@ func forwardReport(b *bench, arms []*arm, gate float64) (result, error) {
 	}
 	fmt.Fprintln(b.out, "\ncpu: of the gateway's lnd, and of sluiced where it is attached")
 	// As many forwards in each block, so a pair's throughput ratio is that of the
-	// times. The median of the pairs is told, and pairs are drawn for its
+	// times. The mean of the middle pairs is told, and pairs are drawn for its
 	// interval: what slows the machine for a while slows both of a pair, and a
 	// burst of other work during one block cannot decide.
 	pairs := make([]float64, len(with.seconds))
 	for i := range pairs {
 		pairs[i] = without.seconds[i] / with.seconds[i]
 	}
-	ratio, overall := median(pairs), total(without.seconds)/total(with.seconds)
-	low, high := bootstrap(b.seed, len(pairs), func(draw []int) float64 { return median(pick(pairs, draw)) })
+	ratio, overall := midmean(pairs), total(without.seconds)/total(with.seconds)
+	low, high := bootstrap(b.seed, len(pairs), func(draw []int) float64 { return midmean(pick(pairs, draw)) })
 	// The same for what the slowest wait longer.
 	slowest := make([]float64, len(pairs))
 	for i := range slowest {
@@ -246,7 +246,7 @@ func forwardReport(b *bench, arms []*arm, gate float64) (result, error) {
 	}
 	added := median(slowest)
 	fmt.Fprintf(b.out, "\nadded p99 %.1f ms (median of the pairs of blocks; aim: %d ms)\n", added, aimAddedMs)
-	fmt.Fprintf(b.out, "\nthroughput ratio %.3f (median of %d pairs of blocks), 95 %% interval %.3f to %.3f (seed %d); the gate is %.2f for its lower end; over all blocks %.3f\n\n",
+	fmt.Fprintf(b.out, "\nthroughput ratio %.3f (mean of the middle of %d pairs of blocks), 95 %% interval %.3f to %.3f (seed %d); the gate is %.2f for its lower end; over all blocks %.3f\n\n",
 		ratio, len(pairs), low, high, b.seed, gate, overall)
 	var r result
 	r.add("throughput_ratio", "%.3f", ratio)

@@ -70,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Uint64Var(&b.seed, "seed", uint64(b.began.UnixNano()), "seed of the resampling") //nolint:gosec // any number will do
 	flags.IntVar(&b.payments, "payments", 30, "jit: payments per arm")
-	flags.IntVar(&b.blocks, "blocks", 16, "forward: blocks of 200 payments per arm")
+	flags.IntVar(&b.blocks, "blocks", 40, "forward: blocks of 200 payments per arm")
 	flags.IntVar(&b.stored, "stored", 10_000, "memory: payments in the database")
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")

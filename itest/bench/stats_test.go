@@ -15,6 +15,12 @@ func TestQuantile(t *testing.T) {
 	require.Equal(t, 100.0, quantile(seq(1, 100), 1))
 }
 
+func TestMidmean(t *testing.T) {
+	require.Equal(t, 7.0, midmean([]float64{7}))
+	require.Equal(t, 2.5, midmean([]float64{4, 1, 3, 2}), "too few to leave any out")
+	require.Equal(t, 3.0, midmean([]float64{1000, 4, 2, 3, -50}), "bursts do not count")
+}
+
 // The interval of a mean is known: it must cover it about as it says.
 func TestBootstrapCoversAKnownMean(t *testing.T) {
 	sample := seq(1, 100) // mean 50.5, standard error 2.9
