@@ -66,13 +66,6 @@ func New(p Policy, now func() time.Time) *Acceptor {
 	}
 }
 
-// SetPolicy replaces the policy.
-func (a *Acceptor) SetPolicy(p Policy) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.policy = p
-}
-
 // SetOpening takes what lnd lists as opening. Proposals made before since are
 // in that list, or over.
 func (a *Acceptor) SetOpening(channels []ln.PendingChannel, since time.Time) {

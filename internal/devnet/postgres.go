@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
@@ -299,34 +298,4 @@ func (pg *Postgres) Close() error {
 		pg.ports = nil
 	}
 	return err
-}
-
-// StartPostgresTest starts a server for a test. Without PostgreSQL the test is
-// skipped, with the reason.
-func StartPostgresTest(t interface {
-	TB
-	Skipf(format string, args ...any)
-}, dir string,
-) *Postgres {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	pg, err := StartPostgres(ctx, dir)
-	switch {
-	case errors.Is(err, ErrNoPostgres):
-		t.Skipf("%v", err)
-		return nil
-	case err != nil:
-		if strings.Contains(err.Error(), "Permission denied") {
-			err = fmt.Errorf("the user postgres cannot enter %s: %w", dir, err)
-		}
-		t.Fatalf("start PostgreSQL: %v", err)
-		return nil
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Errorf("close PostgreSQL: %v", err)
-		}
-	})
-	return pg
 }

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
-	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
@@ -28,21 +27,6 @@ type requestIDKey struct{}
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
-}
-
-// Logger gives a logger with the call's id, method and caller on every line.
-func Logger(ctx context.Context, base *zap.Logger) *zap.Logger {
-	fields := make([]zap.Field, 0, 3)
-	if id := RequestID(ctx); id != "" {
-		fields = append(fields, zap.String("request", id))
-	}
-	if method, ok := grpc.Method(ctx); ok {
-		fields = append(fields, zap.String("method", method))
-	}
-	if id, ok := auth.FromContext(ctx); ok {
-		fields = append(fields, zap.Stringer("caller", id))
-	}
-	return base.With(fields...)
 }
 
 // observer is the outermost interceptor: it names the call, times it, turns

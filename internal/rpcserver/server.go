@@ -172,15 +172,6 @@ func builtinPermissions() auth.Permissions {
 	}
 }
 
-// SetServing shows in health checks whether a service can do its work now.
-func (s *Server) SetServing(service string, serving bool) {
-	status := healthpb.HealthCheckResponse_NOT_SERVING
-	if serving {
-		status = healthpb.HealthCheckResponse_SERVING
-	}
-	s.health.SetServingStatus(service, status)
-}
-
 // GRPCAddr is the address that gRPC listens on; tests ask for port 0.
 func (s *Server) GRPCAddr() net.Addr { return s.listener.Addr() }
 

@@ -55,19 +55,6 @@ func (e *CoinsShortError) Unwrap() error { return errShort }
 
 var errShort = errkind.New(errkind.Unavailable, "the gateway has too few free coins for this channel now: try again later or receive less")
 
-// AnchorReserve is what the wallet keeps to bump the force-closes of so many
-// anchor channels, private ones included (lnd counts only public ones and
-// stops at ten).
-func AnchorReserve(channels int, perChannelSat ln.Sat) (ln.Sat, error) {
-	if channels < 0 {
-		return 0, errors.New("a negative number of channels")
-	}
-	if perChannelSat > ln.MaxMsat.ToSatFloor() || uint64(channels) > 1<<20 {
-		return 0, fmt.Errorf("a reserve of %s for each of %d channels: %w", perChannelSat, channels, ln.ErrOverflow)
-	}
-	return perChannelSat * ln.Sat(channels), nil
-}
-
 const defaultMaxInputs = 100
 
 // Select chooses coins: confirmed ones first, the smallest single coin that

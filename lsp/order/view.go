@@ -1,8 +1,6 @@
 package order
 
 import (
-	"time"
-
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -166,13 +164,4 @@ func ChannelOf(s State) (op ln.Outpoint, listed bool) {
 		return o.Channel.Outpoint, o.Channel.ConfirmedHeight > 0
 	}
 	return o.Channel.Outpoint, false
-}
-
-// LeaseEnds is when the gateway may close the order's channel; the zero time
-// while it has none.
-func LeaseEnds(s State) time.Time {
-	if ch := Of(s).Channel; ch != nil {
-		return ch.ExpiresAt
-	}
-	return time.Time{}
 }

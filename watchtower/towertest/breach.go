@@ -18,7 +18,6 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/input"
 	"github.com/lightningnetwork/lnd/lnwallet"
-	"github.com/lightningnetwork/lnd/lnwallet/chainfee"
 	"github.com/lightningnetwork/lnd/lnwire"
 	"github.com/lightningnetwork/lnd/watchtower/blob"
 	"github.com/lightningnetwork/lnd/watchtower/wtpolicy"
@@ -208,6 +207,3 @@ func (b *Breach) FeeSat() int64 {
 	}
 	return fee
 }
-
-// Rate is a sweep-fee rate as policies have it.
-func Rate(satPerKW uint64) chainfee.SatPerKWeight { return chainfee.SatPerKWeight(satPerKW) }
