@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // The names of what is always backed up.
@@ -149,26 +150,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.employ()
 	a.mu.Unlock()
 	group.Go(func() error { a.follow(ctx); return nil })
-	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.export); return nil })
-	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.reload); return nil })
-	group.Go(func() error { a.every(ctx, a.cfg.Poll, a.collect); return nil })
-	group.Go(func() error { a.every(ctx, time.Minute, a.drillWhenDue); return nil })
-	group.Go(func() error { a.every(ctx, alarmEvery, a.raise); return nil })
+	group.Go(func() error { pace.Every(ctx, a.cfg.Poll, a.export); return nil })
+	group.Go(func() error { pace.Every(ctx, a.cfg.Poll, a.reload); return nil })
+	group.Go(func() error { pace.Every(ctx, a.cfg.Poll, a.collect); return nil })
+	group.Go(func() error { pace.Every(ctx, time.Minute, a.drillWhenDue); return nil })
+	group.Go(func() error { pace.Every(ctx, alarmEvery, a.raise); return nil })
 	err := group.Wait()
 	a.wg.Wait()
 	return err
-}
-
-func (a *Agent) every(ctx context.Context, d time.Duration, f func(context.Context)) {
-	ticker := time.NewTicker(d)
-	defer ticker.Stop()
-	for f(ctx); ; f(ctx) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
 }
 
 // attach waits until lnd answers.
@@ -185,20 +174,9 @@ func (a *Agent) attach(ctx context.Context) error {
 			a.mu.Unlock()
 			return nil
 		}
-		if err := sleep(ctx, a.cfg.MinBackoff); err != nil {
+		if err := pace.Pause(ctx, a.cfg.MinBackoff); err != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 
@@ -238,7 +216,7 @@ func (a *Agent) follow(ctx context.Context) {
 		if a.p.Now().Sub(began) > a.cfg.MaxBackoff {
 			wait = a.cfg.MinBackoff
 		}
-		_ = sleep(ctx, wait)
+		_ = pace.Pause(ctx, wait)
 		wait = min(2*wait, a.cfg.MaxBackoff)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // worker brings one provider up to date, by itself: it knows what is there only
@@ -66,7 +67,7 @@ func (w *worker) work(ctx context.Context) {
 			// Somebody else wrote: read, and try at once.
 			quick++
 		default:
-			_ = sleep(ctx, wait/2+rand.N(wait)) //nolint:gosec // spreads retries
+			_ = pace.Pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // spreads retries
 			wait, quick = min(2*wait, w.a.cfg.MaxBackoff), 0
 		}
 	}

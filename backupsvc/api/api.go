@@ -92,10 +92,10 @@ func (s *Service) caller(ctx context.Context) (context.Context, *engine.Engine, 
 	if err != nil {
 		return nil, nil, "", err
 	}
-	who, ok := auth.FromContext(ctx)
-	if !ok || who.NodeKey.IsZero() {
-		return nil, nil, "", errkind.New(errkind.Unauthenticated, "Log in with the node's key first.")
+	node, err := auth.NodeOf(ctx)
+	if err != nil {
+		return nil, nil, "", err
 	}
-	id, err := vault.NewIdentity(vault.SchemeNode, who.NodeKey.String())
+	id, err := vault.NewIdentity(vault.SchemeNode, node.String())
 	return engine.From(ctx, auth.AddressKey(auth.PeerAddress(ctx))), e, id, err
 }

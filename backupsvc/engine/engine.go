@@ -24,6 +24,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/groupcommit"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 )
 
@@ -148,8 +149,8 @@ func (e *Engine) Config() Config { return e.o.Config }
 func (e *Engine) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return e.queue.Run(ctx) })
-	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
-	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
+	group.Go(func() error { pace.Every(ctx, sumEvery, e.sum); return nil })
+	group.Go(func() error { pace.Every(ctx, sweepEvery, e.sweep); return nil })
 	return group.Wait()
 }
 
@@ -162,20 +163,6 @@ const (
 	sweepChanged = 10 * time.Minute
 	sweepAny     = 24 * time.Hour
 )
-
-func (e *Engine) every(ctx context.Context, d time.Duration, f func(context.Context)) {
-	f(ctx)
-	ticker := time.NewTicker(d)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			f(ctx)
-		}
-	}
-}
 
 func (e *Engine) sum(ctx context.Context) {
 	totals, err := e.store.Totals(ctx)

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // Node is what the acceptor needs of lnd.
@@ -56,7 +57,7 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 	}()
 	defer func() { <-done }()
 	for attempt := 0; ctx.Err() == nil; attempt++ {
-		wait(ctx, cfg.Backoff(attempt))
+		_ = pace.Pause(ctx, cfg.Backoff(attempt))
 		started := a.now()
 		err := cfg.Node.RunAcceptor(ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
 			v := a.Decide(p)
@@ -92,15 +93,6 @@ func (a *Acceptor) refresh(ctx context.Context, cfg Config) {
 		} else if ctx.Err() == nil {
 			cfg.Log.Debug("pending channels cannot be listed", zap.Error(err))
 		}
-		wait(ctx, cfg.RefreshEvery)
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+		_ = pace.Pause(ctx, cfg.RefreshEvery)
 	}
 }

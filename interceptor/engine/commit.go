@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // request is one change of the ledger: all of it or nothing. Requests that
@@ -259,7 +260,7 @@ func (e *Engine) failed(t *tenure, accepted []*request, update []interceptor.Row
 }
 
 func (e *Engine) retry(t *tenure, failures int) {
-	pause(t.ctx, min(time.Second, 5*time.Millisecond<<min(failures, 8)))
+	_ = pace.Pause(t.ctx, min(time.Second, 5*time.Millisecond<<min(failures, 8)))
 	wake(t.commit)
 }
 

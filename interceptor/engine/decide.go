@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // Decide implements interceptor.Ledger.
@@ -221,7 +222,7 @@ func (e *Engine) refuseLoop(t *tenure) {
 				e.mu.Lock()
 				t.refusals = append(t.refusals, queue[i:]...)
 				e.mu.Unlock()
-				pause(t.ctx, e.cfg.PollSoon)
+				_ = pace.Pause(t.ctx, e.cfg.PollSoon)
 				wake(t.refuse)
 				break
 			}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // Config says what the engine works with. The zero value of a number means its
@@ -185,14 +186,14 @@ func (e *Engine) Run(ctx context.Context) error {
 		if err != nil {
 			if ctx.Err() == nil {
 				e.log.Error("the interceptor's lease cannot be had", zap.Error(err))
-				pause(ctx, time.Second)
+				_ = pace.Pause(ctx, time.Second)
 			}
 			continue
 		}
 		err = e.serve(ctx, lease)
 		if ctx.Err() == nil {
 			e.log.Warn("the interceptor is on standby again", zap.Error(err))
-			pause(ctx, 50*time.Millisecond)
+			_ = pace.Pause(ctx, 50*time.Millisecond)
 		}
 	}
 	return nil
@@ -228,21 +229,8 @@ func (e *Engine) followBlocks(ctx context.Context) {
 		})
 		if ctx.Err() == nil {
 			e.log.Warn("blocks are not being followed", zap.Error(err))
-			pause(ctx, e.cfg.Backoff(min(attempt+1, 20)))
+			_ = pace.Pause(ctx, e.cfg.Backoff(min(attempt+1, 20)))
 		}
-	}
-}
-
-// pause waits between attempts; nothing rests on its length.
-func pause(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // All of this file runs under Engine.mu, listLoop excepted.
@@ -272,7 +273,7 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 			if failures == 1 || failures%20 == 0 {
 				e.log.Warn("channels cannot be listed; replayed offers wait", zap.Error(err))
 			}
-			pause(ctx, e.cfg.Backoff(failures))
+			_ = pace.Pause(ctx, e.cfg.Backoff(failures))
 			continue
 		}
 		failures = 0

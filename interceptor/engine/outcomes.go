@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // eventLoop listens to what lnd says of forwards. The stream has no replay, so
@@ -41,7 +42,7 @@ func (e *Engine) eventLoop(t *tenure) {
 		watch.Wait()
 		if !idle && t.ctx.Err() == nil {
 			e.log.Debug("HTLC events ended", zap.Error(err))
-			pause(t.ctx, e.cfg.Backoff(min(attempt+1, 20)))
+			_ = pace.Pause(t.ctx, e.cfg.Backoff(min(attempt+1, 20)))
 		}
 	}
 }
@@ -64,7 +65,7 @@ func (e *Engine) waitForRows(t *tenure) bool {
 // waitForNoRows waits until nothing was on record for a whole poll interval.
 func (e *Engine) waitForNoRows(ctx context.Context, t *tenure) {
 	for idle := 0; idle < 2 && ctx.Err() == nil; {
-		pause(ctx, e.cfg.PollEvery)
+		_ = pace.Pause(ctx, e.cfg.PollEvery)
 		if idle++; e.hasRows(t) {
 			idle = 0
 		}

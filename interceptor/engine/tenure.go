@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // tenure is one time of owning the lease. Its fields are guarded by Engine.mu.
@@ -264,7 +265,7 @@ func (e *Engine) endTenure(t *tenure, err error) {
 // connectLoop keeps a stream open and reads its offers.
 func (e *Engine) connectLoop(t *tenure) {
 	for attempt := 0; t.ctx.Err() == nil; {
-		pause(t.ctx, e.cfg.Backoff(attempt))
+		_ = pace.Pause(t.ctx, e.cfg.Backoff(attempt))
 		session, err := e.cfg.Open(t.ctx)
 		if err != nil {
 			if attempt == 0 || attempt%20 == 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/interceptor/ballot"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 const (
@@ -51,7 +52,7 @@ func (h *Hub) Run(ctx context.Context, registry interceptor.Registry, ledger int
 		if ctx.Err() == nil && !errors.Is(err, interceptor.ErrUnavailable) {
 			h.log.Warn("the interceptor does not take programs of others yet", zap.Error(err))
 		}
-		pause(ctx, retryAfter)
+		_ = pace.Pause(ctx, retryAfter)
 	}
 }
 
@@ -206,7 +207,7 @@ func (h *Hub) tell(ctx context.Context, ledger interceptor.Ledger) {
 		}
 		h.mu.Unlock()
 		if again {
-			pause(ctx, retryAfter)
+			_ = pace.Pause(ctx, retryAfter)
 		}
 		if ctx.Err() != nil {
 			return
@@ -315,13 +316,4 @@ func (h *Hub) tellAsked(key ln.CircuitKey, a *ask, r interceptor.Ruling, decided
 	}
 	h.Over(key)
 	return false
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/interceptor/stream"
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/internal/store"
 )
@@ -133,10 +134,7 @@ func (d *Daemon) fatal(ctx context.Context, lease *store.Lease, err error) bool 
 
 // pause keeps attempts apart; nothing rests on its length.
 func pause(ctx context.Context) {
-	select {
-	case <-time.After(100 * time.Millisecond):
-	case <-ctx.Done():
-	}
+	_ = pace.Pause(ctx, 100*time.Millisecond)
 }
 
 // serveApart runs the services against an interceptor elsewhere, under a lease

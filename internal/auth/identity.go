@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -58,4 +59,14 @@ func WithIdentity(ctx context.Context, id Identity) context.Context {
 func FromContext(ctx context.Context) (Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(Identity)
 	return id, ok
+}
+
+// NodeOf is the node whose wallet calls. The error is errkind.Unauthenticated when
+// the caller proved no node's key; operators have none.
+func NodeOf(ctx context.Context) (ln.PubKey, error) {
+	id, ok := FromContext(ctx)
+	if !ok || id.Kind != KindWallet || id.NodeKey.IsZero() {
+		return ln.PubKey{}, errkind.New(errkind.Unauthenticated, "Log in with the node's key first.")
+	}
+	return id.NodeKey, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // Config is how the agent behaves. DataDir is made with mode 0700.
@@ -164,22 +165,10 @@ func (a *Agent) again(ctx context.Context, what string, run func(context.Context
 			wait = least
 		}
 		a.log.Warn(what+" ended; trying again", zap.Duration("in", wait), zap.Error(err))
-		if pause(ctx, wait) != nil {
+		if pace.Pause(ctx, wait) != nil {
 			return
 		}
 		wait = min(2*wait, most)
-	}
-}
-
-// pause waits, or returns the context's error at once when it ends.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 

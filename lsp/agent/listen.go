@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -21,7 +22,7 @@ func (a *Agent) listen(ctx context.Context, l LSP, k keeper) {
 		}
 		a.log.Debug("the LSP's word on waiting payments was cut off; listening again",
 			zap.String("lsp", l.Name), zap.Duration("in", wait), zap.Error(err))
-		if pause(ctx, wait) != nil {
+		if pace.Pause(ctx, wait) != nil {
 			return
 		}
 	}

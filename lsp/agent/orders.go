@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 	"github.com/sluice-lsp/sluice/lsp/order"
 )
@@ -263,7 +264,7 @@ func (a *Agent) WatchOrder(ctx context.Context, id string, report func(Order)) (
 		if !first && o.PaymentState == order.ExpectPayment && a.now().After(o.ExpiresAt.Add(orderGrace)) {
 			return o, nil
 		}
-		if err := pause(ctx, pollEvery); err != nil {
+		if err := pace.Pause(ctx, pollEvery); err != nil {
 			return o, err
 		}
 	}

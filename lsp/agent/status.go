@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 )
 
@@ -268,7 +269,7 @@ func (a *Agent) WatchOffline(ctx context.Context, report func([]Blocker)) error 
 			return nil
 		}
 		first, last = false, now
-		if err := pause(ctx, offlineEvery); err != nil {
+		if err := pace.Pause(ctx, offlineEvery); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -158,7 +159,7 @@ func (a *Agent) watchLSP(ctx context.Context, g Agreement, out chan<- Payment) {
 			return
 		}
 		a.log.Debug("the LSP's word on a payment was cut off; asking again", zap.String("lsp", g.LSP), zap.Error(err))
-		if pause(ctx, wait) != nil {
+		if pace.Pause(ctx, wait) != nil {
 			return
 		}
 	}
@@ -211,7 +212,7 @@ func (a *Agent) watchInvoice(ctx context.Context, hash ln.Hash, out chan<- ln.In
 			return
 		}
 		a.log.Debug("lnd's word on an invoice was cut off; asking again", zap.Error(err))
-		if pause(ctx, wait) != nil {
+		if pace.Pause(ctx, wait) != nil {
 			return
 		}
 	}

@@ -155,11 +155,8 @@ func (s *Service) wallet(ctx context.Context) (*engine.Engine, ln.PubKey, error)
 	if err != nil {
 		return nil, ln.PubKey{}, err
 	}
-	id, ok := auth.FromContext(ctx)
-	if !ok || id.NodeKey.IsZero() {
-		return nil, ln.PubKey{}, errkind.New(errkind.Unauthenticated, "log in with the node's key first")
-	}
-	return e, id.NodeKey, nil
+	client, err := auth.NodeOf(ctx)
+	return e, client, err
 }
 
 type channels struct {

@@ -6,38 +6,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
-
-func (e *Engine) leaseAll(ctx context.Context, id [32]byte, coins []ln.Coin) error {
-	for _, c := range coins {
-		if err := e.node.Coins.LeaseCoin(ctx, id, c.Outpoint, leaseFor); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// releaseCoins gives back every coin leased under the id, and tells whether
-// there was any.
-func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) (found bool, err error) {
-	leases, err := e.node.Coins.ListLeases(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, l := range leases {
-		if l.ID != id {
-			continue
-		}
-		if err := e.node.Coins.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
-			return found, err
-		}
-		found = true
-	}
-	return found, nil
-}
 
 // renewLeases keeps the coins of an open that is not public yet, or no more:
 // one that is signed above all, because another open that spent its coin would
@@ -62,13 +34,13 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 		return
 	}
 	lease := opening.PlanOf(inst.State).LeaseID()
-	if err := e.leaseAll(ctx, lease, selection.Inputs); err != nil && ctx.Err() == nil {
+	if err := leases.All(ctx, e.node.Coins, lease, selection.Inputs, leaseFor); err != nil && ctx.Err() == nil {
 		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
 	}
 	// The open may have ended, and let go of its coins, while they were leased
 	// anew. If it ends from here on, that comes after.
 	if inst, err = e.openings.Get(ctx, id); err == nil && opening.Final(inst.State) {
-		_, err = e.releaseCoins(ctx, lease)
+		_, err = leases.Release(ctx, e.node.Coins, lease)
 	}
 	if err != nil && ctx.Err() == nil {
 		e.log.Info("a lease may be left over; it is looked for at the next block", zap.String("opening", id), zap.Error(err))
@@ -81,13 +53,13 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 // an older copy of the database may not know the open that spends it.
 func (e *Engine) sweepLeases(ctx context.Context) error {
 	// Listed first: an open is on record before it leases.
-	leases, err := e.node.Coins.ListLeases(ctx)
+	leased, err := e.node.Coins.ListLeases(ctx)
 	if err != nil {
 		return err
 	}
 	left := make(map[[32]byte]bool)
 	e.mu.Lock()
-	for _, l := range leases {
+	for _, l := range leased {
 		if opening.IsLeaseID(l.ID) && !e.strays[l.ID] {
 			left[l.ID] = true
 		}
@@ -151,5 +123,5 @@ func (e *Engine) sweepOpening(ctx context.Context, id string, left map[[32]byte]
 	if !opening.Final(inst.State) {
 		return false, nil
 	}
-	return e.releaseCoins(ctx, lease)
+	return leases.Release(ctx, e.node.Coins, lease)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/funding"
@@ -62,7 +63,7 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 	case opening.AbandonChannel:
 		return nil, e.abandonChannel(ctx, f)
 	case opening.ReleaseCoins:
-		_, err := e.releaseCoins(ctx, f.LeaseID)
+		_, err := leases.Release(ctx, e.node.Coins, f.LeaseID)
 		return nil, err
 	case opening.BumpFee:
 		return nil, e.bumpFee(ctx, f)
@@ -93,7 +94,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		// long as its result is not stored. Afterwards they are what the open
 		// spends, and letting go of them would have another open spend them too.
 		if _, wanted = inst.State.(opening.Planned); wanted {
-			stale, err = e.releaseCoins(groupCtx, f.LeaseID)
+			stale, err = leases.Release(groupCtx, e.node.Coins, f.LeaseID)
 		}
 		return err
 	})
@@ -137,11 +138,11 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 				Moment: e.moment(), FeeSat: selection.FeeSat, Text: fmt.Sprintf("it must spend %d coins", len(selection.Inputs)),
 			}}, nil
 		}
-		err = e.leaseAll(ctx, f.LeaseID, selection.Inputs)
+		err = leases.All(ctx, e.node.Coins, f.LeaseID, selection.Inputs, leaseFor)
 		if err == nil {
 			return []opening.Event{opening.CoinsLeased{Moment: e.moment(), Selection: selection, ChangeScript: change}}, nil
 		}
-		if _, releaseErr := e.releaseCoins(ctx, f.LeaseID); releaseErr != nil {
+		if _, releaseErr := leases.Release(ctx, e.node.Coins, f.LeaseID); releaseErr != nil {
 			return nil, errors.Join(err, releaseErr)
 		}
 		if !errors.Is(err, ln.ErrLeased) {

@@ -11,7 +11,9 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -25,28 +27,16 @@ const recentBlocks = 1_008
 
 // ordersOnChain wakes on every transaction of the wallet and looks what it pays.
 func (e *Engine) ordersOnChain(ctx context.Context) {
-	wait := 50 * time.Millisecond
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := e.node.Orders.SubscribeTransactions(ctx, func() {
+	pace.Keep(ctx, pace.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Healthy: time.Minute}, func(ctx context.Context) error {
+		return e.node.Orders.SubscribeTransactions(ctx, func() {
 			e.coins.changed()
 			e.lookAtOrders(ctx, false)
 		})
-		if ctx.Err() != nil {
-			return
-		}
+	}, func(err error) {
 		e.log.Warn("lnd ended the subscription to transactions; subscribing again", zap.Error(err))
 		// What came meanwhile.
 		e.lookAtOrders(ctx, false)
-		if time.Since(began) > time.Minute {
-			wait = 50 * time.Millisecond
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, 2*time.Second)
-	}
+	})
 }
 
 // lookAtOrders tells every order what pays its address, and every refund what
@@ -339,7 +329,7 @@ func (e *Engine) keepCoins(ctx context.Context, lease [32]byte, coins []ln.Outpo
 
 func (e *Engine) freeCoins(ctx context.Context, f order.FreeCoins) error {
 	if len(f.Coins) == 0 {
-		_, err := e.releaseCoins(ctx, f.LeaseID)
+		_, err := leases.Release(ctx, e.node.Coins, f.LeaseID)
 		return err
 	}
 	for _, op := range f.Coins {

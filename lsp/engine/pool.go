@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/liquidity"
@@ -43,7 +44,7 @@ func (e *Engine) tendPool(ctx context.Context) {
 func (e *Engine) cutCoins(ctx context.Context, p liquidity.Policy, rate ln.FeeRateSatPerKW) error {
 	// Of an attempt that was cut off: its transaction is out, and lnd knows what it
 	// spent, or it never will be.
-	if _, err := e.releaseCoins(ctx, poolLease()); err != nil {
+	if _, err := leases.Release(ctx, e.node.Coins, poolLease()); err != nil {
 		return err
 	}
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
@@ -74,7 +75,7 @@ func (e *Engine) cutCoins(ctx context.Context, p liquidity.Policy, rate ln.FeeRa
 		if err == nil {
 			continue
 		}
-		_, releaseErr := e.releaseCoins(ctx, poolLease())
+		_, releaseErr := leases.Release(ctx, e.node.Coins, poolLease())
 		if errors.Is(err, ln.ErrLeased) {
 			// A channel took it: that is what coins are for.
 			return releaseErr
@@ -93,7 +94,7 @@ func (e *Engine) cutCoins(ctx context.Context, p liquidity.Policy, rate ln.FeeRa
 			// It may be out: the next look tells.
 			return err
 		}
-		_, releaseErr := e.releaseCoins(ctx, poolLease())
+		_, releaseErr := leases.Release(ctx, e.node.Coins, poolLease())
 		return errors.Join(fmt.Errorf("cut the wallet's coins: %w", err), releaseErr)
 	}
 	e.log.Info("the wallet's coins are being cut, so that there is one for each channel",

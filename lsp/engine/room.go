@@ -189,9 +189,14 @@ func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {
 // agreements were promised of them: of those the room is only kept until their
 // payment comes and takes a spot.
 func (e *Engine) spotsLocked(client ln.PubKey) map[string]spot {
-	out := maps.Clone(e.promises)
-	maps.Copy(out, e.spots)
-	maps.DeleteFunc(out, func(_ string, sp spot) bool { return sp.client != client })
+	out := make(map[string]spot)
+	for _, all := range []map[string]spot{e.promises, e.spots} {
+		for id, sp := range all {
+			if sp.client == client {
+				out[id] = sp
+			}
+		}
+	}
 	return out
 }
 

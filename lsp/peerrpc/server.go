@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 )
 
@@ -124,26 +125,13 @@ func (s *Server) Run(ctx context.Context) {
 
 // keep subscribes again whenever lnd ends a stream.
 func (s *Server) keep(ctx context.Context, what string, subscribe func(context.Context) error, ended func()) {
-	const first, most = 50 * time.Millisecond, 2 * time.Second
-	wait := first
-	for ctx.Err() == nil {
-		began := s.opt.Now()
-		err := subscribe(ctx)
+	pace.Keep(ctx, pace.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Healthy: time.Minute}, func(ctx context.Context) error {
 		// Who came and went while nobody looked is not known.
-		ended()
-		if ctx.Err() != nil {
-			return
-		}
+		defer ended()
+		return subscribe(ctx)
+	}, func(err error) {
 		s.log.Warn("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
-		if s.opt.Now().Sub(began) > time.Minute {
-			wait = first
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, most)
-	}
+	})
 }
 
 // onPeer ends what belongs to a connection. Its word and the peer's messages

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/lsps5"
 )
@@ -144,22 +145,7 @@ func (s *Service) wake() {
 
 // keep subscribes again whenever lnd ends a stream.
 func (s *Service) keep(ctx context.Context, what string, subscribe func(context.Context) error) {
-	const first, most = 100 * time.Millisecond, 5 * time.Second
-	wait := first
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := subscribe(ctx)
-		if ctx.Err() != nil {
-			return
-		}
+	pace.Keep(ctx, pace.Backoff{First: 100 * time.Millisecond, Most: 5 * time.Second, Healthy: time.Minute}, subscribe, func(err error) {
 		s.log.Warn("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
-		if time.Since(began) > time.Minute {
-			wait = first
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, most)
-	}
+	})
 }

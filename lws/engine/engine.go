@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/hold"
@@ -184,30 +185,14 @@ func (e *Engine) load(ctx context.Context) error {
 
 // keep keeps a subscription up.
 func (e *Engine) keep(what string, subscribe func(context.Context) error) {
-	for wait := 20 * time.Millisecond; e.ctx.Err() == nil; wait = min(2*wait, time.Second) {
-		began := time.Now()
-		err := subscribe(e.ctx)
-		if e.ctx.Err() != nil {
-			return
-		}
+	pace.Keep(e.ctx, pace.Backoff{First: 20 * time.Millisecond, Most: time.Second, Healthy: 10 * time.Second}, subscribe, func(err error) {
 		e.log.Info("a subscription ended; subscribing again", zap.String("what", what), zap.Error(err))
-		if time.Since(began) > 10*time.Second {
-			wait = 20 * time.Millisecond
-		}
 		// What happened meanwhile is in the next listing.
 		wake(e.relist)
-		e.pause(wait)
-	}
+	})
 }
 
-func (e *Engine) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-e.ctx.Done():
-	}
-}
+func (e *Engine) pause(d time.Duration) { _ = pace.Pause(e.ctx, d) }
 
 func wake(ch chan struct{}) {
 	select {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/in"
@@ -167,23 +168,9 @@ func (e *Engine) momentAt(height uint32) swaps.Moment {
 
 // keep runs a subscription again whenever it ends.
 func (e *Engine) keep(ctx context.Context, what string, subscribe func(context.Context) error) {
-	wait := 50 * time.Millisecond
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := subscribe(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			wait = 50 * time.Millisecond
-		}
+	pace.Keep(ctx, pace.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Healthy: time.Minute}, subscribe, func(err error) {
 		e.log.Debug("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, 2*time.Second)
-	}
+	})
 }
 
 // onBlock tells the tip to every swap that the chain may end.

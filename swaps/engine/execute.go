@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -243,19 +244,8 @@ func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (ou
 
 // releaseCoins gives back every coin leased under the id.
 func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
-	leases, err := e.node.Wallet.ListLeases(ctx)
-	if err != nil {
-		return err
-	}
-	for _, l := range leases {
-		if l.ID != id {
-			continue
-		}
-		if err := e.node.Wallet.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := leases.Release(ctx, e.node.Wallet, id)
+	return err
 }
 
 // settlePrepay takes the prepay only while the swap payment is held: from here

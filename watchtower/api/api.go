@@ -85,11 +85,8 @@ func (s *Service) caller(ctx context.Context) (*running, ln.PubKey, error) {
 	if err != nil {
 		return nil, ln.PubKey{}, err
 	}
-	who, ok := auth.FromContext(ctx)
-	if !ok || who.NodeKey.IsZero() {
-		return nil, ln.PubKey{}, errkind.New(errkind.Unauthenticated, "Log in with the node's key first.")
-	}
-	return r, who.NodeKey, nil
+	node, err := auth.NodeOf(ctx)
+	return r, node, err
 }
 
 // tenant is the caller's registration.

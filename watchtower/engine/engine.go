@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/lookout"
@@ -191,14 +192,7 @@ func (e *Engine) Begin(ctx context.Context) error {
 			return errors.Join(err, ctx.Err())
 		}
 		e.o.Log.Warn("the first block could not be fixed; trying again", zap.Error(err))
-		pause(ctx, time.Second)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
+		_ = pace.Pause(ctx, time.Second)
 	}
 }
 
@@ -213,8 +207,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return e.queue.Run(ctx) })
 	group.Go(func() error { e.followKeys(ctx, changed); return nil })
-	group.Go(func() error { e.every(ctx, sumEvery, e.sum); return nil })
-	group.Go(func() error { e.every(ctx, sweepEvery, e.sweep); return nil })
+	group.Go(func() error { pace.Every(ctx, sumEvery, e.sum); return nil })
+	group.Go(func() error { pace.Every(ctx, sweepEvery, e.sweep); return nil })
 	group.Go(func() error { return e.search(ctx) })
 	if e.listener != nil {
 		group.Go(func() error { return e.listener.Run(ctx) })
@@ -230,20 +224,6 @@ const (
 	sweepEvery = time.Minute
 	keysEvery  = 30 * time.Second
 )
-
-func (e *Engine) every(ctx context.Context, d time.Duration, f func(context.Context)) {
-	f(ctx)
-	ticker := time.NewTicker(d)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			f(ctx)
-		}
-	}
-}
 
 func (e *Engine) sum(ctx context.Context) {
 	totals, err := e.store.Totals(ctx)
@@ -345,7 +325,7 @@ func (e *Engine) search(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.o.Log.Warn("the lookout ended; it begins again", zap.Error(err))
-			pause(ctx, time.Second)
+			_ = pace.Pause(ctx, time.Second)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/collab"
 	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
@@ -201,18 +202,8 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 }
 
 func (a *Agent) release(ctx context.Context, r Record) error {
-	leases, err := a.ports.Wallet.ListLeases(ctx)
-	if err != nil {
-		return err
-	}
-	for _, l := range leases {
-		if l.ID == r.leaseID() {
-			if err := a.ports.Wallet.ReleaseCoin(ctx, l.ID, l.Outpoint); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	_, err := leases.Release(ctx, a.ports.Wallet, r.leaseID())
+	return err
 }
 
 // Reclaim takes the coins of a signed joint funding back, by spending them to the

@@ -96,14 +96,14 @@ func (s *Service) wallet(ctx context.Context, id string) (*engine.Engine, ln.Pub
 	if err != nil {
 		return nil, ln.PubKey{}, err
 	}
-	who, ok := auth.FromContext(ctx)
-	if !ok || who.NodeKey.IsZero() {
-		return nil, ln.PubKey{}, errkind.New(errkind.Unauthenticated, "log in with the node's key first")
+	client, err := auth.NodeOf(ctx)
+	if err != nil {
+		return nil, ln.PubKey{}, err
 	}
 	if len(id) > maxID {
 		return nil, ln.PubKey{}, errkind.New(errkind.Invalid, "the funding's id is too long")
 	}
-	return e, who.NodeKey, nil
+	return e, client, nil
 }
 
 type wallets struct {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/collab"
@@ -153,23 +154,9 @@ func (e *Engine) momentAt(height uint32) lsp.Moment {
 
 // keep runs a subscription again whenever it ends.
 func (e *Engine) keep(ctx context.Context, what string, subscribe func(context.Context) error) {
-	wait := 50 * time.Millisecond
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := subscribe(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			wait = 50 * time.Millisecond
-		}
+	pace.Keep(ctx, pace.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second, Healthy: time.Minute}, subscribe, func(err error) {
 		e.log.Debug("lnd ended a subscription; subscribing again", zap.String("subscription", what), zap.Error(err))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, 2*time.Second)
-	}
+	})
 }
 
 func (e *Engine) onBlock(b ln.Block) {

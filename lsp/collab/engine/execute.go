@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/collab"
@@ -136,7 +137,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f collab.LeaseCoins) ([]collab.
 		if ours.Joint, err = funding.Divide(f.Plan.CapacitySat, f.Plan.FeeRate, ours.Gateway, collab.WalletParty(f.Plan)); err != nil {
 			return refused(false, err)
 		}
-		err = e.leaseAll(ctx, f.Plan.LeaseID(), chosen.Inputs)
+		err = leases.All(ctx, e.node.Coins, f.Plan.LeaseID(), chosen.Inputs, leaseFor)
 		if err == nil {
 			return []collab.Event{collab.CoinsLeased{Moment: e.moment(), Ours: ours}}, nil
 		}
@@ -147,29 +148,9 @@ func (e *Engine) leaseCoins(ctx context.Context, f collab.LeaseCoins) ([]collab.
 	}
 }
 
-func (e *Engine) leaseAll(ctx context.Context, id [32]byte, coins []ln.Coin) error {
-	for _, c := range coins {
-		if err := e.node.Coins.LeaseCoin(ctx, id, c.Outpoint, leaseFor); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
-	leases, err := e.node.Coins.ListLeases(ctx)
-	if err != nil {
-		return err
-	}
-	for _, l := range leases {
-		if l.ID != id {
-			continue
-		}
-		if err := e.node.Coins.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := leases.Release(ctx, e.node.Coins, id)
+	return err
 }
 
 // renewLeases keeps our coins until the transaction is in a block.
@@ -183,7 +164,7 @@ func (e *Engine) renewLeases(ctx context.Context, id string) error {
 		return nil
 	}
 	lease := collab.PlanOf(inst.State).LeaseID()
-	err = e.leaseAll(ctx, lease, ours.Gateway.Inputs)
+	err = leases.All(ctx, e.node.Coins, lease, ours.Gateway.Inputs, leaseFor)
 	if errors.Is(err, ln.ErrLeased) || errors.Is(err, ln.ErrNotFound) {
 		if _, signed := collab.SignedOf(inst.State); signed {
 			err = nil // lnd's wallet knows that they are spent

@@ -1,0 +1,53 @@
+// Package leases holds coins of lnd's wallet for one purpose, under an id that
+// names it.
+//
+// It promises that Release leaves none leased under the id, and touches no other.
+// A failed call may have done a part: calling it again does the rest.
+package leases
+
+import (
+	"context"
+	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// Leaser leases coins; ln.ErrLeased if another id has the coin.
+type Leaser interface {
+	LeaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint, d time.Duration) error
+}
+
+// Releaser lists and gives back leases.
+type Releaser interface {
+	ListLeases(ctx context.Context) ([]ln.Lease, error)
+	ReleaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint) error
+}
+
+// All leases every coin, or prolongs its lease.
+func All(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d time.Duration) error {
+	for _, c := range coins {
+		if err := wallet.LeaseCoin(ctx, id, c.Outpoint, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Release gives back every coin leased under the id, and tells whether there was
+// any.
+func Release(ctx context.Context, wallet Releaser, id [32]byte) (found bool, err error) {
+	list, err := wallet.ListLeases(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, l := range list {
+		if l.ID != id {
+			continue
+		}
+		if err := wallet.ReleaseCoin(ctx, id, l.Outpoint); err != nil {
+			return found, err
+		}
+		found = true
+	}
+	return found, nil
+}
