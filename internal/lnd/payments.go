@@ -147,19 +147,25 @@ type PayRequest struct {
 
 // Pay pays an invoice and waits for the result.
 func (c *Client) Pay(ctx context.Context, r PayRequest) (ln.Payment, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := c.router.SendPaymentV2(ctx, &routerrpc.SendPaymentRequest{
+	return c.sendPayment(ctx, "pay", &routerrpc.SendPaymentRequest{
 		PaymentRequest: r.Bolt11, AmtMsat: int64(r.AmountMsat), FeeLimitMsat: int64(r.FeeLimitMsat),
 		TimeoutSeconds: r.TimeoutSeconds, MaxParts: r.MaxParts,
 	})
+}
+
+// sendPayment begins a payment and follows it to its end. An error leaves open whether
+// lnd goes on with it.
+func (c *Client) sendPayment(ctx context.Context, what string, req *routerrpc.SendPaymentRequest) (ln.Payment, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.router.SendPaymentV2(ctx, req)
 	if err != nil {
-		return ln.Payment{}, mapError("pay", err)
+		return ln.Payment{}, mapError(what, err)
 	}
 	for {
 		msg, err := stream.Recv()
 		if err != nil {
-			return ln.Payment{}, mapError("pay", err)
+			return ln.Payment{}, mapError(what, err)
 		}
 		hash, err := ln.ParseHash(msg.PaymentHash)
 		if err != nil {

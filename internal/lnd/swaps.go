@@ -57,26 +57,7 @@ func (c *Client) PayInvoice(ctx context.Context, r ln.InvoicePayment) (ln.Paymen
 	if !r.LastHop.IsZero() {
 		req.LastHopPubkey = r.LastHop[:]
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := c.router.SendPaymentV2(ctx, req)
-	if err != nil {
-		return ln.Payment{}, mapError("pay an invoice", err)
-	}
-	for {
-		msg, err := stream.Recv()
-		if err != nil {
-			return ln.Payment{}, mapError("pay an invoice", err)
-		}
-		hash, err := ln.ParseHash(msg.PaymentHash)
-		if err != nil {
-			return ln.Payment{}, err
-		}
-		p, err := paymentFromRPC(hash, msg)
-		if err != nil || p.State == ln.PaymentSucceeded || p.State == ln.PaymentFailed {
-			return p, err
-		}
-	}
+	return c.sendPayment(ctx, "pay an invoice", req)
 }
 
 // WatchConf tells when a transaction with this output script is in a block, and
