@@ -2,19 +2,12 @@ package lsp
 
 import (
 	"fmt"
-	"time"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
-// Moment is when an event happened: every event of every machine carries the
-// time and the best block height known to the gateway then, so that a machine
-// needs neither clock nor chain.
-type Moment struct {
-	At     time.Time `json:"at"`
-	Height uint32    `json:"height,omitempty"`
-}
-
-// EventTime gives the event's time to the engine.
-func (m Moment) EventTime() time.Time { return m.At }
+// Moment is when an event happened.
+type Moment = ln.Moment
 
 // ReasonCode is the stable name of why something ended or was refused. It is
 // stored, counted in metrics and returned by the API.

@@ -464,24 +464,26 @@ func TestBooksOpenAtFirstStart(t *testing.T) {
 }
 
 // TestBooksSurviveACrashAtEveryCommit: whatever commit of a reconciliation
-// sluiced dies at, the next one ends with the same books.
+// sluiced dies at, the next one ends with the truth. The days differ: which
+// channel carries what is chance.
 func TestBooksSurviveACrashAtEveryCommit(t *testing.T) {
 	virtual(t, func(t *testing.T) {
-		base, commits := busyBooks(t, 0, 0)
-		require.Greater(t, commits, int64(3))
-		for n := int64(1); n <= commits; n++ {
-			for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
-				got, _ := busyBooks(t, n, point)
-				require.Equal(t, base, got, "%s commit %d", point, n)
+		require.Greater(t, busyBooks(t, 0, 0), int64(3))
+		for n := int64(1); ; n++ {
+			before := busyBooks(t, n, storetest.BeforeCommit)
+			after := busyBooks(t, n, storetest.AfterCommit)
+			if before < n && after < n {
+				t.Logf("crashed at each of %d commits", n-1)
+				return
 			}
 		}
 	})
 }
 
 // busyBooks lets a bit of everything happen and then reconciles, dying at the
-// n-th commit. It returns what the books say in the end, and how many commits
-// the reconciliation took.
-func busyBooks(t *testing.T, n int64, point storetest.Point) (string, int64) {
+// n-th commit, and holds the books against the truth. It returns how many
+// commits the reconciliation took.
+func busyBooks(t *testing.T, n int64, point storetest.Point) int64 {
 	t.Helper()
 	d := &bookDay{rng: rand.New(rand.NewPCG(5, 5))}
 	d.rig = newRig(t, rigConfig{seed: 5, job: jobs()[0]})
@@ -514,8 +516,9 @@ func busyBooks(t *testing.T, n int64, point storetest.Point) (string, int64) {
 	starts := d.starts.Load()
 	_, err := d.service.Load().operator.Reconcile(d.ctx, &lspv1.ReconcileRequest{})
 	commits := d.faults.Commits() - before
-	require.Equal(t, n == 0, err == nil, "the crash must come, and only then: %v", err)
-	if n > 0 {
+	crashes := n > 0 && commits >= n
+	require.Equal(t, crashes, err != nil, "the crash must come, and only then: %v", err)
+	if crashes {
 		for range 100 {
 			d.pause(d.step)
 		}
@@ -523,7 +526,8 @@ func busyBooks(t *testing.T, n int64, point storetest.Point) (string, int64) {
 	}
 	d.exact("the reconciliation after")
 	require.NoError(t, d.settleHeld())
-	return lines(d.atRest()), commits
+	d.atRest()
+	return commits
 }
 
 // TestBooksOfClosesWithHTLCs plays a channel that goes on chain with a payment

@@ -129,15 +129,8 @@ func (Failing) StateName() string  { return "failing" }
 func (Resumed) StateName() string  { return "resumed" }
 func (Failed) StateName() string   { return "failed" }
 
-// Moment is when something happened.
-type Moment struct {
-	At time.Time `json:"at"`
-	// Height is the tip, 0 when unknown.
-	Height uint32 `json:"height"`
-}
-
-// EventTime is for the story.
-func (m Moment) EventTime() time.Time { return m.At }
+// Moment is when an event happened.
+type Moment = ln.Moment
 
 // Event is something that happened to the payment.
 type Event interface{ EventName() string }

@@ -172,7 +172,7 @@ func TestPartsEndAlike(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	s, effects, err := Step(fresh(), Offered{Moment: Moment{testStart, testHeight}, Part: testPart(1)})
+	s, effects, err := Step(fresh(), Offered{Moment: Moment{At: testStart, Height: testHeight}, Part: testPart(1)})
 	require.NoError(t, err)
 	require.Len(t, effects, 1)
 	require.False(t, Due(s, testHeight+3))
