@@ -115,7 +115,7 @@ func TestAdmit(t *testing.T) {
 		All:    lsp.Load{OpenRequests: 4, UnpaidSat: 900},
 	}
 	offer := lsp.Request{NewOffer: true, QuoteSat: 100}
-	rich := lsp.Usage{FundableSat: 10_000}
+	rich := lsp.Usage{Fundable: lsp.Fundable{Sat: 10_000}}
 	require.NoError(t, lsp.Admit(offer, rich, caps))
 	for name, c := range map[string]struct {
 		r lsp.Request
@@ -137,10 +137,17 @@ func TestAdmit(t *testing.T) {
 		require.Equal(t, errkind.Exhausted, errkind.Of(err), name)
 		require.NotEmpty(t, errkind.Sentence(err), name)
 	}
-	poor := lsp.Usage{FundableSat: 199, UnfundedSat: 100}
+	poor := lsp.Usage{Fundable: lsp.Fundable{Sat: 199}, Unfunded: lsp.Quoted{Channels: 1, Sat: 100}}
 	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(offer, poor, caps)), "what is quoted must be fundable")
 	require.NoError(t, lsp.Admit(lsp.Request{NewOffer: true}, poor, caps), "room that is there needs no coins")
-	draining := lsp.Usage{FundableSat: 10_000, Draining: true}
+	cut := lsp.Usage{Fundable: lsp.Fundable{Sat: 10_000, Channels: 3, Counted: true}, Unfunded: lsp.Quoted{Channels: 2, Sat: 200}}
+	require.NoError(t, lsp.Admit(offer, cut, caps), "a coin is left")
+	cut.Unfunded.Channels = 3
+	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(offer, cut, caps)), "every coin is promised")
+	require.NoError(t, lsp.Admit(lsp.Request{NewOffer: true}, cut, caps), "room that is there needs no coin")
+	cut.NewcomersUnfunded.Channels = 1
+	require.NoError(t, lsp.Admit(offer, cut, caps), "newcomers' quotes keep no coin from clients that are known")
+	draining := lsp.Usage{Fundable: lsp.Fundable{Sat: 10_000}, Draining: true}
 	require.ErrorIs(t, lsp.Admit(offer, draining, caps), lsp.ErrDraining)
 	require.NoError(t, lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: 1}, draining, caps), "what is held is still served")
 }
@@ -155,7 +162,7 @@ func TestAdmitNewcomers(t *testing.T) {
 	require.Equal(t, lsp.Load{OpenRequests: 2, UnpaidSat: 450, HeldSat: 50, HeldSatBlocks: 500, OpensLastHour: 1}, caps.Newcomers(),
 		"rounded down, but never to no limit at all")
 	used := lsp.Load{OpenRequests: 2, UnpaidSat: 450, HeldSat: 50, HeldSatBlocks: 500}
-	crowd := lsp.Usage{Newcomer: true, Newcomers: used, All: used, FundableSat: 100, UnfundedSat: 100, NewcomersUnfundedSat: 100}
+	crowd := lsp.Usage{Newcomer: true, Newcomers: used, All: used, Fundable: lsp.Fundable{Sat: 100}, Unfunded: lsp.Quoted{Channels: 1, Sat: 100}, NewcomersUnfunded: lsp.Quoted{Channels: 1, Sat: 100}}
 	known := crowd
 	known.Newcomer = false
 	for name, r := range map[string]lsp.Request{
@@ -166,7 +173,7 @@ func TestAdmitNewcomers(t *testing.T) {
 		require.ErrorContains(t, err, "new clients'", name)
 		require.NoError(t, lsp.Admit(r, known, caps), name)
 	}
-	known.UnfundedSat = 101
+	known.Unfunded.Sat = 101
 	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(lsp.Request{NewOffer: true, QuoteSat: 100}, known, caps)),
 		"what others with a history were promised counts")
 	all := lsp.Caps{All: caps.All, NewcomersPercent: 100}

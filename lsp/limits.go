@@ -33,12 +33,27 @@ type Usage struct {
 	All       Load
 	// Newcomer: the client has not paid for a channel yet.
 	Newcomer bool
-	// UnfundedSat is capacity quoted, by all, for which no open has begun: no
-	// coin is leased for it. NewcomersUnfundedSat is the newcomers' part.
-	UnfundedSat          ln.Sat
-	NewcomersUnfundedSat ln.Sat
-	FundableSat          ln.Sat
-	Draining             bool
+	// Unfunded is what was quoted, by all, and has no open yet: no coin is leased
+	// for it. NewcomersUnfunded is the newcomers' part.
+	Unfunded          Quoted
+	NewcomersUnfunded Quoted
+	Fundable          Fundable
+	Draining          bool
+}
+
+// Quoted are channels that were promised.
+type Quoted struct {
+	Channels int
+	Sat      ln.Sat
+}
+
+// Fundable is what the wallet could fund when it was asked.
+type Fundable struct {
+	Sat ln.Sat
+	// Channels is for how many its coins are cut, where that is Counted: an open
+	// takes a whole coin, and its change is good again after a block only.
+	Channels int
+	Counted  bool
 }
 
 // Caps are the limits. A node key is free, so that caps per client bound only
@@ -124,12 +139,19 @@ func Admit(r Request, u Usage, c Caps) error {
 	}
 	// What is quoted must be fundable, or an offer is a promise of a failure.
 	// Newcomers' quotes lease no coin and keep none from clients that are known.
-	promised := u.UnfundedSat
+	promised := u.Unfunded
 	if !u.Newcomer {
-		promised -= min(promised, u.NewcomersUnfundedSat)
+		promised.Sat -= min(promised.Sat, u.NewcomersUnfunded.Sat)
+		promised.Channels -= min(promised.Channels, u.NewcomersUnfunded.Channels)
 	}
-	if r.NewOffer && r.QuoteSat > 0 && over(uint64(promised), uint64(r.QuoteSat), uint64(u.FundableSat)) {
+	if !r.NewOffer || r.QuoteSat == 0 {
+		return nil
+	}
+	if over(uint64(promised.Sat), uint64(r.QuoteSat), uint64(u.Fundable.Sat)) {
 		return errkind.Newf(errkind.Unavailable, "the gateway has too few free coins for a channel of %s now: try again later or receive less", r.QuoteSat)
+	}
+	if u.Fundable.Counted && promised.Channels >= u.Fundable.Channels {
+		return errkind.New(errkind.Unavailable, "the gateway has promised every coin that it can open a channel with before the next block: try again in some minutes")
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ type tally struct {
 	newcomers int
 	requests  int
 	quoted    ln.Sat
-	unfunded  ln.Sat
+	unfunded  Quoted
 	held      ln.Msat
 	satBlocks uint64
 }
@@ -94,7 +94,7 @@ func (l *Loads) Newcomer(client ln.PubKey) (newcomer, ok bool) {
 func (l *Loads) Usage(client ln.PubKey) Usage {
 	return Usage{
 		Client: l.clients[client].load(), Newcomers: l.newcomers.load(), All: l.all.load(),
-		UnfundedSat: l.all.unfunded, NewcomersUnfundedSat: l.newcomers.unfunded,
+		Unfunded: l.all.unfunded, NewcomersUnfunded: l.newcomers.unfunded,
 	}
 }
 
@@ -123,8 +123,9 @@ func (t *tally) add(s Share, sign int) {
 	// Taking out wraps around and back: what is left is exact.
 	by := func(n uint64) uint64 { return n * uint64(sign) } //nolint:gosec // wrapping is meant
 	t.quoted += ln.Sat(by(uint64(s.QuotedSat)))
-	if !s.Funded {
-		t.unfunded += ln.Sat(by(uint64(s.QuotedSat)))
+	if !s.Funded && s.QuotedSat > 0 {
+		t.unfunded.Sat += ln.Sat(by(uint64(s.QuotedSat)))
+		t.unfunded.Channels += sign
 	}
 	t.held += ln.Msat(by(uint64(s.HeldMsat)))
 	t.satBlocks += by(s.SatBlocks)

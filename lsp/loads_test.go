@@ -83,9 +83,15 @@ func sumOf(shares map[string]Share, client ln.PubKey) (u Usage) {
 			add(&u.Client, &own, s)
 		}
 		if !s.Funded {
-			u.UnfundedSat += s.QuotedSat
+			quote := Quoted{Sat: s.QuotedSat}
+			if s.QuotedSat > 0 {
+				quote.Channels = 1
+			}
+			u.Unfunded.Sat += quote.Sat
+			u.Unfunded.Channels += quote.Channels
 			if s.Newcomer {
-				u.NewcomersUnfundedSat += s.QuotedSat
+				u.NewcomersUnfunded.Sat += quote.Sat
+				u.NewcomersUnfunded.Channels += quote.Channels
 			}
 		}
 	}

@@ -110,7 +110,7 @@ func (f *fakeGateway) GetStatus(context.Context, *lspv1.GetStatusRequest) (*lspv
 		PaymentsByState: map[string]uint64{"opening": 2, "paid": 1234, "offered": 1},
 		OpeningsByState: map[string]uint64{"usable": 40, "published": 1},
 		FeesEarnedMsat:  12_345_678, ChainFeesMsat: 1_500_000, UsableCoinsSat: 5_000_000, AnchorReserveSat: 100_000,
-		CoinPool:        &lspv1.CoinPool{Wanted: 40, CoinSat: 1_000_000, Ready: 38, Coming: 2, Small: 3, OpensLeft: 38},
+		CoinPool:        &lspv1.CoinPool{Wanted: 40, CoinSat: 1_000_000, Ready: 38, Coming: 2, Small: 3, OpensLeft: 38, Promised: 7, Refill: "next_block"},
 		FeeRateSatPerKw: 1253, FeeRateEstimateSatPerKw: 1253, FeeRateAgeMs: 31_000, FeeRateFloorSatPerKw: 253, FeeRateCeilingSatPerKw: 50_000,
 		OpeningCostCoveredSat: 1_238, Menu: []*lspv1.OpeningFeeParams{
 			{MinFeeMsat: 2_000_000, ProportionalPpm: 10_000, MinLifetimeBlocks: 4_320, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 10_000_000_000},

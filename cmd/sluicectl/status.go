@@ -190,5 +190,18 @@ func poolWords(p *lspv1.CoinPool) string {
 	if n := p.GetComing(); n > 0 {
 		text += fmt.Sprintf(", %d with the next blocks", n)
 	}
+	if n := p.GetPromised(); n > 0 {
+		text += fmt.Sprintf("; %d promised", n)
+	}
+	switch p.GetRefill() {
+	case "next_block":
+		text += "; full again with the next block"
+	case "two_blocks":
+		text += "; full again in two blocks, if a coin is large enough to be cut"
+	case "cheap_blocks":
+		text += "; it waits for cheap blocks to be filled"
+	case "fee_rate":
+		text += "; not filled while no fee rate can be trusted"
+	}
 	return text
 }

@@ -109,6 +109,8 @@ type LSPConfig struct {
 	PoolCoin         config.Sat      `toml:"pool_coin_sat" help:"the size of each: a channel on demand, its chain fee, and a little change" min:"30000"`
 	PoolLow          int             `toml:"pool_low" help:"with fewer confirmed ones it no longer waits for cheap blocks" min:"0" max:"500"`
 	PoolCheap        uint64          `toml:"pool_cheap_sat_per_kw" help:"blocks are cheap up to this fee rate" min:"253"`
+	PoolMaxCoins     int             `toml:"pool_max_coins" help:"with many opens a day the pool grows up to so many; 0 keeps to pool_coins" min:"0" max:"500"`
+	PoolMaxCoin      config.Sat      `toml:"pool_max_coin_sat" help:"where channels are larger than pool_coin_sat the size is doubled up to this; 0 keeps to it"`
 	PoolJoinFrom     int             `toml:"pool_join_from" help:"in cheap blocks, so many coins below pool_coin_sat are joined into one; 0 never" min:"0" max:"500"`
 	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
 	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate (250 sat/kw is 1 sat/vbyte)" min:"253"`
@@ -319,7 +321,10 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	out.ReservePerChan, out.MaxReserveSat, out.MaxUnconfirmed = s.ReservePerChan.Amount(), s.MaxReserve.Amount(), s.MaxUnconfirmed
 	out.KeepSat = s.Keep.Amount()
 	out.MinReserveSat = min(out.MinReserveSat, out.MaxReserveSat)
-	out.Pool = liquidity.Policy{Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom}
+	out.Pool = liquidity.Policy{
+		Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom,
+		MaxCoins: s.PoolMaxCoins, MaxCoinSat: s.PoolMaxCoin.Amount(),
+	}
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
 	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
 	out.CollectFor, out.HoldFor, out.OpenFor = s.CollectFor.Std(), s.HoldFor.Std(), s.OpenFor.Std()

@@ -27,7 +27,7 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 	self := e.Config().Self
 	out := &lspv1.GetStatusResponse{
 		Accepting: s.Accepting, StoppedReason: s.StoppedReason, PaymentsByState: counts(s.Payments), OpeningsByState: counts(s.Openings),
-		FeesEarnedMsat: uint64(s.FeesEarned), ChainFeesMsat: uint64(s.ChainFees), UsableCoinsSat: uint64(s.Usage.FundableSat),
+		FeesEarnedMsat: uint64(s.FeesEarned), ChainFeesMsat: uint64(s.ChainFees), UsableCoinsSat: uint64(s.Usage.Fundable.Sat),
 		AnchorReserveSat: uint64(s.ReserveSat), GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
 	}
 	feesToWire(out, s.Fees)
@@ -40,6 +40,7 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 		out.CoinPool = &lspv1.CoinPool{
 			Wanted: uint32(pool.Wanted), CoinSat: uint64(pool.CoinSat), Ready: uint32(pool.Ready), Coming: uint32(pool.Coming), //nolint:gosec // counts
 			Small: uint32(pool.Small), OpensLeft: uint32(pool.OpensLeft), //nolint:gosec // counts
+			Promised: uint32(pool.Promised), Refill: string(pool.Refill), //nolint:gosec // a count
 		}
 	}
 	return out, nil

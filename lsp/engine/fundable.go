@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 )
 
 // fundableFor is how long lnd's coins are taken for what they were without
@@ -19,7 +20,7 @@ type fundableView struct {
 
 	mu    sync.Mutex
 	at    time.Time
-	sat   ln.Sat
+	can   lsp.Fundable
 	stale bool
 }
 
@@ -30,56 +31,65 @@ func (v *fundableView) changed() {
 	v.stale = true
 }
 
-func (v *fundableView) get(now time.Time) (ln.Sat, bool) {
+func (v *fundableView) get(now time.Time) (lsp.Fundable, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.sat, !v.stale && !v.at.IsZero() && now.Sub(v.at) < fundableFor && !now.Before(v.at)
+	return v.can, !v.stale && !v.at.IsZero() && now.Sub(v.at) < fundableFor && !now.Before(v.at)
 }
 
 // fundable is what channels can be funded with: free coins less the reserve for
-// anchors. It is as of a moment ago.
-func (e *Engine) fundable(ctx context.Context) (ln.Sat, error) {
+// anchors, and for how many they are cut where the operator wants a pool. It is as
+// of a moment ago.
+func (e *Engine) fundable(ctx context.Context) (lsp.Fundable, error) {
 	v := &e.coins
-	if sat, fresh := v.get(e.opt.Now()); fresh {
-		return sat, nil
+	if can, fresh := v.get(e.opt.Now()); fresh {
+		return can, nil
 	}
 	// One asks, the others take its answer.
 	v.asking.Lock()
 	defer v.asking.Unlock()
-	if sat, fresh := v.get(e.opt.Now()); fresh {
-		return sat, nil
+	if can, fresh := v.get(e.opt.Now()); fresh {
+		return can, nil
 	}
 	v.mu.Lock()
 	// What changes while lnd is asked may be missing from its answer.
 	v.stale, v.at = false, time.Time{}
 	v.mu.Unlock()
 	now := e.opt.Now()
-	sat, err := e.askFundable(ctx)
+	can, err := e.askFundable(ctx)
 	if err != nil {
-		return 0, err
+		return lsp.Fundable{}, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.at, v.sat = now, sat
-	return sat, nil
+	v.at, v.can = now, can
+	return can, nil
 }
 
-func (e *Engine) askFundable(ctx context.Context) (ln.Sat, error) {
+func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) {
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
-		return 0, err
+		return can, err
 	}
 	channels, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
-		return 0, err
+		return can, err
 	}
-	var sum ln.Sat
 	for _, c := range coins {
-		if sum, err = sum.Add(c.AmountSat); err != nil {
-			return 0, err
+		if can.Sat, err = can.Sat.Add(c.AmountSat); err != nil {
+			return can, err
 		}
 	}
-	return sum - min(sum, e.anchorReserve(len(channels))), nil
+	can.Sat -= min(can.Sat, e.anchorReserve(len(channels)))
+	p, err := e.poolPolicy(ctx)
+	if err != nil || p.Coins == 0 {
+		return can, err
+	}
+	coins = e.notOrders(coins)
+	left, err := e.opensLeft(ctx, p, coins)
+	// What is being cut is there before most of what is quoted now is paid.
+	can.Channels, can.Counted = left+p.Take(coins).Coming, true
+	return can, err
 }
 
 // watchedCoins tells the view when sluiced itself takes or frees a coin.

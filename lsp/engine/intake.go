@@ -368,7 +368,7 @@ func (c Config) claimFor(w Wish) time.Duration {
 type offerRequest struct {
 	capacity ln.Sat
 	// fundable is what the wallet could fund when it was asked.
-	fundable ln.Sat
+	fundable lsp.Fundable
 }
 
 // sizeOffer sizes the channel of a new offer, and looks what can be funded.

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/liquidity"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
@@ -70,7 +71,18 @@ func TestCapsHoldAgainstMany(t *testing.T) {
 				_, _, err := b.negotiate(key(uint64(i)+2), 100_000_000)
 				return err == nil
 			}))
-			require.Equal(t, 6*capacity, b.usage(ln.PubKey{}).UnfundedSat)
+			require.Equal(t, 6*capacity, b.usage(ln.PubKey{}).Unfunded.Sat)
+		})
+	})
+	t.Run("coins that are cut", func(t *testing.T) {
+		storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+			b := newOffice(t, open(), func(c *Config) { c.Pool = liquidity.Policy{Coins: 5, CoinSat: 1_000_000} })
+			b.node.coins, b.node.cut = 6_000_000, 6
+			require.Equal(t, 5, atOnce(many, func(i int) bool {
+				_, _, err := b.negotiate(key(uint64(i)+2), 100_000_000)
+				return err == nil
+			}), "as many as there are coins, but for the one that holds the reserve; the sats would do for more")
+			require.Equal(t, 5, b.usage(ln.PubKey{}).Unfunded.Channels)
 		})
 	})
 	t.Run("held sats", func(t *testing.T) {
@@ -123,7 +135,7 @@ func TestCapsHoldAgainstMany(t *testing.T) {
 				require.Equal(t, 9, u.All.OpensLastHour)
 				require.LessOrEqual(t, u.Client.OpensLastHour, 5)
 				require.LessOrEqual(t, u.All.OpensLastHour-u.Client.OpensLastHour, 5)
-				require.Equal(t, (many-9)*capacity, u.UnfundedSat, "what is being funded is no longer only promised")
+				require.Equal(t, (many-9)*capacity, u.Unfunded.Sat, "what is being funded is no longer only promised")
 			})
 		})
 	}

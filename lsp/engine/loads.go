@@ -186,7 +186,7 @@ func (e *Engine) keepLoadsChecked(ctx context.Context) {
 
 // admit counts a share from now on if the limits bear the request, and no longer
 // once the transaction is known to have changed nothing.
-func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request, fundable ln.Sat) (isNew bool, err error) {
+func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request, fundable lsp.Fundable) (isNew bool, err error) {
 	if err := e.mayAdmit(name, &share, r, fundable); err != nil {
 		return share.Newcomer, err
 	}
@@ -196,7 +196,7 @@ func (e *Engine) admit(tx *store.Tx, name string, share lsp.Share, r lsp.Request
 
 // mayAdmit holds a request against the limits; a share with a name counts from now
 // on. Whether its client is a newcomer is what its other shares say, if it has any.
-func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable ln.Sat) error {
+func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable lsp.Fundable) error {
 	draining, caps := !e.accepting(), e.limits().caps
 	l := e.loads
 	l.mu.Lock()
@@ -205,7 +205,7 @@ func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable
 		share.Newcomer = isNew
 	}
 	u := l.sum.Usage(share.Client)
-	u.Newcomer, u.FundableSat, u.Draining = share.Newcomer, fundable, draining
+	u.Newcomer, u.Fundable, u.Draining = share.Newcomer, fundable, draining
 	if err := lsp.Admit(r, u, caps); err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 	}
 	name := holdName(id, part)
 	r := lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}
-	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, 0)
+	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, lsp.Fundable{})
 	if err != nil {
 		return overLimit(err), func() {}, nil
 	}

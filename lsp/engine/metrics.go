@@ -100,7 +100,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(c.fees, float64(s.FeesEarned))
 	gauge(c.chainFees, float64(s.ChainFees))
-	gauge(c.coins, float64(s.Usage.FundableSat))
+	gauge(c.coins, float64(s.Usage.Fundable.Sat))
 	gauge(c.reserve, float64(s.ReserveSat))
 	ch <- prometheus.MustNewConstMetric(c.pruned, prometheus.CounterValue, float64(s.Pruned))
 	c.collectFees(s.Fees, gauge)
@@ -147,7 +147,7 @@ func (s Status) Exposures() []Exposure {
 	u := s.Usage
 	out := []Exposure{
 		{Kind: "unconfirmed", Unit: "sat", Used: uint64(s.UnconfirmedSat)},
-		{Kind: "quoted", Unit: "sat", Used: uint64(u.UnfundedSat), Cap: uint64(u.FundableSat)},
+		{Kind: "quoted", Unit: "sat", Used: uint64(u.Unfunded.Sat), Cap: uint64(u.Fundable.Sat)},
 	}
 	out = append(out, exposures("", u.All, s.Caps.All)...)
 	return append(out, exposures("newcomers_", u.Newcomers, s.Caps.Newcomers())...)

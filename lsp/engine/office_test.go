@@ -34,8 +34,10 @@ type still struct {
 	channels []ln.Channel
 	pending  []ln.PendingChannel
 	coins    ln.Sat
-	aliases  map[ln.SCID]ln.SCID
-	removed  int
+	// cut is into how many coins they are cut; 0 is one.
+	cut     int
+	aliases map[ln.SCID]ln.SCID
+	removed int
 }
 
 func (s *still) ListChannels(context.Context) ([]ln.Channel, error) {
@@ -47,7 +49,15 @@ func (s *still) ListChannels(context.Context) ([]ln.Channel, error) {
 func (s *still) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return s.pending, nil }
 
 func (s *still) ListCoins(context.Context, int32) ([]ln.Coin, error) {
-	return []ln.Coin{{AmountSat: s.coins}}, nil
+	n := max(s.cut, 1)
+	coins := make([]ln.Coin, 0, n)
+	for i := range n {
+		coins = append(coins, ln.Coin{
+			Outpoint: ln.Outpoint{TxID: ln.TxID{1}, Index: uint32(i)}, AmountSat: s.coins / ln.Sat(n), Confirmations: 1, //nolint:gosec // few
+			PkScript: append([]byte{0x51, 32}, make([]byte, 32)...),
+		})
+	}
+	return coins, nil
 }
 
 func (s *still) EstimateFee(context.Context, int32) (rate, relay ln.FeeRateSatPerKW, err error) {

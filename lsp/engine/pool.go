@@ -10,8 +10,10 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/liquidity"
+	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 )
 
 const (
@@ -29,14 +31,17 @@ func poolLease() [32]byte { return [32]byte{'s', 'l', 'u', 'i', 'c', 'e', 0, 3, 
 // wants. It is a payment of the wallet to itself: whatever cuts it off, nothing is
 // lost but a lease that ends, or a fee that was paid for what it was for.
 func (e *Engine) tendPool(ctx context.Context) {
-	p := e.cfg.Pool
 	rate := e.fees.current()
-	if p.Coins == 0 || rate.Stale || rate.High {
+	if e.cfg.Pool.Coins == 0 || rate.Stale || rate.High {
 		return
 	}
 	e.poolMu.Lock()
 	defer e.poolMu.Unlock()
-	if err := e.cutCoins(ctx, p, rate.Rate); err != nil && ctx.Err() == nil {
+	p, err := e.poolPolicy(ctx)
+	if err == nil {
+		err = e.cutCoins(ctx, p, rate.Rate)
+	}
+	if err != nil && ctx.Err() == nil {
 		e.log.Warn("the pool of coins could not be tended; the next block tries again", zap.Error(err))
 	}
 }
@@ -102,6 +107,61 @@ func (e *Engine) cutCoins(ctx context.Context, p liquidity.Policy, rate ln.FeeRa
 	return nil
 }
 
+const (
+	// demandOver is how far back opens are looked at, and mostDemand how many: a day
+	// of opens beyond that wants as large a pool as there may be.
+	demandOver = 24 * time.Hour
+	mostDemand = 5_000
+)
+
+// poolPolicy is the operator's, grown by what was opened within a day.
+func (e *Engine) poolPolicy(ctx context.Context) (liquidity.Policy, error) {
+	p := e.cfg.Pool
+	if p.Coins == 0 || !p.Follows() {
+		return p, nil
+	}
+	var opens []liquidity.Open
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		rows, err := lspdb.New(tx).OpeningsSince(ctx, lspdb.OpeningsSinceParams{SinceMs: e.opt.Now().Add(-demandOver).UnixMilli(), Most: mostDemand})
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			opens = append(opens, liquidity.Open{At: time.UnixMilli(r.CreatedMs), Sat: ln.Sat(r.CapacitySat)}) //nolint:gosec // stored as such
+		}
+		return nil
+	})
+	if err != nil {
+		return p, err
+	}
+	extra, err := e.poolExtra()
+	return p.Follow(opens, extra), err
+}
+
+// poolExtra is what an open takes of a coin beyond the channel's capacity.
+func (e *Engine) poolExtra() (ln.Sat, error) {
+	fee, err := e.fees.current().Rate.Fee(funding.OpeningWU(1))
+	return fee + minChangeSat, err
+}
+
+// opensLeft is how many channels of the pool's size these coins can open before a
+// block confirms anything.
+func (e *Engine) opensLeft(ctx context.Context, p liquidity.Policy, coins []ln.Coin) (int, error) {
+	extra, err := e.poolExtra()
+	if err != nil || p.CoinSat <= extra {
+		return 0, err
+	}
+	depth, err := e.depths(ctx, coins)
+	if err != nil {
+		return 0, err
+	}
+	return liquidity.Forecast(coins, funding.Request{
+		// A change script of the kind that the wallet has: only its size counts.
+		FundingSat: p.CoinSat - extra, FeeRate: e.fees.current().Rate, ChangeScript: append([]byte{0x51, 32}, make([]byte, 32)...), MinChangeSat: minChangeSat,
+		Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.ReserveSat(),
+	})
+}
+
 // PoolStatus is what the operator sees of the coins.
 type PoolStatus struct {
 	// Wanted coins of at least CoinSat; 0 when there is no pool.
@@ -110,14 +170,17 @@ type PoolStatus struct {
 	liquidity.Stock
 	// OpensLeft of that size before a block confirms anything.
 	OpensLeft int
+	// Promised channels have no coin yet.
+	Promised int
+	Refill   liquidity.Refill
 }
 
 // Pool counts the coins, and the opens that are left.
 func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
-	p := e.cfg.Pool
+	p, err := e.poolPolicy(ctx)
 	out := PoolStatus{Wanted: p.Coins, CoinSat: p.CoinSat}
-	if p.Coins == 0 {
-		return out, nil
+	if err != nil || p.Coins == 0 {
+		return out, err
 	}
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
@@ -125,23 +188,11 @@ func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
 	}
 	coins = e.notOrders(coins)
 	out.Stock = p.Take(coins)
-	rate := e.fees.current().Rate
-	fee, err := rate.Fee(funding.OpeningWU(1))
-	if err != nil {
-		return out, err
-	}
-	size := p.CoinSat - min(p.CoinSat, fee+minChangeSat)
-	if size == 0 {
-		return out, nil
-	}
-	depth, err := e.depths(ctx, coins)
-	if err != nil {
-		return out, err
-	}
-	out.OpensLeft, err = liquidity.Forecast(coins, funding.Request{
-		// A change script of the kind that the wallet has: only its size counts.
-		FundingSat: size, FeeRate: rate, ChangeScript: append([]byte{0x51, 32}, make([]byte, 32)...), MinChangeSat: minChangeSat,
-		Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.ReserveSat(),
-	})
+	rate := e.fees.current()
+	out.Refill = p.Refills(out.Stock, rate.Rate, rate.Stale || rate.High)
+	e.loads.mu.Lock()
+	out.Promised = e.loads.sum.Usage(ln.PubKey{}).Unfunded.Channels
+	e.loads.mu.Unlock()
+	out.OpensLeft, err = e.opensLeft(ctx, p, coins)
 	return out, err
 }

@@ -49,7 +49,7 @@ func TestThePoolIsCut(t *testing.T) {
 	cfg := Config{Network: "regtest", Pool: liquidity.Policy{Coins: 50, CoinSat: 1_000_000, Low: 5, CheapRate: 1_000, JoinFrom: 3}}
 	cfg.Fees = FeeConfig{Floor: 253, Ceiling: 10_000, StaleAfter: time.Hour}
 	e := &Engine{
-		cfg: cfg, node: Node{Coins: client, Chain: chain}, log: zaptest.NewLogger(t), payable: map[string]watchedOrder{},
+		cfg: cfg, node: Node{Coins: client, Chain: chain}, log: zaptest.NewLogger(t), payable: map[string]watchedOrder{}, loads: newLoads(),
 		world: newWorld(nil, nil, zaptest.NewLogger(t)), fees: newFeeSource(cfg.Fees, chain, func() time.Time { return now }, zaptest.NewLogger(t)),
 	}
 	at := func(rate ln.FeeRateSatPerKW) { e.fees.last = funding.Estimate{Rate: rate, At: now} }
@@ -77,6 +77,7 @@ func TestThePoolIsCut(t *testing.T) {
 	s := pool()
 	require.Equal(t, liquidity.Stock{Ready: 50}, s.Stock)
 	require.Equal(t, 50, s.OpensLeft)
+	require.Equal(t, liquidity.RefillFull, s.Refill)
 	paid := (before - w.Wealth(node).TotalMsat()) / 1000
 	weight := int64(tx.SerializeSizeStripped()*3 + tx.SerializeSize())
 	require.InDelta(t, 500*weight/1000, paid, 2, "one transaction, whose signature may be a byte shorter than is paid for")

@@ -415,7 +415,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
 		Height: e.world.tip(), Pruned: pruned, Payments: map[string]int64{}, Openings: map[string]int64{},
 	}
-	if s.Usage.FundableSat, err = e.fundable(ctx); err != nil {
+	if s.Usage.Fundable, err = e.fundable(ctx); err != nil {
 		return Status{}, err
 	}
 	channels, err := e.node.Channels.ListChannels(ctx)

@@ -25,8 +25,11 @@ type Policy struct {
 	Low       int
 	CheapRate ln.FeeRateSatPerKW
 	// JoinFrom is how many coins below CoinSat are joined into one, when blocks are
-	// cheap; 0 never.
+	// cheap; 0 never. Then what is there beyond twice what is wanted is joined, too.
 	JoinFrom int
+	// MaxCoins and MaxCoinSat are how far Follow may grow Coins and CoinSat; 0: not.
+	MaxCoins   int
+	MaxCoinSat ln.Sat
 }
 
 const (
@@ -90,8 +93,18 @@ func (p Policy) Decide(coins []ln.Coin, rate ln.FeeRateSatPerKW, script []byte) 
 			return plan, ok, err
 		}
 	}
-	if cheap && p.JoinFrom > 0 && stock.Small >= p.JoinFrom {
-		return p.join(confirmed, rate, script)
+	if !cheap || p.JoinFrom == 0 {
+		return Plan{}, false, nil
+	}
+	if stock.Small >= p.JoinFrom {
+		if plan, ok, err := join(slices.DeleteFunc(slices.Clone(confirmed), func(c ln.Coin) bool { return c.AmountSat >= p.CoinSat }), rate, script); ok || err != nil {
+			return plan, ok, err
+		}
+	}
+	if stock.Ready > 2*p.Coins {
+		// The smallest that are large enough: they are what was cut.
+		ready := min(stock.Ready, len(confirmed))
+		return join(confirmed[min(p.Coins, ready):ready], rate, script)
 	}
 	return Plan{}, false, nil
 }
@@ -118,17 +131,19 @@ func (p Policy) cut(c ln.Coin, missing int, rate ln.FeeRateSatPerKW, script []by
 	return Plan{}, false, nil
 }
 
-// join makes one coin of the small ones that are worth their own cost.
-func (p Policy) join(confirmed []ln.Coin, rate ln.FeeRateSatPerKW, script []byte) (Plan, bool, error) {
+// join makes one coin of those that are worth their own cost.
+func join(coins []ln.Coin, rate ln.FeeRateSatPerKW, script []byte) (Plan, bool, error) {
 	var plan Plan
 	var sum ln.Sat
-	for _, c := range confirmed {
+	for _, c := range coins {
 		cost, err := funding.InputFee(c.PkScript, rate)
-		if err != nil || c.AmountSat >= p.CoinSat || c.AmountSat < cost+worthSat || len(plan.Inputs) == maxInputs {
+		if err != nil || c.AmountSat < cost+worthSat || len(plan.Inputs) == maxInputs {
 			continue
 		}
 		plan.Inputs = append(plan.Inputs, c)
-		sum += c.AmountSat // each below a coin's size
+		if sum, err = sum.Add(c.AmountSat); err != nil {
+			return Plan{}, false, err
+		}
 	}
 	if len(plan.Inputs) < 2 {
 		return Plan{}, false, nil

@@ -3,6 +3,7 @@ package liquidity
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -69,7 +70,7 @@ func TestPlansConverge(t *testing.T) {
 			}
 			coins = next
 			after := p.Take(coins)
-			require.GreaterOrEqual(t, after.Ready+after.Coming, before.Ready+before.Coming)
+			require.GreaterOrEqual(t, after.Ready+after.Coming, min(before.Ready+before.Coming, p.Coins))
 			if len(plan.Outputs) > 1 {
 				require.LessOrEqual(t, after.Ready+after.Coming, p.Coins, "no more than wanted")
 			}
@@ -104,6 +105,82 @@ func TestDecide(t *testing.T) {
 	require.False(t, ok)
 	_, ok, _ = Policy{}.Decide(large, 253, script(9))
 	require.False(t, ok, "off by default")
+}
+
+func TestWhatIsNotNeededIsJoined(t *testing.T) {
+	p := policy()
+	coins := []ln.Coin{coin(200, 90_000_000, 1)}
+	for i := range byte(2*20 - 1) {
+		coins = append(coins, coin(i+1, 500_000+ln.Sat(i), 1))
+	}
+	_, ok, err := p.Decide(coins, 900, script(9))
+	require.NoError(t, err)
+	require.False(t, ok, "twice what is wanted is left alone")
+	coins = append(coins, coin(100, 510_000, 1))
+	_, ok, _ = p.Decide(coins, 1_100, script(9))
+	require.False(t, ok, "until blocks are cheap")
+	plan, ok, err := p.Decide(coins, 900, script(9))
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Len(t, plan.Inputs, 21, "as many as are wanted stay")
+	require.Len(t, plan.Outputs, 1)
+	for _, c := range plan.Inputs {
+		require.Less(t, c.AmountSat, ln.Sat(500_020), "the smallest go")
+	}
+}
+
+func TestFollow(t *testing.T) {
+	p := policy()
+	p.MaxCoins, p.MaxCoinSat = 60, 4_000_000
+	start := time.Unix(1_800_000_000, 0)
+	day := func(sat ln.Sat, minutes ...int) (opens []Open) {
+		for _, m := range minutes {
+			opens = append(opens, Open{At: start.Add(time.Duration(m) * time.Minute), Sat: sat})
+		}
+		return opens
+	}
+	require.Equal(t, p, p.Follow(nil, 1_000))
+	require.Equal(t, p, p.Follow(day(100_000, 0, 100, 200), 1_000), "never below what the operator set")
+
+	burst := make([]int, 0, 30)
+	for i := range 30 {
+		burst = append(burst, 600+i)
+	}
+	got := p.Follow(append(day(100_000, 1, 2, 3), day(100_000, burst...)...), 1_000)
+	require.Equal(t, 45, got.Coins, "30 came within a refill, and half as many again")
+	require.Equal(t, p.CoinSat, got.CoinSat)
+	got = p.Follow(append(day(100_000, burst...), day(100_000, burst...)...), 1_000)
+	require.Equal(t, 60, got.Coins, "up to what the operator allows")
+
+	require.Equal(t, ln.Sat(500_000), p.Follow(day(499_000, 1, 2), 1_000).CoinSat, "it just fits")
+	require.Equal(t, ln.Sat(1_000_000), p.Follow(day(499_001, 1, 2), 1_000).CoinSat)
+	require.Equal(t, ln.Sat(4_000_000), p.Follow(day(50_000_000, 1, 2), 1_000).CoinSat, "up to what the operator allows")
+	few := append(day(3_000_000, 1), day(100_000, 2, 3, 4, 5, 6, 7, 8, 9, 10)...)
+	require.Equal(t, ln.Sat(500_000), p.Follow(few, 1_000).CoinSat, "one of ten does not decide")
+	require.Equal(t, ln.Sat(4_000_000), p.Follow(append(few, day(3_000_000, 11)...), 1_000).CoinSat)
+
+	fixed := policy()
+	require.False(t, fixed.Follows())
+	require.Equal(t, fixed, fixed.Follow(day(50_000_000, burst...), 1_000))
+}
+
+func TestRefills(t *testing.T) {
+	p := policy()
+	for _, c := range []struct {
+		s      Stock
+		rate   ln.FeeRateSatPerKW
+		unsure bool
+		want   Refill
+	}{
+		{Stock{Ready: 20}, 9_000, true, RefillFull},
+		{Stock{Ready: 19, Coming: 1}, 9_000, true, RefillBlock},
+		{Stock{Ready: 10, Coming: 1}, 900, true, RefillFees},
+		{Stock{Ready: 10, Coming: 1}, 1_000, false, RefillDue},
+		{Stock{Ready: 10, Coming: 1}, 1_001, false, RefillCheap},
+		{Stock{Ready: 2, Coming: 1}, 9_000, false, RefillDue},
+	} {
+		require.Equal(t, c.want, p.Refills(c.s, c.rate, c.unsure), "%+v", c)
+	}
 }
 
 func TestForecast(t *testing.T) {

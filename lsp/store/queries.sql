@@ -269,3 +269,7 @@ FROM lsp_collabs WHERE NOT terminal;
 
 -- name: UnfundedCollabs :many
 SELECT channel FROM lsp_collabs WHERE NOT funded AND channel <> '';
+
+-- name: OpeningsSince :many
+SELECT created_ms, capacity_sat FROM lsp_openings
+WHERE created_ms >= sqlc.arg(since_ms) ORDER BY created_ms DESC LIMIT sqlc.arg(most);

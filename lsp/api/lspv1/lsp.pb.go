@@ -1984,7 +1984,14 @@ type CoinPool struct {
 	// Confirmed ones below the size.
 	Small uint32 `protobuf:"varint,5,opt,name=small,proto3" json:"small,omitempty"`
 	// Channels of that size that can be opened before a block confirms anything.
-	OpensLeft     uint32 `protobuf:"varint,6,opt,name=opens_left,json=opensLeft,proto3" json:"opens_left,omitempty"`
+	OpensLeft uint32 `protobuf:"varint,6,opt,name=opens_left,json=opensLeft,proto3" json:"opens_left,omitempty"`
+	// Channels that were promised and have no coin yet. Nothing more is promised
+	// once they are as many as opens_left and coming together.
+	Promised uint32 `protobuf:"varint,7,opt,name=promised,proto3" json:"promised,omitempty"`
+	// When it is full again: "full", "next_block" (what is missing waits for its
+	// block), "two_blocks" (what is missing is cut next), "cheap_blocks" (enough are
+	// left to wait for cheap blocks), "fee_rate" (no fee rate can be trusted now).
+	Refill        string `protobuf:"bytes,8,opt,name=refill,proto3" json:"refill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2066,20 @@ func (x *CoinPool) GetOpensLeft() uint32 {
 		return x.OpensLeft
 	}
 	return 0
+}
+
+func (x *CoinPool) GetPromised() uint32 {
+	if x != nil {
+		return x.Promised
+	}
+	return 0
+}
+
+func (x *CoinPool) GetRefill() string {
+	if x != nil {
+		return x.Refill
+	}
+	return ""
 }
 
 // PromiseKey is one key under which offers are promised, without its secret.
@@ -3662,7 +3683,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
 	"\x14OpeningsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa0\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd4\x01\n" +
 	"\bCoinPool\x12\x16\n" +
 	"\x06wanted\x18\x01 \x01(\rR\x06wanted\x12\x19\n" +
 	"\bcoin_sat\x18\x02 \x01(\x04R\acoinSat\x12\x14\n" +
@@ -3670,7 +3691,9 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x06coming\x18\x04 \x01(\rR\x06coming\x12\x14\n" +
 	"\x05small\x18\x05 \x01(\rR\x05small\x12\x1d\n" +
 	"\n" +
-	"opens_left\x18\x06 \x01(\rR\topensLeft\"y\n" +
+	"opens_left\x18\x06 \x01(\rR\topensLeft\x12\x1a\n" +
+	"\bpromised\x18\a \x01(\rR\bpromised\x12\x16\n" +
+	"\x06refill\x18\b \x01(\tR\x06refill\"y\n" +
 	"\n" +
 	"PromiseKey\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +

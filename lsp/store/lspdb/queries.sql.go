@@ -1254,6 +1254,44 @@ func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]Ls
 	return items, nil
 }
 
+const openingsSince = `-- name: OpeningsSince :many
+SELECT created_ms, capacity_sat FROM lsp_openings
+WHERE created_ms >= $1 ORDER BY created_ms DESC LIMIT $2
+`
+
+type OpeningsSinceParams struct {
+	SinceMs int64
+	Most    int32
+}
+
+type OpeningsSinceRow struct {
+	CreatedMs   int64
+	CapacitySat int64
+}
+
+func (q *Queries) OpeningsSince(ctx context.Context, arg OpeningsSinceParams) ([]OpeningsSinceRow, error) {
+	rows, err := q.db.QueryContext(ctx, openingsSince, arg.SinceMs, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OpeningsSinceRow
+	for rows.Next() {
+		var i OpeningsSinceRow
+		if err := rows.Scan(&i.CreatedMs, &i.CapacitySat); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const opensSince = `-- name: OpensSince :one
 SELECT CAST(COUNT(*) AS BIGINT) AS opens,
        CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_opens,
