@@ -37,6 +37,9 @@ const (
 	maxOutputs, maxInputs = 60, 60
 	// worthSat is what a coin must hold beyond the cost of spending it to be joined.
 	worthSat = 1_000
+	// mostUses is for how many opens, one after the other, a coin is cut at most. An
+	// open leaves change, which is a coin again with the next block.
+	mostUses = 8
 )
 
 // Stock is what the wallet has, by the policy.
@@ -110,7 +113,8 @@ func (p Policy) Decide(coins []ln.Coin, rate ln.FeeRateSatPerKW, script []byte) 
 }
 
 // cut makes as many coins as are missing of the largest one, which counted as one
-// itself.
+// itself. They are as large as it allows, each good for several opens: to cut and
+// join coins for every open costs two thirds of the open again.
 func (p Policy) cut(c ln.Coin, missing int, rate ln.FeeRateSatPerKW, script []byte) (Plan, bool, error) {
 	for n := min(missing+1, maxOutputs); n >= 2; n-- {
 		fee, err := funding.PaymentFee([]ln.Coin{c}, script, n, rate)
@@ -121,11 +125,14 @@ func (p Policy) cut(c ln.Coin, missing int, rate ln.FeeRateSatPerKW, script []by
 		if c.AmountSat < fee || c.AmountSat-fee < want {
 			continue
 		}
+		each := min((c.AmountSat-fee)/ln.Sat(n), mostUses*p.CoinSat) //nolint:gosec // at most 60
 		plan := Plan{Inputs: []ln.Coin{c}, FeeSat: fee}
+		left := c.AmountSat - fee
 		for range n - 1 {
-			plan.Outputs = append(plan.Outputs, p.CoinSat)
+			plan.Outputs = append(plan.Outputs, each)
+			left -= each
 		}
-		plan.Outputs = append(plan.Outputs, c.AmountSat-fee-want+p.CoinSat)
+		plan.Outputs = append(plan.Outputs, left)
 		return plan, true, nil
 	}
 	return Plan{}, false, nil

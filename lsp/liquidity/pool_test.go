@@ -85,6 +85,14 @@ func TestDecide(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Len(t, plan.Outputs, 20)
+	for _, o := range plan.Outputs {
+		require.InDelta(t, 50_000_000/20, uint64(o), 1_000, "alike: each is good for several opens")
+	}
+	rich, ok, err := p.Decide([]ln.Coin{coin(1, 900_000_000, 6)}, 900, script(9))
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, 8*p.CoinSat, rich.Outputs[0], "but not for more than eight")
+	require.Greater(t, rich.Outputs[19], ln.Sat(800_000_000))
 	_, ok, _ = p.Decide([]ln.Coin{coin(1, 50_000_000, 6), coin(2, 600_000, 1), coin(3, 600_000, 1)}, 5_000, script(9))
 	require.False(t, ok, "it waits for cheap blocks while there are coins")
 	_, ok, _ = p.Decide(large, 5_000, script(9))
@@ -125,7 +133,7 @@ func TestWhatIsNotNeededIsJoined(t *testing.T) {
 	require.Len(t, plan.Inputs, 21, "as many as are wanted stay")
 	require.Len(t, plan.Outputs, 1)
 	for _, c := range plan.Inputs {
-		require.Less(t, c.AmountSat, ln.Sat(500_020), "the smallest go")
+		require.LessOrEqual(t, c.AmountSat, ln.Sat(500_020), "the smallest go")
 	}
 }
 
