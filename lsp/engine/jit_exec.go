@@ -383,7 +383,7 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
-		if ev.Resumed || e.opt.Restored && !ev.Known {
+		if ev.Resumed || ev.Settled || e.opt.Restored && !ev.Known {
 			return // how it ended is told by itself
 		}
 		if id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID); err == nil && ok && e.isWaiting(id) {

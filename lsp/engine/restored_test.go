@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/books"
+	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -67,4 +68,31 @@ func TestAnOlderCopyFindsTheWalletPaid(t *testing.T) {
 			require.EqualValues(t, -2_000_000, balances[books.OpeningFee])
 		})
 	}
+}
+
+// acknowledged is an interceptor's ledger that is told of outcomes, and no more.
+type acknowledged struct{ Held }
+
+func (acknowledged) Acknowledge(context.Context, []ln.CircuitKey) error { return nil }
+
+// TestAnOlderCopyHearsThatAPartWasClaimed: what the copy calls held was handed on,
+// and claimed while nobody looked. That the row lapsed and that it was settled come
+// at once: the payment is paid, not taken back.
+func TestAnOlderCopyHearsThatAPartWasClaimed(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(*Config) {})
+		b.e.opt.Restored, b.e.opt.Held = true, acknowledged{}
+		a, hash := b.agree(key(2), 100_000_000)
+		require.NoError(t, b.part(a, hash, 1))
+		require.NotEmpty(t, jit.PartsOf(b.state(a.PaymentID)))
+		end := HtlcEvent{
+			Htlc:  ln.InterceptedHtlc{Key: ln.CircuitKey{ChanID: 7, HtlcID: 1}, Hash: hash, OutgoingSCID: a.SCID},
+			Known: true, Settled: true, Reason: "lnd resolved it without a decision of ours",
+		}
+		for _, kind := range []HtlcEventKind{HtlcDecided, HtlcGone} {
+			end.Kind = kind
+			b.e.onHtlc(end)
+		}
+		require.Equal(t, "paid", b.state(a.PaymentID).StateName())
+	})
 }

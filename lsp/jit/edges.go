@@ -20,6 +20,8 @@ func edges() []fsm.Edge {
 		{From: "collecting", Event: "part_arrived", To: "expired", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "part_gone", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "part_gone", To: "collecting"},
+		{From: "collecting", Event: "part_settled", To: "forwarded", Effects: []string{"abandon_opening", "resume_parts", "watch_parts"}},
+		{From: "collecting", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening", "refuse_parts", "release_scid"}},
 		{From: "collecting", Event: "wallet_status", To: "offered", Effects: []string{"refuse_parts"}},
 		{From: "collecting", Event: "wallet_status", To: "collecting", Effects: []string{"wake_wallet"}},
 		{From: "collecting", Event: "wallet_status", To: "opening", Effects: []string{"open_channel"}},
@@ -36,6 +38,8 @@ func edges() []fsm.Edge {
 
 		{From: "opening", Event: "part_arrived", To: "opening", Effects: []string{"refuse_parts"}},
 		{From: "opening", Event: "part_gone", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
+		{From: "opening", Event: "part_settled", To: "forwarded", Effects: []string{"abandon_opening", "resume_parts", "watch_parts"}},
+		{From: "opening", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening"}},
 		{From: "opening", Event: "opening_usable", To: "mapping", Effects: []string{"map_channel"}},
 		{From: "opening", Event: "opening_failed", To: "offered", Effects: []string{"refuse_parts"}},
 		{From: "opening", Event: "opening_failed", To: "opening", Effects: []string{"open_channel"}},
@@ -47,6 +51,8 @@ func edges() []fsm.Edge {
 
 		{From: "mapping", Event: "part_arrived", To: "mapping", Effects: []string{"refuse_parts"}},
 		{From: "mapping", Event: "part_gone", To: "offered", Effects: []string{"refuse_parts"}},
+		{From: "mapping", Event: "part_settled", To: "forwarded", Effects: []string{"resume_parts", "watch_parts"}},
+		{From: "mapping", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening"}},
 		{From: "mapping", Event: "mapped", To: "resuming", Effects: []string{"resume_parts", "watch_parts"}},
 		{From: "mapping", Event: "map_failed", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "mapping", Event: "new_block", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},

@@ -80,7 +80,8 @@ type (
 	}
 	// PartsResumed: lnd was told to forward all parts.
 	PartsResumed struct{ lsp.Moment }
-	// PartSettled and PartFailed are the fate of a resumed part.
+	// PartSettled and PartFailed are the fate of a resumed part. That a held one was
+	// settled shows that the database is an older copy.
 	PartSettled struct {
 		lsp.Moment
 		Key ln.CircuitKey `json:"key"`

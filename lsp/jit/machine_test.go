@@ -80,7 +80,8 @@ func withheldEvents(s State) []Event {
 	case Resuming, Forwarded:
 	case Offered, Collecting:
 		if o.OpenLive && len(PartsOf(s)) < 2 {
-			events = append(events, PartArrived{Moment: m, Htlc: testPart(5, 30_000_000)}, PartArrived{Moment: late, Htlc: testPart(6, 30_000_000)})
+			events = append(events, PartArrived{Moment: m, Htlc: testPart(5, 30_000_000)}, PartArrived{Moment: late, Htlc: testPart(6, 30_000_000)},
+				PartArrived{Moment: m, Htlc: testPart(8, 30_000_000)})
 		}
 		events = append(events, Cancel{m, lsp.Reason{}})
 	default:

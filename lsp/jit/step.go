@@ -1,6 +1,8 @@
 package jit
 
 import (
+	"slices"
+
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -399,8 +401,43 @@ func held(s State, o Offer, h Held, v Event) (State, []Effect, error) {
 		}
 		return back(o, rest, RefuseTemporary, lsp.Because(lsp.ReasonPartMissing,
 			"a part of the payment was taken back before it could be forwarded (%s): the others went back with it; pay again", clip(v.Text)))
+	case PartSettled:
+		return handedOn(s, o, h, v)
 	case Cancel:
 		return cancel(o, h, v.Reason)
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// handedOn: only an older copy of the database holds what the wallet has claimed. A
+// process of which it knows nothing handed on the whole set; the wallet takes all
+// of it or nothing.
+func handedOn(s State, o Offer, h Held, v PartSettled) (State, []Effect, error) {
+	i := slices.IndexFunc(h.Parts, func(p Part) bool { return p.Htlc.Key == v.Key })
+	if i < 0 {
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	var effects []Effect
+	if o.OpenLive {
+		effects = append(effects, AbandonOpening{
+			OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens),
+			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment had arrived before, as lnd shows: the database is an older copy"),
+		})
+	}
+	next := Forwarded{Offer: o}
+	for _, p := range h.Parts {
+		if p.Htlc.Hash == h.Parts[i].Htlc.Hash {
+			next.Parts = append(next.Parts, p)
+		} else {
+			next.Spares = append(next.Spares, p)
+		}
+	}
+	if parts, ok := withhold(next.Parts, o.owes(), o.Part.HtlcMinimumMsat); ok {
+		next.Parts = parts
+	}
+	to, more, err := next.step(next, v)
+	if rest, open := to.(Forwarded); open {
+		more = append(more, resume(o, rest.Parts), WatchParts{OfferID: o.ID, Keys: rest.keys()})
+	}
+	return to, append(effects, more...), err
 }

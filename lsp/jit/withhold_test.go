@@ -1,11 +1,13 @@
 package jit
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -188,4 +190,36 @@ func TestVariableSize(t *testing.T) {
 	y.step(PartsResumed{m}, "forwarded")
 	y.step(PartFailed{m, of(1, 1, 0).Key, "no"}, "offered")
 	require.Equal(t, Withhold{}, *OfferOf(y.s).Withhold, "the next payment has a size of its own")
+}
+
+// An older copy of the database holds parts that were handed on and claimed since:
+// the payment was paid, and nothing of it is refused or opened again.
+func TestAnOlderCopyHoldsWhatWasClaimed(t *testing.T) {
+	m := moment()
+	for _, at := range []string{"collecting", "opening", "mapping"} {
+		y := &story{T: t, s: Offered{Offer{Terms: testTerms(true)}}}
+		one, two := testPart(1, 40_000_000), testPart(2, 60_000_000)
+		y.step(PartArrived{Moment: m, Htlc: one}, "collecting", "ask_wallet")
+		y.step(PartArrived{Moment: m, Htlc: two}, "collecting", "ask_wallet")
+		if at != "collecting" {
+			y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
+		}
+		if at == "mapping" {
+			y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+		}
+		_, _, err := Step(y.s, PartSettled{m, testPart(7, 0).Key})
+		require.ErrorIs(t, err, fsm.ErrIllegal, "another's part")
+		next, effects, err := Step(y.s, PartSettled{m, two.Key})
+		require.NoError(t, err)
+		require.Equal(t, "forwarded", next.StateName(), at)
+		for _, f := range effects {
+			require.NotContains(t, []string{"refuse_parts", "open_channel"}, f.EffectName(), at)
+		}
+		resumed := slices.IndexFunc(effects, func(f Effect) bool { return f.EffectName() == "resume_parts" })
+		require.Contains(t, effects[resumed].(ResumeParts).Keys, one.Key, "what may not have been handed on is")
+		next, _, err = Step(next, PartSettled{m, one.Key})
+		require.NoError(t, err)
+		require.Equal(t, "paid", next.StateName(), at)
+		require.Equal(t, ln.Msat(100_000_000), next.(Paid).ForwardedMsat)
+	}
 }
