@@ -61,7 +61,8 @@ func TestLSPS1OnStockLnd(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			o, err = lsps1.ReadOrder(call(lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: id}))
-			return err == nil && o.State == order.WireCompleted
+			// The payment is taken a moment after the channel is funded.
+			return err == nil && o.State == order.WireCompleted && (o.Payment.Bolt11 == nil || o.Payment.Bolt11.State != order.Hold)
 		}, 60*time.Second, 200*time.Millisecond, "the order %s: %+v", id, &o)
 		return o
 	}
