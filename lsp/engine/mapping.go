@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
@@ -27,11 +28,11 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	case err != nil:
 		return failed(err.Error())
 	}
-	if err := e.world.current(ctx); err != nil {
+	op, l, active, err := e.activeSoon(ctx, f.Via)
+	if err != nil {
 		return nil, err
 	}
-	op, l, found := e.world.byChanID(f.Via)
-	if !found || !l.active {
+	if !active {
 		return failed("the channel is not active")
 	}
 	if !e.isFunded(op) {
@@ -46,6 +47,26 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 		}
 	}
 	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
+}
+
+// activeWithin is how long a channel that was active a moment ago may be none: its
+// wallet has just connected, and lnd's word of it and its list differ for a while.
+const activeWithin = 5 * time.Second
+
+// activeSoon waits, not for long, until a channel is active.
+func (e *Engine) activeSoon(ctx context.Context, chanID ln.SCID) (op ln.Outpoint, l link, active bool, err error) {
+	for until := e.opt.Now().Add(activeWithin); ; {
+		if err := e.world.current(ctx); err != nil {
+			return op, l, false, err
+		}
+		var found bool
+		if op, l, found = e.world.byChanID(chanID); found && l.active || !e.opt.Now().Before(until) {
+			return op, l, found && l.active, nil
+		}
+		if err := pace.Pause(ctx, activeWithin/100); err != nil {
+			return op, l, false, fmt.Errorf("%w: %w", ln.ErrUnavailable, err)
+		}
+	}
 }
 
 // mapAlias makes the SCID an alias of the channel. An earlier attempt may have
@@ -104,10 +125,8 @@ func (e *Engine) policyOf(openingID string) ln.ChannelPolicy {
 func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID, want ln.ChannelPolicy) error {
 	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
-		select {
-		case <-time.After(ownPolicyWithin / 30):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ln.ErrUnavailable, ctx.Err())
+		if err := pace.Pause(ctx, ownPolicyWithin/30); err != nil {
+			return fmt.Errorf("%w: %w", ln.ErrUnavailable, err)
 		}
 		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	}
