@@ -28,6 +28,8 @@ const (
 	ReasonOutputs         ReasonCode = "several_outputs"
 	ReasonAmount          ReasonCode = "output_of_another_amount"
 	ReasonPayment         ReasonCode = "payment_failed"
+	ReasonNoDeposit       ReasonCode = "no_deposit_in_time"
+	ReasonNoChannel       ReasonCode = "channel_not_opened"
 	ReasonLost            ReasonCode = "money_lost"
 )
 

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/agent/agentv1"
 	"github.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1"
 	"github.com/sluice-lsp/sluice/lws/agent/holdagentv1"
+	"github.com/sluice-lsp/sluice/swaps/agent/swapagentv1"
 )
 
 func (g *Globals) socket() string {
@@ -35,6 +36,7 @@ type daemon struct {
 	backups backupagentv1.WalletBackupsClient
 	funding fundagentv1.WalletFundingClient
 	holds   holdagentv1.WalletHoldsClient
+	swaps   swapagentv1.WalletSwapsClient
 }
 
 // wallet calls the daemon.
@@ -55,7 +57,7 @@ func (g *Globals) control(ctx context.Context, call func(context.Context, *daemo
 	defer func() { _ = conn.Close() }()
 	err = rpcserver.FromStatus(call(ctx, &daemon{
 		wallet: agentv1.NewWalletClient(conn), backups: backupagentv1.NewWalletBackupsClient(conn), funding: fundagentv1.NewWalletFundingClient(conn),
-		holds: holdagentv1.NewWalletHoldsClient(conn),
+		holds: holdagentv1.NewWalletHoldsClient(conn), swaps: swapagentv1.NewWalletSwapsClient(conn),
 	}))
 	if errkind.Of(err) == errkind.Unavailable && strings.Contains(err.Error(), "connection error") {
 		return errkind.Wrap(errkind.Unavailable, err, "the daemon does not answer on "+g.socket()+": start it with `sluice-wallet run`")

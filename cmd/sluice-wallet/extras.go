@@ -29,7 +29,7 @@ const restoredDir = "restored"
 // extraFiles are the wallet's other things: what it was set up with, and what
 // it agreed on. Their names are those of the files.
 func extraFiles() []string {
-	return []string{"lsps.toml", "towers.json", "agreements.json", "orders.json", agent.SettingsFile}
+	return []string{"lsps.toml", "towers.json", "agreements.json", "orders.json", "swaps.json", agent.SettingsFile}
 }
 
 // restoredPath is where a restore puts a thing; false for names that are not ours.

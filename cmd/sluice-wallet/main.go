@@ -50,6 +50,7 @@ type CLI struct {
 	Holds      holdsCmd      `cmd:"" help:"Payments that gateways hold while this wallet is offline: ask for it, see what waits, make invoices that can wait long."`
 	Order      orderCmd      `cmd:"" help:"Buy a channel outright, of any LSP that speaks LSPS1."`
 	Webhooks   webhooksCmd   `cmd:"" help:"URLs that an LSP calls when a payment waits for this wallet (LSPS5)."`
+	Swap       swapCmd       `cmd:"" help:"Bring bitcoin from the chain to Lightning, into a channel that an LSP opens."`
 	Towers     towersCmd     `cmd:"" help:"Watchtowers: add them, and check that they hold what lnd sent."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`

@@ -164,6 +164,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	swaps, err := newSwaps(g.DataDir, client, a.Gateways, log)
+	if err != nil {
+		return err
+	}
 	listener, err := agent.ListenControl(ctx, g.socket())
 	if err != nil {
 		return err
@@ -175,9 +179,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 		asking.Serve(ctx, client)
 		return nil
 	})
-	others := []func(grpc.ServiceRegistrar){fund.RegisterControl, holds.RegisterControl}
+	others := []func(grpc.ServiceRegistrar){fund.RegisterControl, holds.RegisterControl, swaps.RegisterControl}
 	group.Go(func() error { return fund.Run(ctx) })
 	group.Go(func() error { return holds.Run(ctx) })
+	group.Go(func() error { return swaps.Run(ctx) })
 	if backups != nil {
 		others = append(others, backups.RegisterControl)
 		group.Go(func() error { return backups.Run(ctx) })

@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lwsapi "github.com/sluice-lsp/sluice/lws/api"
+	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
 	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
 )
 
@@ -83,7 +84,7 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 // several processes has wallets log in at each: a macaroon of one is good at
 // another that shares its database, so all are offered at all.
 func (d *Daemon) walletServices() []string {
-	return []string{lspapi.Name, backupsapi.Name, towerapi.Name, lwsapi.Name}
+	return []string{lspapi.Name, backupsapi.Name, towerapi.Name, lwsapi.Name, swapsapi.Name}
 }
 
 func (d *Daemon) admin(ctx context.Context) (*rpcserver.Admin, error) {

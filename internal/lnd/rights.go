@@ -34,6 +34,9 @@ const (
 	// resigning is what a wallet's macaroon has only if it re-signs invoices: lnd signs
 	// any text with any of its keys for who may call that, a channel's included.
 	resigning party = 1 << 8
+	// swapper is what a wallet's macaroon has only if it swaps in to have a channel
+	// opened. None of it spends the wallet's coins.
+	swapper party = 1 << 9
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -126,19 +129,19 @@ func rights() []Right {
 		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway | funder},
 		{walletKit + "ReleaseOutput", "to free it again", gateway | funder},
 		{walletKit + "ListLeases", "what is kept already", gateway | funder},
-		{walletKit + "NextAddr", "change addresses, and addresses for orders", gateway | funder},
+		{walletKit + "NextAddr", "change addresses, and addresses for orders; of a wallet, where a refund goes", gateway | funder | swapper},
 		{walletKit + "FinalizePsbt", "to sign a funding transaction; of a wallet, to take its coins back", gateway | funder},
-		{walletKit + "PublishTransaction", "to publish it; justice transactions", gateway | tower | funder},
+		{walletKit + "PublishTransaction", "to publish it; justice transactions; the refund of a swap", gateway | tower | funder | swapper},
 		{walletKit + "BumpFee", "to hurry it", gateway},
-		{walletKit + "EstimateFee", "what it should pay", gateway},
+		{walletKit + "EstimateFee", "what it should pay", gateway | swapper},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
 		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders; of a wallet, which blocks hold its coins", gateway | funder},
 		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
 		{walletKit + "FundPsbt", "to fund a swap's output with leased coins; of a wallet, to choose coins for a channel", swaps | funder},
 		{walletKit + "SignPsbt", "to sign a wallet's part of a channel's funding", funder},
 		{walletKit + "DeriveKey", "its public key in a channel, to check what it signs; whoever may call it can read channel backups", funder},
-		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps},
-		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output, or a coin in a joint funding, is spent", swaps | collab | funder},
+		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps | swapper},
+		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output, or a coin in a joint funding, is spent", swaps | collab | funder | swapper},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},
 	}
@@ -188,6 +191,10 @@ func WalletFundRights() []string { return uris(rightsOf(funder)) }
 
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }
+
+// WalletSwapRights are what the wallet's macaroon needs besides to swap in for a
+// channel.
+func WalletSwapRights() []string { return uris(rightsOf(swapper)) }
 
 // WalletTowerRights are what the wallet's macaroon needs besides for the towers
 // commands.

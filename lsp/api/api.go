@@ -141,6 +141,9 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 // errStopping ends streams whose engine ends.
 var errStopping = errkind.New(errkind.Unavailable, "the gateway is stopping: watch again in a few seconds")
 
+// Engine is the one that serves now, for another service of the same process.
+func (s *Service) Engine() (*engine.Engine, error) { return s.running() }
+
 func (s *Service) running() (*engine.Engine, error) {
 	e := s.engine.Load()
 	if e == nil {

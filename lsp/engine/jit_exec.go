@@ -122,9 +122,12 @@ type orderedChannel struct {
 // its parts waits in line behind this effect.
 func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID string, w openingWish) (lsp.Reason, error) {
 	if e.opt.Restored {
-		forgotten, err := e.forgottenChannel(ctx, machine, paymentID, openingID)
-		if err != nil || forgotten {
+		notice, forgotten, err := e.forgottenChannel(ctx, machine, paymentID, openingID)
+		if err != nil {
 			return lsp.Reason{}, err
+		}
+		if forgotten {
+			return lsp.Reason{}, e.notifyOwner(ctx, notice)
 		}
 	}
 	plan, planErr := e.planOpening(machine, paymentID, openingID, w)
@@ -170,49 +173,49 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 // forgottenChannel looks for a channel that was opened for this payment before
 // the database was replaced by an older copy, by the memo that every open
 // leaves in lnd. The payment goes on over that one.
-func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openingID string) (bool, error) {
+func (e *Engine) forgottenChannel(ctx context.Context, machine, paymentID, openingID string) (found opening.NotifyOwner, ok bool, err error) {
 	if _, err := e.openings.Get(ctx, openingID); !errors.Is(err, store.ErrNotFound) {
-		return false, err
+		return found, false, err
 	}
 	channels, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
-		return false, err
+		return found, false, err
 	}
 	for _, c := range channels {
 		if c.Memo != openMemo(paymentID) {
 			continue
 		}
 		if !c.Active {
-			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not active: %w", c.Outpoint, paymentID, ln.ErrUnavailable)
+			return found, false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not active: %w", c.Outpoint, paymentID, ln.ErrUnavailable)
 		}
 		if c.ZeroConf && c.ConfirmedSCID == 0 {
 			// lnd lists such a channel before anybody has signed its funding.
 			if public, err := e.isPublic(ctx, c.Outpoint.TxID); err != nil || !public {
-				return false, errors.Join(fmt.Errorf("nothing funds channel %s of payment %s, which the database forgot: abandon it in lnd if it stays so: %w", c.Outpoint, paymentID, ln.ErrUnavailable), err)
+				return found, false, errors.Join(fmt.Errorf("nothing funds channel %s of payment %s, which the database forgot: abandon it in lnd if it stays so: %w", c.Outpoint, paymentID, ln.ErrUnavailable), err)
 			}
 		}
 		e.log.Error("a channel was opened for this payment before the database was restored: it is used",
 			zap.String("payment", paymentID), zap.Stringer("outpoint", c.Outpoint))
-		return true, e.notifyOwner(ctx, opening.NotifyOwner{
+		return opening.NotifyOwner{
 			OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticeUsable, Outpoint: c.Outpoint, ChanID: c.ChanID,
-		})
+		}, true, nil
 	}
 	pending, err := e.node.Channels.PendingChannels(ctx)
 	if err != nil {
-		return false, err
+		return found, false, err
 	}
 	for _, p := range pending {
 		if p.Memo == openMemo(paymentID) && p.Kind == ln.PendingOpen {
 			// Who bought the channel outright has it once its funding is public.
 			if public, err := e.isPublic(ctx, p.Outpoint.TxID); err == nil && public && machine == machineOrder {
-				return true, e.notifyOwner(ctx, opening.NotifyOwner{
+				return opening.NotifyOwner{
 					OpeningID: openingID, Owner: owner(machine, paymentID), Notice: opening.NoticePublished, Outpoint: p.Outpoint,
-				})
+				}, true, nil
 			}
-			return false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not open yet: %w", p.Outpoint, paymentID, ln.ErrUnavailable)
+			return found, false, fmt.Errorf("channel %s of payment %s, which the database forgot, is not open yet: %w", p.Outpoint, paymentID, ln.ErrUnavailable)
 		}
 	}
-	return false, nil
+	return found, false, nil
 }
 
 // isPublic says that lnd's wallet lists a transaction: then it was published, and is

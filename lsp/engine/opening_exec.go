@@ -428,8 +428,15 @@ func (e *Engine) notifyOwner(ctx context.Context, f opening.NotifyOwner) error {
 	if !ok {
 		return fmt.Errorf("opening %s has no owner this version knows: %q", f.OpeningID, f.Owner)
 	}
-	if machine == machineOrder {
+	switch machine {
+	case machineOrder:
 		return e.notifyOrderOf(ctx, id, f)
+	case machineSwap:
+		if f.Notice == opening.NoticeConflicted {
+			e.log.Error("a funding transaction was double-spent: a person must look",
+				zap.String("opening", f.OpeningID), zap.String("reason", f.Reason.Text))
+		}
+		return nil
 	}
 	failed := func(reason lsp.Reason) error {
 		if machine == machineJit {

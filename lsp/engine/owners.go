@@ -18,6 +18,8 @@ const (
 	machineJit   = "jit"
 	machineWrap  = "wrap"
 	machineOrder = "order"
+	// machineSwap is of another service: it waits for its open (foreign.go).
+	machineSwap = "swap"
 )
 
 // owner names a payment as the owner of an open.
@@ -25,7 +27,7 @@ func owner(machine, id string) string { return machine + "/" + id }
 
 func splitOwner(o string) (machine, id string, ok bool) {
 	machine, id, ok = strings.Cut(o, "/")
-	return machine, id, ok && (machine == machineJit || machine == machineWrap || machine == machineOrder)
+	return machine, id, ok && (machine == machineJit || machine == machineWrap || machine == machineOrder || machine == machineSwap)
 }
 
 func (e *Engine) sendJit(ctx context.Context, id string, ev jit.Event) error {

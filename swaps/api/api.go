@@ -4,8 +4,9 @@
 // It promises that every length is checked before use, that an engine which is
 // not ready answers "unavailable", that a client older than protocol version 11
 // hears what to upgrade, and that a call which is not offered says so in a
-// sentence. Clients have no identity: what belongs to one swap is proved by the
-// payment address of its invoice, and callers are limited by their address.
+// sentence. Loop's clients have no identity: what belongs to one swap is proved by the
+// payment address of its invoice, and callers are limited by their address. Wallets
+// whose swaps open channels log in with their node's key.
 package api
 
 import (
@@ -43,10 +44,16 @@ func (s *Service) Name() string { return Name }
 // Permissions implements rpcserver.Service: Loop's clients log in nowhere.
 func (s *Service) Permissions() auth.Permissions {
 	operators := auth.Permission{Service: Name, For: auth.Operators}
+	wallets := auth.Permission{Service: Name, For: auth.Wallets}
 	table := auth.Permissions{
 		swapsv1.SwapsOperatorService_GetStatus_FullMethodName: operators,
 		swapsv1.SwapsOperatorService_ListSwaps_FullMethodName: operators,
 		swapsv1.SwapsOperatorService_ShowSwap_FullMethodName:  operators,
+
+		swapsv1.ChannelSwapsService_QuoteChannelSwap_FullMethodName:  wallets,
+		swapsv1.ChannelSwapsService_CreateChannelSwap_FullMethodName: wallets,
+		swapsv1.ChannelSwapsService_GetChannelSwap_FullMethodName:    wallets,
+		swapsv1.ChannelSwapsService_GiveKey_FullMethodName:           wallets,
 	}
 	desc := looprpc.SwapServer_ServiceDesc
 	for _, m := range desc.Methods {
@@ -62,11 +69,15 @@ func (s *Service) Permissions() auth.Permissions {
 func (s *Service) RegisterGRPC(r grpc.ServiceRegistrar) {
 	looprpc.RegisterSwapServerServer(r, &loopServer{s: s})
 	swapsv1.RegisterSwapsOperatorServiceServer(r, &operator{s: s})
+	swapsv1.RegisterChannelSwapsServiceServer(r, &channelSwaps{s: s})
 }
 
-// RegisterREST implements rpcserver.Service: the Loop protocol has none, the
-// operator's calls do.
+// RegisterREST implements rpcserver.Service: the Loop protocol has none, our own
+// calls do.
 func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn *grpc.ClientConn) error {
+	if err := swapsv1.RegisterChannelSwapsServiceHandler(ctx, mux, conn); err != nil {
+		return err
+	}
 	return swapsv1.RegisterSwapsOperatorServiceHandler(ctx, mux, conn)
 }
 

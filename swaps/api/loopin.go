@@ -119,7 +119,7 @@ func wireIn(s in.State) looprpc.ServerSwapState {
 		if s.ConfirmedHeight > 0 {
 			return looprpc.ServerSwapState_SERVER_HTLC_CONFIRMED
 		}
-	case in.Paying, in.Paid, in.Claiming:
+	case in.Opening, in.Paying, in.Paid, in.Claiming:
 		return looprpc.ServerSwapState_SERVER_HTLC_CONFIRMED
 	case in.Claimed:
 		return looprpc.ServerSwapState_SERVER_SUCCESS

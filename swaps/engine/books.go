@@ -21,6 +21,7 @@ const (
 	outside     = "equity/outside"
 	chainFee    = "expense/chain_fee"
 	swapFee     = "income/swap_fee"
+	openingFee  = "income/opening_fee"
 	noShow      = "income/swap_no_show"
 	swapLoss    = "expense/swap_loss"
 	ownPayments = "equity/own_payments"

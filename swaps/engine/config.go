@@ -67,6 +67,18 @@ type InConfig struct {
 	KeyFor        time.Duration
 	MaxAttempts   int
 	MaxParts      uint32
+	Open          OpenConfig
+}
+
+// OpenConfig is how the gateway opens channels for clients that have none.
+type OpenConfig struct {
+	// Confs are those of the channel before it is paid over.
+	Confs    uint32
+	MaxOpens uint32
+	// DepositBlocks is how long a client has to deposit, in blocks.
+	DepositBlocks uint32
+	// MaxWaiting swaps may wait for their deposit, MaxPerClient of one client.
+	MaxWaiting, MaxPerClient int
 }
 
 // ConfsUpTo is one step of the confirmation policy.
@@ -107,6 +119,7 @@ func Defaults() Config {
 			ExpiryDelta: 1_000, PayMarginBlocks: 100,
 			Confs:         []ConfsUpTo{{500_000, 2}, {2_000_000, 3}},
 			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
+			Open: OpenConfig{Confs: 3, MaxOpens: 5, DepositBlocks: 144, MaxWaiting: 200, MaxPerClient: 3},
 		},
 		MarginBlocks: 60, HoldExpiryDelta: 18, MinPublishBlocks: 30, BuriedConfs: 6, BumpAfterBlocks: 3,
 	}
@@ -143,6 +156,7 @@ func (c Config) Validate() error {
 		{"in_expiry_delta (in_pay_margin_blocks and 150 more, up to 1,400: stock clients take 100 to 1,500)", c.In.ExpiryDelta >= c.In.PayMarginBlocks+150 && c.In.ExpiryDelta <= 1_400},
 		{"in_pay_margin_blocks (at least 40: a payment of ours must be resolved in them)", c.In.PayMarginBlocks >= 40},
 		{"deep confirmations (at least 6)", c.In.DeepConfs >= 6},
+		{"open_confirmations (1 to 6)", c.In.Open.Confs >= 1 && c.In.Open.Confs <= 6},
 		{"buried_confs", c.BuriedConfs > 0},
 	} {
 		if !p.ok {

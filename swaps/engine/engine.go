@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/btcsuite/btcd/chaincfg"
+	"github.com/oklog/ulid/v2"
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
@@ -30,7 +31,9 @@ type (
 // Options are what the engine runs on.
 type Options struct {
 	Node Node
-	DB   *store.DB
+	// Channels opens channels for clients that have none; nil offers that to nobody.
+	Channels Channels
+	DB       *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be nil.
 	Fence  func(ctx context.Context, tx *store.Tx) error
 	Params *chaincfg.Params
@@ -63,6 +66,7 @@ type Engine struct {
 	rates    quote.Window
 	urgent   ln.FeeRateSatPerKW
 	followed map[string]bool
+	ids      *ulid.MonotonicEntropy
 }
 
 // New prepares the engine; Run starts it.
@@ -85,7 +89,7 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log, ctx: ctx, cancel: cancel,
-		heard: make(chan struct{}), followed: make(map[string]bool),
+		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0),
 	}
 	var err error
 	e.outs, err = fsm.New(out.Machine(), fsm.Options[out.State, out.Event, out.Effect]{

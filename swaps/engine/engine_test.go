@@ -26,10 +26,11 @@ import (
 
 // rig is an engine on a fake node that can be stopped and started again.
 type rig struct {
-	t    *testing.T
-	ctx  context.Context
-	node *fakeNode
-	db   *store.DB
+	t        *testing.T
+	ctx      context.Context
+	node     *fakeNode
+	channels *fakeChannels
+	db       *store.DB
 	*Engine
 	stop func()
 	// keyFor and maxExposed change the configuration at the next start.
@@ -41,7 +42,7 @@ func newRig(t *testing.T, cfg store.Config) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	r := &rig{t: t, ctx: ctx, node: newFakeNode(), db: storetest.Open(t, cfg)}
+	r := &rig{t: t, ctx: ctx, node: newFakeNode(), channels: newFakeChannels(), db: storetest.Open(t, cfg)}
 	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
 		require.NoError(t, migrate(ctx, r.db))
 	}
@@ -60,7 +61,7 @@ func (r *rig) start() {
 	if r.maxExposed > 0 {
 		config.In.MaxExposedSat = r.maxExposed
 	}
-	e, err := New(Options{Node: r.node.node(), DB: r.db, Params: &chaincfg.RegressionNetParams, Config: config, DecodeBolt11: r.node.invoice})
+	e, err := New(Options{Node: r.node.node(), Channels: r.channels, DB: r.db, Params: &chaincfg.RegressionNetParams, Config: config, DecodeBolt11: r.node.invoice})
 	require.NoError(r.t, err)
 	ctx, cancel := context.WithCancel(r.ctx)
 	ready, done := make(chan struct{}), make(chan error, 1)

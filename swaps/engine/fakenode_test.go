@@ -39,6 +39,8 @@ type fakeNode struct {
 	payments map[ln.Hash]ln.Payment
 	outcome  func(ln.InvoicePayment, ln.Hash) (ln.Payment, error)
 	sent     int
+	// direct are payments over one channel.
+	direct []ln.DirectPayment
 	// away is set while lnd does not answer for payments.
 	away bool
 	// outputs are transactions that pay scripts, by script.
@@ -66,6 +68,16 @@ func (n *fakeNode) PayInvoice(_ context.Context, p ln.InvoicePayment) (ln.Paymen
 	n.sent++
 	result, err := n.outcome(p, b.Hash)
 	n.payments[b.Hash] = result
+	return result, err
+}
+
+func (n *fakeNode) PayDirect(_ context.Context, p ln.DirectPayment) (ln.Payment, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent++
+	n.direct = append(n.direct, p)
+	result, err := n.outcome(ln.InvoicePayment{}, p.Hash)
+	n.payments[p.Hash] = result
 	return result, err
 }
 

@@ -25,7 +25,7 @@ import (
 // holds a payment.
 func concurrentIn(f in.Effect) bool {
 	switch f.(type) {
-	case in.Probe, in.Pay, in.TrackPayment:
+	case in.Probe, in.OpenChannel, in.Pay, in.TrackPayment:
 		return true
 	}
 	return false
@@ -37,6 +37,15 @@ func (e *Engine) executeIn(ctx context.Context, t fsm.Task[in.Effect]) ([]in.Eve
 		return e.probe(ctx, f.Plan)
 	case in.WatchOutput:
 		return nil, e.watchOutput(t.ID, f)
+	case in.OpenChannel:
+		return e.openChannel(ctx, t.ID, f)
+	case in.AbandonChannel:
+		return nil, e.abandonChannel(ctx, f)
+	case in.AskTip:
+		e.tipIn(t.ID)
+		return nil, nil
+	case in.ChannelPaid:
+		return nil, e.channelPaid(ctx, t.ID, f)
 	case in.Pay:
 		return e.payIn(ctx, f)
 	case in.TrackPayment:
@@ -126,6 +135,9 @@ func (e *Engine) payIn(ctx context.Context, f in.Pay) ([]in.Event, error) {
 	}
 	if limit := e.cltvLimit(f.Plan); limit < f.Plan.MinCltvBlocks || late(info.BlockHeight) {
 		return []in.Event{in.PaymentNotSent{Moment: e.moment(), Text: "it could outlive the swap"}}, nil
+	}
+	if f.Plan.Open != nil {
+		return e.payOver(ctx, f, info.BlockHeight)
 	}
 	result, err := e.node.Payments.PayInvoice(ctx, ln.InvoicePayment{
 		Bolt11: f.Plan.Invoice, FeeLimitMsat: f.Plan.MaxRoutingMsat, CltvLimit: e.cltvLimit(f.Plan), LastHop: f.Plan.LastHop,
@@ -348,7 +360,11 @@ func (e *Engine) reconcileIn(_ context.Context, id string, s in.State) ([]in.Eve
 	}
 	// What is forgotten comes first: its effects follow the chain anew.
 	forget := in.ForgetChain(s, e.moment())
-	if _, waits := s.(in.Waiting); !waits || len(forget) == 0 {
+	again := false
+	for _, event := range forget {
+		_, again = event.(in.OutputReorged)
+	}
+	if !again {
 		if err := e.watchOutput(id, in.WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight}); err != nil {
 			return nil, err
 		}
@@ -421,10 +437,13 @@ func (e *Engine) recordIn(ctx context.Context, tx *store.Tx, t fsm.Transition[in
 	if lost {
 		lines = append(lines, ledger.Line{Account: swapLoss, AmountMsat: paid})
 	} else {
-		fee := msat(claim.SpentFeeSat)
+		fee, opening := msat(claim.SpentFeeSat), int64(0)
+		if p.Open != nil {
+			opening = int64(p.Open.FeeMsat) //nolint:gosec // less than the amount
+		}
 		lines = append(lines,
 			ledger.Line{Account: outside, AmountMsat: msat(p.AmountSat) - fee}, ledger.Line{Account: chainFee, AmountMsat: fee},
-			ledger.Line{Account: swapFee, AmountMsat: paid - msat(p.AmountSat)})
+			ledger.Line{Account: swapFee, AmountMsat: paid - msat(p.AmountSat) + opening}, ledger.Line{Account: openingFee, AmountMsat: -opening})
 	}
 	return postSwap(ctx, tx, "swaps/in/"+t.ID, "swap in: "+t.To.StateName(), p.ID(), t.At, lines)
 }

@@ -77,7 +77,7 @@ func (e *Engine) inFree(ctx context.Context, tx *store.Tx, outbound ln.Sat) (ln.
 		case in.Probing:
 			probing++
 		case in.Waiting:
-			if s.ConfirmedHeight == 0 {
+			if s.ConfirmedHeight == 0 && s.Open == nil {
 				waiting++
 			}
 		}
@@ -237,20 +237,8 @@ func (e *Engine) planIn(ctx context.Context, w InWish) (in.Plan, error) {
 	case invoice.Payee == e.cfg.Self || probe.Payee == e.cfg.Self:
 		return invalid("the invoices are the gateway's own")
 	}
-	if _, err := e.node.Invoices.LookupInvoice(ctx, w.Hash); !errors.Is(err, ln.ErrNotFound) {
-		if err != nil {
-			return in.Plan{}, err
-		}
-		return in.Plan{}, errUsedHash
-	}
-	for _, hash := range []ln.Hash{w.Hash, probe.Hash} {
-		known, err := e.node.Payments.TrackPayment(ctx, hash)
-		if err != nil {
-			return in.Plan{}, err
-		}
-		if known.State != ln.PaymentUnknown {
-			return in.Plan{}, errUsedHash
-		}
+	if err := e.unknownHash(ctx, w.Hash, probe.Hash); err != nil {
+		return in.Plan{}, err
 	}
 	receiver, err := e.key(ctx, "in", w.Hash)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
+	"github.com/sluice-lsp/sluice/swaps/in"
 	"github.com/sluice-lsp/sluice/swaps/out"
 	"github.com/sluice-lsp/sluice/swaps/quote"
 )
@@ -156,6 +157,14 @@ func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, err
 	}
 	if unpaid >= e.cfg.MaxUnpaid {
 		return 0, errkind.New(errkind.Exhausted, "too many swaps wait for their payments: try again in a few minutes")
+	}
+	// Channels that swaps in will open take coins as well.
+	ins, err := e.liveInsTx(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
+	for _, inst := range ins {
+		coins += in.Coins(inst.State)
 	}
 	less := func(a, b ln.Sat) ln.Sat { return a - min(a, b) }
 	free := min(less(r.coins, coins), less(r.inbound, inbound), less(e.cfg.MaxOpenSat, open))

@@ -134,6 +134,8 @@ func viewIn(inst fsm.Instance[in.State]) View {
 		if s.ConfirmedHeight > 0 {
 			v.DueHeight, v.Due = s.ConfirmedHeight+p.Confs-1, "it is paid"
 		}
+	case in.Opening:
+		v.DueHeight, v.Due = p.LastPayHeight(), "it is given up if its channel is not usable"
 	case in.Paid, in.Claiming:
 		v.DueHeight, v.Due = p.Terms.ExpiryHeight, "the client could take the output back: the claim must be final"
 	}

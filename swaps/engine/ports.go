@@ -52,12 +52,48 @@ type Events interface {
 	HoldExpiryDelta(ctx context.Context) (uint32, error)
 }
 
-// Payments pays the clients' invoices. An error of PayInvoice says nothing about
-// the payment; only TrackPayment and WaitPayment do.
+// Payments pays the clients' invoices. An error of PayInvoice and PayDirect says
+// nothing about the payment; only TrackPayment and WaitPayment do.
 type Payments interface {
 	PayInvoice(ctx context.Context, p ln.InvoicePayment) (ln.Payment, error)
+	// PayDirect pays over one channel of ours to its peer.
+	PayDirect(ctx context.Context, p ln.DirectPayment) (ln.Payment, error)
 	TrackPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
+}
+
+// ChannelRequest asks for a channel to a client.
+type ChannelRequest struct {
+	// OpeningID names this attempt, PaymentID what it is for.
+	OpeningID, PaymentID string
+	Client               ln.PubKey
+	AmountMsat, FeeMsat  ln.Msat
+	Confs                uint32
+}
+
+// NotOpenedError says that a channel will never be: with Begun because its open
+// failed, so that the name is spent; otherwise none was begun.
+type NotOpenedError struct {
+	Text  string
+	Begun bool
+}
+
+func (e *NotOpenedError) Error() string { return e.Text }
+
+// Channels opens channels on demand: another service of the gateway does, under
+// its own limits.
+type Channels interface {
+	// PriceChannel is what a channel costs through which a client receives size
+	// less that fee, and its capacity. Nothing is promised by it.
+	PriceChannel(ctx context.Context, client ln.PubKey, size ln.Msat) (fee ln.Msat, capacity ln.Sat, err error)
+	// OpenChannel begins an open or finds the one of its name, and returns once
+	// payments can be entrusted to the channel. Only a *NotOpenedError says that
+	// they never can.
+	OpenChannel(ctx context.Context, r ChannelRequest) (ln.SCID, error)
+	// AbandonChannel gives an open up that is not signed; others go on.
+	AbandonChannel(ctx context.Context, openingID, why string) error
+	// ChannelPaid may be told more than once.
+	ChannelPaid(ctx context.Context, paymentID string, client ln.PubKey) error
 }
 
 // Node is one lnd, port by port.

@@ -32,7 +32,7 @@ type world struct {
 	rng   *rand.Rand
 	clock *fsmtest.Clock
 	// what happens in this life
-	refuses, cutsOff, keepsKey, wrongAmount bool
+	refuses, cutsOff, keepsKey, wrongAmount, opens bool
 
 	mu          sync.Mutex
 	stumbles    int
@@ -44,13 +44,17 @@ type world struct {
 	final       bool
 	claimed     bool
 	spentHeight uint32
-	broken      []string
+	// channels are the opens that ended well; notOpened how many fail first.
+	channels  map[string]bool
+	notOpened int
+	broken    []string
 }
 
 func newWorld(rng *rand.Rand) *world {
 	one := func(n int) bool { return rng.IntN(n) == 0 }
 	return &world{
 		rng: rng, clock: fsmtest.NewClock(testStart()), stumbles: rng.IntN(4), height: 100, pay: ln.PaymentUnknown, refuses: one(5), cutsOff: one(2), keepsKey: one(2), wrongAmount: one(8),
+		opens: one(2), notOpened: rng.IntN(3), channels: map[string]bool{},
 	}
 }
 
@@ -59,7 +63,9 @@ func (w *world) moment() swaps.Moment { return swaps.Moment{At: testStart(), Hei
 func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 	return fsm.New(Machine(), fsm.Options[State, Event, Effect]{
 		DB: db, Execute: w.execute, RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond, Clock: w.clock,
-		Concurrent: func(f Effect) bool { return f.EffectName() == "pay" || f.EffectName() == "track_payment" },
+		Concurrent: func(f Effect) bool {
+			return f.EffectName() == "pay" || f.EffectName() == "track_payment" || f.EffectName() == "open_channel"
+		},
 		Reconcile: func(_ context.Context, _ string, s State) ([]Event, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -76,7 +82,7 @@ func (w *world) facts(s State) (events []Event) {
 		switch s.(type) {
 		case Probing, Paid:
 			events = append(events, Tick{late})
-		case Waiting, Paying:
+		case Waiting, Opening, Paying:
 			if w.pay != ln.PaymentSucceeded {
 				w.height = max(w.height, 900)
 			}
@@ -110,7 +116,26 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 	switch f := t.Effect.(type) {
 	case Probe:
 		return []Event{ProbePassed{m}}, nil
+	case OpenChannel:
+		if d := ln.Confirmations(w.confirmed, w.height); d < f.Plan.Confs && w.pay == ln.PaymentUnknown && !w.channels[f.OpeningID] {
+			// A reorg between the decision and the open costs the open alone.
+			return w.over(ChannelNotOpened{m, "the deposit is away", false}), nil
+		}
+		if w.notOpened > 0 {
+			w.notOpened--
+			return w.over(ChannelNotOpened{m, "no", w.rng.IntN(2) == 0}), nil
+		}
+		w.channels[f.OpeningID] = true
+		if len(w.channels) > 1 {
+			w.broken = append(w.broken, "two channels were opened")
+		}
+		return w.over(ChannelUsable{m, 77}), nil
+	case AskTip:
+		return []Event{NewBlock{m, 500, 1_000_000}}, nil
 	case Pay:
+		if w.opens != (f.ChanID == 77) || w.opens && len(w.channels) != 1 {
+			w.broken = append(w.broken, "paid over another way than agreed")
+		}
 		// The node knows one payment of a hash, and asks itself first.
 		if w.pay == ln.PaymentUnknown || w.pay == ln.PaymentFailed && f.Attempt > w.attempts {
 			if d := ln.Confirmations(w.confirmed, w.height); d < f.MinConfs {
@@ -151,6 +176,15 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 	return nil, nil
 }
 
+// over adds the block that ends the swap, in the end.
+func (w *world) over(v Event) []Event {
+	if !w.final {
+		return []Event{v}
+	}
+	w.height = max(w.height, 900)
+	return []Event{v, NewBlock{w.moment(), 500, 0}}
+}
+
 // word is the node's terminal word about the payment.
 func (w *world) word(m swaps.Moment) []Event {
 	if w.pay == ln.PaymentInFlight {
@@ -167,7 +201,7 @@ func (w *world) word(m swaps.Moment) []Event {
 		}
 		return events
 	case ln.PaymentFailed:
-		events := []Event{PaymentFailed{m, "no route"}}
+		events := []Event{PaymentFailed{m, "no route", false}}
 		if w.final {
 			w.height = max(w.height, 900)
 			events = append(events, NewBlock{w.moment(), 500, 0})
@@ -179,7 +213,11 @@ func (w *world) word(m swaps.Moment) []Event {
 
 func (w *world) Act(ctx context.Context, e *fsm.Engine[State, Event, Effect]) error {
 	p := testPlan()
-	if _, err := e.Create(ctx, p.ID(), Probing{p}, Start{w.moment()}); err != nil && !errors.Is(err, store.ErrUnique) {
+	var begun State = Probing{p}
+	if w.opens {
+		begun = Waiting{Plan: openPlan()}
+	}
+	if _, err := e.Create(ctx, p.ID(), begun, Start{w.moment()}); err != nil && !errors.Is(err, store.ErrUnique) {
 		return err
 	}
 	return w.Tell(ctx, e)

@@ -12,11 +12,22 @@ func edges() []fsm.Edge {
 		{From: "probing", Event: "tick", To: "failed"},
 
 		{From: "waiting", Event: "new_block", To: "failed"},
+		{From: "waiting", Event: "new_block", To: "opening", Effects: []string{"open_channel"}},
 		{From: "waiting", Event: "new_block", To: "paying", Effects: []string{"pay"}},
 		{From: "waiting", Event: "new_block", To: "waiting"},
 		{From: "waiting", Event: "output_found", To: "failed"},
 		{From: "waiting", Event: "output_found", To: "waiting"},
 		{From: "waiting", Event: "output_reorged", To: "waiting", Effects: []string{"watch_output"}},
+		{From: "waiting", Event: "start", To: "waiting", Effects: []string{"watch_output"}},
+
+		{From: "opening", Event: "channel_not_opened", To: "failed"},
+		{From: "opening", Event: "channel_not_opened", To: "waiting"},
+		{From: "opening", Event: "channel_usable", To: "waiting", Effects: []string{"ask_tip"}},
+		{From: "opening", Event: "new_block", To: "failed", Effects: []string{"abandon_channel"}},
+		{From: "opening", Event: "new_block", To: "opening"},
+		{From: "opening", Event: "output_found", To: "failed", Effects: []string{"abandon_channel"}},
+		{From: "opening", Event: "output_found", To: "opening"},
+		{From: "opening", Event: "output_reorged", To: "opening", Effects: []string{"watch_output"}},
 
 		{From: "paying", Event: "key_pushed", To: "paying"},
 		{From: "paying", Event: "new_block", To: "paying"},
@@ -27,7 +38,7 @@ func edges() []fsm.Edge {
 		{From: "paying", Event: "payment_failed", To: "waiting"},
 		{From: "paying", Event: "payment_not_sent", To: "failed"},
 		{From: "paying", Event: "payment_not_sent", To: "waiting"},
-		{From: "paying", Event: "payment_succeeded", To: "paid", Effects: []string{"sign_claim"}},
+		{From: "paying", Event: "payment_succeeded", To: "paid", Effects: []string{"channel_paid", "sign_claim"}},
 
 		{From: "paid", Event: "claim_refused", To: "paid", Effects: []string{"alarm"}},
 		{From: "paid", Event: "claim_signed", To: "claiming", Effects: []string{"publish_claim", "watch_spend"}},

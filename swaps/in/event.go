@@ -37,6 +37,17 @@ type (
 		TargetRate ln.FeeRateSatPerKW `json:"target_rate_sat_per_kw,omitempty"`
 		FreeSat    ln.Sat             `json:"free_sat,omitempty"`
 	}
+	// ChannelUsable and ChannelNotOpened answer OpenChannel. Begun says that an open
+	// failed, rather than that none could be begun now.
+	ChannelUsable struct {
+		swaps.Moment
+		ChanID ln.SCID `json:"chan_id"`
+	}
+	ChannelNotOpened struct {
+		swaps.Moment
+		Text  string `json:"text"`
+		Begun bool   `json:"begun,omitempty"`
+	}
 	// PaymentSucceeded, PaymentFailed (terminal, nothing in flight),
 	// PaymentCutOff (nobody knows) and PaymentNotSent answer Pay and TrackPayment.
 	PaymentSucceeded struct {
@@ -47,6 +58,8 @@ type (
 	PaymentFailed struct {
 		swaps.Moment
 		Text string `json:"text"`
+		// Refused: by the client's own wallet, which will not take it later either.
+		Refused bool `json:"refused,omitempty"`
 	}
 	PaymentCutOff struct {
 		swaps.Moment
@@ -89,6 +102,8 @@ func (ProbeFailed) EventName() string      { return "probe_failed" }
 func (OutputFound) EventName() string      { return "output_found" }
 func (OutputReorged) EventName() string    { return "output_reorged" }
 func (NewBlock) EventName() string         { return "new_block" }
+func (ChannelUsable) EventName() string    { return "channel_usable" }
+func (ChannelNotOpened) EventName() string { return "channel_not_opened" }
 func (PaymentSucceeded) EventName() string { return "payment_succeeded" }
 func (PaymentFailed) EventName() string    { return "payment_failed" }
 func (PaymentCutOff) EventName() string    { return "payment_cut_off" }
@@ -117,6 +132,23 @@ type (
 		Terms       htlc.Terms `json:"terms"`
 		SinceHeight uint32     `json:"since_height"`
 	}
+	// OpenChannel opens a channel for the client under a name, or finds the one of
+	// that name: ChannelUsable or ChannelNotOpened.
+	OpenChannel struct {
+		Plan      Plan   `json:"plan"`
+		OpeningID string `json:"opening_id"`
+	}
+	// AbandonChannel gives an open up that nothing was published of; what is too
+	// late for that goes on.
+	AbandonChannel struct {
+		OpeningID string `json:"opening_id"`
+	}
+	// AskTip has the swap told the tip, for one that waited for something else.
+	AskTip struct{}
+	// ChannelPaid says that the client paid for its channel.
+	ChannelPaid struct {
+		PaymentID string `json:"payment_id"`
+	}
 	// Pay pays the client's invoice, unless the node knows of a payment for its
 	// hash already: PaymentSucceeded, PaymentFailed, PaymentCutOff or
 	// PaymentNotSent. Between the decision and now lie a write, and perhaps a
@@ -127,6 +159,9 @@ type (
 		Attempt  int         `json:"attempt"`
 		Outpoint ln.Outpoint `json:"outpoint"`
 		MinConfs uint32      `json:"min_confs"`
+		// ChanID is the channel that was opened for it, ExpiryHeight the payment's.
+		ChanID       ln.SCID `json:"chan_id,omitempty"`
+		ExpiryHeight uint32  `json:"expiry_height,omitempty"`
 	}
 	// TrackPayment waits for the node's terminal word.
 	TrackPayment struct {
@@ -161,11 +196,15 @@ type (
 )
 
 // EffectName is the stable text under which the effect is stored.
-func (Probe) EffectName() string        { return "probe" }
-func (WatchOutput) EffectName() string  { return "watch_output" }
-func (Pay) EffectName() string          { return "pay" }
-func (TrackPayment) EffectName() string { return "track_payment" }
-func (SignClaim) EffectName() string    { return "sign_claim" }
-func (PublishClaim) EffectName() string { return "publish_claim" }
-func (WatchSpend) EffectName() string   { return "watch_spend" }
-func (Alarm) EffectName() string        { return "alarm" }
+func (Probe) EffectName() string          { return "probe" }
+func (WatchOutput) EffectName() string    { return "watch_output" }
+func (OpenChannel) EffectName() string    { return "open_channel" }
+func (AbandonChannel) EffectName() string { return "abandon_channel" }
+func (AskTip) EffectName() string         { return "ask_tip" }
+func (ChannelPaid) EffectName() string    { return "channel_paid" }
+func (Pay) EffectName() string            { return "pay" }
+func (TrackPayment) EffectName() string   { return "track_payment" }
+func (SignClaim) EffectName() string      { return "sign_claim" }
+func (PublishClaim) EffectName() string   { return "publish_claim" }
+func (WatchSpend) EffectName() string     { return "watch_spend" }
+func (Alarm) EffectName() string          { return "alarm" }

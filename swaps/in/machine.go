@@ -14,9 +14,9 @@ func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name:     Name,
 		Step:     Step,
-		States:   []State{Probing{}, Waiting{}, Paying{}, Paid{}, Claiming{}, Claimed{}, Failed{}, Lost{}},
-		Events:   []Event{Start{}, ProbePassed{}, ProbeFailed{}, OutputFound{}, OutputReorged{}, NewBlock{}, PaymentSucceeded{}, PaymentFailed{}, PaymentCutOff{}, PaymentNotSent{}, KeyPushed{}, ClaimSigned{}, ClaimRefused{}, OutputSpent{}, SpendReorged{}, Tick{}},
-		Effects:  []Effect{Probe{}, WatchOutput{}, Pay{}, TrackPayment{}, SignClaim{}, PublishClaim{}, WatchSpend{}, Alarm{}},
+		States:   []State{Probing{}, Waiting{}, Opening{}, Paying{}, Paid{}, Claiming{}, Claimed{}, Failed{}, Lost{}},
+		Events:   []Event{Start{}, ProbePassed{}, ProbeFailed{}, OutputFound{}, OutputReorged{}, NewBlock{}, ChannelUsable{}, ChannelNotOpened{}, PaymentSucceeded{}, PaymentFailed{}, PaymentCutOff{}, PaymentNotSent{}, KeyPushed{}, ClaimSigned{}, ClaimRefused{}, OutputSpent{}, SpendReorged{}, Tick{}},
+		Effects:  []Effect{Probe{}, WatchOutput{}, OpenChannel{}, AbandonChannel{}, AskTip{}, ChannelPaid{}, Pay{}, TrackPayment{}, SignClaim{}, PublishClaim{}, WatchSpend{}, Alarm{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),

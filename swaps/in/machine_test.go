@@ -28,6 +28,14 @@ func testPlan() Plan {
 	}
 }
 
+// openPlan is of a client that has no channel.
+func openPlan() Plan {
+	p := testPlan()
+	p.Probe, p.ProbeBy, p.MaxRoutingMsat = "", time.Time{}, 0
+	p.Open = &Open{ID: "o", Node: ln.PubKey{2, 9}, FinalCltv: 30, FeeMsat: 1_500_000, CapacitySat: 600_000, Confs: 3, MaxOpens: 2, DepositByHeight: 244}
+	return p
+}
+
 func moment(height uint32) swaps.Moment { return swaps.Moment{At: testStart(), Height: height} }
 
 func outpoint() ln.Outpoint { return ln.Outpoint{TxID: ln.TxID{7}, Index: 1} }
@@ -51,8 +59,13 @@ func testEvents(State) []Event {
 		NewBlock{moment(102), 500, 499_999},
 		NewBlock{moment(106), 500, 0},
 		NewBlock{moment(861), 500, 1_000_000},
+		NewBlock{moment(245), 500, 1_000_000},
+		ChannelUsable{m, 77},
+		ChannelNotOpened{m, "away", false},
+		ChannelNotOpened{m, "rejected", true},
+		PaymentFailed{m, "incorrect details", true},
 		PaymentSucceeded{m, preimage, 5},
-		PaymentFailed{m, "no route"},
+		PaymentFailed{m, "no route", false},
 		PaymentCutOff{m, "eof"},
 		PaymentNotSent{m, "unknown"},
 		KeyPushed{m, swaps.NewSecret(ln.Preimage{3})},
@@ -68,7 +81,7 @@ func testEvents(State) []Event {
 }
 
 func TestDiagram(t *testing.T) {
-	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{Initial: []State{Probing{testPlan()}}, Events: testEvents})
+	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{Initial: []State{Probing{testPlan()}, Waiting{Plan: openPlan()}}, Events: testEvents})
 }
 
 // again is what the database makes of a value.
@@ -86,7 +99,10 @@ func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		var s State = Probing{testPlan()}
-		inFlight, paid := false, false
+		if rapid.Bool().Draw(t, "opens a channel") {
+			s = Waiting{Plan: openPlan()}
+		}
+		inFlight, paid, channel := false, false, false
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
 			v := rapid.SampledFrom(testEvents(s)).Draw(t, "event")
 			if rapid.IntRange(0, 2).Draw(t, "usual") > 0 {
@@ -100,6 +116,8 @@ func TestRandomDays(t *testing.T) {
 			require.NoError(t, err)
 			s = next
 			switch v.(type) {
+			case ChannelUsable:
+				channel = true
 			case PaymentSucceeded:
 				inFlight, paid = false, true
 			case PaymentFailed, PaymentNotSent:
@@ -115,7 +133,18 @@ func TestRandomDays(t *testing.T) {
 					require.GreaterOrEqual(t, ln.Confirmations(w.ConfirmedHeight, b.Height), uint32(2))
 					require.True(t, b.FreeSat >= w.AmountSat || ln.Confirmations(w.ConfirmedHeight, b.Height) >= 6, "exposed beyond the cap")
 					require.LessOrEqual(t, b.Height, w.LastPayHeight())
+					if w.Open != nil {
+						require.True(t, channel && f.ChanID == 77, "paid over no channel")
+						require.LessOrEqual(t, f.ExpiryHeight+w.PayMarginBlocks, w.Terms.ExpiryHeight)
+					}
 					inFlight = true
+				case OpenChannel:
+					_, stored := s.(Opening)
+					require.True(t, stored && !channel, "a second channel")
+					b, w := v.(NewBlock), before.(Waiting)
+					require.GreaterOrEqual(t, ln.Confirmations(w.ConfirmedHeight, b.Height), uint32(2), "a channel for an output that is not deep")
+				case ChannelPaid:
+					require.True(t, paid)
 				case SignClaim:
 					require.True(t, paid)
 					require.Equal(t, testPlan().Terms.Hash, f.Preimage.Preimage().Hash())
@@ -149,6 +178,11 @@ func usual(t *rapid.T, s State) Event {
 			return OutputFound{moment(101), outpoint(), 500_000, 1, 101}
 		}
 		return NewBlock{moment(106), 500, 0}
+	case Opening:
+		if rapid.IntRange(0, 3).Draw(t, "not opened") == 0 {
+			return ChannelNotOpened{moment(106), "rejected", rapid.Bool().Draw(t, "begun")}
+		}
+		return ChannelUsable{moment(106), 77}
 	case Paying:
 		if rapid.Bool().Draw(t, "cut off") {
 			return PaymentCutOff{moment(106), "eof"}
@@ -232,4 +266,53 @@ func TestClaimsRise(t *testing.T) {
 	require.Len(t, effects, 1)
 	require.Equal(t, ln.Sat(500_000), Exposed(s, 105))
 	require.Zero(t, Exposed(s, 106), "six confirmations are deep")
+}
+
+// A client without a channel: the deposit's confirmations first, then the
+// channel, then the payment over it; the fee of the channel is not paid out.
+func TestOpensAChannel(t *testing.T) {
+	s, effects := walk(t, Waiting{Plan: openPlan()}, Start{moment(100)})
+	require.Equal(t, "watch_output", effects[0].EffectName())
+	require.EqualValues(t, 600_000, Coins(s))
+	require.Zero(t, Promised(s))
+	s, effects = walk(t, s, OutputFound{moment(101), outpoint(), 500_000, 1, 101}, NewBlock{moment(101), 500, 0})
+	require.Empty(t, effects, "one confirmation of two")
+	s, effects = walk(t, s, NewBlock{moment(102), 500, 0})
+	require.Equal(t, "o-s1", effects[0].(OpenChannel).OpeningID)
+	require.Zero(t, Exposed(s, 102), "nothing is paid yet")
+	// The wallet is away: tried again, under the same name.
+	s, _ = walk(t, s, ChannelNotOpened{moment(102), "away", false})
+	s, effects = walk(t, s, NewBlock{moment(103), 500, 0})
+	require.Equal(t, "o-s1", effects[0].(OpenChannel).OpeningID)
+	// It said no: another open, and then none.
+	s, _ = walk(t, s, ChannelNotOpened{moment(103), "no", true})
+	again, effects := walk(t, s, NewBlock{moment(104), 500, 0})
+	require.Equal(t, "o-s2", effects[0].(OpenChannel).OpeningID)
+	over, _ := walk(t, again, ChannelNotOpened{moment(104), "no", true})
+	require.Equal(t, swaps.ReasonNoChannel, ReasonOf(over).Code)
+
+	s, effects = walk(t, again, ChannelUsable{moment(105), 77})
+	require.Equal(t, "ask_tip", effects[0].EffectName())
+	require.Zero(t, Coins(s))
+	_, effects = walk(t, s, NewBlock{moment(105), 500, 499_999})
+	require.Empty(t, effects, "the exposure cap holds here as well")
+	s, effects = walk(t, s, NewBlock{moment(105), 500, 500_000})
+	pay := effects[0].(Pay)
+	require.EqualValues(t, 77, pay.ChanID)
+	require.EqualValues(t, 105+30+padBlocks, pay.ExpiryHeight)
+	refused, _ := walk(t, s, PaymentFailed{moment(105), "incorrect", true})
+	require.Equal(t, swaps.ReasonPayment, ReasonOf(refused).Code, "a wallet that does not take it is not asked again")
+	_, effects = walk(t, s, PaymentSucceeded{moment(105), swaps.NewSecret(ln.Preimage{1}), 0})
+	require.Equal(t, "o", effects[0].(ChannelPaid).PaymentID)
+
+	// A reorg takes the deposit while the channel opens: nothing is paid until it is back.
+	s, _ = walk(t, again, OutputReorged{moment(105)}, ChannelUsable{moment(106), 77})
+	_, effects = walk(t, s, NewBlock{moment(106), 500, 500_000})
+	require.Empty(t, effects)
+	// Who never deposits keeps no place, and what comes too late opens nothing.
+	late, _ := walk(t, Waiting{Plan: openPlan()}, NewBlock{moment(245), 500, 0})
+	require.Equal(t, swaps.ReasonNoDeposit, ReasonOf(late).Code)
+	tooLate, effects := walk(t, again, NewBlock{moment(861), 500, 0})
+	require.Equal(t, swaps.ReasonLate, ReasonOf(tooLate).Code)
+	require.Equal(t, "o-s2", effects[0].(AbandonChannel).OpeningID)
 }

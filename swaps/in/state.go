@@ -1,6 +1,7 @@
 package in
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -32,7 +33,31 @@ type Plan struct {
 	KeyFor          time.Duration `json:"key_for"`
 	BeginHeight     uint32        `json:"begin_height"`
 	Client          string        `json:"client,omitempty"`
+	// Open is set for a client without a channel: one is opened for it.
+	Open *Open `json:"open,omitempty"`
 }
+
+// Open is what a swap in that opens a channel agreed on besides. Nothing can be
+// probed before there is a channel, and the payment takes that one hop.
+type Open struct {
+	// ID names the channel's open where channels are opened.
+	ID          string    `json:"id"`
+	Node        ln.PubKey `json:"node"`
+	PaymentAddr [32]byte  `json:"payment_addr"`
+	FinalCltv   uint32    `json:"final_cltv"`
+	// FeeMsat is what the channel costs: a part of what is not paid out.
+	FeeMsat     ln.Msat `json:"fee_msat"`
+	CapacitySat ln.Sat  `json:"capacity_sat"`
+	// Confs are the channel's own, before it is paid over.
+	Confs    uint32 `json:"confs"`
+	MaxOpens uint32 `json:"max_opens"`
+	// DepositByHeight is the last block that the output may confirm in: who never
+	// deposits keeps no place.
+	DepositByHeight uint32 `json:"deposit_by_height"`
+}
+
+// OpeningID names the n-th open, from 1.
+func (o Open) OpeningID(n uint32) string { return fmt.Sprintf("%s-s%d", o.ID, n) }
 
 // ID names the swap.
 func (p Plan) ID() string { return p.Terms.Hash.String() }
@@ -58,6 +83,11 @@ type Payment struct {
 	// ClientKey is the client's internal private key, once pushed: worth nothing
 	// without ours, and given to us to make the claim cheap.
 	ClientKey swaps.Secret `json:"client_key,omitzero"`
+	// ChanID is the channel that was opened for it, Opens how many opens were
+	// begun and failed, ExpiryHeight the payment's own over that channel.
+	ChanID       ln.SCID `json:"chan_id,omitempty"`
+	Opens        uint32  `json:"opens,omitempty"`
+	ExpiryHeight uint32  `json:"expiry_height,omitempty"`
 }
 
 // Claim is our signed spend, the latest one.
@@ -85,6 +115,12 @@ type (
 	Probing struct{ Plan }
 	// Waiting: for the output, its confirmations, or the next attempt to pay.
 	Waiting struct {
+		Plan
+		Output
+		Payment
+	}
+	// Opening: the output is there, and a channel is being opened for the client.
+	Opening struct {
 		Plan
 		Output
 		Payment
@@ -137,6 +173,7 @@ func (p Plan) plan() Plan { return p }
 // StateName is the stable text under which the state is stored.
 func (Probing) StateName() string  { return "probing" }
 func (Waiting) StateName() string  { return "waiting" }
+func (Opening) StateName() string  { return "opening" }
 func (Paying) StateName() string   { return "paying" }
 func (Paid) StateName() string     { return "paid" }
 func (Claiming) StateName() string { return "claiming" }
@@ -160,6 +197,8 @@ func Final(s State) bool {
 func OutputOf(s State) Output {
 	switch s := s.(type) {
 	case Waiting:
+		return s.Output
+	case Opening:
 		return s.Output
 	case Paying:
 		return s.Output
@@ -197,8 +236,28 @@ func Exposed(s State, tip uint32) ln.Sat {
 	return p.AmountSat
 }
 
-// Promised is what the state may still pay over Lightning.
+// Coins is what the state may still take of the wallet's coins for a channel.
+func Coins(s State) ln.Sat {
+	p := PlanOf(s)
+	if p.Open == nil {
+		return 0
+	}
+	switch s := s.(type) {
+	case Waiting:
+		if s.ChanID == 0 {
+			return p.Open.CapacitySat
+		}
+	case Opening:
+		return p.Open.CapacitySat
+	}
+	return 0
+}
+
+// Promised is what the state may still pay over channels that are there.
 func Promised(s State) ln.Sat {
+	if PlanOf(s).Open != nil {
+		return 0
+	}
 	switch s.(type) {
 	case Probing, Waiting, Paying:
 		return PlanOf(s).AmountSat

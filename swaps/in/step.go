@@ -16,6 +16,8 @@ func Step(s State, v Event) (State, []Effect, error) {
 		return stepProbing(s, v)
 	case Waiting:
 		return stepWaiting(s, v)
+	case Opening:
+		return stepOpening(s, v)
 	case Paying:
 		return stepPaying(s, v)
 	case Paid:
@@ -47,18 +49,34 @@ func stepProbing(s Probing, v Event) (State, []Effect, error) {
 	return nil, nil, fsm.Illegal(s, v)
 }
 
+// judge reads what the chain found: an output that may be paid for, or why it is
+// not.
+func (p Plan) judge(v OutputFound) (Output, swaps.Reason) {
+	switch {
+	case v.Count > 1:
+		return Output{}, swaps.Because(swaps.ReasonOutputs, "the transaction pays the swap in %d outputs: none is taken, the client takes them back after height %d", v.Count, p.Terms.ExpiryHeight)
+	case v.ValueSat != p.AmountSat:
+		return Output{}, swaps.Because(swaps.ReasonAmount, "the output holds %s where %s were agreed: it is not taken, the client takes it back after height %d", v.ValueSat, p.AmountSat, p.Terms.ExpiryHeight)
+	}
+	return Output{Outpoint: v.Outpoint, ConfirmedHeight: v.ConfirmedHeight}, swaps.Reason{}
+}
+
 func stepWaiting(s Waiting, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
-	case OutputFound:
-		switch {
-		case v.ConfirmedHeight == 0 || v.Count < 1:
+	case Start:
+		if s.Open == nil {
 			return nil, nil, fsm.Illegal(s, v)
-		case v.Count > 1:
-			return failed(s.Plan, s.Output, swaps.ReasonOutputs, "the transaction pays the swap in %d outputs: none is taken, the client takes them back after height %d", v.Count, s.Terms.ExpiryHeight)
-		case v.ValueSat != s.AmountSat:
-			return failed(s.Plan, s.Output, swaps.ReasonAmount, "the output holds %s where %s were agreed: it is not taken, the client takes it back after height %d", v.ValueSat, s.AmountSat, s.Terms.ExpiryHeight)
 		}
-		s.Output = Output{Outpoint: v.Outpoint, ConfirmedHeight: v.ConfirmedHeight}
+		return s, []Effect{watchOutput(s.Plan)}, nil
+	case OutputFound:
+		if v.ConfirmedHeight == 0 || v.Count < 1 {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		found, reason := s.judge(v)
+		if reason.Code != "" {
+			return Failed{Plan: s.Plan, Output: s.Output, Reason: reason}, nil, nil
+		}
+		s.Output = found
 		return s, nil, nil
 	case OutputReorged:
 		s.Output = Output{}
@@ -75,13 +93,31 @@ func (s Waiting) block(v NewBlock) (State, []Effect, error) {
 	if v.Height > s.LastPayHeight() {
 		return failed(s.Plan, s.Output, swaps.ReasonLate, "at height %d a payment could outlive the swap, which expires at %d: the client takes its output back", v.Height, s.Terms.ExpiryHeight)
 	}
+	if s.Open != nil && s.ConfirmedHeight == 0 && s.ChanID == 0 && v.Height > s.Open.DepositByHeight {
+		return failed(s.Plan, s.Output, swaps.ReasonNoDeposit, "no deposit confirmed up to height %d: what confirms later is not taken, the client takes it back after height %d", s.Open.DepositByHeight, s.Terms.ExpiryHeight)
+	}
 	d := ln.Confirmations(s.ConfirmedHeight, v.Height)
-	if d == 0 || d < max(s.Confs, 1) || (d < s.DeepConfs && s.AmountSat > v.FreeSat) {
+	if d == 0 || d < max(s.Confs, 1) {
+		return s, nil, nil
+	}
+	if s.Open != nil && s.ChanID == 0 {
+		return Opening(s), []Effect{OpenChannel{Plan: s.Plan, OpeningID: s.Open.OpeningID(s.Opens + 1)}}, nil
+	}
+	if d < s.DeepConfs && s.AmountSat > v.FreeSat {
 		return s, nil, nil
 	}
 	s.Attempts++
-	return Paying(s), []Effect{Pay{Plan: s.Plan, Attempt: s.Attempts, Outpoint: s.Outpoint, MinConfs: min(d, max(s.DeepConfs, s.Confs, 1))}}, nil
+	pay := Pay{Plan: s.Plan, Attempt: s.Attempts, Outpoint: s.Outpoint, MinConfs: min(d, max(s.DeepConfs, s.Confs, 1))}
+	if s.Open != nil {
+		s.ExpiryHeight = v.Height + s.Open.FinalCltv + padBlocks
+		pay.ChanID, pay.ExpiryHeight = s.ChanID, s.ExpiryHeight
+	}
+	return Paying(s), []Effect{pay}, nil
 }
+
+// padBlocks may arrive between the decision to pay over the client's channel and
+// the payment.
+const padBlocks = 3
 
 func stepPaying(s Paying, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
@@ -90,15 +126,22 @@ func stepPaying(s Paying, v Event) (State, []Effect, error) {
 			return nil, nil, fmt.Errorf("swap %s: the payment brought a preimage of another hash", s.ID())
 		}
 		s.Preimage, s.FeeMsat, s.KeyBy = v.Preimage, v.FeeMsat, v.At.Add(s.KeyFor)
-		if s.ClientKey.IsZero() {
-			return Paid(s), nil, nil
+		var effects []Effect
+		if s.Open != nil {
+			effects = append(effects, ChannelPaid{PaymentID: s.Open.ID})
 		}
-		return Paid(s), []Effect{signClaim(Paid(s), 0)}, nil
+		if !s.ClientKey.IsZero() {
+			effects = append(effects, signClaim(Paid(s), 0))
+		}
+		return Paid(s), effects, nil
 	case KeyPushed:
 		// The client may hear of its payment before we do.
 		s.ClientKey = v.Key
 		return s, nil, nil
 	case PaymentFailed:
+		if v.Refused && s.Open != nil {
+			return failed(s.Plan, s.Output, swaps.ReasonPayment, "the client's wallet did not take its payment (%s): it takes its output back after height %d", clip(v.Text), s.Terms.ExpiryHeight)
+		}
 		return s.unpaid(v.Text)
 	case PaymentNotSent:
 		return s.unpaid(v.Text)
@@ -229,8 +272,11 @@ func ForgetChain(s State, m swaps.Moment) []Event {
 	if c, ok := s.(Claiming); ok && c.Spent != "" {
 		events = append(events, SpendReorged{m})
 	}
-	if w, ok := s.(Waiting); ok && w.ConfirmedHeight != 0 {
-		events = append(events, OutputReorged{m})
+	switch s.(type) {
+	case Waiting, Opening:
+		if OutputOf(s).ConfirmedHeight != 0 {
+			events = append(events, OutputReorged{m})
+		}
 	}
 	return events
 }

@@ -109,6 +109,12 @@ func (p InPolicy) RoutingMsat(amount ln.Sat) (ln.Msat, error) {
 	return share.Add(base)
 }
 
+// Direct is In for a client that is paid over a channel of its own, without a route.
+func (p InPolicy) Direct(amount ln.Sat, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
+	p.RoutingBaseSat, p.RoutingPPM = 0, 0
+	return p.In(amount, rate)
+}
+
 // In is the fee of a swap in: what is taken off the amount that the client is
 // paid.
 func (p InPolicy) In(amount ln.Sat, rate ln.FeeRateSatPerKW) (ln.Sat, error) {

@@ -1,0 +1,309 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/btcsuite/btcd/wire"
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
+	"github.com/sluice-lsp/sluice/swaps/htlc"
+)
+
+// look takes every swap a step further.
+func (a *Agent) look(ctx context.Context) {
+	var info ln.NodeInfo
+	asked := false
+	for _, r := range a.records.All() {
+		if r.Phase.Over() {
+			continue
+		}
+		if !asked {
+			var err error
+			if info, err = a.ports.Node.Info(ctx); err != nil {
+				a.log.Debug("lnd does not answer; swaps wait for it", zap.Error(err))
+				return
+			}
+			asked = true
+		}
+		if r.Phase != PhaseMade {
+			a.follow(ctx, r)
+		}
+		if err := a.step(ctx, r, info); err != nil && ctx.Err() == nil {
+			a.log.Warn("a swap waits", zap.Stringer("swap", r.Hash), zap.Error(err))
+		}
+	}
+}
+
+// madeFor is how long an agreement may be under way before it counts as failed.
+const madeFor = 2 * time.Minute
+
+func (a *Agent) step(ctx context.Context, r Record, info ln.NodeInfo) error {
+	if r.Phase == PhaseMade && a.ports.Now().Before(r.CreatedAt.Add(madeFor)) {
+		return nil
+	}
+	invoice, err := a.ports.Node.LookupInvoice(ctx, r.Hash)
+	if errors.Is(err, ln.ErrNotFound) {
+		// A node that was restored from its seed: then nobody can be paid by it.
+		invoice.State, err = ln.InvoiceCanceled, nil
+	}
+	if err != nil {
+		return err
+	}
+	act, phase := Next(r, info.BlockHeight, invoice.State)
+	enter := func() error {
+		return a.records.change(r.Hash, func(have *Record) bool { have.Phase = phase; return true })
+	}
+	switch act {
+	case ActNone:
+		a.askGateway(ctx, r, info.PubKey)
+		return nil
+	case ActGiveUp, ActCancel:
+		err := a.ports.Node.CancelInvoice(ctx, r.Hash)
+		if errors.Is(err, ln.ErrInvoiceClosed) {
+			return nil // settled meanwhile: the next look sees it
+		}
+		if err != nil && !errors.Is(err, ln.ErrNotFound) {
+			return err
+		}
+		return enter()
+	case ActPaid:
+		a.log.Info("paid over the new channel", zap.Stringer("swap", r.Hash), zap.Stringer("amount", r.InvoiceSat))
+		return enter()
+	case ActGiveKey:
+		if a.due("key/" + r.Hash.String()) {
+			return a.giveKey(ctx, r, info.PubKey)
+		}
+		return nil
+	case ActRefund:
+		return a.refund(ctx, r, info.BlockHeight)
+	case ActPublish:
+		return a.publish(ctx, r)
+	case ActEnd:
+		a.log.Info("a swap is over", zap.Stringer("swap", r.Hash), zap.String("phase", string(phase)))
+		return enter()
+	}
+	return nil
+}
+
+// askGateway keeps the gateway's word for people; nothing rests on it.
+func (a *Agent) askGateway(ctx context.Context, r Record, self ln.PubKey) {
+	g, err := a.gateway(r.Gateway)
+	if err != nil || g.NodeKey != r.GatewayKey || !a.due("state/"+r.Hash.String()) {
+		return
+	}
+	client, err := a.client(g, self)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	got, err := client.GetChannelSwap(ctx, &swapsv1.GetChannelSwapRequest{PaymentHash: r.Hash[:]})
+	if err != nil {
+		return
+	}
+	s := got.GetSwap()
+	err = a.records.change(r.Hash, func(have *Record) bool {
+		if have.State == s.GetState() && have.Reason == s.GetReason() {
+			return false
+		}
+		have.State, have.Reason = ln.Clip(s.GetState(), 40), ln.Clip(s.GetReason(), 300)
+		return true
+	})
+	if err != nil {
+		a.log.Debug("the gateway's word was not kept", zap.Error(err))
+	}
+}
+
+// giveKey lets the gateway take what is its own by the smallest spend. It is a
+// courtesy: without it the gateway uses the preimage.
+func (a *Agent) giveKey(ctx context.Context, r Record, self ln.PubKey) error {
+	g, err := a.gateway(r.Gateway)
+	if err != nil {
+		return err
+	}
+	client, err := a.client(g, self)
+	if err != nil {
+		return err
+	}
+	call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	if _, err := client.GiveKey(call, &swapsv1.GiveKeyRequest{PaymentHash: r.Hash[:], InternalPrivateKey: r.InternalKey[:]}); err != nil {
+		return said(g, err)
+	}
+	return a.records.change(r.Hash, func(have *Record) bool { have.KeyGiven = true; return true })
+}
+
+// refund signs what needs a signature, stores it, and publishes.
+func (a *Agent) refund(ctx context.Context, r Record, tip uint32) error {
+	if len(r.RefundScript) == 0 {
+		address, err := a.ports.Chain.NewAddress(ctx)
+		if err != nil {
+			return err
+		}
+		if r.RefundScript, err = r.ScriptOf(address); err != nil {
+			return err
+		}
+	}
+	const target = 6
+	rate, relay, err := a.ports.Chain.EstimateFee(ctx, target)
+	if err != nil {
+		rate, relay = ln.MinFeeRate, ln.MinFeeRate // a low fee is bumped, no refund is lost
+	}
+	for i, d := range r.Deposits {
+		if d.Spent != "" || d.Refund != nil && tip < d.Refund.Height+bumpEvery {
+			continue
+		}
+		pays := refundRate(d, max(rate, relay))
+		if pays == 0 {
+			continue
+		}
+		raw, fee, err := r.Refund(d.Outpoint, d.ValueSat, r.RefundScript, pays)
+		if err != nil {
+			return err
+		}
+		r.Deposits[i].Refund = &Refund{Raw: raw, FeeSat: fee, Rate: pays, Height: tip}
+	}
+	err = a.records.change(r.Hash, func(have *Record) bool {
+		have.RefundScript = r.RefundScript
+		for _, d := range r.Deposits {
+			for i := range have.Deposits {
+				if have.Deposits[i].Outpoint == d.Outpoint {
+					have.Deposits[i].Refund = d.Refund
+				}
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return a.publish(ctx, r)
+}
+
+func (a *Agent) publish(ctx context.Context, r Record) error {
+	var errs []error
+	for _, d := range r.Deposits {
+		if d.Spent == "" && d.Refund != nil {
+			errs = append(errs, a.ports.Chain.Publish(ctx, d.Refund.Raw, "sluice swap refund "+r.Hash.Short()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// follow watches a swap's outputs, once per process.
+func (a *Agent) follow(ctx context.Context, r Record) {
+	contract, err := htlc.New(r.Terms)
+	if err != nil {
+		a.log.Error("a record of a swap is damaged", zap.Stringer("swap", r.Hash), zap.Error(err))
+		return
+	}
+	since := max(r.BeginHeight, 1)
+	a.once(ctx, "deposit/"+r.Hash.String(), func(ctx context.Context) error {
+		return a.ports.Chain.WatchConf(ctx, ln.TxID{}, contract.PkScript, since, func(ev ln.ConfEvent) { a.deposited(r.Hash, contract, ev) })
+	})
+	for _, d := range r.Deposits {
+		a.once(ctx, "spend/"+d.Outpoint.String(), func(ctx context.Context) error {
+			return a.ports.Chain.WatchSpend(ctx, d.Outpoint, contract.PkScript, since, func(ev ln.SpendEvent) { a.spent(r.Hash, contract, d.Outpoint, ev) })
+		})
+	}
+}
+
+// once runs a subscription until it ends by itself, again when it breaks off.
+func (a *Agent) once(ctx context.Context, key string, watch func(context.Context) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.followed[key] || ctx.Err() != nil {
+		return
+	}
+	a.followed[key] = true
+	a.wg.Go(func() {
+		for ctx.Err() == nil {
+			if err := watch(ctx); err == nil {
+				return // nothing can undo it any more
+			}
+			select {
+			case <-time.After(a.cfg.Every):
+			case <-ctx.Done():
+			}
+		}
+	})
+}
+
+func (a *Agent) deposited(hash ln.Hash, contract *htlc.Contract, ev ln.ConfEvent) {
+	var found []Deposit
+	if !ev.Reorged {
+		var tx wire.MsgTx
+		if err := tx.Deserialize(bytes.NewReader(ev.RawTx)); err != nil {
+			a.log.Error("lnd tells of a transaction that cannot be read", zap.Stringer("swap", hash), zap.Error(err))
+			return
+		}
+		for i, o := range tx.TxOut {
+			if bytes.Equal(o.PkScript, contract.PkScript) {
+				found = append(found, Deposit{
+					Outpoint: ln.Outpoint{TxID: ln.TxID(tx.TxHash()), Index: uint32(i)}, ValueSat: ln.Sat(o.Value), Height: ev.Height, //nolint:gosec // of a block
+				})
+			}
+		}
+	}
+	a.note(hash, func(have *Record) bool {
+		// A refund of one that a reorg took away is kept: the output comes back.
+		for i := range found {
+			for _, old := range have.Deposits {
+				if old.Outpoint == found[i].Outpoint {
+					found[i].Refund, found[i].Spent, found[i].SpentHeight = old.Refund, old.Spent, old.SpentHeight
+				}
+			}
+		}
+		if ev.Reorged {
+			for _, old := range have.Deposits {
+				if old.Refund != nil {
+					return false
+				}
+			}
+		}
+		if slices.EqualFunc(found, have.Deposits, func(a, b Deposit) bool { return a.Outpoint == b.Outpoint && a.Height == b.Height }) {
+			return false
+		}
+		have.Deposits = found
+		return true
+	})
+}
+
+func (a *Agent) spent(hash ln.Hash, contract *htlc.Contract, op ln.Outpoint, ev ln.SpendEvent) {
+	how, height := htlc.Spend(""), uint32(0)
+	if !ev.Reorged {
+		var tx wire.MsgTx
+		if err := tx.Deserialize(bytes.NewReader(ev.RawTx)); err != nil || int(ev.InputIndex) >= len(tx.TxIn) {
+			a.log.Error("lnd tells of a spend that cannot be read", zap.Stringer("swap", hash), zap.Error(err))
+			return
+		}
+		var err error
+		if how, _, err = contract.Classify(tx.TxIn[ev.InputIndex].Witness); err != nil {
+			a.log.Error("a deposit was spent in a way that its contract does not have", zap.Stringer("swap", hash), zap.Error(err))
+			return
+		}
+		height = ev.Height
+	}
+	a.note(hash, func(have *Record) bool {
+		for i := range have.Deposits {
+			if have.Deposits[i].Outpoint == op {
+				have.Deposits[i].Spent, have.Deposits[i].SpentHeight = how, height
+			}
+		}
+		return true
+	})
+}
+
+// note stores what the chain told; a disk that is full is asked again at the next
+// event, and the restart tells all of it anew.
+func (a *Agent) note(hash ln.Hash, f func(*Record) bool) {
+	if err := a.records.change(hash, f); err != nil {
+		a.log.Error("what the chain tells of a swap could not be stored", zap.Stringer("swap", hash), zap.Error(err))
+	}
+}

@@ -1,0 +1,3 @@
+// Package swapagentv1 is the wallet's swaps as its own command line sees them; generated
+// from swapagent.proto.
+package swapagentv1
