@@ -59,6 +59,10 @@ type SwapsConfig struct {
 	InConfs      []SwapConfs     `toml:"in_confirmations" help:"confirmations that a client's output needs before it is paid, from small amounts to large; beyond all of them six"`
 	OpenChannels bool            `toml:"open_channels" help:"let wallets without a channel swap in: one is opened for them once their deposit has confirmed, at the prices and within the limits of lsp. Needs lsp in the same process"`
 	OpenConfs    uint32          `toml:"open_confirmations" help:"confirmations of such a channel before the wallet is paid over it" min:"1" max:"6"`
+	L402         bool            `toml:"l402" help:"sell tokens (L402) to Loop clients: those that have one hear notifications, and are limited by it. lnd's macaroon needs AddInvoice"`
+	L402Required bool            `toml:"l402_required" help:"do nothing for Loop clients without a token; each pays for one once"`
+	L402Price    config.Sat      `toml:"l402_price_sat" help:"what a token costs; stock clients pay up to 1,000 by themselves" min:"1"`
+	L402Calls    int             `toml:"l402_calls_per_minute" help:"calls of one token" min:"1"`
 	InExposed    config.Sat      `toml:"in_max_exposed_sat" help:"what may be paid for outputs with fewer than six confirmations, in all: a reorg can take so much, and no more"`
 }
 
@@ -83,7 +87,7 @@ func defaultSwaps() SwapsConfig {
 		Floor: uint64(b.Floor), Ceiling: uint64(b.Ceiling), Tolerance: b.TolerancePercent, AcceptGrace: config.Duration(b.AcceptGrace),
 		Margin: b.MarginBlocks, HoldDelta: b.HoldExpiryDelta, MinPublish: b.MinPublishBlocks, BuriedConfs: b.BuriedConfs, BumpAfter: b.BumpAfterBlocks,
 		InMinSat: config.Sat(b.In.MinSat), InMaxSat: config.Sat(b.In.MaxSat), InBase: config.Sat(b.In.Price.BaseSat), InPPM: b.In.Price.PPM,
-		InRouting: b.In.Price.RoutingPPM, InExpiry: b.In.ExpiryDelta, InPayMargin: b.In.PayMarginBlocks, InConfs: confs, OpenChannels: true, OpenConfs: b.In.Open.Confs, InExposed: config.Sat(b.In.MaxExposedSat),
+		InRouting: b.In.Price.RoutingPPM, InExpiry: b.In.ExpiryDelta, InPayMargin: b.In.PayMarginBlocks, InConfs: confs, L402Price: config.Sat(b.Tokens.PriceSat), L402Calls: b.Tokens.PerMinute, OpenChannels: true, OpenConfs: b.In.Open.Confs, InExposed: config.Sat(b.In.MaxExposedSat),
 	}
 }
 
@@ -102,6 +106,7 @@ func (c SwapsConfig) engine(network string, self ln.PubKey) swapsengine.Config {
 	out.In.MinSat, out.In.MaxSat, out.In.Price.BaseSat, out.In.Price.PPM = c.InMinSat.Amount(), c.InMaxSat.Amount(), c.InBase.Amount(), c.InPPM
 	out.In.Price.RoutingPPM, out.In.ExpiryDelta, out.In.PayMarginBlocks = c.InRouting, c.InExpiry, c.InPayMargin
 	out.In.MaxExposedSat, out.In.Confs, out.In.Open.Confs = c.InExposed.Amount(), nil, c.OpenConfs
+	out.Tokens.Enabled, out.Tokens.Required, out.Tokens.PriceSat, out.Tokens.PerMinute = c.L402, c.L402Required, c.L402Price.Amount(), c.L402Calls
 	for _, step := range c.InConfs {
 		out.In.Confs = append(out.In.Confs, swapsengine.ConfsUpTo{UpToSat: step.UpTo.Amount(), Confs: step.Confs})
 	}
@@ -168,7 +173,7 @@ func (d *Daemon) runSwaps(ctx context.Context, lease *store.Lease, alone bool) e
 		return err
 	}
 	business, err := swapsengine.New(swapsengine.Options{
-		Node:     swapsengine.Node{Invoices: d.lnd, Wallet: d.lnd, Chain: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: d.lnd},
+		Node:     swapsengine.Node{Invoices: d.lnd, Sales: d.lnd, Wallet: d.lnd, Chain: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: d.lnd},
 		Channels: d.swapChannels(), DB: d.db, Fence: lease.Check, Params: params, Config: d.cfg.Swaps.engine(d.cfg.Lnd.Network, d.info.PubKey),
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Now:          d.now, Random: rand.Reader, Log: d.log.Named(swapsapi.Name),

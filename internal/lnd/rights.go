@@ -110,7 +110,7 @@ func rights() []Right {
 		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both},
 		{invoices + "SettleInvoice", "to take a held payment", gateway},
 		{invoices + "CancelInvoice", "to give a held payment back", both},
-		{lightning + "AddInvoice", "to ask for a payment", wallet},
+		{lightning + "AddInvoice", "to ask for a payment; to sell tokens (L402) to swap clients", wallet | swaps},
 
 		{lightning + "SubscribeChannelBackups", "to back up the channels at every change", wallet},
 		{lightning + "ExportAllChannelBackups", "to back them up at the start", wallet},

@@ -71,6 +71,10 @@ func HTTPStatus(code codes.Code) int {
 	return http.StatusInternalServerError
 }
 
+// ErrPaymentRequired is L402's own answer, whose code and words its clients look
+// for; the challenge stands in the trailer.
+var ErrPaymentRequired = errors.New("payment required")
+
 // toStatus makes what the caller sees of an error. Only an error with a kind
 // is shown, and of it only the sentence: a status that a handler passed on
 // from another server (lnd's, say) tells of our insides and counts as
@@ -80,6 +84,8 @@ func toStatus(ctx context.Context, err error, requestID string) *status.Status {
 	hasKind := kind != errkind.Internal
 	switch {
 	case hasKind:
+	case errors.Is(err, ErrPaymentRequired):
+		return status.New(codes.Internal, ErrPaymentRequired.Error())
 	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 		return status.FromContextError(ctx.Err())
 	case status.Code(err) == codes.Unimplemented:

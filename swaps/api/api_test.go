@@ -73,7 +73,7 @@ func TestWhatIsAnsweredWithoutAnEngine(t *testing.T) {
 	}
 	_, err := l.Probe(ctx, &looprpc.ServerProbeRequest{})
 	require.ErrorIs(t, err, errkind.Unimplemented)
-	require.ErrorIs(t, l.SubscribeNotifications(nil, nil), errkind.Unimplemented)
+	require.ErrorIs(t, l.SubscribeNotifications(nil, nil), errkind.Unavailable)
 	_, err = l.NewLoopOutSwap(ctx, &looprpc.ServerLoopOutRequest{UserAgent: "resume_swap"})
 	require.ErrorIs(t, err, errkind.NotFound)
 	got, err := l.RecommendRoutingPlugin(ctx, nil)

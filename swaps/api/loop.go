@@ -21,7 +21,7 @@ type loopServer struct {
 }
 
 func (l *loopServer) LoopOutTerms(ctx context.Context, r *looprpc.ServerLoopOutTermsRequest) (*looprpc.ServerLoopOutTerms, error) {
-	e, err := l.s.fresh(r.ProtocolVersion)
+	e, err := l.s.enter(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (l *loopServer) LoopOutTerms(ctx context.Context, r *looprpc.ServerLoopOutT
 }
 
 func (l *loopServer) LoopOutQuote(ctx context.Context, r *looprpc.ServerLoopOutQuoteRequest) (*looprpc.ServerLoopOutQuote, error) {
-	e, err := l.s.fresh(r.ProtocolVersion)
+	e, err := l.s.enter(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,10 @@ func (l *loopServer) NewLoopOutSwap(ctx context.Context, r *looprpc.ServerLoopOu
 	if err != nil {
 		return nil, err
 	}
+	token, err := l.s.token(ctx, e, false)
+	if err != nil {
+		return nil, err
+	}
 	hash, err := fixed[ln.Hash]("swap_hash", r.SwapHash)
 	if err != nil {
 		return nil, err
@@ -82,7 +86,7 @@ func (l *loopServer) NewLoopOutSwap(ctx context.Context, r *looprpc.ServerLoopOu
 	}
 	offer, err := e.OfferOut(ctx, engine.OutWish{
 		Hash: hash, Receiver: key, AmountSat: ln.Sat(r.Amt), PublishBy: deadline(r.SwapPublicationDeadline),
-		ExpiryHeight: uint32(r.Expiry), Client: agent(r.UserAgent),
+		ExpiryHeight: uint32(r.Expiry), Client: agent(r.UserAgent), Token: token,
 	})
 	if err != nil {
 		return nil, err
@@ -204,17 +208,8 @@ func (l *loopServer) ReportRoutingResult(context.Context, *looprpc.ReportRouting
 	return &looprpc.ReportRoutingResultRes{}, nil
 }
 
-// FetchL402 needs no token here: there is none to fetch.
-func (l *loopServer) FetchL402(context.Context, *looprpc.FetchL402Request) (*looprpc.FetchL402Response, error) {
-	return &looprpc.FetchL402Response{}, nil
-}
-
 func (l *loopServer) Probe(context.Context, *looprpc.ServerProbeRequest) (*looprpc.ServerProbeResponse, error) {
 	return nil, notOffered("probes")
-}
-
-func (l *loopServer) SubscribeNotifications(*looprpc.SubscribeNotificationsRequest, looprpc.SwapServer_SubscribeNotificationsServer) error {
-	return notOffered("notifications, which need an L402 token,")
 }
 
 func failure(code swaps.ReasonCode) looprpc.ServerSwapState {

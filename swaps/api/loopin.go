@@ -14,7 +14,7 @@ import (
 )
 
 func (l *loopServer) LoopInTerms(ctx context.Context, r *looprpc.ServerLoopInTermsRequest) (*looprpc.ServerLoopInTerms, error) {
-	e, err := l.s.fresh(r.ProtocolVersion)
+	e, err := l.s.enter(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func (l *loopServer) LoopInTerms(ctx context.Context, r *looprpc.ServerLoopInTer
 }
 
 func (l *loopServer) LoopInQuote(ctx context.Context, r *looprpc.ServerLoopInQuoteRequest) (*looprpc.ServerLoopInQuoteResponse, error) {
-	e, err := l.s.fresh(r.ProtocolVersion)
+	e, err := l.s.enter(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (l *loopServer) LoopInQuote(ctx context.Context, r *looprpc.ServerLoopInQuo
 }
 
 func (l *loopServer) NewLoopInSwap(ctx context.Context, r *looprpc.ServerLoopInRequest) (*looprpc.ServerLoopInResponse, error) {
-	e, err := l.s.fresh(r.ProtocolVersion)
+	e, err := l.s.enter(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,8 @@ type Config struct {
 
 	In InConfig
 
+	Tokens TokenConfig
+
 	MarginBlocks     uint32
 	HoldExpiryDelta  uint32
 	MinPublishBlocks uint32
@@ -121,6 +123,7 @@ func Defaults() Config {
 			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
 			Open: OpenConfig{Confs: 3, MaxOpens: 5, DepositBlocks: 144, MaxWaiting: 200, MaxPerClient: 3},
 		},
+		Tokens:       TokenConfig{PriceSat: 100, PerMinute: 60, Burst: 60},
 		MarginBlocks: 60, HoldExpiryDelta: 18, MinPublishBlocks: 30, BuriedConfs: 6, BumpAfterBlocks: 3,
 	}
 }
@@ -158,6 +161,9 @@ func (c Config) Validate() error {
 		{"deep confirmations (at least 6)", c.In.DeepConfs >= 6},
 		{"open_confirmations (1 to 6)", c.In.Open.Confs >= 1 && c.In.Open.Confs <= 6},
 		{"buried_confs", c.BuriedConfs > 0},
+		{"l402_price_sat (1 to 1,000: stock clients pay no more by themselves)", !c.Tokens.Enabled || c.Tokens.PriceSat >= 1 && c.Tokens.PriceSat <= 1_000},
+		{"l402_calls_per_minute", !c.Tokens.Enabled || c.Tokens.PerMinute >= 1},
+		{"l402_required (needs l402)", c.Tokens.Enabled || !c.Tokens.Required},
 	} {
 		if !p.ok {
 			return fmt.Errorf("swaps configuration: %s is missing or out of range", p.name)

@@ -67,6 +67,8 @@ type Engine struct {
 	urgent   ln.FeeRateSatPerKW
 	followed map[string]bool
 	ids      *ulid.MonotonicEntropy
+
+	tokens *Tokens
 }
 
 // New prepares the engine; Run starts it.
@@ -118,6 +120,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	stop := context.AfterFunc(ctx, e.cancel)
 	defer stop()
 	if err := e.loadRates(ctx); err != nil {
+		return fmt.Errorf("swaps: %w", err)
+	}
+	if err := e.loadTokens(ctx); err != nil {
 		return fmt.Errorf("swaps: %w", err)
 	}
 	e.spawn(func() {

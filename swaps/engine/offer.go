@@ -32,6 +32,7 @@ type OutWish struct {
 	PublishBy    time.Time
 	ExpiryHeight uint32
 	Client       string
+	Token        string
 }
 
 // OutOffer is what it gets.
@@ -273,7 +274,7 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 		PrepayPreimage: swaps.NewSecret(prepay), Later: later, AcceptBy: latest(w.PublishBy, now, e.cfg.InvoiceExpiry).Add(e.cfg.AcceptGrace).UTC(),
 		InvoiceExpiry: e.cfg.InvoiceExpiry, FinalCltvDelta: w.ExpiryHeight - min(tip, w.ExpiryHeight) + e.cfg.MarginBlocks + delta + heightSlack,
 		MarginBlocks: e.cfg.MarginBlocks, HoldExpiryDelta: delta, MinPublishBlocks: e.cfg.MinPublishBlocks,
-		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100),
+		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Token: w.Token,
 	}
 	if _, err := htlc.New(plan.Terms); err != nil {
 		return out.Plan{}, errkind.Newf(errkind.Invalid, "the swap's keys make no contract: %v", err)

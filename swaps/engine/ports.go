@@ -6,6 +6,11 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
+// Sales are invoices of the gateway's own, which the node settles by itself.
+type Sales interface {
+	AddInvoice(ctx context.Context, r ln.InvoiceRequest) (bolt11 string, hash ln.Hash, err error)
+}
+
 // Invoices holds the clients' payments.
 type Invoices interface {
 	AddHoldInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (bolt11 string, err error)
@@ -99,6 +104,7 @@ type Channels interface {
 // Node is one lnd, port by port.
 type Node struct {
 	Invoices Invoices
+	Sales    Sales
 	Wallet   Wallet
 	Chain    Chain
 	Keys     Keys

@@ -36,6 +36,8 @@ type Plan struct {
 	BuriedConfs      uint32 `json:"buried_confs"`
 	BumpAfterBlocks  uint32 `json:"bump_after_blocks"`
 	Client           string `json:"client,omitempty"`
+	// Token is the client's (L402), if it has one: notifications go there.
+	Token string `json:"token,omitempty"`
 }
 
 // ID names the swap.

@@ -7,3 +7,9 @@ SELECT * FROM swaps_rates WHERE at_ms >= $1 ORDER BY at_ms;
 
 -- name: DeleteRatesBefore :exec
 DELETE FROM swaps_rates WHERE at_ms < $1;
+
+-- name: InsertSecret :exec
+INSERT INTO swaps_secrets (name, secret, made_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING;
+
+-- name: GetSecret :one
+SELECT secret FROM swaps_secrets WHERE name = $1;

@@ -1,5 +1,5 @@
 // Package store keeps what swaps need beside their state machines: the fee
-// rates that prices were made from. The truth of a swap is its state machine.
+// rates that prices were made from, and what tokens are made from. The truth of a swap is its state machine.
 package store
 
 import (
@@ -25,6 +25,22 @@ func Migrate(ctx context.Context, db *store.DB) error {
 		return fmt.Errorf("swaps migrations: %w", err)
 	}
 	return store.Migrate(ctx, db, "swaps", files)
+}
+
+// Secret gives the secret of a name, which is fresh's if there was none.
+func Secret(ctx context.Context, tx *store.Tx, name string, fresh [32]byte, now time.Time) (secret [32]byte, err error) {
+	q := swapsdb.New(tx)
+	if err := q.InsertSecret(ctx, swapsdb.InsertSecretParams{Name: name, Secret: fresh[:], MadeMs: now.UnixMilli()}); err != nil {
+		return secret, fmt.Errorf("keep the secret %s: %w", name, err)
+	}
+	kept, err := q.GetSecret(ctx, name)
+	if err != nil {
+		return secret, fmt.Errorf("read the secret %s: %w", name, err)
+	}
+	if len(kept) != len(secret) {
+		return secret, fmt.Errorf("the secret %s has %d bytes", name, len(kept))
+	}
+	return [32]byte(kept), nil
 }
 
 // Window reads the rates since a time, oldest first.

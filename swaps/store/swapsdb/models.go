@@ -9,3 +9,9 @@ type SwapsRate struct {
 	SoonSatPerKw  int64
 	LaterSatPerKw int64
 }
+
+type SwapsSecret struct {
+	Name   string
+	Secret []byte
+	MadeMs int64
+}

@@ -18,6 +18,17 @@ func (q *Queries) DeleteRatesBefore(ctx context.Context, atMs int64) error {
 	return err
 }
 
+const getSecret = `-- name: GetSecret :one
+SELECT secret FROM swaps_secrets WHERE name = $1
+`
+
+func (q *Queries) GetSecret(ctx context.Context, name string) ([]byte, error) {
+	row := q.db.QueryRowContext(ctx, getSecret, name)
+	var secret []byte
+	err := row.Scan(&secret)
+	return secret, err
+}
+
 const insertRates = `-- name: InsertRates :exec
 INSERT INTO swaps_rates (at_ms, soon_sat_per_kw, later_sat_per_kw) VALUES ($1, $2, $3)
 ON CONFLICT (at_ms) DO NOTHING
@@ -31,6 +42,21 @@ type InsertRatesParams struct {
 
 func (q *Queries) InsertRates(ctx context.Context, arg InsertRatesParams) error {
 	_, err := q.db.ExecContext(ctx, insertRates, arg.AtMs, arg.SoonSatPerKw, arg.LaterSatPerKw)
+	return err
+}
+
+const insertSecret = `-- name: InsertSecret :exec
+INSERT INTO swaps_secrets (name, secret, made_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
+`
+
+type InsertSecretParams struct {
+	Name   string
+	Secret []byte
+	MadeMs int64
+}
+
+func (q *Queries) InsertSecret(ctx context.Context, arg InsertSecretParams) error {
+	_, err := q.db.ExecContext(ctx, insertSecret, arg.Name, arg.Secret, arg.MadeMs)
 	return err
 }
 
