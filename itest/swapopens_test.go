@@ -57,14 +57,26 @@ func (n *openNet) begin(ctx context.Context, amount int64) (w walletSwap) {
 
 func (n *openNet) swap(ctx context.Context, hash string) walletSwap {
 	n.t.Helper()
-	out, err := n.agent.Command(ctx, "--json", "swap", "status", hash)
+	w, err := n.ask(ctx, hash)
 	require.NoError(n.t, err)
+	return w
+}
+
+func (n *openNet) ask(ctx context.Context, hash string) (walletSwap, error) {
+	out, err := n.agent.Command(ctx, "--json", "swap", "status", hash)
+	if err != nil {
+		return walletSwap{}, err
+	}
 	var list struct {
 		Swaps []walletSwap `json:"swaps"`
 	}
-	require.NoError(n.t, json.Unmarshal(out, &list), "%s", out)
-	require.Len(n.t, list.Swaps, 1)
-	return list.Swaps[0]
+	if err := json.Unmarshal(out, &list); err != nil {
+		return walletSwap{}, err
+	}
+	if len(list.Swaps) != 1 {
+		return walletSwap{}, fmt.Errorf("%d swaps", len(list.Swaps))
+	}
+	return list.Swaps[0], nil
 }
 
 // reaches makes a block whenever nothing has happened for a moment.
@@ -74,8 +86,12 @@ func (n *openNet) reaches(ctx context.Context, hash, phase string) walletSwap {
 		var last walletSwap
 		wait, cancel := context.WithTimeout(ctx, 8*time.Second)
 		err := devnet.WaitFor(wait, "the swap to be "+phase, func(ctx context.Context) (bool, error) {
-			last = n.swap(ctx, hash)
-			return last.Phase == phase, nil
+			// The time that is up cuts a question off.
+			now, err := n.ask(ctx, hash)
+			if err == nil {
+				last = now
+			}
+			return err == nil && now.Phase == phase, nil
 		})
 		cancel()
 		if err == nil {
@@ -173,7 +189,12 @@ func TestSwapOpensChannel(t *testing.T) {
 	fees := n.deposit(ctx, b.Address, 400_000) + n.deposit(ctx, c.Address, 300_000)
 	require.NoError(t, net.Mine(ctx, 1))
 	require.NoError(t, devnet.WaitFor(ctx, "the deposits to be seen", func(ctx context.Context) (bool, error) {
-		return len(n.swap(ctx, b.PaymentHash).Deposits) == 1 && len(n.swap(ctx, c.PaymentHash).Deposits) == 1, nil
+		first, err := n.ask(ctx, b.PaymentHash)
+		if err != nil {
+			return false, err
+		}
+		second, err := n.ask(ctx, c.PaymentHash)
+		return len(first.Deposits) == 1 && len(second.Deposits) == 1, err
 	}))
 	outpoint := n.swap(ctx, c.PaymentHash).Deposits[0].Outpoint
 	require.NoError(t, n.agent.Kill())

@@ -172,8 +172,16 @@ type Payment struct {
 	InFlight int
 	// Index is lnd's own count of payments.
 	Index uint64
-	// Parts are the attempts that succeeded.
+	// Parts are the attempts that succeeded, Open those that are not resolved.
 	Parts []PaymentPart
+	Open  []PaymentAttempt
+}
+
+// PaymentAttempt is one that is not resolved.
+type PaymentAttempt struct {
+	// ChanID is the first hop's channel, ExpiryHeight that of its HTLC.
+	ChanID       SCID
+	ExpiryHeight uint32
 }
 
 // PaymentPart is what one successful attempt took out of a channel.

@@ -103,6 +103,11 @@ func paymentFromRPC(hash ln.Hash, p *lnrpc.Payment) (ln.Payment, error) {
 		switch h.Status {
 		case lnrpc.HTLCAttempt_IN_FLIGHT:
 			out.InFlight++
+			open := ln.PaymentAttempt{ExpiryHeight: h.GetRoute().GetTotalTimeLock()}
+			if hops := h.GetRoute().GetHops(); len(hops) > 0 {
+				open.ChanID = ln.SCID(hops[0].ChanId)
+			}
+			out.Open = append(out.Open, open)
 		case lnrpc.HTLCAttempt_SUCCEEDED:
 			part := ln.PaymentPart{AmtMsat: msat(h.GetRoute().GetTotalAmtMsat()), EndedAt: time.Unix(0, h.ResolveTimeNs)}
 			if hops := h.GetRoute().GetHops(); len(hops) > 0 {

@@ -39,6 +39,8 @@ type fakeNode struct {
 	payments map[ln.Hash]ln.Payment
 	outcome  func(ln.InvoicePayment, ln.Hash) (ln.Payment, error)
 	sent     int
+	// htlcs are in the channel.
+	htlcs []ln.ChannelHtlc
 	// direct are payments over one channel.
 	direct []ln.DirectPayment
 	// away is set while lnd does not answer for payments.
@@ -381,13 +383,17 @@ func (n *fakeNode) SubscribeBlocks(ctx context.Context, handle func(ln.Block)) e
 func (n *fakeNode) Info(context.Context) (ln.NodeInfo, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return ln.NodeInfo{BlockHeight: n.height}, nil
+	return ln.NodeInfo{BlockHeight: n.height, SyncedToChain: true}, nil
 }
 
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf}}, nil
+	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: n.htlcs}}, nil
+}
+
+func (n *fakeNode) ClosedChannels(context.Context) ([]ln.ClosedChannel, error) {
+	return []ln.ClosedChannel{{ChanID: 2}}, nil
 }
 
 func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 18, nil }

@@ -49,7 +49,9 @@ func (e *Engine) executeIn(ctx context.Context, t fsm.Task[in.Effect]) ([]in.Eve
 	case in.Pay:
 		return e.payIn(ctx, f)
 	case in.TrackPayment:
-		return e.trackIn(ctx, f.Hash)
+		return e.trackIn(ctx, t.ID, f.Hash)
+	case in.LookForPayment:
+		return e.lookForPayment(ctx, t.ID, f.Hash)
 	case in.SignClaim:
 		return e.signClaim(ctx, t.ID, f)
 	case in.PublishClaim:
@@ -202,17 +204,6 @@ func (e *Engine) paymentIn(p ln.Payment) []in.Event {
 	case ln.PaymentInFlight:
 	}
 	return []in.Event{in.PaymentCutOff{Moment: e.moment(), Text: "the payment is in flight"}}
-}
-
-func (e *Engine) trackIn(ctx context.Context, hash ln.Hash) ([]in.Event, error) {
-	p, err := e.node.Payments.WaitPayment(ctx, hash)
-	if err != nil {
-		return nil, err
-	}
-	if p.State == ln.PaymentInFlight {
-		return nil, fmt.Errorf("payment %s is still in flight", hash.Short())
-	}
-	return e.paymentIn(p), nil
 }
 
 func (e *Engine) signClaim(ctx context.Context, id string, f in.SignClaim) ([]in.Event, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 	"github.com/sluice-lsp/sluice/swaps/in"
 )
@@ -294,6 +295,68 @@ func TestAPaymentThatNobodyKnowsOf(t *testing.T) {
 	})
 	r.inReaches(p, func(s in.State) bool { _, paid := s.(in.Paid); return paid })
 	require.Equal(t, 2, r.node.sent)
+}
+
+// lnd died between the record of an attempt and its commitment, and calls it in flight
+// for ever: the swap ends once that is proved, and not before.
+func TestAPaymentThatLndLost(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	hash := p.Hash()
+	_, err := r.OfferIn(r.ctx, r.wishIn(p, 500_000))
+	require.NoError(t, err)
+	open := []ln.PaymentAttempt{{ChanID: 1, ExpiryHeight: 600}, {ChanID: 2, ExpiryHeight: 610}}
+	r.node.change(func() {
+		r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+			return ln.Payment{Hash: h, State: ln.PaymentInFlight, Open: open}, context.DeadlineExceeded
+		}
+	})
+	r.lock(p, 500_000)
+	r.inReaches(p, located)
+	r.node.mine(1, false)
+	r.inReaches(p, named("paying"))
+	plan := in.PlanOf(r.inState(p))
+	look := func() bool {
+		events, err := r.lookForPayment(r.ctx, plan.ID(), hash)
+		require.NoError(t, err)
+		return len(events) == 1
+	}
+	require.Eventually(t, func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return len(r.node.payments[hash].Open) == 2 }, 20*time.Second, time.Millisecond)
+	for name, c := range map[string]struct {
+		height uint32
+		change func(*ln.Payment)
+		htlcs  []ln.ChannelHtlc
+		lost   bool
+	}{
+		"lost":                      {630, nil, nil, true},
+		"it may still live":         {629, nil, nil, false},
+		"it is in the channel":      {630, nil, []ln.ChannelHtlc{{Hash: hash}}, false},
+		"another's HTLC":            {630, nil, []ln.ChannelHtlc{{Hash: ln.Hash{9}}, {Hash: hash, Incoming: true}}, true},
+		"a channel on its way down": {630, func(p *ln.Payment) { p.Open = []ln.PaymentAttempt{{ChanID: 3, ExpiryHeight: 600}} }, nil, false},
+		"no attempts yet":           {630, func(p *ln.Payment) { p.Open = nil }, nil, false},
+		"lnd knows":                 {630, func(p *ln.Payment) { p.State = ln.PaymentFailed }, nil, false},
+	} {
+		var before ln.Payment
+		r.node.mu.Lock()
+		before = r.node.payments[hash]
+		changed := before
+		if c.change != nil {
+			c.change(&changed)
+		}
+		height := r.node.height
+		r.node.payments[hash], r.node.height, r.node.htlcs = changed, c.height, c.htlcs
+		r.node.mu.Unlock()
+		require.Equal(t, c.lost, look(), name)
+		r.node.mu.Lock()
+		r.node.payments[hash], r.node.height, r.node.htlcs = before, height, nil
+		r.node.mu.Unlock()
+	}
+	require.Equal(t, "paying", r.inState(p).StateName())
+	// The machine asks when the time has come.
+	r.node.change(func() { r.node.height = plan.Terms.ExpiryHeight - plan.PayMarginBlocks + in.MissingAfterBlocks - 1 })
+	r.node.mine(1, false)
+	require.Equal(t, swaps.ReasonPayment, in.ReasonOf(r.inReaches(p, in.Final)).Code)
+	require.Equal(t, 2, r.sentSoFar(), "the probe and the one payment")
 }
 
 // Between the decision to pay and the payment a reorg takes the output: nothing

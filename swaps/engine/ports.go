@@ -52,6 +52,8 @@ type Events interface {
 	SubscribeBlocks(ctx context.Context, handle func(ln.Block)) error
 	Info(ctx context.Context) (ln.NodeInfo, error)
 	ListChannels(ctx context.Context) ([]ln.Channel, error)
+	// ClosedChannels are those of which everything is resolved.
+	ClosedChannels(ctx context.Context) ([]ln.ClosedChannel, error)
 	// HoldExpiryDelta is how many blocks before the earliest expiry of its HTLCs
 	// the node gives an accepted hold invoice back.
 	HoldExpiryDelta(ctx context.Context) (uint32, error)

@@ -69,6 +69,9 @@ type (
 		swaps.Moment
 		Text string `json:"text"`
 	}
+	// PaymentMissing answers LookForPayment: the node calls the payment in flight,
+	// and it can succeed no more.
+	PaymentMissing struct{ swaps.Moment }
 	// KeyPushed: the client gave its internal private key, which was checked.
 	KeyPushed struct {
 		swaps.Moment
@@ -108,6 +111,7 @@ func (PaymentSucceeded) EventName() string { return "payment_succeeded" }
 func (PaymentFailed) EventName() string    { return "payment_failed" }
 func (PaymentCutOff) EventName() string    { return "payment_cut_off" }
 func (PaymentNotSent) EventName() string   { return "payment_not_sent" }
+func (PaymentMissing) EventName() string   { return "payment_missing" }
 func (KeyPushed) EventName() string        { return "key_pushed" }
 func (ClaimSigned) EventName() string      { return "claim_signed" }
 func (ClaimRefused) EventName() string     { return "claim_refused" }
@@ -167,6 +171,15 @@ type (
 	TrackPayment struct {
 		Hash ln.Hash `json:"hash"`
 	}
+	// LookForPayment looks for the proof that a payment which the node calls in flight
+	// can succeed no more: PaymentMissing, or nothing. Every attempt's HTLC has expired
+	// MissingAfterBlocks ago, and the channel that it was sent over is open and does
+	// not have it, or is closed and all of it resolved. The node closes a channel at
+	// the expiry of an HTLC that is in either side's commitment, so it is in none. It
+	// happens when the node dies between the record of an attempt and its commitment.
+	LookForPayment struct {
+		Hash ln.Hash `json:"hash"`
+	}
 	// SignClaim signs a spend, by the key path with the client's key and by the
 	// success leaf without: ClaimSigned or ClaimRefused. It publishes nothing.
 	SignClaim struct {
@@ -204,6 +217,7 @@ func (AskTip) EffectName() string         { return "ask_tip" }
 func (ChannelPaid) EffectName() string    { return "channel_paid" }
 func (Pay) EffectName() string            { return "pay" }
 func (TrackPayment) EffectName() string   { return "track_payment" }
+func (LookForPayment) EffectName() string { return "look_for_payment" }
 func (SignClaim) EffectName() string      { return "sign_claim" }
 func (PublishClaim) EffectName() string   { return "publish_claim" }
 func (WatchSpend) EffectName() string     { return "watch_spend" }

@@ -68,6 +68,8 @@ func testEvents(State) []Event {
 		PaymentFailed{m, "no route", false},
 		PaymentCutOff{m, "eof"},
 		PaymentNotSent{m, "unknown"},
+		PaymentMissing{moment(925)},
+		NewBlock{moment(920), 500, 1_000_000},
 		KeyPushed{m, swaps.NewSecret(ln.Preimage{3})},
 		ClaimSigned{moment(103), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}},
 		ClaimRefused{m, "dust"},
@@ -120,7 +122,7 @@ func TestRandomDays(t *testing.T) {
 				channel = true
 			case PaymentSucceeded:
 				inFlight, paid = false, true
-			case PaymentFailed, PaymentNotSent:
+			case PaymentFailed, PaymentNotSent, PaymentMissing:
 				inFlight = false
 			}
 			for _, f := range effects {
@@ -237,6 +239,18 @@ func TestConfirmations(t *testing.T) {
 	// A reorg before it was paid: back to waiting for it.
 	s, _ = walk(t, waiting(t), OutputReorged{moment(101)}, NewBlock{moment(120), 500, 1_000_000})
 	require.Zero(t, s.(Waiting).ConfirmedHeight)
+}
+
+// A payment that lnd lost is looked for once none of it can live any more, and not
+// a block earlier.
+func TestAPaymentThatIsLost(t *testing.T) {
+	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0})
+	_, effects := walk(t, s, NewBlock{moment(919), 500, 0})
+	require.Empty(t, effects)
+	s, effects = walk(t, s, NewBlock{moment(920), 500, 0})
+	require.Equal(t, LookForPayment{Hash: s.(Paying).Terms.Hash}, effects[0])
+	s, _ = walk(t, s, PaymentMissing{moment(920)})
+	require.Equal(t, swaps.ReasonPayment, ReasonOf(s).Code)
 }
 
 func TestOutputsThatAreNotPaidFor(t *testing.T) {

@@ -157,9 +157,24 @@ func stepPaying(s Paying, v Event) (State, []Effect, error) {
 		s.ConfirmedHeight = v.ConfirmedHeight
 		return s, nil, nil
 	case NewBlock:
-		return s, nil, nil
+		if v.Height < s.lostHeight() {
+			return s, nil, nil
+		}
+		return s, []Effect{LookForPayment{Hash: s.Terms.Hash}}, nil
+	case PaymentMissing:
+		return failed(s.Plan, s.Output, swaps.ReasonPayment, "the gateway's node lost the payment in a restart; it has expired and was never sent: the client takes its output back after height %d", s.Terms.ExpiryHeight)
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// MissingAfterBlocks is how long after its expiry an HTLC that nobody has seen is
+// looked for.
+const MissingAfterBlocks = 20
+
+// lostHeight is from when on a payment that is still in flight is looked for: no
+// attempt of it may live longer than the margin before the swap's expiry.
+func (p Plan) lostHeight() uint32 {
+	return p.Terms.ExpiryHeight - min(p.Terms.ExpiryHeight, p.PayMarginBlocks) + MissingAfterBlocks
 }
 
 // unpaid tries again at the next block, a few times.
