@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 )
 
@@ -78,6 +79,8 @@ type Agent struct {
 	followed map[string]bool
 	// asked is when a gateway was last asked about a swap, by swap and question.
 	asked map[string]time.Time
+	// since is from when on a deposit's spend has been followed without a break.
+	since map[ln.Outpoint]time.Time
 	wg    sync.WaitGroup
 }
 
@@ -102,7 +105,7 @@ func New(cfg Config, ports Ports) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, ports: ports, log: ports.Log, records: records, links: map[string]link{}, followed: map[string]bool{}, asked: map[string]time.Time{}}, nil
+	return &Agent{cfg: cfg, ports: ports, log: ports.Log, records: records, links: map[string]link{}, followed: map[string]bool{}, asked: map[string]time.Time{}, since: map[ln.Outpoint]time.Time{}}, nil
 }
 
 // Records are all swaps, newest first.
@@ -117,16 +120,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ticker := time.NewTicker(a.cfg.Every)
-	defer ticker.Stop()
-	for {
-		a.look(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	pace.Every(ctx, a.cfg.Every, a.look)
+	return nil
 }
 
 func (a *Agent) hangUp() {

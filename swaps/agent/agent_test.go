@@ -393,6 +393,15 @@ func TestTakenBack(t *testing.T) {
 		return got.Deposits[0].Spent == "" && got.Deposits[1].Spent != ""
 	}, 20*time.Second, 2*time.Millisecond)
 	require.Equal(t, PhaseRefunding, got.Phase)
+	r.w.change(func() { r.w.spends[op] = spend; r.w.height = spend.Height })
+	require.Eventually(t, func() bool { got, _ = r.Record(record.Hash); return got.Deposits[0].Spent != "" }, 20*time.Second, 2*time.Millisecond)
+	// And one that nobody saw: it happened while the daemon was away.
+	r.stop()
+	r.w.change(func() { delete(r.w.spends, op); r.w.height += 20 })
+	r.start()
+	require.Eventually(t, func() bool { got, _ = r.Record(record.Hash); return got.Deposits[0].Spent == "" }, 20*time.Second, 2*time.Millisecond)
+	r.looked()
+	require.Equal(t, PhaseRefunding, r.reaches(record.Hash, PhaseRefunding).Phase)
 	r.w.change(func() { r.w.spends[op] = spend })
 	r.reaches(record.Hash, PhaseRefunded)
 }

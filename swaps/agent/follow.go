@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 )
@@ -45,6 +46,9 @@ const madeFor = 2 * time.Minute
 
 func (a *Agent) step(ctx context.Context, r Record, info ln.NodeInfo) error {
 	if r.Phase == PhaseMade && a.ports.Now().Before(r.CreatedAt.Add(madeFor)) {
+		return nil
+	}
+	if (r.Phase == PhasePaid || r.Phase == PhaseRefunding) && !a.known(r) {
 		return nil
 	}
 	invoice, err := a.ports.Node.LookupInvoice(ctx, r.Hash)
@@ -209,6 +213,7 @@ func (a *Agent) follow(ctx context.Context, r Record) {
 	})
 	for _, d := range r.Deposits {
 		a.once(ctx, "spend/"+d.Outpoint.String(), func(ctx context.Context) error {
+			a.anew(r.Hash, d.Outpoint)
 			return a.ports.Chain.WatchSpend(ctx, d.Outpoint, contract.PkScript, since, func(ev ln.SpendEvent) { a.spent(r.Hash, contract, d.Outpoint, ev) })
 		})
 	}
@@ -223,16 +228,48 @@ func (a *Agent) once(ctx context.Context, key string, watch func(context.Context
 	}
 	a.followed[key] = true
 	a.wg.Go(func() {
-		for ctx.Err() == nil {
-			if err := watch(ctx); err == nil {
-				return // nothing can undo it any more
+		ctx, done := context.WithCancel(ctx)
+		defer done()
+		pace.Keep(ctx, pace.Backoff{First: a.cfg.Every, Most: 10 * a.cfg.Every, Healthy: time.Minute}, func(ctx context.Context) error {
+			err := watch(ctx)
+			if err == nil {
+				done() // nothing can undo it any more
 			}
-			select {
-			case <-time.After(a.cfg.Every):
-			case <-ctx.Done():
+			return err
+		}, func(err error) {
+			a.log.Debug("lnd ended a subscription; subscribing again", zap.String("subscription", key), zap.Error(err))
+		})
+	})
+}
+
+// anew forgets how a deposit was spent: what a reorg undid while nobody looked would be
+// told by nobody. Whoever follows it is told the present state at once.
+func (a *Agent) anew(hash ln.Hash, op ln.Outpoint) {
+	a.mu.Lock()
+	a.since[op] = a.ports.Now()
+	a.mu.Unlock()
+	a.note(hash, func(have *Record) bool {
+		for i := range have.Deposits {
+			if d := &have.Deposits[i]; d.Outpoint == op && d.Spent != "" {
+				d.Spent, d.SpentHeight = "", 0
+				return true
 			}
 		}
+		return false
 	})
+}
+
+// known says that the chain has had time to tell how each deposit was spent.
+func (a *Agent) known(r Record) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range r.Deposits {
+		since, ok := a.since[d.Outpoint]
+		if !ok || a.ports.Now().Before(since.Add(5*a.cfg.Every)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *Agent) deposited(hash ln.Hash, contract *htlc.Contract, ev ln.ConfEvent) {
