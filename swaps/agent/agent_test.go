@@ -368,10 +368,11 @@ func TestTakenBack(t *testing.T) {
 	r.stop()
 	r.w.change(func() { r.w.height = 1_500 })
 	r.start()
-	got := r.reaches(record.Hash, PhaseRefunding)
+	r.reaches(record.Hash, PhaseRefunding)
 	require.Equal(t, ln.InvoiceCanceled, r.w.invoices[record.Hash].State)
 	require.Eventually(t, func() bool { r.w.mu.Lock(); defer r.w.mu.Unlock(); return len(r.w.published) >= 2 }, 20*time.Second, 2*time.Millisecond)
-	got, _ = r.Record(record.Hash)
+	got, err := r.Record(record.Hash)
+	require.NoError(t, err)
 	for i, value := range []int64{500_000, 10_000} {
 		checkRefund(t, got, got.Deposits[i].Refund.Raw, value, got.Deposits[i].Refund.FeeSat)
 	}

@@ -2,15 +2,15 @@ package api
 
 import (
 	"context"
-	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
-	"google.golang.org/grpc"
 	"testing"
 
 	looprpc "github.com/lightninglabs/loop/swapserverrpc"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/swaps"
+	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 	"github.com/sluice-lsp/sluice/swaps/in"
 	"github.com/sluice-lsp/sluice/swaps/out"
 )
