@@ -114,6 +114,7 @@ func (c *towersListCmd) Run(w *world, g *Globals) error {
 type towerSettings struct {
 	CheckEvery   config.Duration `toml:"check_every" help:"how often the daemon asks each watchtower for proof of what it holds; what differs is an alarm in its log, in status and in towers list" min:"1m" max:"30d"`
 	BacklogAfter config.Duration `toml:"backlog_alarm_after" help:"how long updates may wait without any being acknowledged" min:"1m"`
+	AlarmProgram string          `toml:"alarm_program" help:"path of a program that is called when a check by the daemon finds something wrong, once a day while it lasts, and once it is over: what is wrong is on its standard input, SLUICE_TOWERS is alarm or over"`
 	Samples      int             `toml:"samples" help:"how many updates each check asks back from each tower" min:"1" max:"100"`
 }
 
@@ -126,12 +127,16 @@ func defaultTowerSettings() towerSettings {
 func newChecker(dir string, s towerSettings, client *lnd.Client, log *zap.Logger) (*agent.Checker, error) {
 	c := agent.DefaultCheckConfig(dir)
 	c.Every, c.BacklogAfter, c.Samples = s.CheckEvery.Std(), s.BacklogAfter.Std(), s.Samples
-	return agent.NewChecker(c, agent.CheckPorts{
+	ports := agent.CheckPorts{
 		Node: client, Now: time.Now, Random: rand.Reader, Log: log.Named("towers"),
 		Connect: func(ctx context.Context, s agent.Service, call func(context.Context, towerv1.TowerServiceClient) error) error {
 			return withTower(ctx, client, s, call)
 		},
-	})
+	}
+	if s.AlarmProgram != "" {
+		ports.Tell = agent.Program(s.AlarmProgram)
+	}
+	return agent.NewChecker(c, ports)
 }
 
 func noClient(err error) error {

@@ -67,7 +67,10 @@ type CheckPorts struct {
 	Now     func() time.Time
 	// Random draws nonces and samples: a tower must not foresee them.
 	Random io.Reader
-	Log    *zap.Logger
+	// Tell is called with what is wrong when a check that ran by itself found an
+	// alarm, once a day while it lasts, and with over once there is none. May be nil.
+	Tell func(ctx context.Context, over bool, text string) error
+	Log  *zap.Logger
 }
 
 // Checker asks towers for proof of what they hold.
@@ -128,6 +131,11 @@ func (c *Checker) Check(ctx context.Context) (*Result, error) {
 	}
 	now := c.p.Now()
 	out := &Result{At: now, Scheduled: memory.Scheduled, Alarms: Overall(towers, services, peers)}
+	for _, s := range services {
+		if !slices.ContainsFunc(towers, func(t ln.ClientTower) bool { return t.Key == s.TowerKey }) {
+			out.Notices = append(out.Notices, fmt.Sprintf("%s was registered at, and lnd has no such tower: `sluice-wallet towers add` again, or it guards nothing", s.Name))
+		}
+	}
 	var acknowledged uint64
 	for _, t := range towers {
 		r, err := c.tower(ctx, t, services, memory.Towers[t.Key.String()])
@@ -418,29 +426,67 @@ func (c *Checker) Run(ctx context.Context) error {
 	}
 }
 
-// scheduled is one check that runs by itself: what it finds goes to the log, and
-// stays for `towers list` and `status`.
+// scheduled is one check that runs by itself: what it finds goes to the log and
+// to who is to be told, and stays for `towers list` and `status`.
 func (c *Checker) scheduled(ctx context.Context) {
 	services, err := LoadServices(c.c.DataDir)
 	if err == nil && len(services) == 0 {
 		return
 	}
 	result, err := c.Check(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			c.p.Log.Error("the watchtowers could not be checked", zap.Error(err))
-		}
+	if ctx.Err() != nil {
 		return
 	}
+	if err != nil {
+		c.p.Log.Error("the watchtowers could not be checked", zap.Error(err))
+		c.tell(ctx, []string{"the watchtowers could not be checked: " + err.Error()})
+		return
+	}
+	var wrong []string
 	for _, alarm := range result.Alarms {
+		wrong = append(wrong, alarm)
 		c.p.Log.Error("watchtowers: alarm", zap.String("alarm", alarm))
 	}
 	for _, r := range result.Towers {
 		for _, alarm := range r.Alarms {
+			wrong = append(wrong, r.Label()+": "+alarm)
 			c.p.Log.Error("watchtower: alarm", zap.String("tower", r.Label()), zap.String("alarm", alarm), zap.Time("since", r.AlarmSince))
 		}
+		for _, notice := range r.Notices {
+			c.p.Log.Warn("watchtower: notice", zap.String("tower", r.Label()), zap.String("notice", notice))
+		}
 	}
-	if !result.Wrong() {
+	if len(wrong) == 0 {
 		c.p.Log.Info("the watchtowers hold what they acknowledged", zap.Int("towers", len(result.Towers)), zap.Uint64("backlog", result.Backlog))
+	}
+	c.tell(ctx, wrong)
+}
+
+// tellAgain is how often an alarm is told while it lasts.
+const tellAgain = 24 * time.Hour
+
+// tell tells who is to be told. What could not be told is told by the next check.
+func (c *Checker) tell(ctx context.Context, wrong []string) {
+	if c.p.Tell == nil {
+		return
+	}
+	memory, err := LoadMemory(c.c.DataDir)
+	now, told := c.p.Now(), time.Time{}
+	switch {
+	case err != nil:
+	case len(wrong) > 0 && !memory.Told.IsZero() && now.Sub(memory.Told) < tellAgain && !now.Before(memory.Told):
+		return
+	case len(wrong) > 0:
+		told, err = now, c.p.Tell(ctx, false, strings.Join(wrong, "\n")+"\n")
+	case memory.Told.IsZero():
+		return
+	default:
+		err = c.p.Tell(ctx, true, "the watchtowers hold what they acknowledged\n")
+	}
+	if err == nil {
+		err = updateMemory(c.c.DataDir, func(m *Memory) { m.Told = told })
+	}
+	if err != nil && ctx.Err() == nil {
+		c.p.Log.Error("the alarm about watchtowers was not told", zap.Error(err))
 	}
 }

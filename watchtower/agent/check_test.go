@@ -456,3 +456,61 @@ func TestCheckPurchase(t *testing.T) {
 	require.ErrorContains(t, CheckPurchase(other, 10, 500, 0, decode(5000)), "not for this purchase")
 	require.ErrorContains(t, CheckPurchase(good(), 10, 500, 0, func(string) (ln.Bolt11, error) { return ln.Bolt11{}, errors.New("no invoice") }), "don't pay")
 }
+
+// TestAlarmsAreTold: once when they begin, once a day while they last, once when
+// they are over, whatever process sees them; and again when telling failed.
+func TestAlarmsAreTold(t *testing.T) {
+	dir, p := registeredDir(t), newPlace()
+	var told []string
+	var broken error
+	check := func(want ...string) {
+		t.Helper()
+		checker, _ := p.checker(t, dir, nil)
+		told = nil
+		checker.p.Tell = func(_ context.Context, over bool, text string) error {
+			if broken == nil {
+				told = append(told, map[bool]string{true: "over: ", false: "alarm: "}[over]+text)
+			}
+			return broken
+		}
+		checker.scheduled(t.Context())
+		require.Len(t, told, len(want))
+		for i := range want {
+			require.Contains(t, told[i], want[i])
+		}
+	}
+	check()
+	p.left = 0
+	broken = errors.New("no such program")
+	check()
+	broken = nil
+	check("alarm: friend: it stores nothing more")
+	p.pass(23 * time.Hour)
+	check()
+	p.pass(time.Hour)
+	check("alarm: ")
+	p.left = 1_000_000
+	check("over: ")
+	check()
+
+	// As a program.
+	out := filepath.Join(dir, "out")
+	script := filepath.Join(dir, "tell")
+	require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n(echo $SLUICE_TOWERS; cat) > "+out+"\n"), 0o700))
+	require.NoError(t, Program(script)(t.Context(), false, "wrong\n"))
+	got, err := os.ReadFile(out)
+	require.NoError(t, err)
+	require.Equal(t, "alarm\nwrong\n", string(got))
+	require.Error(t, Program(filepath.Join(dir, "none"))(t.Context(), true, ""))
+}
+
+// TestATowerThatLndDoesNotHave is named: it was registered at, and guards nothing.
+func TestATowerThatLndDoesNotHave(t *testing.T) {
+	dir, p := registeredDir(t), newPlace()
+	require.NoError(t, UpdateServices(dir, func(list []Service) []Service { return Put(list, Service{Name: "lost", TowerKey: key(77)}) }))
+	checker, _ := p.checker(t, dir, nil)
+	result, err := checker.Check(t.Context())
+	require.NoError(t, err)
+	require.Len(t, result.Notices, 1)
+	require.Contains(t, result.Notices[0], "lost")
+}

@@ -21,6 +21,8 @@ const memoryFile = "towerchecks.json"
 type Memory struct {
 	// Scheduled is when a check last ran by itself.
 	Scheduled time.Time `json:"scheduled,omitzero"`
+	// Told is when somebody was last told of the present alarm.
+	Told time.Time `json:"told,omitzero"`
 	// Backlog is what waits for any tower at all.
 	Backlog Waiting `json:"backlog,omitzero"`
 	// Towers are by their keys, as lnd knows them.
