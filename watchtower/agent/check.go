@@ -1,10 +1,7 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,6 +15,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/api"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
@@ -186,16 +184,16 @@ func (c *Checker) tower(ctx context.Context, t ln.ClientTower, services []Servic
 	}
 	service := services[i]
 	r.Name = service.Name
-	seen, key, err := c.ask(ctx, r, t, service, record)
+	got, err := c.ask(ctx, r, t, service, record, record.Wrong)
 	if err == nil && len(r.Alarms) > 0 {
-		// Once more, from the beginning.
+		// Once more, from the beginning, and for the same updates.
 		if again, found, waitErr := c.again(ctx, t.Key); waitErr != nil {
 			return nil, waitErr
 		} else if found {
 			t = again
 			r = c.local(t, record)
 			r.Name = service.Name
-			seen, key, err = c.ask(ctx, r, t, service, record)
+			got, err = c.ask(ctx, r, t, service, record, got.wrong)
 		}
 	}
 	if ctx.Err() != nil {
@@ -204,11 +202,11 @@ func (c *Checker) tower(ctx context.Context, t ln.ClientTower, services []Servic
 	if err != nil {
 		r.Alarms = append(r.Alarms, "it could not be asked: "+err.Error())
 	}
-	if service.StatementKey == "" && key != "" && len(r.Alarms) == 0 {
+	if service.StatementKey == "" && got.key != "" && len(r.Alarms) == 0 {
 		if err := UpdateServices(c.c.DataDir, func(list []Service) []Service {
 			// The list may have changed meanwhile: only the key is ours to add.
 			if s, err := Find(list, service.Name); err == nil && s.TowerKey == service.TowerKey && s.StatementKey == "" {
-				s.StatementKey = key
+				s.StatementKey = got.key
 				list = Put(list, s)
 			}
 			return list
@@ -217,10 +215,10 @@ func (c *Checker) tower(ctx context.Context, t ln.ClientTower, services []Servic
 		}
 	}
 	return r, updateMemory(c.c.DataDir, func(m *Memory) {
-		after := m.Towers[r.Tower].remember(seen, t)
+		after := m.Towers[r.Tower].remember(got.seen, t)
 		after.Backlog = after.Backlog.Next(r.Pending, r.Acknowledged, now)
 		if err == nil {
-			after.Checked = now
+			after.Checked, after.Wrong = now, got.wrong[:min(len(got.wrong), mostWrong)]
 		}
 		after.Alarms = r.Alarms
 		switch {
@@ -249,10 +247,8 @@ func (c *Checker) local(t ln.ClientTower, record Record) *Report {
 
 // again waits a moment and asks lnd once more about a tower.
 func (c *Checker) again(ctx context.Context, key ln.PubKey) (ln.ClientTower, bool, error) {
-	select {
-	case <-time.After(c.c.LookAgain):
-	case <-ctx.Done():
-		return ln.ClientTower{}, false, ctx.Err()
+	if err := pace.Pause(ctx, c.c.LookAgain); err != nil {
+		return ln.ClientTower{}, false, err
 	}
 	towers, err := c.p.Node.Towers(ctx)
 	if err != nil {
@@ -266,11 +262,21 @@ func (c *Checker) again(ctx context.Context, key ln.PubKey) (ln.ClientTower, boo
 	return ln.ClientTower{}, false, nil
 }
 
-// ask has the tower state and show what it holds.
-func (c *Checker) ask(ctx context.Context, r *Report, t ln.ClientTower, service Service, record Record) (seen []Sample, key string, err error) {
+// answer is what a tower showed.
+type answer struct {
+	// key signed its statement.
+	key string
+	// seen are the updates that it gave back, wrong those that it did not, or that
+	// differ.
+	seen, wrong []Sample
+}
+
+// ask has the tower state and show what it holds, of it what is suspected in any
+// case.
+func (c *Checker) ask(ctx context.Context, r *Report, t ln.ClientTower, service Service, record Record, suspected []Sample) (out answer, err error) {
 	nonce := make([]byte, watchtower.NonceSize)
 	if _, err := io.ReadFull(c.p.Random, nonce); err != nil {
-		return nil, "", fmt.Errorf("draw a nonce: %w", err)
+		return out, fmt.Errorf("draw a nonce: %w", err)
 	}
 	err = c.p.Connect(ctx, service, func(ctx context.Context, tower towerv1.TowerServiceClient) error {
 		got, err := tower.GetTower(ctx, &towerv1.GetTowerRequest{})
@@ -289,114 +295,18 @@ func (c *Checker) ask(ctx context.Context, r *Report, t ln.ClientTower, service 
 			return err
 		}
 		Compare(r, t, statement, service, nonce, c.p.Now())
-		key = hex.EncodeToString(statement.ServerKey[:])
+		out.key = hex.EncodeToString(statement.ServerKey[:])
 		types := map[ln.PubKey]blob.Type{}
 		for _, s := range statement.Sessions {
 			types[s.ID] = blob.Type(s.BlobType)
 		}
-		seen, err = c.samples(ctx, r, t, types, record, tower)
+		picked, err := pick(t, record, suspected, c.c.Samples, c.p.Random)
+		if err != nil {
+			return err
+		}
+		out.seen, out.wrong, err = samples(ctx, r, picked, types, record, tower)
 		return err
 	})
-	return seen, key, err
-}
-
-// samples asks some updates back, old acquaintances and new ones. What can be
-// shown is that there is one of the right size under a number that was
-// acknowledged, and that it is what it was when it was first asked for.
-func (c *Checker) samples(ctx context.Context, r *Report, t ln.ClientTower, types map[ln.PubKey]blob.Type, record Record, tower towerv1.TowerServiceClient) (seen []Sample, err error) {
-	picked, err := pick(t, record, c.c.Samples, c.p.Random)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range picked {
-		got, err := tower.GetUpdates(ctx, &towerv1.GetUpdatesRequest{SessionId: s.Session[:], Seq: uint32(s.Seq)})
-		if errkind.Of(err) == errkind.NotFound {
-			got, err = &towerv1.GetUpdatesResponse{}, nil
-		}
-		if err != nil {
-			return seen, err
-		}
-		r.Sampled++
-		digest, problem := judge(got.GetUpdates(), types[s.Session])
-		if before, ok := record.sample(s.Session, s.Seq); problem == "" && ok && before.Digest != digest {
-			problem = "is not what it gave back before"
-		}
-		if problem != "" {
-			r.Alarms = append(r.Alarms, fmt.Sprintf("update %d of session %s, which it acknowledged, %s", s.Seq, s.Session.Short(), problem))
-			continue
-		}
-		s.Digest = digest
-		seen = append(seen, s)
-	}
-	return seen, nil
-}
-
-// judge looks at what is held under one number.
-func judge(held []*towerv1.HeldUpdate, kind blob.Type) (digest ln.Hash, problem string) {
-	if len(held) == 0 {
-		return digest, "is not there"
-	}
-	commitment, err := kind.CommitmentType(nil)
-	if err != nil {
-		return digest, "is of a type that no lnd has"
-	}
-	kit, err := commitment.EmptyJusticeKit()
-	if err != nil {
-		return digest, "is of a type that no lnd has"
-	}
-	var each [][]byte
-	for _, h := range held {
-		if len(h.GetHint()) != len(blob.BreachHint{}) || len(h.GetBlob()) != blob.Size(kit) {
-			return digest, "does not have its size"
-		}
-		each = append(each, append(slices.Clone(h.GetHint()), h.GetBlob()...))
-	}
-	slices.SortFunc(each, bytes.Compare)
-	return ln.Hash(sha256.Sum256(slices.Concat(each...))), ""
-}
-
-// pick draws numbers that were acknowledged: up to half of them from the record,
-// the others from all.
-func pick(t ln.ClientTower, record Record, n int, random io.Reader) (out []Sample, err error) {
-	draw := func(below uint64) uint64 {
-		var b [8]byte
-		if _, readErr := io.ReadFull(random, b[:]); readErr != nil {
-			err = fmt.Errorf("draw a sample: %w", readErr)
-		}
-		return binary.BigEndian.Uint64(b[:]) % below
-	}
-	add := func(s Sample) {
-		if !slices.ContainsFunc(out, func(o Sample) bool { return o.Session == s.Session && o.Seq == s.Seq }) {
-			out = append(out, s)
-		}
-	}
-	old := slices.DeleteFunc(slices.Clone(record.Samples), func(s Sample) bool {
-		return !slices.ContainsFunc(t.Sessions, func(k ln.ClientSession) bool { return k.ID == s.Session && uint32(s.Seq) <= k.Acknowledged })
-	})
-	for range n / 2 {
-		if len(old) == 0 || err != nil {
-			break
-		}
-		s := old[draw(uint64(len(old)))]
-		add(Sample{Session: s.Session, Seq: s.Seq})
-	}
-	var total uint64
-	for _, s := range t.Sessions {
-		total += uint64(s.Acknowledged)
-	}
-	for range n - n/2 {
-		if total == 0 || err != nil {
-			break
-		}
-		at := draw(total)
-		for _, s := range t.Sessions {
-			if at < uint64(s.Acknowledged) {
-				add(Sample{Session: s.ID, Seq: uint16(at + 1)}) //nolint:gosec // a session has at most 65,535
-				break
-			}
-			at -= uint64(s.Acknowledged)
-		}
-	}
 	return out, err
 }
 
@@ -410,9 +320,7 @@ func (c *Checker) Run(ctx context.Context) error {
 		}
 		wait := memory.Scheduled.Add(c.c.Every).Sub(c.p.Now())
 		// A clock that was put back must not put off the next check for long.
-		select {
-		case <-time.After(min(max(wait, 0), c.c.Every)):
-		case <-ctx.Done():
+		if pace.Pause(ctx, min(max(wait, 0), c.c.Every)) != nil {
 			return nil
 		}
 		c.scheduled(ctx)

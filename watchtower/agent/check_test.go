@@ -241,6 +241,9 @@ func TestEveryDifferenceIsAnAlarm(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, result.Towers[0].AlarmSince.Equal(began), "the alarm has its age")
 			require.True(t, result.Wrong())
+			for range 10 {
+				require.NotEmpty(t, alarmsOf(t, checker), "it lasts until the tower makes it good")
+			}
 		})
 	}
 }
@@ -274,7 +277,7 @@ func TestChecksSurviveRestarts(t *testing.T) {
 	require.NoError(t, err)
 	samples := memory.Towers[key(1).String()].Samples
 	require.Greater(t, len(samples), 40)
-	lost := samples[0]
+	lost := samples[slices.IndexFunc(samples, func(s Sample) bool { return s.Session != key(12) })]
 	delete(p.held[lost.Session], lost.Seq)
 	found := false
 	for range 400 {
@@ -422,7 +425,7 @@ func TestPick(t *testing.T) {
 	record := Record{Samples: []Sample{{Session: key(3), Seq: 9}, {Session: key(9), Seq: 1}}}
 	seen := map[Sample]bool{}
 	for range 300 {
-		picked, err := pick(known, record, 4, rand.Reader)
+		picked, err := pick(known, record, nil, 4, rand.Reader)
 		require.NoError(t, err)
 		require.NotEmpty(t, picked)
 		require.LessOrEqual(t, len(picked), 4)
@@ -431,10 +434,16 @@ func TestPick(t *testing.T) {
 		}
 	}
 	require.Len(t, seen, 8, "%v", seen)
-	picked, err := pick(ln.ClientTower{}, record, 4, rand.Reader)
+	for range 30 {
+		picked, err := pick(known, record, []Sample{{Session: key(1), Seq: 2}, {Session: key(1), Seq: 4}, {Session: key(9), Seq: 1}}, 2, rand.Reader)
+		require.NoError(t, err)
+		require.Equal(t, Sample{Session: key(1), Seq: 2}, picked[0], "what is suspected, as long as lnd knows it")
+		require.LessOrEqual(t, len(picked), 3)
+	}
+	picked, err := pick(ln.ClientTower{}, record, nil, 4, rand.Reader)
 	require.NoError(t, err)
 	require.Empty(t, picked)
-	_, err = pick(known, record, 4, bytes.NewReader(nil))
+	_, err = pick(known, record, nil, 4, bytes.NewReader(nil))
 	require.ErrorContains(t, err, "draw a sample")
 }
 

@@ -40,6 +40,9 @@ type Record struct {
 	Backlog    Waiting   `json:"backlog,omitzero"`
 	// Samples are updates that the tower gave back, and what it gave.
 	Samples []Sample `json:"samples,omitempty"`
+	// Wrong are updates that it did not give back as it must. Every check asks for
+	// them again: an alarm must not end because others were drawn.
+	Wrong []Sample `json:"wrong,omitempty"`
 }
 
 // Waiting is what waits to be uploaded, and since when nothing of it has moved.
@@ -80,8 +83,11 @@ type Sample struct {
 	Digest ln.Hash `json:"digest"`
 }
 
-// mostSamples bounds the record of a tower.
-const mostSamples = 1000
+// mostSamples and mostWrong bound the record of a tower.
+const (
+	mostSamples = 1000
+	mostWrong   = 20
+)
 
 // LoadMemory reads what was kept.
 func LoadMemory(dir string) (Memory, error) {
