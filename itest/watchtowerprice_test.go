@@ -74,7 +74,7 @@ func TestWatchtowerPrice(t *testing.T) {
 	// The free ones are used up; what follows waits.
 	used := func() int64 { return g.tenant(ctx, g.victim).GetUsage().GetUpdates() }
 	for range 4 {
-		g.pay(ctx, g.victim, g.watcher, ch, 1_000)
+		g.pay(ctx, g.watcher, g.victim, ch, 1_000)
 	}
 	require.NoError(t, devnet.WaitFor(ctx, "the free updates to be used", func(context.Context) (bool, error) { return used() == 4, nil }))
 	acknowledged, given := g.backups(ctx, g.victim)

@@ -184,7 +184,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	others := []func(grpc.ServiceRegistrar){fund.RegisterControl, holds.RegisterControl}
 	group.Go(func() error { return fund.Run(ctx) })
 	group.Go(func() error { return holds.Run(ctx) })
-	group.Go(func() error { return towers.Run(ctx) })
+	group.Go(func() error {
+		towers.Run(ctx)
+		return nil
+	})
 	if backups != nil {
 		others = append(others, backups.RegisterControl)
 		group.Go(func() error { return backups.Run(ctx) })

@@ -311,25 +311,31 @@ func (c *Checker) ask(ctx context.Context, r *Report, t ln.ClientTower, service 
 }
 
 // Run checks again and again until ctx ends; the first time when it is due by
-// the record of an earlier process. Without towers it waits for one.
-func (c *Checker) Run(ctx context.Context) error {
-	for {
-		memory, err := LoadMemory(c.c.DataDir)
-		if err != nil {
-			return err
+// the record of an earlier process. What it cannot read or keep ends nothing: the
+// wallet's other business goes on.
+func (c *Checker) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := c.c.Every
+		if memory, err := LoadMemory(c.c.DataDir); err == nil {
+			// A clock that was put back must not put off the next check for long.
+			wait = min(max(memory.Scheduled.Add(c.c.Every).Sub(c.p.Now()), 0), c.c.Every)
+		} else {
+			c.p.Log.Error("watchtowers are not checked", zap.Error(err))
 		}
-		wait := memory.Scheduled.Add(c.c.Every).Sub(c.p.Now())
-		// A clock that was put back must not put off the next check for long.
-		if pace.Pause(ctx, min(max(wait, 0), c.c.Every)) != nil {
-			return nil
+		if pace.Pause(ctx, wait) != nil {
+			return
 		}
 		c.scheduled(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
 		now := c.p.Now()
+		if ctx.Err() != nil {
+			return
+		}
 		if err := updateMemory(c.c.DataDir, func(m *Memory) { m.Scheduled = now }); err != nil {
-			return err
+			c.p.Log.Error("that watchtowers were checked is not kept", zap.Error(err))
+			// Nor does it know when the next check is due.
+			if pace.Pause(ctx, c.c.Every) != nil {
+				return
+			}
 		}
 	}
 }
