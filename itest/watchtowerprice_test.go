@@ -77,9 +77,10 @@ func TestWatchtowerPrice(t *testing.T) {
 		g.pay(ctx, g.watcher, g.victim, ch, 1_000)
 	}
 	require.NoError(t, devnet.WaitFor(ctx, "the free updates to be used", func(context.Context) (bool, error) { return used() == 4, nil }))
-	acknowledged, given := g.backups(ctx, g.victim)
-	require.EqualValues(t, 4, acknowledged)
-	require.Greater(t, given, uint32(4), "some wait")
+	require.NoError(t, devnet.WaitFor(ctx, "some to wait", func(ctx context.Context) (bool, error) {
+		acknowledged, given := g.backups(ctx, g.victim)
+		return acknowledged == 4 && given > 4, nil
+	}))
 	out, err = towers("list")
 	require.Error(t, err)
 	require.Contains(t, out, "stores nothing more for this wallet")
@@ -128,9 +129,10 @@ func TestWatchtowerPrice(t *testing.T) {
 		return false, nil
 	}))
 	t.Logf("towers credit: %s", <-paying)
-	after, err := g.watcher.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
-	require.NoError(t, err)
-	require.Equal(t, before.LocalBalance.Msat+60_000, after.LocalBalance.Msat)
+	require.NoError(t, devnet.WaitFor(ctx, "the tower's node to have exactly what was paid", func(ctx context.Context) (bool, error) {
+		after, err := g.watcher.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
+		return err == nil && after.LocalBalance.Msat == before.LocalBalance.Msat+60_000, err
+	}))
 
 	// What waited is uploaded, each for its price.
 	require.NoError(t, devnet.WaitFor(ctx, "what waited to be uploaded", func(ctx context.Context) (bool, error) {
