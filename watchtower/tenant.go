@@ -1,6 +1,7 @@
 package watchtower
 
 import (
+	"math"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -13,6 +14,8 @@ type Limits struct {
 	Sessions int64
 	Updates  int64
 	Bytes    int64
+	// Free is how many updates are held without a price, where there is one.
+	Free int64
 }
 
 // With gives the limits that hold where a tenant has own ones.
@@ -23,7 +26,9 @@ func (l Limits) With(own Limits) Limits {
 		}
 		return service
 	}
-	return Limits{Sessions: pick(l.Sessions, own.Sessions), Updates: pick(l.Updates, own.Updates), Bytes: pick(l.Bytes, own.Bytes)}
+	return Limits{
+		Sessions: pick(l.Sessions, own.Sessions), Updates: pick(l.Updates, own.Updates), Bytes: pick(l.Bytes, own.Bytes), Free: pick(l.Free, own.Free),
+	}
 }
 
 // Check names the first limit that cannot work.
@@ -31,12 +36,15 @@ func (l Limits) Check() error {
 	if l.Sessions < 1 || l.Updates < 1 || l.Bytes < 1 {
 		return errkind.New(errkind.Invalid, "Sessions, updates and bytes must each be at least 1.")
 	}
+	if l.Free < 0 {
+		return errkind.New(errkind.Invalid, "Free updates cannot be negative.")
+	}
 	return nil
 }
 
 // CheckOwn is Check for a tenant's own limits.
 func (l Limits) CheckOwn() error {
-	if l.Sessions < 0 || l.Updates < 0 || l.Bytes < 0 {
+	if l.Sessions < 0 || l.Updates < 0 || l.Bytes < 0 || l.Free < 0 {
 		return errkind.New(errkind.Invalid, "Limits cannot be negative; 0 is the service's limit.")
 	}
 	return nil
@@ -82,7 +90,14 @@ type Terms struct {
 	MinSweepFee ln.FeeRateSatPerKW
 	// MaxUpdates is the most updates that one session may have.
 	MaxUpdates uint16
+	// PriceMsat is what each update costs that is held beyond the free ones; 0 sells
+	// nothing. It is drawn from credit that was paid before.
+	PriceMsat ln.Msat
 }
+
+// MaxPriceMsat is far above what anybody pays for 300 bytes, and keeps every sum
+// of prices in range.
+const MaxPriceMsat ln.Msat = 1_000_000
 
 // Check names the first term that cannot work.
 func (t Terms) Check() error {
@@ -93,6 +108,8 @@ func (t Terms) Check() error {
 		return errkind.Newf(errkind.Invalid, "The sweep-fee floor is at least %d sat/kw, lnd's own.", LeastSweepFee)
 	case t.MaxUpdates < 1:
 		return errkind.New(errkind.Invalid, "A session has at least one update.")
+	case t.PriceMsat > MaxPriceMsat:
+		return errkind.Newf(errkind.Invalid, "An update costs at most %d msat.", MaxPriceMsat)
 	}
 	return t.Limits.Check()
 }
@@ -110,6 +127,11 @@ type Tenant struct {
 	TowerKey ln.PubKey
 	Own      Limits
 	Usage    Usage
+	// CreditMsat is what it paid and has not used. It is negative when a payment
+	// that was credited turned out to have gone back after it was used.
+	CreditMsat int64
+	// DrawnMsat is what its updates have cost so far.
+	DrawnMsat int64
 	// Suspended says that the operator stopped its uploads, Reason why.
 	Suspended bool
 	Reason    string
@@ -154,7 +176,36 @@ func (t Tenant) Admit(terms Terms, more Usage, now time.Time) error {
 	case more.Bytes > 0 && after.Bytes > limits.Bytes:
 		return errkind.Newf(errkind.Exhausted, "The tower holds %d bytes for this registration, which is its limit.", t.Usage.Bytes)
 	}
+	if cost := t.CostMsat(terms, more); cost > 0 && t.CreditMsat < cost {
+		return errkind.New(errkind.Exhausted, "The updates that the tower holds without a price are used up, and so is the credit: buy credit. What was stored is still watched.")
+	}
 	return nil
+}
+
+// CostMsat is what storing more costs: each update that is then held beyond the
+// free ones, and was not held before, has the price. Nothing that is stored is
+// ever charged again, and what is deleted makes room among the free ones.
+func (t Tenant) CostMsat(terms Terms, more Usage) int64 {
+	price, err := terms.PriceMsat.Int64()
+	beyond := t.Usage.Updates + more.Updates - max(terms.Limits.With(t.Own).Free, t.Usage.Updates)
+	if price == 0 || beyond <= 0 {
+		return 0
+	}
+	if err != nil || beyond > math.MaxInt64/price {
+		return math.MaxInt64 // no credit is so large
+	}
+	return beyond * price
+}
+
+// UpdatesLeft is how many more updates a tenant may store before its limit, or
+// its free updates and credit, are used up.
+func (t Tenant) UpdatesLeft(terms Terms) int64 {
+	limits := terms.Limits.With(t.Own)
+	left := max(0, limits.Updates-t.Usage.Updates)
+	if price, err := terms.PriceMsat.Int64(); err == nil && price > 0 {
+		left = min(left, max(0, limits.Free-t.Usage.Updates)+max(0, t.CreditMsat)/price)
+	}
+	return left
 }
 
 // SessionPolicy is what a client asks for when it makes a session.

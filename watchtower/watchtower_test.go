@@ -1,6 +1,7 @@
 package watchtower
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -91,6 +92,40 @@ func TestAdmit(t *testing.T) {
 	lowered.Own.Sessions = 1
 	lowered.Usage.Sessions = 5
 	require.NoError(t, lowered.Admit(someTerms(), Usage{Updates: 1}, noon()))
+}
+
+// TestPrice: each update beyond the free ones has its price; what is held already,
+// or becomes free, has none.
+func TestPrice(t *testing.T) {
+	terms := someTerms()
+	terms.Limits = Limits{Sessions: 10, Updates: 100, Bytes: 1000, Free: 5}
+	one := Usage{Updates: 1}
+	require.Zero(t, Tenant{Usage: Usage{Updates: 50}}.CostMsat(terms, one), "without a price")
+	terms.PriceMsat = 300
+	for _, c := range []struct {
+		held, more, own, want int64
+	}{{0, 1, 0, 0}, {4, 1, 0, 0}, {5, 1, 0, 300}, {4, 2, 0, 300}, {0, 7, 0, 600}, {50, 2, 0, 600}, {50, 1, 60, 0}, {60, 1, 60, 300}, {50, 0, 0, 0}, {50, -10, 0, 0}} {
+		tenant := Tenant{Usage: Usage{Updates: c.held}, Own: Limits{Free: c.own}}
+		require.Equal(t, c.want, tenant.CostMsat(terms, Usage{Updates: c.more}), "%+v", c)
+	}
+	paid := Tenant{Expires: noon().Add(time.Hour), Usage: Usage{Updates: 5}, CreditMsat: 599}
+	require.NoError(t, paid.Admit(terms, one, noon()))
+	require.EqualValues(t, 1, paid.UpdatesLeft(terms), "599 msat are one update of 300")
+	require.Equal(t, errkind.Exhausted, errkind.Of(paid.Admit(terms, Usage{Updates: 2}, noon())))
+	require.NoError(t, paid.Admit(terms, Usage{Sessions: 1}, noon()), "sessions have no price")
+	indebted := paid
+	indebted.CreditMsat = -1
+	require.Zero(t, indebted.UpdatesLeft(terms))
+	require.Equal(t, errkind.Exhausted, errkind.Of(indebted.Admit(terms, one, noon())))
+	indebted.Usage.Updates = 3
+	require.NoError(t, indebted.Admit(terms, one, noon()), "what is free stays free")
+	require.EqualValues(t, 2, indebted.UpdatesLeft(terms))
+	require.EqualValues(t, 95, Tenant{Usage: Usage{Updates: 5}, CreditMsat: 1 << 60}.UpdatesLeft(terms), "credit does not lift the limit")
+	require.EqualValues(t, math.MaxInt64, Tenant{}.CostMsat(terms, Usage{Updates: math.MaxInt64}), "no credit is so large")
+	terms.PriceMsat = MaxPriceMsat + 1
+	require.Error(t, terms.Check())
+	terms.PriceMsat, terms.Limits.Free = 1, -1
+	require.Error(t, terms.Check())
 }
 
 func TestJudge(t *testing.T) {

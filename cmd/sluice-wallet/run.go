@@ -32,8 +32,9 @@ type settings struct {
 		MaxToSelfDelayBlocks uint32     `toml:"max_to_self_delay_blocks" help:"longest to_self_delay to accept from an LSP: for how long your money waits after you close a channel by force" min:"1" max:"4032"`
 		AcceptOthers         bool       `toml:"accept_others" help:"accept ordinary, confirmed channels from anybody, as lnd does by itself; zero-conf is for the LSPs only, always"`
 	} `toml:"channels" help:"what channels to accept"`
-	Holds holdSettings  `toml:"holds" help:"what gateways hold while this wallet is offline"`
-	Log   obs.LogConfig `toml:"log" help:"what is logged"`
+	Holds  holdSettings  `toml:"holds" help:"what gateways hold while this wallet is offline"`
+	Towers towerSettings `toml:"towers" help:"how watchtowers are checked"`
+	Log    obs.LogConfig `toml:"log" help:"what is logged"`
 }
 
 // macaroonFile is the macaroon's usual name, in the data directory.
@@ -49,6 +50,7 @@ func defaultSettings(home, dataDir string) settings {
 	s.Channels.MaxToSelfDelayBlocks = p.MaxToSelfDelayBlocks
 	s.Channels.AcceptOthers = p.AcceptOthers
 	s.Holds = defaultHoldSettings()
+	s.Towers = defaultTowerSettings()
 	s.Log = obs.DefaultLogConfig()
 	return s
 }
@@ -168,6 +170,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	towers, err := newChecker(g.DataDir, s.Towers, client, log)
+	if err != nil {
+		return err
+	}
 	listener, err := agent.ListenControl(ctx, g.socket())
 	if err != nil {
 		return err
@@ -183,6 +189,10 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	group.Go(func() error { return fund.Run(ctx) })
 	group.Go(func() error { return holds.Run(ctx) })
 	group.Go(func() error { return swaps.Run(ctx) })
+	group.Go(func() error {
+		towers.Run(ctx)
+		return nil
+	})
 	if backups != nil {
 		others = append(others, backups.RegisterControl)
 		group.Go(func() error { return backups.Run(ctx) })

@@ -31,6 +31,7 @@ func (c *statusCmd) Run(w *world, g *Globals) error {
 		}
 		p := w.printer()
 		show(p, s, holds)
+		towerAlarms(p, g.DataDir)
 		return p.Err
 	})
 }

@@ -3,24 +3,23 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
-	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/agent"
 	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
@@ -31,6 +30,7 @@ type towersCmd struct {
 	Add    towersAddCmd    `cmd:"" help:"Register at a tower and let lnd upload to it."`
 	Renew  towersRenewCmd  `cmd:"" help:"Prolong a registration."`
 	Leave  towersLeaveCmd  `cmd:"" help:"Stop uploading to a tower. What it holds it goes on watching."`
+	Credit towersCreditCmd `cmd:"" help:"Buy updates beyond those that a tower holds without a price, or list what was bought."`
 	Events towersEventsCmd `cmd:"" help:"Breaches of this wallet's channels that a tower found, with their stories."`
 }
 
@@ -80,47 +80,63 @@ func withTower(ctx context.Context, client *lnd.Client, s agent.Service, call fu
 
 type towersListCmd struct{ nodeFlags }
 
-// Run lists.
+// Run checks and lists.
 func (c *towersListCmd) Run(w *world, g *Globals) error {
+	settings, err := c.load(w, g.DataDir)
+	if err != nil {
+		return err
+	}
 	client, err := c.node(w, g)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	services, err := agent.LoadServices(g.DataDir)
+	checker, err := newChecker(g.DataDir, settings.Towers, client, zap.NewNop())
 	if err != nil {
 		return err
 	}
-	towers, err := client.Towers(w.ctx)
+	result, err := checker.Check(w.ctx)
 	if err != nil {
 		return noClient(err)
 	}
-	peers, err := channelPeers(w.ctx, client)
-	if err != nil {
-		return err
-	}
-	var reports []*agent.Report
-	for _, t := range towers {
-		r, changed := reportOf(w.ctx, client, t, services)
-		reports = append(reports, r)
-		if changed != nil {
-			services = agent.Put(services, *changed)
-			if err := agent.SaveServices(g.DataDir, services); err != nil {
-				return err
-			}
-		}
-	}
-	overall := agent.Overall(towers, services, peers)
-	wrong := len(overall) > 0 || slices.ContainsFunc(reports, func(r *agent.Report) bool { return len(r.Alarms) > 0 })
 	if g.JSON {
-		err = cli.WriteJSON(w.stdout, map[string]any{"towers": reports, "alarms": overall})
+		err = cli.WriteJSON(w.stdout, result)
 	} else {
-		err = printTowers(w, reports, overall)
+		err = printTowers(w, result)
 	}
-	if err == nil && wrong {
+	if err == nil && result.Wrong() {
 		return exitCode(exitFailed)
 	}
 	return err
+}
+
+// towerSettings say how the daemon checks towers.
+type towerSettings struct {
+	CheckEvery   config.Duration `toml:"check_every" help:"how often the daemon asks each watchtower for proof of what it holds; what differs is an alarm in its log, in status and in towers list" min:"1m" max:"30d"`
+	BacklogAfter config.Duration `toml:"backlog_alarm_after" help:"how long updates may wait without any being acknowledged" min:"1m"`
+	AlarmProgram string          `toml:"alarm_program" help:"path of a program that is called when a check by the daemon finds something wrong, once a day while it lasts, and once it is over: what is wrong is on its standard input, SLUICE_TOWERS is alarm or over"`
+	Samples      int             `toml:"samples" help:"how many updates each check asks back from each tower" min:"1" max:"100"`
+}
+
+func defaultTowerSettings() towerSettings {
+	d := agent.DefaultCheckConfig("")
+	return towerSettings{CheckEvery: config.Duration(d.Every), BacklogAfter: config.Duration(d.BacklogAfter), Samples: d.Samples}
+}
+
+// newChecker asks towers as the wallet's node.
+func newChecker(dir string, s towerSettings, client *lnd.Client, log *zap.Logger) (*agent.Checker, error) {
+	c := agent.DefaultCheckConfig(dir)
+	c.Every, c.BacklogAfter, c.Samples = s.CheckEvery.Std(), s.BacklogAfter.Std(), s.Samples
+	ports := agent.CheckPorts{
+		Node: client, Now: time.Now, Random: rand.Reader, Log: log.Named("towers"),
+		Connect: func(ctx context.Context, s agent.Service, call func(context.Context, towerv1.TowerServiceClient) error) error {
+			return withTower(ctx, client, s, call)
+		},
+	}
+	if s.AlarmProgram != "" {
+		ports.Tell = agent.Program(s.AlarmProgram)
+	}
+	return agent.NewChecker(c, ports)
 }
 
 func noClient(err error) error {
@@ -142,88 +158,95 @@ func channelPeers(ctx context.Context, client *lnd.Client) (map[ln.PubKey]bool, 
 	return out, nil
 }
 
-// reportOf asks a tower, where this wallet registered there, and gives the service
-// with the key of its first statement.
-func reportOf(ctx context.Context, client *lnd.Client, t ln.ClientTower, services []agent.Service) (r *agent.Report, changed *agent.Service) {
-	r = &agent.Report{Tower: t.Key.String(), Sessions: len(t.Sessions)}
-	for _, s := range t.Sessions {
-		r.Acknowledged += uint64(s.Acknowledged)
-		r.Pending += uint64(s.Pending)
-	}
-	agent.Backlog(r)
-	i := slices.IndexFunc(services, func(s agent.Service) bool { return s.TowerKey == t.Key })
-	if i < 0 {
-		return r, nil
-	}
-	service := services[i]
-	r.Name = service.Name
-	nonce := make([]byte, watchtower.NonceSize)
-	_, err := rand.Read(nonce)
-	if err == nil {
-		err = withTower(ctx, client, service, func(ctx context.Context, tower towerv1.TowerServiceClient) error {
-			got, err := tower.GetTower(ctx, &towerv1.GetTowerRequest{})
-			if err != nil {
-				return err
-			}
-			standing := strings.ToLower(strings.TrimPrefix(got.GetTower().GetStanding().String(), "STANDING_"))
-			agent.Standing(r, standing, cli.Clean(got.GetTower().GetReason()), time.UnixMilli(got.GetTower().GetExpiresMs()), time.UnixMilli(got.GetTower().GetWatchedUntilMs()), time.Now())
-			raw, err := tower.GetStatement(ctx, &towerv1.GetStatementRequest{Nonce: nonce})
-			if err != nil {
-				return err
-			}
-			statement, err := towerapi.StatementFromWire(raw)
-			if err != nil {
-				return err
-			}
-			agent.Compare(r, t, statement, service, nonce, time.Now())
-			if service.StatementKey == "" && len(r.Alarms) == 0 {
-				service.StatementKey = hex.EncodeToString(statement.ServerKey[:])
-				changed = &service
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		r.Alarms = append(r.Alarms, "it could not be asked: "+cli.Clean(err.Error()))
-	}
-	return r, changed
-}
-
-func printTowers(w *world, reports []*agent.Report, overall []string) error {
+func printTowers(w *world, result *agent.Result) error {
 	p := w.printer()
-	if len(reports) > 0 {
-		t := cli.NewTable("TOWER", "KEY", ">SESSIONS", ">ACKNOWLEDGED", ">PENDING", ">IT HOLDS", "STANDING", "UNTIL")
-		for _, r := range reports {
-			name, held, standing, until := r.Name, "not asked", r.Standing, ""
+	if len(result.Towers) > 0 {
+		t := cli.NewTable("TOWER", "KEY", ">SESSIONS", ">ACKNOWLEDGED", ">PENDING", "FOR", ">IT HOLDS", ">ASKED BACK", "STANDING", "UNTIL", "AGREED")
+		for _, r := range result.Towers {
+			name, held, sampled, until := r.Name, "not asked", "", ""
 			if name == "" {
 				name = "-"
 			}
 			if r.Checked {
-				held = cli.Group(r.Held)
+				held, sampled = cli.Group(r.Held), fmt.Sprint(r.Sampled)
 			}
 			if !r.Expires.IsZero() {
 				until = r.Expires.UTC().Format(time.DateOnly)
 			}
-			t.Row(name, fmt.Sprintf("%.16s", r.Tower), fmt.Sprint(r.Sessions), cli.Group(r.Acknowledged), cli.Group(r.Pending), held, standing, until)
+			t.Row(name, fmt.Sprintf("%.16s", r.Tower), fmt.Sprint(r.Sessions), cli.Group(r.Acknowledged), cli.Group(r.Pending), waitingFor(r.Pending, r.BacklogSeconds),
+				held, sampled, r.Standing, until, agoOrNever(r.Agreed, result.At))
 		}
 		p.Table(t)
 	}
-	for _, r := range reports {
-		name := r.Name
-		if name == "" {
-			name = fmt.Sprintf("%.16s", r.Tower)
+	for _, r := range result.Towers {
+		since := ""
+		if !r.AlarmSince.IsZero() && result.At.Sub(r.AlarmSince) > time.Minute {
+			since = " (since " + r.AlarmSince.UTC().Format(time.DateTime) + ")"
 		}
 		for _, a := range r.Alarms {
-			p.Printf("  ! %s: %s\n", name, a)
+			p.Printf("  ! %s: %s%s\n", r.Label(), cli.Clean(a), since)
 		}
 		for _, n := range r.Notices {
-			p.Printf("  - %s: %s\n", name, n)
+			p.Printf("  - %s: %s\n", r.Label(), cli.Clean(n))
 		}
 	}
-	for _, a := range overall {
-		p.Printf("  ! %s\n", a)
+	for _, a := range result.Alarms {
+		p.Printf("  ! %s\n", cli.Clean(a))
+	}
+	for _, n := range result.Notices {
+		p.Printf("  - %s\n", cli.Clean(n))
+	}
+	if result.Backlog > 0 {
+		p.Printf("  - %s updates wait for a tower%s\n", cli.Group(result.Backlog), waitingText(result.BacklogSeconds))
+	}
+	if len(result.Towers) > 0 {
+		if result.Scheduled.IsZero() {
+			p.Printf("No check has run by itself yet: `sluice-wallet run` does that.\n")
+		} else {
+			p.Printf("A check last ran by itself %s.\n", cli.Ago(result.Scheduled.UnixMilli(), result.At))
+		}
 	}
 	return p.Err
+}
+
+// waitingFor is how long nothing of what waits has moved.
+func waitingFor(updates uint64, seconds int64) string {
+	if updates == 0 {
+		return ""
+	}
+	return cli.Duration(time.Duration(seconds) * time.Second)
+}
+
+func waitingText(seconds int64) string {
+	if seconds < 1 {
+		return ""
+	}
+	return ", none acknowledged for " + cli.Duration(time.Duration(seconds)*time.Second)
+}
+
+func agoOrNever(at, now time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return cli.Ago(at.UnixMilli(), now)
+}
+
+// towerAlarms shows what the daemon's last checks found wrong.
+func towerAlarms(p *cli.Printer, dir string) {
+	services, err := agent.LoadServices(dir)
+	if err != nil || len(services) == 0 {
+		return
+	}
+	memory, err := agent.LoadMemory(dir)
+	if err != nil {
+		p.Printf("  ! %s\n", cli.Clean(err.Error()))
+		return
+	}
+	for _, s := range services {
+		for _, a := range memory.Towers[s.TowerKey.String()].Alarms {
+			p.Printf("  ! watchtower %s: %s\n", s.Name, cli.Clean(a))
+		}
+	}
 }
 
 type towersAddCmd struct {
@@ -254,12 +277,8 @@ func (c *towersAddCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	services, err := agent.LoadServices(g.DataDir)
-	if err != nil {
-		return err
-	}
 	// The list first: what lnd uploads to must be checked.
-	if err := agent.SaveServices(g.DataDir, agent.Put(services, service)); err != nil {
+	if err := agent.UpdateServices(g.DataDir, func(list []agent.Service) []agent.Service { return agent.Put(list, service) }); err != nil {
 		return err
 	}
 	for _, uri := range tower.GetUris() {

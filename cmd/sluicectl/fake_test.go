@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
@@ -61,7 +62,7 @@ func (f *fakeGateway) Name() string { return "lsp" }
 
 func (f *fakeGateway) Permissions() auth.Permissions {
 	table := auth.Permissions{}
-	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, swapsv1.SwapsOperatorService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{lspv1.OperatorService_ServiceDesc, lspv1.OrdersOperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, swapsv1.SwapsOperatorService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc, collabv1.JointFundingOperatorService_ServiceDesc} {
 		for _, m := range desc.Methods {
 			table["/"+desc.ServiceName+"/"+m.MethodName] = auth.Permission{Service: "lsp", For: auth.Operators}
 		}
@@ -80,6 +81,7 @@ func (f *fakeGateway) RegisterGRPC(r grpc.ServiceRegistrar) {
 	backupsv1.RegisterVaultOperatorServiceServer(r, &f.vault)
 	swapsv1.RegisterSwapsOperatorServiceServer(r, fakeSwaps{})
 	towerv1.RegisterTowerOperatorServiceServer(r, &f.tower)
+	collabv1.RegisterJointFundingOperatorServiceServer(r, fakeFundings{})
 }
 
 func (f *fakeGateway) RegisterREST(context.Context, *runtime.ServeMux, *grpc.ClientConn) error {

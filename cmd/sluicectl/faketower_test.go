@@ -29,7 +29,8 @@ func (f *fakeTower) GetTowerStatus(context.Context, *towerv1.GetTowerStatusReque
 	got := &towerv1.GetTowerStatusResponse{
 		Searching: true, TipHeight: 850_123, BestHeight: 850_123, SyncedMs: ms(4 * time.Second), OpenBreaches: 1, DueBreaches: 1,
 		Breaches: []*towerv1.BreachCount{{State: "published", Breaches: 1, SweptSat: 993_025}}, Tenants: 1,
-		Usage: &towerv1.TowerUsage{Sessions: 3, Updates: 2_345, Bytes: 900_000}, Limits: &towerv1.TowerLimits{Sessions: 1000, Updates: 1_000_000, Bytes: 512 << 20},
+		Usage: &towerv1.TowerUsage{Sessions: 3, Updates: 2_345, Bytes: 900_000}, Limits: &towerv1.TowerLimits{Sessions: 1000, Updates: 1_000_000, Bytes: 512 << 20, FreeUpdates: 2_000},
+		PriceMsat: 100, CreditMsat: 65_500, DrawnMsat: 34_500,
 		MaxTenants: 1000, MaxBytes: 100 << 30, Connections: 2, Addresses: []string{"tower.example:9911"},
 	}
 	if f.suspended {
@@ -42,6 +43,7 @@ func (f *fakeTower) tenant() *towerv1.Tenant {
 	t := &towerv1.Tenant{
 		Identity: fakeIdentity, TowerKey: fakeGateKey, Standing: towerv1.Standing_STANDING_ACTIVE, OwnLimits: f.own, Reason: f.reason,
 		Usage: &towerv1.TowerUsage{Sessions: 3, Updates: 2_345, Bytes: 900_000}, CreatedMs: ms(50 * 24 * time.Hour), ExpiresMs: f.expires,
+		CreditMsat: 65_500, DrawnMsat: 34_500,
 	}
 	if f.expires == 0 {
 		t.ExpiresMs = ms(-315 * 24 * time.Hour)
@@ -97,5 +99,15 @@ func (f *fakeTower) ShowAnyBreach(_ context.Context, r *towerv1.ShowAnyBreachReq
 	}
 	return &towerv1.ShowAnyBreachResponse{Breach: breachOfFake(), Story: []*towerv1.StoryLine{
 		{AtMs: ms(31 * time.Minute), Text: "The revoked commitment is in block 850120."}, {AtMs: ms(30 * time.Minute), Text: "The justice transaction was handed to the network."},
+	}}, nil
+}
+
+func (f *fakeTower) ListTenantPurchases(_ context.Context, r *towerv1.ListTenantPurchasesRequest) (*towerv1.ListTenantPurchasesResponse, error) {
+	if r.GetIdentity() != fakeIdentity {
+		return &towerv1.ListTenantPurchasesResponse{}, nil
+	}
+	return &towerv1.ListTenantPurchasesResponse{Purchases: []*towerv1.Purchase{
+		{PaymentHash: bytes.Repeat([]byte{0xcd}, 32), State: "settled", AmountMsat: 100_000, PaidMsat: 100_000, CreatedMs: ms(2 * time.Hour), ChangedMs: ms(time.Hour)},
+		{PaymentHash: bytes.Repeat([]byte{0xef}, 32), State: "over", AmountMsat: 5_000, Reason: "the invoice was not paid in time", CreatedMs: ms(4 * time.Hour), ChangedMs: ms(3 * time.Hour)},
 	}}, nil
 }

@@ -34,6 +34,8 @@ type CLI struct {
 	Orders     OrdersCmd     `cmd:"" help:"List channel orders (LSPS1), newest first."`
 	Order      OrderCmd      `cmd:"" help:"One order's whole story, with its refunds; or end it."`
 	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
+	Fundings   FundingsCmd   `cmd:"" help:"List channels that wallets fund together with the gateway, newest first."`
+	Funding    FundingCmd    `cmd:"" help:"One such funding's whole story; or end it."`
 	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
 	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
 	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`

@@ -17,6 +17,7 @@ type TowersCmd struct {
 	List     TowersListCmd     `cmd:"" help:"Who registered, and what each stores."`
 	Show     TowersShowCmd     `cmd:"" help:"One registration with its sessions."`
 	Set      TowersSetCmd      `cmd:"" help:"Give a registration limits of its own, prolong it, or stop its uploads."`
+	Sales    TowersSalesCmd    `cmd:"" help:"Credit that a registration bought, newest first."`
 	Breaches TowersBreachesCmd `cmd:"" help:"Breaches that were found, newest first."`
 	Breach   TowersBreachCmd   `cmd:"" help:"One breach with its story."`
 }
@@ -45,6 +46,10 @@ func (TowersStatusCmd) Run(w *world, g *Globals) error {
 		t.Row("Stored", fmt.Sprintf("%s in %s updates of %s sessions; nobody new beyond %s", size(got.GetUsage().GetBytes()), count(got.GetUsage().GetUpdates()),
 			count(got.GetUsage().GetSessions()), size(got.GetMaxBytes())))
 		t.Row("Each may store", limitText(got.GetLimits()))
+		if got.GetPriceMsat() > 0 || got.GetCreditMsat() != 0 || got.GetDrawnMsat() > 0 {
+			t.Row("Price", fmt.Sprintf("%s for each update beyond %s; %s earned, %s paid and not used", cli.SignedMsatAsSat(got.GetPriceMsat()),
+				count(got.GetLimits().GetFreeUpdates()), cli.SignedMsatAsSat(got.GetDrawnMsat()), cli.SignedMsatAsSat(got.GetCreditMsat())))
+		}
 		t.Row("Clients connected", count(got.GetConnections()))
 		t.Row("Reached at", strings.Join(got.GetAddresses(), ", "))
 		p := w.printer()
@@ -106,10 +111,10 @@ func (c TowersListCmd) Run(w *world, g *Globals) error {
 			p.Printf("Nobody is registered.\n")
 			return p.Err
 		}
-		t := cli.NewTable("IDENTITY", "STANDING", ">SESSIONS", ">UPDATES", ">STORED", "UNTIL")
+		t := cli.NewTable("IDENTITY", "STANDING", ">SESSIONS", ">UPDATES", ">STORED", ">CREDIT", "UNTIL")
 		for _, r := range got.GetTenants() {
 			t.Row(r.GetIdentity(), standing(r.GetStanding()), count(r.GetUsage().GetSessions()), count(r.GetUsage().GetUpdates()),
-				size(r.GetUsage().GetBytes()), cli.Time(r.GetExpiresMs()))
+				size(r.GetUsage().GetBytes()), cli.SignedMsatAsSat(r.GetCreditMsat()), cli.Time(r.GetExpiresMs()))
 		}
 		p.Table(t)
 		return p.Err
@@ -149,7 +154,11 @@ func printTenant(w *world, r *towerv1.Tenant, sessions []*towerv1.TowerSession) 
 		return show(n)
 	}
 	l := r.GetOwnLimits()
-	t.Row("Limits", fmt.Sprintf("sessions %s, updates %s, bytes %s", own(l.GetSessions(), count), own(l.GetUpdates(), count), own(l.GetBytes(), size)))
+	t.Row("Limits", fmt.Sprintf("sessions %s, updates %s, bytes %s, free updates %s", own(l.GetSessions(), count), own(l.GetUpdates(), count),
+		own(l.GetBytes(), size), own(l.GetFreeUpdates(), count)))
+	if r.GetCreditMsat() != 0 || r.GetDrawnMsat() != 0 {
+		t.Row("Credit", fmt.Sprintf("%s; its updates have cost %s so far", cli.SignedMsatAsSat(r.GetCreditMsat()), cli.SignedMsatAsSat(r.GetDrawnMsat())))
+	}
 	p := w.printer()
 	p.Table(t)
 	if len(sessions) > 0 {
@@ -170,6 +179,7 @@ type TowersSetCmd struct {
 	Sessions *int64           `placeholder:"N" help:"Sessions that it may have; 0 is the tower's limit again, here and below."`
 	Updates  *int64           `placeholder:"N" help:"Updates that are held for it."`
 	Bytes    *config.ByteSize `placeholder:"SIZE" help:"What they may take, e.g. 1GiB."`
+	Free     *int64           `name:"free-updates" placeholder:"N" help:"Updates that are held for it without a price, where there is one."`
 	For      *config.Duration `placeholder:"TIME" help:"Let the registration end so long from now, e.g. 365d."`
 	Suspend  string           `placeholder:"REASON" help:"Stop its uploads, and say why. What is stored is watched."`
 	Admit    bool             `help:"Admit its uploads again."`
@@ -202,6 +212,9 @@ func (c TowersSetCmd) Run(w *world, g *Globals) error {
 		if c.Bytes != nil {
 			req.OwnLimits.Bytes = int64(*c.Bytes)
 		}
+		if c.Free != nil {
+			req.OwnLimits.FreeUpdates = *c.Free
+		}
 		if c.For != nil {
 			req.ExpiresMs = w.now().Add(c.For.Std()).UnixMilli()
 		}
@@ -219,6 +232,37 @@ func (c TowersSetCmd) Run(w *world, g *Globals) error {
 			return cli.WriteJSON(w.stdout, got)
 		}
 		return printTenant(w, got.GetTenant(), nil)
+	})
+}
+
+// TowersSalesCmd lists purchases of credit.
+type TowersSalesCmd struct {
+	Identity string `arg:"" help:"As the list shows it, e.g. node:02…"`
+	Limit    int32  `default:"50" help:"At most so many (${default})."`
+}
+
+// Run implements the command.
+func (c TowersSalesCmd) Run(w *world, g *Globals) error {
+	return g.with(func(s *session) error {
+		got, err := call(w.ctx, s, towerOf(s).ListTenantPurchases, &towerv1.ListTenantPurchasesRequest{Identity: c.Identity, Limit: c.Limit})
+		if err != nil {
+			return err
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, got)
+		}
+		p := w.printer()
+		if len(got.GetPurchases()) == 0 {
+			p.Printf("It bought no credit.\n")
+			return p.Err
+		}
+		t := cli.NewTable("PURCHASE", "STATE", ">ASKED", ">CREDITED", "CREATED", "CHANGED", "")
+		for _, b := range got.GetPurchases() {
+			t.Row(cli.ShortHex(b.GetPaymentHash()), b.GetState(), cli.SignedMsatAsSat(b.GetAmountMsat()), cli.SignedMsatAsSat(b.GetPaidMsat()),
+				cli.Time(b.GetCreatedMs()), cli.Ago(b.GetChangedMs(), w.now()), cli.Clean(b.GetReason()))
+		}
+		p.Table(t)
+		return p.Err
 	})
 }
 

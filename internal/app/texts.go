@@ -56,6 +56,12 @@ func MacaroonRecipe(roles Roles) string {
 		b.WriteString("\nThen bake this one instead:\n\n")
 		b.WriteString(lnd.BakeCommand("sluice.macaroon", lnd.GatewayAndSwapsRights()))
 		b.WriteString("\n")
+	} else {
+		b.WriteString("Only with a price for updates (watchtower.price_msat_per_update), besides:\n\n")
+		for _, uri := range lnd.TowerSalesRights() {
+			fmt.Fprintf(&b, "  %s\n", uri)
+		}
+		b.WriteString("Whoever has those can make this lnd's hold invoices succeed or fail, where it knows their preimages.\n\n")
 	}
 	b.WriteString(warning)
 	return b.String()

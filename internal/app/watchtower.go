@@ -35,6 +35,8 @@ type WatchtowerConfig struct {
 	Sessions      int64           `toml:"sessions" help:"sessions that one registration may have" min:"1"`
 	Updates       int64           `toml:"updates" help:"updates that are held for one registration" min:"1"`
 	Bytes         config.ByteSize `toml:"bytes" help:"what they may take" min:"1KiB"`
+	PriceMsat     uint64          `toml:"price_msat_per_update" help:"what each update costs that is held beyond the free ones; wallets pay for it beforehand, by Lightning. 0 sells nothing,\nand all is free. The macaroon of a tower alone needs six rights more, which sluiced macaroon watchtower lists" max:"1000000"`
+	FreeUpdates   int64           `toml:"free_updates" help:"updates that are held for one registration without a price, if there is one" min:"0"`
 	RegisterFor   config.Duration `toml:"register_for" help:"how long a registration lasts; registering again prolongs it" min:"1d"`
 	Notice        config.Duration `toml:"notice" help:"how long before its end it is said to expire"`
 	Grace         config.Duration `toml:"grace" help:"how long after its end what was stored is watched; then it is deleted"`
@@ -53,6 +55,7 @@ func defaultWatchtower() WatchtowerConfig {
 	return WatchtowerConfig{
 		MinSweepFee: uint64(d.Terms.MinSweepFee), MaxUpdates: d.Terms.MaxUpdates,
 		Sessions: d.Terms.Limits.Sessions, Updates: d.Terms.Limits.Updates, Bytes: config.ByteSize(d.Terms.Limits.Bytes),
+		PriceMsat: uint64(d.Terms.PriceMsat), FreeUpdates: d.Terms.Limits.Free,
 		RegisterFor: config.Duration(d.Terms.For), Notice: config.Duration(d.Terms.Notice), Grace: config.Duration(d.Terms.Grace),
 		Bury: d.Depths.Bury, MaxTenants: d.MaxTenants, MaxBytes: config.ByteSize(d.MaxBytes),
 		NewPerHour: d.NewPerHour, NewPerAddress: d.NewPerAddress, Handshakes: d.Handshakes, MaxConns: d.MaxConns, MaxConnsEach: d.MaxConnsEach,
@@ -62,9 +65,9 @@ func defaultWatchtower() WatchtowerConfig {
 func (c WatchtowerConfig) engine() (towerengine.Config, error) {
 	out := towerengine.Defaults()
 	out.Terms = watchtower.Terms{
-		Limits: watchtower.Limits{Sessions: c.Sessions, Updates: c.Updates, Bytes: int64(c.Bytes)},
+		Limits: watchtower.Limits{Sessions: c.Sessions, Updates: c.Updates, Bytes: int64(c.Bytes), Free: c.FreeUpdates},
 		For:    c.RegisterFor.Std(), Notice: c.Notice.Std(), Grace: c.Grace.Std(),
-		MinSweepFee: ln.FeeRateSatPerKW(c.MinSweepFee), MaxUpdates: c.MaxUpdates,
+		MinSweepFee: ln.FeeRateSatPerKW(c.MinSweepFee), MaxUpdates: c.MaxUpdates, PriceMsat: ln.Msat(c.PriceMsat),
 	}
 	out.Depths.Bury, out.Addresses = c.Bury, c.Addresses
 	out.MaxTenants, out.MaxBytes, out.NewPerHour, out.NewPerAddress = c.MaxTenants, int64(c.MaxBytes), c.NewPerHour, c.NewPerAddress
@@ -150,6 +153,8 @@ func (d *Daemon) newWatchtower(ctx context.Context) error {
 	}
 	d.tower, err = towerengine.New(towerengine.Options{
 		DB: d.db, Secret: secret, Chain: towerChain{d.lnd}, ChainHash: chain, Listener: listener, Config: cfg, Now: d.now, Log: d.log.Named(towerapi.Name),
+		// Also without a price: what was paid before is settled.
+		Invoices: d.lnd, Channels: d.lnd,
 		Acquire: func(ctx context.Context) (towerengine.Lease, error) {
 			return d.db.AcquireLease(ctx, store.LeaseConfig{Name: leaseTower, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
 		},

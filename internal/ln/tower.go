@@ -16,3 +16,13 @@ type ClientSession struct {
 	// were sent and not answered.
 	Acknowledged, Pending, Max uint32
 }
+
+// ClientTowerStats is what an lnd's watchtower client counts, of all towers
+// together, since lnd started.
+type ClientTowerStats struct {
+	// Pending updates are accepted by the client and not acknowledged by any tower:
+	// also those that no session has room for.
+	Pending uint32
+	// Failed were given up.
+	Failed uint32
+}

@@ -37,6 +37,9 @@ const (
 	// swapper is what a wallet's macaroon has only if it swaps in to have a channel
 	// opened. None of it spends the wallet's coins.
 	swapper party = 1 << 9
+	// selling marks what a sluiced that runs nothing but the watchtower calls besides
+	// while its updates have a price.
+	selling party = 1 << 10
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -72,7 +75,7 @@ func rights() []Right {
 		{lightning + "SignMessage", "to sign with the node's key: a wallet's login; of a gateway what webhooks are told, refund promises and the key of its backup receipts", both},
 		{"/chainrpc.ChainNotifier/RegisterBlockEpochNtfn", "new blocks, for deadlines and for the watchtower", gateway | tower},
 
-		{lightning + "ListChannels", "channels with their pending HTLCs", both},
+		{lightning + "ListChannels", "channels with their pending HTLCs; over which ones credit was paid", both | selling},
 		{lightning + "PendingChannels", "channels that are opening or closing", both},
 		{lightning + "ClosedChannels", "channels that are gone", both},
 		{"/chainrpc.ChainKit/GetBlockHash", "to find a closing transaction, for the books; for the watchtower", gateway | tower},
@@ -105,11 +108,11 @@ func rights() []Right {
 		{lightning + "ListPayments", "to reconcile the books", gateway},
 		{lightning + "ListInvoices", "settled invoices, for the books; of a wallet the open ones, whose preimages are backed up", both},
 		{router + "SendPaymentV2", "to pay swaps in, and to probe for them", swaps},
-		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid", gateway},
-		{invoices + "LookupInvoiceV2", "how an invoice stands", both},
-		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both},
-		{invoices + "SettleInvoice", "to take a held payment", gateway},
-		{invoices + "CancelInvoice", "to give a held payment back", both},
+		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid, or credit at the watchtower is recorded", gateway | selling},
+		{invoices + "LookupInvoiceV2", "how an invoice stands", both | selling},
+		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both | selling},
+		{invoices + "SettleInvoice", "to take a held payment", gateway | selling},
+		{invoices + "CancelInvoice", "to give a held payment back", both | selling},
 		{lightning + "AddInvoice", "to ask for a payment; to sell tokens (L402) to swap clients", wallet | swaps},
 
 		{lightning + "SubscribeChannelBackups", "to back up the channels at every change", wallet},
@@ -124,6 +127,7 @@ func rights() []Right {
 		{wtclient + "AddTower", "to upload to a watchtower", guarded},
 		{wtclient + "DeactivateTower", "to leave one", guarded},
 		{wtclient + "ListTowers", "what was uploaded to which", guarded},
+		{wtclient + "Stats", "what waits to be uploaded", guarded},
 
 		{walletKit + "ListUnspent", "coins for channels", gateway},
 		{walletKit + "LeaseOutput", "to keep a coin for one channel", gateway | funder},
@@ -168,6 +172,9 @@ func TowerRightsTable() []Right { return rightsOf(tower) }
 
 // TowerRights are the same as URIs.
 func TowerRights() []string { return uris(TowerRightsTable()) }
+
+// TowerSalesRights are what it needs besides while its updates have a price.
+func TowerSalesRights() []string { return uris(rightsOf(selling)) }
 
 // GatewayRights are sluiced's rights as URIs for `lncli bakemacaroon`: the
 // least that it works with.

@@ -53,3 +53,12 @@ func (c *Client) Towers(ctx context.Context) ([]ln.ClientTower, error) {
 	}
 	return out, nil
 }
+
+// TowerStats tells what waits for any tower at all.
+func (c *Client) TowerStats(ctx context.Context) (ln.ClientTowerStats, error) {
+	resp, err := c.towers.Stats(ctx, &wtclientrpc.StatsRequest{})
+	if err != nil {
+		return ln.ClientTowerStats{}, mapError("ask the watchtower client", err)
+	}
+	return ln.ClientTowerStats{Pending: resp.NumPendingBackups, Failed: resp.NumFailedBackups}, nil
+}

@@ -48,6 +48,28 @@ type Report struct {
 	// Alarms are differences that may cost money, Notices the rest.
 	Alarms  []string `json:"alarms,omitempty"`
 	Notices []string `json:"notices,omitempty"`
+	// BacklogSeconds is for how long updates have waited without any being
+	// acknowledged.
+	BacklogSeconds int64 `json:"backlog_seconds"`
+	// Sampled is how many updates it was asked for and gave back, or did not.
+	Sampled int `json:"sampled"`
+	// Agreed is when a check last found no difference, AlarmSince when the present
+	// alarm began.
+	Agreed     time.Time `json:"agreed,omitzero"`
+	AlarmSince time.Time `json:"alarm_since,omitzero"`
+	// UpdatesLeft, PriceMsat and CreditMsat are what may still be stored, and what
+	// it costs.
+	UpdatesLeft int64 `json:"updates_left,omitempty"`
+	PriceMsat   int64 `json:"price_msat,omitempty"`
+	CreditMsat  int64 `json:"credit_msat,omitempty"`
+}
+
+// Label names the tower for people.
+func (r *Report) Label() string {
+	if r.Name != "" {
+		return r.Name
+	}
+	return fmt.Sprintf("%.16s", r.Tower)
 }
 
 // Compare judges a tower's statement by what lnd's client knows was acknowledged.
@@ -138,9 +160,32 @@ func Standing(r *Report, standing, reason string, expires, watchedUntil time.Tim
 	}
 }
 
-// Backlog judges what waits to be uploaded.
-func Backlog(r *Report) {
-	if r.Pending > 0 {
+// Backlog judges what waits to be uploaded, of which none has been acknowledged
+// for a while.
+func Backlog(r *Report, age, alarmAfter time.Duration) {
+	switch {
+	case r.Pending == 0:
+	case age >= alarmAfter:
+		r.Alarms = append(r.Alarms, fmt.Sprintf("%d updates were sent, and it has acknowledged none for %s", r.Pending, age.Round(time.Minute)))
+	default:
 		r.Notices = append(r.Notices, fmt.Sprintf("%d updates were sent and not acknowledged yet", r.Pending))
+	}
+}
+
+// fewUpdates is when the end of what may be stored is near.
+const fewUpdates = 1000
+
+// Room judges how much more may be stored.
+func Room(r *Report, left, priceMsat, creditMsat int64) {
+	r.UpdatesLeft, r.PriceMsat, r.CreditMsat = left, priceMsat, creditMsat
+	advice := "ask its operator for more, or add another tower"
+	if priceMsat > 0 {
+		advice = fmt.Sprintf("`sluice-wallet towers credit %s` buys more", r.Label())
+	}
+	switch {
+	case left <= 0:
+		r.Alarms = append(r.Alarms, "it stores nothing more for this wallet: its limit, or the credit, is used up; "+advice)
+	case left < fewUpdates:
+		r.Notices = append(r.Notices, fmt.Sprintf("it stores %d more updates for this wallet; %s", left, advice))
 	}
 }

@@ -104,7 +104,7 @@ func TestStandings(t *testing.T) {
 	for standing, c := range map[string]struct{ alarms, notices int }{"active": {}, "expiring": {0, 1}, "expired": {1, 0}, "suspended": {1, 0}} {
 		r := Report{Pending: 0}
 		Standing(&r, standing, "why", now().Add(72*time.Hour), now().Add(1000*time.Hour), now())
-		Backlog(&r)
+		Backlog(&r, 0, time.Hour)
 		require.Len(t, r.Alarms, c.alarms, standing)
 		require.Len(t, r.Notices, c.notices, standing)
 	}

@@ -7,12 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
 // servicesFile is the list's name in the data directory.
 const servicesFile = "towers.json"
+
+// lockFile is held for a moment by whoever writes.
+const lockFile = "towers.lock"
 
 // LoadServices reads the towers that the wallet registered at.
 func LoadServices(dir string) ([]Service, error) {
@@ -32,23 +36,57 @@ func LoadServices(dir string) ([]Service, error) {
 
 // SaveServices writes them in one step: a crash leaves the old list or the new.
 func SaveServices(dir string, list []Service) error {
-	raw, err := json.MarshalIndent(list, "", "  ")
+	if err := save(dir, servicesFile, list); err != nil {
+		return fmt.Errorf("list of towers: %w", err)
+	}
+	return nil
+}
+
+func save(dir, name string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, servicesFile)
+	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("list of towers: %w", err)
+		return err
 	}
 	_, err = f.Write(append(raw, '\n'))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("list of towers: %w", err)
+		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// locked keeps the daemon and a command from writing the files at once.
+func locked(dir string, f func() error) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { //nolint:gosec // a descriptor
+		return fmt.Errorf("lock the list of towers: %w", err)
+	}
+	return f()
+}
+
+// UpdateServices changes the list in one step.
+func UpdateServices(dir string, change func([]Service) []Service) error {
+	return locked(dir, func() error {
+		list, err := LoadServices(dir)
+		if err != nil {
+			return err
+		}
+		return SaveServices(dir, change(list))
+	})
 }
 
 // Put adds a service, or replaces the one of its name.

@@ -17,10 +17,12 @@ import (
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/api"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
+	"github.com/sluice-lsp/sluice/watchtower/credit"
 	"github.com/sluice-lsp/sluice/watchtower/engine"
 	tower "github.com/sluice-lsp/sluice/watchtower/store"
 	"github.com/sluice-lsp/sluice/watchtower/towertest"
@@ -53,7 +55,7 @@ func (noChain) Block(context.Context, chainhash.Hash) (*wire.MsgBlock, error) { 
 func (noChain) Publish(context.Context, []byte) error                         { return errNoChain }
 func (noChain) Watch(ctx context.Context, _ func()) error                     { <-ctx.Done(); return ctx.Err() }
 
-func served(t *testing.T) (*registrar, *engine.Engine, *tower.Store) {
+func served(t *testing.T) (*registrar, *engine.Engine, *store.DB) {
 	t.Helper()
 	db := storetest.Open(t, storetest.SQLite(t))
 	require.NoError(t, tower.Migrate(t.Context(), db))
@@ -73,7 +75,16 @@ func served(t *testing.T) (*registrar, *engine.Engine, *tower.Store) {
 	_, err = r.operator.GetTowerStatus(t.Context(), &towerv1.GetTowerStatusRequest{})
 	require.Equal(t, errkind.Unavailable, errkind.Of(err), "before it is ready")
 	s.Ready(e, ln.PubKey{3, 9})
-	return r, e, tower.New(db)
+	return r, e, db
+}
+
+// buys records an offer of credit.
+func buys(t *testing.T, db *store.DB, tenant watchtower.Tenant) {
+	t.Helper()
+	plan := credit.Plan{Tenant: tenant.ID, Identity: tenant.Identity, Preimage: credit.NewSecret(ln.Preimage{1}), AmountMsat: 1000, At: time.Now(), Expires: time.Now()}
+	require.NoError(t, db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		return tower.RecordPurchase(ctx, tx, credit.Planned{Plan: plan}, credit.Offered{Plan: plan, Bolt11: "lnbc1"}, 1, time.Now())
+	}))
 }
 
 func as(ctx context.Context, node byte) context.Context {
@@ -97,7 +108,8 @@ func TestEveryMethodHasAnAudience(t *testing.T) {
 // TestEachSeesItsOwn: registration, sessions, updates, statements and breaches of one
 // node are nobody else's.
 func TestEachSeesItsOwn(t *testing.T) {
-	r, e, s := served(t)
+	r, e, db := served(t)
+	s := tower.New(db)
 	alice, bob := as(t.Context(), 1), as(t.Context(), 2)
 	_, err := r.wallets.Register(t.Context(), &towerv1.RegisterRequest{})
 	require.Equal(t, errkind.Unauthenticated, errkind.Of(err))
@@ -162,6 +174,25 @@ func TestEachSeesItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, nothing.GetBreaches())
 	_, err = r.wallets.ShowBreach(bob, &towerv1.ShowBreachRequest{Id: list.GetBreaches()[0].GetId()})
+	require.Equal(t, errkind.NotFound, errkind.Of(err))
+
+	// Where nothing has a price nothing is sold, and nobody sees another's purchases.
+	_, err = r.wallets.BuyCredit(alice, &towerv1.BuyCreditRequest{Updates: 10})
+	require.Equal(t, errkind.Invalid, errkind.Of(err))
+	_, err = r.wallets.BuyCredit(as(t.Context(), 3), &towerv1.BuyCreditRequest{Updates: 10})
+	require.Equal(t, errkind.NotFound, errkind.Of(err), "who is not registered")
+	buys(t, db, tenant)
+	bought, err := r.wallets.ListPurchases(alice, &towerv1.ListPurchasesRequest{})
+	require.NoError(t, err)
+	require.Len(t, bought.GetPurchases(), 1)
+	require.Equal(t, "lnbc1", bought.GetPurchases()[0].GetBolt11())
+	bought, err = r.wallets.ListPurchases(bob, &towerv1.ListPurchasesRequest{})
+	require.NoError(t, err)
+	require.Empty(t, bought.GetPurchases())
+	sold, err := r.operator.ListTenantPurchases(t.Context(), &towerv1.ListTenantPurchasesRequest{Identity: tenant.Identity})
+	require.NoError(t, err)
+	require.Len(t, sold.GetPurchases(), 1)
+	_, err = r.operator.ListTenantPurchases(t.Context(), &towerv1.ListTenantPurchasesRequest{Identity: "node:02"})
 	require.Equal(t, errkind.NotFound, errkind.Of(err))
 
 	// The operator.

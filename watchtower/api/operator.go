@@ -26,6 +26,7 @@ func (o *operator) GetTowerStatus(context.Context, *towerv1.GetTowerStatusReques
 		Searching: searching, TipHeight: view.Tip.Height, BestHeight: view.Best, Problem: view.Problem,
 		OpenBreaches: int64(view.Open), DueBreaches: int64(view.Due), Tenants: totals.Tenants, Usage: usageToWire(totals.Usage),
 		Limits: limitsToWire(cfg.Terms.Limits), MaxTenants: cfg.MaxTenants, MaxBytes: cfg.MaxBytes, Connections: int64(e.Connections()), Addresses: cfg.Addresses,
+		PriceMsat: int64(cfg.Terms.PriceMsat), CreditMsat: totals.CreditMsat, DrawnMsat: totals.DrawnMsat, //nolint:gosec // bounded
 	}
 	if !view.At.IsZero() {
 		out.SyncedMs = view.At.UnixMilli()
@@ -75,7 +76,7 @@ func (o *operator) SetTenant(ctx context.Context, req *towerv1.SetTenantRequest)
 	}
 	own := req.GetOwnLimits()
 	t, err := r.engine.SetTenant(ctx, req.GetIdentity(), tower.Settings{
-		Own:       watchtower.Limits{Sessions: own.GetSessions(), Updates: own.GetUpdates(), Bytes: own.GetBytes()},
+		Own:       watchtower.Limits{Sessions: own.GetSessions(), Updates: own.GetUpdates(), Bytes: own.GetBytes(), Free: own.GetFreeUpdates()},
 		Suspended: req.GetSuspended(), Reason: req.GetReason(), Expires: time.UnixMilli(req.GetExpiresMs()),
 	})
 	if err != nil {
@@ -100,4 +101,17 @@ func (o *operator) ShowAnyBreach(ctx context.Context, req *towerv1.ShowAnyBreach
 	}
 	b, story, err := r.breach(ctx, 0, req.GetId())
 	return &towerv1.ShowAnyBreachResponse{Breach: b, Story: story}, err
+}
+
+func (o *operator) ListTenantPurchases(ctx context.Context, req *towerv1.ListTenantPurchasesRequest) (*towerv1.ListTenantPurchasesResponse, error) {
+	r, err := o.s.get()
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.engine.Tenant(ctx, req.GetIdentity())
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.purchases(ctx, t.ID, req.GetLimit())
+	return &towerv1.ListTenantPurchasesResponse{Purchases: list}, err
 }

@@ -96,3 +96,24 @@ func (w *wallets) ShowBreach(ctx context.Context, req *towerv1.ShowBreachRequest
 	b, story, err := r.breach(ctx, t.ID, req.GetId())
 	return &towerv1.ShowBreachResponse{Breach: b, Story: story}, err
 }
+
+func (w *wallets) BuyCredit(ctx context.Context, req *towerv1.BuyCreditRequest) (*towerv1.BuyCreditResponse, error) {
+	r, t, err := w.s.tenant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := r.engine.BuyCredit(ctx, t, req.GetUpdates())
+	if err != nil {
+		return nil, err
+	}
+	return &towerv1.BuyCreditResponse{Purchase: purchaseToWire(p)}, nil
+}
+
+func (w *wallets) ListPurchases(ctx context.Context, req *towerv1.ListPurchasesRequest) (*towerv1.ListPurchasesResponse, error) {
+	r, t, err := w.s.tenant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.purchases(ctx, t.ID, req.GetLimit())
+	return &towerv1.ListPurchasesResponse{Purchases: list}, err
+}

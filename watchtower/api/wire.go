@@ -31,7 +31,7 @@ func usageToWire(u watchtower.Usage) *towerv1.TowerUsage {
 }
 
 func limitsToWire(l watchtower.Limits) *towerv1.TowerLimits {
-	return &towerv1.TowerLimits{Sessions: l.Sessions, Updates: l.Updates, Bytes: l.Bytes}
+	return &towerv1.TowerLimits{Sessions: l.Sessions, Updates: l.Updates, Bytes: l.Bytes, FreeUpdates: l.Free}
 }
 
 func (r *running) towerToWire(t watchtower.Tenant) *towerv1.Tower {
@@ -40,7 +40,7 @@ func (r *running) towerToWire(t watchtower.Tenant) *towerv1.Tower {
 		Uris: r.engine.URIs(t), Standing: standingToWire(t.Standing(terms, r.engine.Now())), Reason: t.Reason,
 		Limits: limitsToWire(terms.Limits.With(t.Own)), Usage: usageToWire(t.Usage), ExpiresMs: t.Expires.UnixMilli(),
 		WatchedUntilMs: t.Expires.Add(terms.Grace).UnixMilli(), MinSweepFeeSatPerKw: uint64(terms.MinSweepFee), MaxUpdates: uint32(terms.MaxUpdates),
-		WatchesThroughNode: r.through.String(),
+		WatchesThroughNode: r.through.String(), PriceMsat: int64(terms.PriceMsat), CreditMsat: t.CreditMsat, UpdatesLeft: t.UpdatesLeft(terms), //nolint:gosec // bounded
 	}
 }
 
@@ -48,7 +48,24 @@ func (r *running) tenantToWire(t watchtower.Tenant) *towerv1.Tenant {
 	return &towerv1.Tenant{
 		Identity: t.Identity, TowerKey: t.TowerKey.String(), Standing: standingToWire(t.Standing(r.engine.Config().Terms, r.engine.Now())), Reason: t.Reason,
 		OwnLimits: limitsToWire(t.Own), Usage: usageToWire(t.Usage), CreatedMs: t.Created.UnixMilli(), ExpiresMs: t.Expires.UnixMilli(),
+		CreditMsat: t.CreditMsat, DrawnMsat: t.DrawnMsat,
 	}
+}
+
+func purchaseToWire(p tower.Purchase) *towerv1.Purchase {
+	//nolint:gosec // amounts below all bitcoin
+	return &towerv1.Purchase{
+		PaymentHash: p.ID[:], State: p.State, AmountMsat: int64(p.AmountMsat), PaidMsat: int64(p.PaidMsat), Bolt11: p.Bolt11, Reason: p.Reason,
+		CreatedMs: p.Created.UnixMilli(), ExpiresMs: p.Expires.UnixMilli(), ChangedMs: p.Changed.UnixMilli(),
+	}
+}
+
+func (r *running) purchases(ctx context.Context, tenant int64, limit int32) (out []*towerv1.Purchase, err error) {
+	list, err := r.engine.Purchases(ctx, tenant, orDefault(limit))
+	for _, p := range list {
+		out = append(out, purchaseToWire(p))
+	}
+	return out, err
 }
 
 func sessionsToWire(list []tower.Session) (out []*towerv1.TowerSession) {

@@ -11,8 +11,10 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -64,7 +66,7 @@ type Config struct {
 func Defaults() Config {
 	return Config{
 		Terms: watchtower.Terms{
-			Limits: watchtower.Limits{Sessions: 1000, Updates: 1_000_000, Bytes: 512 << 20},
+			Limits: watchtower.Limits{Sessions: 1000, Updates: 1_000_000, Bytes: 512 << 20, Free: 10_000},
 			For:    365 * 24 * time.Hour, Notice: 30 * 24 * time.Hour, Grace: 60 * 24 * time.Hour,
 			MinSweepFee: watchtower.LeastSweepFee, MaxUpdates: 65_535,
 		},
@@ -112,11 +114,16 @@ type Options struct {
 	Chain     lookout.Chain
 	ChainHash chainhash.Hash
 	Listener  net.Listener
-	// Acquire waits for the lease to search the chain.
+	// Acquire waits for the lease to search the chain, and to sell credit.
 	Acquire func(ctx context.Context) (Lease, error)
-	Config  Config
-	Now     func() time.Time
-	Log     *zap.Logger
+	// Invoices and Channels are what the sale of credit needs; nil sells none.
+	Invoices Invoices
+	Channels Channels
+	// Random draws preimages; nil is the system's.
+	Random io.Reader
+	Config Config
+	Now    func() time.Time
+	Log    *zap.Logger
 }
 
 // Engine runs the tower.
@@ -133,6 +140,7 @@ type Engine struct {
 	metrics  *Metrics
 	searched *lookout.Metrics
 	searches atomic.Pointer[lookout.Lookout]
+	sales    atomic.Pointer[sales]
 
 	mu      sync.Mutex
 	servers map[int64]*wtserver.Server
@@ -143,6 +151,9 @@ type Engine struct {
 func New(o Options) (*Engine, error) {
 	if err := o.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("watchtower: %w", err)
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
 	}
 	signer, err := transport.Derive(o.Secret, signerName)
 	if err != nil {
@@ -209,6 +220,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error { e.followKeys(ctx, changed); return nil })
 	group.Go(func() error { pace.Every(ctx, sumEvery, e.sum); return nil })
 	group.Go(func() error { pace.Every(ctx, sweepEvery, e.sweep); return nil })
+	group.Go(func() error { pace.Every(ctx, bookEvery, e.book); return nil })
 	group.Go(func() error { return e.search(ctx) })
 	if e.listener != nil {
 		group.Go(func() error { return e.listener.Run(ctx) })
@@ -222,6 +234,7 @@ func (e *Engine) Run(ctx context.Context) error {
 const (
 	sumEvery   = 10 * time.Second
 	sweepEvery = time.Minute
+	bookEvery  = time.Minute
 	keysEvery  = 30 * time.Second
 )
 
@@ -249,6 +262,19 @@ func (e *Engine) sweep(ctx context.Context) {
 			return
 		}
 		e.o.Log.Info("sessions were deleted whose registration expired and was not renewed", zap.Int("sessions", n))
+	}
+}
+
+// book brings the income from updates into the books.
+func (e *Engine) book(ctx context.Context) {
+	for {
+		n, err := e.store.BookDrawn(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.o.Log.Warn("what updates cost was not booked; trying again", zap.Error(err))
+		}
+		if n == 0 || err != nil || ctx.Err() != nil {
+			return
+		}
 	}
 }
 
@@ -295,7 +321,7 @@ func (e *Engine) followKeys(ctx context.Context, changed <-chan struct{}) {
 	}
 }
 
-// search runs the lookout whenever this process has the lease.
+// search runs the lookout, and sells credit, whenever this process has the lease.
 func (e *Engine) search(ctx context.Context) error {
 	for ctx.Err() == nil {
 		lease, err := e.o.Acquire(ctx)
@@ -317,9 +343,15 @@ func (e *Engine) search(ctx context.Context) error {
 			case <-tenure.Done():
 			}
 		}()
+		sold := make(chan struct{})
+		go func() {
+			defer close(sold)
+			e.sell(tenure, lease.Check)
+		}()
 		err = l.Run(tenure)
 		cancel()
 		e.searches.Store(nil)
+		<-sold
 		if releaseErr := lease.Release(context.WithoutCancel(ctx)); releaseErr != nil {
 			e.o.Log.Warn("the lease could not be given back; it will run out", zap.Error(releaseErr))
 		}

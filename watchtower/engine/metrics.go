@@ -76,6 +76,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge("sessions", "Sessions held.", float64(t.Sessions))
 	gauge("updates", "Updates held.", float64(t.Updates))
 	gauge("stored_bytes", "Bytes of updates held.", float64(t.Bytes))
+	gauge("credit_msat", "What registrations paid for updates and have not used.", float64(t.CreditMsat))
+	gauge("drawn_msat", "What updates have cost so far.", float64(t.DrawnMsat))
 	view, searching := c.e.View()
 	gauge("searching", "1 while this process searches the chain.", flag(searching))
 	if searching {

@@ -241,11 +241,14 @@ func (l *Lookout) loop(ctx context.Context) error {
 			wait = min(max(2*wait, againLeast), againMost)
 			l.cfg.Log.Warn("the next block could not be searched; trying again", zap.Int32("tip", l.tip.Height), zap.Error(err))
 			l.look(func(v *View) { v.Problem = err.Error() })
-		case progress:
-			wait = 0
-			continue
 		default:
-			wait = 0
+			if wait > 0 {
+				// The backend is back: a mempool may have lost what it had.
+				wait, l.pending = 0, l.due()
+			}
+			if progress {
+				continue
+			}
 		}
 		if err := l.rest(ctx, wait, ticker.C); err != nil {
 			return err

@@ -19,17 +19,30 @@ SELECT id, identity, tower_key FROM tower_tenants WHERE expires_ms > $1 OR suspe
 UPDATE tower_tenants SET expires_ms = $2 WHERE id = $1;
 
 -- name: SetTenant :execrows
-UPDATE tower_tenants SET own_sessions = $2, own_updates = $3, own_bytes = $4, suspended = $5, reason = $6, expires_ms = $7 WHERE id = $1;
+UPDATE tower_tenants SET own_sessions = $2, own_updates = $3, own_bytes = $4, suspended = $5, reason = $6, expires_ms = $7, own_free = $8 WHERE id = $1;
 
 -- name: AddUsage :exec
 UPDATE tower_tenants SET sessions = sessions + $2, updates = updates + $3, stored_bytes = stored_bytes + $4 WHERE id = $1;
+
+-- name: DrawCredit :exec
+UPDATE tower_tenants SET credit_msat = credit_msat - $2, drawn_msat = drawn_msat + $2 WHERE id = $1;
+
+-- name: AddCredit :execrows
+UPDATE tower_tenants SET credit_msat = credit_msat + $2 WHERE id = $1;
+
+-- name: UnbookedTenants :many
+SELECT id, identity, drawn_msat, booked_msat FROM tower_tenants WHERE drawn_msat > booked_msat ORDER BY id LIMIT $1;
+
+-- name: SetBooked :exec
+UPDATE tower_tenants SET booked_msat = $2 WHERE id = $1;
 
 -- name: ExpiredTenants :many
 SELECT * FROM tower_tenants WHERE expires_ms <= $1 AND suspended = FALSE AND sessions > 0 ORDER BY expires_ms LIMIT $2;
 
 -- name: Totals :one
 SELECT CAST(COUNT(*) AS BIGINT) AS tenants, CAST(COALESCE(SUM(sessions), 0) AS BIGINT) AS sessions,
-       CAST(COALESCE(SUM(updates), 0) AS BIGINT) AS updates, CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes
+       CAST(COALESCE(SUM(updates), 0) AS BIGINT) AS updates, CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes,
+       CAST(COALESCE(SUM(credit_msat), 0) AS BIGINT) AS credit_msat, CAST(COALESCE(SUM(drawn_msat), 0) AS BIGINT) AS drawn_msat
 FROM tower_tenants;
 
 -- name: InsertSession :one
@@ -121,3 +134,24 @@ INSERT INTO tower_keys (name, secret) VALUES ($1, $2) ON CONFLICT (name) DO NOTH
 
 -- name: GetKey :one
 SELECT secret FROM tower_keys WHERE name = $1;
+
+-- name: PutPurchase :exec
+INSERT INTO tower_purchases (id, tenant, state, amount_msat, paid_msat, bolt11, reason, created_ms, expires_ms, changed_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, paid_msat = excluded.paid_msat, bolt11 = excluded.bolt11, reason = excluded.reason,
+    changed_ms = excluded.changed_ms;
+
+-- name: GetPurchase :one
+SELECT * FROM tower_purchases WHERE tenant = $1 AND id = $2;
+
+-- name: ListPurchases :many
+SELECT * FROM tower_purchases WHERE tenant = $1 ORDER BY created_ms DESC, id DESC LIMIT $2;
+
+-- name: CountPurchases :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM tower_purchases WHERE tenant = $1 AND state IN ('planned', 'offered');
+
+-- name: OverPurchases :many
+SELECT id FROM tower_purchases WHERE state = 'over' AND changed_ms <= $1 ORDER BY changed_ms LIMIT $2;
+
+-- name: DeletePurchase :exec
+DELETE FROM tower_purchases WHERE id = $1;

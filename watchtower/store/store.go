@@ -105,6 +105,7 @@ type sessionKey struct {
 type account struct {
 	watchtower.Tenant
 	added watchtower.Usage
+	drawn int64
 }
 
 // session is a session's row in a batch; num is 0 when there is none.
@@ -232,6 +233,11 @@ func (a *account) add(u watchtower.Usage) {
 	a.Usage, a.added = a.Usage.Plus(u), a.added.Plus(u)
 }
 
+// draw takes what an update costs; Admit has seen that the credit suffices.
+func (a *account) draw(msat int64) {
+	a.CreditMsat, a.drawn = a.CreditMsat-msat, a.drawn+msat
+}
+
 // update stores a blob. One that comes again under the sequence number that was
 // applied last, because its acknowledgement was lost, is acknowledged again; if
 // it has another hint, both are held: they may be two breaches.
@@ -266,6 +272,7 @@ func (b *batch) update(ctx context.Context, acc *account, j *Job) error {
 			return fmt.Errorf("insert update: %w", err)
 		}
 		if n == 1 {
+			acc.draw(acc.CostMsat(b.terms, more))
 			acc.add(more)
 			s.added = s.added.Plus(more)
 		} else if err := b.put(ctx, s, u); err != nil {
@@ -349,6 +356,11 @@ func (b *batch) finish(ctx context.Context) error {
 		}
 	}
 	for id, acc := range b.tenants {
+		if acc.drawn != 0 {
+			if err := b.q.DrawCredit(ctx, towerdb.DrawCreditParams{ID: id, CreditMsat: acc.drawn}); err != nil {
+				return fmt.Errorf("draw credit: %w", err)
+			}
+		}
 		if acc.added == (watchtower.Usage{}) {
 			continue
 		}

@@ -24,7 +24,8 @@ func tenantOf(row towerdb.TowerTenant) (watchtower.Tenant, error) {
 	}
 	return watchtower.Tenant{
 		ID: row.ID, Identity: row.Identity, TowerKey: key,
-		Own:       watchtower.Limits{Sessions: row.OwnSessions, Updates: row.OwnUpdates, Bytes: row.OwnBytes},
+		Own:        watchtower.Limits{Sessions: row.OwnSessions, Updates: row.OwnUpdates, Bytes: row.OwnBytes, Free: row.OwnFree},
+		CreditMsat: row.CreditMsat, DrawnMsat: row.DrawnMsat,
 		Usage:     watchtower.Usage{Sessions: row.Sessions, Updates: row.Updates, Bytes: row.StoredBytes},
 		Suspended: row.Suspended, Reason: row.Reason, Created: time.UnixMilli(row.CreatedMs), Expires: time.UnixMilli(row.ExpiresMs),
 	}, nil
@@ -182,7 +183,7 @@ func (s *Store) SetTenant(ctx context.Context, identity string, set Settings) (o
 		}
 		if _, err := q.SetTenant(ctx, towerdb.SetTenantParams{
 			ID: row.ID, OwnSessions: set.Own.Sessions, OwnUpdates: set.Own.Updates, OwnBytes: set.Own.Bytes,
-			Suspended: set.Suspended, Reason: set.Reason, ExpiresMs: set.Expires.UnixMilli(),
+			Suspended: set.Suspended, Reason: set.Reason, ExpiresMs: set.Expires.UnixMilli(), OwnFree: set.Own.Free,
 		}); err != nil {
 			return fmt.Errorf("set tenant: %w", err)
 		}
@@ -300,13 +301,19 @@ const sweepSessions = 4
 type Totals struct {
 	Tenants int64
 	watchtower.Usage
+	// CreditMsat is owed to tenants in updates, DrawnMsat was earned so far.
+	CreditMsat int64
+	DrawnMsat  int64
 }
 
 // Totals sums up. It reads every tenant's row.
 func (s *Store) Totals(ctx context.Context) (out Totals, err error) {
 	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		row, err := towerdb.New(tx).Totals(ctx)
-		out = Totals{Tenants: row.Tenants, Usage: watchtower.Usage{Sessions: row.Sessions, Updates: row.Updates, Bytes: row.StoredBytes}}
+		out = Totals{
+			Tenants: row.Tenants, Usage: watchtower.Usage{Sessions: row.Sessions, Updates: row.Updates, Bytes: row.StoredBytes},
+			CreditMsat: row.CreditMsat, DrawnMsat: row.DrawnMsat,
+		}
 		return err
 	})
 	return out, err

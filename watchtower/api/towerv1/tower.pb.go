@@ -95,7 +95,9 @@ type TowerLimits struct {
 	// Updates held.
 	Updates int64 `protobuf:"varint,2,opt,name=updates,proto3" json:"updates,omitempty"`
 	// Bytes of updates held.
-	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Updates that are held without a price, where there is one.
+	FreeUpdates   int64 `protobuf:"varint,4,opt,name=free_updates,json=freeUpdates,proto3" json:"free_updates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +149,13 @@ func (x *TowerLimits) GetUpdates() int64 {
 func (x *TowerLimits) GetBytes() int64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *TowerLimits) GetFreeUpdates() int64 {
+	if x != nil {
+		return x.FreeUpdates
 	}
 	return 0
 }
@@ -240,8 +249,16 @@ type Tower struct {
 	// The node that the tower watches the chain with: if it is your channels' peer,
 	// the tower belongs to whom it should watch.
 	WatchesThroughNode string `protobuf:"bytes,10,opt,name=watches_through_node,json=watchesThroughNode,proto3" json:"watches_through_node,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What each update costs that is held beyond the free ones, in msat; 0 if nothing.
+	PriceMsat int64 `protobuf:"varint,11,opt,name=price_msat,json=priceMsat,proto3" json:"price_msat,omitempty"`
+	// What was paid and is not used. Negative when a payment that was credited went
+	// back after it was used.
+	CreditMsat int64 `protobuf:"varint,12,opt,name=credit_msat,json=creditMsat,proto3" json:"credit_msat,omitempty"`
+	// How many more updates may be stored before a limit, or the free ones and the
+	// credit, are used up.
+	UpdatesLeft   int64 `protobuf:"varint,13,opt,name=updates_left,json=updatesLeft,proto3" json:"updates_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tower) Reset() {
@@ -342,6 +359,27 @@ func (x *Tower) GetWatchesThroughNode() string {
 		return x.WatchesThroughNode
 	}
 	return ""
+}
+
+func (x *Tower) GetPriceMsat() int64 {
+	if x != nil {
+		return x.PriceMsat
+	}
+	return 0
+}
+
+func (x *Tower) GetCreditMsat() int64 {
+	if x != nil {
+		return x.CreditMsat
+	}
+	return 0
+}
+
+func (x *Tower) GetUpdatesLeft() int64 {
+	if x != nil {
+		return x.UpdatesLeft
+	}
+	return 0
 }
 
 // RegisterRequest asks for a registration.
@@ -1676,7 +1714,13 @@ type GetTowerStatusResponse struct {
 	// Clients' connections that are open.
 	Connections int64 `protobuf:"varint,14,opt,name=connections,proto3" json:"connections,omitempty"`
 	// How clients reach the tower.
-	Addresses     []string `protobuf:"bytes,15,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,15,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// What an update costs beyond the free ones, in msat; 0 if nothing.
+	PriceMsat int64 `protobuf:"varint,16,opt,name=price_msat,json=priceMsat,proto3" json:"price_msat,omitempty"`
+	// What registrations paid and have not used, in msat.
+	CreditMsat int64 `protobuf:"varint,17,opt,name=credit_msat,json=creditMsat,proto3" json:"credit_msat,omitempty"`
+	// What updates have cost so far, in msat.
+	DrawnMsat     int64 `protobuf:"varint,18,opt,name=drawn_msat,json=drawnMsat,proto3" json:"drawn_msat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1816,6 +1860,27 @@ func (x *GetTowerStatusResponse) GetAddresses() []string {
 	return nil
 }
 
+func (x *GetTowerStatusResponse) GetPriceMsat() int64 {
+	if x != nil {
+		return x.PriceMsat
+	}
+	return 0
+}
+
+func (x *GetTowerStatusResponse) GetCreditMsat() int64 {
+	if x != nil {
+		return x.CreditMsat
+	}
+	return 0
+}
+
+func (x *GetTowerStatusResponse) GetDrawnMsat() int64 {
+	if x != nil {
+		return x.DrawnMsat
+	}
+	return 0
+}
+
 // Tenant is who registered.
 type Tenant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1834,7 +1899,11 @@ type Tenant struct {
 	// When it registered.
 	CreatedMs int64 `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// When it ends unless it is renewed.
-	ExpiresMs     int64 `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	ExpiresMs int64 `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// What it paid and has not used.
+	CreditMsat int64 `protobuf:"varint,9,opt,name=credit_msat,json=creditMsat,proto3" json:"credit_msat,omitempty"`
+	// What its updates have cost so far.
+	DrawnMsat     int64 `protobuf:"varint,10,opt,name=drawn_msat,json=drawnMsat,proto3" json:"drawn_msat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1921,6 +1990,20 @@ func (x *Tenant) GetCreatedMs() int64 {
 func (x *Tenant) GetExpiresMs() int64 {
 	if x != nil {
 		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Tenant) GetCreditMsat() int64 {
+	if x != nil {
+		return x.CreditMsat
+	}
+	return 0
+}
+
+func (x *Tenant) GetDrawnMsat() int64 {
+	if x != nil {
+		return x.DrawnMsat
 	}
 	return 0
 }
@@ -2466,20 +2549,424 @@ func (x *ShowAnyBreachResponse) GetStory() []*StoryLine {
 	return nil
 }
 
+// Purchase is a purchase of credit.
+type Purchase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The payment's hash; names it.
+	PaymentHash []byte `protobuf:"bytes,1,opt,name=payment_hash,json=paymentHash,proto3" json:"payment_hash,omitempty"`
+	// planned, offered, credited, refusing, settled, taken_back or over.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// What was asked.
+	AmountMsat int64 `protobuf:"varint,3,opt,name=amount_msat,json=amountMsat,proto3" json:"amount_msat,omitempty"`
+	// What was credited.
+	PaidMsat int64 `protobuf:"varint,4,opt,name=paid_msat,json=paidMsat,proto3" json:"paid_msat,omitempty"`
+	// The invoice, while it may be paid.
+	Bolt11 string `protobuf:"bytes,5,opt,name=bolt11,proto3" json:"bolt11,omitempty"`
+	// Why it came to nothing.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was asked for.
+	CreatedMs int64 `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// Until when the invoice may be paid.
+	ExpiresMs int64 `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// When it last changed.
+	ChangedMs     int64 `protobuf:"varint,9,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Purchase) Reset() {
+	*x = Purchase{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Purchase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Purchase) ProtoMessage() {}
+
+func (x *Purchase) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Purchase.ProtoReflect.Descriptor instead.
+func (*Purchase) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Purchase) GetPaymentHash() []byte {
+	if x != nil {
+		return x.PaymentHash
+	}
+	return nil
+}
+
+func (x *Purchase) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Purchase) GetAmountMsat() int64 {
+	if x != nil {
+		return x.AmountMsat
+	}
+	return 0
+}
+
+func (x *Purchase) GetPaidMsat() int64 {
+	if x != nil {
+		return x.PaidMsat
+	}
+	return 0
+}
+
+func (x *Purchase) GetBolt11() string {
+	if x != nil {
+		return x.Bolt11
+	}
+	return ""
+}
+
+func (x *Purchase) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Purchase) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Purchase) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Purchase) GetChangedMs() int64 {
+	if x != nil {
+		return x.ChangedMs
+	}
+	return 0
+}
+
+// BuyCreditRequest asks for credit.
+type BuyCreditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For so many updates, at the price of the moment.
+	Updates       int64 `protobuf:"varint,1,opt,name=updates,proto3" json:"updates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyCreditRequest) Reset() {
+	*x = BuyCreditRequest{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyCreditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyCreditRequest) ProtoMessage() {}
+
+func (x *BuyCreditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyCreditRequest.ProtoReflect.Descriptor instead.
+func (*BuyCreditRequest) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *BuyCreditRequest) GetUpdates() int64 {
+	if x != nil {
+		return x.Updates
+	}
+	return 0
+}
+
+// BuyCreditResponse is what to pay.
+type BuyCreditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchase with its invoice.
+	Purchase      *Purchase `protobuf:"bytes,1,opt,name=purchase,proto3" json:"purchase,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyCreditResponse) Reset() {
+	*x = BuyCreditResponse{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyCreditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyCreditResponse) ProtoMessage() {}
+
+func (x *BuyCreditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyCreditResponse.ProtoReflect.Descriptor instead.
+func (*BuyCreditResponse) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *BuyCreditResponse) GetPurchase() *Purchase {
+	if x != nil {
+		return x.Purchase
+	}
+	return nil
+}
+
+// ListPurchasesRequest asks for purchases.
+type ListPurchasesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many, and never more than 1,000; 0 means 100.
+	Limit         int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPurchasesRequest) Reset() {
+	*x = ListPurchasesRequest{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPurchasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPurchasesRequest) ProtoMessage() {}
+
+func (x *ListPurchasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPurchasesRequest.ProtoReflect.Descriptor instead.
+func (*ListPurchasesRequest) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListPurchasesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListPurchasesResponse lists them.
+type ListPurchasesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchases. Those that came to nothing are shown for a week.
+	Purchases     []*Purchase `protobuf:"bytes,1,rep,name=purchases,proto3" json:"purchases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPurchasesResponse) Reset() {
+	*x = ListPurchasesResponse{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPurchasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPurchasesResponse) ProtoMessage() {}
+
+func (x *ListPurchasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPurchasesResponse.ProtoReflect.Descriptor instead.
+func (*ListPurchasesResponse) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ListPurchasesResponse) GetPurchases() []*Purchase {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
+// ListTenantPurchasesRequest asks for a tenant's purchases.
+type ListTenantPurchasesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Scheme and subject, as the list shows it.
+	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// At most so many, and never more than 1,000; 0 means 100.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantPurchasesRequest) Reset() {
+	*x = ListTenantPurchasesRequest{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantPurchasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantPurchasesRequest) ProtoMessage() {}
+
+func (x *ListTenantPurchasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantPurchasesRequest.ProtoReflect.Descriptor instead.
+func (*ListTenantPurchasesRequest) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListTenantPurchasesRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ListTenantPurchasesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListTenantPurchasesResponse lists them.
+type ListTenantPurchasesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The purchases.
+	Purchases     []*Purchase `protobuf:"bytes,1,rep,name=purchases,proto3" json:"purchases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantPurchasesResponse) Reset() {
+	*x = ListTenantPurchasesResponse{}
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantPurchasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantPurchasesResponse) ProtoMessage() {}
+
+func (x *ListTenantPurchasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_watchtower_api_towerv1_tower_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantPurchasesResponse.ProtoReflect.Descriptor instead.
+func (*ListTenantPurchasesResponse) Descriptor() ([]byte, []int) {
+	return file_watchtower_api_towerv1_tower_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListTenantPurchasesResponse) GetPurchases() []*Purchase {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
 var File_watchtower_api_towerv1_tower_proto protoreflect.FileDescriptor
 
 const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"\n" +
-	"\"watchtower/api/towerv1/tower.proto\x12\x14sluice.watchtower.v1\"Y\n" +
+	"\"watchtower/api/towerv1/tower.proto\x12\x14sluice.watchtower.v1\"|\n" +
 	"\vTowerLimits\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\x03R\bsessions\x12\x18\n" +
 	"\aupdates\x18\x02 \x01(\x03R\aupdates\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"X\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12!\n" +
+	"\ffree_updates\x18\x04 \x01(\x03R\vfreeUpdates\"X\n" +
 	"\n" +
 	"TowerUsage\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\x03R\bsessions\x12\x18\n" +
 	"\aupdates\x18\x02 \x01(\x03R\aupdates\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\xb5\x03\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\x98\x04\n" +
 	"\x05Tower\x12\x12\n" +
 	"\x04uris\x18\x01 \x03(\tR\x04uris\x12:\n" +
 	"\bstanding\x18\x02 \x01(\x0e2\x1e.sluice.watchtower.v1.StandingR\bstanding\x12\x16\n" +
@@ -2493,7 +2980,12 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"\vmax_updates\x18\t \x01(\rR\n" +
 	"maxUpdates\x120\n" +
 	"\x14watches_through_node\x18\n" +
-	" \x01(\tR\x12watchesThroughNode\"\x11\n" +
+	" \x01(\tR\x12watchesThroughNode\x12\x1d\n" +
+	"\n" +
+	"price_msat\x18\v \x01(\x03R\tpriceMsat\x12\x1f\n" +
+	"\vcredit_msat\x18\f \x01(\x03R\n" +
+	"creditMsat\x12!\n" +
+	"\fupdates_left\x18\r \x01(\x03R\vupdatesLeft\"\x11\n" +
 	"\x0fRegisterRequest\"E\n" +
 	"\x10RegisterResponse\x121\n" +
 	"\x05tower\x18\x01 \x01(\v2\x1b.sluice.watchtower.v1.TowerR\x05tower\"\x11\n" +
@@ -2584,7 +3076,7 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"\vBreachCount\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1a\n" +
 	"\bbreaches\x18\x02 \x01(\x03R\bbreaches\x12\x1b\n" +
-	"\tswept_sat\x18\x03 \x01(\x03R\bsweptSat\"\xbf\x04\n" +
+	"\tswept_sat\x18\x03 \x01(\x03R\bsweptSat\"\x9e\x05\n" +
 	"\x16GetTowerStatusResponse\x12\x1c\n" +
 	"\tsearching\x18\x01 \x01(\bR\tsearching\x12\x1d\n" +
 	"\n" +
@@ -2604,7 +3096,13 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"maxTenants\x12\x1b\n" +
 	"\tmax_bytes\x18\r \x01(\x03R\bmaxBytes\x12 \n" +
 	"\vconnections\x18\x0e \x01(\x03R\vconnections\x12\x1c\n" +
-	"\taddresses\x18\x0f \x03(\tR\taddresses\"\xcd\x02\n" +
+	"\taddresses\x18\x0f \x03(\tR\taddresses\x12\x1d\n" +
+	"\n" +
+	"price_msat\x18\x10 \x01(\x03R\tpriceMsat\x12\x1f\n" +
+	"\vcredit_msat\x18\x11 \x01(\x03R\n" +
+	"creditMsat\x12\x1d\n" +
+	"\n" +
+	"drawn_msat\x18\x12 \x01(\x03R\tdrawnMsat\"\x8d\x03\n" +
 	"\x06Tenant\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x1b\n" +
 	"\ttower_key\x18\x02 \x01(\tR\btowerKey\x12:\n" +
@@ -2616,7 +3114,12 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\a \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\b \x01(\x03R\texpiresMs\"@\n" +
+	"expires_ms\x18\b \x01(\x03R\texpiresMs\x12\x1f\n" +
+	"\vcredit_msat\x18\t \x01(\x03R\n" +
+	"creditMsat\x12\x1d\n" +
+	"\n" +
+	"drawn_msat\x18\n" +
+	" \x01(\x03R\tdrawnMsat\"@\n" +
 	"\x12ListTenantsRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\"M\n" +
@@ -2647,13 +3150,40 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x84\x01\n" +
 	"\x15ShowAnyBreachResponse\x124\n" +
 	"\x06breach\x18\x01 \x01(\v2\x1c.sluice.watchtower.v1.BreachR\x06breach\x125\n" +
-	"\x05story\x18\x02 \x03(\v2\x1f.sluice.watchtower.v1.StoryLineR\x05story*~\n" +
+	"\x05story\x18\x02 \x03(\v2\x1f.sluice.watchtower.v1.StoryLineR\x05story\"\x8e\x02\n" +
+	"\bPurchase\x12!\n" +
+	"\fpayment_hash\x18\x01 \x01(\fR\vpaymentHash\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1f\n" +
+	"\vamount_msat\x18\x03 \x01(\x03R\n" +
+	"amountMsat\x12\x1b\n" +
+	"\tpaid_msat\x18\x04 \x01(\x03R\bpaidMsat\x12\x16\n" +
+	"\x06bolt11\x18\x05 \x01(\tR\x06bolt11\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\b \x01(\x03R\texpiresMs\x12\x1d\n" +
+	"\n" +
+	"changed_ms\x18\t \x01(\x03R\tchangedMs\",\n" +
+	"\x10BuyCreditRequest\x12\x18\n" +
+	"\aupdates\x18\x01 \x01(\x03R\aupdates\"O\n" +
+	"\x11BuyCreditResponse\x12:\n" +
+	"\bpurchase\x18\x01 \x01(\v2\x1e.sluice.watchtower.v1.PurchaseR\bpurchase\",\n" +
+	"\x14ListPurchasesRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x05R\x05limit\"U\n" +
+	"\x15ListPurchasesResponse\x12<\n" +
+	"\tpurchases\x18\x01 \x03(\v2\x1e.sluice.watchtower.v1.PurchaseR\tpurchases\"N\n" +
+	"\x1aListTenantPurchasesRequest\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\"[\n" +
+	"\x1bListTenantPurchasesResponse\x12<\n" +
+	"\tpurchases\x18\x01 \x03(\v2\x1e.sluice.watchtower.v1.PurchaseR\tpurchases*~\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTANDING_ACTIVE\x10\x01\x12\x15\n" +
 	"\x11STANDING_EXPIRING\x10\x02\x12\x14\n" +
 	"\x10STANDING_EXPIRED\x10\x03\x12\x16\n" +
-	"\x12STANDING_SUSPENDED\x10\x042\xbb\x05\n" +
+	"\x12STANDING_SUSPENDED\x10\x042\x83\a\n" +
 	"\fTowerService\x12Y\n" +
 	"\bRegister\x12%.sluice.watchtower.v1.RegisterRequest\x1a&.sluice.watchtower.v1.RegisterResponse\x12Y\n" +
 	"\bGetTower\x12%.sluice.watchtower.v1.GetTowerRequest\x1a&.sluice.watchtower.v1.GetTowerResponse\x12e\n" +
@@ -2663,7 +3193,9 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"GetUpdates\x12'.sluice.watchtower.v1.GetUpdatesRequest\x1a(.sluice.watchtower.v1.GetUpdatesResponse\x12e\n" +
 	"\fListBreaches\x12).sluice.watchtower.v1.ListBreachesRequest\x1a*.sluice.watchtower.v1.ListBreachesResponse\x12_\n" +
 	"\n" +
-	"ShowBreach\x12'.sluice.watchtower.v1.ShowBreachRequest\x1a(.sluice.watchtower.v1.ShowBreachResponse2\x80\x05\n" +
+	"ShowBreach\x12'.sluice.watchtower.v1.ShowBreachRequest\x1a(.sluice.watchtower.v1.ShowBreachResponse\x12\\\n" +
+	"\tBuyCredit\x12&.sluice.watchtower.v1.BuyCreditRequest\x1a'.sluice.watchtower.v1.BuyCreditResponse\x12h\n" +
+	"\rListPurchases\x12*.sluice.watchtower.v1.ListPurchasesRequest\x1a+.sluice.watchtower.v1.ListPurchasesResponse2\xfc\x05\n" +
 	"\x14TowerOperatorService\x12k\n" +
 	"\x0eGetTowerStatus\x12+.sluice.watchtower.v1.GetTowerStatusRequest\x1a,.sluice.watchtower.v1.GetTowerStatusResponse\x12b\n" +
 	"\vListTenants\x12(.sluice.watchtower.v1.ListTenantsRequest\x1a).sluice.watchtower.v1.ListTenantsResponse\x12_\n" +
@@ -2671,7 +3203,8 @@ const file_watchtower_api_towerv1_tower_proto_rawDesc = "" +
 	"ShowTenant\x12'.sluice.watchtower.v1.ShowTenantRequest\x1a(.sluice.watchtower.v1.ShowTenantResponse\x12\\\n" +
 	"\tSetTenant\x12&.sluice.watchtower.v1.SetTenantRequest\x1a'.sluice.watchtower.v1.SetTenantResponse\x12n\n" +
 	"\x0fListAllBreaches\x12,.sluice.watchtower.v1.ListAllBreachesRequest\x1a-.sluice.watchtower.v1.ListAllBreachesResponse\x12h\n" +
-	"\rShowAnyBreach\x12*.sluice.watchtower.v1.ShowAnyBreachRequest\x1a+.sluice.watchtower.v1.ShowAnyBreachResponseB=Z;github.com/sluice-lsp/sluice/watchtower/api/towerv1;towerv1b\x06proto3"
+	"\rShowAnyBreach\x12*.sluice.watchtower.v1.ShowAnyBreachRequest\x1a+.sluice.watchtower.v1.ShowAnyBreachResponse\x12z\n" +
+	"\x13ListTenantPurchases\x120.sluice.watchtower.v1.ListTenantPurchasesRequest\x1a1.sluice.watchtower.v1.ListTenantPurchasesResponseB=Z;github.com/sluice-lsp/sluice/watchtower/api/towerv1;towerv1b\x06proto3"
 
 var (
 	file_watchtower_api_towerv1_tower_proto_rawDescOnce sync.Once
@@ -2686,45 +3219,52 @@ func file_watchtower_api_towerv1_tower_proto_rawDescGZIP() []byte {
 }
 
 var file_watchtower_api_towerv1_tower_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_watchtower_api_towerv1_tower_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_watchtower_api_towerv1_tower_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_watchtower_api_towerv1_tower_proto_goTypes = []any{
-	(Standing)(0),                   // 0: sluice.watchtower.v1.Standing
-	(*TowerLimits)(nil),             // 1: sluice.watchtower.v1.TowerLimits
-	(*TowerUsage)(nil),              // 2: sluice.watchtower.v1.TowerUsage
-	(*Tower)(nil),                   // 3: sluice.watchtower.v1.Tower
-	(*RegisterRequest)(nil),         // 4: sluice.watchtower.v1.RegisterRequest
-	(*RegisterResponse)(nil),        // 5: sluice.watchtower.v1.RegisterResponse
-	(*GetTowerRequest)(nil),         // 6: sluice.watchtower.v1.GetTowerRequest
-	(*GetTowerResponse)(nil),        // 7: sluice.watchtower.v1.GetTowerResponse
-	(*TowerSession)(nil),            // 8: sluice.watchtower.v1.TowerSession
-	(*ListSessionsRequest)(nil),     // 9: sluice.watchtower.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),    // 10: sluice.watchtower.v1.ListSessionsResponse
-	(*GetStatementRequest)(nil),     // 11: sluice.watchtower.v1.GetStatementRequest
-	(*StatedSession)(nil),           // 12: sluice.watchtower.v1.StatedSession
-	(*GetStatementResponse)(nil),    // 13: sluice.watchtower.v1.GetStatementResponse
-	(*GetUpdatesRequest)(nil),       // 14: sluice.watchtower.v1.GetUpdatesRequest
-	(*HeldUpdate)(nil),              // 15: sluice.watchtower.v1.HeldUpdate
-	(*GetUpdatesResponse)(nil),      // 16: sluice.watchtower.v1.GetUpdatesResponse
-	(*Breach)(nil),                  // 17: sluice.watchtower.v1.Breach
-	(*StoryLine)(nil),               // 18: sluice.watchtower.v1.StoryLine
-	(*ListBreachesRequest)(nil),     // 19: sluice.watchtower.v1.ListBreachesRequest
-	(*ListBreachesResponse)(nil),    // 20: sluice.watchtower.v1.ListBreachesResponse
-	(*ShowBreachRequest)(nil),       // 21: sluice.watchtower.v1.ShowBreachRequest
-	(*ShowBreachResponse)(nil),      // 22: sluice.watchtower.v1.ShowBreachResponse
-	(*GetTowerStatusRequest)(nil),   // 23: sluice.watchtower.v1.GetTowerStatusRequest
-	(*BreachCount)(nil),             // 24: sluice.watchtower.v1.BreachCount
-	(*GetTowerStatusResponse)(nil),  // 25: sluice.watchtower.v1.GetTowerStatusResponse
-	(*Tenant)(nil),                  // 26: sluice.watchtower.v1.Tenant
-	(*ListTenantsRequest)(nil),      // 27: sluice.watchtower.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),     // 28: sluice.watchtower.v1.ListTenantsResponse
-	(*ShowTenantRequest)(nil),       // 29: sluice.watchtower.v1.ShowTenantRequest
-	(*ShowTenantResponse)(nil),      // 30: sluice.watchtower.v1.ShowTenantResponse
-	(*SetTenantRequest)(nil),        // 31: sluice.watchtower.v1.SetTenantRequest
-	(*SetTenantResponse)(nil),       // 32: sluice.watchtower.v1.SetTenantResponse
-	(*ListAllBreachesRequest)(nil),  // 33: sluice.watchtower.v1.ListAllBreachesRequest
-	(*ListAllBreachesResponse)(nil), // 34: sluice.watchtower.v1.ListAllBreachesResponse
-	(*ShowAnyBreachRequest)(nil),    // 35: sluice.watchtower.v1.ShowAnyBreachRequest
-	(*ShowAnyBreachResponse)(nil),   // 36: sluice.watchtower.v1.ShowAnyBreachResponse
+	(Standing)(0),                       // 0: sluice.watchtower.v1.Standing
+	(*TowerLimits)(nil),                 // 1: sluice.watchtower.v1.TowerLimits
+	(*TowerUsage)(nil),                  // 2: sluice.watchtower.v1.TowerUsage
+	(*Tower)(nil),                       // 3: sluice.watchtower.v1.Tower
+	(*RegisterRequest)(nil),             // 4: sluice.watchtower.v1.RegisterRequest
+	(*RegisterResponse)(nil),            // 5: sluice.watchtower.v1.RegisterResponse
+	(*GetTowerRequest)(nil),             // 6: sluice.watchtower.v1.GetTowerRequest
+	(*GetTowerResponse)(nil),            // 7: sluice.watchtower.v1.GetTowerResponse
+	(*TowerSession)(nil),                // 8: sluice.watchtower.v1.TowerSession
+	(*ListSessionsRequest)(nil),         // 9: sluice.watchtower.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),        // 10: sluice.watchtower.v1.ListSessionsResponse
+	(*GetStatementRequest)(nil),         // 11: sluice.watchtower.v1.GetStatementRequest
+	(*StatedSession)(nil),               // 12: sluice.watchtower.v1.StatedSession
+	(*GetStatementResponse)(nil),        // 13: sluice.watchtower.v1.GetStatementResponse
+	(*GetUpdatesRequest)(nil),           // 14: sluice.watchtower.v1.GetUpdatesRequest
+	(*HeldUpdate)(nil),                  // 15: sluice.watchtower.v1.HeldUpdate
+	(*GetUpdatesResponse)(nil),          // 16: sluice.watchtower.v1.GetUpdatesResponse
+	(*Breach)(nil),                      // 17: sluice.watchtower.v1.Breach
+	(*StoryLine)(nil),                   // 18: sluice.watchtower.v1.StoryLine
+	(*ListBreachesRequest)(nil),         // 19: sluice.watchtower.v1.ListBreachesRequest
+	(*ListBreachesResponse)(nil),        // 20: sluice.watchtower.v1.ListBreachesResponse
+	(*ShowBreachRequest)(nil),           // 21: sluice.watchtower.v1.ShowBreachRequest
+	(*ShowBreachResponse)(nil),          // 22: sluice.watchtower.v1.ShowBreachResponse
+	(*GetTowerStatusRequest)(nil),       // 23: sluice.watchtower.v1.GetTowerStatusRequest
+	(*BreachCount)(nil),                 // 24: sluice.watchtower.v1.BreachCount
+	(*GetTowerStatusResponse)(nil),      // 25: sluice.watchtower.v1.GetTowerStatusResponse
+	(*Tenant)(nil),                      // 26: sluice.watchtower.v1.Tenant
+	(*ListTenantsRequest)(nil),          // 27: sluice.watchtower.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),         // 28: sluice.watchtower.v1.ListTenantsResponse
+	(*ShowTenantRequest)(nil),           // 29: sluice.watchtower.v1.ShowTenantRequest
+	(*ShowTenantResponse)(nil),          // 30: sluice.watchtower.v1.ShowTenantResponse
+	(*SetTenantRequest)(nil),            // 31: sluice.watchtower.v1.SetTenantRequest
+	(*SetTenantResponse)(nil),           // 32: sluice.watchtower.v1.SetTenantResponse
+	(*ListAllBreachesRequest)(nil),      // 33: sluice.watchtower.v1.ListAllBreachesRequest
+	(*ListAllBreachesResponse)(nil),     // 34: sluice.watchtower.v1.ListAllBreachesResponse
+	(*ShowAnyBreachRequest)(nil),        // 35: sluice.watchtower.v1.ShowAnyBreachRequest
+	(*ShowAnyBreachResponse)(nil),       // 36: sluice.watchtower.v1.ShowAnyBreachResponse
+	(*Purchase)(nil),                    // 37: sluice.watchtower.v1.Purchase
+	(*BuyCreditRequest)(nil),            // 38: sluice.watchtower.v1.BuyCreditRequest
+	(*BuyCreditResponse)(nil),           // 39: sluice.watchtower.v1.BuyCreditResponse
+	(*ListPurchasesRequest)(nil),        // 40: sluice.watchtower.v1.ListPurchasesRequest
+	(*ListPurchasesResponse)(nil),       // 41: sluice.watchtower.v1.ListPurchasesResponse
+	(*ListTenantPurchasesRequest)(nil),  // 42: sluice.watchtower.v1.ListTenantPurchasesRequest
+	(*ListTenantPurchasesResponse)(nil), // 43: sluice.watchtower.v1.ListTenantPurchasesResponse
 }
 var file_watchtower_api_towerv1_tower_proto_depIdxs = []int32{
 	0,  // 0: sluice.watchtower.v1.Tower.standing:type_name -> sluice.watchtower.v1.Standing
@@ -2753,37 +3293,46 @@ var file_watchtower_api_towerv1_tower_proto_depIdxs = []int32{
 	17, // 23: sluice.watchtower.v1.ListAllBreachesResponse.breaches:type_name -> sluice.watchtower.v1.Breach
 	17, // 24: sluice.watchtower.v1.ShowAnyBreachResponse.breach:type_name -> sluice.watchtower.v1.Breach
 	18, // 25: sluice.watchtower.v1.ShowAnyBreachResponse.story:type_name -> sluice.watchtower.v1.StoryLine
-	4,  // 26: sluice.watchtower.v1.TowerService.Register:input_type -> sluice.watchtower.v1.RegisterRequest
-	6,  // 27: sluice.watchtower.v1.TowerService.GetTower:input_type -> sluice.watchtower.v1.GetTowerRequest
-	9,  // 28: sluice.watchtower.v1.TowerService.ListSessions:input_type -> sluice.watchtower.v1.ListSessionsRequest
-	11, // 29: sluice.watchtower.v1.TowerService.GetStatement:input_type -> sluice.watchtower.v1.GetStatementRequest
-	14, // 30: sluice.watchtower.v1.TowerService.GetUpdates:input_type -> sluice.watchtower.v1.GetUpdatesRequest
-	19, // 31: sluice.watchtower.v1.TowerService.ListBreaches:input_type -> sluice.watchtower.v1.ListBreachesRequest
-	21, // 32: sluice.watchtower.v1.TowerService.ShowBreach:input_type -> sluice.watchtower.v1.ShowBreachRequest
-	23, // 33: sluice.watchtower.v1.TowerOperatorService.GetTowerStatus:input_type -> sluice.watchtower.v1.GetTowerStatusRequest
-	27, // 34: sluice.watchtower.v1.TowerOperatorService.ListTenants:input_type -> sluice.watchtower.v1.ListTenantsRequest
-	29, // 35: sluice.watchtower.v1.TowerOperatorService.ShowTenant:input_type -> sluice.watchtower.v1.ShowTenantRequest
-	31, // 36: sluice.watchtower.v1.TowerOperatorService.SetTenant:input_type -> sluice.watchtower.v1.SetTenantRequest
-	33, // 37: sluice.watchtower.v1.TowerOperatorService.ListAllBreaches:input_type -> sluice.watchtower.v1.ListAllBreachesRequest
-	35, // 38: sluice.watchtower.v1.TowerOperatorService.ShowAnyBreach:input_type -> sluice.watchtower.v1.ShowAnyBreachRequest
-	5,  // 39: sluice.watchtower.v1.TowerService.Register:output_type -> sluice.watchtower.v1.RegisterResponse
-	7,  // 40: sluice.watchtower.v1.TowerService.GetTower:output_type -> sluice.watchtower.v1.GetTowerResponse
-	10, // 41: sluice.watchtower.v1.TowerService.ListSessions:output_type -> sluice.watchtower.v1.ListSessionsResponse
-	13, // 42: sluice.watchtower.v1.TowerService.GetStatement:output_type -> sluice.watchtower.v1.GetStatementResponse
-	16, // 43: sluice.watchtower.v1.TowerService.GetUpdates:output_type -> sluice.watchtower.v1.GetUpdatesResponse
-	20, // 44: sluice.watchtower.v1.TowerService.ListBreaches:output_type -> sluice.watchtower.v1.ListBreachesResponse
-	22, // 45: sluice.watchtower.v1.TowerService.ShowBreach:output_type -> sluice.watchtower.v1.ShowBreachResponse
-	25, // 46: sluice.watchtower.v1.TowerOperatorService.GetTowerStatus:output_type -> sluice.watchtower.v1.GetTowerStatusResponse
-	28, // 47: sluice.watchtower.v1.TowerOperatorService.ListTenants:output_type -> sluice.watchtower.v1.ListTenantsResponse
-	30, // 48: sluice.watchtower.v1.TowerOperatorService.ShowTenant:output_type -> sluice.watchtower.v1.ShowTenantResponse
-	32, // 49: sluice.watchtower.v1.TowerOperatorService.SetTenant:output_type -> sluice.watchtower.v1.SetTenantResponse
-	34, // 50: sluice.watchtower.v1.TowerOperatorService.ListAllBreaches:output_type -> sluice.watchtower.v1.ListAllBreachesResponse
-	36, // 51: sluice.watchtower.v1.TowerOperatorService.ShowAnyBreach:output_type -> sluice.watchtower.v1.ShowAnyBreachResponse
-	39, // [39:52] is the sub-list for method output_type
-	26, // [26:39] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	37, // 26: sluice.watchtower.v1.BuyCreditResponse.purchase:type_name -> sluice.watchtower.v1.Purchase
+	37, // 27: sluice.watchtower.v1.ListPurchasesResponse.purchases:type_name -> sluice.watchtower.v1.Purchase
+	37, // 28: sluice.watchtower.v1.ListTenantPurchasesResponse.purchases:type_name -> sluice.watchtower.v1.Purchase
+	4,  // 29: sluice.watchtower.v1.TowerService.Register:input_type -> sluice.watchtower.v1.RegisterRequest
+	6,  // 30: sluice.watchtower.v1.TowerService.GetTower:input_type -> sluice.watchtower.v1.GetTowerRequest
+	9,  // 31: sluice.watchtower.v1.TowerService.ListSessions:input_type -> sluice.watchtower.v1.ListSessionsRequest
+	11, // 32: sluice.watchtower.v1.TowerService.GetStatement:input_type -> sluice.watchtower.v1.GetStatementRequest
+	14, // 33: sluice.watchtower.v1.TowerService.GetUpdates:input_type -> sluice.watchtower.v1.GetUpdatesRequest
+	19, // 34: sluice.watchtower.v1.TowerService.ListBreaches:input_type -> sluice.watchtower.v1.ListBreachesRequest
+	21, // 35: sluice.watchtower.v1.TowerService.ShowBreach:input_type -> sluice.watchtower.v1.ShowBreachRequest
+	38, // 36: sluice.watchtower.v1.TowerService.BuyCredit:input_type -> sluice.watchtower.v1.BuyCreditRequest
+	40, // 37: sluice.watchtower.v1.TowerService.ListPurchases:input_type -> sluice.watchtower.v1.ListPurchasesRequest
+	23, // 38: sluice.watchtower.v1.TowerOperatorService.GetTowerStatus:input_type -> sluice.watchtower.v1.GetTowerStatusRequest
+	27, // 39: sluice.watchtower.v1.TowerOperatorService.ListTenants:input_type -> sluice.watchtower.v1.ListTenantsRequest
+	29, // 40: sluice.watchtower.v1.TowerOperatorService.ShowTenant:input_type -> sluice.watchtower.v1.ShowTenantRequest
+	31, // 41: sluice.watchtower.v1.TowerOperatorService.SetTenant:input_type -> sluice.watchtower.v1.SetTenantRequest
+	33, // 42: sluice.watchtower.v1.TowerOperatorService.ListAllBreaches:input_type -> sluice.watchtower.v1.ListAllBreachesRequest
+	35, // 43: sluice.watchtower.v1.TowerOperatorService.ShowAnyBreach:input_type -> sluice.watchtower.v1.ShowAnyBreachRequest
+	42, // 44: sluice.watchtower.v1.TowerOperatorService.ListTenantPurchases:input_type -> sluice.watchtower.v1.ListTenantPurchasesRequest
+	5,  // 45: sluice.watchtower.v1.TowerService.Register:output_type -> sluice.watchtower.v1.RegisterResponse
+	7,  // 46: sluice.watchtower.v1.TowerService.GetTower:output_type -> sluice.watchtower.v1.GetTowerResponse
+	10, // 47: sluice.watchtower.v1.TowerService.ListSessions:output_type -> sluice.watchtower.v1.ListSessionsResponse
+	13, // 48: sluice.watchtower.v1.TowerService.GetStatement:output_type -> sluice.watchtower.v1.GetStatementResponse
+	16, // 49: sluice.watchtower.v1.TowerService.GetUpdates:output_type -> sluice.watchtower.v1.GetUpdatesResponse
+	20, // 50: sluice.watchtower.v1.TowerService.ListBreaches:output_type -> sluice.watchtower.v1.ListBreachesResponse
+	22, // 51: sluice.watchtower.v1.TowerService.ShowBreach:output_type -> sluice.watchtower.v1.ShowBreachResponse
+	39, // 52: sluice.watchtower.v1.TowerService.BuyCredit:output_type -> sluice.watchtower.v1.BuyCreditResponse
+	41, // 53: sluice.watchtower.v1.TowerService.ListPurchases:output_type -> sluice.watchtower.v1.ListPurchasesResponse
+	25, // 54: sluice.watchtower.v1.TowerOperatorService.GetTowerStatus:output_type -> sluice.watchtower.v1.GetTowerStatusResponse
+	28, // 55: sluice.watchtower.v1.TowerOperatorService.ListTenants:output_type -> sluice.watchtower.v1.ListTenantsResponse
+	30, // 56: sluice.watchtower.v1.TowerOperatorService.ShowTenant:output_type -> sluice.watchtower.v1.ShowTenantResponse
+	32, // 57: sluice.watchtower.v1.TowerOperatorService.SetTenant:output_type -> sluice.watchtower.v1.SetTenantResponse
+	34, // 58: sluice.watchtower.v1.TowerOperatorService.ListAllBreaches:output_type -> sluice.watchtower.v1.ListAllBreachesResponse
+	36, // 59: sluice.watchtower.v1.TowerOperatorService.ShowAnyBreach:output_type -> sluice.watchtower.v1.ShowAnyBreachResponse
+	43, // 60: sluice.watchtower.v1.TowerOperatorService.ListTenantPurchases:output_type -> sluice.watchtower.v1.ListTenantPurchasesResponse
+	45, // [45:61] is the sub-list for method output_type
+	29, // [29:45] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_watchtower_api_towerv1_tower_proto_init() }
@@ -2797,7 +3346,7 @@ func file_watchtower_api_towerv1_tower_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_watchtower_api_towerv1_tower_proto_rawDesc), len(file_watchtower_api_towerv1_tower_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

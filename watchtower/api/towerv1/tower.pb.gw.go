@@ -246,6 +246,68 @@ func local_request_TowerService_ShowBreach_0(ctx context.Context, marshaler runt
 	return msg, metadata, err
 }
 
+func request_TowerService_BuyCredit_0(ctx context.Context, marshaler runtime.Marshaler, client TowerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq BuyCreditRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.BuyCredit(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_TowerService_BuyCredit_0(ctx context.Context, marshaler runtime.Marshaler, server TowerServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq BuyCreditRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.BuyCredit(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+var filter_TowerService_ListPurchases_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
+func request_TowerService_ListPurchases_0(ctx context.Context, marshaler runtime.Marshaler, client TowerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ListPurchasesRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_TowerService_ListPurchases_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ListPurchases(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_TowerService_ListPurchases_0(ctx context.Context, marshaler runtime.Marshaler, server TowerServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ListPurchasesRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_TowerService_ListPurchases_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.ListPurchases(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_TowerOperatorService_GetTowerStatus_0(ctx context.Context, marshaler runtime.Marshaler, client TowerOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq GetTowerStatusRequest
@@ -460,6 +522,59 @@ func local_request_TowerOperatorService_ShowAnyBreach_0(ctx context.Context, mar
 	return msg, metadata, err
 }
 
+var filter_TowerOperatorService_ListTenantPurchases_0 = &utilities.DoubleArray{Encoding: map[string]int{"identity": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
+
+func request_TowerOperatorService_ListTenantPurchases_0(ctx context.Context, marshaler runtime.Marshaler, client TowerOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ListTenantPurchasesRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["identity"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "identity")
+	}
+	protoReq.Identity, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "identity", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_TowerOperatorService_ListTenantPurchases_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ListTenantPurchases(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_TowerOperatorService_ListTenantPurchases_0(ctx context.Context, marshaler runtime.Marshaler, server TowerOperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ListTenantPurchasesRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["identity"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "identity")
+	}
+	protoReq.Identity, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "identity", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_TowerOperatorService_ListTenantPurchases_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.ListTenantPurchases(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterTowerServiceHandlerServer registers the http handlers for service TowerService to "mux".
 // UnaryRPC     :call TowerServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -606,6 +721,46 @@ func RegisterTowerServiceHandlerServer(ctx context.Context, mux *runtime.ServeMu
 		}
 		forward_TowerService_ShowBreach_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_TowerService_BuyCredit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.watchtower.v1.TowerService/BuyCredit", runtime.WithHTTPPathPattern("/v1/watchtower/credit"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_TowerService_BuyCredit_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerService_BuyCredit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_TowerService_ListPurchases_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.watchtower.v1.TowerService/ListPurchases", runtime.WithHTTPPathPattern("/v1/watchtower/purchases"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_TowerService_ListPurchases_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerService_ListPurchases_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 
 	return nil
 }
@@ -735,6 +890,26 @@ func RegisterTowerOperatorServiceHandlerServer(ctx context.Context, mux *runtime
 			return
 		}
 		forward_TowerOperatorService_ShowAnyBreach_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_TowerOperatorService_ListTenantPurchases_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.watchtower.v1.TowerOperatorService/ListTenantPurchases", runtime.WithHTTPPathPattern("/v1/operator/watchtower/tenants/{identity}/purchases"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_TowerOperatorService_ListTenantPurchases_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerOperatorService_ListTenantPurchases_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -895,27 +1070,65 @@ func RegisterTowerServiceHandlerClient(ctx context.Context, mux *runtime.ServeMu
 		}
 		forward_TowerService_ShowBreach_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_TowerService_BuyCredit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.watchtower.v1.TowerService/BuyCredit", runtime.WithHTTPPathPattern("/v1/watchtower/credit"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_TowerService_BuyCredit_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerService_BuyCredit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_TowerService_ListPurchases_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.watchtower.v1.TowerService/ListPurchases", runtime.WithHTTPPathPattern("/v1/watchtower/purchases"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_TowerService_ListPurchases_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerService_ListPurchases_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
 var (
-	pattern_TowerService_Register_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "register"}, ""))
-	pattern_TowerService_GetTower_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "tower"}, ""))
-	pattern_TowerService_ListSessions_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "sessions"}, ""))
-	pattern_TowerService_GetStatement_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "statement"}, ""))
-	pattern_TowerService_GetUpdates_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "updates"}, "get"))
-	pattern_TowerService_ListBreaches_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "breaches"}, ""))
-	pattern_TowerService_ShowBreach_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "watchtower", "breaches", "id"}, ""))
+	pattern_TowerService_Register_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "register"}, ""))
+	pattern_TowerService_GetTower_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "tower"}, ""))
+	pattern_TowerService_ListSessions_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "sessions"}, ""))
+	pattern_TowerService_GetStatement_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "statement"}, ""))
+	pattern_TowerService_GetUpdates_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "updates"}, "get"))
+	pattern_TowerService_ListBreaches_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "breaches"}, ""))
+	pattern_TowerService_ShowBreach_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "watchtower", "breaches", "id"}, ""))
+	pattern_TowerService_BuyCredit_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "credit"}, ""))
+	pattern_TowerService_ListPurchases_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "watchtower", "purchases"}, ""))
 )
 
 var (
-	forward_TowerService_Register_0     = runtime.ForwardResponseMessage
-	forward_TowerService_GetTower_0     = runtime.ForwardResponseMessage
-	forward_TowerService_ListSessions_0 = runtime.ForwardResponseMessage
-	forward_TowerService_GetStatement_0 = runtime.ForwardResponseMessage
-	forward_TowerService_GetUpdates_0   = runtime.ForwardResponseMessage
-	forward_TowerService_ListBreaches_0 = runtime.ForwardResponseMessage
-	forward_TowerService_ShowBreach_0   = runtime.ForwardResponseMessage
+	forward_TowerService_Register_0      = runtime.ForwardResponseMessage
+	forward_TowerService_GetTower_0      = runtime.ForwardResponseMessage
+	forward_TowerService_ListSessions_0  = runtime.ForwardResponseMessage
+	forward_TowerService_GetStatement_0  = runtime.ForwardResponseMessage
+	forward_TowerService_GetUpdates_0    = runtime.ForwardResponseMessage
+	forward_TowerService_ListBreaches_0  = runtime.ForwardResponseMessage
+	forward_TowerService_ShowBreach_0    = runtime.ForwardResponseMessage
+	forward_TowerService_BuyCredit_0     = runtime.ForwardResponseMessage
+	forward_TowerService_ListPurchases_0 = runtime.ForwardResponseMessage
 )
 
 // RegisterTowerOperatorServiceHandlerFromEndpoint is same as RegisterTowerOperatorServiceHandler but
@@ -1056,23 +1269,42 @@ func RegisterTowerOperatorServiceHandlerClient(ctx context.Context, mux *runtime
 		}
 		forward_TowerOperatorService_ShowAnyBreach_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_TowerOperatorService_ListTenantPurchases_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.watchtower.v1.TowerOperatorService/ListTenantPurchases", runtime.WithHTTPPathPattern("/v1/operator/watchtower/tenants/{identity}/purchases"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_TowerOperatorService_ListTenantPurchases_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TowerOperatorService_ListTenantPurchases_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
 var (
-	pattern_TowerOperatorService_GetTowerStatus_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "status"}, ""))
-	pattern_TowerOperatorService_ListTenants_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "tenants"}, ""))
-	pattern_TowerOperatorService_ShowTenant_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "tenants", "identity"}, ""))
-	pattern_TowerOperatorService_SetTenant_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "tenants", "identity"}, "set"))
-	pattern_TowerOperatorService_ListAllBreaches_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "breaches"}, ""))
-	pattern_TowerOperatorService_ShowAnyBreach_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "breaches", "id"}, ""))
+	pattern_TowerOperatorService_GetTowerStatus_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "status"}, ""))
+	pattern_TowerOperatorService_ListTenants_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "tenants"}, ""))
+	pattern_TowerOperatorService_ShowTenant_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "tenants", "identity"}, ""))
+	pattern_TowerOperatorService_SetTenant_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "tenants", "identity"}, "set"))
+	pattern_TowerOperatorService_ListAllBreaches_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "watchtower", "breaches"}, ""))
+	pattern_TowerOperatorService_ShowAnyBreach_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "watchtower", "breaches", "id"}, ""))
+	pattern_TowerOperatorService_ListTenantPurchases_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5}, []string{"v1", "operator", "watchtower", "tenants", "identity", "purchases"}, ""))
 )
 
 var (
-	forward_TowerOperatorService_GetTowerStatus_0  = runtime.ForwardResponseMessage
-	forward_TowerOperatorService_ListTenants_0     = runtime.ForwardResponseMessage
-	forward_TowerOperatorService_ShowTenant_0      = runtime.ForwardResponseMessage
-	forward_TowerOperatorService_SetTenant_0       = runtime.ForwardResponseMessage
-	forward_TowerOperatorService_ListAllBreaches_0 = runtime.ForwardResponseMessage
-	forward_TowerOperatorService_ShowAnyBreach_0   = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_GetTowerStatus_0      = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_ListTenants_0         = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_ShowTenant_0          = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_SetTenant_0           = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_ListAllBreaches_0     = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_ShowAnyBreach_0       = runtime.ForwardResponseMessage
+	forward_TowerOperatorService_ListTenantPurchases_0 = runtime.ForwardResponseMessage
 )

@@ -24,13 +24,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TowerService_Register_FullMethodName     = "/sluice.watchtower.v1.TowerService/Register"
-	TowerService_GetTower_FullMethodName     = "/sluice.watchtower.v1.TowerService/GetTower"
-	TowerService_ListSessions_FullMethodName = "/sluice.watchtower.v1.TowerService/ListSessions"
-	TowerService_GetStatement_FullMethodName = "/sluice.watchtower.v1.TowerService/GetStatement"
-	TowerService_GetUpdates_FullMethodName   = "/sluice.watchtower.v1.TowerService/GetUpdates"
-	TowerService_ListBreaches_FullMethodName = "/sluice.watchtower.v1.TowerService/ListBreaches"
-	TowerService_ShowBreach_FullMethodName   = "/sluice.watchtower.v1.TowerService/ShowBreach"
+	TowerService_Register_FullMethodName      = "/sluice.watchtower.v1.TowerService/Register"
+	TowerService_GetTower_FullMethodName      = "/sluice.watchtower.v1.TowerService/GetTower"
+	TowerService_ListSessions_FullMethodName  = "/sluice.watchtower.v1.TowerService/ListSessions"
+	TowerService_GetStatement_FullMethodName  = "/sluice.watchtower.v1.TowerService/GetStatement"
+	TowerService_GetUpdates_FullMethodName    = "/sluice.watchtower.v1.TowerService/GetUpdates"
+	TowerService_ListBreaches_FullMethodName  = "/sluice.watchtower.v1.TowerService/ListBreaches"
+	TowerService_ShowBreach_FullMethodName    = "/sluice.watchtower.v1.TowerService/ShowBreach"
+	TowerService_BuyCredit_FullMethodName     = "/sluice.watchtower.v1.TowerService/BuyCredit"
+	TowerService_ListPurchases_FullMethodName = "/sluice.watchtower.v1.TowerService/ListPurchases"
 )
 
 // TowerServiceClient is the client API for TowerService service.
@@ -56,6 +58,11 @@ type TowerServiceClient interface {
 	ListBreaches(ctx context.Context, in *ListBreachesRequest, opts ...grpc.CallOption) (*ListBreachesResponse, error)
 	// ShowBreach tells one of them with its story.
 	ShowBreach(ctx context.Context, in *ShowBreachRequest, opts ...grpc.CallOption) (*ShowBreachResponse, error)
+	// BuyCredit gives an invoice for updates beyond the free ones. The payment is
+	// taken only once the credit is recorded.
+	BuyCredit(ctx context.Context, in *BuyCreditRequest, opts ...grpc.CallOption) (*BuyCreditResponse, error)
+	// ListPurchases lists the caller's purchases of credit, newest first.
+	ListPurchases(ctx context.Context, in *ListPurchasesRequest, opts ...grpc.CallOption) (*ListPurchasesResponse, error)
 }
 
 type towerServiceClient struct {
@@ -136,6 +143,26 @@ func (c *towerServiceClient) ShowBreach(ctx context.Context, in *ShowBreachReque
 	return out, nil
 }
 
+func (c *towerServiceClient) BuyCredit(ctx context.Context, in *BuyCreditRequest, opts ...grpc.CallOption) (*BuyCreditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BuyCreditResponse)
+	err := c.cc.Invoke(ctx, TowerService_BuyCredit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *towerServiceClient) ListPurchases(ctx context.Context, in *ListPurchasesRequest, opts ...grpc.CallOption) (*ListPurchasesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPurchasesResponse)
+	err := c.cc.Invoke(ctx, TowerService_ListPurchases_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TowerServiceServer is the server API for TowerService service.
 // All implementations must embed UnimplementedTowerServiceServer
 // for forward compatibility.
@@ -159,6 +186,11 @@ type TowerServiceServer interface {
 	ListBreaches(context.Context, *ListBreachesRequest) (*ListBreachesResponse, error)
 	// ShowBreach tells one of them with its story.
 	ShowBreach(context.Context, *ShowBreachRequest) (*ShowBreachResponse, error)
+	// BuyCredit gives an invoice for updates beyond the free ones. The payment is
+	// taken only once the credit is recorded.
+	BuyCredit(context.Context, *BuyCreditRequest) (*BuyCreditResponse, error)
+	// ListPurchases lists the caller's purchases of credit, newest first.
+	ListPurchases(context.Context, *ListPurchasesRequest) (*ListPurchasesResponse, error)
 	mustEmbedUnimplementedTowerServiceServer()
 }
 
@@ -189,6 +221,12 @@ func (UnimplementedTowerServiceServer) ListBreaches(context.Context, *ListBreach
 }
 func (UnimplementedTowerServiceServer) ShowBreach(context.Context, *ShowBreachRequest) (*ShowBreachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowBreach not implemented")
+}
+func (UnimplementedTowerServiceServer) BuyCredit(context.Context, *BuyCreditRequest) (*BuyCreditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BuyCredit not implemented")
+}
+func (UnimplementedTowerServiceServer) ListPurchases(context.Context, *ListPurchasesRequest) (*ListPurchasesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPurchases not implemented")
 }
 func (UnimplementedTowerServiceServer) mustEmbedUnimplementedTowerServiceServer() {}
 func (UnimplementedTowerServiceServer) testEmbeddedByValue()                      {}
@@ -337,6 +375,42 @@ func _TowerService_ShowBreach_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TowerService_BuyCredit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BuyCreditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TowerServiceServer).BuyCredit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TowerService_BuyCredit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TowerServiceServer).BuyCredit(ctx, req.(*BuyCreditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TowerService_ListPurchases_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPurchasesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TowerServiceServer).ListPurchases(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TowerService_ListPurchases_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TowerServiceServer).ListPurchases(ctx, req.(*ListPurchasesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TowerService_ServiceDesc is the grpc.ServiceDesc for TowerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -372,18 +446,27 @@ var TowerService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ShowBreach",
 			Handler:    _TowerService_ShowBreach_Handler,
 		},
+		{
+			MethodName: "BuyCredit",
+			Handler:    _TowerService_BuyCredit_Handler,
+		},
+		{
+			MethodName: "ListPurchases",
+			Handler:    _TowerService_ListPurchases_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "watchtower/api/towerv1/tower.proto",
 }
 
 const (
-	TowerOperatorService_GetTowerStatus_FullMethodName  = "/sluice.watchtower.v1.TowerOperatorService/GetTowerStatus"
-	TowerOperatorService_ListTenants_FullMethodName     = "/sluice.watchtower.v1.TowerOperatorService/ListTenants"
-	TowerOperatorService_ShowTenant_FullMethodName      = "/sluice.watchtower.v1.TowerOperatorService/ShowTenant"
-	TowerOperatorService_SetTenant_FullMethodName       = "/sluice.watchtower.v1.TowerOperatorService/SetTenant"
-	TowerOperatorService_ListAllBreaches_FullMethodName = "/sluice.watchtower.v1.TowerOperatorService/ListAllBreaches"
-	TowerOperatorService_ShowAnyBreach_FullMethodName   = "/sluice.watchtower.v1.TowerOperatorService/ShowAnyBreach"
+	TowerOperatorService_GetTowerStatus_FullMethodName      = "/sluice.watchtower.v1.TowerOperatorService/GetTowerStatus"
+	TowerOperatorService_ListTenants_FullMethodName         = "/sluice.watchtower.v1.TowerOperatorService/ListTenants"
+	TowerOperatorService_ShowTenant_FullMethodName          = "/sluice.watchtower.v1.TowerOperatorService/ShowTenant"
+	TowerOperatorService_SetTenant_FullMethodName           = "/sluice.watchtower.v1.TowerOperatorService/SetTenant"
+	TowerOperatorService_ListAllBreaches_FullMethodName     = "/sluice.watchtower.v1.TowerOperatorService/ListAllBreaches"
+	TowerOperatorService_ShowAnyBreach_FullMethodName       = "/sluice.watchtower.v1.TowerOperatorService/ShowAnyBreach"
+	TowerOperatorService_ListTenantPurchases_FullMethodName = "/sluice.watchtower.v1.TowerOperatorService/ListTenantPurchases"
 )
 
 // TowerOperatorServiceClient is the client API for TowerOperatorService service.
@@ -405,6 +488,8 @@ type TowerOperatorServiceClient interface {
 	ListAllBreaches(ctx context.Context, in *ListAllBreachesRequest, opts ...grpc.CallOption) (*ListAllBreachesResponse, error)
 	// ShowAnyBreach tells one of them with its story.
 	ShowAnyBreach(ctx context.Context, in *ShowAnyBreachRequest, opts ...grpc.CallOption) (*ShowAnyBreachResponse, error)
+	// ListTenantPurchases lists a tenant's purchases of credit, newest first.
+	ListTenantPurchases(ctx context.Context, in *ListTenantPurchasesRequest, opts ...grpc.CallOption) (*ListTenantPurchasesResponse, error)
 }
 
 type towerOperatorServiceClient struct {
@@ -475,6 +560,16 @@ func (c *towerOperatorServiceClient) ShowAnyBreach(ctx context.Context, in *Show
 	return out, nil
 }
 
+func (c *towerOperatorServiceClient) ListTenantPurchases(ctx context.Context, in *ListTenantPurchasesRequest, opts ...grpc.CallOption) (*ListTenantPurchasesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTenantPurchasesResponse)
+	err := c.cc.Invoke(ctx, TowerOperatorService_ListTenantPurchases_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TowerOperatorServiceServer is the server API for TowerOperatorService service.
 // All implementations must embed UnimplementedTowerOperatorServiceServer
 // for forward compatibility.
@@ -494,6 +589,8 @@ type TowerOperatorServiceServer interface {
 	ListAllBreaches(context.Context, *ListAllBreachesRequest) (*ListAllBreachesResponse, error)
 	// ShowAnyBreach tells one of them with its story.
 	ShowAnyBreach(context.Context, *ShowAnyBreachRequest) (*ShowAnyBreachResponse, error)
+	// ListTenantPurchases lists a tenant's purchases of credit, newest first.
+	ListTenantPurchases(context.Context, *ListTenantPurchasesRequest) (*ListTenantPurchasesResponse, error)
 	mustEmbedUnimplementedTowerOperatorServiceServer()
 }
 
@@ -521,6 +618,9 @@ func (UnimplementedTowerOperatorServiceServer) ListAllBreaches(context.Context, 
 }
 func (UnimplementedTowerOperatorServiceServer) ShowAnyBreach(context.Context, *ShowAnyBreachRequest) (*ShowAnyBreachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowAnyBreach not implemented")
+}
+func (UnimplementedTowerOperatorServiceServer) ListTenantPurchases(context.Context, *ListTenantPurchasesRequest) (*ListTenantPurchasesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTenantPurchases not implemented")
 }
 func (UnimplementedTowerOperatorServiceServer) mustEmbedUnimplementedTowerOperatorServiceServer() {}
 func (UnimplementedTowerOperatorServiceServer) testEmbeddedByValue()                              {}
@@ -651,6 +751,24 @@ func _TowerOperatorService_ShowAnyBreach_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TowerOperatorService_ListTenantPurchases_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTenantPurchasesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TowerOperatorServiceServer).ListTenantPurchases(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TowerOperatorService_ListTenantPurchases_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TowerOperatorServiceServer).ListTenantPurchases(ctx, req.(*ListTenantPurchasesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TowerOperatorService_ServiceDesc is the grpc.ServiceDesc for TowerOperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -681,6 +799,10 @@ var TowerOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ShowAnyBreach",
 			Handler:    _TowerOperatorService_ShowAnyBreach_Handler,
+		},
+		{
+			MethodName: "ListTenantPurchases",
+			Handler:    _TowerOperatorService_ListTenantPurchases_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -40,6 +40,19 @@ type TowerKey struct {
 	Secret []byte
 }
 
+type TowerPurchase struct {
+	ID         []byte
+	Tenant     int64
+	State      string
+	AmountMsat int64
+	PaidMsat   int64
+	Bolt11     string
+	Reason     string
+	CreatedMs  int64
+	ExpiresMs  int64
+	ChangedMs  int64
+}
+
 type TowerSession struct {
 	Num               int64
 	Tenant            int64
@@ -79,6 +92,10 @@ type TowerTenant struct {
 	Reason      string
 	CreatedMs   int64
 	ExpiresMs   int64
+	OwnFree     int64
+	CreditMsat  int64
+	DrawnMsat   int64
+	BookedMsat  int64
 }
 
 type TowerUpdate struct {

@@ -9,6 +9,23 @@ import (
 	"context"
 )
 
+const addCredit = `-- name: AddCredit :execrows
+UPDATE tower_tenants SET credit_msat = credit_msat + $2 WHERE id = $1
+`
+
+type AddCreditParams struct {
+	ID         int64
+	CreditMsat int64
+}
+
+func (q *Queries) AddCredit(ctx context.Context, arg AddCreditParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, addCredit, arg.ID, arg.CreditMsat)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const addStory = `-- name: AddStory :exec
 INSERT INTO tower_story (breach, n, at_ms, text)
 VALUES ($1, (SELECT COALESCE(MAX(n), 0) + 1 FROM tower_story WHERE breach = $1), $2, $3)
@@ -116,6 +133,17 @@ func (q *Queries) CountBreaches(ctx context.Context) ([]CountBreachesRow, error)
 	return items, nil
 }
 
+const countPurchases = `-- name: CountPurchases :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM tower_purchases WHERE tenant = $1 AND state IN ('planned', 'offered')
+`
+
+func (q *Queries) CountPurchases(ctx context.Context, tenant int64) (int64, error) {
+	row := q.db.QueryRowContext(ctx, countPurchases, tenant)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const deleteBlocksBelow = `-- name: DeleteBlocksBelow :exec
 DELETE FROM tower_blocks WHERE height < $1
 `
@@ -131,6 +159,15 @@ DELETE FROM tower_blocks WHERE height >= $1
 
 func (q *Queries) DeleteBlocksFrom(ctx context.Context, height int64) error {
 	_, err := q.db.ExecContext(ctx, deleteBlocksFrom, height)
+	return err
+}
+
+const deletePurchase = `-- name: DeletePurchase :exec
+DELETE FROM tower_purchases WHERE id = $1
+`
+
+func (q *Queries) DeletePurchase(ctx context.Context, id []byte) error {
+	_, err := q.db.ExecContext(ctx, deletePurchase, id)
 	return err
 }
 
@@ -152,8 +189,22 @@ func (q *Queries) DeleteUpdates(ctx context.Context, session int64) error {
 	return err
 }
 
+const drawCredit = `-- name: DrawCredit :exec
+UPDATE tower_tenants SET credit_msat = credit_msat - $2, drawn_msat = drawn_msat + $2 WHERE id = $1
+`
+
+type DrawCreditParams struct {
+	ID         int64
+	CreditMsat int64
+}
+
+func (q *Queries) DrawCredit(ctx context.Context, arg DrawCreditParams) error {
+	_, err := q.db.ExecContext(ctx, drawCredit, arg.ID, arg.CreditMsat)
+	return err
+}
+
 const expiredTenants = `-- name: ExpiredTenants :many
-SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms FROM tower_tenants WHERE expires_ms <= $1 AND suspended = FALSE AND sessions > 0 ORDER BY expires_ms LIMIT $2
+SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms, own_free, credit_msat, drawn_msat, booked_msat FROM tower_tenants WHERE expires_ms <= $1 AND suspended = FALSE AND sessions > 0 ORDER BY expires_ms LIMIT $2
 `
 
 type ExpiredTenantsParams struct {
@@ -184,6 +235,10 @@ func (q *Queries) ExpiredTenants(ctx context.Context, arg ExpiredTenantsParams) 
 			&i.Reason,
 			&i.CreatedMs,
 			&i.ExpiresMs,
+			&i.OwnFree,
+			&i.CreditMsat,
+			&i.DrawnMsat,
+			&i.BookedMsat,
 		); err != nil {
 			return nil, err
 		}
@@ -244,6 +299,33 @@ func (q *Queries) GetKey(ctx context.Context, name string) ([]byte, error) {
 	return secret, err
 }
 
+const getPurchase = `-- name: GetPurchase :one
+SELECT id, tenant, state, amount_msat, paid_msat, bolt11, reason, created_ms, expires_ms, changed_ms FROM tower_purchases WHERE tenant = $1 AND id = $2
+`
+
+type GetPurchaseParams struct {
+	Tenant int64
+	ID     []byte
+}
+
+func (q *Queries) GetPurchase(ctx context.Context, arg GetPurchaseParams) (TowerPurchase, error) {
+	row := q.db.QueryRowContext(ctx, getPurchase, arg.Tenant, arg.ID)
+	var i TowerPurchase
+	err := row.Scan(
+		&i.ID,
+		&i.Tenant,
+		&i.State,
+		&i.AmountMsat,
+		&i.PaidMsat,
+		&i.Bolt11,
+		&i.Reason,
+		&i.CreatedMs,
+		&i.ExpiresMs,
+		&i.ChangedMs,
+	)
+	return i, err
+}
+
 const getSession = `-- name: GetSession :one
 SELECT num, tenant, session_id, blob_type, max_updates, reward_base, reward_rate, sweep_fee_rate, reward_address, last_applied, client_last_applied, updates, stored_bytes, created_ms, updated_ms FROM tower_sessions WHERE tenant = $1 AND session_id = $2
 `
@@ -277,7 +359,7 @@ func (q *Queries) GetSession(ctx context.Context, arg GetSessionParams) (TowerSe
 }
 
 const getTenant = `-- name: GetTenant :one
-SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms FROM tower_tenants WHERE id = $1
+SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms, own_free, credit_msat, drawn_msat, booked_msat FROM tower_tenants WHERE id = $1
 `
 
 func (q *Queries) GetTenant(ctx context.Context, id int64) (TowerTenant, error) {
@@ -297,6 +379,10 @@ func (q *Queries) GetTenant(ctx context.Context, id int64) (TowerTenant, error) 
 		&i.Reason,
 		&i.CreatedMs,
 		&i.ExpiresMs,
+		&i.OwnFree,
+		&i.CreditMsat,
+		&i.DrawnMsat,
+		&i.BookedMsat,
 	)
 	return i, err
 }
@@ -537,6 +623,49 @@ func (q *Queries) ListBreaches(ctx context.Context, arg ListBreachesParams) ([]T
 	return items, nil
 }
 
+const listPurchases = `-- name: ListPurchases :many
+SELECT id, tenant, state, amount_msat, paid_msat, bolt11, reason, created_ms, expires_ms, changed_ms FROM tower_purchases WHERE tenant = $1 ORDER BY created_ms DESC, id DESC LIMIT $2
+`
+
+type ListPurchasesParams struct {
+	Tenant int64
+	Limit  int32
+}
+
+func (q *Queries) ListPurchases(ctx context.Context, arg ListPurchasesParams) ([]TowerPurchase, error) {
+	rows, err := q.db.QueryContext(ctx, listPurchases, arg.Tenant, arg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TowerPurchase
+	for rows.Next() {
+		var i TowerPurchase
+		if err := rows.Scan(
+			&i.ID,
+			&i.Tenant,
+			&i.State,
+			&i.AmountMsat,
+			&i.PaidMsat,
+			&i.Bolt11,
+			&i.Reason,
+			&i.CreatedMs,
+			&i.ExpiresMs,
+			&i.ChangedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listSessions = `-- name: ListSessions :many
 SELECT num, tenant, session_id, blob_type, max_updates, reward_base, reward_rate, sweep_fee_rate, reward_address, last_applied, client_last_applied, updates, stored_bytes, created_ms, updated_ms FROM tower_sessions WHERE tenant = $1 AND num > $2 ORDER BY num LIMIT $3
 `
@@ -650,7 +779,7 @@ func (q *Queries) ListTenantBreaches(ctx context.Context, arg ListTenantBreaches
 }
 
 const listTenants = `-- name: ListTenants :many
-SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms FROM tower_tenants WHERE identity > $1 ORDER BY identity LIMIT $2
+SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms, own_free, credit_msat, drawn_msat, booked_msat FROM tower_tenants WHERE identity > $1 ORDER BY identity LIMIT $2
 `
 
 type ListTenantsParams struct {
@@ -681,6 +810,10 @@ func (q *Queries) ListTenants(ctx context.Context, arg ListTenantsParams) ([]Tow
 			&i.Reason,
 			&i.CreatedMs,
 			&i.ExpiresMs,
+			&i.OwnFree,
+			&i.CreditMsat,
+			&i.DrawnMsat,
+			&i.BookedMsat,
 		); err != nil {
 			return nil, err
 		}
@@ -757,6 +890,74 @@ func (q *Queries) OpenBreaches(ctx context.Context) ([]TowerBreach, error) {
 	return items, nil
 }
 
+const overPurchases = `-- name: OverPurchases :many
+SELECT id FROM tower_purchases WHERE state = 'over' AND changed_ms <= $1 ORDER BY changed_ms LIMIT $2
+`
+
+type OverPurchasesParams struct {
+	ChangedMs int64
+	Limit     int32
+}
+
+func (q *Queries) OverPurchases(ctx context.Context, arg OverPurchasesParams) ([][]byte, error) {
+	rows, err := q.db.QueryContext(ctx, overPurchases, arg.ChangedMs, arg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items [][]byte
+	for rows.Next() {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const putPurchase = `-- name: PutPurchase :exec
+INSERT INTO tower_purchases (id, tenant, state, amount_msat, paid_msat, bolt11, reason, created_ms, expires_ms, changed_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, paid_msat = excluded.paid_msat, bolt11 = excluded.bolt11, reason = excluded.reason,
+    changed_ms = excluded.changed_ms
+`
+
+type PutPurchaseParams struct {
+	ID         []byte
+	Tenant     int64
+	State      string
+	AmountMsat int64
+	PaidMsat   int64
+	Bolt11     string
+	Reason     string
+	CreatedMs  int64
+	ExpiresMs  int64
+	ChangedMs  int64
+}
+
+func (q *Queries) PutPurchase(ctx context.Context, arg PutPurchaseParams) error {
+	_, err := q.db.ExecContext(ctx, putPurchase,
+		arg.ID,
+		arg.Tenant,
+		arg.State,
+		arg.AmountMsat,
+		arg.PaidMsat,
+		arg.Bolt11,
+		arg.Reason,
+		arg.CreatedMs,
+		arg.ExpiresMs,
+		arg.ChangedMs,
+	)
+	return err
+}
+
 const replaceUpdate = `-- name: ReplaceUpdate :exec
 UPDATE tower_updates SET seq = $3, blob = $4 WHERE hint = $1 AND session = $2
 `
@@ -775,6 +976,20 @@ func (q *Queries) ReplaceUpdate(ctx context.Context, arg ReplaceUpdateParams) er
 		arg.Seq,
 		arg.Blob,
 	)
+	return err
+}
+
+const setBooked = `-- name: SetBooked :exec
+UPDATE tower_tenants SET booked_msat = $2 WHERE id = $1
+`
+
+type SetBookedParams struct {
+	ID         int64
+	BookedMsat int64
+}
+
+func (q *Queries) SetBooked(ctx context.Context, arg SetBookedParams) error {
+	_, err := q.db.ExecContext(ctx, setBooked, arg.ID, arg.BookedMsat)
 	return err
 }
 
@@ -868,7 +1083,7 @@ func (q *Queries) SetPolicy(ctx context.Context, arg SetPolicyParams) error {
 }
 
 const setTenant = `-- name: SetTenant :execrows
-UPDATE tower_tenants SET own_sessions = $2, own_updates = $3, own_bytes = $4, suspended = $5, reason = $6, expires_ms = $7 WHERE id = $1
+UPDATE tower_tenants SET own_sessions = $2, own_updates = $3, own_bytes = $4, suspended = $5, reason = $6, expires_ms = $7, own_free = $8 WHERE id = $1
 `
 
 type SetTenantParams struct {
@@ -879,6 +1094,7 @@ type SetTenantParams struct {
 	Suspended   bool
 	Reason      string
 	ExpiresMs   int64
+	OwnFree     int64
 }
 
 func (q *Queries) SetTenant(ctx context.Context, arg SetTenantParams) (int64, error) {
@@ -890,6 +1106,7 @@ func (q *Queries) SetTenant(ctx context.Context, arg SetTenantParams) (int64, er
 		arg.Suspended,
 		arg.Reason,
 		arg.ExpiresMs,
+		arg.OwnFree,
 	)
 	if err != nil {
 		return 0, err
@@ -931,7 +1148,7 @@ func (q *Queries) Story(ctx context.Context, breach []byte) ([]StoryRow, error) 
 }
 
 const tenantByIdentity = `-- name: TenantByIdentity :one
-SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms FROM tower_tenants WHERE identity = $1
+SELECT id, identity, tower_key, sessions, updates, stored_bytes, own_sessions, own_updates, own_bytes, suspended, reason, created_ms, expires_ms, own_free, credit_msat, drawn_msat, booked_msat FROM tower_tenants WHERE identity = $1
 `
 
 func (q *Queries) TenantByIdentity(ctx context.Context, identity string) (TowerTenant, error) {
@@ -951,6 +1168,10 @@ func (q *Queries) TenantByIdentity(ctx context.Context, identity string) (TowerT
 		&i.Reason,
 		&i.CreatedMs,
 		&i.ExpiresMs,
+		&i.OwnFree,
+		&i.CreditMsat,
+		&i.DrawnMsat,
+		&i.BookedMsat,
 	)
 	return i, err
 }
@@ -1001,7 +1222,8 @@ func (q *Queries) Tip(ctx context.Context) (TowerBlock, error) {
 
 const totals = `-- name: Totals :one
 SELECT CAST(COUNT(*) AS BIGINT) AS tenants, CAST(COALESCE(SUM(sessions), 0) AS BIGINT) AS sessions,
-       CAST(COALESCE(SUM(updates), 0) AS BIGINT) AS updates, CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes
+       CAST(COALESCE(SUM(updates), 0) AS BIGINT) AS updates, CAST(COALESCE(SUM(stored_bytes), 0) AS BIGINT) AS stored_bytes,
+       CAST(COALESCE(SUM(credit_msat), 0) AS BIGINT) AS credit_msat, CAST(COALESCE(SUM(drawn_msat), 0) AS BIGINT) AS drawn_msat
 FROM tower_tenants
 `
 
@@ -1010,6 +1232,8 @@ type TotalsRow struct {
 	Sessions    int64
 	Updates     int64
 	StoredBytes int64
+	CreditMsat  int64
+	DrawnMsat   int64
 }
 
 func (q *Queries) Totals(ctx context.Context) (TotalsRow, error) {
@@ -1020,8 +1244,49 @@ func (q *Queries) Totals(ctx context.Context) (TotalsRow, error) {
 		&i.Sessions,
 		&i.Updates,
 		&i.StoredBytes,
+		&i.CreditMsat,
+		&i.DrawnMsat,
 	)
 	return i, err
+}
+
+const unbookedTenants = `-- name: UnbookedTenants :many
+SELECT id, identity, drawn_msat, booked_msat FROM tower_tenants WHERE drawn_msat > booked_msat ORDER BY id LIMIT $1
+`
+
+type UnbookedTenantsRow struct {
+	ID         int64
+	Identity   string
+	DrawnMsat  int64
+	BookedMsat int64
+}
+
+func (q *Queries) UnbookedTenants(ctx context.Context, limit int32) ([]UnbookedTenantsRow, error) {
+	rows, err := q.db.QueryContext(ctx, unbookedTenants, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []UnbookedTenantsRow
+	for rows.Next() {
+		var i UnbookedTenantsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Identity,
+			&i.DrawnMsat,
+			&i.BookedMsat,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const updatesBySeq = `-- name: UpdatesBySeq :many
