@@ -52,7 +52,8 @@ type EventKind string
 // each finished one that was not acknowledged as EventGone, then one
 // EventSynced.
 const (
-	// EventOffered: the HTLC is held for this handler and recorded.
+	// EventOffered: the HTLC is held for this handler and recorded. It comes again when the
+	// incoming channel goes on chain (Row.OnChain): from then on only a preimage helps.
 	EventOffered EventKind = "offered"
 	// EventNearDeadline: few blocks are left before the interceptor fails it.
 	EventNearDeadline EventKind = "near_deadline"

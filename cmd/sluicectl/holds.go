@@ -30,11 +30,15 @@ func (HoldsCmd) Run(w *world, g *Globals) error {
 			return p.Err
 		}
 		p.Printf("\n")
-		t := cli.NewTable("WALLET", "HASH", ">AMOUNT", ">HTLCS", "STATE", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN")
+		t := cli.NewTable("WALLET", "HASH", ">AMOUNT", ">HTLCS", "STATE", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN", "LAST WAKE")
 		for _, h := range got.GetWaiting() {
+			last := "-"
+			if h.GetLastWakeMs() != 0 {
+				last = time.UnixMilli(h.GetLastWakeMs()).UTC().Format(time.TimeOnly) + ": " + cli.Clean(h.GetLastWake())
+			}
 			t.Row(cli.ShortHex(h.GetClient()), cli.ShortHex(h.GetPaymentHash()), cli.MsatAsSat(h.GetAmountMsat()), fmt.Sprint(h.GetHtlcs()),
 				cli.Words(h.GetState()), cli.Ago(h.GetSinceMs(), w.now()), time.UnixMilli(h.GetUntilMs()).UTC().Format(time.DateTime),
-				fmt.Sprint(h.GetBlocksLeft()), fmt.Sprint(h.GetWakes()))
+				fmt.Sprint(h.GetBlocksLeft()), fmt.Sprint(h.GetWakes()), last)
 		}
 		p.Table(t)
 		return p.Err

@@ -331,7 +331,7 @@ func (e *Engine) updated(t *tenure, r interceptor.Row) {
 		t.soon = t.soon || r.State != interceptor.StateResumed
 		wake(t.list)
 		e.deliver(r, interceptor.EventDecided)
-	} else if old.State != r.State {
+	} else if old.State != r.State || r.OnChain && !old.OnChain && r.Undecided() {
 		e.deliver(r, interceptor.EventOffered)
 	}
 	e.answer(t, en)

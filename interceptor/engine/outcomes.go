@@ -231,6 +231,9 @@ func (e *Engine) finishGone(t *tenure) {
 			if outcome == interceptor.OutcomeUnknown {
 				outcome = hearsay(en, now)
 			}
+			if outcome == interceptor.OutcomeUnknown && e.expiredOnChain(en) {
+				outcome = interceptor.OutcomeFailed
+			}
 			if outcome != interceptor.OutcomeUnknown {
 				at := en.inquired
 				e.gone(t, en, outcome)
@@ -253,6 +256,16 @@ func hearsay(en *entry, now time.Time) interceptor.Outcome {
 		return interceptor.OutcomeFailed
 	}
 	return interceptor.OutcomeUnknown
+}
+
+// expiredFor is how long after its expiry an HTLC on chain that was never decided counts
+// as its payer's, if lnd keeps no resolutions: a day, in blocks.
+const expiredFor = 144
+
+// expiredOnChain: nobody but the payer can have it (under mu).
+func (e *Engine) expiredOnChain(en *entry) bool {
+	return en.row.OnChain && en.row.State == interceptor.StateHeld && !en.moved && !(en.inherited && e.cfg.DistrustRows) &&
+		e.height >= en.row.IncomingExpiry+expiredFor
 }
 
 // lookUp asks lnd's records. Only a settled forward is in its history, and an

@@ -107,7 +107,7 @@ func (h lwsHolds) Attach(ctx context.Context, sink func(lwsengine.HtlcEvent)) er
 			return // the payment's own machine counts blocks with a wider margin
 		}
 		seen := report(lspengine.HtlcOffered, ev.Row)
-		sink(lwsengine.HtlcEvent{Kind: kind, Htlc: seen.Htlc, Resumed: seen.Resumed})
+		sink(lwsengine.HtlcEvent{Kind: kind, Htlc: seen.Htlc, Resumed: seen.Resumed, OnChain: ev.Row.OnChain})
 	})
 }
 
@@ -124,8 +124,15 @@ func (h lwsHolds) Decide(ctx context.Context, keys []ln.CircuitKey, resume bool,
 	for _, otherwise := range []error{
 		interceptor.ErrDecided, interceptor.ErrOnChain, interceptor.ErrPaying, interceptor.ErrDeadline,
 	} {
-		if errors.Is(err, otherwise) {
+		if !errors.Is(err, otherwise) {
+			continue
+		}
+		var row *interceptor.RowError
+		if !errors.As(err, &row) {
 			return fmt.Errorf("%w: %w", lwsengine.ErrDecided, err)
+		}
+		return &lwsengine.DecidedError{
+			Key: row.Key, Resumed: row.State == interceptor.StateResumed || row.State == interceptor.StateRefusedUnknown, Err: err,
 		}
 	}
 	if errors.Is(err, interceptor.ErrUnknownRow) {

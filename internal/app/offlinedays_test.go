@@ -328,3 +328,79 @@ func TestLimitsHoldWhenManyComeAtOnce(t *testing.T) {
 		require.GreaterOrEqual(t, r.honest(sent), int64(5))
 	})
 }
+
+// TestPayerAwayWhenTheWalletComes: the payer's link is down when the wallet comes. lnd would
+// fail what is resumed then, so it waits for the payer as well, and arrives at the first
+// attempt.
+func TestPayerAwayWhenTheWalletComes(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r, sent := heldRig(t, 1, 3, true)
+		r.w.Disconnect(r.payer, r.gateway)
+		r.w.Connect(r.gateway, r.wallet)
+		r.pause(10 * time.Second)
+		for _, w := range r.waitWaiting(3) {
+			require.Equal(t, "held", w.State)
+		}
+		r.w.Connect(r.payer, r.gateway)
+		for _, p := range sent {
+			m := r.outcome(p)
+			require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status)
+			require.Len(t, m.Htlcs, 1, "none of its HTLCs was failed")
+		}
+		r.settle()
+		require.NoError(t, r.w.Err())
+		require.Equal(t, 3*r.job.amountSat*1000, r.w.Wealth(r.wallet).TotalMsat()-r.before[r.wallet])
+		r.waitWaiting(0)
+	})
+}
+
+// TestOnePartGoesOnChain: of a payment in two parts that waits, the channel of one goes on
+// chain. The other part goes back at once, and is not handed on when the wallet comes.
+func TestOnePartGoesOnChain(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint(restart), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: 1, job: offlineJob(2), latency: lndfake.Observed()})
+				r.up()
+				a := r.walletAgent(lws.Wish{HoldFor: 24 * time.Hour, MaxHtlcs: 10, MaxSat: 1_000_000, FinalCltvDelta: 80})
+				inv := r.longInvoice(a, 20*time.Hour)
+				r.away()
+				sent := r.pay(inv.Bolt11)
+				id := r.waitWaiting(2)[0].Id
+				_, err := r.service.Load().holds.RemoveHold(r.asWallet(), &lwsv1.RemoveHoldRequest{})
+				require.NoError(t, err)
+				list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+				require.NoError(t, err)
+				require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+				if restart {
+					r.killProcess()
+				}
+				r.w.Mine(4)
+				r.pause(5 * time.Second)
+				r.up()
+				var waiting []*lwsv1.WaitingPayment
+				for range 100 {
+					if waiting = r.waitWaiting(2); waiting[0].State == "failing" {
+						break
+					}
+					r.pause(r.step)
+				}
+				require.Equal(t, id, waiting[0].Id)
+				require.Equal(t, "failing", waiting[0].State)
+				r.pause(5 * time.Second)
+				open, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+				require.NoError(t, err)
+				for _, c := range open.Channels {
+					require.Empty(t, c.PendingHtlcs, "the other part went back")
+				}
+				r.w.Connect(r.gateway, r.wallet)
+				r.closed = true
+				for range 40 {
+					r.w.Mine(10)
+					r.pause(2 * time.Second)
+				}
+				require.Zero(t, r.honest([]<-chan *lnrpc.Payment{sent}))
+			})
+		})
+	}
+}

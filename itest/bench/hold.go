@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -56,6 +57,11 @@ type holdArm struct {
 	claimed func(context.Context) error
 	release func()
 	seconds []float64
+	// firstPaid are the seconds until the first payment of each round was paid, cpu what the
+	// arm's gateway and sluiced used from the wallet's first active channel on.
+	firstPaid []float64
+	work      []*devnet.Proc
+	cpu       []float64
 }
 
 func runHold(ctx context.Context, b *bench) (_ result, err error) {
@@ -79,7 +85,7 @@ func runHold(ctx context.Context, b *bench) (_ result, err error) {
 				return nil, fmt.Errorf("round %d %s: %w", i+1, a.name, err)
 			}
 		}
-		b.say("round %d of %d: %.2f s with Sluice, %.2f s the bare program", i+1, b.rounds, arms[0].seconds[i], arms[1].seconds[i])
+		b.say("round %d of %d: %s; %s", i+1, b.rounds, arms[0].last(), arms[1].last())
 	}
 	var held memory
 	if err := arms[0].round(ctx, n, heldAtMost, func() (err error) {
@@ -145,6 +151,8 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 		}},
 		{name: "by the bare program", gateway: n.second, begin: bare.hold, claimed: func(context.Context) error { return nil }, release: bare.release, count: func(context.Context) (int, error) { return bare.count() }},
 	}
+	arms[0].work = []*devnet.Proc{n.first.Proc(), s.daemon.Proc}
+	arms[1].work = []*devnet.Proc{n.second.Proc()}
 	for i, a := range arms {
 		for j := range holdChannels {
 			a.payer = append(a.payer, channels[4*j+i].ChanID)
@@ -250,6 +258,24 @@ func (a *holdArm) asleep(ctx context.Context, n *nodes) error {
 	return a.claimed(ctx)
 }
 
+// last says how the last round went.
+func (a *holdArm) last() string {
+	i := len(a.seconds) - 1
+	return fmt.Sprintf("%.2f s %s (the first payment after %.2f s, %.2f s of processor time)", a.seconds[i], a.name, a.firstPaid[i], a.cpu[i])
+}
+
+// used is the processor time of the arm's programs so far.
+func (a *holdArm) used() (sum time.Duration) {
+	for _, p := range a.work {
+		t, err := p.CPUTime()
+		if err != nil {
+			return 0
+		}
+		sum += t
+	}
+	return sum
+}
+
 // round holds payments, brings the wallet back and waits for all of them. What is to be
 // looked at while they are held is looked at by then.
 func (a *holdArm) round(ctx context.Context, n *nodes, payments int, then func() error) error {
@@ -280,20 +306,29 @@ func (a *holdArm) round(ctx context.Context, n *nodes, payments int, then func()
 			return err
 		}
 	}
-	a.came.arm(a.release)
+	began := make(chan time.Duration, 1)
+	a.came.arm(func() {
+		if a.release != nil {
+			a.release()
+		}
+		began <- a.used()
+	})
 	if err := n.receiver.Start(ctx); err != nil {
 		return err
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	last := time.Time{}
+	used := a.used() - <-began
+	var all []time.Time
 	for range payments {
-		if at := <-ended; at.After(last) {
-			last = at
-		}
+		all = append(all, <-ended)
 	}
-	a.seconds = append(a.seconds, last.Sub(a.came.at()).Seconds())
+	slices.SortFunc(all, time.Time.Compare)
+	came := a.came.at()
+	a.seconds = append(a.seconds, all[payments-1].Sub(came).Seconds())
+	a.firstPaid = append(a.firstPaid, all[0].Sub(came).Seconds())
+	a.cpu = append(a.cpu, used.Seconds())
 	for _, point := range a.receiver {
 		if _, err := a.gateway.WaitChannelActive(ctx, point); err != nil {
 			return err
@@ -314,15 +349,17 @@ func (b *bench) notices(ctx context.Context, n *nodes, a *holdArm, s *sluice, ho
 	for i := range b.notes {
 		time.Sleep(noticeEvery)
 		hook.drain()
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			// It goes back: that it fails is as it should be.
-			_ = a.keysend(ctx, n, a.payer[i%len(a.payer)], giveUpAfter)
-		}()
+		// The last one went back: the payer would find no way.
+		if _, err := n.payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{}); err != nil {
+			return nil, err
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- a.keysend(ctx, n, a.payer[i%len(a.payer)], giveUpAfter) }()
 		var told time.Time
 		select {
 		case told = <-hook.told:
+		case err := <-ended:
+			return nil, fmt.Errorf("the payment of notice %d is not held: %w", i+1, err)
 		case <-time.After(30 * time.Second):
 			return nil, errors.New("the webhook is not called")
 		}
@@ -346,7 +383,9 @@ func (b *bench) notices(ctx context.Context, n *nodes, a *holdArm, s *sluice, ho
 				return nil, err
 			}
 		}
-		<-ended
+		if err := <-ended; err == nil {
+			return nil, errors.New("a payment arrived at a wallet that is away")
+		}
 	}
 	return out, n.receiver.Start(ctx)
 }

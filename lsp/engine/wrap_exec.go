@@ -261,6 +261,15 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	if inv.State != ln.InvoiceAccepted {
 		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the payer's money is no longer held"}}, nil
 	}
+	// Over a long wait its channel may have gone on chain: there a claim costs a
+	// transaction of ours, and too little has no output at all.
+	open, gone, err := e.incomingSafe(ctx, f.OfferID, htlcsIn(inv, ln.InvoiceAccepted))
+	if err != nil {
+		return nil, err
+	}
+	if !open {
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: gone}}, nil
+	}
 	short, err := e.marginShort(ctx, f, inv)
 	if err != nil {
 		return nil, err

@@ -62,9 +62,9 @@ type Engine struct {
 	mu     sync.Mutex
 	height uint32
 	wishes map[ln.PubKey]lws.Wish
-	// channels are lnd's, by funding outpoint; byName finds a channel's peer.
+	// channels are lnd's, by funding outpoint; byName finds one by any of its names.
 	channels map[ln.Outpoint]channel
-	byName   map[ln.SCID]ln.PubKey
+	byName   map[ln.SCID]ln.Outpoint
 	listed   bool
 	// events counts lnd's words about channels, and changed has the count of the latest
 	// about each: a listing that was requested before it does not know of it.
@@ -83,6 +83,11 @@ type Engine struct {
 	// decided are payments of live that do not wait any more.
 	decided map[string]bool
 	byKey   map[ln.CircuitKey]string
+	// reported are HTLCs that the interceptor told of since the attachment, nil once it has
+	// told of all.
+	reported map[ln.CircuitKey]bool
+	// deciding are parts of live that an effect decides, or has decided.
+	deciding map[ln.CircuitKey]*deciding
 	ids     *ulid.MonotonicEntropy
 	relist  chan struct{}
 	reclaim chan struct{}
@@ -103,9 +108,9 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
-		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.PubKey),
+		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.Outpoint),
 		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
-		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string),
+		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), deciding: make(map[ln.CircuitKey]*deciding),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
@@ -157,7 +162,12 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("lws: recover: %w", err)
 	}
 	e.wg.Go(func() {
-		e.keep("the interceptor", func(ctx context.Context) error { return e.opt.Holds.Attach(ctx, e.onHtlc) })
+		e.keep("the interceptor", func(ctx context.Context) error {
+			e.mu.Lock()
+			e.reported = make(map[ln.CircuitKey]bool)
+			e.mu.Unlock()
+			return e.opt.Holds.Attach(ctx, e.onHtlc)
+		})
 	})
 	ready()
 	<-ctx.Done()
@@ -224,6 +234,7 @@ func (e *Engine) remember(id string, s hold.State) {
 func (e *Engine) forget(id string) {
 	for _, part := range e.live[id].Parts {
 		delete(e.byKey, part.Key)
+		delete(e.deciding, part.Key)
 	}
 	delete(e.live, id)
 	delete(e.decided, id)
@@ -239,6 +250,11 @@ func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.Sta
 			return
 		}
 		e.remember(t.ID, t.To)
+		_, asked := t.From.(hold.Resuming)
+		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.arrivedOver(keysOf(h.Payment)) {
+			// Who was missed came while that was being stored.
+			e.wg.Go(func() { e.arrived(h.Client) })
+		}
 	})
 	return nil
 }

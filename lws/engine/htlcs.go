@@ -18,12 +18,37 @@ import (
 // onHtlc takes reports of the interceptor's: those about one payment in order, of different
 // payments beside each other, so that they share transactions.
 func (e *Engine) onHtlc(ev HtlcEvent) {
-	if ev.Kind == HtlcSynced || e.ctx.Err() != nil {
+	if e.ctx.Err() != nil {
 		return
 	}
-	hash := ev.Htlc.Hash
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if ev.Kind == HtlcSynced {
+		e.onSynced()
+		return
+	}
+	if e.reported != nil {
+		e.reported[ev.Htlc.Key] = true
+	}
+	e.enqueue(ev)
+}
+
+// onSynced: what was not reported since the attachment is over, and was acknowledged before
+// this process could store what followed (under mu).
+func (e *Engine) onSynced() {
+	for _, p := range e.live {
+		for _, part := range p.Parts {
+			if !e.reported[part.Key] {
+				e.enqueue(HtlcEvent{Kind: HtlcGone, Htlc: ln.InterceptedHtlc{Key: part.Key, Hash: p.Hash}})
+			}
+		}
+	}
+	e.reported = nil
+}
+
+// enqueue hands a report to whoever takes those about its payment (under mu).
+func (e *Engine) enqueue(ev HtlcEvent) {
+	hash := ev.Htlc.Hash
 	queue, busy := e.queues[hash]
 	e.queues[hash] = append(queue, ev)
 	if busy {
@@ -51,14 +76,31 @@ func (e *Engine) handle(ev HtlcEvent) {
 	key := ev.Htlc.Key
 	switch ev.Kind {
 	case HtlcOffered:
-		e.offered(ev.Htlc)
-	case HtlcDecided:
+		if !ev.OnChain {
+			e.offered(ev.Htlc)
+			return
+		}
 		if id, known := e.holdOf(key); known {
+			_ = e.tell(id, hold.Stranded{Moment: e.moment(), Key: key})
+		}
+	case HtlcDecided:
+		if id, known := e.holdOf(key); known && !e.toldBy(key, ev.Resumed) {
 			_ = e.tell(id, hold.Decided{Moment: e.moment(), Key: key, Resumed: ev.Resumed})
 		}
 	case HtlcGone:
-		if id, known := e.holdOf(key); known {
-			if err := e.tell(id, hold.Gone{Moment: e.moment(), Key: key}); err != nil && e.ctx.Err() != nil {
+		for e.isDeciding(key) {
+			// Its end is acknowledged once what the effect came to is known.
+			e.pause(retryStep)
+		}
+		if e.ctx.Err() != nil {
+			return
+		}
+		if id, known := e.holdOf(key); known && !e.toldBy(key, ev.Resumed) {
+			var v hold.Event = hold.Gone{Moment: e.moment(), Key: key}
+			if ev.Resumed {
+				v = hold.Decided{Moment: e.moment(), Key: key, Resumed: true}
+			}
+			if err := e.tell(id, v); err != nil && e.ctx.Err() != nil {
 				return
 			}
 		}
@@ -118,7 +160,8 @@ func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
 func (e *Engine) offered(h ln.InterceptedHtlc) {
 	for e.ctx.Err() == nil {
 		e.mu.Lock()
-		client, known := e.byName[h.OutgoingSCID]
+		c, known := e.named(h.OutgoingSCID)
+		client := c.Peer
 		wish, registered := e.wishes[client]
 		id, again := e.byKey[h.Key]
 		if !again {
@@ -212,37 +255,14 @@ func (e *Engine) execute(ctx context.Context, task fsm.Task[hold.Effect]) ([]hol
 		}
 		return []hold.Event{hold.Woken{Moment: e.moment(), How: how}}, nil
 	case hold.Resume:
-		e.mu.Lock()
-		online := e.online(f.Client)
-		e.mu.Unlock()
-		if !online && !f.Force {
-			return []hold.Event{hold.WalletGone{Moment: e.moment()}}, nil
+		if f.Force {
+			return e.decide(ctx, f.Keys, true, walletBack)
 		}
-		return e.decide(ctx, f.Keys, true, "the wallet is back")
+		return e.resume(ctx, f)
 	case hold.Fail:
 		return e.decide(ctx, f.Keys, false, f.Reason)
 	}
 	return nil, fmt.Errorf("effect %q is unknown", task.Effect.EffectName())
-}
-
-// decide answers for parts together. If one of them was decided otherwise each is
-// answered for itself. That it is recorded comes as an event.
-func (e *Engine) decide(ctx context.Context, keys []ln.CircuitKey, resume bool, reason string) (events []hold.Event, err error) {
-	err = e.opt.Holds.Decide(ctx, keys, resume, reason)
-	if err == nil || (!errors.Is(err, ErrDecided) && !errors.Is(err, ErrUnknown)) {
-		return nil, err
-	}
-	for _, key := range keys {
-		switch err := e.opt.Holds.Decide(ctx, []ln.CircuitKey{key}, resume, reason); {
-		case err == nil, errors.Is(err, ErrDecided):
-		case errors.Is(err, ErrUnknown):
-			// Nothing will ever be told of it.
-			events = append(events, hold.Gone{Moment: e.moment(), Key: key})
-		default:
-			return nil, err
-		}
-	}
-	return events, nil
 }
 
 // wakeWallet never fails its payment: the wallet may come by itself. What was done is

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -35,6 +36,8 @@ type HtlcEvent struct {
 	Htlc ln.InterceptedHtlc
 	// Resumed says that the standing decision is to forward it.
 	Resumed bool
+	// OnChain: its incoming channel went on chain, so that no decision of ours changes it.
+	OnChain bool
 }
 
 // ErrDecided says that an HTLC has another decision, or that only something else than
@@ -43,6 +46,20 @@ var (
 	ErrDecided = errors.New("the HTLC was decided otherwise")
 	ErrUnknown = errors.New("no such HTLC is held")
 )
+
+// DecidedError is an ErrDecided about one HTLC. None of those that were to be decided with
+// it was.
+type DecidedError struct {
+	Key ln.CircuitKey
+	// Resumed: it was forwarded.
+	Resumed bool
+	Err     error
+}
+
+func (e *DecidedError) Error() string { return fmt.Sprintf("%v: %v", ErrDecided, e.Err) }
+
+// Unwrap makes it an ErrDecided.
+func (e *DecidedError) Unwrap() []error { return []error{ErrDecided, e.Err} }
 
 // Holds is the interceptor. Changes are durable when they return nil, and idempotent.
 // Every decision, ours included, and every end of an HTLC is told at the attachment, again

@@ -66,10 +66,13 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 	}
 	if c.Active {
 		e.mu.Lock()
-		concerned := e.concerned(c.Peer)
+		concerned, waiting := e.concerned(c.Peer), e.waitingOver(c)
 		e.mu.Unlock()
 		if concerned {
 			e.expect(c.Peer)
+		}
+		for _, client := range waiting {
+			e.arrived(client)
 		}
 		return
 	}
@@ -93,12 +96,12 @@ func (e *Engine) expect(client ln.PubKey) {
 	})
 }
 
-// arrived resumes what waits for a wallet.
+// arrived resumes what waits for a wallet, as far as its payers are there.
 func (e *Engine) arrived(client ln.PubKey) {
 	e.mu.Lock()
 	var ids []string
 	for id, p := range e.live {
-		if p.Client == client {
+		if p.Client == client && !e.decided[id] && e.arrivedOver(keysOf(p)) {
 			ids = append(ids, id)
 		}
 	}
@@ -108,6 +111,48 @@ func (e *Engine) arrived(client ln.PubKey) {
 	for _, id := range ids {
 		e.wg.Go(func() { _ = e.tell(id, m) })
 	}
+}
+
+func keysOf(p hold.Payment) []ln.CircuitKey {
+	out := make([]ln.CircuitKey, 0, len(p.Parts))
+	for _, part := range p.Parts {
+		out = append(out, part.Key)
+	}
+	return out
+}
+
+// named finds one of lnd's channels by any of its names (under mu).
+func (e *Engine) named(name ln.SCID) (channel, bool) {
+	op, known := e.byName[name]
+	return e.channels[op], known
+}
+
+// arrivedOver: the channels that these HTLCs came over are active. lnd fails what is
+// resumed while its incoming channel is not, so it waits for the payer as well (under mu).
+func (e *Engine) arrivedOver(keys []ln.CircuitKey) bool {
+	for _, key := range keys {
+		if c, known := e.named(key.ChanID); !known || !c.Active {
+			return false
+		}
+	}
+	return true
+}
+
+// waitingOver are the wallets that are there and have something waiting that came over a
+// channel (under mu).
+func (e *Engine) waitingOver(c channel) (out []ln.PubKey) {
+	for id, p := range e.live {
+		if e.decided[id] || slices.Contains(out, p.Client) || !e.online(p.Client) {
+			continue
+		}
+		for _, part := range p.Parts {
+			if e.byName[part.Key.ChanID] == c.Outpoint {
+				out = append(out, p.Client)
+				break
+			}
+		}
+	}
+	return out
 }
 
 // online: the wallet has an active channel that counts (under mu).
@@ -175,7 +220,7 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 		}
 		e.channels[c.Outpoint] = c
 		for _, name := range names(c.Channel) {
-			e.byName[name] = c.Peer
+			e.byName[name] = c.Outpoint
 		}
 		if c.Active && c.since.Equal(now) && !slices.Contains(expect, c.Peer) && e.concerned(c.Peer) {
 			expect = append(expect, c.Peer)

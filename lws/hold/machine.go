@@ -99,12 +99,12 @@ type (
 	Fresh struct{ Payment }
 	// Held waits for the wallet.
 	Held struct{ Payment }
-	// Resuming: the wallet is there. Asked counts the Resume effects that have not
-	// answered WalletGone: while there is one, parts may be on their way.
+	// Resuming: the wallet is there. The latest Resume effect is about all of Open. Back are
+	// parts that went back without being asked to.
 	Resuming struct {
 		Payment
-		Open  []ln.CircuitKey `json:"open"`
-		Asked uint32          `json:"asked"`
+		Open []ln.CircuitKey `json:"open"`
+		Back []ln.CircuitKey `json:"back,omitempty"`
 	}
 	// Failing: it goes back to the payer.
 	Failing struct {
@@ -146,8 +146,30 @@ type (
 	}
 	// WalletActive: the wallet has an active channel.
 	WalletActive struct{ Moment }
-	// WalletGone: it had none any more when the parts were to be resumed.
-	WalletGone struct{ Moment }
+	// WalletGone: it had none any more when these were to be resumed, and none of them was.
+	WalletGone struct {
+		Moment
+		Keys []ln.CircuitKey `json:"keys"`
+	}
+	// PayerGone: a channel that these came over was not active when they were to be
+	// resumed, so that lnd would have failed them, and none of them was.
+	PayerGone struct {
+		Moment
+		Keys []ln.CircuitKey `json:"keys"`
+	}
+	// Unresumable: the interceptor does not resume these together, for Key's channel is on
+	// chain.
+	Unresumable struct {
+		Moment
+		Keys []ln.CircuitKey `json:"keys"`
+		Key  ln.CircuitKey   `json:"key"`
+	}
+	// Stranded: the channel that a part came over went on chain. Without a preimage, which
+	// only the wallet has, nobody can do anything about it but the payer, once it expires.
+	Stranded struct {
+		Moment
+		Key ln.CircuitKey `json:"key"`
+	}
 	// NewBlock is a block that matters (Due).
 	NewBlock struct{ Moment }
 	// Tick: a deadline by the clock came.
@@ -179,6 +201,9 @@ type (
 func (Offered) EventName() string      { return "offered" }
 func (WalletActive) EventName() string { return "wallet_active" }
 func (WalletGone) EventName() string   { return "wallet_gone" }
+func (PayerGone) EventName() string    { return "payer_gone" }
+func (Unresumable) EventName() string  { return "unresumable" }
+func (Stranded) EventName() string     { return "stranded" }
 func (NewBlock) EventName() string     { return "new_block" }
 func (Tick) EventName() string         { return "tick" }
 func (Decided) EventName() string      { return "decided" }
@@ -202,7 +227,8 @@ type (
 	}
 	// Resume has the parts forwarded, all in one decision. That the interceptor has
 	// recorded it is told as Decided for each; one that it does not know is Gone. Unless
-	// Force, the answer is WalletGone when the wallet has no active channel any more.
+	// Force, the answer may be WalletGone, PayerGone or Unresumable instead. The effects of
+	// a payment run one after the other, each once the last one's answer is stored.
 	Resume struct {
 		Client ln.PubKey       `json:"client"`
 		Keys   []ln.CircuitKey `json:"keys"`
@@ -226,7 +252,9 @@ func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name: Name, Step: Step,
 		States:   []State{Fresh{}, Held{}, Resuming{}, Failing{}, Resumed{}, Failed{}},
-		Events:   []Event{Offered{}, WalletActive{}, WalletGone{}, NewBlock{}, Tick{}, Decided{}, Woken{}, SentBack{}, Gone{}},
+		Events: []Event{
+			Offered{}, WalletActive{}, WalletGone{}, PayerGone{}, Unresumable{}, Stranded{}, NewBlock{}, Tick{}, Decided{}, Woken{}, SentBack{}, Gone{},
+		},
 		Effects:  []Effect{Wake{}, Resume{}, Fail{}},
 		Terminal: Final, Deadline: deadline, Edges: edges(),
 	}
@@ -296,17 +324,26 @@ func edges() []fsm.Edge {
 		{From: "held", Event: "decided", To: "failed"},
 		{From: "held", Event: "woken", To: "held"},
 		{From: "held", Event: "sent_back", To: "failing", Effects: []string{"fail"}},
+		{From: "held", Event: "stranded", To: "failing", Effects: []string{"fail"}},
 		{From: "held", Event: "gone", To: "failing", Effects: []string{"fail"}},
 		{From: "held", Event: "gone", To: "failed"},
 
 		{From: "resuming", Event: "offered", To: "resuming", Effects: []string{"resume"}},
 		{From: "resuming", Event: "wallet_gone", To: "held", Effects: []string{"wake"}},
 		{From: "resuming", Event: "wallet_gone", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "wallet_gone", To: "failing", Effects: []string{"fail"}},
+		{From: "resuming", Event: "payer_gone", To: "held"},
+		{From: "resuming", Event: "payer_gone", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "payer_gone", To: "failing", Effects: []string{"fail"}},
+		{From: "resuming", Event: "unresumable", To: "failing", Effects: []string{"fail"}},
+		{From: "resuming", Event: "unresumable", To: "resuming", Effects: []string{"resume"}},
 		{From: "resuming", Event: "woken", To: "resuming"},
 		{From: "resuming", Event: "decided", To: "resuming"},
 		{From: "resuming", Event: "decided", To: "resumed"},
+		{From: "resuming", Event: "decided", To: "failed"},
 		{From: "resuming", Event: "gone", To: "resuming"},
 		{From: "resuming", Event: "gone", To: "resumed"},
+		{From: "resuming", Event: "gone", To: "failed"},
 
 		{From: "failing", Event: "offered", To: "failing", Effects: []string{"fail"}},
 		{From: "failing", Event: "woken", To: "failing"},

@@ -39,12 +39,22 @@ func testEvents(s State) []Event {
 			Offered{Moment: late, Part: testPart(n)}, Decided{m, k, true}, Decided{m, k, false}, Gone{m, k})
 	}
 	out = append(out, NewBlock{m}, NewBlock{late}, Tick{m}, Tick{late}, WalletActive{m}, SentBack{m, "no room"})
+	for n := uint64(1); n <= 2; n++ {
+		out = append(out, Stranded{m, testPart(n).Key})
+	}
+	first, all := []ln.CircuitKey{testPart(1).Key}, Of(s).keys()
+	for _, asked := range [][]ln.CircuitKey{first, all} {
+		out = append(out, PayerGone{m, asked})
+		if len(all) > 0 {
+			out = append(out, Unresumable{m, asked, all[0]})
+		}
+	}
 	if Of(s).WokeHow == "" {
 		out = append(out, Woken{m, "told"})
 	}
 	if Of(s).Wakes < 2 {
 		// Each wakes the wallet once more: there is no end to such states.
-		out = append(out, WalletGone{m}, Tick{soon})
+		out = append(out, WalletGone{m, first}, WalletGone{m, all}, Tick{soon})
 	}
 	return out
 }
@@ -64,111 +74,177 @@ func again[T any](t require.TestingT, v T) T {
 	return p.Elem().Interface().(T)
 }
 
-// TestPartsEndAlike plays an honest interceptor in any order of events: what it is
-// asked to do to a part it does, unless its own deadline or lnd came first. No part is
-// asked to be failed after one was resumed by us, and the other way round; every part
-// is asked about or over in the end.
+// TestPartsEndAlike plays an honest interceptor in any order of events: what it is asked to
+// do to parts it does to all of them or to none, unless its own deadline, lnd or the chain
+// came first. Effects run one after the other, each once the answer of the last is stored.
+// No part is asked to be failed after one was resumed by us, and the other way round; every
+// part is asked about or over in the end, and none waits for an effect that never comes.
 func TestPartsEndAlike(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var s State = fresh()
-		asked := map[ln.CircuitKey]string{}
+		w := &partsWorld{t: t, s: fresh(), asked: map[ln.CircuitKey]string{}, done: map[ln.CircuitKey]string{}, m: Moment{At: testStart, Height: testHeight}}
 		offered := map[ln.CircuitKey]bool{}
-		over := map[ln.CircuitKey]bool{}
-		away := 0
-		m := Moment{At: testStart, Height: testHeight}
-		step := func(v Event) {
-			next, effects, err := Step(s, v)
-			if errors.Is(err, fsm.ErrIllegal) {
-				return
-			}
-			require.NoError(t, err)
-			s = again(t, next)
-			for _, f := range effects {
-				switch f := again(t, f).(type) {
-				case Resume:
-					for _, k := range f.Keys {
-						require.NotEqual(t, "fail", asked[k], "resumed after it was failed")
-						require.False(t, over[k])
-					}
-					// The wallet may have gone again when it is carried out.
-					if f.Force || rapid.Bool().Draw(t, "still there") {
-						for _, k := range f.Keys {
-							asked[k] = "resume"
-						}
-					} else {
-						away++
-					}
-				case Fail:
-					for _, k := range f.Keys {
-						require.NotEqual(t, "resume", asked[k], "failed after it was resumed")
-						require.False(t, over[k])
-						asked[k] = "fail"
-					}
-				case Wake:
-					require.NotZero(t, f.AmountMsat)
-				}
-			}
-		}
 		for range rapid.IntRange(1, 40).Draw(t, "events") {
-			if Final(s) {
+			if Final(w.s) {
 				break
 			}
-			m.At = m.At.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "seconds")) * time.Second)
+			w.m.At = w.m.At.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "seconds")) * time.Second)
 			if rapid.IntRange(0, 5).Draw(t, "block") == 0 {
-				m.Height++
+				w.m.Height++
 			}
-			switch rapid.IntRange(0, 8).Draw(t, "what") {
-			case 7:
-				step(Woken{m, "told"})
-			case 8:
-				step(SentBack{m, "no room"})
+			part := testPart(rapid.Uint64Range(1, 4).Draw(t, "part"))
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0:
-				part := testPart(rapid.Uint64Range(1, 4).Draw(t, "part"))
-				if over[part.Key] || asked[part.Key] != "" {
-					continue
+				if w.done[part.Key] == "" && w.asked[part.Key] == "" {
+					offered[part.Key] = true
+					w.step(Offered{Moment: w.m, Part: part})
 				}
-				offered[part.Key] = true
-				step(Offered{Moment: m, Part: part})
 			case 1:
-				step(WalletActive{m})
+				w.step(WalletActive{w.m})
 			case 2:
-				if away > 0 {
-					away--
-					step(WalletGone{m})
-				}
+				w.step(NewBlock{w.m})
 			case 3:
-				step(NewBlock{m})
+				w.step(Tick{w.m})
 			case 4:
-				step(Tick{m})
-			default:
-				for k, what := range asked {
-					if !over[k] {
-						over[k] = true
-						step(Decided{m, k, what == "resume"})
-						break
+				w.step(Woken{w.m, "told"})
+			case 5:
+				if rapid.IntRange(0, 3).Draw(t, "sent back") == 0 {
+					w.step(SentBack{w.m, "no room"})
+				}
+			case 6:
+				// Its channel goes on chain, and later its payer takes it.
+				if offered[part.Key] && w.done[part.Key] == "" {
+					w.lost(part.Key, "chain")
+					w.step(Stranded{w.m, part.Key})
+				}
+			case 7:
+				// The interceptor's own deadline, or lnd's.
+				if offered[part.Key] && w.done[part.Key] == "" {
+					w.lost(part.Key, "own")
+					if rapid.Bool().Draw(t, "by lnd") {
+						w.step(Gone{w.m, part.Key})
+					} else {
+						w.step(Decided{w.m, part.Key, false})
 					}
 				}
+			default:
+				w.effect()
 			}
 		}
-		// Nothing is forgotten.
-		p := Of(s)
+		for len(w.queue) > 0 {
+			w.effect()
+		}
+		p := Of(w.s)
 		for k := range offered {
-			require.True(t, p.has(k) || over[k], "%s is forgotten", k)
+			require.True(t, p.has(k), "%s is forgotten", k)
 		}
-		if r, ok := s.(Resuming); ok {
-			for _, k := range p.keys() {
-				require.True(t, over[k] || slices.Contains(r.Open, k))
+		for k, how := range w.done {
+			if how == "chain" {
+				w.step(Gone{w.m, k})
 			}
 		}
-		if Final(s) {
-			first := ""
+		for len(w.queue) > 0 {
+			w.effect()
+		}
+		switch s := w.s.(type) {
+		case Resuming, Failing:
+			require.Failf(t, "nothing ends it", "%#v", s)
+		case Resumed, Failed:
+			want := map[string]string{"resumed": "resume", "failed": "fail"}[s.StateName()]
 			for _, k := range p.keys() {
-				require.True(t, over[k], "%s ended with %s undecided", s.StateName(), k)
-				require.True(t, first == "" || first == asked[k], "parts ended apart")
-				first = asked[k]
+				require.Contains(t, []string{want, "chain", "own"}, w.done[k], "parts ended apart")
 			}
+			require.False(t, w.doomed && want == "resume", "it was resumed although a part was lost before")
 		}
 	})
+}
+
+// partsWorld is an interceptor, and who asks it.
+type partsWorld struct {
+	t     *rapid.T
+	s     State
+	m     Moment
+	queue []Effect
+	// asked is what we had done to a part, done what became of it.
+	asked, done map[ln.CircuitKey]string
+	// doomed: a part was lost before anything was resumed, or was about to be without it.
+	doomed bool
+}
+
+// lost takes a part away.
+func (w *partsWorld) lost(key ln.CircuitKey, how string) {
+	w.done[key] = how
+	for _, what := range w.done {
+		if what == "resume" {
+			return
+		}
+	}
+	for _, f := range w.queue {
+		if r, ok := f.(Resume); ok && !slices.Contains(r.Keys, key) {
+			return
+		}
+	}
+	w.doomed = true
+}
+
+func (w *partsWorld) step(v Event) {
+	next, effects, err := Step(w.s, v)
+	if errors.Is(err, fsm.ErrIllegal) {
+		return
+	}
+	require.NoError(w.t, err)
+	w.s = again(w.t, next)
+	for _, f := range effects {
+		if _, woken := f.(Wake); !woken {
+			w.queue = append(w.queue, again(w.t, f))
+		}
+	}
+}
+
+// effect carries out the next one, as the engine does.
+func (w *partsWorld) effect() {
+	if len(w.queue) == 0 {
+		return
+	}
+	f := w.queue[0]
+	w.queue = w.queue[1:]
+	switch f := f.(type) {
+	case Resume:
+		if !f.Force {
+			switch rapid.IntRange(0, 4).Draw(w.t, "who is there") {
+			case 0:
+				w.step(WalletGone{w.m, f.Keys})
+				return
+			case 1:
+				w.step(PayerGone{w.m, f.Keys})
+				return
+			}
+			for _, k := range f.Keys {
+				if w.done[k] != "" && w.done[k] != "resume" {
+					w.step(Unresumable{w.m, f.Keys, k})
+					return
+				}
+			}
+		}
+		w.decide(f.Keys, "resume", "fail")
+	case Fail:
+		w.decide(f.Keys, "fail", "resume")
+	}
+}
+
+func (w *partsWorld) decide(keys []ln.CircuitKey, as, never string) {
+	for _, k := range keys {
+		require.NotEqual(w.t, never, w.asked[k], "a part is asked for both")
+		w.asked[k] = as
+	}
+	for k, how := range w.asked {
+		require.NotEqual(w.t, never, how, "%s is asked for the other: they end apart", k)
+	}
+	for _, k := range keys {
+		if w.done[k] == "" {
+			w.done[k] = as
+			w.step(Decided{w.m, k, as == "resume"})
+		}
+	}
 }
 
 func TestDeadlines(t *testing.T) {

@@ -65,7 +65,18 @@ func resume(p Payment, done []ln.CircuitKey, force bool) (State, []Effect, error
 	if len(open) == 0 {
 		return Resumed{p}, nil, nil
 	}
-	return Resuming{p, open, 1}, []Effect{Resume{p.Client, open, force}}, nil
+	return Resuming{Payment: p, Open: open}, []Effect{Resume{p.Client, open, force}}, nil
+}
+
+// strand ends the wait for a payment of which a part went on chain: that part is the
+// payer's once it has expired there, and the others go back now.
+func strand(p Payment, key ln.CircuitKey) (State, []Effect, error) {
+	const reason = "a channel that the payment came over went on chain: what came over it can only be given back there"
+	next := Failing{p, p.keys(), reason}
+	if rest := without(p.keys(), key); len(rest) > 0 {
+		return next, []Effect{Fail{rest, reason}}, nil
+	}
+	return next, nil, nil
 }
 
 func stepHeld(s Held, v Event) (State, []Effect, error) {
@@ -90,6 +101,10 @@ func stepHeld(s Held, v Event) (State, []Effect, error) {
 		return s, nil, nil
 	case SentBack:
 		return fail(s.Payment, nil, v.Reason)
+	case Stranded:
+		if s.has(v.Key) {
+			return strand(s.Payment, v.Key)
+		}
 	case Decided:
 		switch {
 		case !s.has(v.Key):
@@ -118,35 +133,62 @@ func stepResuming(s Resuming, v Event) (State, []Effect, error) {
 		}
 		s.Payment = s.with(v.Part)
 		s.Open = append(slices.Clone(s.Open), v.Part.Key)
-		s.Asked++
-		// With all that is open: whichever effect finds the wallet there resumes all.
-		return s, []Effect{Resume{s.Client, s.Open, len(s.Open) < len(s.Parts)}}, nil
-	case WalletGone:
-		switch s.Asked--; {
-		case s.Asked > 0:
-			return s, nil, nil
-		case len(s.Open) == len(s.Parts):
-			return wake(s.Payment, v.Moment)
+		// With all that is open: whichever effect finds the wallet there resumes all. And with
+		// what went back, so that the interceptor refuses it unless a part was resumed before.
+		if s.some() {
+			return s, []Effect{Resume{s.Client, s.Open, true}}, nil
 		}
-		s.Asked++
-		return s, []Effect{Resume{s.Client, s.Open, true}}, nil
+		return s, []Effect{Resume{s.Client, slices.Concat(s.Back, s.Open), false}}, nil
+	case WalletGone:
+		return refused(s, v.Keys, func() (State, []Effect, error) { return wake(s.Payment, v.Moment) })
+	case PayerGone:
+		return refused(s, v.Keys, func() (State, []Effect, error) { return Held{s.Payment}, nil, nil })
+	case Unresumable:
+		return refused(s, v.Keys, func() (State, []Effect, error) { return strand(s.Payment, v.Key) })
 	case Decided:
 		if slices.Contains(s.Open, v.Key) {
-			return closeResuming(s, v.Key)
+			return closeResuming(s, v.Key, v.Resumed)
 		}
 	case Gone:
 		if slices.Contains(s.Open, v.Key) {
-			return closeResuming(s, v.Key)
+			return closeResuming(s, v.Key, false)
 		}
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
 
-func closeResuming(s Resuming, key ln.CircuitKey) (State, []Effect, error) {
-	if s.Open = without(s.Open, key); len(s.Open) == 0 {
-		return Resumed{s.Payment}, nil, nil
+// refused is the answer of a Resume effect that resumed none of its parts. Then is what
+// follows if nothing of the payment was resumed; else its siblings must not be left behind.
+func refused(s Resuming, keys []ln.CircuitKey, then func() (State, []Effect, error)) (State, []Effect, error) {
+	switch {
+	case len(without(s.Open, keys...)) > 0:
+		// A part that came since has an effect of its own, about all that is open.
+		return s, nil, nil
+	case s.some():
+		return s, []Effect{Resume{s.Client, s.Open, true}}, nil
+	case len(s.Back) > 0:
+		return fail(s.Payment, s.Back, wentBack)
 	}
-	return s, nil, nil
+	return then()
+}
+
+// some of its parts were resumed.
+func (s Resuming) some() bool { return len(s.Open)+len(s.Back) < len(s.Parts) }
+
+const wentBack = "a part of it went back"
+
+func closeResuming(s Resuming, key ln.CircuitKey, resumed bool) (State, []Effect, error) {
+	s.Open = without(s.Open, key)
+	if !resumed {
+		s.Back = append(slices.Clone(s.Back), key)
+	}
+	switch {
+	case len(s.Open) > 0:
+		return s, nil, nil
+	case len(s.Back) == len(s.Parts):
+		return Failed{s.Payment, wentBack}, nil, nil
+	}
+	return Resumed{s.Payment}, nil, nil
 }
 
 func stepFailing(s Failing, v Event) (State, []Effect, error) {

@@ -1,0 +1,296 @@
+//go:build itest
+
+package itest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/wire"
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/lws/agent"
+)
+
+// TestOfflineOnChain: the channel that a payment came over goes on chain while the payment
+// waits for its wallet. Who ends with what is counted to the sat, along the transactions.
+func TestOfflineOnChain(t *testing.T) {
+	untilTrusted(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), patient())
+	require.NoError(t, err)
+	op := newOperator(t, s)
+	op.reconcile(ctx)
+	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
+	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
+	require.NoError(t, err)
+
+	// The wallet comes once the channel is closed. A RESUME would end lnd's stream, and
+	// forward for nothing: the payer has it back on chain.
+	t.Run("the wallet comes too late", func(t *testing.T) {
+		day := newChainDay(ctx, t, w)
+		require.NoError(t, net.Mine(ctx, 3))
+		require.NoError(t, devnet.WaitFor(ctx, "the wait to be given up", func(ctx context.Context) (bool, error) {
+			list := w.waitWaiting(ctx, 1)
+			return list[0].State == "failing", nil
+		}))
+		// What is known of it outlives both.
+		require.NoError(t, s.Kill())
+		require.NoError(t, net.Gateway.Kill())
+		require.NoError(t, net.Gateway.Start(ctx))
+		require.NoError(t, s.Start(ctx))
+		w.wakeUp(ctx)
+		_, err := net.Gateway.WaitChannelActive(ctx, w.point.Point)
+		require.NoError(t, err)
+		day.resolve(ctx)
+		day.payment.ends(lnrpc.Payment_FAILED)
+		own, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: day.hash})
+		require.NoError(t, err)
+		require.Equal(t, lnrpc.Invoice_OPEN, own.State)
+		require.Empty(t, own.Htlcs, "nothing was forwarded")
+		w.waitWaiting(ctx, 0)
+
+		tree := day.transactions(ctx)
+		require.Equal(t, net.Payer, tree.takers[day.htlc], "the payer took the HTLC")
+		require.Equal(t, net.Gateway, tree.takers[day.gatewayOutput])
+		require.Equal(t, day.walletMsat, channelMsat(ctx, t, net.Wallet))
+		day.ends(ctx, tree)
+		op.waitBalanced(ctx)
+	})
+
+	// The wallet comes while the commitment waits for a block. Nobody can know yet that it
+	// will get one: it is handed on, the wallet claims, and the gateway claims with its
+	// preimage on chain.
+	t.Run("the wallet comes in time", func(t *testing.T) {
+		day := newChainDay(ctx, t, w)
+		w.wakeUp(ctx)
+		require.NoError(t, devnet.WaitFor(ctx, "the wallet to be paid", func(ctx context.Context) (bool, error) {
+			own, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: day.hash})
+			return err == nil && own.State == lnrpc.Invoice_SETTLED, nil
+		}))
+		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
+		day.resolve(ctx)
+		day.payment.ends(lnrpc.Payment_SUCCEEDED)
+		w.waitWaiting(ctx, 0)
+
+		tree := day.transactions(ctx)
+		require.Equal(t, net.Gateway, tree.takers[day.htlc], "the gateway took the HTLC")
+		require.Equal(t, net.Gateway, tree.takers[day.gatewayOutput])
+		require.Equal(t, day.walletMsat+chainDayMsat, channelMsat(ctx, t, net.Wallet))
+		day.ends(ctx, tree)
+		op.waitBalanced(ctx)
+	})
+
+	_, err = net.Gateway.FindChannel(ctx, w.point.Point)
+	require.NoError(t, err, "the wallet's channel is open")
+}
+
+const (
+	chainDayMsat = 100_000_000
+	// chainDaySat is large enough for the payment, and small enough to be funded twice.
+	chainDaySat = 900_000
+)
+
+// chainDay is a payment that waits, and whose channel its payer has just closed by force:
+// the commitment is in the mempool.
+type chainDay struct {
+	t       *testing.T
+	net     *devnet.Standard
+	channel devnet.Channel
+	hash    []byte
+	payment *paying
+	// What everybody had before, the channel's money left out.
+	gatewaySat, payerSat int64
+	walletMsat           uint64
+
+	closing             chainhash.Hash
+	htlc, gatewayOutput wire.OutPoint
+}
+
+func onChainSat(ctx context.Context, t *testing.T, n *devnet.Node) int64 {
+	t.Helper()
+	b, err := n.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+	require.NoError(t, err)
+	return b.TotalBalance
+}
+
+func channelMsat(ctx context.Context, t *testing.T, n *devnet.Node) uint64 {
+	t.Helper()
+	b, err := n.Balances(ctx)
+	require.NoError(t, err)
+	return b.LocalMsat
+}
+
+func newChainDay(ctx context.Context, t *testing.T, w *sleeper) *chainDay {
+	t.Helper()
+	net := w.net
+	_, err := net.Gateway.WaitChannelActive(ctx, w.point.Point)
+	require.NoError(t, err)
+	_, err = net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
+	require.NoError(t, err)
+	require.NoError(t, net.Fund(ctx, devnet.Funding{Node: net.Payer, CoinSat: 1_000_000, Coins: 2}))
+	d := &chainDay{t: t, net: net}
+	// A fraction of a satoshi on the gateway's side: commitments round it away.
+	const gatewaySide = 50_000
+	d.channel, err = net.OpenChannel(ctx, net.Payer, net.Gateway, devnet.ChannelParams{CapacitySat: chainDaySat, PushSat: gatewaySide})
+	require.NoError(t, err)
+	inv := w.longInvoice(ctx, chainDayMsat, 20*time.Hour)
+	d.hash = inv.Hash[:]
+	d.walletMsat = channelMsat(ctx, t, net.Wallet)
+	d.gatewaySat, d.payerSat = onChainSat(ctx, t, net.Gateway), onChainSat(ctx, t, net.Payer)
+
+	w.sleep(ctx)
+	d.payment = sendRequest(ctx, t, net, d.hash, &routerrpc.SendPaymentRequest{
+		PaymentRequest: inv.Bolt11, MaxParts: 1, TimeoutSeconds: 10, FeeLimitMsat: 10_000_000, OutgoingChanIds: []uint64{d.channel.ChanID},
+	})
+	held := w.waitWaiting(ctx, 1)[0]
+	require.EqualValues(t, chainDayMsat, held.AmountMsat)
+
+	stream, err := net.Payer.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: d.channel.RPCPoint(), Force: true})
+	require.NoError(t, err)
+	for {
+		update, err := stream.Recv()
+		require.NoError(t, err)
+		if p := update.GetClosePending(); p != nil {
+			hash, err := chainhash.NewHash(p.Txid)
+			require.NoError(t, err)
+			d.closing = *hash
+			break
+		}
+	}
+	require.NoError(t, net.Miner().WaitSpendInMempool(ctx, d.channel.Point))
+	tx, _, err := net.Miner().Tx(ctx, d.closing)
+	require.NoError(t, err)
+	for i, out := range tx.TxOut {
+		op := wire.OutPoint{Hash: d.closing, Index: uint32(i)} //nolint:gosec // a handful
+		switch out.Value {
+		case chainDayMsat / 1000:
+			d.htlc = op
+		case gatewaySide:
+			d.gatewayOutput = op
+		}
+	}
+	require.NotZero(t, d.htlc)
+	require.NotZero(t, d.gatewayOutput)
+	return d
+}
+
+// resolve mines until both sides have brought everything home.
+func (d *chainDay) resolve(ctx context.Context) {
+	d.t.Helper()
+	for blocks := 0; ; blocks++ {
+		require.Less(d.t, blocks, 600)
+		left := 0
+		for _, n := range []*devnet.Node{d.net.Payer, d.net.Gateway} {
+			pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+			require.NoError(d.t, err)
+			left += len(pending.PendingForceClosingChannels) + len(pending.WaitingCloseChannels)
+		}
+		if left == 0 {
+			return
+		}
+		require.NoError(d.t, d.net.Mine(ctx, 1))
+		// lnd's sweeper works by blocks, and needs a moment for each.
+		timer := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			require.NoError(d.t, ctx.Err())
+		}
+	}
+}
+
+// chainTree are the transactions that took the channel's money apart.
+type chainTree struct {
+	// takers say whose transaction spent an output of the closing one.
+	takers map[wire.OutPoint]*devnet.Node
+	// gains are what these brought each node's wallet, less what they all cost it.
+	gains map[*devnet.Node]int64
+}
+
+// transactions finds them in the blocks since the close.
+func (d *chainDay) transactions(ctx context.Context) *chainTree {
+	d.t.Helper()
+	miner := d.net.Miner()
+	require.NoError(d.t, d.net.Mine(ctx, 1))
+	closing, confirmations, err := miner.Tx(ctx, d.closing)
+	require.NoError(d.t, err)
+	tip, err := miner.Height(ctx)
+	require.NoError(d.t, err)
+	whose := d.whose(ctx)
+	tree := &chainTree{takers: map[wire.OutPoint]*devnet.Node{}, gains: map[*devnet.Node]int64{}}
+	ours := map[chainhash.Hash]bool{d.closing: true}
+	for height := tip - confirmations + 1; height <= tip; height++ {
+		hash, err := miner.BlockHash(ctx, height)
+		require.NoError(d.t, err)
+		block, err := miner.Block(ctx, hash)
+		require.NoError(d.t, err)
+		for _, tx := range block.Transactions[1:] {
+			id := tx.TxHash()
+			taken, fee := int64(0), int64(0)
+			mine := false
+			for _, in := range tx.TxIn {
+				from, _, err := miner.Tx(ctx, in.PreviousOutPoint.Hash)
+				require.NoError(d.t, err)
+				value := from.TxOut[in.PreviousOutPoint.Index].Value
+				fee += value
+				mine = mine || ours[in.PreviousOutPoint.Hash]
+				if in.PreviousOutPoint.Hash == d.closing {
+					taken += value
+					tree.takers[in.PreviousOutPoint] = whose[id]
+				}
+			}
+			if !mine {
+				continue
+			}
+			for _, out := range tx.TxOut {
+				fee -= out.Value
+			}
+			require.NotNil(d.t, whose[id], "transaction %s is somebody's", id)
+			ours[id] = true
+			tree.gains[whose[id]] += taken - fee
+			d.t.Logf("%s took %d sat of the closing transaction with %s, which cost %d sat", whose[id].Name, taken, id, fee)
+		}
+	}
+	for i, out := range closing.TxOut {
+		op := wire.OutPoint{Hash: d.closing, Index: uint32(i)} //nolint:gosec // a handful
+		if tree.takers[op] == nil {
+			require.LessOrEqual(d.t, out.Value, int64(330), "only an anchor is left behind")
+		}
+	}
+	return tree
+}
+
+// whose says which node's wallet knows a transaction.
+func (d *chainDay) whose(ctx context.Context) map[chainhash.Hash]*devnet.Node {
+	d.t.Helper()
+	out := map[chainhash.Hash]*devnet.Node{}
+	for _, n := range []*devnet.Node{d.net.Payer, d.net.Gateway} {
+		list, err := n.LN.GetTransactions(ctx, &lnrpc.GetTransactionsRequest{})
+		require.NoError(d.t, err)
+		for _, tx := range list.Transactions {
+			id, err := chainhash.NewHashFromStr(tx.TxHash)
+			require.NoError(d.t, err)
+			out[*id] = n
+		}
+	}
+	return out
+}
+
+// ends demands that both wallets have what the tree brought, to the sat.
+func (d *chainDay) ends(ctx context.Context, tree *chainTree) {
+	d.t.Helper()
+	for n, before := range map[*devnet.Node]int64{d.net.Gateway: d.gatewaySat, d.net.Payer: d.payerSat} {
+		require.NoError(d.t, devnet.WaitFor(ctx, n.Name+"'s wallet to have what it took", func(ctx context.Context) (bool, error) {
+			return onChainSat(ctx, d.t, n)-before == tree.gains[n], nil
+		}))
+	}
+}
