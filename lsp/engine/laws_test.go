@@ -12,6 +12,8 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
+const heldOver = ln.SCID(7 << 40)
+
 // wrapped is an lnd that holds a wrapped invoice's payment.
 type wrapped struct {
 	Events
@@ -39,7 +41,7 @@ func (w *wrapped) ListChannels(context.Context) ([]ln.Channel, error) {
 func (w *wrapped) LookupInvoice(context.Context, ln.Hash) (ln.Invoice, error) {
 	inv := ln.Invoice{State: w.state}
 	for i, e := range w.expiries {
-		inv.Htlcs = append(inv.Htlcs, ln.InvoiceHtlc{Key: ln.CircuitKey{HtlcID: uint64(i)}, Expiry: e, State: ln.InvoiceAccepted}) //nolint:gosec // small
+		inv.Htlcs = append(inv.Htlcs, ln.InvoiceHtlc{Key: ln.CircuitKey{ChanID: heldOver, HtlcID: uint64(i)}, Expiry: e, State: ln.InvoiceAccepted}) //nolint:gosec // small
 	}
 	// One that was given back already says nothing.
 	inv.Htlcs = append(inv.Htlcs, ln.InvoiceHtlc{Expiry: 1, State: ln.InvoiceCanceled})
@@ -70,7 +72,9 @@ func TestMarginAtTheMomentOfSending(t *testing.T) {
 		Attempt: 1, Payment: ln.DirectPayment{ExpiryHeight: 183}, SendUntilHeight: 103, MarginBlocks: 60,
 	}
 	good := func() *wrapped {
-		return &wrapped{height: 100, delta: 18, state: ln.InvoiceAccepted, expiries: []uint32{300, 183 + 60 + 18}}
+		return &wrapped{
+			height: 100, delta: 18, state: ln.InvoiceAccepted, expiries: []uint32{300, 183 + 60 + 18}, channels: []ln.Channel{{ChanID: heldOver}},
+		}
 	}
 	for name, c := range map[string]struct {
 		change func(*wrapped)
@@ -84,6 +88,7 @@ func TestMarginAtTheMomentOfSending(t *testing.T) {
 		"the same, a block short":                         {func(w *wrapped) { w.deltaErr = ln.ErrPermission; w.expiries[1]-- }, false},
 		"the wallet would find its delta too short":       {func(w *wrapped) { w.height = 104 }, false},
 		"the last block":                                  {func(w *wrapped) { w.height = 103 }, true},
+		"a channel of a part is closed":                   {func(w *wrapped) { w.channels = nil }, false},
 		"the held set is gone":                            {func(w *wrapped) { w.state = ln.InvoiceCanceled }, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -32,7 +32,7 @@ func (e *Engine) judge(client ln.PubKey, w lws.Wish, registered bool, id string,
 	defer e.mu.Unlock()
 	v = hold.Offered{
 		Moment: hold.Moment{At: e.opt.Now().UTC(), Height: e.height},
-		Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, FailHeight: lws.FailHeight(h, e.height, final, e.opt.MarginBlocks)},
+		Part:   hold.Part{Key: h.Key, AmountMsat: h.IncomingMsat, Over: h.OutgoingSCID, FailHeight: lws.FailHeight(h, e.height, final, e.opt.MarginBlocks)},
 	}
 	v.Part.SatBlocks = lws.SatBlocks(h.IncomingMsat, e.height, v.Part.FailHeight)
 	if again || !registered {

@@ -40,20 +40,27 @@ func (e *Engine) isDeciding(key ln.CircuitKey) bool {
 // resume hands parts on together, unless lnd would fail them, or some of them cannot go.
 func (e *Engine) resume(ctx context.Context, f hold.Resume) ([]hold.Event, error) {
 	e.mu.Lock()
-	online, payer := e.online(f.Client), e.arrivedOver(f.Keys)
+	online, ready := e.online(f.Client), e.ready(f.Keys)
 	e.mu.Unlock()
+	var early hold.Event
 	switch {
 	case !online:
-		return []hold.Event{hold.WalletGone{Moment: e.moment(), Keys: f.Keys}}, nil
-	case !payer:
-		return []hold.Event{hold.PayerGone{Moment: e.moment(), Keys: f.Keys}}, nil
+		early = hold.WalletGone{Moment: e.moment(), Keys: f.Keys}
+	case !ready:
+		early = hold.NotYet{Moment: e.moment(), Keys: f.Keys}
+	}
+	if early != nil {
+		e.expectFewer(f.Client, 1)
+		return []hold.Event{early}, nil
 	}
 	e.decides(f.Keys)
-	err := e.opt.Holds.Decide(ctx, f.Keys, true, walletBack)
+	err := e.handOver(ctx, f.Client, f.Keys)
 	var otherwise *DecidedError
 	switch {
 	case err == nil:
 		return e.answer(f.Keys, e.recorded(f.Keys, true)), nil
+	case errors.Is(err, errAway):
+		return e.answer(f.Keys, []hold.Event{hold.WalletGone{Moment: e.moment(), Keys: f.Keys}}), nil
 	case errors.As(err, &otherwise) && !otherwise.Resumed:
 		return e.answer(f.Keys, []hold.Event{hold.Unresumable{Moment: e.moment(), Keys: f.Keys, Key: otherwise.Key}}), nil
 	case errors.Is(err, ErrDecided), errors.Is(err, ErrUnknown):

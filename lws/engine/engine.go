@@ -88,6 +88,8 @@ type Engine struct {
 	reported map[ln.CircuitKey]bool
 	// deciding are parts of live that an effect decides, or has decided.
 	deciding map[ln.CircuitKey]*deciding
+	// handing are wallets that came, with what is handed on to each together.
+	handing map[ln.PubKey]*handover
 	ids     *ulid.MonotonicEntropy
 	relist  chan struct{}
 	reclaim chan struct{}
@@ -110,7 +112,7 @@ func New(opt Options) (*Engine, error) {
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
 		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.Outpoint),
 		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
-		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), deciding: make(map[ln.CircuitKey]*deciding),
+		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), deciding: make(map[ln.CircuitKey]*deciding), handing: make(map[ln.PubKey]*handover),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
@@ -251,7 +253,7 @@ func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.Sta
 		}
 		e.remember(t.ID, t.To)
 		_, asked := t.From.(hold.Resuming)
-		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.arrivedOver(keysOf(h.Payment)) {
+		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment)) {
 			// Who was missed came while that was being stored.
 			e.wg.Go(func() { e.arrived(h.Client) })
 		}

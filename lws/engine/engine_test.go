@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,13 +28,45 @@ type away struct {
 	sink    func(HtlcEvent)
 	resumed map[ln.CircuitKey]bool
 	acked   []ln.CircuitKey
+	// decisions are the calls, in order.
+	decisions [][]ln.CircuitKey
+	// channels of lnd's beside that one; onChannel hears of them.
+	channels  []ln.Channel
+	onChannel func(ln.ChannelEvent)
+	// otherwise is how an HTLC was decided by somebody else.
+	otherwise map[ln.CircuitKey]error
 }
 
 func (a *away) ListChannels(context.Context) ([]ln.Channel, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.channels != nil {
+		return slices.Clone(a.channels), nil
+	}
 	return []ln.Channel{{Peer: a.wallet, ChanID: 5, Outpoint: ln.Outpoint{Index: 1}}}, nil
 }
 
-func (a *away) SubscribeChannelEvents(ctx context.Context, _ func(ln.ChannelEvent)) error {
+// set makes a channel active, or not, and tells.
+func (a *away) set(index uint32, active bool) {
+	a.mu.Lock()
+	kind := ln.ChannelInactive
+	if active {
+		kind = ln.ChannelActive
+	}
+	for i := range a.channels {
+		if a.channels[i].Outpoint.Index == index {
+			a.channels[i].Active = active
+		}
+	}
+	tell := a.onChannel
+	a.mu.Unlock()
+	tell(ln.ChannelEvent{Kind: kind, Outpoint: ln.Outpoint{Index: index}})
+}
+
+func (a *away) SubscribeChannelEvents(ctx context.Context, handle func(ln.ChannelEvent)) error {
+	a.mu.Lock()
+	a.onChannel = handle
+	a.mu.Unlock()
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -63,6 +97,12 @@ func (a *away) attached() func(HtlcEvent) {
 func (a *away) Decide(_ context.Context, keys []ln.CircuitKey, resume bool, _ string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.decisions = append(a.decisions, keys)
+	for _, k := range keys {
+		if err := a.otherwise[k]; err != nil {
+			return err
+		}
+	}
 	for _, k := range keys {
 		a.resumed[k] = resume
 	}
@@ -88,34 +128,11 @@ func (a *away) Delete(context.Context, ln.PubKey) error { return nil }
 // TestSwarm: HTLCs of many payments come in one moment. They are judged beside each other
 // and counted exactly; their ends are acknowledged.
 func TestSwarm(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db")})
-	require.NoError(t, err)
-	defer func() { _ = db.Close() }()
-	require.NoError(t, fsm.Migrate(ctx, db))
 	a := &away{wallet: ln.PubKey{2, 7}, resumed: map[ln.CircuitKey]bool{}}
-	e, err := New(Options{
-		Node: a, Holds: a, Wishes: a, DB: db, MarginBlocks: 10, Now: time.Now, Random: rand.Reader, MaxWallets: 10,
-		Limits: lws.Limits{
-			HoldFor: time.Hour, Htlcs: 100, AllHtlcs: 100, Sat: 1_000_000, AllSat: 1_000_000, SatBlocks: 1 << 40, AllSatBlocks: 1 << 40,
-			IncomingHtlcs: 100, MinHold: time.Hour, MinFinal: 18, MaxFinal: 2016,
-		},
-	})
-	require.NoError(t, err)
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(ctx, func() {}) }()
-	defer func() {
-		cancel()
-		require.NoError(t, <-ended)
-	}()
-	require.Eventually(t, func() bool { return a.attached() != nil }, time.Minute, time.Millisecond)
+	e := a.start(t)
 	const swarm = 60
-	key := func(n int) ln.CircuitKey { return ln.CircuitKey{ChanID: 9, HtlcID: uint64(n)} } //nolint:gosec // small
 	for n := range swarm {
-		a.attached()(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{
-			Key: key(n), Hash: ln.Hash{1, byte(n)}, IncomingMsat: 1_000_000, OutgoingMsat: 999_000, OutgoingSCID: 5,
-			IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
-		}})
+		a.offer(n, 1_000_000, 5)
 	}
 	// Whatever is not held was asked to go back.
 	require.Eventually(t, func() bool {
@@ -123,7 +140,7 @@ func TestSwarm(t *testing.T) {
 		defer a.mu.Unlock()
 		return len(a.resumed) == swarm-5
 	}, time.Minute, time.Millisecond)
-	list, err := e.List(ctx, &a.wallet)
+	list, err := e.List(t.Context(), &a.wallet)
 	require.NoError(t, err)
 	held := 0
 	for _, p := range list {
@@ -146,7 +163,178 @@ func TestSwarm(t *testing.T) {
 		defer a.mu.Unlock()
 		return len(a.acked) == swarm
 	}, time.Minute, time.Millisecond)
-	list, err = e.List(ctx, nil)
+	list, err = e.List(t.Context(), nil)
 	require.NoError(t, err)
 	require.Empty(t, list)
+}
+
+func key(n int) ln.CircuitKey { return ln.CircuitKey{ChanID: 9, HtlcID: uint64(n)} } //nolint:gosec // small
+
+// offer has the interceptor hold an HTLC whose onion names one of the wallet's channels.
+func (a *away) offer(n int, msat ln.Msat, over ln.SCID) {
+	a.attached()(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{
+		Key: key(n), Hash: ln.Hash{1, byte(n)}, IncomingMsat: msat, OutgoingMsat: msat - 1, OutgoingSCID: over,
+		IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
+	}})
+}
+
+// start runs an engine until the end of the test.
+func (a *away) start(t *testing.T) *Engine {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db")})
+	require.NoError(t, err)
+	require.NoError(t, fsm.Migrate(ctx, db))
+	e, err := New(Options{
+		Node: a, Holds: a, Wishes: a, DB: db, MarginBlocks: 10, Now: time.Now, Random: rand.Reader, MaxWallets: 10,
+		Limits: lws.Limits{
+			HoldFor: time.Hour, Htlcs: 100, AllHtlcs: 100, Sat: 1_000_000, AllSat: 1_000_000, SatBlocks: 1 << 40, AllSatBlocks: 1 << 40,
+			IncomingHtlcs: 100, MinHold: time.Hour, MinFinal: 18, MaxFinal: 2016,
+		},
+	})
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx, func() {}) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+		_ = db.Close()
+	})
+	require.Eventually(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.sink != nil && a.onChannel != nil
+	}, time.Minute, time.Millisecond)
+	return e
+}
+
+// waits until so many payments are in the state.
+func (a *away) waits(t *testing.T, e *Engine, n int, state string) {
+	t.Helper()
+	var list []Shown
+	require.Eventually(t, func() bool {
+		var err error
+		list, err = e.List(t.Context(), &a.wallet)
+		in := 0
+		for _, p := range list {
+			if p.State == state {
+				in++
+			}
+		}
+		return err == nil && in == n && len(list) == n
+	}, time.Minute, 5*time.Millisecond, "%v", list)
+}
+
+// withChannels is a wallet with two channels, both away, and a payer with one.
+func withChannels(localSat ln.Sat) *away {
+	w := ln.PubKey{2, 7}
+	return &away{wallet: w, resumed: map[ln.CircuitKey]bool{}, otherwise: map[ln.CircuitKey]error{}, channels: []ln.Channel{
+		{Peer: w, ChanID: 5, Outpoint: ln.Outpoint{Index: 1}, LocalSat: localSat},
+		{Peer: w, ChanID: 6, Outpoint: ln.Outpoint{Index: 2}, LocalSat: 1_000_000},
+		{Peer: ln.PubKey{3, 1}, ChanID: 9, Outpoint: ln.Outpoint{Index: 3}, Active: true},
+	}}
+}
+
+func (a *away) calls() (out [][]ln.CircuitKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.decisions)
+}
+
+// What waits for a wallet is handed on in one decision when it comes, once lnd has both the
+// channel that the onions name and the one that they came over.
+func TestHandedOnInOneMoment(t *testing.T) {
+	a := withChannels(1_000_000)
+	e := a.start(t)
+	for n := range 5 {
+		a.offer(n, 1_000_000, 5)
+	}
+	a.waits(t, e, 5, "held")
+	a.set(3, false)
+	a.set(2, true)
+	a.set(1, true)
+	time.Sleep(2 * settleFor)
+	require.Empty(t, a.calls(), "the payer's channel is not there")
+	a.set(1, false)
+	a.set(3, true)
+	time.Sleep(2 * settleFor)
+	require.Empty(t, a.calls(), "the channel that the onions name is not there")
+	a.set(1, true)
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 1)
+	require.Len(t, a.calls()[0], 5)
+}
+
+// One of its channels that stays away keeps the payments that name it only for a while.
+func TestAnotherChannelWillDo(t *testing.T) {
+	a := withChannels(1_000_000)
+	e := a.start(t)
+	a.offer(1, 1_000_000, 5)
+	a.waits(t, e, 1, "held")
+	a.set(2, true)
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 1)
+}
+
+// A small channel of the wallet's, into which lnd may put anything that fits alone, takes no
+// more at a time than it has room for.
+func TestSmallChannelIsNotFlooded(t *testing.T) {
+	a := withChannels(3_500)
+	e := a.start(t)
+	for n := range 5 {
+		a.offer(n, 1_000_000, 6)
+	}
+	a.waits(t, e, 5, "held")
+	a.set(1, true)
+	a.set(2, true)
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 2)
+	require.Len(t, a.calls()[0], 3)
+	require.Len(t, a.calls()[1], 2)
+}
+
+// A payment of which a part cannot be resumed is not handed on in part: its other parts go
+// back. Others of the wallet's are handed on all the same.
+func TestWhatCannotBeResumedGoesBackTogether(t *testing.T) {
+	a := withChannels(1_000_000)
+	e := a.start(t)
+	offer := func(n int, hash byte) {
+		a.attached()(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{
+			Key: key(n), Hash: ln.Hash{hash}, IncomingMsat: 1_000_000, OutgoingMsat: 999_999, OutgoingSCID: 5,
+			IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
+		}})
+	}
+	offer(1, 1)
+	offer(2, 1)
+	offer(3, 2)
+	a.waits(t, e, 2, "held")
+	a.mu.Lock()
+	a.otherwise[key(2)] = &DecidedError{Key: key(2), Err: errors.New("its channel is on chain")}
+	a.mu.Unlock()
+	a.set(1, true)
+	require.Eventually(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		one, asked := a.resumed[key(1)]
+		return a.resumed[key(3)] && asked && !one
+	}, time.Minute, time.Millisecond)
+	a.waits(t, e, 1, "failing")
+	a.attached()(HtlcEvent{Kind: HtlcGone, Htlc: ln.InterceptedHtlc{Key: key(2), Hash: ln.Hash{1}}})
+	a.waits(t, e, 0, "failing")
+}
+
+// What the interceptor does not report at an attachment is over: a process died after that
+// was acknowledged and before it was stored.
+func TestWhatIsNotReportedIsOver(t *testing.T) {
+	a := withChannels(1_000_000)
+	e := a.start(t)
+	a.offer(1, 1_000_000, 5)
+	a.offer(2, 1_000_000, 5)
+	a.waits(t, e, 2, "held")
+	e.mu.Lock()
+	e.reported = map[ln.CircuitKey]bool{}
+	e.mu.Unlock()
+	a.offer(2, 1_000_000, 5)
+	a.attached()(HtlcEvent{Kind: HtlcSynced})
+	a.waits(t, e, 1, "held")
 }

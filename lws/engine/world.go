@@ -22,6 +22,9 @@ const (
 	// starts, both sides dial, one connection takes the place of the other, and what is
 	// resumed in between fails (seen: lives of 110 ms).
 	settleFor = 400 * time.Millisecond
+	// patience is how long the channel that an onion names is waited for while another of
+	// the wallet's is active.
+	patience = 5 * time.Second
 	// retryStep keeps attempts apart; nothing rests on its length.
 	retryStep = 200 * time.Millisecond
 )
@@ -79,38 +82,54 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 	wake(e.reclaim)
 }
 
-// expect looks at a wallet again once its channel counts, if it still is active then.
+// expect looks at a wallet again once its channel counts, if it still is active then, and
+// once more when no other of its channels is waited for.
 func (e *Engine) expect(client ln.PubKey) {
 	if e.ctx.Err() != nil {
 		return
 	}
 	e.wg.Go(func() {
-		e.pause(settleFor)
-		e.mu.Lock()
-		online := e.online(client)
-		e.mu.Unlock()
-		if online {
+		for _, wait := range []time.Duration{settleFor, patience - settleFor} {
+			e.pause(wait)
+			e.mu.Lock()
+			online := e.online(client)
+			e.mu.Unlock()
+			if !online {
+				return
+			}
 			e.arrived(client)
 			wake(e.reclaim)
 		}
 	})
 }
 
-// arrived resumes what waits for a wallet, as far as its payers are there.
+// arrived hands on what waits for a wallet, as far as lnd would not fail it.
 func (e *Engine) arrived(client ln.PubKey) {
 	e.mu.Lock()
 	var ids []string
 	for id, p := range e.live {
-		if p.Client == client && !e.decided[id] && e.arrivedOver(keysOf(p)) {
+		if p.Client == client && !e.decided[id] && e.ready(keysOf(p)) {
 			ids = append(ids, id)
 		}
 	}
+	if len(ids) == 0 {
+		e.mu.Unlock()
+		return
+	}
+	g := e.handing[client]
+	if g == nil {
+		g = &handover{}
+		e.handing[client] = g
+	}
+	g.expected += len(ids)
 	e.mu.Unlock()
 	slices.Sort(ids)
-	m := hold.WalletActive{Moment: e.moment()}
-	for _, id := range ids {
-		e.wg.Go(func() { _ = e.tell(id, m) })
-	}
+	taken := e.tellAll(ids, hold.WalletActive{Moment: e.moment()})
+	e.expectFewer(client, len(ids)-taken)
+	e.wg.Go(func() {
+		e.pause(gatherFor)
+		e.flush(client, g)
+	})
 }
 
 func keysOf(p hold.Payment) []ln.CircuitKey {
@@ -127,12 +146,25 @@ func (e *Engine) named(name ln.SCID) (channel, bool) {
 	return e.channels[op], known
 }
 
-// arrivedOver: the channels that these HTLCs came over are active. lnd fails what is
-// resumed while its incoming channel is not, so it waits for the payer as well (under mu).
-func (e *Engine) arrivedOver(keys []ln.CircuitKey) bool {
+// ready: lnd would not fail these parts if they were resumed now. It fails what came over a
+// channel that is not active, so they wait for their payers as well. And it looks for the
+// channel that an onion names before it takes any other of the wallet's: they come back one
+// after the other. One that does not is not waited for long (under mu).
+func (e *Engine) ready(keys []ln.CircuitKey) bool {
+	now := e.opt.Now()
 	for _, key := range keys {
 		if c, known := e.named(key.ChanID); !known || !c.Active {
 			return false
+		}
+		p := e.live[e.byKey[key]]
+		for _, part := range p.Parts {
+			if part.Key != key {
+				continue
+			}
+			c, known := e.named(part.Over)
+			if there := known && c.Active && now.Sub(c.since) >= settleFor; !there && !e.activeFor(p.Client, patience) {
+				return false
+			}
 		}
 	}
 	return true
@@ -156,10 +188,13 @@ func (e *Engine) waitingOver(c channel) (out []ln.PubKey) {
 }
 
 // online: the wallet has an active channel that counts (under mu).
-func (e *Engine) online(client ln.PubKey) bool {
+func (e *Engine) online(client ln.PubKey) bool { return e.activeFor(client, settleFor) }
+
+// activeFor: one of the wallet's channels has been active for so long (under mu).
+func (e *Engine) activeFor(client ln.PubKey, atLeast time.Duration) bool {
 	now := e.opt.Now()
 	for _, c := range e.channels {
-		if c.Peer == client && c.Active && now.Sub(c.since) >= settleFor {
+		if c.Peer == client && c.Active && now.Sub(c.since) >= atLeast {
 			return true
 		}
 	}

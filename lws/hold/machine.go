@@ -22,6 +22,8 @@ const (
 type Part struct {
 	Key        ln.CircuitKey `json:"key"`
 	AmountMsat ln.Msat       `json:"amount_msat"`
+	// Over is the wallet's channel that its onion names.
+	Over ln.SCID `json:"over,omitempty"`
 	// FailHeight is the first block at which it goes back.
 	FailHeight uint32 `json:"fail_height"`
 	// SatBlocks is what holding it may cost, as it stood when it came.
@@ -151,9 +153,9 @@ type (
 		Moment
 		Keys []ln.CircuitKey `json:"keys"`
 	}
-	// PayerGone: a channel that these came over was not active when they were to be
-	// resumed, so that lnd would have failed them, and none of them was.
-	PayerGone struct {
+	// NotYet: lnd would have failed these if they had been resumed, for a channel that they
+	// came over, or that they name, was not active. None of them was.
+	NotYet struct {
 		Moment
 		Keys []ln.CircuitKey `json:"keys"`
 	}
@@ -201,7 +203,7 @@ type (
 func (Offered) EventName() string      { return "offered" }
 func (WalletActive) EventName() string { return "wallet_active" }
 func (WalletGone) EventName() string   { return "wallet_gone" }
-func (PayerGone) EventName() string    { return "payer_gone" }
+func (NotYet) EventName() string       { return "not_yet" }
 func (Unresumable) EventName() string  { return "unresumable" }
 func (Stranded) EventName() string     { return "stranded" }
 func (NewBlock) EventName() string     { return "new_block" }
@@ -227,7 +229,7 @@ type (
 	}
 	// Resume has the parts forwarded, all in one decision. That the interceptor has
 	// recorded it is told as Decided for each; one that it does not know is Gone. Unless
-	// Force, the answer may be WalletGone, PayerGone or Unresumable instead. The effects of
+	// Force, the answer may be WalletGone, NotYet or Unresumable instead. The effects of
 	// a payment run one after the other, each once the last one's answer is stored.
 	Resume struct {
 		Client ln.PubKey       `json:"client"`
@@ -251,9 +253,9 @@ func (Fail) EffectName() string   { return "fail" }
 func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name: Name, Step: Step,
-		States:   []State{Fresh{}, Held{}, Resuming{}, Failing{}, Resumed{}, Failed{}},
+		States: []State{Fresh{}, Held{}, Resuming{}, Failing{}, Resumed{}, Failed{}},
 		Events: []Event{
-			Offered{}, WalletActive{}, WalletGone{}, PayerGone{}, Unresumable{}, Stranded{}, NewBlock{}, Tick{}, Decided{}, Woken{}, SentBack{}, Gone{},
+			Offered{}, WalletActive{}, WalletGone{}, NotYet{}, Unresumable{}, Stranded{}, NewBlock{}, Tick{}, Decided{}, Woken{}, SentBack{}, Gone{},
 		},
 		Effects:  []Effect{Wake{}, Resume{}, Fail{}},
 		Terminal: Final, Deadline: deadline, Edges: edges(),
@@ -332,9 +334,9 @@ func edges() []fsm.Edge {
 		{From: "resuming", Event: "wallet_gone", To: "held", Effects: []string{"wake"}},
 		{From: "resuming", Event: "wallet_gone", To: "resuming", Effects: []string{"resume"}},
 		{From: "resuming", Event: "wallet_gone", To: "failing", Effects: []string{"fail"}},
-		{From: "resuming", Event: "payer_gone", To: "held"},
-		{From: "resuming", Event: "payer_gone", To: "resuming", Effects: []string{"resume"}},
-		{From: "resuming", Event: "payer_gone", To: "failing", Effects: []string{"fail"}},
+		{From: "resuming", Event: "not_yet", To: "held"},
+		{From: "resuming", Event: "not_yet", To: "resuming", Effects: []string{"resume"}},
+		{From: "resuming", Event: "not_yet", To: "failing", Effects: []string{"fail"}},
 		{From: "resuming", Event: "unresumable", To: "failing", Effects: []string{"fail"}},
 		{From: "resuming", Event: "unresumable", To: "resuming", Effects: []string{"resume"}},
 		{From: "resuming", Event: "woken", To: "resuming"},

@@ -44,7 +44,7 @@ func testEvents(s State) []Event {
 	}
 	first, all := []ln.CircuitKey{testPart(1).Key}, Of(s).keys()
 	for _, asked := range [][]ln.CircuitKey{first, all} {
-		out = append(out, PayerGone{m, asked})
+		out = append(out, NotYet{m, asked})
 		if len(all) > 0 {
 			out = append(out, Unresumable{m, asked, all[0]})
 		}
@@ -215,7 +215,7 @@ func (w *partsWorld) effect() {
 				w.step(WalletGone{w.m, f.Keys})
 				return
 			case 1:
-				w.step(PayerGone{w.m, f.Keys})
+				w.step(NotYet{w.m, f.Keys})
 				return
 			}
 			for _, k := range f.Keys {

@@ -141,7 +141,7 @@ func stepResuming(s Resuming, v Event) (State, []Effect, error) {
 		return s, []Effect{Resume{s.Client, slices.Concat(s.Back, s.Open), false}}, nil
 	case WalletGone:
 		return refused(s, v.Keys, func() (State, []Effect, error) { return wake(s.Payment, v.Moment) })
-	case PayerGone:
+	case NotYet:
 		return refused(s, v.Keys, func() (State, []Effect, error) { return Held{s.Payment}, nil, nil })
 	case Unresumable:
 		return refused(s, v.Keys, func() (State, []Effect, error) { return strand(s.Payment, v.Key) })
