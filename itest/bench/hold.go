@@ -205,16 +205,28 @@ func closeAll(ctx context.Context, n *nodes, by, with *devnet.Node) error {
 		if err != nil {
 			return err
 		}
-		if _, err := by.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{
-			ChannelPoint: devnet.Channel{Point: point}.RPCPoint(), SatPerVbyte: 2,
-		}); err != nil {
-			return err
-		}
-		if err := n.Miner().WaitSpendInMempool(ctx, point); err != nil {
-			return err
+		if err := closeOne(ctx, by, devnet.Channel{Point: point}); err != nil {
+			return fmt.Errorf("close a channel: %w", err)
 		}
 	}
 	return n.Mine(ctx, 6)
+}
+
+// closeOne returns once the closing transaction is on its way.
+func closeOne(ctx context.Context, by *devnet.Node, c devnet.Channel) error {
+	stream, err := by.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: c.RPCPoint(), SatPerVbyte: 2})
+	if err != nil {
+		return err
+	}
+	for {
+		update, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if update.GetClosePending() != nil {
+			return nil
+		}
+	}
 }
 
 // registerHold has the wallet ask for holds and for calls of its webhook.

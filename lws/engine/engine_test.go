@@ -330,7 +330,7 @@ func TestWhatIsNotReportedIsOver(t *testing.T) {
 	e := a.start(t)
 	a.offer(1, 1_000_000, 5)
 	a.offer(2, 1_000_000, 5)
-	a.waits(t, e, 2, "held")
+	require.Eventually(t, func() bool { return len(e.Waiting(a.wallet)) == 2 }, time.Minute, time.Millisecond)
 	e.mu.Lock()
 	e.reported = map[ln.CircuitKey]bool{}
 	e.mu.Unlock()
