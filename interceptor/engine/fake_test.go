@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ type fakeLnd struct {
 	seen bool
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
+	// gone is a channel that is on chain.
+	gone ln.SCID
 }
 
 type fakeHtlc struct {
@@ -247,7 +250,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 			ch.Htlcs = append(ch.Htlcs, h)
 		}
 	}
-	return []ln.Channel{*byChan[1], *byChan[2], *byChan[3]}, nil
+	return slices.DeleteFunc([]ln.Channel{*byChan[1], *byChan[2], *byChan[3]}, func(c ln.Channel) bool { return c.ChanID == f.gone && f.gone != 0 }), nil
 }
 
 func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {

@@ -404,3 +404,34 @@ func TestOnePartGoesOnChain(t *testing.T) {
 		})
 	}
 }
+
+// TestWrappedIncomingChannelClosed: the gateway's own invoice holds the payment, and the
+// channel that it came over goes on chain. The wallet comes, and is not paid from what the
+// gateway could only claim by a transaction of its own, or not at all: the payer has it back.
+func TestWrappedIncomingChannelClosed(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		j := jobs()[5]
+		j.holdFor = 20 * time.Hour
+		r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+		r.openBooks()
+		a := r.agree()
+		r.away()
+		paid := r.pay(a.bolt11)
+		ear, _ := r.listen(r.walletKey)
+		require.Equal(t, a.id, r.hears(ear).PaymentId)
+		list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+		require.NoError(t, err)
+		require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+		r.w.Mine(4)
+		r.pause(5 * time.Second)
+		r.w.Connect(r.gateway, r.wallet)
+		r.pause(time.Minute)
+		require.Equal(t, r.before[r.wallet], r.w.Wealth(r.wallet).TotalMsat(), "the wallet was not paid")
+		for range 60 {
+			r.w.Mine(10)
+			r.pause(2 * time.Second)
+		}
+		require.Equal(t, lnrpc.Payment_FAILED, r.outcome(paid).Status)
+		require.GreaterOrEqual(t, r.w.Wealth(r.gateway).TotalMsat(), r.before[r.gateway], "the gateway lost money")
+	})
+}
