@@ -25,7 +25,7 @@ func TestOfflineOnChain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), patient())
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
 	op := newOperator(t, s)
 	op.reconcile(ctx)

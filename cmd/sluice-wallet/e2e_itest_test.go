@@ -61,6 +61,7 @@ func TestWalletOnRealNodes(t *testing.T) {
 	}))
 	call("status")
 	call("offers", "100000")
+	paid := 0
 	receive := func(args ...string) {
 		out, _, code := call(append([]string{"receive", "--json"}, args...)...)
 		require.Zero(t, code)
@@ -74,6 +75,12 @@ func TestWalletOnRealNodes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, lnrpc.Payment_SUCCEEDED, p.Status, p.FailureReason.String())
 		t.Logf("payer paid %d sat, fee %d msat in %s", p.ValueSat, p.FeeMsat, time.Since(began))
+		// Until the LSP knows that too, the payment takes room of its channel.
+		paid++
+		require.NoError(t, devnet.WaitFor(ctx, "the LSP to know that the wallet was paid", func(context.Context) (bool, error) {
+			out, _, code := call("payments")
+			return code == 0 && strings.Count(out, "the wallet was paid") == paid, nil
+		}))
 	}
 	receive("100000", "--payer-pays")
 	receive("3000", "-d", "small")

@@ -212,9 +212,10 @@ func closeAll(ctx context.Context, n *nodes, by, with *devnet.Node) error {
 	return n.Mine(ctx, 6)
 }
 
-// closeOne returns once the closing transaction is on its way.
+// closeOne returns once the closing transaction is on its way. It is forced: lnd cannot
+// close a zero-conf channel otherwise before it has entered it into its graph anew.
 func closeOne(ctx context.Context, by *devnet.Node, c devnet.Channel) error {
-	stream, err := by.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: c.RPCPoint(), SatPerVbyte: 2})
+	stream, err := by.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: c.RPCPoint(), Force: true})
 	if err != nil {
 		return err
 	}
