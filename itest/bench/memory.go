@@ -106,7 +106,15 @@ func playOnePayment(ctx context.Context, b *bench, net *devnet.Standard, s *slui
 	if err := net.Mine(ctx, 8); err != nil {
 		return finished, open, err
 	}
+	mined := time.Now()
 	err = devnet.WaitFor(ctx, "the payment and its open to end", func(ctx context.Context) (bool, error) {
+		// On a busy machine the transaction may have come after the first of those blocks.
+		if time.Since(mined) > 2*time.Second {
+			mined = time.Now()
+			if err := net.Mine(ctx, 1); err != nil {
+				return false, err
+			}
+		}
 		shown, err := s.operator.ShowPayment(ctx, &lspv1.ShowPaymentRequest{IdOrHash: paid.paymentID})
 		if err != nil {
 			return false, err
