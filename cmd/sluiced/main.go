@@ -95,7 +95,7 @@ func load(e *env, f config.Flags) (app.Config, error) {
 	cfg := app.DefaultConfig()
 	source := f.Source(e.vars)
 	// What the repository's own harness reads is nobody's setting.
-	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS", "SLUICE_REPLAY_SECONDS", "SLUICE_ITEST")
+	source.NotSettings = append(source.NotSettings, "SLUICE_BIN", "SLUICE_PEERS", "SLUICE_TEST_FULL", "SLUICE_DEVNET_KEEP", "SLUICE_SKIP_POSTGRES", "SLUICE_SEED", "SLUICE_RUNS", "SLUICE_REPLAY_SECONDS", "SLUICE_ITEST", "SLUICE_SOAK_MINUTES", "SLUICE_SOAK_SEED")
 	if err := config.Load(source, &cfg); err != nil {
 		return cfg, fmt.Errorf("%w\n`sluiced config sample` prints every setting with its default", err)
 	}
