@@ -4,7 +4,6 @@ package itest
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -222,9 +221,7 @@ func TestSwapOpensChannel(t *testing.T) {
 	}))
 	refunded := n.reaches(ctx, b.PaymentHash, "refunded")
 	n.reaches(ctx, c.PaymentHash, "refunded")
-	raw, err := base64.StdEncoding.DecodeString(refunded.Deposits[0].RefundTx)
-	require.NoError(t, err)
-	back := decodeTx(t, fmt.Sprintf("%x", raw)).TxOut[0].Value
+	back := decodeTx(t, refunded.Deposits[0].RefundTx).TxOut[0].Value
 	require.Equal(t, 400_000-refunded.Deposits[0].RefundFeeSat, back)
 	require.Equal(t, walletBefore-fees-byHand.FeeSat-refunded.Deposits[0].RefundFeeSat, n.onchain(ctx, net.Wallet))
 	channels, err = net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
