@@ -30,6 +30,8 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
+	"github.com/sluice-lsp/sluice/lws/tenant"
+	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
 )
@@ -151,6 +153,20 @@ func TestBreachStates(t *testing.T) {
 	require.ElementsMatch(t, states, column(rows(t, read(t, "watchtower.md"), "## What is punished"), 0))
 }
 
+// TestTenants: the page on tenants tells every kind and every role.
+func TestTenants(t *testing.T) {
+	page := read(t, "tenant.md")
+	var kinds, roles []string
+	for _, k := range tenant.Kinds() {
+		kinds = append(kinds, string(k))
+	}
+	for _, r := range tenant.Roles() {
+		roles = append(roles, string(r))
+	}
+	require.Equal(t, kinds, column(rows(t, page, "## Three kinds"), 0))
+	require.Equal(t, roles, column(rows(t, page, "## Users, roles and macaroons"), 0))
+}
+
 func TestErrors(t *testing.T) {
 	table := rows(t, read(t, "protocol.md"), "## Errors")
 	require.Len(t, table, len(errkind.Kinds()))
@@ -177,6 +193,7 @@ func TestMethods(t *testing.T) {
 		lwsv1.HoldsService_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc,
 		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, lspsv1.LspsOperatorService_ServiceDesc,
 		towerv1.TowerService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc,
+		tenantv1.TenantService_ServiceDesc, tenantv1.TenantOperatorService_ServiceDesc,
 	} {
 		var names []string
 		for _, m := range desc.Methods {
@@ -203,7 +220,7 @@ func routes(t *testing.T) map[string]string {
 	for _, file := range []string{
 		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
 		"backupsvc/api/backupsv1/backups.rest.yaml", "lsp/api/lspsv1/lsps.rest.yaml",
-		"watchtower/api/towerv1/tower.rest.yaml",
+		"watchtower/api/towerv1/tower.rest.yaml", "lws/tenant/api/tenantv1/tenant.rest.yaml",
 	} {
 		text := read(t, filepath.Join(root, file))
 		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {
@@ -289,12 +306,12 @@ func TestMetrics(t *testing.T) {
 	var code strings.Builder
 	for _, file := range []string{
 		"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "lsp/links/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go",
-		"watchtower/engine/metrics.go", "watchtower/lookout/metrics.go",
+		"watchtower/engine/metrics.go", "watchtower/lookout/metrics.go", "lws/tenant/engine/anchors.go",
 	} {
 		code.WriteString(read(t, filepath.Join(root, file)))
 	}
 	for _, page := range pages(t) {
-		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups|tower)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups|tower|tenant)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
 			require.True(t, strings.Contains(code.String(), `"`+m[1]+`"`), "%s names %s, which the code does not have", page, m[0])
 		}
 	}

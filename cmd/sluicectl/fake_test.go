@@ -287,10 +287,11 @@ func startFake(t testing.TB, dir string) (addr string, stop func()) {
 	require.NoError(t, err)
 	cert, err := selfcert.Open(selfcert.Config{CertPath: filepath.Join(dir, "tls.cert"), KeyPath: filepath.Join(dir, "tls.key"), Now: time.Now})
 	require.NoError(t, err)
+	tenants, registry := fakeTenants(t, dir, bakery)
 	server, err := rpcserver.Listen(ctx, rpcserver.Config{
-		GRPCAddress: "127.0.0.1:0", TLS: cert.TLS(), Verifier: bakery, Limits: auth.DefaultLimits(), StopTimeout: time.Second,
+		GRPCAddress: "127.0.0.1:0", TLS: cert.TLS(), Verifier: bakery, Tenants: registry, Limits: auth.DefaultLimits(), StopTimeout: time.Second,
 		Log: zap.NewNop(), Now: time.Now, Rand: rand.Reader, Registry: prometheus.NewRegistry(),
-	}, &fakeGateway{accepting: true})
+	}, &fakeGateway{accepting: true}, tenants)
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()

@@ -49,6 +49,8 @@ type CLI struct {
 	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
 	Swaps      SwapsCmd      `cmd:"" help:"Swaps: what they lock, expose and earned, and one swap's story."`
 	Towers     TowersCmd     `cmd:"" help:"The watchtower: who it watches for, what it stores, and the breaches it found."`
+	Tenant     TenantCmd     `cmd:"" help:"Tenants: who is registered, with what rights, and what was changed."`
+	My         MyCmd         `cmd:"" help:"For tenants: the own registration, users and macaroons (--macaroon names the tenant's)."`
 	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
 	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`

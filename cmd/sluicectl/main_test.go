@@ -50,6 +50,8 @@ func TestScripts(t *testing.T) {
 			if err := free.Close(); err != nil {
 				return err
 			}
+			node, signature := fakeStatement(t, "acme")
+			e.Vars = append(e.Vars, "NODE="+node, "SIGNATURE="+signature)
 			e.Vars = append(e.Vars, "HOME="+e.WorkDir, "SLUICECTL_SERVER="+addr, "SLUICECTL_DATA_DIR="+dir, "NOBODY="+nobody, "SLUICECTL_LND="+lndAddr)
 			return nil
 		},

@@ -37,6 +37,9 @@ import (
 	hookstore "github.com/sluice-lsp/sluice/lsp/webhooks/store"
 	lwsapi "github.com/sluice-lsp/sluice/lws/api"
 	lwsstore "github.com/sluice-lsp/sluice/lws/store"
+	tenantapi "github.com/sluice-lsp/sluice/lws/tenant/api"
+	tenantengine "github.com/sluice-lsp/sluice/lws/tenant/engine"
+	tenantstore "github.com/sluice-lsp/sluice/lws/tenant/store"
 	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
 	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
@@ -54,6 +57,7 @@ const (
 	fileReceiptKey = "receipts.key"
 	fileTowerKey   = "tower.key"
 	fileOperator   = "operator.macaroon"
+	fileAudit      = "tenants.audit"
 	dirRootKeys    = "rootkeys"
 	leaseGateway   = "gateway"
 	leaseServices  = "services"
@@ -77,9 +81,12 @@ type Daemon struct {
 	lsp      *lspapi.Service
 	joint    *collabapi.Service
 	lws      *lwsapi.Service
-	backups  *backupsapi.Service
-	swaps    *swapsapi.Service
-	vault    *backupsengine.Engine
+	tenants  *tenantapi.Service
+	// registryOfTenants is asked at every call, in every process.
+	registryOfTenants *tenantengine.Engine
+	backups           *backupsapi.Service
+	swaps             *swapsapi.Service
+	vault             *backupsengine.Engine
 	// messages and hooks serve LSPS during a tenure.
 	messages atomic.Pointer[peerrpc.Server]
 	hooks    atomic.Pointer[webhooks.Service]
@@ -128,7 +135,7 @@ func ParseRoles(names []string) (Roles, error) {
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	d := &Daemon{
 		cfg: cfg, roles: roles, log: log, now: time.Now,
-		lsp: lspapi.New(), joint: collabapi.New(), lws: lwsapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
+		lsp: lspapi.New(), joint: collabapi.New(), lws: lwsapi.New(), tenants: tenantapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
 	}
 	d.state("starting")
 	if roles.Swaps && !cfg.Swaps.Enabled {
@@ -224,6 +231,7 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return d.registryOfTenants.Run(ctx) })
 	if d.roles.Backups {
 		if err := d.runBackups(ctx, group, certificate); err != nil {
 			return err
@@ -298,7 +306,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
 		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
-		swapsstore.Migrate, towerstore.Migrate, lwsstore.Migrate,
+		swapsstore.Migrate, towerstore.Migrate, lwsstore.Migrate, tenantstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {
 			return errors.Join(err, db.Close())

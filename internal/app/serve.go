@@ -54,7 +54,10 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 	if err != nil {
 		return nil, nil, err
 	}
-	services := []rpcserver.Service{login}
+	if err := d.newTenants(ctx, bakery); err != nil {
+		return nil, nil, err
+	}
+	services := []rpcserver.Service{login, d.tenants}
 	if d.roles.Interceptor {
 		services = append(services, holdService{d.hold, holdStatus{d}})
 	}
@@ -74,9 +77,12 @@ func (d *Daemon) listen(ctx context.Context) (*rpcserver.Server, *tls.Config, er
 		services = append(services, d.watch)
 	}
 	server, err := rpcserver.Listen(ctx, rpcserver.Config{
-		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery,
+		GRPCAddress: d.cfg.RPC.Listen, RESTAddress: d.cfg.RPC.REST, TLS: certificate.TLS(), Verifier: bakery, Tenants: d.registryOfTenants,
 		Limits: d.cfg.Limits, Log: d.log, Now: d.now, Rand: rand.Reader, Registry: d.registry,
 	}, services...)
+	if err == nil {
+		d.registryOfTenants.OnChange(server.Recheck)
+	}
 	return server, certificate.TLS(), err
 }
 

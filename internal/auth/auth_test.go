@@ -116,7 +116,7 @@ func TestLoginGivesTheNodesIdentity(t *testing.T) {
 	id, err := f.bakery.Verify(t.Context(), got.GetMacaroon(), "/x/Y")
 	require.NoError(t, err)
 	require.Equal(t, auth.Identity{
-		Kind: auth.KindWallet, NodeKey: wallet.pub(t), Services: []string{"lsp"}, Expires: f.clock.now().Add(time.Hour),
+		Kind: auth.KindWallet, RootKey: auth.RootKeyWallets, NodeKey: wallet.pub(t), Services: []string{"lsp"}, Expires: f.clock.now().Add(time.Hour),
 	}, id)
 	require.True(t, id.Allows("lsp"))
 	require.False(t, id.Allows("swaps"))

@@ -168,6 +168,7 @@ func (b *Bakery) Verify(ctx context.Context, macaroonHex, method string) (Identi
 	if c.methods != nil && !slices.Contains(c.methods, method) {
 		return Identity{}, errkind.New(errkind.Denied, "This macaroon was restricted to other calls: use one that allows this call.")
 	}
+	c.identity.RootKey = rootKeyID
 	return c.identity, nil
 }
 
@@ -293,4 +294,14 @@ func writeFileAtomic(path string, content []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
+}
+
+// WriteMacaroonFile writes a macaroon in hex as a binary file like lnd's, readable to
+// its owner alone. A file that is there is replaced as a whole.
+func WriteMacaroonFile(path, macaroonHex string) error {
+	raw, err := hex.DecodeString(macaroonHex)
+	if err != nil || len(raw) == 0 {
+		return fmt.Errorf("macaroon file %s: what was to be written is no macaroon", path)
+	}
+	return writeFileAtomic(path, raw)
 }

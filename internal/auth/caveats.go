@@ -17,6 +17,7 @@ import (
 const (
 	caveatKind     = "kind"
 	caveatNode     = "node"
+	caveatTenant   = "tenant"
 	caveatServices = "services"
 	caveatExpires  = "expires"
 	caveatMethods  = "methods"
@@ -36,7 +37,10 @@ type claims struct {
 
 func renderCaveats(id Identity) []string {
 	out := []string{caveatKind + " " + string(id.Kind)}
-	if !id.NodeKey.IsZero() {
+	if id.Kind == KindTenant {
+		// Its node, user and role are the registry's to say, at each call.
+		out = append(out, caveatTenant+" "+id.Tenant)
+	} else if !id.NodeKey.IsZero() {
 		out = append(out, caveatNode+" "+id.NodeKey.String())
 	}
 	if id.Services != nil {
@@ -66,6 +70,8 @@ func parseCaveats(conditions []string) (claims, error) {
 		return claims{}, fmt.Errorf("no caveat says whose it is")
 	case c.identity.Kind == KindWallet && (c.identity.NodeKey.IsZero() || c.identity.Services == nil || c.identity.Expires.IsZero()):
 		return claims{}, fmt.Errorf("a wallet's macaroon needs the caveats node, services and expires")
+	case c.identity.Kind == KindTenant && (c.identity.Tenant == "" || c.identity.Services == nil || c.identity.Expires.IsZero()):
+		return claims{}, fmt.Errorf("a tenant's macaroon needs the caveats tenant, services and expires")
 	}
 	return c, nil
 }
@@ -74,7 +80,7 @@ func (c *claims) narrow(name, value string) error {
 	switch name {
 	case caveatKind:
 		kind := Kind(value)
-		if kind != KindOperator && kind != KindWallet {
+		if kind != KindOperator && kind != KindWallet && kind != KindTenant {
 			return fmt.Errorf("unknown kind")
 		}
 		if c.identity.Kind != "" && c.identity.Kind != kind {
@@ -90,6 +96,11 @@ func (c *claims) narrow(name, value string) error {
 			return fmt.Errorf("contradicts an earlier one")
 		}
 		c.identity.NodeKey = key
+	case caveatTenant:
+		if value == "" || c.identity.Kind != KindTenant || c.identity.Tenant != "" && c.identity.Tenant != value {
+			return fmt.Errorf("contradicts an earlier one")
+		}
+		c.identity.Tenant = value
 	case caveatServices:
 		services, err := parseServices(value)
 		if err != nil {

@@ -2,10 +2,14 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -14,6 +18,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // Metadata keys that may carry a macaroon in hex: lnd's own, and the one that
@@ -42,7 +47,25 @@ type Guard struct {
 	wallets, addresses *limiters
 	operator, unauth   *rate.Limiter
 	streams            streamCounter
+	tenants            Registry
+	open               openStreams
 }
+
+// Registry is the registry of tenants, as it is now.
+type Registry interface {
+	// Admit completes the identity that a tenant's macaroon proved: user, role, node,
+	// and the services that the macaroon, its user's tenant and its plan all allow. An
+	// error of kind errkind.Unauthenticated or errkind.Denied says that it is good for
+	// nothing any more; errkind.Unavailable that this cannot be known.
+	Admit(ctx context.Context, id Identity) (Identity, error)
+	// NodeMay refuses a service to a node that logged in with its key, where it is
+	// a tenant's that may not have it. Nodes of no tenant may have any.
+	NodeMay(node ln.PubKey, service string) error
+}
+
+// UseTenants has the guard ask a registry of tenants. It comes before the first
+// call; without it tenants' macaroons are refused.
+func (g *Guard) UseTenants(t Registry) { g.tenants = t }
 
 // NewGuard makes a guard over a merged table. address tells where a call came
 // from; nil takes gRPC's peer.
@@ -111,10 +134,29 @@ func (g *Guard) Admit(ctx context.Context, method string) (context.Context, stri
 	if !g.allow(id) {
 		return nil, "", errkind.New(errkind.Exhausted, "Too many calls: wait a second and call less often.")
 	}
-	if err := permission.check(id); err != nil {
+	if id, err = g.permit(ctx, id, permission); err != nil {
 		return nil, "", err
 	}
 	return WithIdentity(ctx, id), id.String(), nil
+}
+
+// permit decides whether a proven caller may call, with what the registry of
+// tenants says of it now.
+func (g *Guard) permit(ctx context.Context, id Identity, p Permission) (Identity, error) {
+	switch {
+	case id.Kind == KindTenant && g.tenants == nil:
+		return id, errkind.New(errkind.Denied, "This server has no tenants: call the one that gave the macaroon.")
+	case id.Kind == KindTenant:
+		var err error
+		if id, err = g.tenants.Admit(ctx, id); err != nil {
+			return id, err
+		}
+	case id.Kind == KindWallet && g.tenants != nil && p.For&Wallets != 0:
+		if err := g.tenants.NodeMay(id.NodeKey, p.Service); err != nil {
+			return id, err
+		}
+	}
+	return id, p.check(id)
 }
 
 func (g *Guard) allow(id Identity) bool {
@@ -199,18 +241,76 @@ func (g *Guard) Stream() grpc.StreamServerInterceptor {
 			}
 			defer g.streams.release(key)
 		}
-		expires := known && !id.Expires.IsZero()
-		if expires {
+		if known && id.Kind != KindOperator {
+			var end context.CancelCauseFunc
+			ctx, end = context.WithCancelCause(ctx)
+			defer end(nil)
+			open := &openStream{id: id, permission: g.table[info.FullMethod], end: end}
+			defer g.open.add(open)()
+			// Again, now that a Recheck finds the stream: what was revoked since the first
+			// time would have missed it.
+			if _, err := g.permit(ctx, id, open.permission); err != nil {
+				return err
+			}
+		}
+		if known && !id.Expires.IsZero() {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeoutCause(ctx, id.Expires.Sub(g.now()), errMacaroonEnded())
 			defer cancel()
 		}
 		err = handler(srv, &guardedStream{ServerStream: ss, ctx: ctx})
-		if expires && err != nil && ss.Context().Err() == nil && ctx.Err() != nil {
+		if known && err != nil && ss.Context().Err() == nil && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return err
 	}
+}
+
+// Recheck ends the open streams of callers that the registry of tenants refuses
+// now. Whoever changes the registry calls it, so that a revocation reaches streams
+// as it does calls.
+func (g *Guard) Recheck(ctx context.Context) {
+	for _, s := range g.open.all() {
+		_, err := g.permit(ctx, s.id, s.permission)
+		// What cannot be known now is asked again when the registry is back.
+		if errors.Is(err, errkind.Denied) || errors.Is(err, errkind.Unauthenticated) {
+			s.end(err)
+		}
+	}
+}
+
+// openStream is a stream that a caller with limits has open, with the identity
+// that its macaroon proved.
+type openStream struct {
+	id         Identity
+	permission Permission
+	end        context.CancelCauseFunc
+}
+
+type openStreams struct {
+	mu   sync.Mutex
+	open map[*openStream]struct{}
+}
+
+// add notes a stream until the function that it returns is called.
+func (o *openStreams) add(s *openStream) func() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open == nil {
+		o.open = map[*openStream]struct{}{}
+	}
+	o.open[s] = struct{}{}
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.open, s)
+	}
+}
+
+func (o *openStreams) all() []*openStream {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Collect(maps.Keys(o.open))
 }
 
 func errMacaroonEnded() error {

@@ -16,13 +16,21 @@ type Kind string
 const (
 	KindOperator Kind = "operator"
 	KindWallet   Kind = "wallet"
+	// KindTenant is a user of a tenant, or a program of its.
+	KindTenant Kind = "tenant"
 )
 
 // Identity is a caller that proved who it is.
 type Identity struct {
 	Kind Kind
-	// NodeKey is the wallet's node; zero for operators.
+	// NodeKey is the wallet's node, or the one that a tenant's macaroon acts for;
+	// zero for operators and for macaroons that act for none.
 	NodeKey ln.PubKey
+	// Tenant is the tenant's name; User and Role are what the registry of tenants
+	// says of the macaroon now. Empty for others.
+	Tenant, User, Role string
+	// RootKey is the id of the root key of the macaroon that proved all this.
+	RootKey uint64
 	// Services the caller may use; nil means every one, which only operators
 	// have.
 	Services []string
@@ -40,8 +48,12 @@ func (i Identity) Allows(service string) bool {
 
 // String names the identity in logs and as the key of its limits.
 func (i Identity) String() string {
-	if i.Kind == KindWallet {
+	switch i.Kind {
+	case KindWallet:
 		return string(i.Kind) + ":" + i.NodeKey.String()
+	case KindTenant:
+		return string(i.Kind) + ":" + i.Tenant
+	case KindOperator:
 	}
 	return string(i.Kind)
 }
@@ -61,11 +73,11 @@ func FromContext(ctx context.Context) (Identity, bool) {
 	return id, ok
 }
 
-// NodeOf is the node whose wallet calls. The error is errkind.Unauthenticated when
-// the caller proved no node's key; operators have none.
+// NodeOf is the node whose wallet calls, or that a tenant's macaroon acts for. The
+// error is errkind.Unauthenticated when the caller acts for no node; operators do not.
 func NodeOf(ctx context.Context) (ln.PubKey, error) {
 	id, ok := FromContext(ctx)
-	if !ok || id.Kind != KindWallet || id.NodeKey.IsZero() {
+	if !ok || id.Kind == KindOperator || id.NodeKey.IsZero() {
 		return ln.PubKey{}, errkind.New(errkind.Unauthenticated, "Log in with the node's key first.")
 	}
 	return id.NodeKey, nil

@@ -9,7 +9,7 @@ import (
 // Audience is the set of kinds of callers that a method is for.
 type Audience uint8
 
-// Audiences; wallets and operators combine with |.
+// Audiences; all but Public combine with |.
 const (
 	// Public methods need no macaroon; they are limited per address.
 	Public Audience = 1 << iota
@@ -17,6 +17,9 @@ const (
 	Wallets
 	// Operators hold the operator's macaroon.
 	Operators
+	// Tenants hold a tenant's macaroon. Where it acts for a node it is good for what
+	// wallets call, too.
+	Tenants
 )
 
 // Permission says who may call a method, and as part of which service (the
@@ -40,7 +43,7 @@ func Merge(tables ...Permissions) (Permissions, error) {
 				return nil, fmt.Errorf("permissions name %s twice", method)
 			}
 			if p.For == 0 || p.For&Public != 0 && p.For != Public {
-				return nil, fmt.Errorf("permissions of %s: either public, or wallets and operators", method)
+				return nil, fmt.Errorf("permissions of %s: either public, or wallets, tenants and operators", method)
 			}
 			if p.For != Public && p.Service == "" {
 				return nil, fmt.Errorf("permissions of %s name no service", method)
@@ -52,10 +55,15 @@ func Merge(tables ...Permissions) (Permissions, error) {
 }
 
 func (p Permission) check(id Identity) error {
-	allowed := id.Kind == KindOperator && p.For&Operators != 0 || id.Kind == KindWallet && p.For&Wallets != 0
+	allowed := id.Kind == KindOperator && p.For&Operators != 0 || id.Kind == KindWallet && p.For&Wallets != 0 ||
+		id.Kind == KindTenant && (p.For&Tenants != 0 || p.For&Wallets != 0 && !id.NodeKey.IsZero())
 	switch {
 	case !allowed && p.For&Operators != 0:
 		return errkind.New(errkind.Denied, "This call is for the gateway's operator: use the operator's macaroon file.")
+	case !allowed && p.For&Wallets == 0:
+		return errkind.New(errkind.Denied, "This call is for tenants: use a tenant's macaroon.")
+	case !allowed && id.Kind == KindTenant:
+		return errkind.New(errkind.Denied, "This macaroon acts for no node, or its user may only look: ask an admin of the tenant for another.")
 	case !allowed:
 		return errkind.New(errkind.Denied, "This call is for wallets: log in with the node's key.")
 	case !id.Allows(p.Service):

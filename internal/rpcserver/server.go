@@ -50,7 +50,9 @@ type Config struct {
 	// TLS has the certificate (selfcert.Keeper.TLS).
 	TLS      *tls.Config
 	Verifier auth.Verifier
-	Limits   auth.Limits
+	// Tenants nil refuses tenants' macaroons.
+	Tenants auth.Registry
+	Limits  auth.Limits
 	// MaxMessageBytes bounds each message and each REST body.
 	MaxMessageBytes int
 	// StopTimeout is how long calls may take to end when stopping.
@@ -73,6 +75,7 @@ const (
 // Server is a server whose ports are open. Calls wait until Run.
 type Server struct {
 	cfg      Config
+	guard    *auth.Guard
 	grpc     *grpc.Server
 	health   *health.Server
 	listener net.Listener
@@ -103,11 +106,14 @@ func Listen(ctx context.Context, cfg Config, services ...Service) (*Server, erro
 	if err != nil {
 		return nil, fmt.Errorf("rpc server: %w", err)
 	}
+	if cfg.Tenants != nil {
+		guard.UseTenants(cfg.Tenants)
+	}
 	obs, err := newObserver(cfg.Log, cfg.Now, cfg.Rand, cfg.Registry)
 	if err != nil {
 		return nil, fmt.Errorf("rpc server: %w", err)
 	}
-	s := &Server{cfg: cfg, health: health.NewServer()}
+	s := &Server{cfg: cfg, guard: guard, health: health.NewServer()}
 	s.grpc = grpc.NewServer(s.options(obs, guard)...)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -171,6 +177,9 @@ func builtinPermissions() auth.Permissions {
 		reflectionv1alphapb.ServerReflection_ServerReflectionInfo_FullMethodName: public,
 	}
 }
+
+// Recheck ends the open streams of callers that the registry of tenants refuses now.
+func (s *Server) Recheck(ctx context.Context) { s.guard.Recheck(ctx) }
 
 // GRPCAddr is the address that gRPC listens on; tests ask for port 0.
 func (s *Server) GRPCAddr() net.Addr { return s.listener.Addr() }
