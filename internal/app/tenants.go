@@ -6,14 +6,13 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	tenantengine "github.com/sluice-lsp/sluice/lws/tenant/engine"
-	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
 )
 
 // newTenants reads the registry of tenants. Every process has it, whatever services
 // it runs: each refuses what another one revoked.
 func (d *Daemon) newTenants(ctx context.Context, bakery *auth.Bakery) error {
 	engine, err := tenantengine.New(ctx, tenantengine.Options{
-		DB: d.db, Bakery: bakery, Services: append(d.walletServices(), swapsapi.Name), Gateway: d.info.PubKey,
+		DB: d.db, Bakery: bakery, Services: d.walletServices(), Gateway: d.info.PubKey,
 		Anchors: d.path(fileAudit), Now: d.now, Random: rand.Reader, Log: d.log.Named("tenants"),
 	})
 	if err != nil {
