@@ -32,6 +32,7 @@ import (
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 	"github.com/sluice-lsp/sluice/lws/tenant"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
+	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
 )
@@ -165,6 +166,28 @@ func TestTenants(t *testing.T) {
 	}
 	require.Equal(t, kinds, column(rows(t, page, "## Three kinds"), 0))
 	require.Equal(t, roles, column(rows(t, page, "## Users, roles and macaroons"), 0))
+}
+
+// TestChecks: the page on tenants tells every check with its exit code, and carries the
+// container's file.
+func TestChecks(t *testing.T) {
+	page := read(t, "tenant.md")
+	table := rows(t, page, "## The ten checks")
+	require.Len(t, table, len(onboard.Names()))
+	for i, name := range onboard.Names() {
+		require.Equal(t, []string{string(name), fmt.Sprint(name.ExitCode())}, table[i][:2])
+	}
+	require.Contains(t, page, "```dockerfile\n"+onboard.Containerfile()+"```\n")
+	require.Contains(t, page, "allows eleven calls")
+	require.Len(t, onboard.Rights(), 11)
+}
+
+// TestBundles: the page on tenants has the sentence of every refusal, as it is.
+func TestBundles(t *testing.T) {
+	code := read(t, filepath.Join(root, "lws/tenant/bundle/seal.go")) + read(t, filepath.Join(root, "lws/tenant/bundle/bundle.go"))
+	for _, said := range column(rows(t, read(t, "tenant.md"), "## The bundle"), 1) {
+		require.Contains(t, code, `"`+said)
+	}
 }
 
 func TestErrors(t *testing.T) {

@@ -50,6 +50,7 @@ type CLI struct {
 	Swaps      SwapsCmd      `cmd:"" help:"Swaps: what they lock, expose and earned, and one swap's story."`
 	Towers     TowersCmd     `cmd:"" help:"The watchtower: who it watches for, what it stores, and the breaches it found."`
 	Tenant     TenantCmd     `cmd:"" help:"Tenants: who is registered, with what rights, and what was changed."`
+	Signer     SignerCmd     `cmd:"" help:"For tenants: prepare the signer of a watch-only node, write its bundle, revoke its macaroon."`
 	My         MyCmd         `cmd:"" help:"For tenants: the own registration, users and macaroons (--macaroon names the tenant's)."`
 	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
 	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`

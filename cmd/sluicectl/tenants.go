@@ -19,6 +19,8 @@ import (
 type TenantCmd struct {
 	List      TenantListCmd      `cmd:"" help:"Who is registered, and how each stands."`
 	Show      TenantShowCmd      `cmd:"" help:"One tenant with its nodes, users, services and macaroons."`
+	Key       TenantKeyCmd       `cmd:"" help:"Print the operator's key to which tenants encrypt their bundles; made at the first time."`
+	Add       TenantAddCmd       `cmd:"" help:"Onboard a tenant with a signer: check it, then make and verify its watch-only node."`
 	Register  TenantRegisterCmd  `cmd:"" help:"Register a tenant. It gets no service until it has a node and is active."`
 	Status    TenantStatusCmd    `cmd:"" help:"Activate, suspend or close a tenant; this takes effect at once."`
 	Move      TenantMoveCmd      `cmd:"" help:"Put a tenant under another plan."`

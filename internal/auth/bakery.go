@@ -305,3 +305,6 @@ func WriteMacaroonFile(path, macaroonHex string) error {
 	}
 	return writeFileAtomic(path, raw)
 }
+
+// WriteFileAtomic writes a file readable to its owner alone, as a whole or not at all.
+func WriteFileAtomic(path string, content []byte) error { return writeFileAtomic(path, content) }

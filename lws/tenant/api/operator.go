@@ -39,6 +39,15 @@ func (o *operator) change(ctx context.Context, id string, f func(*engine.Engine)
 	return show(ctx, e, id)
 }
 
+func (o *operator) GetGateway(context.Context, *tenantv1.GetGatewayRequest) (*tenantv1.GetGatewayResponse, error) {
+	e, err := o.s.get()
+	if err != nil {
+		return nil, err
+	}
+	key := e.Gateway()
+	return &tenantv1.GetGatewayResponse{NodeKey: key[:]}, nil
+}
+
 func (o *operator) RegisterTenant(ctx context.Context, r *tenantv1.RegisterTenantRequest) (*tenantv1.RegisterTenantResponse, error) {
 	t, err := o.change(ctx, r.GetTenant(), func(e *engine.Engine) error {
 		_, err := e.Register(ctx, byOperator, r.GetTenant(), kindFromWire(r.GetKind()), r.GetPlan())

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lws/tenant"
 )
 
@@ -106,6 +107,9 @@ func (e *Engine) Audit(ctx context.Context, id string, before int64, limit int32
 func (e *Engine) Tenant(ctx context.Context, id string) (tenant.Tenant, tenant.Plan, error) {
 	return e.store.Tenant(ctx, id)
 }
+
+// Gateway is the gateway's node.
+func (e *Engine) Gateway() ln.PubKey { return e.o.Gateway }
 
 // All gives the registry as it is.
 func (e *Engine) All(ctx context.Context) (map[string]tenant.Tenant, map[string]tenant.Plan, error) {

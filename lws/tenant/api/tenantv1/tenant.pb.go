@@ -1655,6 +1655,89 @@ func (x *ListOwnAuditResponse) GetEntries() []*AuditEntry {
 	return nil
 }
 
+// GetGatewayRequest asks which node the gateway is.
+type GetGatewayRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGatewayRequest) Reset() {
+	*x = GetGatewayRequest{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGatewayRequest) ProtoMessage() {}
+
+func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
+func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
+}
+
+// GetGatewayResponse is that node.
+type GetGatewayResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key.
+	NodeKey       []byte `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGatewayResponse) Reset() {
+	*x = GetGatewayResponse{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGatewayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGatewayResponse) ProtoMessage() {}
+
+func (x *GetGatewayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGatewayResponse.ProtoReflect.Descriptor instead.
+func (*GetGatewayResponse) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetGatewayResponse) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
 // RegisterTenantRequest registers a tenant.
 type RegisterTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1670,7 +1753,7 @@ type RegisterTenantRequest struct {
 
 func (x *RegisterTenantRequest) Reset() {
 	*x = RegisterTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1765,7 @@ func (x *RegisterTenantRequest) String() string {
 func (*RegisterTenantRequest) ProtoMessage() {}
 
 func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1778,7 @@ func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantRequest.ProtoReflect.Descriptor instead.
 func (*RegisterTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegisterTenantRequest) GetTenant() string {
@@ -1730,7 +1813,7 @@ type RegisterTenantResponse struct {
 
 func (x *RegisterTenantResponse) Reset() {
 	*x = RegisterTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1825,7 @@ func (x *RegisterTenantResponse) String() string {
 func (*RegisterTenantResponse) ProtoMessage() {}
 
 func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1838,7 @@ func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantResponse.ProtoReflect.Descriptor instead.
 func (*RegisterTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegisterTenantResponse) GetTenant() *Tenant {
@@ -1778,7 +1861,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1873,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1886,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListTenantsRequest) GetAfter() string {
@@ -1831,7 +1914,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1926,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1939,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -1877,7 +1960,7 @@ type ShowTenantRequest struct {
 
 func (x *ShowTenantRequest) Reset() {
 	*x = ShowTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +1972,7 @@ func (x *ShowTenantRequest) String() string {
 func (*ShowTenantRequest) ProtoMessage() {}
 
 func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +1985,7 @@ func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantRequest.ProtoReflect.Descriptor instead.
 func (*ShowTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowTenantRequest) GetTenant() string {
@@ -1923,7 +2006,7 @@ type ShowTenantResponse struct {
 
 func (x *ShowTenantResponse) Reset() {
 	*x = ShowTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2018,7 @@ func (x *ShowTenantResponse) String() string {
 func (*ShowTenantResponse) ProtoMessage() {}
 
 func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2031,7 @@ func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantResponse.ProtoReflect.Descriptor instead.
 func (*ShowTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ShowTenantResponse) GetTenant() *Tenant {
@@ -1973,7 +2056,7 @@ type SetTenantStatusRequest struct {
 
 func (x *SetTenantStatusRequest) Reset() {
 	*x = SetTenantStatusRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2068,7 @@ func (x *SetTenantStatusRequest) String() string {
 func (*SetTenantStatusRequest) ProtoMessage() {}
 
 func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2081,7 @@ func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetTenantStatusRequest) GetTenant() string {
@@ -2033,7 +2116,7 @@ type SetTenantStatusResponse struct {
 
 func (x *SetTenantStatusResponse) Reset() {
 	*x = SetTenantStatusResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2128,7 @@ func (x *SetTenantStatusResponse) String() string {
 func (*SetTenantStatusResponse) ProtoMessage() {}
 
 func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2141,7 @@ func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetTenantStatusResponse) GetTenant() *Tenant {
@@ -2081,7 +2164,7 @@ type SetTenantPlanRequest struct {
 
 func (x *SetTenantPlanRequest) Reset() {
 	*x = SetTenantPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2176,7 @@ func (x *SetTenantPlanRequest) String() string {
 func (*SetTenantPlanRequest) ProtoMessage() {}
 
 func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2189,7 @@ func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetTenantPlanRequest) GetTenant() string {
@@ -2134,7 +2217,7 @@ type SetTenantPlanResponse struct {
 
 func (x *SetTenantPlanResponse) Reset() {
 	*x = SetTenantPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2229,7 @@ func (x *SetTenantPlanResponse) String() string {
 func (*SetTenantPlanResponse) ProtoMessage() {}
 
 func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2242,7 @@ func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetTenantPlanResponse) GetTenant() *Tenant {
@@ -2182,7 +2265,7 @@ type SetNodeLoginRequest struct {
 
 func (x *SetNodeLoginRequest) Reset() {
 	*x = SetNodeLoginRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2277,7 @@ func (x *SetNodeLoginRequest) String() string {
 func (*SetNodeLoginRequest) ProtoMessage() {}
 
 func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2290,7 @@ func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetNodeLoginRequest) GetTenant() string {
@@ -2235,7 +2318,7 @@ type SetNodeLoginResponse struct {
 
 func (x *SetNodeLoginResponse) Reset() {
 	*x = SetNodeLoginResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2330,7 @@ func (x *SetNodeLoginResponse) String() string {
 func (*SetNodeLoginResponse) ProtoMessage() {}
 
 func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2343,7 @@ func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetNodeLoginResponse) GetTenant() *Tenant {
@@ -2285,7 +2368,7 @@ type SetTenantServiceRequest struct {
 
 func (x *SetTenantServiceRequest) Reset() {
 	*x = SetTenantServiceRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2380,7 @@ func (x *SetTenantServiceRequest) String() string {
 func (*SetTenantServiceRequest) ProtoMessage() {}
 
 func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2393,7 @@ func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetTenantServiceRequest) GetTenant() string {
@@ -2345,7 +2428,7 @@ type SetTenantServiceResponse struct {
 
 func (x *SetTenantServiceResponse) Reset() {
 	*x = SetTenantServiceResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2440,7 @@ func (x *SetTenantServiceResponse) String() string {
 func (*SetTenantServiceResponse) ProtoMessage() {}
 
 func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2453,7 @@ func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetTenantServiceResponse) GetTenant() *Tenant {
@@ -2396,7 +2479,7 @@ type AddTenantNodeRequest struct {
 
 func (x *AddTenantNodeRequest) Reset() {
 	*x = AddTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2491,7 @@ func (x *AddTenantNodeRequest) String() string {
 func (*AddTenantNodeRequest) ProtoMessage() {}
 
 func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2504,7 @@ func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AddTenantNodeRequest) GetTenant() string {
@@ -2456,7 +2539,7 @@ type AddTenantNodeResponse struct {
 
 func (x *AddTenantNodeResponse) Reset() {
 	*x = AddTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2551,7 @@ func (x *AddTenantNodeResponse) String() string {
 func (*AddTenantNodeResponse) ProtoMessage() {}
 
 func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2564,7 @@ func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AddTenantNodeResponse) GetTenant() *Tenant {
@@ -2504,7 +2587,7 @@ type RemoveTenantNodeRequest struct {
 
 func (x *RemoveTenantNodeRequest) Reset() {
 	*x = RemoveTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2599,7 @@ func (x *RemoveTenantNodeRequest) String() string {
 func (*RemoveTenantNodeRequest) ProtoMessage() {}
 
 func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2612,7 @@ func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveTenantNodeRequest) GetTenant() string {
@@ -2557,7 +2640,7 @@ type RemoveTenantNodeResponse struct {
 
 func (x *RemoveTenantNodeResponse) Reset() {
 	*x = RemoveTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2652,7 @@ func (x *RemoveTenantNodeResponse) String() string {
 func (*RemoveTenantNodeResponse) ProtoMessage() {}
 
 func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2665,7 @@ func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveTenantNodeResponse) GetTenant() *Tenant {
@@ -2607,7 +2690,7 @@ type SetTenantUserRequest struct {
 
 func (x *SetTenantUserRequest) Reset() {
 	*x = SetTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2702,7 @@ func (x *SetTenantUserRequest) String() string {
 func (*SetTenantUserRequest) ProtoMessage() {}
 
 func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2715,7 @@ func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetTenantUserRequest) GetTenant() string {
@@ -2667,7 +2750,7 @@ type SetTenantUserResponse struct {
 
 func (x *SetTenantUserResponse) Reset() {
 	*x = SetTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2762,7 @@ func (x *SetTenantUserResponse) String() string {
 func (*SetTenantUserResponse) ProtoMessage() {}
 
 func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2775,7 @@ func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetTenantUserResponse) GetTenant() *Tenant {
@@ -2715,7 +2798,7 @@ type RemoveTenantUserRequest struct {
 
 func (x *RemoveTenantUserRequest) Reset() {
 	*x = RemoveTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2810,7 @@ func (x *RemoveTenantUserRequest) String() string {
 func (*RemoveTenantUserRequest) ProtoMessage() {}
 
 func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2823,7 @@ func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveTenantUserRequest) GetTenant() string {
@@ -2768,7 +2851,7 @@ type RemoveTenantUserResponse struct {
 
 func (x *RemoveTenantUserResponse) Reset() {
 	*x = RemoveTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2863,7 @@ func (x *RemoveTenantUserResponse) String() string {
 func (*RemoveTenantUserResponse) ProtoMessage() {}
 
 func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2876,7 @@ func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveTenantUserResponse) GetTenant() *Tenant {
@@ -2824,7 +2907,7 @@ type IssueTenantMacaroonRequest struct {
 
 func (x *IssueTenantMacaroonRequest) Reset() {
 	*x = IssueTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2919,7 @@ func (x *IssueTenantMacaroonRequest) String() string {
 func (*IssueTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2932,7 @@ func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *IssueTenantMacaroonRequest) GetTenant() string {
@@ -2909,7 +2992,7 @@ type IssueTenantMacaroonResponse struct {
 
 func (x *IssueTenantMacaroonResponse) Reset() {
 	*x = IssueTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3004,7 @@ func (x *IssueTenantMacaroonResponse) String() string {
 func (*IssueTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3017,7 @@ func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *IssueTenantMacaroonResponse) GetMacaroon() string {
@@ -2971,7 +3054,7 @@ type RevokeTenantMacaroonRequest struct {
 
 func (x *RevokeTenantMacaroonRequest) Reset() {
 	*x = RevokeTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3066,7 @@ func (x *RevokeTenantMacaroonRequest) String() string {
 func (*RevokeTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3079,7 @@ func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RevokeTenantMacaroonRequest) GetTenant() string {
@@ -3024,7 +3107,7 @@ type RevokeTenantMacaroonResponse struct {
 
 func (x *RevokeTenantMacaroonResponse) Reset() {
 	*x = RevokeTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3119,7 @@ func (x *RevokeTenantMacaroonResponse) String() string {
 func (*RevokeTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3132,7 @@ func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RevokeTenantMacaroonResponse) GetTenant() *Tenant {
@@ -3068,7 +3151,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3163,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3176,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
 }
 
 // ListPlansResponse is all of them, by name.
@@ -3107,7 +3190,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3202,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3215,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -3153,7 +3236,7 @@ type SetPlanRequest struct {
 
 func (x *SetPlanRequest) Reset() {
 	*x = SetPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3248,7 @@ func (x *SetPlanRequest) String() string {
 func (*SetPlanRequest) ProtoMessage() {}
 
 func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3261,7 @@ func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SetPlanRequest) GetPlan() *Plan {
@@ -3197,7 +3280,7 @@ type SetPlanResponse struct {
 
 func (x *SetPlanResponse) Reset() {
 	*x = SetPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3292,7 @@ func (x *SetPlanResponse) String() string {
 func (*SetPlanResponse) ProtoMessage() {}
 
 func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3305,7 @@ func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
 }
 
 // ListAuditRequest asks for a page of the log.
@@ -3240,7 +3323,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3335,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3348,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListAuditRequest) GetTenant() string {
@@ -3300,7 +3383,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3395,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3408,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3344,7 +3427,7 @@ type VerifyAuditRequest struct {
 
 func (x *VerifyAuditRequest) Reset() {
 	*x = VerifyAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3439,7 @@ func (x *VerifyAuditRequest) String() string {
 func (*VerifyAuditRequest) ProtoMessage() {}
 
 func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3452,7 @@ func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{57}
 }
 
 // VerifyAuditResponse is what the check found.
@@ -3389,7 +3472,7 @@ type VerifyAuditResponse struct {
 
 func (x *VerifyAuditResponse) Reset() {
 	*x = VerifyAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3484,7 @@ func (x *VerifyAuditResponse) String() string {
 func (*VerifyAuditResponse) ProtoMessage() {}
 
 func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3497,7 @@ func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *VerifyAuditResponse) GetEntries() int64 {
@@ -3556,7 +3639,10 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"before_seq\x18\x01 \x01(\x03R\tbeforeSeq\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\"N\n" +
 	"\x14ListOwnAuditResponse\x126\n" +
-	"\aentries\x18\x01 \x03(\v2\x1c.sluice.tenant.v1.AuditEntryR\aentries\"u\n" +
+	"\aentries\x18\x01 \x03(\v2\x1c.sluice.tenant.v1.AuditEntryR\aentries\"\x13\n" +
+	"\x11GetGatewayRequest\"/\n" +
+	"\x12GetGatewayResponse\x12\x19\n" +
+	"\bnode_key\x18\x01 \x01(\fR\anodeKey\"u\n" +
 	"\x15RegisterTenantRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.sluice.tenant.v1.TenantKindR\x04kind\x12\x12\n" +
@@ -3680,8 +3766,10 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\x10IssueOwnMacaroon\x12).sluice.tenant.v1.IssueOwnMacaroonRequest\x1a*.sluice.tenant.v1.IssueOwnMacaroonResponse\x12l\n" +
 	"\x11RotateOwnMacaroon\x12*.sluice.tenant.v1.RotateOwnMacaroonRequest\x1a+.sluice.tenant.v1.RotateOwnMacaroonResponse\x12l\n" +
 	"\x11RevokeOwnMacaroon\x12*.sluice.tenant.v1.RevokeOwnMacaroonRequest\x1a+.sluice.tenant.v1.RevokeOwnMacaroonResponse\x12]\n" +
-	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xa2\r\n" +
-	"\x15TenantOperatorService\x12c\n" +
+	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xfb\r\n" +
+	"\x15TenantOperatorService\x12W\n" +
+	"\n" +
+	"GetGateway\x12#.sluice.tenant.v1.GetGatewayRequest\x1a$.sluice.tenant.v1.GetGatewayResponse\x12c\n" +
 	"\x0eRegisterTenant\x12'.sluice.tenant.v1.RegisterTenantRequest\x1a(.sluice.tenant.v1.RegisterTenantResponse\x12Z\n" +
 	"\vListTenants\x12$.sluice.tenant.v1.ListTenantsRequest\x1a%.sluice.tenant.v1.ListTenantsResponse\x12W\n" +
 	"\n" +
@@ -3714,7 +3802,7 @@ func file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_lws_tenant_api_tenantv1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_lws_tenant_api_tenantv1_tenant_proto_goTypes = []any{
 	(TenantKind)(0),                      // 0: sluice.tenant.v1.TenantKind
 	(TenantStatus)(0),                    // 1: sluice.tenant.v1.TenantStatus
@@ -3742,40 +3830,42 @@ var file_lws_tenant_api_tenantv1_tenant_proto_goTypes = []any{
 	(*RevokeOwnMacaroonResponse)(nil),    // 23: sluice.tenant.v1.RevokeOwnMacaroonResponse
 	(*ListOwnAuditRequest)(nil),          // 24: sluice.tenant.v1.ListOwnAuditRequest
 	(*ListOwnAuditResponse)(nil),         // 25: sluice.tenant.v1.ListOwnAuditResponse
-	(*RegisterTenantRequest)(nil),        // 26: sluice.tenant.v1.RegisterTenantRequest
-	(*RegisterTenantResponse)(nil),       // 27: sluice.tenant.v1.RegisterTenantResponse
-	(*ListTenantsRequest)(nil),           // 28: sluice.tenant.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),          // 29: sluice.tenant.v1.ListTenantsResponse
-	(*ShowTenantRequest)(nil),            // 30: sluice.tenant.v1.ShowTenantRequest
-	(*ShowTenantResponse)(nil),           // 31: sluice.tenant.v1.ShowTenantResponse
-	(*SetTenantStatusRequest)(nil),       // 32: sluice.tenant.v1.SetTenantStatusRequest
-	(*SetTenantStatusResponse)(nil),      // 33: sluice.tenant.v1.SetTenantStatusResponse
-	(*SetTenantPlanRequest)(nil),         // 34: sluice.tenant.v1.SetTenantPlanRequest
-	(*SetTenantPlanResponse)(nil),        // 35: sluice.tenant.v1.SetTenantPlanResponse
-	(*SetNodeLoginRequest)(nil),          // 36: sluice.tenant.v1.SetNodeLoginRequest
-	(*SetNodeLoginResponse)(nil),         // 37: sluice.tenant.v1.SetNodeLoginResponse
-	(*SetTenantServiceRequest)(nil),      // 38: sluice.tenant.v1.SetTenantServiceRequest
-	(*SetTenantServiceResponse)(nil),     // 39: sluice.tenant.v1.SetTenantServiceResponse
-	(*AddTenantNodeRequest)(nil),         // 40: sluice.tenant.v1.AddTenantNodeRequest
-	(*AddTenantNodeResponse)(nil),        // 41: sluice.tenant.v1.AddTenantNodeResponse
-	(*RemoveTenantNodeRequest)(nil),      // 42: sluice.tenant.v1.RemoveTenantNodeRequest
-	(*RemoveTenantNodeResponse)(nil),     // 43: sluice.tenant.v1.RemoveTenantNodeResponse
-	(*SetTenantUserRequest)(nil),         // 44: sluice.tenant.v1.SetTenantUserRequest
-	(*SetTenantUserResponse)(nil),        // 45: sluice.tenant.v1.SetTenantUserResponse
-	(*RemoveTenantUserRequest)(nil),      // 46: sluice.tenant.v1.RemoveTenantUserRequest
-	(*RemoveTenantUserResponse)(nil),     // 47: sluice.tenant.v1.RemoveTenantUserResponse
-	(*IssueTenantMacaroonRequest)(nil),   // 48: sluice.tenant.v1.IssueTenantMacaroonRequest
-	(*IssueTenantMacaroonResponse)(nil),  // 49: sluice.tenant.v1.IssueTenantMacaroonResponse
-	(*RevokeTenantMacaroonRequest)(nil),  // 50: sluice.tenant.v1.RevokeTenantMacaroonRequest
-	(*RevokeTenantMacaroonResponse)(nil), // 51: sluice.tenant.v1.RevokeTenantMacaroonResponse
-	(*ListPlansRequest)(nil),             // 52: sluice.tenant.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),            // 53: sluice.tenant.v1.ListPlansResponse
-	(*SetPlanRequest)(nil),               // 54: sluice.tenant.v1.SetPlanRequest
-	(*SetPlanResponse)(nil),              // 55: sluice.tenant.v1.SetPlanResponse
-	(*ListAuditRequest)(nil),             // 56: sluice.tenant.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),            // 57: sluice.tenant.v1.ListAuditResponse
-	(*VerifyAuditRequest)(nil),           // 58: sluice.tenant.v1.VerifyAuditRequest
-	(*VerifyAuditResponse)(nil),          // 59: sluice.tenant.v1.VerifyAuditResponse
+	(*GetGatewayRequest)(nil),            // 26: sluice.tenant.v1.GetGatewayRequest
+	(*GetGatewayResponse)(nil),           // 27: sluice.tenant.v1.GetGatewayResponse
+	(*RegisterTenantRequest)(nil),        // 28: sluice.tenant.v1.RegisterTenantRequest
+	(*RegisterTenantResponse)(nil),       // 29: sluice.tenant.v1.RegisterTenantResponse
+	(*ListTenantsRequest)(nil),           // 30: sluice.tenant.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),          // 31: sluice.tenant.v1.ListTenantsResponse
+	(*ShowTenantRequest)(nil),            // 32: sluice.tenant.v1.ShowTenantRequest
+	(*ShowTenantResponse)(nil),           // 33: sluice.tenant.v1.ShowTenantResponse
+	(*SetTenantStatusRequest)(nil),       // 34: sluice.tenant.v1.SetTenantStatusRequest
+	(*SetTenantStatusResponse)(nil),      // 35: sluice.tenant.v1.SetTenantStatusResponse
+	(*SetTenantPlanRequest)(nil),         // 36: sluice.tenant.v1.SetTenantPlanRequest
+	(*SetTenantPlanResponse)(nil),        // 37: sluice.tenant.v1.SetTenantPlanResponse
+	(*SetNodeLoginRequest)(nil),          // 38: sluice.tenant.v1.SetNodeLoginRequest
+	(*SetNodeLoginResponse)(nil),         // 39: sluice.tenant.v1.SetNodeLoginResponse
+	(*SetTenantServiceRequest)(nil),      // 40: sluice.tenant.v1.SetTenantServiceRequest
+	(*SetTenantServiceResponse)(nil),     // 41: sluice.tenant.v1.SetTenantServiceResponse
+	(*AddTenantNodeRequest)(nil),         // 42: sluice.tenant.v1.AddTenantNodeRequest
+	(*AddTenantNodeResponse)(nil),        // 43: sluice.tenant.v1.AddTenantNodeResponse
+	(*RemoveTenantNodeRequest)(nil),      // 44: sluice.tenant.v1.RemoveTenantNodeRequest
+	(*RemoveTenantNodeResponse)(nil),     // 45: sluice.tenant.v1.RemoveTenantNodeResponse
+	(*SetTenantUserRequest)(nil),         // 46: sluice.tenant.v1.SetTenantUserRequest
+	(*SetTenantUserResponse)(nil),        // 47: sluice.tenant.v1.SetTenantUserResponse
+	(*RemoveTenantUserRequest)(nil),      // 48: sluice.tenant.v1.RemoveTenantUserRequest
+	(*RemoveTenantUserResponse)(nil),     // 49: sluice.tenant.v1.RemoveTenantUserResponse
+	(*IssueTenantMacaroonRequest)(nil),   // 50: sluice.tenant.v1.IssueTenantMacaroonRequest
+	(*IssueTenantMacaroonResponse)(nil),  // 51: sluice.tenant.v1.IssueTenantMacaroonResponse
+	(*RevokeTenantMacaroonRequest)(nil),  // 52: sluice.tenant.v1.RevokeTenantMacaroonRequest
+	(*RevokeTenantMacaroonResponse)(nil), // 53: sluice.tenant.v1.RevokeTenantMacaroonResponse
+	(*ListPlansRequest)(nil),             // 54: sluice.tenant.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),            // 55: sluice.tenant.v1.ListPlansResponse
+	(*SetPlanRequest)(nil),               // 56: sluice.tenant.v1.SetPlanRequest
+	(*SetPlanResponse)(nil),              // 57: sluice.tenant.v1.SetPlanResponse
+	(*ListAuditRequest)(nil),             // 58: sluice.tenant.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),            // 59: sluice.tenant.v1.ListAuditResponse
+	(*VerifyAuditRequest)(nil),           // 60: sluice.tenant.v1.VerifyAuditRequest
+	(*VerifyAuditResponse)(nil),          // 61: sluice.tenant.v1.VerifyAuditResponse
 }
 var file_lws_tenant_api_tenantv1_tenant_proto_depIdxs = []int32{
 	2,  // 0: sluice.tenant.v1.TenantUser.role:type_name -> sluice.tenant.v1.UserRole
@@ -3819,50 +3909,52 @@ var file_lws_tenant_api_tenantv1_tenant_proto_depIdxs = []int32{
 	20, // 38: sluice.tenant.v1.TenantService.RotateOwnMacaroon:input_type -> sluice.tenant.v1.RotateOwnMacaroonRequest
 	22, // 39: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:input_type -> sluice.tenant.v1.RevokeOwnMacaroonRequest
 	24, // 40: sluice.tenant.v1.TenantService.ListOwnAudit:input_type -> sluice.tenant.v1.ListOwnAuditRequest
-	26, // 41: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
-	28, // 42: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
-	30, // 43: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
-	32, // 44: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
-	34, // 45: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
-	36, // 46: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
-	38, // 47: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
-	40, // 48: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
-	42, // 49: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
-	44, // 50: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
-	46, // 51: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
-	48, // 52: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
-	50, // 53: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
-	52, // 54: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
-	54, // 55: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
-	56, // 56: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
-	58, // 57: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
-	11, // 58: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
-	13, // 59: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
-	15, // 60: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
-	17, // 61: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
-	19, // 62: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
-	21, // 63: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
-	23, // 64: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
-	25, // 65: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
-	27, // 66: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
-	29, // 67: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
-	31, // 68: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
-	33, // 69: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
-	35, // 70: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
-	37, // 71: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
-	39, // 72: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
-	41, // 73: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
-	43, // 74: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
-	45, // 75: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
-	47, // 76: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
-	49, // 77: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
-	51, // 78: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
-	53, // 79: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
-	55, // 80: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
-	57, // 81: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
-	59, // 82: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
-	58, // [58:83] is the sub-list for method output_type
-	33, // [33:58] is the sub-list for method input_type
+	26, // 41: sluice.tenant.v1.TenantOperatorService.GetGateway:input_type -> sluice.tenant.v1.GetGatewayRequest
+	28, // 42: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
+	30, // 43: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
+	32, // 44: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
+	34, // 45: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
+	36, // 46: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
+	38, // 47: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
+	40, // 48: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
+	42, // 49: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
+	44, // 50: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
+	46, // 51: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
+	48, // 52: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
+	50, // 53: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
+	52, // 54: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
+	54, // 55: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
+	56, // 56: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
+	58, // 57: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
+	60, // 58: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
+	11, // 59: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
+	13, // 60: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
+	15, // 61: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
+	17, // 62: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
+	19, // 63: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
+	21, // 64: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
+	23, // 65: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
+	25, // 66: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
+	27, // 67: sluice.tenant.v1.TenantOperatorService.GetGateway:output_type -> sluice.tenant.v1.GetGatewayResponse
+	29, // 68: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
+	31, // 69: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
+	33, // 70: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
+	35, // 71: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
+	37, // 72: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
+	39, // 73: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
+	41, // 74: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
+	43, // 75: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
+	45, // 76: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
+	47, // 77: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
+	49, // 78: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
+	51, // 79: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
+	53, // 80: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
+	55, // 81: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
+	57, // 82: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
+	59, // 83: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
+	61, // 84: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
+	59, // [59:85] is the sub-list for method output_type
+	33, // [33:59] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name
@@ -3879,7 +3971,7 @@ func file_lws_tenant_api_tenantv1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc), len(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   57,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -325,6 +325,27 @@ func local_request_TenantService_ListOwnAudit_0(ctx context.Context, marshaler r
 	return msg, metadata, err
 }
 
+func request_TenantOperatorService_GetGateway_0(ctx context.Context, marshaler runtime.Marshaler, client TenantOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetGatewayRequest
+		metadata runtime.ServerMetadata
+	)
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetGateway(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_TenantOperatorService_GetGateway_0(ctx context.Context, marshaler runtime.Marshaler, server TenantOperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetGatewayRequest
+		metadata runtime.ServerMetadata
+	)
+	msg, err := server.GetGateway(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_TenantOperatorService_RegisterTenant_0(ctx context.Context, marshaler runtime.Marshaler, client TenantOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq RegisterTenantRequest
@@ -1226,6 +1247,26 @@ func RegisterTenantServiceHandlerServer(ctx context.Context, mux *runtime.ServeM
 // Note that using this registration option will cause many gRPC library features to stop working. Consider using RegisterTenantOperatorServiceHandlerFromEndpoint instead.
 // GRPC interceptors will not work for this type of registration. To use interceptors, you must use the "runtime.WithMiddlewares" option in the "runtime.NewServeMux" call.
 func RegisterTenantOperatorServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server TenantOperatorServiceServer) error {
+	mux.Handle(http.MethodGet, pattern_TenantOperatorService_GetGateway_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.tenant.v1.TenantOperatorService/GetGateway", runtime.WithHTTPPathPattern("/v1/operator/tenant-gateway"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_TenantOperatorService_GetGateway_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TenantOperatorService_GetGateway_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_TenantOperatorService_RegisterTenant_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1803,6 +1844,23 @@ func RegisterTenantOperatorServiceHandler(ctx context.Context, mux *runtime.Serv
 // doesn't go through the normal gRPC flow (creating a gRPC client etc.) then it will be up to the passed in
 // "TenantOperatorServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
 func RegisterTenantOperatorServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client TenantOperatorServiceClient) error {
+	mux.Handle(http.MethodGet, pattern_TenantOperatorService_GetGateway_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.tenant.v1.TenantOperatorService/GetGateway", runtime.WithHTTPPathPattern("/v1/operator/tenant-gateway"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_TenantOperatorService_GetGateway_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TenantOperatorService_GetGateway_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_TenantOperatorService_RegisterTenant_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -2096,6 +2154,7 @@ func RegisterTenantOperatorServiceHandlerClient(ctx context.Context, mux *runtim
 }
 
 var (
+	pattern_TenantOperatorService_GetGateway_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "operator", "tenant-gateway"}, ""))
 	pattern_TenantOperatorService_RegisterTenant_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "operator", "tenants"}, ""))
 	pattern_TenantOperatorService_ListTenants_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "operator", "tenants"}, ""))
 	pattern_TenantOperatorService_ShowTenant_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "operator", "tenants", "tenant"}, ""))
@@ -2116,6 +2175,7 @@ var (
 )
 
 var (
+	forward_TenantOperatorService_GetGateway_0           = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_RegisterTenant_0       = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_ListTenants_0          = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_ShowTenant_0           = runtime.ForwardResponseMessage

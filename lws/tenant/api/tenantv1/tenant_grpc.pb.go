@@ -415,6 +415,7 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	TenantOperatorService_GetGateway_FullMethodName           = "/sluice.tenant.v1.TenantOperatorService/GetGateway"
 	TenantOperatorService_RegisterTenant_FullMethodName       = "/sluice.tenant.v1.TenantOperatorService/RegisterTenant"
 	TenantOperatorService_ListTenants_FullMethodName          = "/sluice.tenant.v1.TenantOperatorService/ListTenants"
 	TenantOperatorService_ShowTenant_FullMethodName           = "/sluice.tenant.v1.TenantOperatorService/ShowTenant"
@@ -440,6 +441,8 @@ const (
 //
 // TenantOperatorService serves the operator's tools.
 type TenantOperatorServiceClient interface {
+	// GetGateway says which node the gateway is: statements of nodes name it.
+	GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*GetGatewayResponse, error)
 	// RegisterTenant registers a tenant. It has no node and gets no service yet.
 	RegisterTenant(ctx context.Context, in *RegisterTenantRequest, opts ...grpc.CallOption) (*RegisterTenantResponse, error)
 	// ListTenants lists who is registered.
@@ -482,6 +485,16 @@ type tenantOperatorServiceClient struct {
 
 func NewTenantOperatorServiceClient(cc grpc.ClientConnInterface) TenantOperatorServiceClient {
 	return &tenantOperatorServiceClient{cc}
+}
+
+func (c *tenantOperatorServiceClient) GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*GetGatewayResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetGatewayResponse)
+	err := c.cc.Invoke(ctx, TenantOperatorService_GetGateway_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *tenantOperatorServiceClient) RegisterTenant(ctx context.Context, in *RegisterTenantRequest, opts ...grpc.CallOption) (*RegisterTenantResponse, error) {
@@ -660,6 +673,8 @@ func (c *tenantOperatorServiceClient) VerifyAudit(ctx context.Context, in *Verif
 //
 // TenantOperatorService serves the operator's tools.
 type TenantOperatorServiceServer interface {
+	// GetGateway says which node the gateway is: statements of nodes name it.
+	GetGateway(context.Context, *GetGatewayRequest) (*GetGatewayResponse, error)
 	// RegisterTenant registers a tenant. It has no node and gets no service yet.
 	RegisterTenant(context.Context, *RegisterTenantRequest) (*RegisterTenantResponse, error)
 	// ListTenants lists who is registered.
@@ -704,6 +719,9 @@ type TenantOperatorServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedTenantOperatorServiceServer struct{}
 
+func (UnimplementedTenantOperatorServiceServer) GetGateway(context.Context, *GetGatewayRequest) (*GetGatewayResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetGateway not implemented")
+}
 func (UnimplementedTenantOperatorServiceServer) RegisterTenant(context.Context, *RegisterTenantRequest) (*RegisterTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RegisterTenant not implemented")
 }
@@ -774,6 +792,24 @@ func RegisterTenantOperatorServiceServer(s grpc.ServiceRegistrar, srv TenantOper
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&TenantOperatorService_ServiceDesc, srv)
+}
+
+func _TenantOperatorService_GetGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetGatewayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantOperatorServiceServer).GetGateway(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantOperatorService_GetGateway_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantOperatorServiceServer).GetGateway(ctx, req.(*GetGatewayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _TenantOperatorService_RegisterTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -1089,6 +1125,10 @@ var TenantOperatorService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "sluice.tenant.v1.TenantOperatorService",
 	HandlerType: (*TenantOperatorServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetGateway",
+			Handler:    _TenantOperatorService_GetGateway_Handler,
+		},
 		{
 			MethodName: "RegisterTenant",
 			Handler:    _TenantOperatorService_RegisterTenant_Handler,

@@ -1,0 +1,65 @@
+package onboard_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
+)
+
+func TestSignerConf(t *testing.T) {
+	c := onboard.SignerConf{Network: "regtest", Dir: "/d", Listen: "0.0.0.0:10019", Address: "signer.example:10019"}
+	text, err := c.LndConf()
+	require.NoError(t, err)
+	for _, line := range []string{"nolisten=true", "nobootstrap=true", "rpclisten=0.0.0.0:10019", "tlsextradomain=signer.example", "bitcoin.regtest=true", "bitcoin.node=nochainbackend"} {
+		require.Contains(t, strings.Split(text, "\n"), line)
+	}
+	for address, line := range map[string]string{"192.0.2.1:10019": "tlsextraip=192.0.2.1", "[2001:db8::1]:10019": "tlsextraip=2001:db8::1"} {
+		c.Address = address
+		text, err = c.LndConf()
+		require.NoError(t, err)
+		require.Contains(t, strings.Split(text, "\n"), line)
+	}
+	for _, bad := range []string{"signer.example", "a\nnolisten=false:1"} {
+		c.Address = bad
+		_, err = c.LndConf()
+		require.ErrorIs(t, err, errkind.Invalid, bad)
+	}
+}
+
+func TestNodeConf(t *testing.T) {
+	c := onboard.NodeConf{Tenant: "acme", Network: "mainnet", Dir: "/n", RPC: "127.0.0.1:10009", Peers: "0.0.0.0:9735", Signer: "signer.example:10019", Backend: "# shared\nbitcoin.node=bitcoind\nbitcoind.rpchost=127.0.0.1\n"}
+	text, err := c.LndConf()
+	require.NoError(t, err)
+	for _, line := range []string{
+		"remotesigner.enable=true", "remotesigner.rpchost=signer.example:10019", "remotesigner.tlscertpath=/n/signer.cert", "remotesigner.macaroonpath=/n/signer.macaroon",
+		"bitcoin.mainnet=true", "bitcoin.node=bitcoind", "db.backend=sqlite", "wallet-unlock-password-file=/n/wallet.password",
+	} {
+		require.Contains(t, strings.Split(text, "\n"), line)
+	}
+	c.DSN = "postgres://acme@db/acme"
+	text, err = c.LndConf()
+	require.NoError(t, err)
+	require.Contains(t, text, "db.backend=postgres\ndb.postgres.dsn=postgres://acme@db/acme\n")
+	// A backend's file is for the backend.
+	for _, bad := range []string{"remotesigner.enable=false", "[Application Options]", "noseedbackup=true", "bitcoin.mainnet=false"} {
+		c.Backend = bad
+		_, err = c.LndConf()
+		require.ErrorIs(t, err, errkind.Invalid, bad)
+	}
+	c.Backend, c.Tenant = "", "acme\nnoseedbackup=true"
+	_, err = c.LndConf()
+	require.ErrorIs(t, err, errkind.Invalid)
+}
+
+func TestUnit(t *testing.T) {
+	text, err := onboard.Unit("lnd of acme", "acme", "/usr/local/bin/lnd", "/var/lib/acme")
+	require.NoError(t, err)
+	require.Contains(t, text, "ExecStart=/usr/local/bin/lnd --lnddir=/var/lib/acme\n")
+	require.Contains(t, text, "Restart=always\n")
+	_, err = onboard.Unit("a\nExecStartPre=x", "", "", "")
+	require.ErrorIs(t, err, errkind.Invalid)
+}
