@@ -153,6 +153,7 @@ func (n *jointNet) pays(ctx context.Context, from, to *devnet.Node, sat int64) {
 // TestCollaborative: a wallet and the gateway fund channels together, through
 // sluice-wallet and sluiced, on stock lnds; who has which sats at the end.
 func TestCollaborative(t *testing.T) {
+	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	n := startJoint(ctx, t)

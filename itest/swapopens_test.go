@@ -130,6 +130,7 @@ func (n *openNet) onchain(ctx context.Context, node *devnet.Node) int64 {
 // gateway that does not pay: the wallet alone takes its deposits back, one by its
 // daemon and one from its record.
 func TestSwapOpensChannel(t *testing.T) {
+	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
