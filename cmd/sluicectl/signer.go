@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -228,7 +229,7 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 	if err != nil {
 		return state, err
 	}
-	if err := waitForFile(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
+	if err := waitForCert(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
 		return state, fmt.Errorf("the signer did not start within %s: %w", c.Wait, err)
 	}
 	client, err := c.dial(false)
@@ -266,10 +267,14 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 	}
 }
 
-func waitForFile(ctx context.Context, path string) error {
+// waitForCert waits until lnd has written its certificate: the file is there a moment
+// before its content is.
+func waitForCert(ctx context.Context, path string) error {
 	for {
-		if _, err := os.Stat(path); err == nil {
-			return nil
+		if text, err := os.ReadFile(path); err == nil {
+			if block, _ := pem.Decode(text); block != nil {
+				return nil
+			}
 		}
 		if pace.Pause(ctx, lookEvery) != nil {
 			return fmt.Errorf("there is no %s", path)

@@ -349,7 +349,7 @@ const recoveryWindow = 2500
 
 // make waits for the node, makes its wallet if it has none, and waits until it serves.
 func (c TenantAddCmd) make(ctx context.Context, b bundle.Bundle, say func(string, ...any)) (*remotesigner.Client, error) {
-	if err := waitForFile(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
+	if err := waitForCert(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
 		return nil, fmt.Errorf("the node did not start within %s: start it, and run this command again", c.Wait)
 	}
 	bare, err := c.dial(false)

@@ -2,6 +2,7 @@ package devnet
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -39,8 +40,10 @@ func (n *Net) Adopt(ctx context.Context, a Adopted) (*Node, error) {
 		return nil, err
 	}
 	err := WaitFor(ctx, a.Name+" to write its certificate", func(context.Context) (bool, error) {
-		_, err := os.Stat(node.TLSCertPath)
-		return err == nil, nil
+		// The file is there before it is written.
+		text, _ := os.ReadFile(node.TLSCertPath)
+		block, _ := pem.Decode(text)
+		return block != nil, nil
 	})
 	if err == nil {
 		err = node.dial()
