@@ -52,7 +52,7 @@ func startSluice(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.N
 // startSluiceWith attaches programs to its interceptor, if there are any.
 func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devnet.Node, programs *proxied, settings ...map[string]string) (_ *sluice, err error) {
 	s := &sluice{}
-	config := devnet.SluicedConfig{Settings: noCaps()}
+	config := devnet.SluicedConfig{Name: "sluiced-" + gateway.Name, Settings: noCaps()}
 	for _, more := range settings {
 		maps.Copy(config.Settings, more)
 	}

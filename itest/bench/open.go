@@ -136,7 +136,7 @@ func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func
 	}
 	streams, cancel := context.WithCancel(ctx)
 	var closers []func()
-	stop = func() {
+	hangUp := func() {
 		cancel()
 		for _, c := range closers {
 			c()
@@ -144,7 +144,7 @@ func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func
 	}
 	defer func() {
 		if err != nil {
-			stop()
+			hangUp()
 		}
 	}()
 	common := map[string]string{"lsp.min_channel_sat": "30000", "lsp.headroom_sat": "5000"}
@@ -172,7 +172,7 @@ func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func
 			return nil, nil, err
 		}
 	}
-	return arms, stop, devnet.WaitFor(ctx, "the pool to be cut", func(ctx context.Context) (bool, error) {
+	return arms, hangUp, devnet.WaitFor(ctx, "the pool to be cut", func(ctx context.Context) (bool, error) {
 		s, err := arms[0].operator.GetStatus(ctx, &lspv1.GetStatusRequest{})
 		if err != nil || s.GetCoinPool().GetReady() >= 20 {
 			return err == nil, err
