@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
@@ -107,7 +108,7 @@ func New(cfg Config, p Ports) (*Agent, error) {
 		p.Now = time.Now
 	}
 	if p.WriteFile == nil {
-		p.WriteFile = WriteFile
+		p.WriteFile = func(path string, content []byte) error { return durable.WriteFile(path, content, 0o600) }
 	}
 	if p.ReadFile == nil {
 		p.ReadFile = os.ReadFile

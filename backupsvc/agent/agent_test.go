@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -280,7 +281,7 @@ func TestDiskFull(t *testing.T) {
 			if full.Load() {
 				return errors.New("no space left on device")
 			}
-			return agent.WriteFile(path, content)
+			return durable.WriteFile(path, content, 0o600)
 		}
 		a, stop := r.start()
 		defer stop()

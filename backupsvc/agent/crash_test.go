@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -52,7 +53,7 @@ func (r *rig) cut(p *power) {
 		if !p.spend() {
 			return errOff
 		}
-		if err := agent.WriteFile(path, content); err != nil {
+		if err := durable.WriteFile(path, content, 0o600); err != nil {
 			return err
 		}
 		if p.off() {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -217,7 +218,7 @@ func SaveSettings(dir string, s Settings) error {
 	if err != nil {
 		return fmt.Errorf("backup settings: %w", err)
 	}
-	return WriteFile(filepath.Join(dir, SettingsFile), append([]byte("# Where this wallet's backups are; `sluice-wallet backup status` changes it.\n\n"), content...))
+	return durable.WriteFile(filepath.Join(dir, SettingsFile), append([]byte("# Where this wallet's backups are; `sluice-wallet backup status` changes it.\n\n"), content...), 0o600)
 }
 
 // Add gives the settings with one more provider.
@@ -234,28 +235,6 @@ func (s Settings) Remove(name string) (Settings, error) {
 		return s, errkind.Newf(errkind.NotFound, "there is no provider named %s", clip(name))
 	}
 	return s, nil
-}
-
-// WriteFile replaces a file by a whole one: after a crash it has the old
-// content or the new.
-func WriteFile(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // clip bounds what an error repeats of somebody's input.

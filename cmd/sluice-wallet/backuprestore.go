@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 )
@@ -95,7 +96,7 @@ func (c *backupRestoreCmd) secret(w *world, g *Globals, client *lnd.Client) (sea
 	if err := os.MkdirAll(g.DataDir, 0o700); err != nil {
 		return secret, err
 	}
-	return secret, agent.WriteFile(filepath.Join(g.DataDir, agent.KeyFile), []byte(secret.Encode()))
+	return secret, durable.WriteFile(filepath.Join(g.DataDir, agent.KeyFile), []byte(secret.Encode()), 0o600)
 }
 
 func (c *backupRestoreCmd) ask(w *world, p *cli.Printer, s agent.Survey) error {
@@ -118,7 +119,7 @@ func saveEvidence(dir string, s agent.Survey) error {
 		if err != nil {
 			return err
 		}
-		if err := agent.WriteFile(evidenceFile(dir, f), append(raw, '\n')); err != nil {
+		if err := durable.WriteFile(evidenceFile(dir, f), append(raw, '\n'), 0o600); err != nil {
 			return err
 		}
 	}
@@ -192,7 +193,7 @@ func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agen
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		if err := agent.WriteFile(path, things[name]); err != nil {
+		if err := durable.WriteFile(path, things[name], 0o600); err != nil {
 			return err
 		}
 		p.Printf("Restored %s.\n", path)
@@ -293,7 +294,7 @@ func (c *backupExportCmd) Run(w *world, g *Globals) error {
 		if err != nil {
 			return err
 		}
-		if err := agent.WriteFile(c.File, content); err != nil {
+		if err := durable.WriteFile(c.File, content, 0o600); err != nil {
 			return err
 		}
 		p := w.printer()

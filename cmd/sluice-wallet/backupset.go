@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
@@ -80,7 +81,7 @@ func (c *backupKeyCmd) Run(w *world, g *Globals) error {
 	case !c.Replace:
 		return errkind.Newf(errkind.Conflict, "%s has another key (%s): what is stored opens with that one only; --replace replaces it", path, have)
 	}
-	if err := agent.WriteFile(path, []byte(secret.Encode())); err != nil {
+	if err := durable.WriteFile(path, []byte(secret.Encode()), 0o600); err != nil {
 		return err
 	}
 	p := w.printer()

@@ -16,6 +16,7 @@ import (
 
 	"gopkg.in/macaroon.v2"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
@@ -253,7 +254,7 @@ func (b *Bakery) OperatorFile(ctx context.Context, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return true, writeFileAtomic(path, raw)
+	return true, WriteFileAtomic(path, raw)
 }
 
 // ReadMacaroonFile reads a binary macaroon file and gives it in hex.
@@ -273,24 +274,14 @@ func ReadMacaroonFile(path string) (string, error) {
 	return hex.EncodeToString(raw), nil
 }
 
-// writeFileAtomic never shows a half-written or readable-by-others file: the
-// mode is set before the content, the name after it.
-func writeFileAtomic(path string, content []byte) error {
+// WriteFileAtomic writes a file readable to its owner alone, as a whole or not at all,
+// and makes its directory.
+func WriteFileAtomic(path string, content []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	if err := durable.WriteFile(path, content, 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
@@ -303,8 +294,5 @@ func WriteMacaroonFile(path, macaroonHex string) error {
 	if err != nil || len(raw) == 0 {
 		return fmt.Errorf("macaroon file %s: what was to be written is no macaroon", path)
 	}
-	return writeFileAtomic(path, raw)
+	return WriteFileAtomic(path, raw)
 }
-
-// WriteFileAtomic writes a file readable to its owner alone, as a whole or not at all.
-func WriteFileAtomic(path string, content []byte) error { return writeFileAtomic(path, content) }

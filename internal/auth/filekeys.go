@@ -60,7 +60,7 @@ func (f *FileRootKeys) PutRootKey(ctx context.Context, id uint64, key []byte) ([
 	if err == nil || !errors.Is(err, errkind.NotFound) {
 		return existing, err
 	}
-	return key, writeFileAtomic(f.path(id), []byte(hex.EncodeToString(key)+"\n"))
+	return key, WriteFileAtomic(f.path(id), []byte(hex.EncodeToString(key)+"\n"))
 }
 
 // DeleteRootKey implements RootKeys.

@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/store/storedb"
 )
 
@@ -236,25 +236,8 @@ func writeGeneration(path string, gen Generation) (err error) {
 	if err != nil {
 		return fmt.Errorf("generation file: %w", err)
 	}
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".generation-*")
-	if err != nil {
+	if err := durable.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
 		return fmt.Errorf("generation file: %w", err)
 	}
-	_, err = tmp.Write(append(raw, '\n'))
-	if err == nil {
-		err = tmp.Sync()
-	}
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("generation file: %w", errors.Join(err, os.Remove(tmp.Name())))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("generation file: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

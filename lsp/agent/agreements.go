@@ -1,10 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -65,18 +61,11 @@ type agreements struct {
 }
 
 func openAgreements(path string) (*agreements, error) {
-	a := &agreements{path: path}
-	content, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return a, nil
-	}
+	list, err := readList[Agreement]("agreements", path)
 	if err != nil {
-		return nil, fmt.Errorf("agreements: %w", err)
+		return nil, err
 	}
-	if err := json.Unmarshal(content, &a.list); err != nil {
-		return nil, fmt.Errorf("agreements %s: the file is damaged; move it away to go on without it: %w", path, err)
-	}
-	return a, nil
+	return &agreements{path: path, list: list}, nil
 }
 
 // add stores an agreement before its invoice is shown.
@@ -90,12 +79,8 @@ func (a *agreements) add(g Agreement, now time.Time) error {
 		return errkind.Newf(errkind.Exhausted, "%d payments wait already: let some expire first", len(next))
 	}
 	next = append(next, g)
-	content, err := json.MarshalIndent(next, "", " ")
-	if err != nil {
-		return fmt.Errorf("agreements: %w", err)
-	}
-	if err := writeAtomic(a.path, content); err != nil {
-		return fmt.Errorf("agreements: %w", err)
+	if err := writeList("agreements", a.path, next); err != nil {
+		return err
 	}
 	a.list = next
 	return nil

@@ -2,21 +2,18 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	shared "github.com/sluice-lsp/sluice/internal/gateways"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
-	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -27,27 +24,15 @@ const authService = "lsp"
 // certificate is pinned, or the system's roots decide. It logs in by signing
 // the LSP's challenge, after having checked that it names the LSP's node.
 func DialGateway(sign auth.Sign, now func() time.Time) Connect {
+	dial := shared.Dial(authService, lspv1.NewChannelsServiceClient, sign, now,
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+	)
 	return func(l LSP, self ln.PubKey) (lspv1.ChannelsServiceClient, func() error, error) {
-		config := &tls.Config{MinVersion: tls.VersionTLS12}
-		if l.Certificate != "" {
-			var err error
-			if config, err = selfcert.ClientTLS(l.Certificate); err != nil {
-				return nil, nil, errkind.Wrap(errkind.Invalid, err, "LSP "+l.Name+": its certificate cannot be used")
-			}
-		}
-		conn, _, err := auth.Dial(l.GRPC, credentials.NewTLS(config), auth.ClientConfig{
-			Server: auth.Server{NodeKey: l.NodeKey}, Node: self, Services: []string{authService}, Sign: sign, Now: now,
-		},
-			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-				MinConnectTimeout: 5 * time.Second,
-			}),
-		)
-		if err != nil {
-			return nil, nil, fmt.Errorf("LSP %s: %w", l.Name, err)
-		}
-		return lspv1.NewChannelsServiceClient(conn), conn.Close, nil
+		return dial(shared.Gateway{Name: "LSP " + l.Name, NodeKey: l.NodeKey, GRPC: l.GRPC, Certificate: l.Certificate}, self)
 	}
 }
 

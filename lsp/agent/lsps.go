@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -241,34 +241,11 @@ func (b *Book) store(next []LSP) error {
 	if err != nil {
 		return fmt.Errorf("list of LSPs: %w", err)
 	}
-	if err := writeAtomic(b.path, append([]byte("# The LSPs of this wallet; `sluice-wallet lsps` changes them.\n\n"), content...)); err != nil {
+	if err := durable.WriteFile(b.path, append([]byte("# The LSPs of this wallet; `sluice-wallet lsps` changes them.\n\n"), content...), 0o600); err != nil {
 		return fmt.Errorf("list of LSPs: %w", err)
 	}
 	b.lsps = next
 	return nil
-}
-
-// writeAtomic replaces a file by a whole one: after a crash it has the old
-// content or the new.
-func writeAtomic(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(content)
-	if err := errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // clip bounds what an error repeats of somebody's input.

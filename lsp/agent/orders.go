@@ -2,10 +2,7 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -282,18 +279,11 @@ type ordered struct {
 }
 
 func openOrders(path string) (*ordered, error) {
-	s := &ordered{path: path}
-	content, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return s, nil
-	}
+	list, err := readList[Order]("orders", path)
 	if err != nil {
-		return nil, fmt.Errorf("orders: %w", err)
+		return nil, err
 	}
-	if err := json.Unmarshal(content, &s.list); err != nil {
-		return nil, fmt.Errorf("orders %s: the file is damaged; move it away to go on without it: %w", path, err)
-	}
-	return s, nil
+	return &ordered{path: path, list: list}, nil
 }
 
 // put stores an order, or how it stands now.
@@ -311,12 +301,8 @@ func (s *ordered) put(o Order, now time.Time) error {
 	} else {
 		next = append(next, o)
 	}
-	content, err := json.MarshalIndent(next, "", " ")
-	if err != nil {
-		return fmt.Errorf("orders: %w", err)
-	}
-	if err := writeAtomic(s.path, content); err != nil {
-		return fmt.Errorf("orders: %w", err)
+	if err := writeList("orders", s.path, next); err != nil {
+		return err
 	}
 	s.list = next
 	return nil

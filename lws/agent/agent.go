@@ -7,25 +7,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/gateways"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 )
 
-// Gateway is one that the user trusts.
-type Gateway struct {
-	Name    string
-	NodeKey ln.PubKey
-	// GRPC is its service, HOST:PORT; Certificate a file, or empty for the system's roots.
-	GRPC, Certificate string
-}
+// Gateway is one that runs Sluice.
+type Gateway = gateways.Gateway
 
 // Node is the wallet's lnd.
 type Node interface {
@@ -41,7 +37,7 @@ type Node interface {
 type Reissue func(ctx context.Context, network, bolt11 string, r ln.Reissue) (string, error)
 
 // Connect reaches a gateway's service as the node self.
-type Connect func(g Gateway, self ln.PubKey) (lwsv1.HoldsServiceClient, func() error, error)
+type Connect = gateways.Connect[lwsv1.HoldsServiceClient]
 
 // Ports are what the agent works with.
 type Ports struct {
@@ -103,6 +99,8 @@ type Status struct {
 
 // Agent is the wallet's side. All methods may be used concurrently.
 type Agent struct {
+	links gateways.Links[lwsv1.HoldsServiceClient]
+
 	cfg   Config
 	ports Ports
 	log   *zap.Logger
@@ -110,18 +108,11 @@ type Agent struct {
 	// asking lets one round of questions run at a time.
 	asking sync.Mutex
 
-	mu    sync.Mutex
-	said  *Said
-	links map[string]link
-	last  map[string]Status
+	mu   sync.Mutex
+	said *Said
+	last map[string]Status
 	// told are the payments that were logged, by gateway.
 	told map[string]map[string]bool
-}
-
-type link struct {
-	gateway Gateway
-	client  lwsv1.HoldsServiceClient
-	close   func() error
 }
 
 // New reads what the user said; it makes no call.
@@ -136,7 +127,7 @@ func New(cfg Config, ports Ports) (*Agent, error) {
 		ports.Log = zap.NewNop()
 	}
 	a := &Agent{
-		cfg: cfg, ports: ports, log: ports.Log, links: map[string]link{}, last: map[string]Status{}, told: map[string]map[string]bool{},
+		cfg: cfg, ports: ports, log: ports.Log, last: map[string]Status{}, told: map[string]map[string]bool{},
 	}
 	raw, err := os.ReadFile(filepath.Join(cfg.DataDir, SettingsFile))
 	switch {
@@ -195,7 +186,7 @@ func (a *Agent) Say(ctx context.Context, s Said) ([]Status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("what is to be held: %w", err)
 	}
-	if err := writeFile(filepath.Join(a.cfg.DataDir, SettingsFile), append(raw, '\n')); err != nil {
+	if err := durable.WriteFile(filepath.Join(a.cfg.DataDir, SettingsFile), append(raw, '\n'), 0o600); err != nil {
 		return nil, fmt.Errorf("what is to be held: %w", err)
 	}
 	a.mu.Lock()
@@ -204,25 +195,9 @@ func (a *Agent) Say(ctx context.Context, s Said) ([]Status, error) {
 	return a.Refresh(ctx)
 }
 
-// writeFile replaces a file by a whole one.
-func writeFile(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
-}
-
 // Run keeps the registrations and what is known until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	defer a.hangUp()
+	defer a.links.Keep()
 	ticker := time.NewTicker(a.cfg.RefreshEvery)
 	defer ticker.Stop()
 	for {
@@ -234,15 +209,6 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-	}
-}
-
-func (a *Agent) hangUp() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for name, l := range a.links {
-		_ = l.close()
-		delete(a.links, name)
 	}
 }
 
@@ -287,13 +253,8 @@ func (a *Agent) Refresh(ctx context.Context) ([]Status, error) {
 		}
 		a.last[s.Name] = out[i]
 	}
-	for name, l := range a.links {
-		if !slices.Contains(gateways, l.gateway) {
-			_ = l.close()
-			delete(a.links, name)
-		}
-	}
 	a.mu.Unlock()
+	a.links.Keep(gateways...)
 	for _, s := range out {
 		a.tell(s)
 	}
@@ -326,19 +287,5 @@ func (a *Agent) tell(s Status) {
 }
 
 func (a *Agent) client(g Gateway, self ln.PubKey) (lwsv1.HoldsServiceClient, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if have, ok := a.links[g.Name]; ok {
-		if have.gateway == g {
-			return have.client, nil
-		}
-		_ = have.close()
-		delete(a.links, g.Name)
-	}
-	client, end, err := a.ports.Connect(g, self)
-	if err != nil {
-		return nil, err
-	}
-	a.links[g.Name] = link{g, client, end}
-	return client, nil
+	return a.links.Client(g, self, a.ports.Connect)
 }

@@ -9,18 +9,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/gateways"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 )
 
-// Gateway is one that the user chose.
-type Gateway struct {
-	Name    string
-	NodeKey ln.PubKey
-	// GRPC is its service, HOST:PORT; Certificate a file, or empty for the system's roots.
-	GRPC, Certificate string
-}
+// Gateway is one that runs Sluice.
+type Gateway = gateways.Gateway
 
 // Node is the wallet's lnd.
 type Node interface {
@@ -45,7 +41,7 @@ type Chain interface {
 }
 
 // Connect reaches a gateway's service as the node self.
-type Connect func(g Gateway, self ln.PubKey) (swapsv1.ChannelSwapsServiceClient, func() error, error)
+type Connect = gateways.Connect[swapsv1.ChannelSwapsServiceClient]
 
 // Ports are what the agent works with.
 type Ports struct {
@@ -69,25 +65,20 @@ type Config struct {
 // Agent is the wallet's side. All methods may be used concurrently; Run must be
 // running for swaps to go on.
 type Agent struct {
+	links gateways.Links[swapsv1.ChannelSwapsServiceClient]
+
 	cfg     Config
 	ports   Ports
 	log     *zap.Logger
 	records *Records
 
 	mu       sync.Mutex
-	links    map[string]link
 	followed map[string]bool
 	// asked is when a gateway was last asked about a swap, by swap and question.
 	asked map[string]time.Time
 	// since is from when on a deposit's spend has been followed without a break.
 	since map[ln.Outpoint]time.Time
 	wg    sync.WaitGroup
-}
-
-type link struct {
-	gateway Gateway
-	client  swapsv1.ChannelSwapsServiceClient
-	close   func() error
 }
 
 // New opens the records; it makes no call.
@@ -105,7 +96,7 @@ func New(cfg Config, ports Ports) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, ports: ports, log: ports.Log, records: records, links: map[string]link{}, followed: map[string]bool{}, asked: map[string]time.Time{}, since: map[ln.Outpoint]time.Time{}}, nil
+	return &Agent{cfg: cfg, ports: ports, log: ports.Log, records: records, followed: map[string]bool{}, asked: map[string]time.Time{}, since: map[ln.Outpoint]time.Time{}}, nil
 }
 
 // Records are all swaps, newest first.
@@ -116,21 +107,12 @@ func (a *Agent) Record(hash ln.Hash) (Record, error) { return a.records.Get(hash
 
 // Run takes swaps further until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	defer a.hangUp()
+	defer a.links.Keep()
 	defer a.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pace.Every(ctx, a.cfg.Every, a.look)
 	return nil
-}
-
-func (a *Agent) hangUp() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for name, l := range a.links {
-		_ = l.close()
-		delete(a.links, name)
-	}
 }
 
 // gateway finds one by name; none is the only one there is.
@@ -169,19 +151,5 @@ func (a *Agent) due(question string) bool {
 }
 
 func (a *Agent) client(g Gateway, self ln.PubKey) (swapsv1.ChannelSwapsServiceClient, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if have, ok := a.links[g.Name]; ok {
-		if have.gateway == g {
-			return have.client, nil
-		}
-		_ = have.close()
-		delete(a.links, g.Name)
-	}
-	client, end, err := a.ports.Connect(g, self)
-	if err != nil {
-		return nil, err
-	}
-	a.links[g.Name] = link{g, client, end}
-	return client, nil
+	return a.links.Client(g, self, a.ports.Connect)
 }

@@ -2,18 +2,14 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
 	"io"
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
-	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/gateways"
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	wallet "github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
 )
@@ -76,20 +72,8 @@ type Ports struct {
 
 // Dial reaches LSPs over gRPC with TLS, and logs in by the node's key.
 func Dial(sign auth.Sign, now func() time.Time) Connect {
+	dial := gateways.Dial("lsp", collabv1.NewJointFundingServiceClient, sign, now)
 	return func(l wallet.LSP, self ln.PubKey) (collabv1.JointFundingServiceClient, func() error, error) {
-		config := &tls.Config{MinVersion: tls.VersionTLS12}
-		if l.Certificate != "" {
-			var err error
-			if config, err = selfcert.ClientTLS(l.Certificate); err != nil {
-				return nil, nil, errkind.Wrap(errkind.Invalid, err, "LSP "+l.Name+": its certificate cannot be used")
-			}
-		}
-		conn, _, err := auth.Dial(l.GRPC, credentials.NewTLS(config), auth.ClientConfig{
-			Server: auth.Server{NodeKey: l.NodeKey}, Node: self, Services: []string{"lsp"}, Sign: sign, Now: now,
-		})
-		if err != nil {
-			return nil, nil, fmt.Errorf("LSP %s: %w", l.Name, err)
-		}
-		return collabv1.NewJointFundingServiceClient(conn), conn.Close, nil
+		return dial(gateways.Gateway{Name: "LSP " + l.Name, NodeKey: l.NodeKey, GRPC: l.GRPC, Certificate: l.Certificate}, self)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/collab"
 )
@@ -105,23 +105,10 @@ func (s *records) put(r Record) error {
 		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
 	}
 	path := filepath.Join(s.dir, r.Key()+recordSuffix)
-	tmp, err := os.CreateTemp(s.dir, ".tmp-*")
-	if err != nil {
+	if err := durable.WriteFile(path, content, 0o600); err != nil {
 		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(content)
-	if err := errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
-	}
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("joint funding %s: %w", r.Key(), err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // all reads every record, oldest first. One that cannot be read is an error: it
