@@ -74,7 +74,8 @@ type Engine struct {
 	// claims are short channel ids that are being claimed.
 	claims claims
 	// coins are what the wallet can fund.
-	coins fundableView
+	coins    fundableView
+	demanded demandView
 	// loads are what limits are asked of.
 	loads *loads
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -114,11 +115,37 @@ const (
 	mostDemand = 5_000
 )
 
+// demandFor is how long the opens of a day are taken for what they were: they are
+// asked for at quotes, too.
+const demandFor = time.Minute
+
+// demandView is what was opened within a day, as of a moment ago.
+type demandView struct {
+	mu    sync.Mutex
+	at    time.Time
+	opens []liquidity.Open
+}
+
 // poolPolicy is the operator's, grown by what was opened within a day.
 func (e *Engine) poolPolicy(ctx context.Context) (liquidity.Policy, error) {
 	p := e.cfg.Pool
 	if p.Coins == 0 || !p.Follows() {
 		return p, nil
+	}
+	opens, err := e.demand(ctx)
+	if err != nil {
+		return p, err
+	}
+	extra, err := e.poolExtra()
+	return p.Follow(opens, extra), err
+}
+
+func (e *Engine) demand(ctx context.Context) ([]liquidity.Open, error) {
+	v := &e.demanded
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if now := e.opt.Now(); !v.at.IsZero() && now.Sub(v.at) < demandFor && !now.Before(v.at) {
+		return v.opens, nil
 	}
 	var opens []liquidity.Open
 	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
@@ -132,10 +159,10 @@ func (e *Engine) poolPolicy(ctx context.Context) (liquidity.Policy, error) {
 		return nil
 	})
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	extra, err := e.poolExtra()
-	return p.Follow(opens, extra), err
+	v.at, v.opens = e.opt.Now(), opens
+	return opens, nil
 }
 
 // poolExtra is what an open takes of a coin beyond the channel's capacity.
