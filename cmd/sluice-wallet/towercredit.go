@@ -21,19 +21,11 @@ type towersCreditCmd struct {
 
 // Run buys, or lists.
 func (c *towersCreditCmd) Run(w *world, g *Globals) error {
-	client, err := c.node(w, g)
+	client, service, err := c.tower(w, g, c.Name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	services, err := agent.LoadServices(g.DataDir)
-	if err != nil {
-		return err
-	}
-	service, err := agent.Find(services, c.Name)
-	if err != nil {
-		return err
-	}
 	if c.Updates == 0 {
 		return c.list(w, g, client, service)
 	}

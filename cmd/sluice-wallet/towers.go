@@ -51,6 +51,23 @@ func (c *nodeFlags) node(w *world, g *Globals) (*lnd.Client, error) {
 	return client, nil
 }
 
+// tower is the wallet's lnd, and a tower that it registered at.
+func (c *nodeFlags) tower(w *world, g *Globals, name string) (*lnd.Client, agent.Service, error) {
+	client, err := c.node(w, g)
+	if err != nil {
+		return nil, agent.Service{}, err
+	}
+	services, err := agent.LoadServices(g.DataDir)
+	if err != nil {
+		return nil, agent.Service{}, errors.Join(err, client.Close())
+	}
+	service, err := agent.Find(services, name)
+	if err != nil {
+		return nil, agent.Service{}, errors.Join(err, client.Close())
+	}
+	return client, service, nil
+}
+
 // withTower calls a tower's service as the wallet's node.
 func withTower(ctx context.Context, client *lnd.Client, s agent.Service, call func(context.Context, towerv1.TowerServiceClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, towerTimeout)
@@ -326,19 +343,11 @@ type towersRenewCmd struct {
 
 // Run renews.
 func (c *towersRenewCmd) Run(w *world, g *Globals) error {
-	client, err := c.node(w, g)
+	client, service, err := c.tower(w, g, c.Name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	services, err := agent.LoadServices(g.DataDir)
-	if err != nil {
-		return err
-	}
-	service, err := agent.Find(services, c.Name)
-	if err != nil {
-		return err
-	}
 	before := service.TowerKey
 	tower, err := register(w.ctx, client, &service)
 	if err != nil {
@@ -362,19 +371,11 @@ type towersLeaveCmd struct {
 
 // Run leaves.
 func (c *towersLeaveCmd) Run(w *world, g *Globals) error {
-	client, err := c.node(w, g)
+	client, service, err := c.tower(w, g, c.Name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	services, err := agent.LoadServices(g.DataDir)
-	if err != nil {
-		return err
-	}
-	service, err := agent.Find(services, c.Name)
-	if err != nil {
-		return err
-	}
 	if err := client.DeactivateTower(w.ctx, service.TowerKey); err != nil {
 		return noClient(err)
 	}

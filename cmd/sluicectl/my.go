@@ -55,10 +55,7 @@ type MyServiceCmd struct {
 func (c MyServiceCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, mineOf(s).SetOwnService, &tenantv1.SetOwnServiceRequest{Service: c.Service, Accepted: c.Accept})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -77,16 +74,10 @@ func (c MyUserCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		if c.Remove {
 			got, err := call(w.ctx, s, mineOf(s).RemoveOwnUser, &tenantv1.RemoveOwnUserRequest{Name: c.User})
-			if err != nil {
-				return err
-			}
-			return showTenant(w, g, got.GetTenant())
+			return showAnswer(w, g, got, err)
 		}
 		got, err := call(w.ctx, s, mineOf(s).SetOwnUser, &tenantv1.SetOwnUserRequest{Name: c.User, Role: roleOf(c.Role)})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -163,10 +154,7 @@ func (c MyRevokeCmd) Run(w *world, g *Globals) error {
 	}
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, mineOf(s).RevokeOwnMacaroon, &tenantv1.RevokeOwnMacaroonRequest{MacaroonId: c.ID})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 

@@ -98,11 +98,16 @@ type TenantShowCmd struct {
 func (c TenantShowCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).ShowTenant, &tenantv1.ShowTenantRequest{Tenant: c.Tenant})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
+}
+
+// showAnswer shows the tenant of an answer, if there is one.
+func showAnswer(w *world, g *Globals, got interface{ GetTenant() *tenantv1.Tenant }, err error) error {
+	if err != nil {
+		return err
+	}
+	return showTenant(w, g, got.GetTenant())
 }
 
 func showTenant(w *world, g *Globals, r *tenantv1.Tenant) error {
@@ -180,10 +185,7 @@ func (c TenantRegisterCmd) Run(w *world, g *Globals) error {
 		got, err := call(w.ctx, s, tenantsOf(s).RegisterTenant, &tenantv1.RegisterTenantRequest{
 			Tenant: c.Tenant, Kind: tenantv1.TenantKind(tenantv1.TenantKind_value["TENANT_KIND_"+strings.ToUpper(c.Kind)]), Plan: c.Plan,
 		})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -200,10 +202,7 @@ func (c TenantStatusCmd) Run(w *world, g *Globals) error {
 		got, err := call(w.ctx, s, tenantsOf(s).SetTenantStatus, &tenantv1.SetTenantStatusRequest{
 			Tenant: c.Tenant, Status: tenantv1.TenantStatus(tenantv1.TenantStatus_value["TENANT_STATUS_"+strings.ToUpper(c.Status)]), Reason: c.Reason,
 		})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -217,10 +216,7 @@ type TenantMoveCmd struct {
 func (c TenantMoveCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).SetTenantPlan, &tenantv1.SetTenantPlanRequest{Tenant: c.Tenant, Plan: c.Plan})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -241,10 +237,7 @@ type TenantNodeLoginCmd struct {
 func (c TenantNodeLoginCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).SetNodeLogin, &tenantv1.SetNodeLoginRequest{Tenant: c.Tenant, Allowed: c.Allow})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -259,10 +252,7 @@ type TenantServiceCmd struct {
 func (c TenantServiceCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).SetTenantService, &tenantv1.SetTenantServiceRequest{Tenant: c.Tenant, Service: c.Service, Accepted: c.Accept})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -281,10 +271,7 @@ func (c TenantAddNodeCmd) Run(w *world, g *Globals) error {
 	}
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).AddTenantNode, &tenantv1.AddTenantNodeRequest{Tenant: c.Tenant, NodeKey: key[:], Signature: c.Signature})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -302,10 +289,7 @@ func (c TenantDropNodeCmd) Run(w *world, g *Globals) error {
 	}
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).RemoveTenantNode, &tenantv1.RemoveTenantNodeRequest{Tenant: c.Tenant, NodeKey: key[:]})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -325,16 +309,10 @@ func (c TenantUserCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		if c.Remove {
 			got, err := call(w.ctx, s, tenantsOf(s).RemoveTenantUser, &tenantv1.RemoveTenantUserRequest{Tenant: c.Tenant, Name: c.User})
-			if err != nil {
-				return err
-			}
-			return showTenant(w, g, got.GetTenant())
+			return showAnswer(w, g, got, err)
 		}
 		got, err := call(w.ctx, s, tenantsOf(s).SetTenantUser, &tenantv1.SetTenantUserRequest{Tenant: c.Tenant, Name: c.User, Role: roleOf(c.Role)})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 
@@ -417,10 +395,7 @@ type TenantRevokeCmd struct {
 func (c TenantRevokeCmd) Run(w *world, g *Globals) error {
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, tenantsOf(s).RevokeTenantMacaroon, &tenantv1.RevokeTenantMacaroonRequest{Tenant: c.Tenant, MacaroonId: c.ID})
-		if err != nil {
-			return err
-		}
-		return showTenant(w, g, got.GetTenant())
+		return showAnswer(w, g, got, err)
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
@@ -118,14 +117,11 @@ const justiceLabel = "sluice: justice for a watchtower's client"
 
 // genesis is what clients and tower agree on.
 func genesis(network string) (chainhash.Hash, error) {
-	for name, params := range map[string]*chaincfg.Params{
-		"mainnet": &chaincfg.MainNetParams, "testnet": &chaincfg.TestNet3Params, "signet": &chaincfg.SigNetParams, "regtest": &chaincfg.RegressionNetParams,
-	} {
-		if name == network {
-			return *params.GenesisHash, nil
-		}
+	params, err := lnd.ChainParams(network)
+	if err != nil {
+		return chainhash.Hash{}, fmt.Errorf("the watchtower: %w", err)
 	}
-	return chainhash.Hash{}, fmt.Errorf("the watchtower does not know the network %q", network)
+	return *params.GenesisHash, nil
 }
 
 // newWatchtower makes the tower ready to run, and opens its port.

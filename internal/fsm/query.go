@@ -156,6 +156,22 @@ type Record struct {
 	Effects  []EffectRecord
 }
 
+// EffectTexts are the effects for people: their names, and of those that are pending
+// why the last attempt failed.
+func (r Record) EffectTexts() (texts []string) {
+	for _, f := range r.Effects {
+		text := f.Effect
+		if f.Done.IsZero() {
+			text += " (pending)"
+			if f.Note != "" {
+				text += ": " + f.Note
+			}
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
 // EffectRecord is what became of one effect.
 type EffectRecord struct {
 	Key    string

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"fmt"
+
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/btcsuite/btcd/txscript"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 )
 
@@ -26,17 +29,11 @@ func (r Record) Refund(deposit ln.Outpoint, value ln.Sat, to []byte, rate ln.Fee
 
 // Params are the parameters of a network, by lnd's name.
 func Params(network string) (*chaincfg.Params, error) {
-	switch network {
-	case "mainnet":
-		return &chaincfg.MainNetParams, nil
-	case "testnet":
-		return &chaincfg.TestNet3Params, nil
-	case "signet":
-		return &chaincfg.SigNetParams, nil
-	case "regtest":
-		return &chaincfg.RegressionNetParams, nil
+	params, err := lnd.ChainParams(network)
+	if err != nil {
+		return nil, errkind.Wrap(errkind.Invalid, err, fmt.Sprintf("the network %q is not known", ln.Clip(network, 40)))
 	}
-	return nil, errkind.Newf(errkind.Invalid, "the network %q is not known", ln.Clip(network, 40))
+	return params, nil
 }
 
 // ScriptOf reads an address of the record's network.

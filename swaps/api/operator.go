@@ -89,16 +89,5 @@ func swapOf(v engine.View) *swapsv1.Swap {
 
 // stepOf leaves out the data of events and effects: it holds preimages.
 func stepOf(r fsm.Record) *swapsv1.Step {
-	out := &swapsv1.Step{AtMs: r.At.UnixMilli(), Event: r.Event, From: r.From, To: r.To}
-	for _, f := range r.Effects {
-		text := f.Effect
-		if f.Done.IsZero() {
-			text += " (pending)"
-			if f.Note != "" {
-				text += ": " + f.Note
-			}
-		}
-		out.Effects = append(out.Effects, text)
-	}
-	return out
+	return &swapsv1.Step{AtMs: r.At.UnixMilli(), Event: r.Event, From: r.From, To: r.To, Effects: r.EffectTexts()}
 }

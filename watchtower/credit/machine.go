@@ -1,9 +1,6 @@
 package credit
 
 import (
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
@@ -26,43 +23,16 @@ type Plan struct {
 }
 
 // Hash is the payment's.
-func (p Plan) Hash() ln.Hash { return p.Preimage.preimage.Hash() }
+func (p Plan) Hash() ln.Hash { return p.Preimage.Preimage().Hash() }
 
 // ID names the purchase.
 func (p Plan) ID() string { return p.Hash().String() }
 
-// Secret is a preimage inside a stored state. It prints as the prefix of its
-// hash; only its JSON form, which goes to the database and nowhere else, holds
-// the secret.
-type Secret struct{ preimage ln.Preimage }
+// Secret is a preimage inside a stored state.
+type Secret = ln.Secret
 
 // NewSecret keeps a preimage for storage.
-func NewSecret(p ln.Preimage) Secret { return Secret{preimage: p} }
-
-// Preimage gives the secret back.
-func (s Secret) Preimage() ln.Preimage { return s.preimage }
-
-func (s Secret) String() string { return s.preimage.String() }
-
-// GoString keeps %#v from printing the secret.
-func (s Secret) GoString() string { return s.preimage.String() }
-
-// MarshalJSON is the stored form.
-func (s Secret) MarshalJSON() ([]byte, error) {
-	return []byte(`"` + hex.EncodeToString(s.preimage.Bytes()) + `"`), nil
-}
-
-// UnmarshalJSON reads the stored form.
-func (s *Secret) UnmarshalJSON(b []byte) error {
-	if len(b) != 2+2*len(s.preimage) || b[0] != '"' || b[len(b)-1] != '"' {
-		return fmt.Errorf("stored preimage has %d bytes of JSON, not %d", len(b), 2+2*len(s.preimage))
-	}
-	if _, err := hex.Decode(s.preimage[:], b[1:len(b)-1]); err != nil {
-		// The error of hex names the offending byte: a part of the secret.
-		return errors.New("stored preimage is not hexadecimal")
-	}
-	return nil
-}
+func NewSecret(p ln.Preimage) Secret { return ln.NewSecret(p) }
 
 // State is one of the states below.
 type State interface {

@@ -311,18 +311,7 @@ func (o *operator) ShowFunding(ctx context.Context, r *collabv1.ShowFundingReque
 
 // stepOf leaves out the data of events and effects: it holds signatures.
 func stepOf(r fsm.Record) *collabv1.Step {
-	out := &collabv1.Step{AtMs: r.At.UnixMilli(), Event: r.Event, From: r.From, To: r.To}
-	for _, f := range r.Effects {
-		text := f.Effect
-		if f.Done.IsZero() {
-			text += " (pending)"
-			if f.Note != "" {
-				text += ": " + f.Note
-			}
-		}
-		out.Effects = append(out.Effects, text)
-	}
-	return out
+	return &collabv1.Step{AtMs: r.At.UnixMilli(), Event: r.Event, From: r.From, To: r.To, Effects: r.EffectTexts()}
 }
 
 func (o *operator) EndFunding(ctx context.Context, r *collabv1.EndFundingRequest) (*collabv1.EndFundingResponse, error) {
