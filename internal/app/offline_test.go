@@ -89,6 +89,26 @@ func (r *rig) waitWaiting(htlcs uint32) []*lwsv1.WaitingPayment {
 	return nil
 }
 
+// waitFailing waits until a payment is on its way back. How many HTLCs it has by
+// then is the payer's choice: lnd tries anew, in other parts, what went back.
+func (r *rig) waitFailing(id string) {
+	r.t.Helper()
+	var last string
+	for range 500 {
+		if s := r.service.Load(); s != nil {
+			got, err := s.holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
+			for _, w := range got.GetWaiting() {
+				if w.GetId() == id && w.GetState() == "failing" {
+					return
+				}
+			}
+			last = fmt.Sprint(got, err)
+		}
+		r.pause(r.step)
+	}
+	r.t.Fatalf("payment %s does not go back: %s", id, last)
+}
+
 // waitBack waits until a payment does not wait any more, within a time.
 func (r *rig) waitBack(id string, within time.Duration) {
 	r.t.Helper()

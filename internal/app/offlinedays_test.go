@@ -378,15 +378,7 @@ func TestOnePartGoesOnChain(t *testing.T) {
 				r.w.Mine(4)
 				r.pause(5 * time.Second)
 				r.up()
-				var waiting []*lwsv1.WaitingPayment
-				for range 100 {
-					if waiting = r.waitWaiting(2); waiting[0].State == "failing" {
-						break
-					}
-					r.pause(r.step)
-				}
-				require.Equal(t, id, waiting[0].Id)
-				require.Equal(t, "failing", waiting[0].State)
+				r.waitFailing(id)
 				r.pause(5 * time.Second)
 				open, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
 				require.NoError(t, err)

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,6 +208,12 @@ func (e *Engine[S, V, F]) persevere(complaint, id string, f func() error) bool {
 	return false
 }
 
+// ended is an error once the engine or its owner ends. The owner's context is asked
+// itself: it has ended before any that is derived from it, such as a stream's.
+func (e *Engine[S, V, F]) ended() error {
+	return cmp.Or(e.opt.Context.Err(), e.ctx.Err())
+}
+
 // pause waits on the engine's clock, with jitter; false when the engine closes.
 func (e *Engine[S, V, F]) pause(d time.Duration) bool {
 	done := make(chan struct{})
@@ -246,6 +253,10 @@ func (e *Engine[S, V, F]) execute(id string, task queued[F], slot bool) {
 		events, err = e.opt.Execute(e.ctx, Task[F]{
 			ID: id, Key: e.key(id, task.seq, task.pos), Effect: task.effect, Attempt: attempt,
 		})
+		// A call that the end cut off may look like a node's refusal.
+		if ended := e.ended(); ended != nil {
+			return ended
+		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", task.effect.EffectName(), err)
 			e.noteFailure(id, task, err)

@@ -66,6 +66,12 @@ type Options[S State, V Event, F Effect] struct {
 	// DB has the tables of Migrate.
 	DB *store.DB
 
+	// Context is the life of what effects work with, such as a stream that one
+	// effect opens and another reads. The engine stops when it ends; what an
+	// effect makes of that interruption is no result, and it runs again after the
+	// next start. Nil: Close alone ends the engine.
+	Context context.Context //nolint:containedctx // a life, not a call's
+
 	// Execute carries out an effect and returns the events that it led to; they
 	// are sent, and the effect is done, in one transaction. It must be idempotent
 	// by Task.Key. An error means "try again later" (with backoff, for ever): a
@@ -163,7 +169,10 @@ func New[S State, V Event, F Effect](m Machine[S, V, F], opt Options[S, V, F]) (
 		opt.Log = zap.NewNop()
 	}
 	opt.Log = opt.Log.With(zap.String("machine", m.Name))
-	ctx, cancel := context.WithCancel(context.Background())
+	if opt.Context == nil {
+		opt.Context = context.Background()
+	}
+	ctx, cancel := context.WithCancel(opt.Context)
 	return &Engine[S, V, F]{
 		m: m, codec: c, opt: opt, slots: make(chan struct{}, opt.Workers),
 		ctx: ctx, cancel: cancel,

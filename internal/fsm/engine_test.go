@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -307,6 +308,47 @@ func TestConcurrentEffectsAndClose(t *testing.T) {
 	pending, err := e.Pending(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"a"}, pending, "the effect that was cut off runs again after the next start")
+}
+
+// TestInterruptionIsNoAnswer: an effect that the end of its owner cuts off says so as
+// if the other side had. It runs again after the next start, and nothing came of it.
+func TestInterruptionIsNoAnswer(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	const times = 50
+	for i := range times {
+		id := fmt.Sprint(i)
+		owner, end := context.WithCancel(t.Context())
+		stream, done := context.WithCancel(owner)
+		called := make(chan struct{})
+		e := started(t, newEngine(t, db, escrow(), options{
+			Context: owner, Workers: 2 * times,
+			Execute: func(ctx context.Context, task fsm.Task[effect]) ([]event, error) {
+				if task.ID != id {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				close(called)
+				<-stream.Done()
+				return []event{evRejected{"the node does not answer: " + stream.Err().Error()}}, nil
+			},
+		}))
+		_, err := e.Create(t.Context(), id, stNew{}, evOffered{2})
+		require.NoError(t, err)
+		<-called
+		end()
+		for range i % 5 {
+			runtime.Gosched()
+		}
+		e.Close()
+		done()
+		inst, err := e.Get(t.Context(), id)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, inst.Version, "it is %v", inst.State)
+	}
+	again := newEngine(t, db, escrow(), options{})
+	pending, err := again.Pending(t.Context())
+	require.NoError(t, err)
+	require.Len(t, pending, times)
 }
 
 func TestFencedByLease(t *testing.T) {

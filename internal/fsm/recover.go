@@ -147,6 +147,9 @@ func (e *Engine[S, V, F]) reconcile(ctx context.Context, inst *instance[S, V, F]
 	if e.opt.Reconcile != nil {
 		s, _, _ := e.known(inst.id)
 		events, err := e.opt.Reconcile(ctx, inst.id, s)
+		if ended := e.ended(); ended != nil {
+			return ended
+		}
 		if err != nil {
 			return err
 		}

@@ -185,35 +185,35 @@ func New(opt Options) (*Engine, error) {
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error
 	e.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
-		DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Fence: opt.Fence,
 		Concurrent: concurrentOpening, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.jits, err = fsm.New(jit.Machine(), fsm.Options[jit.State, jit.Event, jit.Effect]{
-		DB: opt.DB, Execute: e.executeJit, InTx: e.recordJit, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeJit, InTx: e.recordJit, Fence: opt.Fence,
 		RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.wraps, err = fsm.New(wrap.Machine(), fsm.Options[wrap.State, wrap.Event, wrap.Effect]{
-		DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
 		Concurrent: concurrentWrap, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.orders, err = fsm.New(order.Machine(), fsm.Options[order.State, order.Event, order.Effect]{
-		DB: opt.DB, Execute: e.executeOrder, Reconcile: e.reconcileOrder, InTx: e.recordOrder, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeOrder, Reconcile: e.reconcileOrder, InTx: e.recordOrder, Fence: opt.Fence,
 		Concurrent: concurrentOrder, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.refunds, err = fsm.New(refund.Machine(), fsm.Options[refund.State, refund.Event, refund.Effect]{
-		DB: opt.DB, Execute: e.executeRefund, InTx: e.recordRefund, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeRefund, InTx: e.recordRefund, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)

@@ -95,7 +95,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	var err error
 	e.outs, err = fsm.New(out.Machine(), fsm.Options[out.State, out.Event, out.Effect]{
-		DB: opt.DB, Execute: e.executeOut, Reconcile: e.reconcileOut, InTx: e.recordOut, Fence: opt.Fence,
+		Context: ctx, DB: opt.DB, Execute: e.executeOut, Reconcile: e.reconcileOut, InTx: e.recordOut, Fence: opt.Fence,
 		RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
@@ -103,7 +103,7 @@ func New(opt Options) (*Engine, error) {
 		return nil, fmt.Errorf("swaps: %w", err)
 	}
 	e.ins, err = fsm.New(in.Machine(), fsm.Options[in.State, in.Event, in.Effect]{
-		DB: opt.DB, Execute: e.executeIn, Reconcile: e.reconcileIn, InTx: e.recordIn, Fence: opt.Fence,
+		Context: ctx, DB: opt.DB, Execute: e.executeIn, Reconcile: e.reconcileIn, InTx: e.recordIn, Fence: opt.Fence,
 		Concurrent: concurrentIn, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {

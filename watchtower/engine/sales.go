@@ -84,7 +84,7 @@ func (e *Engine) sellOnce(ctx context.Context, fence func(context.Context, *stor
 	s.ctx, cancel = context.WithCancel(ctx)
 	var err error
 	s.machine, err = fsm.New(credit.Machine(), fsm.Options[credit.State, credit.Event, credit.Effect]{
-		DB: e.o.DB, Execute: s.execute, Reconcile: s.reconcile, Fence: fence, RetryMax: 5 * time.Second, Log: e.o.Log.Named("credit"),
+		Context: s.ctx, DB: e.o.DB, Execute: s.execute, Reconcile: s.reconcile, Fence: fence, RetryMax: 5 * time.Second, Log: e.o.Log.Named("credit"),
 		InTx: func(ctx context.Context, tx *store.Tx, t fsm.Transition[credit.State, credit.Event]) error {
 			return tower.RecordPurchase(ctx, tx, t.From, t.To, t.Seq, t.At)
 		},

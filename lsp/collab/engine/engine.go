@@ -79,7 +79,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	var err error
 	e.opens, err = fsm.New(collab.Machine(), fsm.Options[collab.State, collab.Event, collab.Effect]{
-		DB: opt.DB, Execute: e.execute, Reconcile: e.reconcile, InTx: e.record, Fence: opt.Fence,
+		Context: ctx, DB: opt.DB, Execute: e.execute, Reconcile: e.reconcile, InTx: e.record, Fence: opt.Fence,
 		Concurrent: concurrent, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
