@@ -174,7 +174,8 @@ func TestPostgresKilled(t *testing.T) {
 	const writers = 4
 	acked := make([]int64, writers)
 	var wg sync.WaitGroup
-	started := make(chan struct{}, 1024)
+	var begun sync.WaitGroup
+	begun.Add(writers)
 	for i := range writers {
 		wg.Go(func() {
 			id := vault.Identity(fmt.Sprintf("sig:%d", i))
@@ -184,16 +185,13 @@ func TestPostgresKilled(t *testing.T) {
 					return
 				}
 				acked[i] = n + 1
-				select {
-				case started <- struct{}{}:
-				default:
+				if n == 9 {
+					begun.Done()
 				}
 			}
 		})
 	}
-	for range 40 {
-		<-started
-	}
+	begun.Wait()
 	require.NoError(t, srv.Kill())
 	wg.Wait()
 	require.NoError(t, srv.Start())
