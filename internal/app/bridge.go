@@ -78,6 +78,7 @@ func report(kind lspengine.HtlcEventKind, r interceptor.Row) lspengine.HtlcEvent
 		Resumed: r.State == interceptor.StateResumed,
 		Known:   r.Outcome != interceptor.OutcomeUnknown,
 		Settled: r.Outcome == interceptor.OutcomeSettled,
+		OnChain: r.OnChain,
 		Reason:  r.Reason,
 	}
 }

@@ -83,7 +83,7 @@ func (e *Engine) takeInOrder(events []HtlcEvent) {
 	for len(events) > 0 {
 		n := 0
 		var offered []ln.InterceptedHtlc
-		for n < len(events) && n < mostOffered && events[n].Kind == HtlcOffered {
+		for n < len(events) && n < mostOffered && events[n].Kind == HtlcOffered && !events[n].OnChain {
 			offered = append(offered, events[n].Htlc)
 			n++
 		}

@@ -254,9 +254,8 @@ func (e *Engine) abandonOpening(ctx context.Context, openingID string, reason ls
 	return e.passOn(err)
 }
 
-// resumeParts forwards the whole set. A set of which one part is gone or was
-// decided otherwise is not forwarded in part by this call: each part's fate
-// then comes as an event of its own.
+// resumeParts forwards the whole set or nothing of it: a set of which one part is
+// gone, on chain, or decided otherwise goes back.
 func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Event, error) {
 	const reason = "the channel is ready: forwarded to the wallet"
 	forwards := make([]Forward, 0, len(f.Keys))
@@ -268,15 +267,22 @@ func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Even
 		forwards = append(forwards, forward)
 	}
 	err := e.opt.Held.Resume(ctx, forwards, reason)
-	if err != nil && !errors.Is(err, ErrDecided) {
-		return nil, err
-	}
 	if err == nil {
 		return []jit.Event{jit.PartsResumed{Moment: e.moment()}}, nil
 	}
+	if !errors.Is(err, ErrDecided) {
+		return nil, err
+	}
 	e.log.Warn("not every part could be forwarded", zap.String("payment", f.OfferID), zap.Error(err))
-	// Each remaining part is forwarded by itself: the machine has stored that
-	// the set is to be forwarded, and a part that is gone has its own event.
+	mayBeForwarded, err := e.anyForwarded(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if !mayBeForwarded {
+		return e.takeBack(ctx, f)
+	}
+	// Something of it was forwarded before: the rest must follow, and a part
+	// that is gone has its own event.
 	for _, forward := range forwards {
 		err := e.opt.Held.Resume(ctx, []Forward{forward}, reason)
 		if err != nil && !errors.Is(err, ErrDecided) {
@@ -284,6 +290,48 @@ func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Even
 		}
 	}
 	return []jit.Event{jit.PartsResumed{Moment: e.moment()}}, nil
+}
+
+// anyForwarded says whether a part of the set was forwarded, or may have been. An
+// older copy of the database never knows.
+func (e *Engine) anyForwarded(ctx context.Context, f jit.ResumeParts) (bool, error) {
+	if e.opt.Restored {
+		return true, nil
+	}
+	inst, err := e.jits.Get(ctx, f.OfferID)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range jit.PartsOf(inst.State) {
+		if !slices.Contains(f.Keys, p.Htlc.Key) {
+			continue
+		}
+		reports, err := e.opt.Held.Lookup(ctx, p.Htlc.Hash)
+		if err != nil {
+			return false, err
+		}
+		forwarded := slices.ContainsFunc(reports, func(r HtlcEvent) bool {
+			return slices.Contains(f.Keys, r.Htlc.Key) && (r.Resumed || r.Settled)
+		})
+		if forwarded {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// takeBack ends a set of which nothing was forwarded and one part cannot be.
+func (e *Engine) takeBack(ctx context.Context, f jit.ResumeParts) ([]jit.Event, error) {
+	const text = "another part of the payment was taken back, or its channel went on chain"
+	events := make([]jit.Event, 0, len(f.Keys))
+	for _, key := range f.Keys {
+		err := e.opt.Held.Decide(ctx, []ln.CircuitKey{key}, VerdictFail, "it cannot be forwarded whole: "+text)
+		if err != nil && !errors.Is(err, ErrDecided) {
+			return nil, err
+		}
+		events = append(events, jit.PartGone{Moment: e.moment(), Key: key, Text: text})
+	}
+	return events, nil
 }
 
 // refuseParts refuses every part that has no decision yet. To refuse with
@@ -382,7 +430,11 @@ func (e *Engine) awaitFate(id string, r HtlcEvent) {
 func (e *Engine) onHtlc(ev HtlcEvent) {
 	switch ev.Kind {
 	case HtlcOffered:
-		e.partsOffered([]ln.InterceptedHtlc{ev.Htlc})
+		if ev.OnChain {
+			e.partOnChain(ev)
+		} else {
+			e.partsOffered([]ln.InterceptedHtlc{ev.Htlc})
+		}
 	case HtlcGone:
 		e.partGone(ev)
 	case HtlcDecided:
@@ -394,6 +446,16 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 		}
 	case HtlcSynced:
 	}
+}
+
+// partOnChain: the incoming channel of a part that is held went on chain. The
+// sender gets it back there; the others of its set go back at once.
+func (e *Engine) partOnChain(ev HtlcEvent) {
+	id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID)
+	if err != nil || !ok {
+		return
+	}
+	tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: "its incoming channel went on chain"}))
 }
 
 // partsOffered gives parts that came over one short channel id to its offer: they

@@ -149,7 +149,10 @@ type HtlcEvent struct {
 	Resumed bool
 	// Known and Settled tell the outcome of an HTLC that is gone.
 	Known, Settled bool
-	Reason         string
+	// OnChain: its incoming channel went on chain. Nothing can be done about it
+	// any more.
+	OnChain bool
+	Reason  string
 }
 
 // Verdict is a decision about held HTLCs.

@@ -121,18 +121,21 @@ func (s Forwarded) dismiss(from State, v Event, reason lsp.Reason, want func(Par
 func (s Forwarded) step(from State, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case PartSettled:
-		return s.ended(from, v, v.Moment, v.Key, OutcomeSettled, "")
+		return s.ended(from, v, v.Moment, v.Key, OutcomeSettled, lsp.Reason{})
 	case PartFailed:
-		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, v.Text)
+		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, lsp.Because(lsp.ReasonWalletRefused,
+			"the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(v.Text)))
 	case PartGone:
 		if i := slices.IndexFunc(s.Spares, func(p Part) bool { return p.Htlc.Key == v.Key }); i >= 0 {
 			s.Spares = slices.Delete(slices.Clone(s.Spares), i, i+1)
 			return s.like(from), nil, nil
 		}
 		// The interceptor or lnd took it back between the decision and the
-		// RESUME: no other word of it will come. (What goes on chain after a
+		// RESUME, or it went back because another had been: no other word of it
+		// will come. (What goes on chain after a
 		// RESUME is no PartGone: its fate is told once it is known.)
-		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, v.Text)
+		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, lsp.Because(lsp.ReasonPartMissing,
+			"a part of the payment was taken back before it could be forwarded (%s): the others went back with it; pay again", clip(v.Text)))
 	case Tick:
 		return s.dismiss(from, v, beyond(), func(p Part) bool { return !v.At.Before(p.At.Add(s.CollectFor)) })
 	case NewBlock:
@@ -146,7 +149,7 @@ func (s Forwarded) step(from State, v Event) (State, []Effect, error) {
 	return nil, nil, fsm.Illegal(from, v)
 }
 
-func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, outcome Outcome, text string) (State, []Effect, error) {
+func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, outcome Outcome, failed lsp.Reason) (State, []Effect, error) {
 	i := slices.IndexFunc(s.Parts, func(p Part) bool { return p.Htlc.Key == key && p.Outcome == OutcomeOpen })
 	if i < 0 {
 		return nil, nil, fsm.Illegal(from, v)
@@ -179,7 +182,7 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 			effects = append(effects, ReleaseSCID{OfferID: o.ID, SCID: o.SCID})
 		}
 	} else {
-		o.Last = lsp.Because(lsp.ReasonWalletRefused, "the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(text))
+		o.Last = failed
 		o.Terms = o.release()
 		next = Offered{Offer: o}
 		if !m.At.Before(o.ExpiresAt) {
