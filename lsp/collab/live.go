@@ -118,11 +118,12 @@ func (l live) block(signedOnly bool, tip uint32, target ln.FeeRateSatPerKW) (Sta
 		return l.settle(signedOnly, tip, nil)
 	}
 	effects := []Effect{publish(l)}
-	if l.lags(tip) && target > max(l.Joint.FeeRate, l.BumpRate) && !signedOnly {
-		l.BumpHeight, l.BumpRate = tip, target
+	if l.lags(tip) && target > l.Joint.FeeRate && !signedOnly {
+		// Asked again and again: lnd may have refused, or forgotten it.
+		l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
 		effects = append(effects, BumpFee{
 			ID: l.ID, Change: l.GatewayChange, ChangeSat: l.Joint.Gateway.ChangeSat, ChangeScript: l.Gateway.ChangeScript,
-			ParentFee: l.Joint.FeeSat, ParentWU: l.Joint.WeightWU, PackageRate: target,
+			ParentFee: l.Joint.FeeSat, ParentWU: l.Joint.WeightWU, PackageRate: l.BumpRate,
 		})
 	}
 	return l.settle(signedOnly, tip, effects)

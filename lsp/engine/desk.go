@@ -7,7 +7,7 @@ import (
 
 // Spendable leaves out coins that belong to clients of orders, for whoever else
 // spends from the wallet.
-func (e *Engine) Spendable(coins []ln.Coin) []ln.Coin { return e.notOrders(coins) }
+func (e *Engine) Spendable(coins []ln.Coin) []ln.Coin { return e.free(coins) }
 
 // ReserveSat is what must be left in the wallet once there is one more channel.
 func (e *Engine) ReserveSat() ln.Sat { return e.anchorReserve(e.world.channelCount() + 1) }

@@ -85,7 +85,7 @@ func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) 
 	if err != nil || p.Coins == 0 {
 		return can, err
 	}
-	coins = e.notOrders(coins)
+	coins = e.free(coins)
 	left, err := e.opensLeft(ctx, p, coins)
 	// What is being cut is there before most of what is quoted now is paid.
 	can.Channels, can.Counted = left+p.Take(coins).Coming, true

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -151,29 +152,11 @@ func (e *Engine) depths(ctx context.Context, coins []ln.Coin) (map[ln.Outpoint]i
 	if err != nil {
 		return nil, err
 	}
-	own := make(map[ln.TxID]ln.WalletTx)
-	for _, tx := range txs {
-		// The wallet knows the fee only of what it signed in full.
-		if tx.Confirmations == 0 && tx.FeeSat > 0 {
-			own[tx.TxID] = tx
-		}
-	}
-	var depth func(ln.TxID, int) int
-	depth = func(id ln.TxID, level int) int {
-		tx, ok := own[id]
-		if !ok || level > 25 {
-			return level
-		}
-		deepest := level + 1
-		for _, spent := range tx.Spends {
-			deepest = max(deepest, depth(spent.TxID, level+1))
-		}
-		return deepest
-	}
+	own := funding.Unconfirmed(txs)
 	out := make(map[ln.Outpoint]int)
 	for _, c := range coins {
 		if _, ours := own[c.Outpoint.TxID]; ours && c.Confirmations <= 0 {
-			out[c.Outpoint] = depth(c.Outpoint.TxID, 0)
+			out[c.Outpoint] = funding.Depth(own, c.Outpoint.TxID)
 		}
 	}
 	return out, nil

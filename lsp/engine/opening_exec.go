@@ -122,7 +122,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		if err != nil {
 			return nil, err
 		}
-		selection, err := funding.Select(e.notOrders(coins), funding.Request{
+		selection, err := funding.Select(e.free(coins), funding.Request{
 			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
 			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
 		})
@@ -403,19 +403,29 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 	return e.node.Opener.AbandonChannel(ctx, op)
 }
 
+// bumpFee lifts the chain of unconfirmed transactions that the funding is part of,
+// by a child of the last one's change.
 func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
-	inst, err := e.openings.Get(ctx, f.OpeningID)
+	log := e.log.With(zap.String("opening", f.OpeningID))
+	txs, err := e.node.Chain.Transactions(ctx, int32(e.world.tip())) //nolint:gosec // a height
 	if err != nil {
 		return err
 	}
-	bump, err := funding.ChildBump(f.ParentFee, f.ParentWU, f.ChangeSat, opening.ChangeScriptOf(inst.State), f.PackageRate, e.cfg.Fees.Ceiling)
+	lift, err := funding.LiftOf(funding.Unconfirmed(txs), f.Change)
+	var bump funding.Bump
+	if err == nil {
+		bump, err = funding.ChildBump(lift.FeeSat, lift.WeightWU, lift.ChangeSat, lift.ChangeScript, f.PackageRate, e.cfg.Fees.Ceiling)
+	}
 	if err != nil {
-		e.log.Warn("the funding transaction cannot be bumped", zap.String("opening", f.OpeningID), zap.Error(err))
+		log.Warn("the funding transaction cannot be bumped now", zap.Error(err))
 		return nil
 	}
-	err = e.node.Chain.BumpFee(ctx, f.Change, bump.ChildRateSatPerVByte, bump.BudgetSat)
+	// Until lnd publishes the child its list of coins still has the change: an
+	// open that chose it would conflict with the child.
+	e.keepForBump(lift.Change)
+	err = e.node.Chain.BumpFee(ctx, lift.Change, bump.ChildRateSatPerVByte, bump.BudgetSat)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		e.log.Warn("lnd would not bump the funding transaction; the next block tries again", zap.String("opening", f.OpeningID), zap.Error(err))
+		log.Warn("lnd would not bump the funding transaction; it is asked again if that stays unconfirmed", zap.Error(err))
 		return nil
 	}
 	return err

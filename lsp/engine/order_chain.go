@@ -88,27 +88,6 @@ type watchedOrder struct {
 	own map[ln.Outpoint]bool
 }
 
-// notOrders leaves out coins that pay an order and are not the gateway's yet:
-// one may be in lnd's list before it is leased.
-func (e *Engine) notOrders(coins []ln.Coin) []ln.Coin {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.payable) == 0 {
-		return coins
-	}
-	held := make(map[string]watchedOrder, len(e.payable))
-	for _, w := range e.payable {
-		held[string(w.script)] = w
-	}
-	out := make([]ln.Coin, 0, len(coins))
-	for _, c := range coins {
-		if w, ordered := held[string(c.PkScript)]; !ordered || w.own[c.Outpoint] {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
 // paidTo finds the outputs that pay orders.
 func paidTo(txs []ln.WalletTx, orders map[string]watchedOrder) map[string][]order.SeenCoin {
 	byScript := make(map[string]string, len(orders))

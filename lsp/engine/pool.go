@@ -61,7 +61,7 @@ func (e *Engine) cutCoins(ctx context.Context, p liquidity.Policy, rate ln.FeeRa
 	if err != nil {
 		return err
 	}
-	plan, wanted, err := p.Decide(e.notOrders(coins), rate, script)
+	plan, wanted, err := p.Decide(e.free(coins), rate, script)
 	if err != nil || !wanted {
 		return err
 	}
@@ -213,7 +213,7 @@ func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
 	if err != nil {
 		return out, err
 	}
-	coins = e.notOrders(coins)
+	coins = e.free(coins)
 	out.Stock = p.Take(coins)
 	rate := e.fees.current()
 	out.Refill = p.Refills(out.Stock, rate.Rate, rate.Stale || rate.High)

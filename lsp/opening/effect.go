@@ -91,16 +91,13 @@ type (
 		OpeningID string   `json:"opening_id"`
 		LeaseID   [32]byte `json:"lease_id"`
 	}
-	// BumpFee lifts the package to PackageRate through the change output:
-	// compute the child with funding.ChildBump, call lnd's BumpFee. lnd
-	// replaces an earlier child, so asking again at the same rate changes
-	// nothing.
+	// BumpFee lifts the transaction, and the unconfirmed ones before it, to
+	// PackageRate by a child of its change or of the last change that spends that
+	// (funding.LiftOf, funding.ChildBump, lnd's BumpFee). lnd replaces an earlier
+	// child, so asking again at the same rate changes nothing.
 	BumpFee struct {
 		OpeningID   string             `json:"opening_id"`
 		Change      ln.Outpoint        `json:"change"`
-		ChangeSat   ln.Sat             `json:"change_sat"`
-		ParentFee   ln.Sat             `json:"parent_fee_sat"`
-		ParentWU    uint64             `json:"parent_wu"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
 	}
 	// NotifyOwner tells the payment's machine; it must take repeats.

@@ -95,12 +95,10 @@ func (l live) block(signedOnly bool, tip uint32, target ln.FeeRateSatPerKW) (Sta
 		return l.settle(signedOnly, tip, nil)
 	}
 	effects := []Effect{publish(l)}
-	if l.lags(tip) && target > max(l.Selection.FeeRate, l.BumpRate) && !signedOnly {
-		l.BumpHeight, l.BumpRate = tip, target
-		effects = append(effects, BumpFee{
-			OpeningID: l.ID, Change: l.ChangeOutpoint, ChangeSat: l.Selection.ChangeSat,
-			ParentFee: l.Selection.FeeSat, ParentWU: l.Selection.WeightWU, PackageRate: target,
-		})
+	if l.lags(tip) && target > l.Selection.FeeRate && !signedOnly {
+		// Asked again and again: lnd may have refused, or forgotten it.
+		l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
+		effects = append(effects, BumpFee{OpeningID: l.ID, Change: l.ChangeOutpoint, PackageRate: l.BumpRate})
 	}
 	return l.settle(signedOnly, tip, effects)
 }

@@ -88,32 +88,6 @@ func Funded(s State) bool {
 	return false
 }
 
-// ChangeScriptOf is where the funding transaction's change goes; nil before
-// the transaction is built.
-func ChangeScriptOf(s State) []byte {
-	switch s := s.(type) {
-	case Built:
-		return s.ChangeScript
-	case Unknown:
-		return s.ChangeScript
-	case Pending:
-		return s.ChangeScript
-	case Signed:
-		return s.ChangeScript
-	case Published:
-		return s.ChangeScript
-	case Usable:
-		return s.ChangeScript
-	case Confirmed:
-		return s.ChangeScript
-	case Buried:
-		return s.ChangeScript
-	case Conflicted:
-		return s.ChangeScript
-	}
-	return nil
-}
-
 // OutpointOf is the channel's funding outpoint, zero before it is known.
 func OutpointOf(s State) ln.Outpoint {
 	if u, ok := UnsignedOf(s); ok {

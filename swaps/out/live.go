@@ -145,9 +145,10 @@ func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, err
 	var effects []Effect
 	if l.ConfirmedHeight == 0 && l.Spent == "" {
 		effects = append(effects, publish(l))
-		if l.lags(tip) && target > max(l.Rate, l.BumpRate) {
-			l.BumpHeight, l.BumpRate = tip, target
-			effects = append(effects, BumpHtlc{Tx: l.Tx, PackageRate: target})
+		if l.lags(tip) && target > l.Rate {
+			// Asked again and again: lnd may have refused, or forgotten it.
+			l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
+			effects = append(effects, BumpHtlc{Tx: l.Tx, PackageRate: l.BumpRate})
 		}
 	}
 	if l.ConfirmedHeight > 0 && l.Spent == "" && l.Preimage == nil && tip >= l.Terms.ExpiryHeight {
