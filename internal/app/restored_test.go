@@ -102,6 +102,9 @@ func TestOlderCopyPutBack(t *testing.T) {
 				}
 				require.Equal(t, c.ends, p.Payment.State, r.stories())
 				r.releaseLeases()
+				if c.ends == "expired" {
+					require.Contains(t, p.Payment.Reason, "the database was restored from an older copy")
+				}
 				if c.paid && c.ends == "expired" {
 					// Nothing tells sluiced of a payment that it forgot wholly; the
 					// money is right, and the books take it for other business.

@@ -258,6 +258,11 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 				zap.Int("unfinished", report.Unfinished), zap.Int("reconciled", report.Reconciled))
 		}
 	}
+	if e.opt.Restored {
+		if err := e.doubtOffers(ctx); err != nil {
+			return fmt.Errorf("lsp: recover: %w", err)
+		}
+	}
 	e.spawn(func() {
 		e.lookAtOrders(e.ctx, true)
 		e.ordersOnBlock(e.ctx)

@@ -70,6 +70,16 @@ func (e *Engine) load(ctx context.Context) error {
 	return each(ctx, e.openings, func(i fsm.Instance[opening.State]) { e.openingMoved(i.ID, i.State) })
 }
 
+// doubtOffers notes that offers of an older copy of the database may have been paid
+// since it was made.
+func (e *Engine) doubtOffers(ctx context.Context) error {
+	return each(ctx, e.jits, func(i fsm.Instance[jit.State]) {
+		if _, waits := i.State.(jit.Offered); waits {
+			tell(e, e.jits, i.ID, jit.Event(jit.DatabaseRestored{Moment: e.moment()}))
+		}
+	})
+}
+
 // each visits every live instance of a machine.
 func each[S fsm.State, V fsm.Event, F fsm.Effect](ctx context.Context, m *fsm.Engine[S, V, F], visit func(fsm.Instance[S])) error {
 	after := ""

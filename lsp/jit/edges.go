@@ -13,6 +13,7 @@ func edges() []fsm.Edge {
 		{From: "offered", Event: "opening_usable", To: "offered"},
 		{From: "offered", Event: "opening_failed", To: "offered"},
 		{From: "offered", Event: "tick", To: "expired", Effects: []string{"abandon_opening"}},
+		{From: "offered", Event: "database_restored", To: "offered"},
 		{From: "offered", Event: "cancel", To: "cancelled", Effects: []string{"abandon_opening"}},
 
 		{From: "collecting", Event: "part_arrived", To: "offered", Effects: []string{"refuse_parts"}},

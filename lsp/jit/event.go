@@ -95,6 +95,9 @@ type (
 	NewBlock struct{ lsp.Moment }
 	// Tick: the time is Moment.At.
 	Tick struct{ lsp.Moment }
+	// DatabaseRestored: what is known of an offer without parts is of an older copy
+	// of the database. It may have been paid since.
+	DatabaseRestored struct{ lsp.Moment }
 	// Cancel by client or operator; ErrTooLate once parts are being resumed.
 	Cancel struct {
 		lsp.Moment
@@ -102,18 +105,19 @@ type (
 	}
 )
 
-func (Start) EventName() string         { return "start" }
-func (PartArrived) EventName() string   { return "part_arrived" }
-func (PartGone) EventName() string      { return "part_gone" }
-func (WalletStatus) EventName() string  { return "wallet_status" }
-func (WalletOnline) EventName() string  { return "wallet_online" }
-func (OpeningUsable) EventName() string { return "opening_usable" }
-func (OpeningFailed) EventName() string { return "opening_failed" }
-func (Mapped) EventName() string        { return "mapped" }
-func (MapFailed) EventName() string     { return "map_failed" }
-func (PartsResumed) EventName() string  { return "parts_resumed" }
-func (PartSettled) EventName() string   { return "part_settled" }
-func (PartFailed) EventName() string    { return "part_failed" }
-func (NewBlock) EventName() string      { return "new_block" }
-func (Tick) EventName() string          { return "tick" }
-func (Cancel) EventName() string        { return "cancel" }
+func (Start) EventName() string            { return "start" }
+func (PartArrived) EventName() string      { return "part_arrived" }
+func (PartGone) EventName() string         { return "part_gone" }
+func (WalletStatus) EventName() string     { return "wallet_status" }
+func (WalletOnline) EventName() string     { return "wallet_online" }
+func (OpeningUsable) EventName() string    { return "opening_usable" }
+func (OpeningFailed) EventName() string    { return "opening_failed" }
+func (Mapped) EventName() string           { return "mapped" }
+func (MapFailed) EventName() string        { return "map_failed" }
+func (PartsResumed) EventName() string     { return "parts_resumed" }
+func (PartSettled) EventName() string      { return "part_settled" }
+func (PartFailed) EventName() string       { return "part_failed" }
+func (NewBlock) EventName() string         { return "new_block" }
+func (Tick) EventName() string             { return "tick" }
+func (DatabaseRestored) EventName() string { return "database_restored" }
+func (Cancel) EventName() string           { return "cancel" }

@@ -69,6 +69,7 @@ func withheldEvents(s State) []Event {
 		Mapped{m, 42},
 		Mapped{m, 43},
 		PartsResumed{m},
+		DatabaseRestored{m},
 	}
 	if o.Last.IsZero() {
 		events = append(events,

@@ -56,6 +56,9 @@ type Progress struct {
 	Chan ln.SCID `json:"chan,omitempty"`
 	// Mapped is set before the SCID may be mapped, and stays.
 	Mapped bool `json:"mapped,omitempty"`
+	// Unsure: the offer is of an older copy of the database, and may have been paid
+	// by what that does not know.
+	Unsure bool `json:"unsure,omitempty"`
 	// Last is why the previous attempt ended.
 	Last lsp.Reason `json:"last,omitzero"`
 }

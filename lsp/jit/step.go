@@ -179,7 +179,14 @@ func stepOffered(s Offered, v Event) (State, []Effect, error) {
 		if v.At.Before(s.ExpiresAt) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		return expire(s.Offer, Held{}, lsp.Because(lsp.ReasonOfferExpired, "nobody paid before the offer expired"))
+		reason := lsp.Because(lsp.ReasonOfferExpired, "nobody paid before the offer expired")
+		if s.Unsure {
+			reason = lsp.Because(lsp.ReasonOfferExpired, "no payment is known, but the database was restored from an older copy: if it was paid before that, the wallet has the money, and the node's list of forwards shows it")
+		}
+		return expire(s.Offer, Held{}, reason)
+	case DatabaseRestored:
+		s.Unsure = true
+		return s, nil, nil
 	case OpeningUsable:
 		// An open that outlived its attempt: the retry will use its channel.
 		if !s.isLast(v.OpeningID) {
