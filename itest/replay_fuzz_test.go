@@ -121,7 +121,7 @@ func TestReplayFuzz(t *testing.T) {
 		f.turns[w] = new(sync.Mutex)
 	}
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalanced(ctx)
+	sc.op.waitBalancedInAll(ctx)
 	before := f.owned(ctx)
 
 	until := time.Now().Add(trouble)
@@ -456,7 +456,7 @@ func (f *fuzz) check(ctx context.Context, before int64) {
 	}
 	require.Equal(f.t, -fees, f.owned(ctx)-before, "the gateway must have exactly what it earned")
 	f.t.Logf("the gateway earned %d msat of fees, and nothing else moved", fees)
-	f.op.waitBalanced(ctx)
+	f.op.waitBalancedInAll(ctx)
 }
 
 func fillPreimage(p *ln.Preimage) {

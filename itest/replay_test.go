@@ -341,7 +341,7 @@ func TestReplayPhantom(t *testing.T) {
 		}
 		s.quiet(ctx)
 		require.EqualValues(t, before, wealth(ctx, t, s.Gateway))
-		sc.op.waitBalanced(ctx)
+		sc.op.waitBalancedInAll(ctx)
 		require.NoError(t, sc.s.Stop(ctx))
 	})
 	t.Run("a naive sidecar loses the amount", func(t *testing.T) {

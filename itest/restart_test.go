@@ -111,7 +111,7 @@ func TestRestartSluiced(t *testing.T) {
 		})
 	}
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalanced(ctx)
+	sc.op.waitBalancedInAll(ctx)
 }
 
 // TestRestartLnd kills the gateway's lnd with an HTLC held, with one resumed,
@@ -190,7 +190,7 @@ func TestRestartLnd(t *testing.T) {
 		})
 	}
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalanced(ctx)
+	sc.op.waitBalancedInAll(ctx)
 }
 
 // TestRestartPostgres kills PostgreSQL under sluiced, alone and with all the
@@ -272,7 +272,7 @@ func TestRestartPostgres(t *testing.T) {
 	}
 	require.NoError(t, sc.s.WaitReady(ctx))
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalanced(ctx)
+	sc.op.waitBalancedInAll(ctx)
 }
 
 // TestRestartSqlite shows law 8 on SQLite: while the file is locked for longer
@@ -376,6 +376,7 @@ func TestRestartSqlite(t *testing.T) {
 		sc.waitEnd(ctx, next.PaymentId, "paid")
 	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
+	sc.op.waitBalancedInAll(ctx)
 }
 
 // lockDatabase holds SQLite's write lock, as a backup tool or a person with a

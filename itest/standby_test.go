@@ -143,7 +143,7 @@ func TestStandbyTakesOver(t *testing.T) {
 		}
 	}
 	require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
-	owner.sc.op.waitBalanced(ctx)
+	owner.sc.op.waitBalancedInAll(ctx)
 }
 
 // TestStandbyInterceptorApart runs the interceptor as a process of its own.
@@ -217,5 +217,5 @@ func TestStandbyInterceptorApart(t *testing.T) {
 		sc.waitEnd(ctx, o.PaymentId, "paid")
 	})
 	require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalanced(ctx)
+	sc.op.waitBalancedInAll(ctx)
 }
