@@ -1,18 +1,25 @@
 package app
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 	ordering "github.com/sluice-lsp/sluice/lsp/order"
 )
@@ -67,6 +74,122 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, detail.Refunds, 1)
 				require.EqualValues(t, secondFee, detail.Refunds[0].FeeSat)
+			})
+		})
+	}
+}
+
+// A reorg takes the payment away once its channel is funded, and its payer spends it
+// otherwise: the client keeps its channel, nothing of it comes back, and the books call
+// the whole of it a loss.
+func TestLSPS1PaymentGoneAfterFunding(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 14, nil)
+		o := b.order()
+		total := ln.Sat(o.Payment.OnChain.TotalSat)
+		paid, err := chainhash.NewHashFromStr(b.payOnChain(o.Payment.OnChain.Address, total))
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(3)
+		o = b.completed(o.OrderID)
+		b.w.Reorg(3, false)
+		_, err = b.w.ReplaceTx(b.payer, *paid, 5_000, true)
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(1)
+		b.pause(b.step)
+		require.Equal(t, ordering.WireCompleted, b.get(o.OrderID).State)
+		require.Equal(t, 1, b.channels())
+		// Only a start has lnd forget what it lists for nothing.
+		b.gateway.Kill()
+		require.NoError(t, b.gateway.Start())
+		b.w.Mine(200)
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Equal(t, 1, b.channels())
+		require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet))
+		require.Equal(t, int64(total)*1000, b.balance(books.DoubleSpent))
+		require.Zero(t, b.balance(books.OrderAccount(o.OrderID)), "nothing is owed")
+	})
+}
+
+// balance reads the books.
+func (b *buyer) balance(account string) (msat int64) {
+	b.t.Helper()
+	db, err := store.Open(b.ctx, b.store)
+	require.NoError(b.t, err)
+	defer func() { require.NoError(b.t, db.Close()) }()
+	require.NoError(b.t, db.Read(b.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		msat, err = ledger.Balance(ctx, tx, ledger.Account(account))
+		return err
+	}))
+	return msat
+}
+
+// Two payments are to go back in one transaction, and a reorg lets the payer of one
+// take it back: the other is returned without it, whatever lnd's wallet goes on
+// listing, and what was never there is owed to nobody.
+func TestLSPS1RefundLosesAPayment(t *testing.T) {
+	for name, restarts := range map[string]bool{"lnd lists it on": false, "lnd starts again and forgets it": true} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 13, nil)
+				o := b.order()
+				var ids []string
+				for _, sat := range []ln.Sat{20_000, 9_000} {
+					ids = append(ids, b.payOnChain(o.Payment.OnChain.Address, sat))
+					b.pause(b.step)
+					b.w.Mine(1)
+				}
+				b.pause(80 * time.Minute)
+				b.failed(o.OrderID)
+				refund := func(inputs int, mine bool) *wire.MsgTx {
+					t.Helper()
+					for i := range 200 {
+						for _, tx := range b.w.Mempool() {
+							if len(tx.TxIn) == inputs && len(tx.TxOut) == 1 && slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool { return in.PreviousOutPoint.Hash.String() == ids[0] }) {
+								return tx
+							}
+						}
+						b.pause(b.step)
+						if mine && i%8 == 7 {
+							b.w.Mine(1)
+						}
+					}
+					t.Fatalf("no refund of %d payments is on its way\n%s", inputs, b.story(o.OrderID))
+					return nil
+				}
+				height := b.w.Height()
+				refund(2, false)
+				b.w.Reorg(1, false)
+				lost, err := chainhash.NewHashFromStr(ids[1])
+				require.NoError(t, err)
+				_, err = b.w.ReplaceTx(b.payer, *lost, 5_000, true)
+				require.NoError(t, err)
+				if restarts {
+					b.gateway.Kill()
+					require.NoError(t, b.gateway.Start())
+				}
+				second := refund(1, true)
+				require.GreaterOrEqual(t, b.w.Height(), height+6, "a payment may be mined again: it is waited for")
+				b.w.Mine(150)
+				if !restarts {
+					// Only a start has lnd forget what it lists for nothing.
+					b.gateway.Kill()
+					require.NoError(t, b.gateway.Start())
+				}
+				require.Equal(t, "failed", b.over(o.OrderID).State, b.story(o.OrderID))
+				detail, err := b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: o.OrderID})
+				require.NoError(t, err)
+				require.Len(t, detail.Refunds, 2)
+				states := map[string]uint64{}
+				for _, r := range detail.Refunds {
+					states[r.State] = r.OwedSat
+				}
+				require.Equal(t, map[string]uint64{"void": 29_000, "returned": 20_000}, states, b.story(o.OrderID))
+				require.Equal(t, second.TxOut[0].Value*1000, b.gained(b.wallet))
+				leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
+				require.NoError(t, err)
+				require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
 			})
 		})
 	}
@@ -159,10 +282,14 @@ func TestLSPS1OlderCopyPutBack(t *testing.T) {
 func TestLSPS1OnPostgres(t *testing.T) {
 	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
 		t.Run(name, func(t *testing.T) {
-			orderCrashRun(t, true, onChain, 0, 0)
-			for n := range int64(runs(4)) { //nolint:gosec // a count
-				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[n%2]
-				t.Run(fmt.Sprintf("%s-%d", point, 1+4*n), func(t *testing.T) { orderCrashRun(t, true, onChain, 1+4*n, point) })
+			commits := orderCrashRun(t, true, onChain, 0, 0)
+			require.Greater(t, commits, int64(10))
+			// Spread over all of them, and others with another seed; all with as many runs.
+			most := min(int64(runs(6)), commits) //nolint:gosec // a count
+			for i := range most {
+				n := 1 + (i*commits/most+int64(seed(t)))%commits //nolint:gosec // a seed
+				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
+				t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { orderCrashRun(t, true, onChain, n, point) })
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -13,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/refund"
 )
 
 func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]order.Event, error) {
@@ -56,14 +58,18 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 		}
 		return nil, err
 	case order.KeepCoins:
-		return nil, e.keepCoins(ctx, f.LeaseID, f.Coins)
+		return nil, e.keepCoins(ctx, f.LeaseID, f.Coins, zapcore.InfoLevel)
 	case order.FreeCoins:
 		return nil, e.freeCoins(ctx, f)
 	case order.Refund:
 		return e.beginRefund(ctx, f)
+	case order.DropRefund:
+		e.log.Warn("payments that were to be returned left the chain; the others are returned without them",
+			zap.String("order", f.OrderID), zap.String("refund", f.RefundID), zap.Stringers("coins", f.Coins))
+		_, err := e.refunds.Send(ctx, f.RefundID, refund.CoinsGone{Moment: e.moment(), Coins: f.Coins})
+		return nil, e.passOn(err)
 	case order.WarnLease:
-		e.log.Warn("the lease of a channel is nearly over", zap.String("order", f.OrderID), zap.Stringer("client", f.Client),
-			zap.Stringer("outpoint", f.Channel.Outpoint), zap.Uint32("end_height", f.Channel.EndHeight), zap.Bool("closes", e.cfg.Orders.CloseAtEnd))
+		e.warnLease(ctx, f)
 		return nil, nil
 	case order.CloseChannel:
 		return e.closeOrdered(ctx, f)
@@ -73,6 +79,25 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 	default:
 		return nil, fmt.Errorf("the order machine asks for %q, which this version does not know", t.Effect.EffectName())
 	}
+}
+
+// warnLease never fails its order: the warning is told again a day later.
+func (e *Engine) warnLease(ctx context.Context, f order.WarnLease) {
+	log := e.log.With(zap.String("order", f.OrderID), zap.Stringer("client", f.Client),
+		zap.Stringer("outpoint", f.Channel.Outpoint), zap.Uint32("end_height", f.Channel.EndHeight))
+	switch {
+	case !f.Closes:
+		log.Warn("the lease of a channel ends; the channel stays")
+		return
+	case e.opt.Notices == nil:
+		log.Warn("the lease of a channel ends, and the channel is closed; clients cannot be told")
+		return
+	}
+	if err := e.opt.Notices.LeaseEnds(ctx, f.Client, f.Channel.ExpiresAt); err != nil {
+		log.Warn("the lease of a channel ends, and the channel is closed; its client could not be told", zap.Error(err))
+		return
+	}
+	log.Warn("the lease of a channel ends, and the channel is closed; a client that is away is told")
 }
 
 // lndMaxCSV is the longest to_self_delay that a stock lnd asks of its peer.
@@ -110,12 +135,12 @@ func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) judge[order.Ev
 			return nil, nil, err
 		}
 		o := order.Of(inst.State)
-		held, satBlocks, err := order.HoldCost(o, htlcs, accepted.Height)
+		held, err := order.HoldCost(o, htlcs, accepted.Height)
 		if err != nil {
 			return nil, nil, err
 		}
 		var settle func()
-		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held, satBlocks)
+		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held)
 		return accepted, settle, err
 	}
 }

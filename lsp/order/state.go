@@ -113,6 +113,8 @@ type Coin struct {
 	Refund     string  `json:"refund,omitempty"`
 	RefundTx   ln.TxID `json:"refund_tx,omitzero"`
 	RefundOver bool    `json:"refund_over,omitempty"`
+	// LostHeight is since when a coin that is being returned is in no block.
+	LostHeight uint32 `json:"lost_height,omitempty"`
 }
 
 // Held is the set of HTLCs that the hold invoice accepted.
@@ -152,7 +154,8 @@ type Progress struct {
 	// Opens counts the opens that were begun.
 	Opens   uint32   `json:"opens,omitempty"`
 	Channel *Channel `json:"channel,omitempty"`
-	Warned  bool     `json:"warned,omitempty"`
+	// WarnedHeight is where operator and client were last told that the lease ends.
+	WarnedHeight uint32 `json:"warned_height,omitempty"`
 	// Taken: the funding is buried, so that the coins that paid for it are ours;
 	// what they held too much is on its way back.
 	Taken bool `json:"taken,omitempty"`

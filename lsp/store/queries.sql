@@ -4,7 +4,7 @@ INSERT INTO lsp_payments (id, machine, client, payment_hash, jit_scid, amount_ms
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE, $16, $17, $18);
 
 -- name: UpdatePayment :execrows
-UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7
+UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7, held_slots = $8
 WHERE id = $1;
 
 -- name: SetPaymentBolt11 :execrows
@@ -177,7 +177,7 @@ VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '',
 
 -- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
-    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14
 WHERE id = $1;
 
 -- name: SetOrderFunded :execrows
@@ -195,11 +195,16 @@ WHERE (created_ms < sqlc.arg(before_ms) OR (created_ms = sqlc.arg(before_ms) AND
   AND (CAST(sqlc.arg(one_client) AS BIGINT) = 0 OR client = sqlc.arg(client))
   AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
   AND (CAST(sqlc.arg(in_state) AS TEXT) = '' OR state = sqlc.arg(in_state))
+  AND (CAST(sqlc.arg(ends_by) AS BIGINT) = 0
+    OR (state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= sqlc.arg(ends_by)))
 ORDER BY created_ms DESC, id DESC LIMIT sqlc.arg(most);
+
+-- name: LeasesEnding :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM lsp_orders
+WHERE NOT terminal AND state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= sqlc.arg(ends_by);
 
 -- name: OrderStates :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS orders FROM lsp_orders GROUP BY state ORDER BY state;
-
 
 -- name: OrderRisk :one
 SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal;
