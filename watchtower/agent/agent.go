@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -38,8 +39,8 @@ type Report struct {
 	Sessions     int    `json:"sessions"`
 	Acknowledged uint64 `json:"acknowledged"`
 	Pending      uint64 `json:"pending"`
-	// Held is what the tower states that it holds, of those that this wallet's lnd
-	// knows; Checked says that it was asked.
+	// Held is how many updates the tower states that it holds in the sessions that
+	// this wallet's lnd knows; Checked says that it was asked.
 	Held    uint64 `json:"held"`
 	Checked bool   `json:"checked"`
 	// Standing and Expires are the registration's.
@@ -72,11 +73,11 @@ func (r *Report) Label() string {
 	return fmt.Sprintf("%.16s", r.Tower)
 }
 
-// Compare judges a tower's statement by what lnd's client knows was acknowledged.
-// What can be shown is that the tower says it holds every session with at least
-// the updates that it acknowledged; that it does hold the very blobs cannot be
-// shown beside a stock client, which does not keep them.
-func Compare(r *Report, known ln.ClientTower, s watchtower.Statement, expect Service, nonce []byte, now time.Time) {
+// Compare judges a tower's statement by what lnd's client knew before it was made,
+// and knew afterwards: the tower must hold all that it had acknowledged before, and
+// cannot hold more than lnd had given to the session afterwards. That it does hold
+// the very blobs cannot be shown beside a stock client, which does not keep them.
+func Compare(r *Report, before, after ln.ClientTower, s watchtower.Statement, expect Service, nonce []byte, now time.Time) {
 	alarm := func(format string, args ...any) { r.Alarms = append(r.Alarms, fmt.Sprintf(format, args...)) }
 	r.Checked = true
 	if err := s.Verify(); err != nil {
@@ -98,53 +99,61 @@ func Compare(r *Report, known ln.ClientTower, s watchtower.Statement, expect Ser
 	for _, session := range s.Sessions {
 		stated[session.ID] = session
 	}
-	for _, session := range known.Sessions {
+	given := map[ln.PubKey]uint32{}
+	for _, session := range after.Sessions {
+		given[session.ID] = session.Acknowledged + session.Pending
+	}
+	for _, session := range before.Sessions {
 		held, ok := stated[session.ID]
+		most, still := given[session.ID]
 		switch {
 		case !ok && session.Acknowledged > 0:
 			alarm("it does not hold session %s, of which it acknowledged %d updates", session.ID.Short(), session.Acknowledged)
 		case uint32(held.LastApplied) < session.Acknowledged:
-			alarm("of session %s it holds %d updates, and had acknowledged %d", session.ID.Short(), held.LastApplied, session.Acknowledged)
+			alarm("session %s went back: its last update is number %d, and it had acknowledged %d", session.ID.Short(), held.LastApplied, session.Acknowledged)
 		case held.Updates < int64(session.Acknowledged):
-			r.Notices = append(r.Notices, fmt.Sprintf("session %s has %d updates held of %d: two had the same hint", session.ID.Short(), held.Updates, session.Acknowledged))
+			// lnd gives each state to a session once, so that no two share a row.
+			alarm("of session %s it holds %d updates, and had acknowledged %d: %d are lost", session.ID.Short(), held.Updates, session.Acknowledged, int64(session.Acknowledged)-held.Updates)
+		case still && uint32(held.LastApplied) > most:
+			alarm("of session %s its last update is number %d, and lnd gave it %d: lnd can upload nothing more to it", session.ID.Short(), held.LastApplied, most)
 		}
-		r.Held += uint64(held.LastApplied)
+		r.Held += uint64(max(0, held.Updates)) //nolint:gosec // not negative
 	}
 }
 
 // maxSkew is how far a tower's clock may be from ours.
 const maxSkew = 10 * time.Minute
 
-// Overall are warnings about all towers together: peers are whom the wallet has
-// channels with, and services where it registered.
-func Overall(towers []ln.ClientTower, services []Service, peers map[ln.PubKey]bool) (alarms []string) {
-	active, independent := 0, 0
+// Overall is what is to be said about all towers together: peers are whom the wallet
+// has channels with, and services where it registered. Only of those is known whose
+// they are: another tower may be a peer's, whose tower has a key of its own, so it
+// counts as nobody's.
+func Overall(towers []ln.ClientTower, services []Service, peers map[ln.PubKey]bool) (alarms, notices []string) {
+	active, independent, unknown := 0, 0, 0
 	for _, t := range towers {
 		if !t.Active {
 			continue
 		}
 		active++
-		foreign := true
-		for _, s := range services {
-			if s.TowerKey == t.Key && peers[s.Node] {
-				foreign = false
-			}
-		}
-		// A tower whose operator we don't know may have its node's own key.
-		if peers[t.Key] {
-			foreign = false
-		}
-		if foreign {
+		i := slices.IndexFunc(services, func(s Service) bool { return s.TowerKey == t.Key })
+		switch {
+		case peers[t.Key], i >= 0 && peers[services[i].Node]:
+		case i < 0:
+			unknown++
+		default:
 			independent++
 		}
 	}
 	switch {
 	case active == 0:
-		return []string{"no watchtower guards this wallet: while it is offline its peers can cheat it. Add one with `sluice-wallet towers add`."}
-	case independent == 0 && len(peers) > 0:
-		return []string{"every watchtower belongs to a node that this wallet has channels with: who could cheat is who should punish. Add a tower of somebody else's."}
+		alarms = append(alarms, "no watchtower guards this wallet: while it is offline its peers can cheat it. Add one with `sluice-wallet towers add`.")
+	case independent > 0 || len(peers) == 0:
+	case unknown == 0:
+		alarms = append(alarms, "every watchtower belongs to a node that this wallet has channels with: who could cheat is who should punish. Add a tower of somebody else's.")
+	default:
+		notices = append(notices, "no watchtower is known to be independent of this wallet's channel partners: whose a tower is that was added with `lncli wtclient add` is not known. If its operator offers registration, `sluice-wallet towers add` finds out.")
 	}
-	return nil
+	return alarms, notices
 }
 
 // Standing takes over what the registration says.

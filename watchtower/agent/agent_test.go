@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,12 +48,14 @@ func TestCompare(t *testing.T) {
 		change func(*watchtower.Statement)
 		by     *btcec.PrivateKey
 		alarm  string
-		notice string
 	}{
 		"all is held":           {},
 		"a session is missing":  {change: func(s *watchtower.Statement) { s.Sessions = s.Sessions[1:] }, alarm: "does not hold session"},
-		"it went back":          {change: func(s *watchtower.Statement) { s.Sessions[1].LastApplied, s.Sessions[1].Updates = 6, 6 }, alarm: "holds 6 updates, and had acknowledged 7"},
-		"two had one hint":      {change: func(s *watchtower.Statement) { s.Sessions[0].Updates = 4 }, notice: "same hint"},
+		"it went back":          {change: func(s *watchtower.Statement) { s.Sessions[1].LastApplied, s.Sessions[1].Updates = 6, 6 }, alarm: "number 6, and it had acknowledged 7"},
+		"one is lost":           {change: func(s *watchtower.Statement) { s.Sessions[0].Updates = 4 }, alarm: "holds 4 updates, and had acknowledged 5: 1 are lost"},
+		"all are lost":          {change: func(s *watchtower.Statement) { s.Sessions[0].Updates = 0 }, alarm: "holds 0 updates, and had acknowledged 5: 5 are lost"},
+		"less than nothing":     {change: func(s *watchtower.Statement) { s.Sessions[0].Updates = -1 }, alarm: "6 are lost"},
+		"more than it was sent": {change: func(s *watchtower.Statement) { s.Sessions[1].LastApplied, s.Sessions[1].Updates = 9, 9 }, alarm: "number 9, and lnd gave it 8"},
 		"an old answer":         {change: func(s *watchtower.Statement) { s.Nonce = make([]byte, 32) }, alarm: "does not answer our question"},
 		"another key":           {by: other, alarm: "another key"},
 		"a clock that is wrong": {change: func(s *watchtower.Statement) { s.AtMs -= time.Hour.Milliseconds() }, alarm: "off by 1h"},
@@ -66,7 +69,7 @@ func TestCompare(t *testing.T) {
 			c.by = k
 		}
 		r := Report{}
-		Compare(&r, known, signed(t, c.by, s), service, nonce, now())
+		Compare(&r, known, known, signed(t, c.by, s), service, nonce, now())
 		require.True(t, r.Checked)
 		if c.alarm == "" {
 			require.Empty(t, r.Alarms, name)
@@ -74,30 +77,51 @@ func TestCompare(t *testing.T) {
 			require.Len(t, r.Alarms, 1, name)
 			require.Contains(t, r.Alarms[0], c.alarm, name)
 		}
-		if c.notice == "" {
-			require.Empty(t, r.Notices, name)
-		} else {
-			require.Contains(t, r.Notices[0], c.notice, name)
-		}
+		require.Empty(t, r.Notices, name)
 	}
 	forged := signed(t, k, good)
 	forged.Sessions[0].LastApplied = 500
 	r := Report{}
-	Compare(&r, known, forged, service, nonce, now())
+	Compare(&r, known, known, forged, service, nonce, now())
 	require.Len(t, r.Alarms, 1)
 	require.Contains(t, r.Alarms[0], "not valid")
 }
 
+// TestOverall: a tower counts as independent only when it is known whose it is, and
+// that is nobody whom the wallet has channels with.
 func TestOverall(t *testing.T) {
-	active := func(k ln.PubKey) ln.ClientTower { return ln.ClientTower{Key: k, Active: true} }
-	services := []Service{{Name: "peer's", TowerKey: key(1), Node: key(50)}, {Name: "friend's", TowerKey: key(2), Node: key(60)}}
+	const none, allPeers, notKnown = "no watchtower guards", "every watchtower belongs to a node", "not known"
 	peers := map[ln.PubKey]bool{key(50): true}
-	require.Contains(t, Overall(nil, nil, peers)[0], "no watchtower")
-	require.Contains(t, Overall([]ln.ClientTower{{Key: key(2)}}, services, peers)[0], "no watchtower", "one that was left")
-	require.Contains(t, Overall([]ln.ClientTower{active(key(1))}, services, peers)[0], "belongs to a node")
-	require.Contains(t, Overall([]ln.ClientTower{active(key(50))}, nil, peers)[0], "belongs to a node")
-	require.Empty(t, Overall([]ln.ClientTower{active(key(1)), active(key(2))}, services, peers))
-	require.Empty(t, Overall([]ln.ClientTower{active(key(1))}, services, nil))
+	services := []Service{{Name: "peer's", TowerKey: key(1), Node: key(50)}, {Name: "friend's", TowerKey: key(2), Node: key(60)}}
+	on := func(keys ...byte) (out []ln.ClientTower) {
+		for _, k := range keys {
+			out = append(out, ln.ClientTower{Key: key(k), Active: true})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		towers        []ln.ClientTower
+		peers         map[ln.PubKey]bool
+		alarm, notice string
+	}{
+		"no tower":                      {nil, peers, none, ""},
+		"one that was left":             {[]ln.ClientTower{{Key: key(2)}}, peers, none, ""},
+		"a peer's, by its registration": {on(1), peers, allPeers, ""},
+		"a peer's, by its node's key":   {on(50), peers, allPeers, ""},
+		"both":                          {on(1, 50), peers, allPeers, ""},
+		"a friend's":                    {on(2), peers, "", ""},
+		"a peer's and a friend's":       {on(1, 2), peers, "", ""},
+		"a plain one":                   {on(90), peers, "", notKnown},
+		"a peer's and a plain one":      {on(1, 90), peers, "", notKnown},
+		"a friend's and a plain one":    {on(2, 90), peers, "", ""},
+		"no channels yet":               {on(1, 90), nil, "", ""},
+	} {
+		alarms, notices := Overall(c.towers, services, c.peers)
+		require.Len(t, alarms, min(1, len(c.alarm)), name)
+		require.Len(t, notices, min(1, len(c.notice)), name)
+		require.Contains(t, strings.Join(alarms, ""), c.alarm, name)
+		require.Contains(t, strings.Join(notices, ""), c.notice, name)
+	}
 }
 
 func TestStandings(t *testing.T) {

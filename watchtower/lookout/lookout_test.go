@@ -329,87 +329,46 @@ func TestAnswersOfTheDatabaseAreLost(t *testing.T) {
 	})
 }
 
-// TestReorganisations: the justice transaction leaves the chain with its block, the
-// commitment as well, and both come back; each time it is handed out anew.
-func TestReorganisations(t *testing.T) {
-	each(t, func(t *testing.T, p *post) {
-		b := p.breach(1)
+// TestOneDamagedBreachHoldsUpNobody: a stored transaction that cannot be read is
+// given up and told; the tower goes on with all others.
+func TestOneDamagedBreachHoldsUpNobody(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		p := newPost(t, db)
+		bad, gone, fine, later := p.breach(1), p.breach(2), p.breach(3), p.breach(4)
+		p.chain.Refuse(func(*wire.MsgTx) error { return errors.New("away") })
 		p.start()
-		p.chain.Mine(b.Commit)
-		p.of(b, watchtower.Published)
-		p.chain.Mine(b.Justice)
-		p.of(b, watchtower.Swept)
-
-		// Only the block with the justice transaction goes.
-		before := p.chain.Handed(b.Justice.TxHash())
-		p.chain.Reorganise(1, nil, nil)
-		p.of(b, watchtower.Published)
-		require.Greater(t, p.chain.Handed(b.Justice.TxHash()), before)
-		p.chain.Mine(b.Justice)
-		p.of(b, watchtower.Swept)
-
-		// All of it goes, and the chain is shorter for a while; lnd takes no
-		// transaction whose parent it does not know.
-		p.chain.Refuse(func(*wire.MsgTx) error { return errors.New("missing inputs") })
-		p.chain.Reorganise(4, nil)
-		got := p.of(b, watchtower.Found)
-		p.until("the commitment to be missed", func() bool { return p.list()[0].SeenAt.Height == 0 })
-		require.Equal(t, got.ID, p.list()[0].ID)
-		p.chain.Mine()
-		p.until("the refusal to be known", func() bool { return strings.Contains(p.list()[0].Problem, "missing inputs") })
-		p.chain.Refuse(nil)
-		p.chain.Mine(b.Commit)
-		p.of(b, watchtower.Published)
-		p.chain.Mine(b.Justice)
-		p.of(b, watchtower.Swept)
-		require.Len(t, p.list(), 1, "it is one breach throughout")
-
-		// One that never comes back is let go in the end.
-		gone := p.breach(2)
+		p.chain.Mine(bad.Commit, fine.Commit)
 		p.chain.Mine(gone.Commit)
-		p.of(gone, watchtower.Published)
+		for _, b := range []*towertest.Breach{bad, gone, fine} {
+			p.of(b, watchtower.Found)
+		}
+		// One leaves the chain and is closed before it is damaged.
 		p.chain.Reorganise(1, nil, nil)
-		p.synced()
 		for range 20 {
 			p.chain.Mine()
 		}
 		p.of(gone, watchtower.Vanished)
-	})
-}
-
-// TestDeepReorganisation goes below every block that is remembered.
-func TestDeepReorganisation(t *testing.T) {
-	each(t, func(t *testing.T, p *post) {
-		b := p.breach(1)
+		require.NoError(t, p.stop())
+		require.NoError(t, db.Write(p.ctx, func(ctx context.Context, tx *store.Tx) error {
+			for _, b := range []*towertest.Breach{bad, gone} {
+				id := b.Commit.TxHash()
+				if _, err := tx.ExecContext(ctx, "UPDATE tower_breaches SET justice = $1 WHERE commit_tx = $2", []byte{1, 2, 3}, id[:]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		p.chain.Refuse(nil)
 		p.start()
-		p.synced()
-		blocks := make([][]*wire.MsgTx, 9)
-		blocks[1] = []*wire.MsgTx{b.Commit} // below the first block that was ever searched
-		p.chain.Reorganise(8, blocks...)
-		p.synced()
-		lowest, ok, err := p.store.Lowest(p.ctx)
-		require.NoError(t, err)
-		require.True(t, ok)
-		require.EqualValues(t, 9, lowest.Height)
-	})
-}
-
-// TestABackendBehindMovesNothing: an lnd that is far behind, as while it catches
-// up, does not make the tower go back.
-func TestABackendBehindMovesNothing(t *testing.T) {
-	each(t, func(t *testing.T, p *post) {
-		p.chain.Mine()
-		p.start()
-		p.synced()
-		tip, _, err := p.store.Tip(p.ctx)
-		require.NoError(t, err)
-		p.chain.Reorganise(8)
-		p.chain.Away(errors.New("waking the lookout"))
-		p.chain.Away(nil)
-		p.until("the problem to be known", func() bool { return strings.Contains(p.l.View().Problem, "in sync") })
-		now, _, err := p.store.Tip(p.ctx)
-		require.NoError(t, err)
-		require.Equal(t, tip, now)
+		p.of(fine, watchtower.Published)
+		got := p.of(bad, watchtower.Unusable)
+		require.True(t, got.Final)
+		require.Contains(t, got.Problem, "stored justice transaction")
+		p.chain.Mine(gone.Commit, later.Commit)
+		p.of(later, watchtower.Published)
+		p.of(gone, watchtower.Unusable)
+		require.Empty(t, p.l.View().Problem)
 	})
 }
 

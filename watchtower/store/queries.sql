@@ -65,6 +65,9 @@ UPDATE tower_sessions SET last_applied = $2, client_last_applied = $3, updates =
 -- name: ListSessions :many
 SELECT * FROM tower_sessions WHERE tenant = $1 AND num > $2 ORDER BY num LIMIT $3;
 
+-- name: CountHeld :many
+SELECT s.num, CAST((SELECT COUNT(*) FROM tower_updates u WHERE u.session = s.num) AS BIGINT) AS held FROM tower_sessions s WHERE s.tenant = $1;
+
 -- name: DeleteSession :exec
 DELETE FROM tower_sessions WHERE num = $1;
 
@@ -112,6 +115,9 @@ SELECT * FROM tower_breaches WHERE id = $1;
 
 -- name: OpenBreaches :many
 SELECT * FROM tower_breaches WHERE final = FALSE ORDER BY id;
+
+-- name: BuriedAbove :many
+SELECT * FROM tower_breaches WHERE final = TRUE AND spend_height > $1 ORDER BY id;
 
 -- name: ListBreaches :many
 SELECT * FROM tower_breaches WHERE found_ms < $1 OR (found_ms = $1 AND id < $2) ORDER BY found_ms DESC, id DESC LIMIT $3;
