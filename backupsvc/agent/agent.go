@@ -390,7 +390,10 @@ func (a *Agent) employ() {
 			continue
 		}
 		ctx, cancel := context.WithCancel(a.run)
-		w := &worker{a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{}}
+		w := &worker{
+			a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{},
+			retries: map[string]retry{}, problems: map[string]string{},
+		}
 		a.workers[w.place] = w
 		a.wg.Go(func() { w.work(ctx) })
 	}

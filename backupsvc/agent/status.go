@@ -60,7 +60,7 @@ func (a *Agent) Status() Status {
 			DrilledMs: st.DrilledMs, DrillProblem: st.DrillProblem, Alarm: st.Alarm,
 		}
 		if w := a.workers[p.Place()]; w != nil {
-			ps.Problem = w.problem
+			ps.Problem = w.problem()
 		}
 		fresh := now.Sub(fromMs(stand.ConfirmedMs)) <= a.settings.alarmAfter()
 		ps.Good = t != nil && stand.Ref == t.ref && fresh && st.Alarm == "" && st.DrillProblem == ""

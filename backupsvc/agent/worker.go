@@ -19,7 +19,6 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // worker brings one provider up to date, by itself: it knows what is there only
@@ -34,12 +33,22 @@ type worker struct {
 	versions map[string]string
 	looked   map[string]bool
 
-	// Under the agent's mu.
-	problem string
+	// Under the agent's mu. retries and problems are of what was tried, by its name.
+	retries  map[string]retry
+	problems map[string]string
 	// held are channels in what it stores that lnd knows nothing of.
 	held []string
 	// suspect says that what is there is to be read again.
 	suspect bool
+}
+
+// retry is when a thing that a provider did not take is tried there again.
+type retry struct {
+	// tried is when it was last tried, due when it may be again.
+	tried, due time.Time
+	// wait is between tries; quick counts conflicts in a row.
+	wait  time.Duration
+	quick int
 }
 
 func (w *worker) work(ctx context.Context) {
@@ -48,7 +57,6 @@ func (w *worker) work(ctx context.Context) {
 			_ = w.open.Close()
 		}
 	}()
-	wait, quick := w.a.cfg.MinBackoff, 0
 	for ctx.Err() == nil {
 		name, wake, delay := w.next()
 		if name == "" {
@@ -59,17 +67,7 @@ func (w *worker) work(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.tell(err)
-		switch {
-		case err == nil:
-			wait, quick = w.a.cfg.MinBackoff, 0
-		case errors.Is(err, errkind.Conflict) && quick < 3:
-			// Somebody else wrote: read, and try at once.
-			quick++
-		default:
-			_ = pace.Pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // spreads retries
-			wait, quick = min(2*wait, w.a.cfg.MaxBackoff), 0
-		}
+		w.tell(name, err)
 	}
 }
 
@@ -83,58 +81,128 @@ func idle(ctx context.Context, wake <-chan struct{}, delay time.Duration) {
 	}
 }
 
-func (w *worker) tell(err error) {
+// tell notes how a try ended. What one thing failed of may be its own (it is too
+// large there, say), so each waits for itself, and none keeps the others from
+// their turn.
+func (w *worker) tell(name string, err error) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// The clock of the process: the wall's may be set back for a year.
+	now := time.Now()
+	r := w.retries[name]
+	r.tried = now
+	switch {
+	case err == nil:
+		r = retry{tried: now}
+	case errors.Is(err, errkind.Conflict) && r.quick < 3:
+		// Somebody else wrote: read, and try at once.
+		r.quick++
+	default:
+		r.wait = min(max(2*r.wait, a.cfg.MinBackoff), a.cfg.MaxBackoff)
+		r.due, r.quick = now.Add(r.wait/2+rand.N(r.wait)), 0 //nolint:gosec // spreads retries
+	}
+	w.retries[name] = r
 	text := ""
 	if err != nil && !errors.Is(err, errkind.Conflict) {
 		text = errkind.Told(err)
 	}
-	if text != "" && text != w.problem {
-		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.Error(err))
+	if text != "" && text != w.problems[name] {
+		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.String("name", name), zap.Error(err))
 	}
-	w.problem = text
+	if text == "" {
+		delete(w.problems, name)
+	} else {
+		w.problems[name] = text
+	}
 	a.signal()
 }
 
-// next says what to store next, or for how long to wait.
+// next says what to store next, or for how long to wait. The channels come
+// first, unless they failed and must wait themselves; then what was not tried
+// for longest, so that something that always fails keeps nothing else away.
 func (w *worker) next() (name string, wake <-chan struct{}, delay time.Duration) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	const idle = time.Minute
 	if w.suspect {
 		w.suspect = false
 		clear(w.looked)
 	}
+	delay = time.Minute
+	lacking, settles := w.lacking()
+	if settles > 0 {
+		delay = min(delay, settles)
+	}
+	now := time.Now()
+	for _, n := range lacking {
+		r := w.retries[n]
+		if left := r.due.Sub(now); left > 0 {
+			delay = min(delay, left)
+			continue
+		}
+		if n == channelsName {
+			return n, a.wake, 0
+		}
+		if name == "" || r.tried.Before(w.retries[name].tried) {
+			name = n
+		}
+	}
+	return name, a.wake, delay
+}
+
+// lacking are the things that are to be read or written at this provider, the
+// channels first. settles is after how long the witness will be one of them, if
+// what it tells has not settled yet (under mu).
+func (w *worker) lacking() (names []string, settles time.Duration) {
+	a := w.a
 	channels := a.things[channelsName]
 	if channels == nil {
-		return "", a.wake, idle
-	}
-	if !w.looked[channelsName] || len(w.held) > 0 {
-		return channelsName, a.wake, 0
-	}
-	if a.holding() {
-		return "", a.wake, idle
+		return nil, 0
 	}
 	stands := a.state.place(w.place).Things
-	if stands[channelsName].Ref != channels.ref {
-		return channelsName, a.wake, 0
+	if !w.looked[channelsName] || len(w.held) > 0 {
+		names = append(names, channelsName)
+	} else if !a.holding() && stands[channelsName].Ref != channels.ref {
+		names = append(names, channelsName)
+	}
+	if a.holding() {
+		return names, 0
 	}
 	for _, n := range slices.Sorted(maps.Keys(a.things)) {
-		if stands[n].Ref != a.things[n].ref {
-			return n, a.wake, 0
+		if n != channelsName && stands[n].Ref != a.things[n].ref {
+			names = append(names, n)
 		}
 	}
 	// What others acknowledged is noted once it has settled.
 	if _, sum := w.note(); stands[witnessName].Payload != sum {
 		if left := a.cfg.Gather - a.p.Now().Sub(a.marked); left > 0 && left <= a.cfg.Gather {
-			return "", a.wake, left
+			return names, left
 		}
-		return witnessName, a.wake, 0
+		names = append(names, witnessName)
 	}
-	return "", a.wake, idle
+	return names, 0
+}
+
+// problem is what the owner reads of what the provider does not take; empty if
+// it takes everything (under mu).
+func (w *worker) problem() string {
+	by := map[string][]string{}
+	for name, text := range w.problems {
+		if _, ours := w.a.things[name]; ours || name == witnessName {
+			by[text] = append(by[text], name)
+		}
+	}
+	var out []string
+	for text, names := range by {
+		slices.Sort(names)
+		if !slices.Contains(names, channelsName) {
+			text = strings.Join(names, ", ") + ": " + text
+		}
+		out = append(out, text)
+	}
+	slices.Sort(out)
+	return strings.Join(out, "; ")
 }
 
 // holding says that some provider keeps channels that lnd knows nothing of:
@@ -173,9 +241,9 @@ func (w *worker) store(ctx context.Context, name string) error {
 			}
 		}
 	}
-	t := w.wanted(name)
+	t, err := w.wanted(name)
 	if t == nil {
-		return nil
+		return err
 	}
 	id, err := a.cfg.Secret.ID(name)
 	if err != nil {
@@ -209,32 +277,31 @@ func (w *worker) store(ctx context.Context, name string) error {
 
 // wanted is what the provider lacks of a thing, as it is at this moment; nil
 // when it lacks nothing, or nothing may be written.
-func (w *worker) wanted(name string) *thing {
+func (w *worker) wanted(name string) (*thing, error) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	stand := a.state.place(w.place).Things[name]
 	if a.holding() {
-		return nil
+		return nil, nil
 	}
 	if name != witnessName {
 		t := a.things[name]
 		if t == nil || stand.Ref == t.ref {
-			return nil
+			return nil, nil
 		}
 		same := *t
-		return &same
+		return &same, nil
 	}
 	raw, sum := w.note()
 	if stand.Payload == sum {
-		return nil
+		return nil, nil
 	}
 	t := &thing{name: witnessName, payload: raw, sum: sum}
 	if err := a.number(t); err != nil {
-		a.note("encryption of "+witnessName, err)
-		return nil
+		return nil, err
 	}
-	return t
+	return t, nil
 }
 
 func (w *worker) dial() error {
