@@ -353,6 +353,9 @@ func (p attestedPlace) Binding(context.Context) (vault.ServerKey, string, error)
 	return p.signer.Key(), "bound", nil
 }
 
+// lookEvery is how often a rig looks at its files, and at its settings.
+const lookEvery = time.Minute
+
 // rig is a wallet with its providers.
 type rig struct {
 	t      *testing.T
@@ -398,7 +401,7 @@ func (r *rig) configure(need int) {
 func (r *rig) agent() *agent.Agent {
 	r.t.Helper()
 	cfg := agent.DefaultConfig()
-	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, time.Minute
+	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, lookEvery
 	a, err := agent.New(cfg, agent.Ports{
 		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, ReadFile: r.read, WriteFile: r.write, Alarm: r.alarm, Log: zap.NewNop(),
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },

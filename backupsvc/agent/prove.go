@@ -3,18 +3,14 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
-	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // knownHead is the newest that a provider signed: for this machine, or as the
@@ -163,116 +159,4 @@ func (a *Agent) writeEvidence(e recovery.Evidence) (string, error) {
 	}
 	a.p.Log.Error("evidence against a backup provider was written", zap.String("file", path), zap.String("verdict", string(e.Verdict)))
 	return path, nil
-}
-
-// errNoAnswer says that a drill did not get to see anything.
-var errNoAnswer = errors.New("it did not answer")
-
-// drillWhenDue drills where the last one is long ago, or failed.
-func (a *Agent) drillWhenDue(ctx context.Context) {
-	a.mu.Lock()
-	var due []ProviderConfig
-	now := a.p.Now()
-	for _, p := range a.settings.Providers {
-		s := a.state.place(p.Place())
-		at := fromMs(s.DrilledMs)
-		// A clock that went back must not put drills off for ever.
-		if s.Things[channelsName].Number > 0 && (now.Sub(at) >= a.settings.drillEvery() || at.After(now) || s.DrillProblem != "") {
-			due = append(due, p)
-		}
-	}
-	a.mu.Unlock()
-	// What failed is in the state, and in the log.
-	_ = a.drillAt(ctx, due)
-}
-
-// Drill reads every provider's backup as a stranger would, and has lnd open it.
-// What fails is in the state; the error says that there was something.
-func (a *Agent) Drill(ctx context.Context) error {
-	a.mu.Lock()
-	providers := a.settings.Providers
-	a.mu.Unlock()
-	return a.drillAt(ctx, providers)
-}
-
-func (a *Agent) drillAt(ctx context.Context, providers []ProviderConfig) error {
-	a.mu.Lock()
-	self := a.self
-	a.mu.Unlock()
-	errs := make([]error, len(providers))
-	var wg sync.WaitGroup
-	for i, p := range providers {
-		wg.Go(func() {
-			errs[i] = a.drill(ctx, p, func() (provider.Place, error) { return a.p.Open(p, self) })
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-func (a *Agent) drill(ctx context.Context, p ProviderConfig, open func() (provider.Place, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
-	defer cancel()
-	place, err := open()
-	if err != nil {
-		return a.drilled(p, Stand{}, fmt.Errorf("%w: %w", errNoAnswer, err))
-	}
-	defer func() { _ = place.Close() }()
-	a.mu.Lock()
-	want := a.state.place(p.Place()).Things[channelsName]
-	a.mu.Unlock()
-	return a.drilled(p, want, a.opens(ctx, place, want))
-}
-
-// opens proves that what is stored is what was acknowledged, and restores.
-func (a *Agent) opens(ctx context.Context, place provider.Place, want Stand) error {
-	id, err := a.cfg.Secret.ID(channelsName)
-	if err != nil {
-		return err
-	}
-	obj, err := place.Get(ctx, id)
-	if errors.Is(err, errkind.NotFound) {
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	h, multi, err := a.cfg.Secret.Open(channelsName, obj.Value)
-	if err != nil {
-		return err
-	}
-	if ref := refOf(h.Number, h.MadeMs, obj.Value); want.Newer(ref) {
-		return fmt.Errorf("it serves version %d, but acknowledged version %d", ref.Number, want.Number)
-	}
-	if len(h.Channels) == 0 {
-		return nil // lnd has nothing to open
-	}
-	return a.sameInside(ctx, multi, h.Channels)
-}
-
-func (a *Agent) drilled(p ProviderConfig, tried Stand, err error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if errors.Is(err, errNoAnswer) || errors.Is(err, ln.ErrUnavailable) || errors.Is(err, context.Canceled) {
-		// It proved nothing: what is not seen for long is an alarm by its age.
-		return fmt.Errorf("%s: %w", p.Name, err)
-	}
-	s := a.state.place(p.Place())
-	s.DrilledMs, s.DrillProblem = a.p.Now().UnixMilli(), ""
-	if err != nil {
-		s.DrillProblem = errkind.Told(err)
-		a.p.Log.Error("a backup drill failed", zap.String("provider", p.Name), zap.Error(err))
-		err = fmt.Errorf("%s: %s", p.Name, s.DrillProblem)
-	} else if have, ok := s.Things[channelsName]; ok && have.Ref == tried.Ref {
-		have.ConfirmedMs = s.DrilledMs
-		s.Things[channelsName] = have
-	}
-	// The worker reads again: it knows what to do about what is missing, and asks
-	// for the log's head.
-	if w := a.workers[p.Place()]; w != nil {
-		w.suspect = true
-	}
-	a.save()
-	a.signal()
-	return err
 }

@@ -34,9 +34,10 @@ type PlaceState struct {
 	// owner forgives.
 	Alarm   string `json:"alarm,omitempty"`
 	AlarmMs int64  `json:"alarm_ms,omitempty"`
-	// Drilled is the last drill that reached it, and why it failed.
-	DrilledMs    int64  `json:"drilled_ms,omitempty"`
-	DrillProblem string `json:"drill_problem,omitempty"`
+	// DrilledMs is when everything was drilled last, DrillFailed why things do not
+	// open, by their names.
+	DrilledMs   int64             `json:"drilled_ms,omitempty"`
+	DrillFailed map[string]string `json:"drill_failed,omitempty"`
 }
 
 // State is what the agent remembers. Nothing in it is needed to restore, and

@@ -36,6 +36,8 @@ type worker struct {
 	// Under the agent's mu. retries and problems are of what was tried, by its name.
 	retries  map[string]retry
 	problems map[string]string
+	// reread are things that are to be read again although they look stored.
+	reread map[string]bool
 	// held are channels in what it stores that lnd knows nothing of.
 	held []string
 	// suspect says that what is there is to be read again.
@@ -148,6 +150,9 @@ func (w *worker) next() (name string, wake <-chan struct{}, delay time.Duration)
 			name = n
 		}
 	}
+	if w.reread[name] {
+		delete(w.looked, name)
+	}
 	return name, a.wake, delay
 }
 
@@ -170,7 +175,7 @@ func (w *worker) lacking() (names []string, settles time.Duration) {
 		return names, 0
 	}
 	for _, n := range slices.Sorted(maps.Keys(a.things)) {
-		if n != channelsName && stands[n].Ref != a.things[n].ref {
+		if n != channelsName && (stands[n].Ref != a.things[n].ref || w.reread[n]) {
 			names = append(names, n)
 		}
 	}
@@ -241,6 +246,9 @@ func (w *worker) store(ctx context.Context, name string) error {
 			}
 		}
 	}
+	a.mu.Lock()
+	delete(w.reread, name)
+	a.mu.Unlock()
 	t, err := w.wanted(name)
 	if t == nil {
 		return err
@@ -359,13 +367,13 @@ func (w *worker) gone(name string) {
 	defer a.mu.Unlock()
 	s := a.state.place(w.place)
 	if had := s.Things[name]; had.Number > 0 {
-		if name == channelsName {
-			a.accuse(w, fmt.Sprintf("it has nothing, but acknowledged version %d: it was emptied; it is stored again", had.Number))
-		}
+		a.accuse(w, fmt.Sprintf("it has nothing of %s, but acknowledged version %d: it was emptied; it is stored again", name, had.Number))
 		delete(s.Things, name)
 		a.save()
 	}
-	w.hold(nil)
+	if name == channelsName {
+		w.hold(nil)
+	}
 }
 
 // damaged: what is there does not open. Where this machine wrote before, it
@@ -382,11 +390,13 @@ func (w *worker) damaged(name string, cause error) error {
 		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+errkind.Told(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
 	}
 	if s.Things[name].Number > 0 {
-		a.accuse(w, "what it stores does not open any more: it is stored again")
+		a.accuse(w, "what it stores as "+name+" does not open any more: it is stored again")
 		delete(s.Things, name)
 		a.save()
 	}
-	w.hold(nil)
+	if name == channelsName {
+		w.hold(nil)
+	}
 	return nil
 }
 
@@ -404,10 +414,12 @@ func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload,
 	ref := refOf(h.Number, h.MadeMs, sealed)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	missing = slices.DeleteFunc(missing, func(op string) bool { return a.abandoned[op] })
-	w.hold(missing)
-	if len(missing) > 0 {
-		return errkind.New(errkind.Denied, a.heldBack())
+	if name == channelsName {
+		missing = slices.DeleteFunc(missing, func(op string) bool { return a.abandoned[op] })
+		w.hold(missing)
+		if len(missing) > 0 {
+			return errkind.New(errkind.Denied, a.heldBack())
+		}
 	}
 	s := a.state.place(w.place)
 	had, now := s.Things[name], a.p.Now().UnixMilli()
