@@ -51,7 +51,7 @@ func (a *Agent) Look(ctx context.Context) (Survey, error) {
 	}
 	a.mu.Lock()
 	a.self = self
-	providers, require := a.settings.Providers, a.settings.Needed()
+	providers, require := a.settings.Providers, a.settings.Require
 	a.mu.Unlock()
 	if len(providers) == 0 {
 		return Survey{}, errkind.New(errkind.Invalid, "no provider is configured: add those of the lost machine (`sluice-wallet backup add`)")
@@ -62,16 +62,21 @@ func (a *Agent) Look(ctx context.Context) (Survey, error) {
 		wg.Go(func() { s.Findings[i] = a.ask(ctx, p) })
 	}
 	wg.Wait()
-	found := make([]recovery.Found, 0, len(providers))
-	for _, f := range s.Findings {
-		found = append(found, f.Found)
-	}
+	found := s.found()
 	for i := range s.Findings {
 		wg.Go(func() { a.judge(ctx, found, &s.Findings[i], providers[i]) })
 	}
 	wg.Wait()
-	s.Choice = recovery.Choose(found, require)
+	s.Choice = recovery.Choose(s.found(), require)
 	return s, nil
+}
+
+func (s Survey) found() []recovery.Found {
+	out := make([]recovery.Found, 0, len(s.Findings))
+	for _, f := range s.Findings {
+		out = append(out, f.Found)
+	}
+	return out
 }
 
 // Close ends the connections of a survey.
@@ -158,7 +163,7 @@ type headerOf struct {
 // judge compares where a provider's log stands with the newest receipt that the
 // others keep.
 func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p ProviderConfig) {
-	mark, ok := recovery.Known(found, f.Place)
+	mark, ok := recovery.Known(found, f.Found)
 	if !ok || mark.Receipt == nil || f.Shown == nil {
 		return
 	}
@@ -178,11 +183,29 @@ func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p
 	}
 	verdict, bad := judge(mark.Receipt, *f.Shown, entries)
 	f.Verdict = verdict
+	if bad {
+		f.Suspect = suspicion(verdict)
+	}
 	if bad && recovery.Convicts(verdict) {
 		f.Evidence = &recovery.Evidence{
 			Verdict: verdict, Provider: p.Name, Node: p.NodeKey.String(), Binding: mark.Binding, Known: mark.Receipt, Shown: recovery.FromSigned(*f.Shown),
 		}
 	}
+}
+
+// suspicion is a verdict for people.
+func suspicion(v vault.Verdict) string {
+	switch v {
+	case vault.RolledBack:
+		return "its log went back"
+	case vault.Forked:
+		return "it signed two logs that exclude each other"
+	case vault.Disconnected:
+		return "it cannot show that its log went on from what it acknowledged"
+	case vault.Restored:
+		return "it says that its database went back to an older copy"
+	}
+	return "it signs with another key than before"
 }
 
 // Restored is a restore that was begun.
@@ -223,7 +246,12 @@ func (a *Agent) Restore(ctx context.Context, s Survey, older bool, restorer Rest
 	if err != nil {
 		return Restored{}, err
 	}
-	if before != nil && before.Newer(best.Snapshot.Ref) {
+	switch {
+	case before == nil:
+	case before.Ref == best.Snapshot.Ref:
+		// It was decided when it was begun; going on with it loses nothing more.
+		reasons = nil
+	case before.Newer(best.Snapshot.Ref):
 		reasons = append(reasons, fmt.Sprintf("a restore of version %d was begun here; the newest that could be read now is %d", before.Number, best.Snapshot.Number))
 	}
 	if len(reasons) > 0 && !older {

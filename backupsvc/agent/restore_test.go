@@ -136,6 +136,44 @@ func TestWhatARestoreSees(t *testing.T) {
 	}
 }
 
+// TestTwoThatWentBack: a version was where the owner wanted it, at two of three,
+// and both of them go back. The third never had it. What it has is not restored
+// without a word, for nobody can know.
+func TestTwoThatWentBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		settle(time.Second)
+		old := map[string]*fakePlace{}
+		for name, p := range r.places {
+			old[name] = p.snapshot()
+		}
+		r.lnd.openChannel(2)
+		settle(time.Minute)
+		r.places["b"].set(func() { r.places["b"].before = func(_, _ string) error { return errDown() } })
+		r.lnd.openChannel(3)
+		settle(time.Minute)
+		require.True(t, a.Status().BackedUp)
+		stop()
+		r.places["b"].set(func() { r.places["b"].before = nil })
+		r.places["a"].goBack(old["a"])
+		r.places["c"].goBack(old["c"])
+		m := r.newMachine()
+		ag, s := survey(t, m)
+		require.Len(t, s.Choice.Notes, 2)
+		_, err := ag.Restore(t.Context(), s, false, m.lnd)
+		require.ErrorContains(t, err, "2 showed less than acknowledged")
+		require.Empty(t, m.lnd.restores)
+		got, err := ag.Restore(t.Context(), s, true, m.lnd)
+		require.NoError(t, err)
+		require.Len(t, got.Channels, 2)
+		// Begun again it is what was decided.
+		_, err = ag.Restore(t.Context(), s, false, m.lnd)
+		require.NoError(t, err)
+	})
+}
+
 // TestRestoreRefusesAnOlderOne: while a newer version is known to exist, or may.
 func TestRestoreRefusesAnOlderOne(t *testing.T) {
 	down := func(_, _ string) error { return errDown() }
@@ -189,7 +227,10 @@ func TestRestoreRefusesAnOlderOne(t *testing.T) {
 				if c.name == "known to exist" {
 					s, err = a.Look(t.Context())
 					require.NoError(t, err)
-					got, err = a.Restore(t.Context(), s, false, m.lnd)
+					// Two went back: even that may not be the newest.
+					_, err = a.Restore(t.Context(), s, false, m.lnd)
+					require.ErrorContains(t, err, "2 showed less than acknowledged")
+					got, err = a.Restore(t.Context(), s, true, m.lnd)
 					require.NoError(t, err)
 					require.Len(t, got.Channels, 3)
 				}

@@ -126,6 +126,8 @@ type Mark struct {
 
 // Witness is what each provider keeps of all the others.
 type Witness struct {
+	// At is the place that it is kept at.
+	At string `json:"at"`
 	// Require is at how many providers the owner wants each version, of how many.
 	Require int `json:"require"`
 	Of      int `json:"of"`
@@ -143,9 +145,10 @@ func DecodeWitness(raw []byte) (Witness, error) {
 	return w, nil
 }
 
-// Without leaves out the mark of one place: what a provider itself keeps of
-// itself proves nothing.
+// Without is the witness for one place, without its own mark: what a provider
+// itself keeps of itself proves nothing.
 func (w Witness) Without(place string) Witness {
+	w.At = place
 	w.Marks = slices.DeleteFunc(slices.Clone(w.Marks), func(m Mark) bool { return m.Place == place })
 	return w
 }
