@@ -321,12 +321,14 @@ func (a *Agent) collect(ctx context.Context) {
 // dismiss forgets files that are no longer wanted. What is stored of them stays
 // where it is (under mu).
 func (a *Agent) dismiss() {
-	unwanted := func(name string) bool {
-		file, ours := strings.CutPrefix(name, fileThing)
-		return ours && !slices.ContainsFunc(a.settings.Files, func(f FileConfig) bool { return f.Name == file })
-	}
-	maps.DeleteFunc(a.things, func(name string, _ *thing) bool { return unwanted(name) })
-	maps.DeleteFunc(a.trouble, func(name, _ string) bool { return unwanted(name) })
+	maps.DeleteFunc(a.things, func(name string, _ *thing) bool { return a.unwanted(name) })
+	maps.DeleteFunc(a.trouble, func(name, _ string) bool { return a.unwanted(name) })
+}
+
+// unwanted says that a name is that of a file which the owner excluded (under mu).
+func (a *Agent) unwanted(name string) bool {
+	file, ours := strings.CutPrefix(name, fileThing)
+	return ours && !slices.ContainsFunc(a.settings.Files, func(f FileConfig) bool { return f.Name == file })
 }
 
 // set makes a thing's content a new version (under mu).
@@ -472,18 +474,27 @@ func (a *Agent) known(ctx context.Context) ([]ln.Outpoint, error) {
 // witness is what one provider keeps of all the others (under mu).
 func (a *Agent) witness(place string) recovery.Witness {
 	w := recovery.Witness{Require: a.settings.Needed(), Of: len(a.settings.Providers)}
+	names := map[string]bool{}
 	for name := range a.things {
-		if name != channelsName {
-			w.Names = append(w.Names, name)
-		}
+		names[name] = true
 	}
 	for _, p := range a.settings.Providers {
 		s := a.state.place(p.Place())
-		if t, ok := s.Things[channelsName]; ok && t.Number > 0 {
-			w.Marks = append(w.Marks, recovery.Mark{
-				Place: p.Place(), Name: p.Name, Channels: t.Ref, AtMs: t.AtMs, Receipt: t.Receipt, Binding: s.Binding,
-			})
+		m := recovery.Mark{Place: p.Place(), Name: p.Name, Things: map[string]recovery.Ref{}, Receipt: s.Noted, Binding: s.Binding}
+		for name, t := range s.Things {
+			if name == witnessName || t.Number == 0 || a.unwanted(name) {
+				continue
+			}
+			// What was stored before the start is not read yet, perhaps, and is a thing.
+			names[name] = true
+			m.Things[name] = t.Ref
+			m.AtMs = max(m.AtMs, t.AtMs)
+		}
+		if len(m.Things) > 0 {
+			w.Marks = append(w.Marks, m)
 		}
 	}
+	delete(names, channelsName)
+	w.Names = slices.Sorted(maps.Keys(names))
 	return w.Merge(a.foreign).Without(place)
 }

@@ -101,10 +101,9 @@ func (w *worker) remember(h vault.SignedHead, binding string) {
 	defer a.mu.Unlock()
 	s := a.state.place(w.place)
 	s.Newest = recovery.FromSigned(h)
-	if t, ok := s.Things[channelsName]; ok && t.Receipt == nil {
-		// The answer to the write was lost; a head after it says no less.
-		t.Receipt = s.Newest
-		s.Things[channelsName] = t
+	if s.Owed {
+		// A head after the write says no less than its receipt.
+		s.Noted, s.Owed = s.Newest, false
 	}
 	if binding != "" {
 		s.Binding = binding

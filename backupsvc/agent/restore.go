@@ -37,6 +37,8 @@ type Survey struct {
 	Self     ln.NodeInfo
 	Findings []Finding
 	Choice   recovery.Choice
+
+	require int
 }
 
 // Look asks every provider what it has, and judges each by what the others keep
@@ -67,7 +69,8 @@ func (a *Agent) Look(ctx context.Context) (Survey, error) {
 		wg.Go(func() { a.judge(ctx, found, &s.Findings[i], providers[i]) })
 	}
 	wg.Wait()
-	s.Choice = recovery.Choose(s.found(), require)
+	s.Choice = recovery.Choose(s.found(), channelsName, require)
+	s.require = require
 	return s, nil
 }
 
@@ -302,50 +305,6 @@ func (a *Agent) sameInside(ctx context.Context, multi []byte, channels []string)
 		return errors.New("lnd finds other channels in it than its header names")
 	}
 	return nil
-}
-
-// Extras reads the wallet's other things of a survey: of each the newest
-// version that opens anywhere.
-func (a *Agent) Extras(ctx context.Context, s Survey) (map[string][]byte, error) {
-	names := map[string]bool{}
-	for _, f := range s.Findings {
-		if f.Witness != nil {
-			for _, n := range f.Witness.Names {
-				names[n] = true
-			}
-		}
-	}
-	out, errs := map[string][]byte{}, []error(nil)
-	for name := range names {
-		id, err := a.cfg.Secret.ID(name)
-		if err != nil {
-			return nil, err
-		}
-		var best recovery.Ref
-		for _, f := range s.Findings {
-			if f.Err != "" || f.open == nil {
-				continue
-			}
-			call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
-			obj, err := f.open.Get(call, id)
-			cancel()
-			if err != nil {
-				if !errors.Is(err, errkind.NotFound) {
-					errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
-				}
-				continue
-			}
-			h, payload, err := a.cfg.Secret.Open(name, obj.Value)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
-				continue
-			}
-			if ref := refOf(h.Number, h.MadeMs, obj.Value); out[name] == nil || ref.Newer(best) {
-				out[name], best = payload, ref
-			}
-		}
-	}
-	return out, errors.Join(errs...)
 }
 
 // FileName gives the name of an owner's file among a survey's things.

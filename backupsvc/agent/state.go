@@ -17,8 +17,6 @@ type Stand struct {
 	AtMs        int64 `json:"at_ms"`
 	ConfirmedMs int64 `json:"confirmed_ms"`
 	Bytes       int64 `json:"bytes"`
-	// Receipt is signed for that write.
-	Receipt *recovery.Head `json:"receipt,omitempty"`
 	// Payload is the hash of what was sealed.
 	Payload string `json:"payload"`
 }
@@ -28,7 +26,13 @@ type PlaceState struct {
 	Things map[string]Stand `json:"things"`
 	// Newest is the newest head that it signed; whatever it shows later must
 	// continue it.
-	Newest  *recovery.Head `json:"newest,omitempty"`
+	Newest *recovery.Head `json:"newest,omitempty"`
+	// Noted says where its log stood after the last write of anything but the
+	// witness: it is what the other providers keep of it. With the witness's own
+	// writes in it the providers' notes of each other would never settle. Owed says
+	// that a write took place whose answer was lost: the next head is noted.
+	Noted   *recovery.Head `json:"noted,omitempty"`
+	Owed    bool           `json:"owed,omitempty"`
 	Binding string         `json:"binding,omitempty"`
 	// Alarm is what it did that an honest provider does not. It stays until the
 	// owner forgives.

@@ -132,7 +132,7 @@ func (a *Agent) Status() Status {
 		st := a.state.place(p.Place())
 		stand := st.Things[channelsName]
 		ps := ProviderStatus{
-			ProviderConfig: p, Stand: stand, Receipts: stand.Receipt != nil, Bound: st.Binding != "",
+			ProviderConfig: p, Stand: stand, Receipts: st.Newest != nil, Bound: st.Binding != "",
 			DrilledMs: st.DrilledMs, DrillProblem: a.drillProblem(st), Alarm: st.Alarm,
 		}
 		if w := a.workers[p.Place()]; w != nil {

@@ -266,13 +266,14 @@ func (w *worker) store(ctx context.Context, name string) error {
 	w.versions[name] = stored.Version
 	now := a.p.Now().UnixMilli()
 	stand := Stand{Ref: t.ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(t.sealed)), Payload: t.sum}
-	if stored.Receipt != nil {
-		stand.Receipt = recovery.FromSigned(stored.Receipt.Head)
-	}
 	a.mu.Lock()
-	a.state.place(w.place).Things[name] = stand
+	s := a.state.place(w.place)
+	s.Things[name] = stand
 	if name != witnessName {
 		a.marked = a.p.Now()
+		if stored.Receipt != nil {
+			s.Noted, s.Owed = recovery.FromSigned(stored.Receipt.Head), false
+		}
 	}
 	a.save()
 	a.signal()
@@ -354,7 +355,10 @@ func (w *worker) look(ctx context.Context, name string) error {
 		w.versions[name] = obj.Version
 	}
 	w.looked[name] = true
-	if name == channelsName {
+	a.mu.Lock()
+	owed := a.state.place(w.place).Owed
+	a.mu.Unlock()
+	if name == channelsName || owed {
 		return w.prove(ctx)
 	}
 	return nil
@@ -431,6 +435,7 @@ func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload,
 		// A write whose answer was lost had taken place.
 		s.Things[name] = Stand{Ref: ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(sealed)), Payload: a.things[name].sum}
 		a.marked = a.p.Now()
+		s.Owed = name != witnessName
 	case had.Number > 0 && had.Newer(ref):
 		a.accuse(w, fmt.Sprintf("it has version %d of %s, but acknowledged version %d: it went back; the present one is stored again", ref.Number, name, had.Number))
 		delete(s.Things, name)

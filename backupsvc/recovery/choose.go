@@ -23,7 +23,8 @@ type Found struct {
 	Suspect string
 }
 
-// Snapshot is a channel backup that opened.
+// Snapshot is a thing's version that opened: of the channels, if nothing else
+// is said.
 type Snapshot struct {
 	Ref
 	Device   string
@@ -34,7 +35,7 @@ type Snapshot struct {
 // another question.
 func (f Found) answered() bool { return f.Err == "" && f.Damaged == "" }
 
-// Known gives the newest mark of one of the providers that the others keep. One
+// Known gives the newest that the others keep of one of the providers. One
 // that is reached at another address now, a stick that is mounted elsewhere, is
 // known by where it was when its own witness was written.
 func Known(found []Found, of Found) (Mark, bool) {
@@ -48,7 +49,10 @@ func Known(found []Found, of Found) (Mark, bool) {
 		}
 		for _, m := range f.Witness.Marks {
 			same := m.Place == of.Place || of.Witness != nil && m.Place == of.Witness.At
-			if same && (!ok || m.newer(best)) {
+			switch {
+			case same && ok:
+				best = best.join(m)
+			case same:
 				best, ok = m, true
 			}
 		}
@@ -58,7 +62,7 @@ func Known(found []Found, of Found) (Mark, bool) {
 
 // Choice is what to restore, and what speaks against it.
 type Choice struct {
-	// Best is the index of the newest snapshot; -1 without any.
+	// Best is the index of the newest version; -1 without any.
 	Best int
 	// Against are reasons why a newer one may exist. With any, nothing is
 	// restored unless the owner says so.
@@ -67,24 +71,26 @@ type Choice struct {
 	Notes map[string]string
 }
 
-// Choose finds the newest snapshot. require is at how many providers the owner
+// Choose finds the newest version of a thing, of which each provider's snapshot
+// is. require is at how many providers the owner
 // says that each version was wanted, 0 if all or unsaid; what the providers keep
 // of the lost machine's settings counts as well.
-func Choose(found []Found, require int) Choice {
+func Choose(found []Found, name string, require int) Choice {
 	c := Choice{Best: -1, Notes: map[string]string{}}
 	require = wanted(found, require)
 	var t tally
 	t.away = missing(found)
 	for i, f := range found {
-		m, known := Known(found, f)
+		m, _ := Known(found, f)
+		had, known := m.Things[name]
 		switch {
 		case !f.answered():
 			t.away++
 			continue
 		case f.Snapshot == nil && known:
-			c.Notes[f.Place] = fmt.Sprintf("has nothing, but acknowledged version %d", m.Channels.Number)
-		case f.Snapshot != nil && known && m.Channels.Newer(f.Snapshot.Ref):
-			c.Notes[f.Place] = fmt.Sprintf("shows version %d, but acknowledged version %d", f.Snapshot.Number, m.Channels.Number)
+			c.Notes[f.Place] = fmt.Sprintf("has nothing, but acknowledged version %d", had.Number)
+		case f.Snapshot != nil && known && had.Newer(f.Snapshot.Ref):
+			c.Notes[f.Place] = fmt.Sprintf("shows version %d, but acknowledged version %d", f.Snapshot.Number, had.Number)
 		case f.Suspect != "":
 			c.Notes[f.Place] = f.Suspect
 		}
@@ -102,7 +108,7 @@ func Choose(found []Found, require int) Choice {
 		c.Against = append(c.Against, fmt.Sprintf("no backup was found: %d provider(s) have nothing, %d did not answer with anything that opens", t.empty, t.away))
 		return c
 	}
-	c.Against = against(found, found[c.Best].Snapshot.Ref, t, require)
+	c.Against = against(found, name, found[c.Best].Snapshot.Ref, t, require)
 	return c
 }
 
@@ -150,16 +156,16 @@ func missing(found []Found) int {
 }
 
 // against names why a version newer than best may exist.
-func against(found []Found, best Ref, t tally, require int) (out []string) {
+func against(found []Found, name string, best Ref, t tally, require int) (out []string) {
 	named := map[string]bool{}
 	for _, f := range found {
 		if f.Witness == nil {
 			continue
 		}
 		for _, m := range f.Witness.Marks {
-			if m.Channels.Newer(best) && !named[m.Place] {
+			if had := m.Things[name]; had.Newer(best) && !named[m.Place] {
 				named[m.Place] = true
-				out = append(out, fmt.Sprintf("%s acknowledged version %d; the newest that could be read is %d", m.Name, m.Channels.Number, best.Number))
+				out = append(out, fmt.Sprintf("%s acknowledged version %d; the newest that could be read is %d", m.Name, had.Number, best.Number))
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -102,14 +103,14 @@ func TestNothingNewerIsMissed(t *testing.T) {
 					continue
 				}
 				for _, m := range f.Witness.Marks {
-					told = told || m.Place == found[i].Place && (found[i].Snapshot == nil || m.Channels.Number > found[i].Snapshot.Number)
+					told = told || m.Place == found[i].Place && (found[i].Snapshot == nil || m.Things["channels"].Number > found[i].Snapshot.Number)
 				}
 			}
 			if !told {
 				hidden++
 			}
 		}
-		c := recovery.Choose(found, least)
+		c := recovery.Choose(found, "channels", least)
 		if len(c.Notes) > 0 {
 			accused++
 		}
@@ -165,7 +166,7 @@ func TestWhoMayHaveHadANewerOne(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for range len(c.found) {
-				got := strings.Join(recovery.Choose(c.found, 3).Against, "\n")
+				got := strings.Join(recovery.Choose(c.found, "channels", 3).Against, "\n")
 				if c.says == "" {
 					require.Empty(t, got)
 				} else {
@@ -179,7 +180,7 @@ func TestWhoMayHaveHadANewerOne(t *testing.T) {
 }
 
 func mark(place string, number uint64) recovery.Mark {
-	return recovery.Mark{Place: place, Name: place, Channels: recovery.Ref{Number: number}}
+	return recovery.Mark{Place: place, Name: place, Things: map[string]recovery.Ref{"channels": {Number: number}}}
 }
 
 func TestMarksOfOthersCount(t *testing.T) {
@@ -189,10 +190,10 @@ func TestMarksOfOthersCount(t *testing.T) {
 	}
 	m, ok := recovery.Known(found, found[1])
 	require.True(t, ok)
-	require.EqualValues(t, 5, m.Channels.Number)
+	require.EqualValues(t, 5, m.Things["channels"].Number)
 	_, ok = recovery.Known(found, found[0])
 	require.False(t, ok, "what a provider keeps of itself proves nothing")
-	c := recovery.Choose(found, 2)
+	c := recovery.Choose(found, "channels", 2)
 	require.Equal(t, 0, c.Best)
 	require.Contains(t, c.Notes["b"], "has nothing, but acknowledged version 5")
 	text := strings.Join(c.Against, "\n")
@@ -201,28 +202,54 @@ func TestMarksOfOthersCount(t *testing.T) {
 }
 
 func TestMergeKeepsTheNewest(t *testing.T) {
+	names := []string{"channels", "invoices.json", "swaps.json"}
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string) recovery.Witness {
 			var w recovery.Witness
 			for _, p := range rapid.SliceOfDistinct(rapid.StringMatching(`[a-d]`), rapid.ID[string]).Draw(t, label) {
-				w.Marks = append(w.Marks, mark(p, rapid.Uint64Range(1, 4).Draw(t, "number")))
+				m := recovery.Mark{Place: p, Name: p, Things: map[string]recovery.Ref{}, AtMs: rapid.Int64Range(1, 5).Draw(t, "at")}
+				for _, name := range names {
+					if n := rapid.Uint64Range(0, 4).Draw(t, name); n > 0 {
+						m.Things[name] = recovery.Ref{Number: n}
+					}
+				}
+				if seq := rapid.Uint64Range(0, 6).Draw(t, "seq"); seq > 0 {
+					m.Receipt = &recovery.Head{ServerKey: p, Epoch: rapid.SampledFrom([]string{"e", "f"}).Draw(t, "epoch"), Seq: seq}
+				}
+				w.Marks = append(w.Marks, m)
 			}
 			w.Names = rapid.SliceOfDistinct(rapid.StringMatching(`[x-z]`), rapid.ID[string]).Draw(t, label+" names")
 			return w
 		}
 		a, b := draw("a"), draw("b")
+		before, _ := json.Marshal([]recovery.Witness{a, b})
 		m := a.Merge(b)
+		if after, _ := json.Marshal([]recovery.Witness{a, b}); string(after) != string(before) {
+			t.Fatal("merging changed what was merged")
+		}
 		want := map[string]uint64{}
+		receipts := map[string][]*recovery.Head{}
 		for _, x := range append(slices.Clone(a.Marks), b.Marks...) {
-			want[x.Place] = max(want[x.Place], x.Channels.Number)
-		}
-		if len(m.Marks) != len(want) {
-			t.Fatalf("%v", m.Marks)
-		}
-		for _, x := range m.Marks {
-			if x.Channels.Number != want[x.Place] {
-				t.Fatalf("%v, want %v", x, want)
+			for name, ref := range x.Things {
+				want[x.Place+name] = max(want[x.Place+name], ref.Number)
 			}
+			if x.Receipt != nil {
+				receipts[x.Place] = append(receipts[x.Place], x.Receipt)
+			}
+		}
+		have := map[string]uint64{}
+		for _, x := range m.Marks {
+			for name, ref := range x.Things {
+				have[x.Place+name] = ref.Number
+			}
+			for _, r := range receipts[x.Place] {
+				if x.Receipt == nil || x.Receipt.Epoch == r.Epoch && x.Receipt.Seq < r.Seq {
+					t.Fatalf("%v was forgotten for %v", r, x.Receipt)
+				}
+			}
+		}
+		if !maps.Equal(want, have) {
+			t.Fatalf("%v, want %v", have, want)
 		}
 		twice, again := m.Merge(b), m.Merge(m)
 		x, _ := json.Marshal(m)
