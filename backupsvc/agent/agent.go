@@ -433,7 +433,7 @@ func (a *Agent) employ() {
 		ctx, cancel := context.WithCancel(a.run)
 		w := &worker{
 			a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{},
-			retries: map[string]retry{}, problems: map[string]string{}, reread: map[string]bool{},
+			retries: map[string]retry{}, problems: map[string]string{}, reread: map[string]bool{}, unreadable: map[string]bool{},
 		}
 		a.workers[w.place] = w
 		a.wg.Go(func() { w.work(ctx) })

@@ -49,6 +49,9 @@ func (a *Agent) aboutPlace(p ProviderConfig, now time.Time) (out []alarm) {
 		}
 		out = append(out, alarm{"old " + p.Place(), text})
 	}
+	if w := a.workers[p.Place()]; w != nil && len(w.unreadable) > 0 {
+		out = append(out, alarm{"unreadable " + p.Place(), p.Name + ": what is stored there as " + strings.Join(slices.Sorted(maps.Keys(w.unreadable)), ", ") + " does not open, and this machine did not write it: it is not replaced unless you say so (`sluice-wallet backup now --abandon`)"})
+	}
 	if problem := a.drillProblem(s); problem != "" {
 		out = append(out, alarm{"drill " + p.Place(), p.Name + ": the last drill failed: " + problem})
 	}

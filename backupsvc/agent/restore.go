@@ -221,20 +221,21 @@ type Restored struct {
 	Given bool `json:"given"`
 }
 
-// LoadRestored reads what was begun before; nil if nothing was.
-func LoadRestored(dir string) (*Restored, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, restoreFile))
+// LoadRestored reads what was begun before; nil if nothing was. A file that is
+// damaged is put aside: nothing in it is needed to begin again.
+func LoadRestored(dir string) (r *Restored, damaged bool, err error) {
+	path := filepath.Join(dir, restoreFile)
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var r Restored
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w", restoreFile, err)
+	if json.Unmarshal(raw, &r) != nil || r == nil || r.BegunMs == 0 {
+		return nil, true, os.Rename(path, path+".damaged")
 	}
-	return &r, nil
+	return r, false, nil
 }
 
 // Restore gives lnd the newest channel backup of a survey. With reasons against
@@ -245,9 +246,12 @@ func (a *Agent) Restore(ctx context.Context, s Survey, older bool, restorer Rest
 	}
 	best := s.Findings[s.Choice.Best]
 	reasons := slices.Clone(s.Choice.Against)
-	before, err := LoadRestored(a.cfg.DataDir)
+	before, damaged, err := LoadRestored(a.cfg.DataDir)
 	if err != nil {
 		return Restored{}, err
+	}
+	if damaged {
+		a.p.Log.Warn("what was noted of an earlier restore was damaged and put aside; the restore begins anew")
 	}
 	switch {
 	case before == nil:

@@ -190,9 +190,11 @@ func (a *Agent) abandon() {
 		for _, op := range w.held {
 			a.abandoned[op] = true
 		}
-		if len(w.held) > 0 {
+		if len(w.held) > 0 || len(w.unreadable) > 0 {
 			a.abandoned[w.place] = true
 			w.held, w.suspect = nil, true
+			clear(w.unreadable)
+			clear(w.retries)
 		}
 	}
 	a.signal()

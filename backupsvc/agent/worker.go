@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
-	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
@@ -38,8 +36,14 @@ type worker struct {
 	problems map[string]string
 	// reread are things that are to be read again although they look stored.
 	reread map[string]bool
-	// held are channels in what it stores that lnd knows nothing of.
-	held []string
+	// held are channels in what it stores that lnd knows nothing of; heldBy is the
+	// version that they are in, and all its channels.
+	held         []string
+	heldBy       recovery.Ref
+	heldChannels []string
+	// unreadable are things that it stores, that do not open, and that this machine
+	// did not write.
+	unreadable map[string]bool
 	// suspect says that what is there is to be read again.
 	suspect bool
 }
@@ -236,6 +240,9 @@ func (w *worker) store(ctx context.Context, name string) error {
 	a := w.a
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
+	if err := w.reconsider(ctx); err != nil {
+		return err
+	}
 	if err := w.dial(); err != nil {
 		return err
 	}
@@ -362,132 +369,4 @@ func (w *worker) look(ctx context.Context, name string) error {
 		return w.prove(ctx)
 	}
 	return nil
-}
-
-// gone: nothing is there.
-func (w *worker) gone(name string) {
-	a := w.a
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.state.place(w.place)
-	if had := s.Things[name]; had.Number > 0 {
-		a.accuse(w, fmt.Sprintf("it has nothing of %s, but acknowledged version %d: it was emptied; it is stored again", name, had.Number))
-		delete(s.Things, name)
-		a.save()
-	}
-	if name == channelsName {
-		w.hold(nil)
-	}
-}
-
-// damaged: what is there does not open. Where this machine wrote before, it
-// writes again. Where it did not, it may be all that there is.
-func (w *worker) damaged(name string, cause error) error {
-	a := w.a
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.state.place(w.place)
-	if s.Things[name].Number == 0 && !a.abandoned[w.place] {
-		if name == channelsName {
-			w.hold([]string{"what is stored at " + w.cfg.Name + " (" + errkind.Told(cause) + ")"})
-		}
-		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+errkind.Told(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
-	}
-	if s.Things[name].Number > 0 {
-		a.accuse(w, "what it stores as "+name+" does not open any more: it is stored again")
-		delete(s.Things, name)
-		a.save()
-	}
-	if name == channelsName {
-		w.hold(nil)
-	}
-	return nil
-}
-
-// adopt judges what is there by what is known.
-func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload, sealed []byte) error {
-	a := w.a
-	var missing []string
-	if name == channelsName {
-		known, err := a.known(ctx)
-		if err != nil {
-			return err
-		}
-		missing = recovery.Unaccounted(h.Channels, known)
-	}
-	ref := refOf(h.Number, h.MadeMs, sealed)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if name == channelsName {
-		missing = slices.DeleteFunc(missing, func(op string) bool { return a.abandoned[op] })
-		w.hold(missing)
-		if len(missing) > 0 {
-			return errkind.New(errkind.Denied, a.heldBack())
-		}
-	}
-	s := a.state.place(w.place)
-	had, now := s.Things[name], a.p.Now().UnixMilli()
-	switch {
-	case had.Ref == ref:
-		had.ConfirmedMs = now
-		s.Things[name] = had
-	case a.things[name] != nil && a.things[name].ref == ref:
-		// A write whose answer was lost had taken place.
-		s.Things[name] = Stand{Ref: ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(sealed)), Payload: a.things[name].sum}
-		a.marked = a.p.Now()
-		s.Owed = name != witnessName
-	case had.Number > 0 && had.Newer(ref):
-		a.accuse(w, fmt.Sprintf("it has version %d of %s, but acknowledged version %d: it went back; the present one is stored again", ref.Number, name, had.Number))
-		delete(s.Things, name)
-	case h.Device != a.state.Device:
-		a.p.Log.Info("another device of this wallet wrote here; its version is accounted for and replaced",
-			zap.String("provider", w.cfg.Name), zap.String("device", h.Device), zap.Uint64("number", h.Number))
-	}
-	if name == witnessName {
-		if other, err := recovery.DecodeWitness(payload); err == nil {
-			a.foreign = a.foreign.Merge(other)
-		}
-	}
-	a.overtake(name, ref)
-	a.save()
-	return nil
-}
-
-// hold keeps everything from being written while something would be lost by it
-// (under mu).
-func (w *worker) hold(missing []string) {
-	if slices.Equal(w.held, missing) {
-		return
-	}
-	w.held = missing
-	w.a.signal()
-	if len(missing) > 0 {
-		w.a.p.Log.Error("backups are held back", zap.String("why", w.a.heldBack()))
-	}
-}
-
-// heldBack says why nothing is written; empty if it is (under mu).
-func (a *Agent) heldBack() string {
-	var out []string
-	for _, p := range a.settings.Providers {
-		if w := a.workers[p.Place()]; w != nil && len(w.held) > 0 {
-			some := w.held[:min(3, len(w.held))]
-			out = append(out, fmt.Sprintf("%s has a backup with %d channel(s) that this node knows nothing of (%s)", p.Name, len(w.held), strings.Join(some, ", ")))
-		}
-	}
-	if len(out) == 0 {
-		return ""
-	}
-	return strings.Join(out, "; ") + ". Nothing is replaced: restore first (`sluice-wallet backup restore`), or give them up (`sluice-wallet backup now --abandon`)"
-}
-
-// accuse notes what an honest provider does not do (under mu).
-func (a *Agent) accuse(w *worker, what string) {
-	s := a.state.place(w.place)
-	if s.Alarm == "" || s.Alarm != what {
-		a.p.Log.Error("a backup provider did what an honest one does not", zap.String("provider", w.cfg.Name), zap.String("what", what))
-	}
-	s.Alarm, s.AlarmMs = what, a.p.Now().UnixMilli()
-	a.save()
-	a.signal()
 }

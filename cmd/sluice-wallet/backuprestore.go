@@ -261,9 +261,12 @@ type backupProgressCmd struct {
 
 // Run shows.
 func (c *backupProgressCmd) Run(w *world, g *Globals) error {
-	r, err := agent.LoadRestored(g.DataDir)
+	r, damaged, err := agent.LoadRestored(g.DataDir)
 	if err != nil {
 		return err
+	}
+	if damaged {
+		return errkind.New(errkind.NotFound, "what was noted of the restore was damaged, and is put aside: `sluice-wallet backup restore` begins again, which does no harm")
 	}
 	if r == nil {
 		return errkind.New(errkind.NotFound, "nothing was restored here: `sluice-wallet backup restore` does")
