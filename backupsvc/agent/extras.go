@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
@@ -32,10 +33,10 @@ func (a *Agent) Extras(ctx context.Context, s Survey, older bool) (content map[s
 			return nil, nil, err
 		}
 		c := recovery.Choose(found, name, s.require)
-		for _, f := range found {
+		for i, f := range found {
 			for _, what := range []string{f.Err, f.Damaged, c.Notes[f.Place]} {
 				// What is wrong with all of a provider's is told with its channels.
-				if what != "" && what != f.Suspect {
+				if what != "" && what != s.Findings[i].Suspect {
 					told = append(told, fmt.Sprintf("%s at %s: %s", name, f.Name, what))
 				}
 			}
@@ -65,9 +66,10 @@ func (a *Agent) copies(ctx context.Context, s Survey, name string) (found []reco
 		if f.Err != "" || f.open == nil {
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
-		obj, err := f.open.Get(call, id)
-		cancel()
+		obj, contradicts, err := a.fits(ctx, &s.Findings[i], id)
+		if contradicts {
+			found[i].Suspect = "it serves something else than what its own log ends with"
+		}
 		if errors.Is(err, errkind.NotFound) {
 			continue
 		}
@@ -83,4 +85,26 @@ func (a *Agent) copies(ctx context.Context, s Survey, name string) (found []reco
 		found[i].Snapshot, payloads[i] = &recovery.Snapshot{Ref: refOf(h.Number, h.MadeMs, obj.Value), Device: h.Device}, payload
 	}
 	return found, payloads, nil
+}
+
+// fits reads something, and says whether it is not what the log ends with.
+func (a *Agent) fits(ctx context.Context, f *Finding, id string) (obj provider.Object, contradicts bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+	defer cancel()
+	for range readAgain {
+		obj, err = f.open.Get(ctx, id)
+		if err != nil && !errors.Is(err, errkind.NotFound) || f.Shown == nil {
+			return obj, false, err
+		}
+		if contradicts = f.proof.Contradicts(nil, id, obj.Value); !contradicts {
+			return obj, false, err
+		}
+		// Another device wrote since, perhaps.
+		if attested, ok := f.open.(provider.Attested); ok {
+			if again, proveErr := attested.Prove(ctx, 0); proveErr == nil {
+				f.proof = again
+			}
+		}
+	}
+	return obj, contradicts, err
 }

@@ -1,13 +1,19 @@
 package agent_test
 
 import (
+	"crypto/rand"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/backupsvc/provider"
+	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -157,5 +163,136 @@ func TestAWriteWhoseAnswerWasLostIsNoted(t *testing.T) {
 		_, s := survey(t, r.newMachine())
 		require.Equal(t, vault.RolledBack, s.Findings[0].Verdict)
 		require.NotNil(t, s.Findings[0].Evidence)
+	})
+}
+
+// TestAValueThatTheLogKnowsBetter: a vault shows its log as it is and serves an old
+// value under it, or nothing. With one provider nobody else can tell; its own log
+// does.
+func TestAValueThatTheLogKnowsBetter(t *testing.T) {
+	for _, trimmed := range []bool{false, true} {
+		for _, thing := range []string{"channels", "witness", "swaps.json"} {
+			for _, withheld := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s withheld %t trimmed %t", thing, withheld, trimmed), func(t *testing.T) {
+					bubble(t, func(t *testing.T) {
+						r := newRig(t, 1, map[string]*fakePlace{"a": newVault(1), "b": newVault(2)})
+						r.lnd.open = []ln.Outpoint{outpoint(1)}
+						set := r.keep("swaps.json")
+						_, stop := r.start()
+						settle(time.Minute)
+						p, old := r.places["a"], r.places["a"].snapshot()
+						known := p.acc.Seq
+						r.lnd.openChannel(2)
+						set("swaps.json", "swap 2")
+						settle(10 * time.Minute)
+						stop()
+						id, err := r.secret.ID(thing)
+						require.NoError(t, err)
+						p.set(func() {
+							if trimmed {
+								p.trimmed = known
+							}
+							p.serve = func(at string, o provider.Object) (provider.Object, error) {
+								switch {
+								case at != id:
+									return o, nil
+								case withheld:
+									return provider.Object{}, errkind.New(errkind.NotFound, "nothing")
+								}
+								o.Value = old.values[id]
+								return o, nil
+							}
+						})
+						m := r.newMachine()
+						m.configure(1)
+						a, s := survey(t, m)
+						_, told, err := a.Extras(t.Context(), s, false)
+						require.NoError(t, err)
+						text := strings.Join(told, "\n") + "\n" + s.Choice.Notes[s.Findings[0].Place]
+						if thing == "swaps.json" {
+							// What the other keeps of it tells of the version as well.
+							require.Regexp(t, "swaps.json at a: (has nothing|shows version 1), but acknowledged version 2|serves something else", text)
+							return
+						}
+						if thing != "channels" || !trimmed {
+							require.Equal(t, vault.Contradicted, s.Findings[0].Verdict)
+						}
+						// Of what was written before the newest note, that note tells.
+						require.NotEmpty(t, s.Choice.Notes[s.Findings[0].Place])
+						require.NotEmpty(t, s.Choice.Against, "each version was wanted at one, and one does not tell the truth")
+						require.Nil(t, s.Findings[1].Evidence)
+						require.NotEqual(t, vault.Contradicted, s.Findings[1].Verdict)
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestTheOnlyProviderAgainstItsOwnLog: nobody else keeps anything of it.
+func TestTheOnlyProviderAgainstItsOwnLog(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 1, map[string]*fakePlace{"a": newVault(1)})
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		set := r.keep("swaps.json")
+		_, stop := r.start()
+		settle(time.Minute)
+		p, old := r.places["a"], r.places["a"].snapshot()
+		r.lnd.openChannel(2)
+		set("swaps.json", "swap 2")
+		settle(10 * time.Minute)
+		stop()
+		honest := r.newMachine()
+		honest.configure(1)
+		a, s := survey(t, honest)
+		require.Empty(t, s.Choice.Notes)
+		content, told, err := a.Extras(t.Context(), s, false)
+		require.NoError(t, err)
+		require.Empty(t, told)
+		require.Equal(t, "swap 2", string(content["swaps.json"]))
+
+		p.set(func() {
+			p.serve = func(id string, o provider.Object) (provider.Object, error) {
+				o.Value = old.values[id]
+				return o, nil
+			}
+		})
+		m := r.newMachine()
+		m.configure(1)
+		a, s = survey(t, m)
+		require.Equal(t, vault.Contradicted, s.Findings[0].Verdict)
+		_, err = a.Restore(t.Context(), s, false, m.lnd)
+		require.ErrorContains(t, err, "1 showed less than acknowledged")
+		content, told, err = a.Extras(t.Context(), s, false)
+		require.NoError(t, err)
+		require.NotContains(t, content, "swaps.json")
+		require.Contains(t, strings.Join(told, "\n"), "swaps.json is not restored")
+	})
+}
+
+// TestAnotherDeviceWritesDuringARestore: an honest provider is not accused because
+// the value was read before a write and the log after it.
+func TestAnotherDeviceWritesDuringARestore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, _ := lost(t)
+		id, err := r.secret.ID("channels")
+		require.NoError(t, err)
+		p, writes := r.places["a"], 2
+		p.set(func() {
+			p.before = func(op, _ string) error {
+				if op == "prove" && writes > 0 {
+					writes--
+					sealed, err := r.secret.Seal(rand.Reader, seal.Header{Name: "channels", Number: uint64(50 - writes), MadeMs: 1}, []byte("multi #1"))
+					require.NoError(t, err)
+					_, err = p.put(id, strconv.FormatInt(p.held[id].Version, 10), sealed)
+					require.NoError(t, err)
+				}
+				return nil
+			}
+		})
+		_, s := survey(t, r.newMachine())
+		require.Zero(t, writes)
+		require.NotEqual(t, vault.Contradicted, s.Findings[0].Verdict)
+		require.Empty(t, s.Choice.Notes)
 	})
 }

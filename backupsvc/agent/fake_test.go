@@ -200,8 +200,10 @@ type fakePlace struct {
 	held   map[string]vault.Held
 	values map[string][]byte
 	log    []vault.Entry
-	clock  int64
-	puts   int
+	// trimmed is up to where the log is not shown any more.
+	trimmed uint64
+	clock   int64
+	puts    int
 	// wrote hears of every value that was ever stored.
 	wrote func(id string, value []byte)
 	// before may refuse or delay a call; lose takes a put and refuses its answer.
@@ -298,12 +300,17 @@ func (p *fakePlace) Put(_ context.Context, id, known string, value []byte) (prov
 			return provider.Stored{}, err
 		}
 	}
+	return p.put(id, known, value)
+}
+
+// put is Put (under mu).
+func (p *fakePlace) put(id, known string, value []byte) (provider.Stored, error) {
 	version := int64(0)
 	if known != provider.Absent {
 		version, _ = strconv.ParseInt(known, 10, 64)
 	}
 	quota := vault.Quota{Bytes: 1 << 30, Objects: 100, ObjectBytes: 1 << 28, DayWrites: 1 << 40, DayBytes: 1 << 40, HistoryBytes: 1}
-	plan, err := vault.Decide(p.acc, p.held, vault.Write{Puts: []vault.Item{{Key: id, Version: version, Value: value}}}, quota, p.now())
+	plan, err := vault.Decide(p.acc, p.held, vault.Write{Store: provider.Store, Puts: []vault.Item{{Key: id, Version: version, Value: value}}}, quota, p.now())
 	if err != nil {
 		return provider.Stored{}, err
 	}
@@ -343,7 +350,7 @@ func (p attestedPlace) Prove(_ context.Context, after uint64) (provider.Proof, e
 	}
 	head, err := p.signer.Head(p.acc, p.epoch, p.now(), make([]byte, vault.NonceSize))
 	out := provider.Proof{Shown: head, Binding: "bound"}
-	if after < uint64(len(p.log)) {
+	if after >= p.trimmed && after < uint64(len(p.log)) {
 		out.Entries = slices.Clone(p.log[after:])
 	}
 	return out, err

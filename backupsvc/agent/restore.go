@@ -30,6 +30,8 @@ type Finding struct {
 	multi []byte
 	open  provider.Place
 	proof provider.Proof
+	// got are the values by their ids, nil for none.
+	got map[string][]byte
 }
 
 // Survey is what all providers had to show.
@@ -100,10 +102,68 @@ func (a *Agent) ask(ctx context.Context, p ProviderConfig) Finding {
 		f.Err = errkind.Told(err)
 		return f
 	}
-	if err := a.read(ctx, &f); err != nil {
-		f.Err = errkind.Told(err)
+	// Another device may write while this one reads: what does not fit is read again.
+	for range readAgain {
+		f.Snapshot, f.Witness, f.Damaged, f.Shown, f.got = nil, nil, "", nil, map[string][]byte{}
+		if err := a.read(ctx, &f); err != nil {
+			f.Err = errkind.Told(err)
+			return f
+		}
+		if !f.contradicted(nil) {
+			return f
+		}
 	}
+	f.accuseOfContradiction()
 	return f
+}
+
+// readAgain is how often something is read that does not fit the log.
+const readAgain = 3
+
+// contradicted says that something of what was read is not what the log ends with.
+func (f *Finding) contradicted(known *vault.Head) bool {
+	if f.Shown == nil {
+		return false
+	}
+	for id, value := range f.got {
+		if f.proof.Contradicts(known, id, value) {
+			return true
+		}
+	}
+	return false
+}
+
+// stillContradicted compares what was read with the entries after a known point of
+// a log that is not shown whole, and reads again what does not fit.
+func (a *Agent) stillContradicted(ctx context.Context, f *Finding, known vault.Head) bool {
+	attested, ok := f.open.(provider.Attested)
+	if !ok {
+		return false
+	}
+	for range readAgain {
+		if !f.contradicted(&known) {
+			return false
+		}
+		call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+		for id := range f.got {
+			obj, err := f.open.Get(call, id)
+			if err != nil && !errors.Is(err, errkind.NotFound) {
+				break
+			}
+			f.got[id] = obj.Value
+		}
+		again, err := attested.Prove(call, known.Seq)
+		cancel()
+		if err != nil {
+			return false // it does not answer any more
+		}
+		f.proof = again
+	}
+	return true
+}
+
+func (f *Finding) accuseOfContradiction() {
+	f.Verdict, f.Suspect = vault.Contradicted, "it serves something else than what its own log ends with"
 }
 
 // read fills a finding; its error says that the provider did not answer.
@@ -115,11 +175,13 @@ func (a *Agent) read(ctx context.Context, f *Finding) error {
 		}
 		obj, err := f.open.Get(ctx, id)
 		if errors.Is(err, errkind.NotFound) {
+			f.got[id] = nil
 			return nil
 		}
 		if err != nil {
 			return err
 		}
+		f.got[id] = obj.Value
 		h, payload, err := a.cfg.Secret.Open(name, obj.Value)
 		if err == nil {
 			err = use(headerOf{h.Number, h.MadeMs, h.Device, h.Channels}, payload, obj.Value)
@@ -182,10 +244,16 @@ func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p
 		defer cancel()
 		if again, err := attested.Prove(ctx, known.Seq); err == nil {
 			f.Shown, entries = &again.Shown, again.Entries
+			f.proof = again
 		}
 	}
 	verdict, bad := judge(mark.Receipt, *f.Shown, entries)
-	f.Verdict = verdict
+	if bad || f.Verdict == "" {
+		f.Verdict = verdict
+	}
+	if f.proof.Shown.Seq-known.Seq == uint64(len(f.proof.Entries)) && a.stillContradicted(ctx, f, known.Head) {
+		f.accuseOfContradiction()
+	}
 	if bad {
 		f.Suspect = suspicion(verdict)
 	}
