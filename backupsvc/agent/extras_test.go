@@ -296,3 +296,37 @@ func TestAnotherDeviceWritesDuringARestore(t *testing.T) {
 		require.Empty(t, s.Choice.Notes)
 	})
 }
+
+// TestARunningAgentReadsTheLogToo: another device's newer version is in the log, and
+// the vault serves this device its own older one.
+func TestARunningAgentReadsTheLogToo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 1, map[string]*fakePlace{"a": newVault(1), "b": newVault(2)})
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		defer stop()
+		settle(time.Minute)
+		require.NoError(t, a.Drill(t.Context()))
+		settle(time.Minute)
+		require.Empty(t, a.Status().Alarms)
+		id, err := r.secret.ID("channels")
+		require.NoError(t, err)
+		sealed, err := r.secret.Seal(rand.Reader, seal.Header{Name: "channels", Number: 9, MadeMs: 1, Device: "other"}, []byte("multi #1"))
+		require.NoError(t, err)
+		p := r.places["a"]
+		old := p.snapshot()
+		p.set(func() {
+			_, err = p.put(id, strconv.FormatInt(p.held[id].Version, 10), sealed)
+			p.serve = func(at string, o provider.Object) (provider.Object, error) {
+				if at == id {
+					o.Value = old.values[id]
+				}
+				return o, nil
+			}
+		})
+		require.NoError(t, err)
+		require.NoError(t, a.Drill(t.Context()), "by itself it is what this device wrote")
+		settle(time.Minute)
+		require.Contains(t, strings.Join(a.Status().Alarms, "\n"), "a: it serves another version of channels than its own log ends with")
+	})
+}

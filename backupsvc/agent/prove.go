@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
+	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
 // knownHead is the newest that a provider signed: for this machine, or as the
@@ -34,7 +36,8 @@ func (w *worker) followed(ctx context.Context, r vault.Receipt) error {
 	known := a.knownHead(w.place)
 	a.mu.Unlock()
 	if known == nil {
-		return w.prove(ctx)
+		_, err := w.prove(ctx)
+		return err
 	}
 	before, err := known.Signed()
 	if err == nil && before.Server == r.Head.Server && before.Epoch == r.Head.Epoch && before.Seq+uint64(len(r.Entries)) == r.Head.Seq && before.Hash == r.Prev {
@@ -46,7 +49,8 @@ func (w *worker) followed(ctx context.Context, r vault.Receipt) error {
 		w.convict(verdict, known, r.Head)
 		return nil
 	}
-	return w.prove(ctx)
+	_, err = w.prove(ctx)
+	return err
 }
 
 // judge compares heads; bad says that the later one does not continue the
@@ -63,13 +67,20 @@ func judge(known *recovery.Head, shown vault.SignedHead, entries []vault.Entry) 
 	return verdict, verdict != vault.Same && verdict != vault.Continues && verdict != vault.Unproven
 }
 
+// proved is what a provider showed of its log, and what it was judged by; both are
+// nil if it gives no proofs.
+type proved struct {
+	proof *provider.Proof
+	known *vault.Head
+}
+
 // prove asks the provider where its log stands now, and judges it by the newest
 // that it signed before.
-func (w *worker) prove(ctx context.Context) error {
+func (w *worker) prove(ctx context.Context) (proved, error) {
 	a := w.a
 	attested, ok := w.open.(provider.Attested)
 	if !ok {
-		return nil
+		return proved{}, nil
 	}
 	a.mu.Lock()
 	known := a.knownHead(w.place)
@@ -80,17 +91,54 @@ func (w *worker) prove(ctx context.Context) error {
 	}
 	proof, err := attested.Prove(ctx, after)
 	if err != nil {
-		return err
+		return proved{}, err
 	}
+	out := proved{proof: &proof}
 	if known == nil {
 		w.remember(proof.Shown, proof.Binding)
-		return nil
+		return out, nil
 	}
 	verdict, bad := judge(known, proof.Shown, proof.Entries)
 	if bad {
 		w.convict(verdict, known, proof.Shown)
+	} else if before, err := known.Signed(); err == nil {
+		out.known = &before.Head
+	} else {
+		out.proof = nil
 	}
 	w.remember(proof.Shown, proof.Binding)
+	return out, nil
+}
+
+// fits compares what was read with what the log ends with. Another device may have
+// written in between: so both are read again some times before it is an accusation.
+func (w *worker) fits(ctx context.Context, p proved, name, id string, value []byte) error {
+	attested, ok := w.open.(provider.Attested)
+	if !ok || p.proof == nil || !p.proof.Contradicts(p.known, id, value) {
+		return nil
+	}
+	var after uint64
+	if p.known != nil {
+		after = p.known.Seq
+	}
+	for range readAgain {
+		obj, err := attested.Get(ctx, id)
+		if err != nil && !errors.Is(err, errkind.NotFound) {
+			return err
+		}
+		again, err := attested.Prove(ctx, after)
+		if err != nil {
+			return err
+		}
+		if !again.Contradicts(p.known, id, obj.Value) {
+			// Somebody wrote: what is there is judged anew.
+			w.looked[name] = false
+			return errkind.New(errkind.Conflict, "it changed while it was read")
+		}
+	}
+	w.a.mu.Lock()
+	defer w.a.mu.Unlock()
+	w.a.accuse(w, "it serves another version of "+name+" than its own log ends with")
 	return nil
 }
 

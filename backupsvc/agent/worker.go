@@ -365,8 +365,12 @@ func (w *worker) look(ctx context.Context, name string) error {
 	a.mu.Lock()
 	owed := a.state.place(w.place).Owed
 	a.mu.Unlock()
-	if name == channelsName || owed {
-		return w.prove(ctx)
+	if name != channelsName && !owed {
+		return nil
 	}
-	return nil
+	p, err := w.prove(ctx)
+	if err != nil {
+		return err
+	}
+	return w.fits(ctx, p, name, id, obj.Value)
 }
