@@ -93,6 +93,9 @@ func (c *backupRestoreCmd) secret(w *world, g *Globals, client *lnd.Client) (sea
 	if secret, err = seedSecret(w, client, info.Network); err != nil {
 		return secret, err
 	}
+	if err := warnOfHost(w, client, secret); err != nil {
+		_, _ = fmt.Fprintf(w.stderr, "Whether a remote signer has this node's keys is not known: %v\n", err)
+	}
 	if err := os.MkdirAll(g.DataDir, 0o700); err != nil {
 		return secret, err
 	}
