@@ -98,6 +98,10 @@ func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload,
 	if name == witnessName {
 		if other, err := recovery.DecodeWitness(payload); err == nil {
 			a.foreign = a.foreign.Merge(other)
+			for place, o := range a.workers {
+				// It is asked for its log at once.
+				o.suspect = o.suspect || a.foreignHead(place) != nil
+			}
 			// Numbers go above what anybody acknowledged, also where that is lost: else a
 			// restore would wait for it.
 			for _, m := range other.Marks {

@@ -202,8 +202,9 @@ type fakePlace struct {
 	log    []vault.Entry
 	// trimmed is up to where the log is not shown any more.
 	trimmed uint64
-	clock   int64
-	puts    int
+	// clock is one for all the logs that the provider keeps.
+	clock *atomic.Int64
+	puts  int
 	// wrote hears of every value that was ever stored.
 	wrote func(id string, value []byte)
 	// before may refuse or delay a call; lose takes a put and refuses its answer.
@@ -228,7 +229,7 @@ func newVault(b byte) *fakePlace {
 }
 
 func newPlain() *fakePlace {
-	return &fakePlace{held: map[string]vault.Held{}, values: map[string][]byte{}, acc: vault.NewAccount(vault.ServerKey{}, identity())}
+	return &fakePlace{held: map[string]vault.Held{}, values: map[string][]byte{}, acc: vault.NewAccount(vault.ServerKey{}, identity()), clock: new(atomic.Int64)}
 }
 
 // snapshot is a copy of all that a provider has, to go back to.
@@ -267,8 +268,7 @@ func (p *fakePlace) set(change func()) {
 }
 
 func (p *fakePlace) now() time.Time {
-	p.clock++
-	return time.UnixMilli(1_700_000_000_000 + p.clock)
+	return time.UnixMilli(1_700_000_000_000 + p.clock.Add(1))
 }
 
 func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {

@@ -83,15 +83,24 @@ func (w *worker) prove(ctx context.Context) (proved, error) {
 		return proved{}, nil
 	}
 	a.mu.Lock()
-	known := a.knownHead(w.place)
+	known, cross := a.knownHead(w.place), a.foreignHead(w.place)
 	a.mu.Unlock()
 	var after uint64
 	if known != nil {
 		after = known.Seq
 	}
+	if cross != nil {
+		after = min(after, cross.Seq)
+	}
 	proof, err := attested.Prove(ctx, after)
 	if err != nil {
 		return proved{}, err
+	}
+	if cross != nil {
+		w.cross(cross, proof)
+	}
+	if known != nil {
+		proof.Entries = since(proof.Entries, known.Seq)
 	}
 	out := proved{proof: &proof}
 	if known == nil {
@@ -108,6 +117,39 @@ func (w *worker) prove(ctx context.Context) (proved, error) {
 	}
 	w.remember(proof.Shown, proof.Binding)
 	return out, nil
+}
+
+// since are the entries of a log after one; nil if they do not reach back to it.
+func since(entries []vault.Entry, seq uint64) []vault.Entry {
+	for i, e := range entries {
+		if e.Seq == seq+1 {
+			return entries[i:]
+		}
+	}
+	return nil
+}
+
+// foreignHead is a head that another device was shown by this provider, and that was
+// not compared yet with what this one is shown (under mu).
+func (a *Agent) foreignHead(place string) *recovery.Head {
+	for _, m := range a.foreign.Marks {
+		if m.Place == place && m.Receipt != nil && m.Receipt.Signature != a.state.place(place).Crossed {
+			return m.Receipt
+		}
+	}
+	return nil
+}
+
+// cross compares what the provider shows this device with what it showed another.
+// Both are of one log, or it keeps two.
+func (w *worker) cross(other *recovery.Head, proof provider.Proof) {
+	verdict, bad := judge(other, proof.Shown, since(proof.Entries, other.Seq))
+	if bad {
+		w.convict(verdict, other, proof.Shown)
+	}
+	w.a.mu.Lock()
+	defer w.a.mu.Unlock()
+	w.a.state.place(w.place).Crossed = other.Signature
 }
 
 // fits compares what was read with what the log ends with. Another device may have
@@ -180,7 +222,7 @@ func (w *worker) convict(verdict vault.Verdict, known *recovery.Head, shown vaul
 		text = "it signs with another key than before: it is another server"
 		clear(w.looked)
 	}
-	if recovery.Convicts(verdict) {
+	if recovery.Convicts(verdict, known, recovery.FromSigned(shown)) {
 		file, err := a.writeEvidence(recovery.Evidence{
 			Verdict: verdict, Provider: w.cfg.Name, Node: w.cfg.NodeKey.String(), Binding: a.state.place(w.place).Binding,
 			Known: known, Shown: recovery.FromSigned(shown),

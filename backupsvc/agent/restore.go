@@ -257,7 +257,7 @@ func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p
 	if bad {
 		f.Suspect = suspicion(verdict)
 	}
-	if bad && recovery.Convicts(verdict) {
+	if bad && recovery.Convicts(verdict, mark.Receipt, recovery.FromSigned(*f.Shown)) {
 		f.Evidence = &recovery.Evidence{
 			Verdict: verdict, Provider: p.Name, Node: p.NodeKey.String(), Binding: mark.Binding, Known: mark.Receipt, Shown: recovery.FromSigned(*f.Shown),
 		}

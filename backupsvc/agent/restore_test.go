@@ -318,9 +318,58 @@ func TestRestoreKilledAtEveryPoint(t *testing.T) {
 	}
 }
 
-// TestTwoHeadsForTwoDevices: a provider shows each of two devices a log of its
-// own. The device that comes back finds it, with proof.
-func TestTwoHeadsForTwoDevices(t *testing.T) {
+// TestTwoDevicesSeeTwoLogs: two devices beside one lnd, and a provider that keeps a
+// log for each of them, both with everything that each of them wrote. By what the
+// others keep of it each device finds it out.
+func TestTwoDevicesSeeTwoLogs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		defer stop()
+		settle(time.Minute)
+		other := &rig{t: t, lnd: r.lnd, dir: t.TempDir(), secret: r.secret, places: map[string]*fakePlace{
+			"a": r.places["a"].snapshot(), "b": r.places["b"], "c": r.places["c"],
+		}}
+		other.configure(2)
+		b, stop := other.start()
+		defer stop()
+		for n := range 4 {
+			r.lnd.openChannel(n + 2)
+			settle(time.Hour)
+		}
+		proofs := 0
+		for _, device := range []struct {
+			*agent.Agent
+			dir string
+		}{{a, r.dir}, {b, other.dir}} {
+			for _, p := range device.Status().Providers {
+				if p.Name == "a" {
+					require.Regexp(t, "two logs that exclude each other|its log went back|cannot show that its log continues", p.Alarm)
+				} else {
+					require.Empty(t, p.Alarm, p.Name)
+				}
+			}
+			files, err := filepath.Glob(filepath.Join(device.dir, "evidence-*.json"))
+			require.NoError(t, err)
+			for _, file := range files {
+				raw, err := os.ReadFile(file)
+				require.NoError(t, err)
+				var e recovery.Evidence
+				require.NoError(t, json.Unmarshal(raw, &e))
+				e.Binding = ""
+				_, err = e.Verify(nil)
+				require.NoError(t, err, "%s", raw)
+				proofs++
+			}
+		}
+		t.Logf("%d proof(s) for others", proofs)
+	})
+}
+
+// TestALogThatIsExchanged: a provider goes over to another log of the same length.
+// The device that comes back finds it, with proof.
+func TestALogThatIsExchanged(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 0, three())
 		r.lnd.open = []ln.Outpoint{outpoint(1)}

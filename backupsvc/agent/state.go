@@ -34,6 +34,9 @@ type PlaceState struct {
 	Noted   *recovery.Head `json:"noted,omitempty"`
 	Owed    bool           `json:"owed,omitempty"`
 	Binding string         `json:"binding,omitempty"`
+	// Crossed is the signature of the last head that another device was shown, and
+	// that was compared with what this one is shown.
+	Crossed string `json:"crossed,omitempty"`
 	// Alarm is what it did that an honest provider does not. It stays until the
 	// owner forgives.
 	Alarm   string `json:"alarm,omitempty"`
