@@ -70,6 +70,39 @@ type thing struct {
 	sealed   []byte
 	// sum is the payload's hash.
 	sum string
+	// past are versions of it that were the present one a moment ago.
+	past []past
+}
+
+// past is a version that was the present one until then.
+type past struct {
+	ref   recovery.Ref
+	until time.Time
+}
+
+// lag is how long a version of something besides the channels counts after a
+// newer one was made: a file that changes every minute is backed up, if each
+// version gets there within that time.
+const lag = 2 * time.Minute
+
+// succeed carries what the versions before t were (under mu).
+func (t *thing) succeed(before *thing) {
+	if before == nil || before.ref.Number == 0 {
+		return
+	}
+	now := time.Now()
+	t.past = append(slices.Clone(before.past), past{before.ref, now})
+	t.past = slices.DeleteFunc(t.past, func(p past) bool { return now.Sub(p.until) > lag })
+}
+
+// is says whether ref is the present version, or is as good as that.
+func (t *thing) is(ref recovery.Ref) bool {
+	if t.ref == ref {
+		return true
+	}
+	// A channel that is in no backup is lost with the disk: there the present one
+	// counts alone.
+	return t.name != channelsName && slices.ContainsFunc(t.past, func(p past) bool { return p.ref == ref && time.Since(p.until) <= lag })
 }
 
 // Agent keeps a wallet's backups.
@@ -89,6 +122,8 @@ type Agent struct {
 	abandoned map[string]bool
 	// marked is when a provider last acknowledged something.
 	marked time.Time
+	// collected says that the other things were looked at since the start.
+	collected bool
 	// trouble is what keeps the agent from knowing or remembering, by what fails.
 	trouble map[string]string
 	// wrongSince is since when each alarm lasts.
@@ -278,24 +313,29 @@ func (a *Agent) collect(ctx context.Context) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.collected = a.collected || ctx.Err() == nil
 	a.dismiss()
+	a.signal()
 }
 
 // dismiss forgets files that are no longer wanted. What is stored of them stays
 // where it is (under mu).
 func (a *Agent) dismiss() {
-	unwanted := func(name string) bool {
-		file, ours := strings.CutPrefix(name, fileThing)
-		return ours && !slices.ContainsFunc(a.settings.Files, func(f FileConfig) bool { return f.Name == file })
-	}
-	maps.DeleteFunc(a.things, func(name string, _ *thing) bool { return unwanted(name) })
-	maps.DeleteFunc(a.trouble, func(name, _ string) bool { return unwanted(name) })
+	maps.DeleteFunc(a.things, func(name string, _ *thing) bool { return a.unwanted(name) })
+	maps.DeleteFunc(a.trouble, func(name, _ string) bool { return a.unwanted(name) })
+}
+
+// unwanted says that a name is that of a file which the owner excluded (under mu).
+func (a *Agent) unwanted(name string) bool {
+	file, ours := strings.CutPrefix(name, fileThing)
+	return ours && !slices.ContainsFunc(a.settings.Files, func(f FileConfig) bool { return f.Name == file })
 }
 
 // set makes a thing's content a new version (under mu).
 func (a *Agent) set(t *thing) {
 	sum := sha256.Sum256(t.payload)
 	t.sum = hex.EncodeToString(sum[:])
+	t.succeed(a.things[t.name])
 	err := a.number(t)
 	a.note("encryption of "+t.name, err)
 	if err == nil {
@@ -334,6 +374,7 @@ func (a *Agent) overtake(name string, seen recovery.Ref) {
 		a.state.Numbers[name] = seen.Number
 	}
 	if t := a.things[name]; t != nil && t.ref != seen && t.ref.Number <= seen.Number {
+		t.succeed(t)
 		a.note("encryption of "+name, a.number(t))
 		a.signal()
 	}
@@ -390,7 +431,10 @@ func (a *Agent) employ() {
 			continue
 		}
 		ctx, cancel := context.WithCancel(a.run)
-		w := &worker{a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{}}
+		w := &worker{
+			a: a, cfg: p, place: p.Place(), cancel: cancel, versions: map[string]string{}, looked: map[string]bool{},
+			retries: map[string]retry{}, problems: map[string]string{}, reread: map[string]bool{}, unreadable: map[string]bool{},
+		}
 		a.workers[w.place] = w
 		a.wg.Go(func() { w.work(ctx) })
 	}
@@ -430,18 +474,27 @@ func (a *Agent) known(ctx context.Context) ([]ln.Outpoint, error) {
 // witness is what one provider keeps of all the others (under mu).
 func (a *Agent) witness(place string) recovery.Witness {
 	w := recovery.Witness{Require: a.settings.Needed(), Of: len(a.settings.Providers)}
+	names := map[string]bool{}
 	for name := range a.things {
-		if name != channelsName {
-			w.Names = append(w.Names, name)
-		}
+		names[name] = true
 	}
 	for _, p := range a.settings.Providers {
 		s := a.state.place(p.Place())
-		if t, ok := s.Things[channelsName]; ok && t.Number > 0 {
-			w.Marks = append(w.Marks, recovery.Mark{
-				Place: p.Place(), Name: p.Name, Channels: t.Ref, AtMs: t.AtMs, Receipt: t.Receipt, Binding: s.Binding,
-			})
+		m := recovery.Mark{Place: p.Place(), Name: p.Name, Things: map[string]recovery.Ref{}, Receipt: s.Noted, Binding: s.Binding}
+		for name, t := range s.Things {
+			if name == witnessName || t.Number == 0 || a.unwanted(name) {
+				continue
+			}
+			// What was stored before the start is not read yet, perhaps, and is a thing.
+			names[name] = true
+			m.Things[name] = t.Ref
+			m.AtMs = max(m.AtMs, t.AtMs)
+		}
+		if len(m.Things) > 0 {
+			w.Marks = append(w.Marks, m)
 		}
 	}
+	delete(names, channelsName)
+	w.Names = slices.Sorted(maps.Keys(names))
 	return w.Merge(a.foreign).Without(place)
 }

@@ -314,6 +314,13 @@ func TestClocks(t *testing.T) {
 	})
 }
 
+func named(s agent.Status) (names []string) {
+	for _, t := range s.Things {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
 func TestOtherThings(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 2, three())
@@ -327,12 +334,13 @@ func TestOtherThings(t *testing.T) {
 		settle(time.Second)
 		content.Store([]byte("two"))
 		settle(time.Minute)
-		require.Equal(t, []string{"lsps"}, a.Status().Names)
+		require.Equal(t, []string{"lsps"}, named(a.Status()))
 		stop()
 		fresh := r.newMachine().agent()
 		s, err := fresh.Look(t.Context())
 		require.NoError(t, err)
-		got, err := fresh.Extras(t.Context(), s)
+		got, told, err := fresh.Extras(t.Context(), s, false)
+		require.Empty(t, told)
 		require.NoError(t, err)
 		require.Equal(t, map[string][]byte{"lsps": []byte("two")}, got)
 	})
@@ -367,11 +375,12 @@ func TestOwnersFiles(t *testing.T) {
 		include(swaps)
 		content.Store([]byte("swap 2"))
 		settle(2 * time.Minute)
-		require.Equal(t, []string{"file/swaps"}, a.Status().Names)
+		require.Equal(t, []string{"file/swaps"}, named(a.Status()))
 		fresh := r.newMachine().agent()
 		s, err := fresh.Look(t.Context())
 		require.NoError(t, err)
-		got, err := fresh.Extras(t.Context(), s)
+		got, told, err := fresh.Extras(t.Context(), s, false)
+		require.Empty(t, told)
 		require.NoError(t, err)
 		require.Equal(t, map[string][]byte{"file/swaps": []byte("swap 2")}, got)
 
@@ -381,7 +390,7 @@ func TestOwnersFiles(t *testing.T) {
 		require.Contains(t, alarms, "file/large: it has")
 		include()
 		require.Empty(t, a.Status().Alarms)
-		require.Empty(t, a.Status().Names)
+		require.Empty(t, named(a.Status()))
 	})
 	for name, files := range map[string][]agent.FileConfig{
 		"a path in a name": {{Name: "../x", Path: "/x"}},

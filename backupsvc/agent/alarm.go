@@ -40,18 +40,49 @@ type alarm struct{ key, text string }
 // aboutPlace is what is wrong with one provider (under mu).
 func (a *Agent) aboutPlace(p ProviderConfig, now time.Time) (out []alarm) {
 	s := a.state.place(p.Place())
-	stand := s.Things[channelsName]
-	seen := now.Sub(fromMs(stand.ConfirmedMs))
-	switch {
-	case s.Alarm != "":
+	if s.Alarm != "" {
 		out = append(out, alarm{"accused " + p.Place(), p.Name + ": " + s.Alarm})
-	case stand.Number > 0 && seen > a.settings.alarmAfter():
-		out = append(out, alarm{"old " + p.Place(), fmt.Sprintf("%s: its backup was last seen %s ago", p.Name, seen.Round(time.Minute))})
+	} else if old := a.old(s, now); len(old) > 0 {
+		text := fmt.Sprintf("%s: its backup was last seen %s ago", p.Name, now.Sub(fromMs(s.Things[old[0]].ConfirmedMs)).Round(time.Minute))
+		if old[0] != channelsName {
+			text += " (" + strings.Join(old, ", ") + ")"
+		}
+		out = append(out, alarm{"old " + p.Place(), text})
 	}
-	if s.DrillProblem != "" {
-		out = append(out, alarm{"drill " + p.Place(), p.Name + ": the last drill failed: " + s.DrillProblem})
+	if w := a.workers[p.Place()]; w != nil && len(w.unreadable) > 0 {
+		out = append(out, alarm{"unreadable " + p.Place(), p.Name + ": what is stored there as " + strings.Join(slices.Sorted(maps.Keys(w.unreadable)), ", ") + " does not open, and this machine did not write it: it is not replaced unless you say so (`sluice-wallet backup now --abandon`)"})
+	}
+	if problem := a.drillProblem(s); problem != "" {
+		out = append(out, alarm{"drill " + p.Place(), p.Name + ": the last drill failed: " + problem})
 	}
 	return out
+}
+
+// old are the things that a provider was not seen to have for long, the channels
+// first (under mu).
+func (a *Agent) old(s *PlaceState, now time.Time) (names []string) {
+	for _, name := range append([]string{channelsName}, slices.Sorted(maps.Keys(a.things))...) {
+		stand := s.Things[name]
+		if stand.Number > 0 && now.Sub(fromMs(stand.ConfirmedMs)) > a.settings.alarmAfter() && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// drillProblem is what the last drills at a provider failed of; empty if nothing
+// (under mu).
+func (a *Agent) drillProblem(s *PlaceState) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(s.DrillFailed)) {
+		switch {
+		case name == channelsName:
+			out = append(out, s.DrillFailed[name])
+		case a.things[name] != nil:
+			out = append(out, name+": "+s.DrillFailed[name])
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // alarms are all that the status shows as alarms (under mu).
@@ -75,17 +106,18 @@ func (a *Agent) wrong() []alarm {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := a.alarms(a.p.Now())
-	switch {
-	case s.HeldBack != "":
-		out = append(out, alarm{"held", s.HeldBack})
-	case !s.BackedUp:
-		text := fmt.Sprintf("not backed up: version %d is at %d of %d provider(s) that are wanted", s.Number, s.Good, s.Require)
+	if s.HeldBack != "" {
+		return append(out, alarm{"held", s.HeldBack})
+	}
+	behind := s.Behind()
+	for i, name := range slices.Sorted(maps.Keys(behind)) {
+		text := "not backed up: " + behind[name]
 		for _, p := range s.Providers {
-			if p.Problem != "" {
+			if p.Problem != "" && i == 0 {
 				text += fmt.Sprintf("; %s: %s", p.Name, p.Problem)
 			}
 		}
-		out = append(out, alarm{"behind", text})
+		out = append(out, alarm{"behind " + name, text})
 	}
 	return out
 }

@@ -53,7 +53,13 @@ func (c *control) Forgive(_ context.Context, r *backupagentv1.ForgiveRequest) (*
 func StatusToWire(s Status) *backupagentv1.Backups {
 	out := &backupagentv1.Backups{
 		Require: int32(s.Require), Good: int32(s.Good), BackedUp: s.BackedUp, Number: s.Number, MadeMs: s.MadeMs, Channels: int32(s.Channels), //nolint:gosec // small counts
-		HeldBack: s.HeldBack, Alarms: s.Alarms, Names: s.Names, Device: s.Device,
+		HeldBack: s.HeldBack, Alarms: s.Alarms, Device: s.Device,
+	}
+	for _, t := range s.Things {
+		out.Names = append(out.Names, t.Name)
+		out.Things = append(out.Things, &backupagentv1.Thing{
+			Name: t.Name, Number: t.Number, MadeMs: t.MadeMs, Bytes: int64(t.Bytes), Good: int32(t.Good), BackedUp: t.Good >= s.Require, //nolint:gosec // small counts
+		})
 	}
 	for _, p := range s.Providers {
 		out.Providers = append(out.Providers, &backupagentv1.Provider{

@@ -200,8 +200,11 @@ type fakePlace struct {
 	held   map[string]vault.Held
 	values map[string][]byte
 	log    []vault.Entry
-	clock  int64
-	puts   int
+	// trimmed is up to where the log is not shown any more.
+	trimmed uint64
+	// clock is one for all the logs that the provider keeps.
+	clock *atomic.Int64
+	puts  int
 	// wrote hears of every value that was ever stored.
 	wrote func(id string, value []byte)
 	// before may refuse or delay a call; lose takes a put and refuses its answer.
@@ -226,7 +229,7 @@ func newVault(b byte) *fakePlace {
 }
 
 func newPlain() *fakePlace {
-	return &fakePlace{held: map[string]vault.Held{}, values: map[string][]byte{}, acc: vault.NewAccount(vault.ServerKey{}, identity())}
+	return &fakePlace{held: map[string]vault.Held{}, values: map[string][]byte{}, acc: vault.NewAccount(vault.ServerKey{}, identity()), clock: new(atomic.Int64)}
 }
 
 // snapshot is a copy of all that a provider has, to go back to.
@@ -265,8 +268,7 @@ func (p *fakePlace) set(change func()) {
 }
 
 func (p *fakePlace) now() time.Time {
-	p.clock++
-	return time.UnixMilli(1_700_000_000_000 + p.clock)
+	return time.UnixMilli(1_700_000_000_000 + p.clock.Add(1))
 }
 
 func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {
@@ -298,12 +300,17 @@ func (p *fakePlace) Put(_ context.Context, id, known string, value []byte) (prov
 			return provider.Stored{}, err
 		}
 	}
+	return p.put(id, known, value)
+}
+
+// put is Put (under mu).
+func (p *fakePlace) put(id, known string, value []byte) (provider.Stored, error) {
 	version := int64(0)
 	if known != provider.Absent {
 		version, _ = strconv.ParseInt(known, 10, 64)
 	}
 	quota := vault.Quota{Bytes: 1 << 30, Objects: 100, ObjectBytes: 1 << 28, DayWrites: 1 << 40, DayBytes: 1 << 40, HistoryBytes: 1}
-	plan, err := vault.Decide(p.acc, p.held, vault.Write{Puts: []vault.Item{{Key: id, Version: version, Value: value}}}, quota, p.now())
+	plan, err := vault.Decide(p.acc, p.held, vault.Write{Store: provider.Store, Puts: []vault.Item{{Key: id, Version: version, Value: value}}}, quota, p.now())
 	if err != nil {
 		return provider.Stored{}, err
 	}
@@ -343,7 +350,7 @@ func (p attestedPlace) Prove(_ context.Context, after uint64) (provider.Proof, e
 	}
 	head, err := p.signer.Head(p.acc, p.epoch, p.now(), make([]byte, vault.NonceSize))
 	out := provider.Proof{Shown: head, Binding: "bound"}
-	if after < uint64(len(p.log)) {
+	if after >= p.trimmed && after < uint64(len(p.log)) {
 		out.Entries = slices.Clone(p.log[after:])
 	}
 	return out, err
@@ -352,6 +359,9 @@ func (p attestedPlace) Prove(_ context.Context, after uint64) (provider.Proof, e
 func (p attestedPlace) Binding(context.Context) (vault.ServerKey, string, error) {
 	return p.signer.Key(), "bound", nil
 }
+
+// lookEvery is how often a rig looks at its files, and at its settings.
+const lookEvery = time.Minute
 
 // rig is a wallet with its providers.
 type rig struct {
@@ -398,7 +408,7 @@ func (r *rig) configure(need int) {
 func (r *rig) agent() *agent.Agent {
 	r.t.Helper()
 	cfg := agent.DefaultConfig()
-	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, time.Minute
+	cfg.DataDir, cfg.Secret, cfg.Poll = r.dir, r.secret, lookEvery
 	a, err := agent.New(cfg, agent.Ports{
 		Backups: r.lnd, Channels: r.lnd, Extras: r.extras, ReadFile: r.read, WriteFile: r.write, Alarm: r.alarm, Log: zap.NewNop(),
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },

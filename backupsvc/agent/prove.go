@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"go.uber.org/zap"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
 	"github.com/sluice-lsp/sluice/backupsvc/vault"
 	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // knownHead is the newest that a provider signed: for this machine, or as the
@@ -38,7 +36,8 @@ func (w *worker) followed(ctx context.Context, r vault.Receipt) error {
 	known := a.knownHead(w.place)
 	a.mu.Unlock()
 	if known == nil {
-		return w.prove(ctx)
+		_, err := w.prove(ctx)
+		return err
 	}
 	before, err := known.Signed()
 	if err == nil && before.Server == r.Head.Server && before.Epoch == r.Head.Epoch && before.Seq+uint64(len(r.Entries)) == r.Head.Seq && before.Hash == r.Prev {
@@ -50,7 +49,8 @@ func (w *worker) followed(ctx context.Context, r vault.Receipt) error {
 		w.convict(verdict, known, r.Head)
 		return nil
 	}
-	return w.prove(ctx)
+	_, err = w.prove(ctx)
+	return err
 }
 
 // judge compares heads; bad says that the later one does not continue the
@@ -67,34 +67,120 @@ func judge(known *recovery.Head, shown vault.SignedHead, entries []vault.Entry) 
 	return verdict, verdict != vault.Same && verdict != vault.Continues && verdict != vault.Unproven
 }
 
+// proved is what a provider showed of its log, and what it was judged by; both are
+// nil if it gives no proofs.
+type proved struct {
+	proof *provider.Proof
+	known *vault.Head
+}
+
 // prove asks the provider where its log stands now, and judges it by the newest
 // that it signed before.
-func (w *worker) prove(ctx context.Context) error {
+func (w *worker) prove(ctx context.Context) (proved, error) {
 	a := w.a
 	attested, ok := w.open.(provider.Attested)
 	if !ok {
-		return nil
+		return proved{}, nil
 	}
 	a.mu.Lock()
-	known := a.knownHead(w.place)
+	known, cross := a.knownHead(w.place), a.foreignHead(w.place)
 	a.mu.Unlock()
 	var after uint64
 	if known != nil {
 		after = known.Seq
 	}
+	if cross != nil {
+		after = min(after, cross.Seq)
+	}
 	proof, err := attested.Prove(ctx, after)
 	if err != nil {
-		return err
+		return proved{}, err
 	}
+	if cross != nil {
+		w.cross(cross, proof)
+	}
+	if known != nil {
+		proof.Entries = since(proof.Entries, known.Seq)
+	}
+	out := proved{proof: &proof}
 	if known == nil {
 		w.remember(proof.Shown, proof.Binding)
-		return nil
+		return out, nil
 	}
 	verdict, bad := judge(known, proof.Shown, proof.Entries)
 	if bad {
 		w.convict(verdict, known, proof.Shown)
+	} else if before, err := known.Signed(); err == nil {
+		out.known = &before.Head
+	} else {
+		out.proof = nil
 	}
 	w.remember(proof.Shown, proof.Binding)
+	return out, nil
+}
+
+// since are the entries of a log after one; nil if they do not reach back to it.
+func since(entries []vault.Entry, seq uint64) []vault.Entry {
+	for i, e := range entries {
+		if e.Seq == seq+1 {
+			return entries[i:]
+		}
+	}
+	return nil
+}
+
+// foreignHead is a head that another device was shown by this provider, and that was
+// not compared yet with what this one is shown (under mu).
+func (a *Agent) foreignHead(place string) *recovery.Head {
+	for _, m := range a.foreign.Marks {
+		if m.Place == place && m.Receipt != nil && m.Receipt.Signature != a.state.place(place).Crossed {
+			return m.Receipt
+		}
+	}
+	return nil
+}
+
+// cross compares what the provider shows this device with what it showed another.
+// Both are of one log, or it keeps two.
+func (w *worker) cross(other *recovery.Head, proof provider.Proof) {
+	verdict, bad := judge(other, proof.Shown, since(proof.Entries, other.Seq))
+	if bad {
+		w.convict(verdict, other, proof.Shown)
+	}
+	w.a.mu.Lock()
+	defer w.a.mu.Unlock()
+	w.a.state.place(w.place).Crossed = other.Signature
+}
+
+// fits compares what was read with what the log ends with. Another device may have
+// written in between: so both are read again some times before it is an accusation.
+func (w *worker) fits(ctx context.Context, p proved, name, id string, value []byte) error {
+	attested, ok := w.open.(provider.Attested)
+	if !ok || p.proof == nil || !p.proof.Contradicts(p.known, id, value) {
+		return nil
+	}
+	var after uint64
+	if p.known != nil {
+		after = p.known.Seq
+	}
+	for range readAgain {
+		obj, err := attested.Get(ctx, id)
+		if err != nil && !errors.Is(err, errkind.NotFound) {
+			return err
+		}
+		again, err := attested.Prove(ctx, after)
+		if err != nil {
+			return err
+		}
+		if !again.Contradicts(p.known, id, obj.Value) {
+			// Somebody wrote: what is there is judged anew.
+			w.looked[name] = false
+			return errkind.New(errkind.Conflict, "it changed while it was read")
+		}
+	}
+	w.a.mu.Lock()
+	defer w.a.mu.Unlock()
+	w.a.accuse(w, "it serves another version of "+name+" than its own log ends with")
 	return nil
 }
 
@@ -105,10 +191,9 @@ func (w *worker) remember(h vault.SignedHead, binding string) {
 	defer a.mu.Unlock()
 	s := a.state.place(w.place)
 	s.Newest = recovery.FromSigned(h)
-	if t, ok := s.Things[channelsName]; ok && t.Receipt == nil {
-		// The answer to the write was lost; a head after it says no less.
-		t.Receipt = s.Newest
-		s.Things[channelsName] = t
+	if s.Owed {
+		// A head after the write says no less than its receipt.
+		s.Noted, s.Owed = s.Newest, false
 	}
 	if binding != "" {
 		s.Binding = binding
@@ -137,7 +222,7 @@ func (w *worker) convict(verdict vault.Verdict, known *recovery.Head, shown vaul
 		text = "it signs with another key than before: it is another server"
 		clear(w.looked)
 	}
-	if recovery.Convicts(verdict) {
+	if recovery.Convicts(verdict, known, recovery.FromSigned(shown)) {
 		file, err := a.writeEvidence(recovery.Evidence{
 			Verdict: verdict, Provider: w.cfg.Name, Node: w.cfg.NodeKey.String(), Binding: a.state.place(w.place).Binding,
 			Known: known, Shown: recovery.FromSigned(shown),
@@ -163,116 +248,4 @@ func (a *Agent) writeEvidence(e recovery.Evidence) (string, error) {
 	}
 	a.p.Log.Error("evidence against a backup provider was written", zap.String("file", path), zap.String("verdict", string(e.Verdict)))
 	return path, nil
-}
-
-// errNoAnswer says that a drill did not get to see anything.
-var errNoAnswer = errors.New("it did not answer")
-
-// drillWhenDue drills where the last one is long ago, or failed.
-func (a *Agent) drillWhenDue(ctx context.Context) {
-	a.mu.Lock()
-	var due []ProviderConfig
-	now := a.p.Now()
-	for _, p := range a.settings.Providers {
-		s := a.state.place(p.Place())
-		at := fromMs(s.DrilledMs)
-		// A clock that went back must not put drills off for ever.
-		if s.Things[channelsName].Number > 0 && (now.Sub(at) >= a.settings.drillEvery() || at.After(now) || s.DrillProblem != "") {
-			due = append(due, p)
-		}
-	}
-	a.mu.Unlock()
-	// What failed is in the state, and in the log.
-	_ = a.drillAt(ctx, due)
-}
-
-// Drill reads every provider's backup as a stranger would, and has lnd open it.
-// What fails is in the state; the error says that there was something.
-func (a *Agent) Drill(ctx context.Context) error {
-	a.mu.Lock()
-	providers := a.settings.Providers
-	a.mu.Unlock()
-	return a.drillAt(ctx, providers)
-}
-
-func (a *Agent) drillAt(ctx context.Context, providers []ProviderConfig) error {
-	a.mu.Lock()
-	self := a.self
-	a.mu.Unlock()
-	errs := make([]error, len(providers))
-	var wg sync.WaitGroup
-	for i, p := range providers {
-		wg.Go(func() {
-			errs[i] = a.drill(ctx, p, func() (provider.Place, error) { return a.p.Open(p, self) })
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-func (a *Agent) drill(ctx context.Context, p ProviderConfig, open func() (provider.Place, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
-	defer cancel()
-	place, err := open()
-	if err != nil {
-		return a.drilled(p, Stand{}, fmt.Errorf("%w: %w", errNoAnswer, err))
-	}
-	defer func() { _ = place.Close() }()
-	a.mu.Lock()
-	want := a.state.place(p.Place()).Things[channelsName]
-	a.mu.Unlock()
-	return a.drilled(p, want, a.opens(ctx, place, want))
-}
-
-// opens proves that what is stored is what was acknowledged, and restores.
-func (a *Agent) opens(ctx context.Context, place provider.Place, want Stand) error {
-	id, err := a.cfg.Secret.ID(channelsName)
-	if err != nil {
-		return err
-	}
-	obj, err := place.Get(ctx, id)
-	if errors.Is(err, errkind.NotFound) {
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	h, multi, err := a.cfg.Secret.Open(channelsName, obj.Value)
-	if err != nil {
-		return err
-	}
-	if ref := refOf(h.Number, h.MadeMs, obj.Value); want.Newer(ref) {
-		return fmt.Errorf("it serves version %d, but acknowledged version %d", ref.Number, want.Number)
-	}
-	if len(h.Channels) == 0 {
-		return nil // lnd has nothing to open
-	}
-	return a.sameInside(ctx, multi, h.Channels)
-}
-
-func (a *Agent) drilled(p ProviderConfig, tried Stand, err error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if errors.Is(err, errNoAnswer) || errors.Is(err, ln.ErrUnavailable) || errors.Is(err, context.Canceled) {
-		// It proved nothing: what is not seen for long is an alarm by its age.
-		return fmt.Errorf("%s: %w", p.Name, err)
-	}
-	s := a.state.place(p.Place())
-	s.DrilledMs, s.DrillProblem = a.p.Now().UnixMilli(), ""
-	if err != nil {
-		s.DrillProblem = errkind.Told(err)
-		a.p.Log.Error("a backup drill failed", zap.String("provider", p.Name), zap.Error(err))
-		err = fmt.Errorf("%s: %s", p.Name, s.DrillProblem)
-	} else if have, ok := s.Things[channelsName]; ok && have.Ref == tried.Ref {
-		have.ConfirmedMs = s.DrilledMs
-		s.Things[channelsName] = have
-	}
-	// The worker reads again: it knows what to do about what is missing, and asks
-	// for the log's head.
-	if w := a.workers[p.Place()]; w != nil {
-		w.suspect = true
-	}
-	a.save()
-	a.signal()
-	return err
 }

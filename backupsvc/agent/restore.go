@@ -30,6 +30,8 @@ type Finding struct {
 	multi []byte
 	open  provider.Place
 	proof provider.Proof
+	// got are the values by their ids, nil for none.
+	got map[string][]byte
 }
 
 // Survey is what all providers had to show.
@@ -37,6 +39,8 @@ type Survey struct {
 	Self     ln.NodeInfo
 	Findings []Finding
 	Choice   recovery.Choice
+
+	require int
 }
 
 // Look asks every provider what it has, and judges each by what the others keep
@@ -51,7 +55,7 @@ func (a *Agent) Look(ctx context.Context) (Survey, error) {
 	}
 	a.mu.Lock()
 	a.self = self
-	providers, require := a.settings.Providers, a.settings.Needed()
+	providers, require := a.settings.Providers, a.settings.Require
 	a.mu.Unlock()
 	if len(providers) == 0 {
 		return Survey{}, errkind.New(errkind.Invalid, "no provider is configured: add those of the lost machine (`sluice-wallet backup add`)")
@@ -62,16 +66,22 @@ func (a *Agent) Look(ctx context.Context) (Survey, error) {
 		wg.Go(func() { s.Findings[i] = a.ask(ctx, p) })
 	}
 	wg.Wait()
-	found := make([]recovery.Found, 0, len(providers))
-	for _, f := range s.Findings {
-		found = append(found, f.Found)
-	}
+	found := s.found()
 	for i := range s.Findings {
 		wg.Go(func() { a.judge(ctx, found, &s.Findings[i], providers[i]) })
 	}
 	wg.Wait()
-	s.Choice = recovery.Choose(found, require)
+	s.Choice = recovery.Choose(s.found(), channelsName, require)
+	s.require = require
 	return s, nil
+}
+
+func (s Survey) found() []recovery.Found {
+	out := make([]recovery.Found, 0, len(s.Findings))
+	for _, f := range s.Findings {
+		out = append(out, f.Found)
+	}
+	return out
 }
 
 // Close ends the connections of a survey.
@@ -92,10 +102,68 @@ func (a *Agent) ask(ctx context.Context, p ProviderConfig) Finding {
 		f.Err = errkind.Told(err)
 		return f
 	}
-	if err := a.read(ctx, &f); err != nil {
-		f.Err = errkind.Told(err)
+	// Another device may write while this one reads: what does not fit is read again.
+	for range readAgain {
+		f.Snapshot, f.Witness, f.Damaged, f.Shown, f.got = nil, nil, "", nil, map[string][]byte{}
+		if err := a.read(ctx, &f); err != nil {
+			f.Err = errkind.Told(err)
+			return f
+		}
+		if !f.contradicted(nil) {
+			return f
+		}
 	}
+	f.accuseOfContradiction()
 	return f
+}
+
+// readAgain is how often something is read that does not fit the log.
+const readAgain = 3
+
+// contradicted says that something of what was read is not what the log ends with.
+func (f *Finding) contradicted(known *vault.Head) bool {
+	if f.Shown == nil {
+		return false
+	}
+	for id, value := range f.got {
+		if f.proof.Contradicts(known, id, value) {
+			return true
+		}
+	}
+	return false
+}
+
+// stillContradicted compares what was read with the entries after a known point of
+// a log that is not shown whole, and reads again what does not fit.
+func (a *Agent) stillContradicted(ctx context.Context, f *Finding, known vault.Head) bool {
+	attested, ok := f.open.(provider.Attested)
+	if !ok {
+		return false
+	}
+	for range readAgain {
+		if !f.contradicted(&known) {
+			return false
+		}
+		call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
+		for id := range f.got {
+			obj, err := f.open.Get(call, id)
+			if err != nil && !errors.Is(err, errkind.NotFound) {
+				break
+			}
+			f.got[id] = obj.Value
+		}
+		again, err := attested.Prove(call, known.Seq)
+		cancel()
+		if err != nil {
+			return false // it does not answer any more
+		}
+		f.proof = again
+	}
+	return true
+}
+
+func (f *Finding) accuseOfContradiction() {
+	f.Verdict, f.Suspect = vault.Contradicted, "it serves something else than what its own log ends with"
 }
 
 // read fills a finding; its error says that the provider did not answer.
@@ -107,11 +175,13 @@ func (a *Agent) read(ctx context.Context, f *Finding) error {
 		}
 		obj, err := f.open.Get(ctx, id)
 		if errors.Is(err, errkind.NotFound) {
+			f.got[id] = nil
 			return nil
 		}
 		if err != nil {
 			return err
 		}
+		f.got[id] = obj.Value
 		h, payload, err := a.cfg.Secret.Open(name, obj.Value)
 		if err == nil {
 			err = use(headerOf{h.Number, h.MadeMs, h.Device, h.Channels}, payload, obj.Value)
@@ -158,7 +228,7 @@ type headerOf struct {
 // judge compares where a provider's log stands with the newest receipt that the
 // others keep.
 func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p ProviderConfig) {
-	mark, ok := recovery.Known(found, f.Place)
+	mark, ok := recovery.Known(found, f.Found)
 	if !ok || mark.Receipt == nil || f.Shown == nil {
 		return
 	}
@@ -174,15 +244,39 @@ func (a *Agent) judge(ctx context.Context, found []recovery.Found, f *Finding, p
 		defer cancel()
 		if again, err := attested.Prove(ctx, known.Seq); err == nil {
 			f.Shown, entries = &again.Shown, again.Entries
+			f.proof = again
 		}
 	}
 	verdict, bad := judge(mark.Receipt, *f.Shown, entries)
-	f.Verdict = verdict
-	if bad && recovery.Convicts(verdict) {
+	if bad || f.Verdict == "" {
+		f.Verdict = verdict
+	}
+	if f.proof.Shown.Seq-known.Seq == uint64(len(f.proof.Entries)) && a.stillContradicted(ctx, f, known.Head) {
+		f.accuseOfContradiction()
+	}
+	if bad {
+		f.Suspect = suspicion(verdict)
+	}
+	if bad && recovery.Convicts(verdict, mark.Receipt, recovery.FromSigned(*f.Shown)) {
 		f.Evidence = &recovery.Evidence{
 			Verdict: verdict, Provider: p.Name, Node: p.NodeKey.String(), Binding: mark.Binding, Known: mark.Receipt, Shown: recovery.FromSigned(*f.Shown),
 		}
 	}
+}
+
+// suspicion is a verdict for people.
+func suspicion(v vault.Verdict) string {
+	switch v {
+	case vault.RolledBack:
+		return "its log went back"
+	case vault.Forked:
+		return "it signed two logs that exclude each other"
+	case vault.Disconnected:
+		return "it cannot show that its log went on from what it acknowledged"
+	case vault.Restored:
+		return "it says that its database went back to an older copy"
+	}
+	return "it signs with another key than before"
 }
 
 // Restored is a restore that was begun.
@@ -195,20 +289,21 @@ type Restored struct {
 	Given bool `json:"given"`
 }
 
-// LoadRestored reads what was begun before; nil if nothing was.
-func LoadRestored(dir string) (*Restored, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, restoreFile))
+// LoadRestored reads what was begun before; nil if nothing was. A file that is
+// damaged is put aside: nothing in it is needed to begin again.
+func LoadRestored(dir string) (r *Restored, damaged bool, err error) {
+	path := filepath.Join(dir, restoreFile)
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var r Restored
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w", restoreFile, err)
+	if json.Unmarshal(raw, &r) != nil || r == nil || r.BegunMs == 0 {
+		return nil, true, os.Rename(path, path+".damaged")
 	}
-	return &r, nil
+	return r, false, nil
 }
 
 // Restore gives lnd the newest channel backup of a survey. With reasons against
@@ -219,11 +314,19 @@ func (a *Agent) Restore(ctx context.Context, s Survey, older bool, restorer Rest
 	}
 	best := s.Findings[s.Choice.Best]
 	reasons := slices.Clone(s.Choice.Against)
-	before, err := LoadRestored(a.cfg.DataDir)
+	before, damaged, err := LoadRestored(a.cfg.DataDir)
 	if err != nil {
 		return Restored{}, err
 	}
-	if before != nil && before.Newer(best.Snapshot.Ref) {
+	if damaged {
+		a.p.Log.Warn("what was noted of an earlier restore was damaged and put aside; the restore begins anew")
+	}
+	switch {
+	case before == nil:
+	case before.Ref == best.Snapshot.Ref:
+		// It was decided when it was begun; going on with it loses nothing more.
+		reasons = nil
+	case before.Newer(best.Snapshot.Ref):
 		reasons = append(reasons, fmt.Sprintf("a restore of version %d was begun here; the newest that could be read now is %d", before.Number, best.Snapshot.Number))
 	}
 	if len(reasons) > 0 && !older {
@@ -274,50 +377,6 @@ func (a *Agent) sameInside(ctx context.Context, multi []byte, channels []string)
 		return errors.New("lnd finds other channels in it than its header names")
 	}
 	return nil
-}
-
-// Extras reads the wallet's other things of a survey: of each the newest
-// version that opens anywhere.
-func (a *Agent) Extras(ctx context.Context, s Survey) (map[string][]byte, error) {
-	names := map[string]bool{}
-	for _, f := range s.Findings {
-		if f.Witness != nil {
-			for _, n := range f.Witness.Names {
-				names[n] = true
-			}
-		}
-	}
-	out, errs := map[string][]byte{}, []error(nil)
-	for name := range names {
-		id, err := a.cfg.Secret.ID(name)
-		if err != nil {
-			return nil, err
-		}
-		var best recovery.Ref
-		for _, f := range s.Findings {
-			if f.Err != "" || f.open == nil {
-				continue
-			}
-			call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
-			obj, err := f.open.Get(call, id)
-			cancel()
-			if err != nil {
-				if !errors.Is(err, errkind.NotFound) {
-					errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
-				}
-				continue
-			}
-			h, payload, err := a.cfg.Secret.Open(name, obj.Value)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s at %s: %w", name, f.Name, err))
-				continue
-			}
-			if ref := refOf(h.Number, h.MadeMs, obj.Value); out[name] == nil || ref.Newer(best) {
-				out[name], best = payload, ref
-			}
-		}
-	}
-	return out, errors.Join(errs...)
 }
 
 // FileName gives the name of an owner's file among a survey's things.

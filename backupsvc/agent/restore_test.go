@@ -136,6 +136,44 @@ func TestWhatARestoreSees(t *testing.T) {
 	}
 }
 
+// TestTwoThatWentBack: a version was where the owner wanted it, at two of three,
+// and both of them go back. The third never had it. What it has is not restored
+// without a word, for nobody can know.
+func TestTwoThatWentBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		settle(time.Second)
+		old := map[string]*fakePlace{}
+		for name, p := range r.places {
+			old[name] = p.snapshot()
+		}
+		r.lnd.openChannel(2)
+		settle(time.Minute)
+		r.places["b"].set(func() { r.places["b"].before = func(_, _ string) error { return errDown() } })
+		r.lnd.openChannel(3)
+		settle(time.Minute)
+		require.True(t, a.Status().BackedUp)
+		stop()
+		r.places["b"].set(func() { r.places["b"].before = nil })
+		r.places["a"].goBack(old["a"])
+		r.places["c"].goBack(old["c"])
+		m := r.newMachine()
+		ag, s := survey(t, m)
+		require.Len(t, s.Choice.Notes, 2)
+		_, err := ag.Restore(t.Context(), s, false, m.lnd)
+		require.ErrorContains(t, err, "2 showed less than acknowledged")
+		require.Empty(t, m.lnd.restores)
+		got, err := ag.Restore(t.Context(), s, true, m.lnd)
+		require.NoError(t, err)
+		require.Len(t, got.Channels, 2)
+		// Begun again it is what was decided.
+		_, err = ag.Restore(t.Context(), s, false, m.lnd)
+		require.NoError(t, err)
+	})
+}
+
 // TestRestoreRefusesAnOlderOne: while a newer version is known to exist, or may.
 func TestRestoreRefusesAnOlderOne(t *testing.T) {
 	down := func(_, _ string) error { return errDown() }
@@ -189,7 +227,10 @@ func TestRestoreRefusesAnOlderOne(t *testing.T) {
 				if c.name == "known to exist" {
 					s, err = a.Look(t.Context())
 					require.NoError(t, err)
-					got, err = a.Restore(t.Context(), s, false, m.lnd)
+					// Two went back: even that may not be the newest.
+					_, err = a.Restore(t.Context(), s, false, m.lnd)
+					require.ErrorContains(t, err, "2 showed less than acknowledged")
+					got, err = a.Restore(t.Context(), s, true, m.lnd)
 					require.NoError(t, err)
 					require.Len(t, got.Channels, 3)
 				}
@@ -217,7 +258,7 @@ func TestRestoreInterrupted(t *testing.T) {
 		_, err := a.Restore(t.Context(), s, false, m.lnd)
 		require.Error(t, err)
 		require.Len(t, m.lnd.pending, 1)
-		begun, err := agent.LoadRestored(m.dir)
+		begun, _, err := agent.LoadRestored(m.dir)
 		require.NoError(t, err)
 		require.False(t, begun.Given)
 		// Meanwhile every provider but one went back: that must not become the restore.
@@ -235,9 +276,6 @@ func TestRestoreInterrupted(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, m.lnd.pending, 3)
 		require.True(t, got.Given)
-		require.NoError(t, os.WriteFile(filepath.Join(m.dir, "restore-state.json"), []byte("{"), 0o600))
-		_, err = agent.LoadRestored(m.dir)
-		require.Error(t, err)
 	})
 }
 
@@ -259,8 +297,9 @@ func TestRestoreKilledAtEveryPoint(t *testing.T) {
 			m.restorePower()
 			m.lnd.power = nil
 			// Whoever starts again has the disk as it was, and reads everything anew.
-			_, err = agent.LoadRestored(m.dir)
+			_, damaged, err := agent.LoadRestored(m.dir)
 			require.NoError(t, err)
+			require.False(t, damaged)
 			a, s = survey(t, m)
 			got, err := a.Restore(t.Context(), s, false, m.lnd)
 			require.NoError(t, err, "killed after %d effects", n)
@@ -279,9 +318,58 @@ func TestRestoreKilledAtEveryPoint(t *testing.T) {
 	}
 }
 
-// TestTwoHeadsForTwoDevices: a provider shows each of two devices a log of its
-// own. The device that comes back finds it, with proof.
-func TestTwoHeadsForTwoDevices(t *testing.T) {
+// TestTwoDevicesSeeTwoLogs: two devices beside one lnd, and a provider that keeps a
+// log for each of them, both with everything that each of them wrote. By what the
+// others keep of it each device finds it out.
+func TestTwoDevicesSeeTwoLogs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 2, three())
+		r.lnd.open = []ln.Outpoint{outpoint(1)}
+		a, stop := r.start()
+		defer stop()
+		settle(time.Minute)
+		other := &rig{t: t, lnd: r.lnd, dir: t.TempDir(), secret: r.secret, places: map[string]*fakePlace{
+			"a": r.places["a"].snapshot(), "b": r.places["b"], "c": r.places["c"],
+		}}
+		other.configure(2)
+		b, stop := other.start()
+		defer stop()
+		for n := range 4 {
+			r.lnd.openChannel(n + 2)
+			settle(time.Hour)
+		}
+		proofs := 0
+		for _, device := range []struct {
+			*agent.Agent
+			dir string
+		}{{a, r.dir}, {b, other.dir}} {
+			for _, p := range device.Status().Providers {
+				if p.Name == "a" {
+					require.Regexp(t, "two logs that exclude each other|its log went back|cannot show that its log continues", p.Alarm)
+				} else {
+					require.Empty(t, p.Alarm, p.Name)
+				}
+			}
+			files, err := filepath.Glob(filepath.Join(device.dir, "evidence-*.json"))
+			require.NoError(t, err)
+			for _, file := range files {
+				raw, err := os.ReadFile(file)
+				require.NoError(t, err)
+				var e recovery.Evidence
+				require.NoError(t, json.Unmarshal(raw, &e))
+				e.Binding = ""
+				_, err = e.Verify(nil)
+				require.NoError(t, err, "%s", raw)
+				proofs++
+			}
+		}
+		t.Logf("%d proof(s) for others", proofs)
+	})
+}
+
+// TestALogThatIsExchanged: a provider goes over to another log of the same length.
+// The device that comes back finds it, with proof.
+func TestALogThatIsExchanged(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 0, three())
 		r.lnd.open = []ln.Outpoint{outpoint(1)}

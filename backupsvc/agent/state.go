@@ -17,8 +17,6 @@ type Stand struct {
 	AtMs        int64 `json:"at_ms"`
 	ConfirmedMs int64 `json:"confirmed_ms"`
 	Bytes       int64 `json:"bytes"`
-	// Receipt is signed for that write.
-	Receipt *recovery.Head `json:"receipt,omitempty"`
 	// Payload is the hash of what was sealed.
 	Payload string `json:"payload"`
 }
@@ -28,15 +26,25 @@ type PlaceState struct {
 	Things map[string]Stand `json:"things"`
 	// Newest is the newest head that it signed; whatever it shows later must
 	// continue it.
-	Newest  *recovery.Head `json:"newest,omitempty"`
+	Newest *recovery.Head `json:"newest,omitempty"`
+	// Noted says where its log stood after the last write of anything but the
+	// witness: it is what the other providers keep of it. With the witness's own
+	// writes in it the providers' notes of each other would never settle. Owed says
+	// that a write took place whose answer was lost: the next head is noted.
+	Noted   *recovery.Head `json:"noted,omitempty"`
+	Owed    bool           `json:"owed,omitempty"`
 	Binding string         `json:"binding,omitempty"`
+	// Crossed is the signature of the last head that another device was shown, and
+	// that was compared with what this one is shown.
+	Crossed string `json:"crossed,omitempty"`
 	// Alarm is what it did that an honest provider does not. It stays until the
 	// owner forgives.
 	Alarm   string `json:"alarm,omitempty"`
 	AlarmMs int64  `json:"alarm_ms,omitempty"`
-	// Drilled is the last drill that reached it, and why it failed.
-	DrilledMs    int64  `json:"drilled_ms,omitempty"`
-	DrillProblem string `json:"drill_problem,omitempty"`
+	// DrilledMs is when everything was drilled last, DrillFailed why things do not
+	// open, by their names.
+	DrilledMs   int64             `json:"drilled_ms,omitempty"`
+	DrillFailed map[string]string `json:"drill_failed,omitempty"`
 }
 
 // State is what the agent remembers. Nothing in it is needed to restore, and

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -17,9 +16,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/backupsvc/provider"
 	"github.com/sluice-lsp/sluice/backupsvc/recovery"
-	"github.com/sluice-lsp/sluice/backupsvc/seal"
 	"github.com/sluice-lsp/sluice/internal/errkind"
-	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // worker brings one provider up to date, by itself: it knows what is there only
@@ -34,12 +31,30 @@ type worker struct {
 	versions map[string]string
 	looked   map[string]bool
 
-	// Under the agent's mu.
-	problem string
-	// held are channels in what it stores that lnd knows nothing of.
-	held []string
+	// Under the agent's mu. retries and problems are of what was tried, by its name.
+	retries  map[string]retry
+	problems map[string]string
+	// reread are things that are to be read again although they look stored.
+	reread map[string]bool
+	// held are channels in what it stores that lnd knows nothing of; heldBy is the
+	// version that they are in, and all its channels.
+	held         []string
+	heldBy       recovery.Ref
+	heldChannels []string
+	// unreadable are things that it stores, that do not open, and that this machine
+	// did not write.
+	unreadable map[string]bool
 	// suspect says that what is there is to be read again.
 	suspect bool
+}
+
+// retry is when a thing that a provider did not take is tried there again.
+type retry struct {
+	// tried is when it was last tried, due when it may be again.
+	tried, due time.Time
+	// wait is between tries; quick counts conflicts in a row.
+	wait  time.Duration
+	quick int
 }
 
 func (w *worker) work(ctx context.Context) {
@@ -48,7 +63,6 @@ func (w *worker) work(ctx context.Context) {
 			_ = w.open.Close()
 		}
 	}()
-	wait, quick := w.a.cfg.MinBackoff, 0
 	for ctx.Err() == nil {
 		name, wake, delay := w.next()
 		if name == "" {
@@ -59,17 +73,7 @@ func (w *worker) work(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.tell(err)
-		switch {
-		case err == nil:
-			wait, quick = w.a.cfg.MinBackoff, 0
-		case errors.Is(err, errkind.Conflict) && quick < 3:
-			// Somebody else wrote: read, and try at once.
-			quick++
-		default:
-			_ = pace.Pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // spreads retries
-			wait, quick = min(2*wait, w.a.cfg.MaxBackoff), 0
-		}
+		w.tell(name, err)
 	}
 }
 
@@ -83,58 +87,131 @@ func idle(ctx context.Context, wake <-chan struct{}, delay time.Duration) {
 	}
 }
 
-func (w *worker) tell(err error) {
+// tell notes how a try ended. What one thing failed of may be its own (it is too
+// large there, say), so each waits for itself, and none keeps the others from
+// their turn.
+func (w *worker) tell(name string, err error) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// The clock of the process: the wall's may be set back for a year.
+	now := time.Now()
+	r := w.retries[name]
+	r.tried = now
+	switch {
+	case err == nil:
+		r = retry{tried: now}
+	case errors.Is(err, errkind.Conflict) && r.quick < 3:
+		// Somebody else wrote: read, and try at once.
+		r.quick++
+	default:
+		r.wait = min(max(2*r.wait, a.cfg.MinBackoff), a.cfg.MaxBackoff)
+		r.due, r.quick = now.Add(r.wait/2+rand.N(r.wait)), 0 //nolint:gosec // spreads retries
+	}
+	w.retries[name] = r
 	text := ""
 	if err != nil && !errors.Is(err, errkind.Conflict) {
 		text = errkind.Told(err)
 	}
-	if text != "" && text != w.problem {
-		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.Error(err))
+	if text != "" && text != w.problems[name] {
+		a.p.Log.Warn("a backup provider has not got the present version", zap.String("provider", w.cfg.Name), zap.String("name", name), zap.Error(err))
 	}
-	w.problem = text
+	if text == "" {
+		delete(w.problems, name)
+	} else {
+		w.problems[name] = text
+	}
 	a.signal()
 }
 
-// next says what to store next, or for how long to wait.
+// next says what to store next, or for how long to wait. The channels come
+// first, unless they failed and must wait themselves; then what was not tried
+// for longest, so that something that always fails keeps nothing else away.
 func (w *worker) next() (name string, wake <-chan struct{}, delay time.Duration) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	const idle = time.Minute
 	if w.suspect {
 		w.suspect = false
 		clear(w.looked)
 	}
+	delay = time.Minute
+	lacking, settles := w.lacking()
+	if settles > 0 {
+		delay = min(delay, settles)
+	}
+	now := time.Now()
+	for _, n := range lacking {
+		r := w.retries[n]
+		if left := r.due.Sub(now); left > 0 {
+			delay = min(delay, left)
+			continue
+		}
+		if n == channelsName {
+			return n, a.wake, 0
+		}
+		if name == "" || r.tried.Before(w.retries[name].tried) {
+			name = n
+		}
+	}
+	if w.reread[name] {
+		delete(w.looked, name)
+	}
+	return name, a.wake, delay
+}
+
+// lacking are the things that are to be read or written at this provider, the
+// channels first. settles is after how long the witness will be one of them, if
+// what it tells has not settled yet (under mu).
+func (w *worker) lacking() (names []string, settles time.Duration) {
+	a := w.a
 	channels := a.things[channelsName]
 	if channels == nil {
-		return "", a.wake, idle
-	}
-	if !w.looked[channelsName] || len(w.held) > 0 {
-		return channelsName, a.wake, 0
-	}
-	if a.holding() {
-		return "", a.wake, idle
+		return nil, 0
 	}
 	stands := a.state.place(w.place).Things
-	if stands[channelsName].Ref != channels.ref {
-		return channelsName, a.wake, 0
+	if !w.looked[channelsName] || len(w.held) > 0 {
+		names = append(names, channelsName)
+	} else if !a.holding() && stands[channelsName].Ref != channels.ref {
+		names = append(names, channelsName)
+	}
+	if a.holding() {
+		return names, 0
 	}
 	for _, n := range slices.Sorted(maps.Keys(a.things)) {
-		if stands[n].Ref != a.things[n].ref {
-			return n, a.wake, 0
+		if n != channelsName && (stands[n].Ref != a.things[n].ref || w.reread[n]) {
+			names = append(names, n)
 		}
 	}
 	// What others acknowledged is noted once it has settled.
 	if _, sum := w.note(); stands[witnessName].Payload != sum {
 		if left := a.cfg.Gather - a.p.Now().Sub(a.marked); left > 0 && left <= a.cfg.Gather {
-			return "", a.wake, left
+			return names, left
 		}
-		return witnessName, a.wake, 0
+		names = append(names, witnessName)
 	}
-	return "", a.wake, idle
+	return names, 0
+}
+
+// problem is what the owner reads of what the provider does not take; empty if
+// it takes everything (under mu).
+func (w *worker) problem() string {
+	by := map[string][]string{}
+	for name, text := range w.problems {
+		if _, ours := w.a.things[name]; ours || name == witnessName {
+			by[text] = append(by[text], name)
+		}
+	}
+	var out []string
+	for text, names := range by {
+		slices.Sort(names)
+		if !slices.Contains(names, channelsName) {
+			text = strings.Join(names, ", ") + ": " + text
+		}
+		out = append(out, text)
+	}
+	slices.Sort(out)
+	return strings.Join(out, "; ")
 }
 
 // holding says that some provider keeps channels that lnd knows nothing of:
@@ -163,6 +240,9 @@ func (w *worker) store(ctx context.Context, name string) error {
 	a := w.a
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
+	if err := w.reconsider(ctx); err != nil {
+		return err
+	}
 	if err := w.dial(); err != nil {
 		return err
 	}
@@ -173,9 +253,12 @@ func (w *worker) store(ctx context.Context, name string) error {
 			}
 		}
 	}
-	t := w.wanted(name)
+	a.mu.Lock()
+	delete(w.reread, name)
+	a.mu.Unlock()
+	t, err := w.wanted(name)
 	if t == nil {
-		return nil
+		return err
 	}
 	id, err := a.cfg.Secret.ID(name)
 	if err != nil {
@@ -190,13 +273,14 @@ func (w *worker) store(ctx context.Context, name string) error {
 	w.versions[name] = stored.Version
 	now := a.p.Now().UnixMilli()
 	stand := Stand{Ref: t.ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(t.sealed)), Payload: t.sum}
-	if stored.Receipt != nil {
-		stand.Receipt = recovery.FromSigned(stored.Receipt.Head)
-	}
 	a.mu.Lock()
-	a.state.place(w.place).Things[name] = stand
+	s := a.state.place(w.place)
+	s.Things[name] = stand
 	if name != witnessName {
 		a.marked = a.p.Now()
+		if stored.Receipt != nil {
+			s.Noted, s.Owed = recovery.FromSigned(stored.Receipt.Head), false
+		}
 	}
 	a.save()
 	a.signal()
@@ -209,32 +293,31 @@ func (w *worker) store(ctx context.Context, name string) error {
 
 // wanted is what the provider lacks of a thing, as it is at this moment; nil
 // when it lacks nothing, or nothing may be written.
-func (w *worker) wanted(name string) *thing {
+func (w *worker) wanted(name string) (*thing, error) {
 	a := w.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	stand := a.state.place(w.place).Things[name]
 	if a.holding() {
-		return nil
+		return nil, nil
 	}
 	if name != witnessName {
 		t := a.things[name]
 		if t == nil || stand.Ref == t.ref {
-			return nil
+			return nil, nil
 		}
 		same := *t
-		return &same
+		return &same, nil
 	}
 	raw, sum := w.note()
 	if stand.Payload == sum {
-		return nil
+		return nil, nil
 	}
 	t := &thing{name: witnessName, payload: raw, sum: sum}
 	if err := a.number(t); err != nil {
-		a.note("encryption of "+witnessName, err)
-		return nil
+		return nil, err
 	}
-	return t
+	return t, nil
 }
 
 func (w *worker) dial() error {
@@ -279,131 +362,15 @@ func (w *worker) look(ctx context.Context, name string) error {
 		w.versions[name] = obj.Version
 	}
 	w.looked[name] = true
-	if name == channelsName {
-		return w.prove(ctx)
-	}
-	return nil
-}
-
-// gone: nothing is there.
-func (w *worker) gone(name string) {
-	a := w.a
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.state.place(w.place)
-	if had := s.Things[name]; had.Number > 0 {
-		if name == channelsName {
-			a.accuse(w, fmt.Sprintf("it has nothing, but acknowledged version %d: it was emptied; it is stored again", had.Number))
-		}
-		delete(s.Things, name)
-		a.save()
+	owed := a.state.place(w.place).Owed
+	a.mu.Unlock()
+	if name != channelsName && !owed {
+		return nil
 	}
-	w.hold(nil)
-}
-
-// damaged: what is there does not open. Where this machine wrote before, it
-// writes again. Where it did not, it may be all that there is.
-func (w *worker) damaged(name string, cause error) error {
-	a := w.a
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := a.state.place(w.place)
-	if s.Things[name].Number == 0 && !a.abandoned[w.place] {
-		if name == channelsName {
-			w.hold([]string{"what is stored at " + w.cfg.Name + " (" + errkind.Told(cause) + ")"})
-		}
-		return errkind.Wrap(errkind.Denied, cause, "what is stored there does not open ("+errkind.Told(cause)+"): it is not replaced unless you say so (`sluice-wallet backup now --abandon`)")
+	p, err := w.prove(ctx)
+	if err != nil {
+		return err
 	}
-	if s.Things[name].Number > 0 {
-		a.accuse(w, "what it stores does not open any more: it is stored again")
-		delete(s.Things, name)
-		a.save()
-	}
-	w.hold(nil)
-	return nil
-}
-
-// adopt judges what is there by what is known.
-func (w *worker) adopt(ctx context.Context, name string, h seal.Header, payload, sealed []byte) error {
-	a := w.a
-	var missing []string
-	if name == channelsName {
-		known, err := a.known(ctx)
-		if err != nil {
-			return err
-		}
-		missing = recovery.Unaccounted(h.Channels, known)
-	}
-	ref := refOf(h.Number, h.MadeMs, sealed)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	missing = slices.DeleteFunc(missing, func(op string) bool { return a.abandoned[op] })
-	w.hold(missing)
-	if len(missing) > 0 {
-		return errkind.New(errkind.Denied, a.heldBack())
-	}
-	s := a.state.place(w.place)
-	had, now := s.Things[name], a.p.Now().UnixMilli()
-	switch {
-	case had.Ref == ref:
-		had.ConfirmedMs = now
-		s.Things[name] = had
-	case a.things[name] != nil && a.things[name].ref == ref:
-		// A write whose answer was lost had taken place.
-		s.Things[name] = Stand{Ref: ref, AtMs: now, ConfirmedMs: now, Bytes: int64(len(sealed)), Payload: a.things[name].sum}
-		a.marked = a.p.Now()
-	case had.Number > 0 && had.Newer(ref):
-		a.accuse(w, fmt.Sprintf("it has version %d of %s, but acknowledged version %d: it went back; the present one is stored again", ref.Number, name, had.Number))
-		delete(s.Things, name)
-	case h.Device != a.state.Device:
-		a.p.Log.Info("another device of this wallet wrote here; its version is accounted for and replaced",
-			zap.String("provider", w.cfg.Name), zap.String("device", h.Device), zap.Uint64("number", h.Number))
-	}
-	if name == witnessName {
-		if other, err := recovery.DecodeWitness(payload); err == nil {
-			a.foreign = a.foreign.Merge(other)
-		}
-	}
-	a.overtake(name, ref)
-	a.save()
-	return nil
-}
-
-// hold keeps everything from being written while something would be lost by it
-// (under mu).
-func (w *worker) hold(missing []string) {
-	if slices.Equal(w.held, missing) {
-		return
-	}
-	w.held = missing
-	w.a.signal()
-	if len(missing) > 0 {
-		w.a.p.Log.Error("backups are held back", zap.String("why", w.a.heldBack()))
-	}
-}
-
-// heldBack says why nothing is written; empty if it is (under mu).
-func (a *Agent) heldBack() string {
-	var out []string
-	for _, p := range a.settings.Providers {
-		if w := a.workers[p.Place()]; w != nil && len(w.held) > 0 {
-			some := w.held[:min(3, len(w.held))]
-			out = append(out, fmt.Sprintf("%s has a backup with %d channel(s) that this node knows nothing of (%s)", p.Name, len(w.held), strings.Join(some, ", ")))
-		}
-	}
-	if len(out) == 0 {
-		return ""
-	}
-	return strings.Join(out, "; ") + ". Nothing is replaced: restore first (`sluice-wallet backup restore`), or give them up (`sluice-wallet backup now --abandon`)"
-}
-
-// accuse notes what an honest provider does not do (under mu).
-func (a *Agent) accuse(w *worker, what string) {
-	s := a.state.place(w.place)
-	if s.Alarm == "" || s.Alarm != what {
-		a.p.Log.Error("a backup provider did what an honest one does not", zap.String("provider", w.cfg.Name), zap.String("what", what))
-	}
-	s.Alarm, s.AlarmMs = what, a.p.Now().UnixMilli()
-	a.save()
-	a.signal()
+	return w.fits(ctx, p, name, id, obj.Value)
 }

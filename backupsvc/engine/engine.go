@@ -89,8 +89,10 @@ type Options struct {
 	// Binding is the gateway's node's signature of the signer's key
 	// (vault.BindingText); empty if there is none.
 	Binding string
-	Now     func() time.Time
-	Log     *zap.Logger
+	// Wrote hears of every write before its receipt is given; it must not wait.
+	Wrote func()
+	Now   func() time.Time
+	Log   *zap.Logger
 }
 
 // Engine runs the vault. Its methods may be called once Run has begun.

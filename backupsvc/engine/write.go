@@ -49,6 +49,9 @@ func (e *Engine) Put(ctx context.Context, id vault.Identity, w vault.Write) (vau
 	if err != nil {
 		return vault.Receipt{}, explain(err)
 	}
+	if e.o.Wrote != nil {
+		e.o.Wrote()
+	}
 	return e.o.Signer.Receipt(j.Plan, e.o.Epoch, e.o.Now())
 }
 

@@ -91,7 +91,7 @@ func (g *Gateway) Get(ctx context.Context, id string) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
-	stream, err := g.client.Download(ctx, &backupsv1.DownloadRequest{StoreId: storeID, Key: id, Nonce: nonce})
+	stream, err := g.client.Download(ctx, &backupsv1.DownloadRequest{StoreId: Store, Key: id, Nonce: nonce})
 	if err != nil {
 		return Object{}, rpcserver.FromStatus(err)
 	}
@@ -141,7 +141,7 @@ func (g *Gateway) Put(ctx context.Context, id, known string, value []byte) (Stor
 		return Stored{}, errkind.New(errkind.Unavailable, "the server's receipt is of something else")
 	}
 	e := receipt.Entries[0]
-	if e.Op != vault.OpPut || e.Store != storeID || e.Key != id || e.Content != vault.ContentHash(value) || e.Version != version+1 {
+	if e.Op != vault.OpPut || e.Store != Store || e.Key != id || e.Content != vault.ContentHash(value) || e.Version != version+1 {
 		return Stored{}, errkind.New(errkind.Unavailable, "the server's receipt is of something else")
 	}
 	return Stored{Version: strconv.FormatInt(e.Version, 10), Receipt: &receipt}, nil
@@ -149,7 +149,7 @@ func (g *Gateway) Put(ctx context.Context, id, known string, value []byte) (Stor
 
 func (g *Gateway) put(ctx context.Context, id string, version int64, value []byte) (*backupsv1.Receipt, error) {
 	if len(value) <= maxPut {
-		got, err := g.client.Put(ctx, &backupsv1.PutRequest{StoreId: storeID, Puts: []*backupsv1.Item{{Key: id, Version: version, Value: value}}})
+		got, err := g.client.Put(ctx, &backupsv1.PutRequest{StoreId: Store, Puts: []*backupsv1.Item{{Key: id, Version: version, Value: value}}})
 		return got.GetReceipt(), err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -159,7 +159,7 @@ func (g *Gateway) put(ctx context.Context, id string, version int64, value []byt
 		return nil, err
 	}
 	sum := vault.ContentHash(value)
-	m := &backupsv1.UploadRequest{StoreId: storeID, Key: id, Version: version, Size: int64(len(value)), ContentSha256: sum[:]}
+	m := &backupsv1.UploadRequest{StoreId: Store, Key: id, Version: version, Size: int64(len(value)), ContentSha256: sum[:]}
 	for len(value) > 0 {
 		n := min(len(value), pieceSize)
 		m.Piece, value = value[:n], value[n:]

@@ -59,6 +59,21 @@ type Proof struct {
 	Binding string
 }
 
+// Contradicts says that what was got under an id is not what the log ends with;
+// value is nil if nothing was there. A log that is not shown whole is judged by the
+// entries after a point of it that is known.
+func (p Proof) Contradicts(known *vault.Head, id string, value []byte) bool {
+	seq, at := uint64(0), vault.Genesis(p.Shown.Server, p.Shown.Identity)
+	if known != nil {
+		seq, at = known.Seq, known.Hash
+	}
+	content, there, told, err := vault.Present(seq, at, p.Entries, p.Shown.Head, Store, id)
+	if err != nil || !told {
+		return false // it is trimmed, or it is the log that is judged
+	}
+	return there != (value != nil) || there && content != vault.ContentHash(value)
+}
+
 // Attested is a place that signs what it holds.
 type Attested interface {
 	Place

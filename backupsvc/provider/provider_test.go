@@ -102,6 +102,23 @@ func TestGatewayProves(t *testing.T) {
 	require.Len(t, p.Entries, 3)
 	require.NotEmpty(t, p.Binding)
 	require.Equal(t, stored.Receipt.Head.Hash, p.Shown.Hash)
+
+	// What is there is compared with what the log ends with.
+	whole, err := g.Prove(ctx, 0)
+	require.NoError(t, err)
+	known := vault.Head{Seq: 1, Hash: vault.Extend(empty.Shown.Hash, whole.Entries[0])}
+	for _, from := range []struct {
+		proof provider.Proof
+		known *vault.Head
+	}{{whole, nil}, {p, &known}} {
+		require.False(t, from.proof.Contradicts(from.known, "id", []byte("more")))
+		require.True(t, from.proof.Contradicts(from.known, "id", []byte("one")), "an old value")
+		require.True(t, from.proof.Contradicts(from.known, "id", nil), "it was withheld")
+		require.False(t, from.proof.Contradicts(from.known, "other", nil))
+	}
+	require.True(t, whole.Contradicts(nil, "other", []byte("x")), "the whole log knows nothing of it")
+	require.False(t, p.Contradicts(&known, "other", []byte("x")), "a part of it may not reach back to it")
+	require.False(t, p.Contradicts(nil, "id", []byte("one")), "what leads nowhere proves nothing of the value")
 }
 
 // liar is a gateway that answers what change makes of an honest one's answers.

@@ -22,8 +22,8 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
-// storeID is the name space in which our objects lie at vaults and VSS servers.
-const storeID = "sluice-backup/1"
+// Store is the name space in which our objects lie at vaults and VSS servers.
+const Store = "sluice-backup/1"
 
 // VSS is somebody's VSS server. It gives no receipts.
 type VSS struct {
@@ -57,7 +57,7 @@ func (v *VSS) Close() error { v.web.CloseIdleConnections(); return nil }
 // Get implements Place.
 func (v *VSS) Get(ctx context.Context, id string) (Object, error) {
 	var got vssv1.GetObjectResponse
-	if err := v.call(ctx, "getObject", &vssv1.GetObjectRequest{StoreId: storeID, Key: id}, &got); err != nil {
+	if err := v.call(ctx, "getObject", &vssv1.GetObjectRequest{StoreId: Store, Key: id}, &got); err != nil {
 		return Object{}, err
 	}
 	if got.GetValue().GetKey() != id {
@@ -73,7 +73,7 @@ func (v *VSS) Put(ctx context.Context, id, known string, value []byte) (Stored, 
 		return Stored{}, err
 	}
 	err = v.call(ctx, "putObjects", &vssv1.PutObjectRequest{
-		StoreId: storeID, TransactionItems: []*vssv1.KeyValue{{Key: id, Version: version, Value: value}},
+		StoreId: Store, TransactionItems: []*vssv1.KeyValue{{Key: id, Version: version, Value: value}},
 	}, &vssv1.PutObjectResponse{})
 	return Stored{Version: strconv.FormatInt(version+1, 10)}, err
 }

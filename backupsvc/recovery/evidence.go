@@ -21,8 +21,12 @@ type Evidence struct {
 	Shown *Head `json:"shown"`
 }
 
-// Convicts says that a verdict convinces others: the two signatures suffice.
-func Convicts(v vault.Verdict) bool { return v == vault.RolledBack || v == vault.Forked }
+// Convicts says that a verdict convinces others: the two signatures suffice. That a
+// shorter log was shown later than a longer one is told by the server's own clock; one
+// that turns it back is found out, and cannot be shown to others.
+func Convicts(v vault.Verdict, known, shown *Head) bool {
+	return v == vault.Forked || v == vault.RolledBack && known != nil && shown != nil && shown.AtMs >= known.AtMs
+}
 
 // Verify checks evidence from nothing but itself. recover gives the node that
 // signed a text. It tells in a sentence what is proved.

@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -17,73 +18,169 @@ import (
 )
 
 // TestNothingNewerIsMissed: a wallet wrote versions, each acknowledged by some
-// providers, and counted one as backed up only when require of n had it. Then
-// some providers are silent or lie about what they have. Whatever the choice,
-// without a reason against it it is no older than the newest version that
-// counted, as long as fewer than require of those that hold it are silent or lie
-// alike.
+// providers, counted one as backed up only when require of n had it, and noted at
+// those that answered what the others acknowledged. Require changed meanwhile.
+// Then any providers are silent, damaged, emptied, or show what they had before,
+// their notes with it. What is chosen without a reason against it is no older than
+// the newest version that counted; but for providers that collude, as many as
+// each version was wanted at with those that are away, and of which no other's
+// note tells.
 func TestNothingNewerIsMissed(t *testing.T) {
+	var refused, taken, accused int
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 5).Draw(t, "n")
-		require := rapid.IntRange(1, n).Draw(t, "require")
-		has := make([]uint64, n)
+		least := n
+		type had struct {
+			version uint64
+			witness *recovery.Witness
+		}
+		histories := make([][]had, n)
+		for i := range n {
+			histories[i] = []had{{}}
+		}
+		last := func(i int) had { return histories[i][len(histories[i])-1] }
 		var counted uint64
 		for v := uint64(1); v <= uint64(rapid.IntRange(1, 5).Draw(t, "versions")); v++ {
+			require := rapid.IntRange(1, n).Draw(t, "require")
+			up := rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "acknowledge")
 			got := 0
 			for i := range n {
-				if rapid.Bool().Draw(t, "acknowledges") {
-					has[i] = v
+				if up[i] {
+					histories[i] = append(histories[i], had{v, last(i).witness})
 					got++
 				}
 			}
+			noted := rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "noted")
+			var w recovery.Witness
+			w.Require, w.Of = require, n
+			for i := range n {
+				if h := last(i); h.version > 0 {
+					w.Marks = append(w.Marks, mark(fmt.Sprint(i), h.version))
+				}
+			}
+			for i := range n {
+				// What counts has been noted where it is: the machine dies later.
+				if up[i] && (noted[i] || got >= require) {
+					mine := w.Without(fmt.Sprint(i))
+					histories[i] = append(histories[i], had{last(i).version, &mine})
+				}
+			}
 			if got >= require {
-				counted = v
+				counted, least = v, min(least, require)
 			}
 		}
-		faulty := 0
+		away, liars := 0, []int{}
 		found := make([]recovery.Found, n)
 		for i := range n {
 			found[i] = recovery.Found{Place: fmt.Sprint(i), Name: fmt.Sprint(i)}
-			shown := has[i]
-			switch rapid.IntRange(0, 3).Draw(t, "fault") {
+			shown := last(i)
+			switch rapid.IntRange(0, 4).Draw(t, "fault") {
 			case 1:
 				found[i].Err = "down"
+				away++
 				continue
 			case 2:
 				found[i].Damaged = "damaged"
+				away++
 				continue
 			case 3:
-				if faulty+1 < require {
-					faulty++
-					shown = rapid.Uint64Range(0, has[i]).Draw(t, "shown")
+				shown = rapid.SampledFrom(histories[i]).Draw(t, "shown")
+			}
+			if shown != last(i) {
+				liars = append(liars, i)
+			}
+			if shown.version > 0 {
+				found[i].Snapshot = &recovery.Snapshot{Ref: recovery.Ref{Number: shown.version}}
+			}
+			found[i].Witness = shown.witness
+		}
+		// Those who lie and of whom nobody tells, by what the others show.
+		hidden := 0
+		for _, i := range liars {
+			told := false
+			for j, f := range found {
+				if j == i || f.Witness == nil {
+					continue
+				}
+				for _, m := range f.Witness.Marks {
+					told = told || m.Place == found[i].Place && (found[i].Snapshot == nil || m.Things["channels"].Number > found[i].Snapshot.Number)
 				}
 			}
-			if shown > 0 {
-				found[i].Snapshot = &recovery.Snapshot{Ref: recovery.Ref{Number: shown}}
+			if !told {
+				hidden++
 			}
 		}
-		silent := 0
-		for _, f := range found {
-			if f.Err != "" || f.Damaged != "" {
-				silent++
-			}
+		c := recovery.Choose(found, "channels", least)
+		if len(c.Notes) > 0 {
+			accused++
 		}
-		c := recovery.Choose(found, require)
 		if len(c.Against) > 0 {
+			refused++
 			return
 		}
+		taken++
 		if c.Best < 0 {
 			t.Fatal("nothing was found, and nothing is against it")
 		}
-		// Silent and lying ones together must not be all that hold it.
-		if silent+faulty < require && found[c.Best].Snapshot.Number < counted {
+		if colluding := hidden > 0 && away+len(liars) >= least; !colluding && found[c.Best].Snapshot.Number < counted {
 			t.Fatalf("version %d was chosen, %d counted", found[c.Best].Snapshot.Number, counted)
 		}
 	})
+	require.NotZero(t, refused)
+	require.NotZero(t, taken)
+	require.NotZero(t, accused)
+}
+
+// TestWhoMayHaveHadANewerOne: providers that are away and those that do not show
+// what they had count together, by the least that any witness wanted.
+func TestWhoMayHaveHadANewerOne(t *testing.T) {
+	at := func(place string, number uint64, w *recovery.Witness) recovery.Found {
+		f := recovery.Found{Place: place, Name: place, Witness: w}
+		if number > 0 {
+			f.Snapshot = &recovery.Snapshot{Ref: recovery.Ref{Number: number}}
+		}
+		return f
+	}
+	down := func(place string) recovery.Found { return recovery.Found{Place: place, Name: place, Err: "down"} }
+	notes := func(need, of int, marks ...recovery.Mark) *recovery.Witness {
+		return &recovery.Witness{Require: need, Of: of, Marks: marks}
+	}
+	suspect := at("c", 5, nil)
+	suspect.Suspect = "its log went back"
+	for _, c := range []struct {
+		name  string
+		found []recovery.Found
+		says  string
+	}{
+		{"all is well", []recovery.Found{at("a", 5, notes(2, 3)), at("b", 5, nil), at("c", 5, nil)}, ""},
+		{"one went back", []recovery.Found{at("a", 4, nil), at("b", 5, notes(2, 3, mark("a", 5))), at("c", 5, nil)}, ""},
+		{"two went back", []recovery.Found{at("a", 3, nil), at("b", 5, notes(2, 3, mark("a", 5), mark("c", 5))), at("c", 4, nil)}, "2 showed less"},
+		{"one went back and one is away", []recovery.Found{at("a", 3, nil), at("b", 5, notes(2, 3, mark("a", 5))), down("c")}, "1 provider(s) did not answer"},
+		{"one is empty and one is away", []recovery.Found{at("a", 0, nil), at("b", 5, notes(2, 3, mark("a", 5))), down("c")}, "1 showed less"},
+		{"a log went back and one is away", []recovery.Found{suspect, at("b", 5, notes(2, 3)), down("a")}, "1 showed less"},
+		{"an old witness wanted more", []recovery.Found{at("a", 5, notes(3, 3)), at("b", 5, notes(1, 3)), down("c")}, "wanted at 1"},
+		{"a witness knew of more providers", []recovery.Found{at("a", 5, notes(2, 2)), at("b", 5, notes(2, 4))}, "2 provider(s) did not answer"},
+		{"new ones in the places of the old", []recovery.Found{at("a", 5, notes(2, 3, mark("b", 5), mark("c", 5))), at("d", 0, nil), at("e", 0, nil)}, "2 provider(s) did not answer"},
+		{"a stick at another path", []recovery.Found{at("a", 5, notes(1, 2, mark("stick", 5))), at("moved", 5, &recovery.Witness{At: "stick", Require: 1, Of: 2})}, ""},
+		{"it went back there", []recovery.Found{at("a", 5, notes(1, 2, mark("stick", 5))), at("moved", 4, &recovery.Witness{At: "stick", Require: 1, Of: 2})}, "1 showed less"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range len(c.found) {
+				got := strings.Join(recovery.Choose(c.found, "channels", 3).Against, "\n")
+				if c.says == "" {
+					require.Empty(t, got)
+				} else {
+					require.Contains(t, got, c.says)
+				}
+				// The order of the providers is of no meaning.
+				c.found = append(c.found[1:], c.found[0])
+			}
+		})
+	}
 }
 
 func mark(place string, number uint64) recovery.Mark {
-	return recovery.Mark{Place: place, Name: place, Channels: recovery.Ref{Number: number}}
+	return recovery.Mark{Place: place, Name: place, Things: map[string]recovery.Ref{"channels": {Number: number}}}
 }
 
 func TestMarksOfOthersCount(t *testing.T) {
@@ -91,12 +188,12 @@ func TestMarksOfOthersCount(t *testing.T) {
 		{Place: "a", Name: "a", Snapshot: &recovery.Snapshot{Ref: recovery.Ref{Number: 3}}, Witness: &recovery.Witness{Require: 1, Of: 3, Marks: []recovery.Mark{mark("a", 9), mark("b", 5)}}},
 		{Place: "b", Name: "b"},
 	}
-	m, ok := recovery.Known(found, "b")
+	m, ok := recovery.Known(found, found[1])
 	require.True(t, ok)
-	require.EqualValues(t, 5, m.Channels.Number)
-	_, ok = recovery.Known(found, "a")
+	require.EqualValues(t, 5, m.Things["channels"].Number)
+	_, ok = recovery.Known(found, found[0])
 	require.False(t, ok, "what a provider keeps of itself proves nothing")
-	c := recovery.Choose(found, 2)
+	c := recovery.Choose(found, "channels", 2)
 	require.Equal(t, 0, c.Best)
 	require.Contains(t, c.Notes["b"], "has nothing, but acknowledged version 5")
 	text := strings.Join(c.Against, "\n")
@@ -105,28 +202,54 @@ func TestMarksOfOthersCount(t *testing.T) {
 }
 
 func TestMergeKeepsTheNewest(t *testing.T) {
+	names := []string{"channels", "invoices.json", "swaps.json"}
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string) recovery.Witness {
 			var w recovery.Witness
 			for _, p := range rapid.SliceOfDistinct(rapid.StringMatching(`[a-d]`), rapid.ID[string]).Draw(t, label) {
-				w.Marks = append(w.Marks, mark(p, rapid.Uint64Range(1, 4).Draw(t, "number")))
+				m := recovery.Mark{Place: p, Name: p, Things: map[string]recovery.Ref{}, AtMs: rapid.Int64Range(1, 5).Draw(t, "at")}
+				for _, name := range names {
+					if n := rapid.Uint64Range(0, 4).Draw(t, name); n > 0 {
+						m.Things[name] = recovery.Ref{Number: n}
+					}
+				}
+				if seq := rapid.Uint64Range(0, 6).Draw(t, "seq"); seq > 0 {
+					m.Receipt = &recovery.Head{ServerKey: p, Epoch: rapid.SampledFrom([]string{"e", "f"}).Draw(t, "epoch"), Seq: seq}
+				}
+				w.Marks = append(w.Marks, m)
 			}
 			w.Names = rapid.SliceOfDistinct(rapid.StringMatching(`[x-z]`), rapid.ID[string]).Draw(t, label+" names")
 			return w
 		}
 		a, b := draw("a"), draw("b")
+		before, _ := json.Marshal([]recovery.Witness{a, b})
 		m := a.Merge(b)
+		if after, _ := json.Marshal([]recovery.Witness{a, b}); string(after) != string(before) {
+			t.Fatal("merging changed what was merged")
+		}
 		want := map[string]uint64{}
+		receipts := map[string][]*recovery.Head{}
 		for _, x := range append(slices.Clone(a.Marks), b.Marks...) {
-			want[x.Place] = max(want[x.Place], x.Channels.Number)
-		}
-		if len(m.Marks) != len(want) {
-			t.Fatalf("%v", m.Marks)
-		}
-		for _, x := range m.Marks {
-			if x.Channels.Number != want[x.Place] {
-				t.Fatalf("%v, want %v", x, want)
+			for name, ref := range x.Things {
+				want[x.Place+name] = max(want[x.Place+name], ref.Number)
 			}
+			if x.Receipt != nil {
+				receipts[x.Place] = append(receipts[x.Place], x.Receipt)
+			}
+		}
+		have := map[string]uint64{}
+		for _, x := range m.Marks {
+			for name, ref := range x.Things {
+				have[x.Place+name] = ref.Number
+			}
+			for _, r := range receipts[x.Place] {
+				if x.Receipt == nil || x.Receipt.Epoch == r.Epoch && x.Receipt.Seq < r.Seq {
+					t.Fatalf("%v was forgotten for %v", r, x.Receipt)
+				}
+			}
+		}
+		if !maps.Equal(want, have) {
+			t.Fatalf("%v, want %v", have, want)
 		}
 		twice, again := m.Merge(b), m.Merge(m)
 		x, _ := json.Marshal(m)

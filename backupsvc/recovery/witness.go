@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -115,21 +116,25 @@ type Mark struct {
 	Place string `json:"place"`
 	// Name is what this wallet's owner calls it.
 	Name string `json:"name"`
-	// Channels is the channel backup that it acknowledged last, and when.
-	Channels Ref   `json:"channels"`
-	AtMs     int64 `json:"at_ms"`
-	// Receipt is signed for that write, by a provider that gives receipts, and
-	// Binding is its node's signature of the key that receipts are signed with.
+	// Things are the versions that it acknowledged of each thing, by name, but for
+	// its witness; AtMs is when it acknowledged one last.
+	Things map[string]Ref `json:"things"`
+	AtMs   int64          `json:"at_ms"`
+	// Receipt says where its log stood after the last of those writes, by a
+	// provider that gives receipts. Binding is its node's signature of the key that
+	// receipts are signed with.
 	Receipt *Head  `json:"receipt,omitempty"`
 	Binding string `json:"binding,omitempty"`
 }
 
 // Witness is what each provider keeps of all the others.
 type Witness struct {
+	// At is the place that it is kept at.
+	At string `json:"at"`
 	// Require is at how many providers the owner wants each version, of how many.
 	Require int `json:"require"`
 	Of      int `json:"of"`
-	// Names are the other things of this wallet that are backed up.
+	// Names are the things of this wallet that are backed up besides the channels.
 	Names []string `json:"names,omitempty"`
 	Marks []Mark   `json:"marks"`
 }
@@ -143,9 +148,10 @@ func DecodeWitness(raw []byte) (Witness, error) {
 	return w, nil
 }
 
-// Without leaves out the mark of one place: what a provider itself keeps of
-// itself proves nothing.
+// Without is the witness for one place, without its own mark: what a provider
+// itself keeps of itself proves nothing.
 func (w Witness) Without(place string) Witness {
+	w.At = place
 	w.Marks = slices.DeleteFunc(slices.Clone(w.Marks), func(m Mark) bool { return m.Place == place })
 	return w
 }
@@ -157,14 +163,12 @@ func (w Witness) Merge(o Witness) Witness {
 	out := w
 	out.Marks, out.Names = nil, slices.Clone(w.Names)
 	for _, m := range append(slices.Clone(w.Marks), o.Marks...) {
-		i, seen := at[m.Place]
-		switch {
-		case !seen:
-			at[m.Place] = len(out.Marks)
-			out.Marks = append(out.Marks, m)
-		case m.newer(out.Marks[i]):
-			out.Marks[i] = m
+		if i, seen := at[m.Place]; seen {
+			out.Marks[i] = out.Marks[i].join(m)
+			continue
 		}
+		at[m.Place] = len(out.Marks)
+		out.Marks = append(out.Marks, m)
 	}
 	for _, n := range o.Names {
 		if !slices.Contains(out.Names, n) {
@@ -176,9 +180,35 @@ func (w Witness) Merge(o Witness) Witness {
 	return out
 }
 
-func (m Mark) newer(o Mark) bool {
-	if m.Channels != o.Channels {
-		return m.Channels.Newer(o.Channels)
+// join takes the newest of everything that two marks of one place say.
+func (m Mark) join(o Mark) Mark {
+	out := m
+	if o.later(m) {
+		out = o
+	}
+	out.Things = maps.Clone(m.Things)
+	for name, ref := range o.Things {
+		if have, ok := out.Things[name]; ok && !ref.Newer(have) {
+			continue
+		}
+		if out.Things == nil {
+			out.Things = map[string]Ref{}
+		}
+		out.Things[name] = ref
+	}
+	return out
+}
+
+// later says whether m speaks of a later moment of the place's log than o.
+func (m Mark) later(o Mark) bool {
+	a, b := m.Receipt, o.Receipt
+	switch {
+	case a != nil && b == nil:
+		return true
+	case a == nil && b != nil:
+		return false
+	case a != nil && a.ServerKey == b.ServerKey && a.Epoch == b.Epoch && a.Seq != b.Seq:
+		return a.Seq > b.Seq
 	}
 	// A provider that was restored begins another epoch, in which its log is
 	// shorter: the later word is the newer one.

@@ -27,6 +27,10 @@ const (
 	// Restored: the server says that its database went back. Whatever it had
 	// is to be stored anew.
 	Restored Verdict = "restored"
+	// Contradicted: what the server serves is not what its own log ends with. A
+	// value is not signed together with the log, so this convinces only whoever
+	// got both.
+	Contradicted Verdict = "contradicted"
 )
 
 // Compare judges a head that a server shows now by one that it signed earlier.
@@ -60,4 +64,25 @@ func Compare(known, shown Head, entries []Entry) (Verdict, error) {
 		return Disconnected, nil
 	}
 	return Continues, nil
+}
+
+// Present gives the hash of what a log says to be there under a key; false if it
+// says that nothing is, or says nothing of the key. The entries must lead from a
+// known point of the log to the shown head; that of an empty log is known of all.
+func Present(seq uint64, at Hash, entries []Entry, shown Head, store, key string) (content Hash, there, told bool, err error) {
+	end, err := follow(at, seq, entries)
+	switch {
+	case err != nil:
+		return Hash{}, false, false, err
+	case seq+uint64(len(entries)) != shown.Seq || end != shown.Hash:
+		return Hash{}, false, false, fmt.Errorf("%w: the entries do not lead to the head", ErrForged)
+	}
+	// Of a whole log silence is an answer, too.
+	told = seq == 0
+	for _, e := range entries {
+		if e.Store == store && e.Key == key {
+			content, there, told = e.Content, e.Op == OpPut, true
+		}
+	}
+	return content, there, told, nil
 }

@@ -145,3 +145,64 @@ func TestWriteTimesAreTheServersOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, noon().UnixMilli()+1, plan.Changes[0].Entry.AtMs)
 }
+
+// TestPresent: what a log says of a key, from all of it or from a known point.
+func TestPresent(t *testing.T) {
+	acc := account(t)
+	start := acc.Head
+	var log []vault.Entry
+	held := map[string]vault.Held{}
+	step := func(w vault.Write) {
+		plan, err := vault.Decide(acc, held, w, wide(), noon())
+		require.NoError(t, err)
+		acc = plan.Account
+		for _, c := range plan.Changes {
+			log = append(log, c.Entry)
+			if c.Entry.Op == vault.OpDelete {
+				delete(held, c.Entry.Key)
+				continue
+			}
+			held[c.Entry.Key] = vault.Held{Version: c.Entry.Version, Size: c.Entry.Size, Seq: c.Entry.Seq}
+		}
+	}
+	step(vault.Write{Store: "s", Puts: []vault.Item{item("a", 0, "one"), item("b", 0, "two")}})
+	step(vault.Write{Store: "s", Puts: []vault.Item{item("a", 1, "three")}})
+	middle := acc
+	step(vault.Write{Store: "s", Deletes: []vault.Item{{Key: "b", Version: 1}}})
+	shown := vault.Head{Server: signer(t).Key(), Identity: acc.Identity, Seq: acc.Seq, Hash: acc.Head}
+	for _, c := range []struct {
+		name, store, key string
+		from             uint64
+		value            string
+		there, told      bool
+	}{
+		{"replaced", "s", "a", 0, "three", true, true},
+		{"deleted", "s", "b", 0, "", false, true},
+		{"never there", "s", "c", 0, "", false, true},
+		{"in another store", "t", "a", 0, "", false, true},
+		{"deleted, from the middle", "s", "b", 3, "", false, true},
+		{"before the middle", "s", "a", 3, "", false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at := start
+			if c.from > 0 {
+				at = middle.Head
+			}
+			content, there, told, err := vault.Present(c.from, at, log[c.from:], shown, c.store, c.key)
+			require.NoError(t, err)
+			require.Equal(t, c.there, there)
+			require.Equal(t, c.told, told)
+			if there {
+				require.Equal(t, vault.ContentHash([]byte(c.value)), content)
+			}
+		})
+	}
+	for name, entries := range map[string][]vault.Entry{"short": log[:3], "with a gap": append(log[:1:1], log[2:]...), "none": nil} {
+		_, _, _, err := vault.Present(0, start, entries, shown, "s", "a")
+		require.ErrorIs(t, err, vault.ErrForged, name)
+	}
+	other := append([]vault.Entry(nil), log...)
+	other[2].Content[0] ^= 1
+	_, _, _, err := vault.Present(0, start, other, shown, "s", "a")
+	require.ErrorIs(t, err, vault.ErrForged)
+}

@@ -138,6 +138,15 @@ func printBackups(w *world, s *backupagentv1.Backups) error {
 	} else {
 		p.Table(t)
 	}
+	if len(s.GetThings()) > 0 && len(s.GetProviders()) > 0 {
+		others := cli.NewTable("BESIDES THE CHANNELS", ">VERSION", "MADE", ">BYTES", ">PROVIDERS", "BACKED UP")
+		for _, v := range s.GetThings() {
+			others.Row(v.GetName(), cli.Group(v.GetNumber()), cli.Ago(v.GetMadeMs(), now), cli.Group(uint64(max(0, v.GetBytes()))),
+				fmt.Sprintf("%d of %d", v.GetGood(), s.GetRequire()), cli.YesNo(v.GetBackedUp()))
+		}
+		p.Printf("\n")
+		p.Table(others)
+	}
 	for _, v := range s.GetProviders() {
 		if v.GetProblem() != "" {
 			p.Printf("  ! %s: %s\n", v.GetName(), cli.Clean(v.GetProblem()))

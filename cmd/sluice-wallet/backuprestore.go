@@ -28,7 +28,7 @@ import (
 type backupRestoreCmd struct {
 	adminFlags
 	Look  bool `help:"Only show what the providers have."`
-	Older bool `help:"Restore although a newer version exists, or may. The money of channels opened since is not asked for."`
+	Older bool `help:"Restore although a newer version exists, or may, of the channels or of anything else. The money of channels opened since is not asked for."`
 	Yes   bool `short:"y" help:"Don't ask."`
 	Watch bool `short:"w" help:"Show what comes back until all has."`
 }
@@ -74,7 +74,7 @@ func (c *backupRestoreCmd) Run(w *world, g *Globals) error {
 		return err
 	}
 	p.Printf("lnd took version %d of %s with %d channel(s), and asks each peer to close.\n", r.Number, r.Provider, len(r.Channels))
-	if err := restoreFiles(w.ctx, p, g.DataDir, a, s); err != nil {
+	if err := restoreFiles(w.ctx, p, g.DataDir, a, s, c.Older); err != nil {
 		return err
 	}
 	return follow(w, g, a, r, c.Watch)
@@ -92,6 +92,9 @@ func (c *backupRestoreCmd) secret(w *world, g *Globals, client *lnd.Client) (sea
 	}
 	if secret, err = seedSecret(w, client, info.Network); err != nil {
 		return secret, err
+	}
+	if err := warnOfHost(w, client, secret); err != nil {
+		_, _ = fmt.Fprintf(w.stderr, "Whether a remote signer has this node's keys is not known: %v\n", err)
 	}
 	if err := os.MkdirAll(g.DataDir, 0o700); err != nil {
 		return secret, err
@@ -180,8 +183,11 @@ func surveyJSON(s agent.Survey) map[string]any {
 }
 
 // restoreFiles brings the wallet's other things back where there are none.
-func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agent, s agent.Survey) error {
-	things, err := a.Extras(ctx, s)
+func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agent, s agent.Survey, older bool) error {
+	things, told, err := a.Extras(ctx, s, older)
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(things)) {
 		path, ours := restoredPath(dir, name)
 		if !ours {
@@ -198,8 +204,8 @@ func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agen
 		}
 		p.Printf("Restored %s.\n", path)
 	}
-	if err != nil {
-		p.Printf("  ! not everything else could be read: %s\n", cli.Clean(err.Error()))
+	for _, what := range told {
+		p.Printf("  ! %s\n", cli.Clean(what))
 	}
 	return p.Err
 }
@@ -258,9 +264,12 @@ type backupProgressCmd struct {
 
 // Run shows.
 func (c *backupProgressCmd) Run(w *world, g *Globals) error {
-	r, err := agent.LoadRestored(g.DataDir)
+	r, damaged, err := agent.LoadRestored(g.DataDir)
 	if err != nil {
 		return err
+	}
+	if damaged {
+		return errkind.New(errkind.NotFound, "what was noted of the restore was damaged, and is put aside: `sluice-wallet backup restore` begins again, which does no harm")
 	}
 	if r == nil {
 		return errkind.New(errkind.NotFound, "nothing was restored here: `sluice-wallet backup restore` does")

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +67,9 @@ func (c *backupKeyCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	if err := warnOfHost(w, client, secret); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(g.DataDir, 0o700); err != nil {
 		return err
 	}
@@ -102,6 +107,26 @@ func (c *backupKeyCmd) make(w *world, client *lnd.Client) (seal.Secret, error) {
 		return seal.Secret{}, err
 	}
 	return seal.OfPassphrase(info.Network, info.PubKey, bytes.TrimRight(text, "\r\n"))
+}
+
+// hostReads is what is said of a seed's key on a node without keys of its own.
+const hostReads = "Warning: a remote signer has this node's keys, and whoever runs the node can have it make this key at any moment.\n" +
+	"If that is not you, it can read your backups: use `sluice-wallet backup key --passphrase-file FILE`, on a machine of yours.\n"
+
+// warnOfHost says whose the secret may be as well.
+func warnOfHost(w *world, client interface {
+	WatchOnly(ctx context.Context) (bool, error)
+}, secret seal.Secret,
+) error {
+	if secret.Kind != seal.FromSeed {
+		return nil
+	}
+	watchOnly, err := client.WatchOnly(w.ctx)
+	if err != nil || !watchOnly {
+		return err
+	}
+	_, err = io.WriteString(w.stderr, hostReads)
+	return err
 }
 
 func seedSecret(w *world, client *lnd.Client, network string) (seal.Secret, error) {

@@ -133,6 +133,12 @@ func (d *Daemon) newBackups(ctx context.Context, sign nodeSigner) error {
 	}
 	d.vault, err = backupsengine.New(backupsengine.Options{
 		DB: d.db, Signer: signer, Epoch: epoch, Config: d.cfg.Backups.engine(), Binding: d.bindReceipts(ctx, signer.Key(), sign), Now: d.now, Log: d.log.Named(backupsapi.Name),
+		Wrote: func() {
+			select {
+			case d.wrote <- struct{}{}:
+			default: // it is known already
+			}
+		},
 	})
 	if err != nil {
 		return err

@@ -63,6 +63,7 @@ const (
 	leaseServices  = "services"
 	leaseTower     = "watchtower"
 	advanceEvery   = time.Minute
+	advanceSoon    = time.Second
 )
 
 // Daemon is one sluiced.
@@ -87,6 +88,8 @@ type Daemon struct {
 	backups           *backupsapi.Service
 	swaps             *swapsapi.Service
 	vault             *backupsengine.Engine
+	// wrote says that the vault acknowledged something.
+	wrote chan struct{}
 	// messages and hooks serve LSPS during a tenure.
 	messages atomic.Pointer[peerrpc.Server]
 	hooks    atomic.Pointer[webhooks.Service]
@@ -134,7 +137,7 @@ func ParseRoles(names []string) (Roles, error) {
 // it does business.
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	d := &Daemon{
-		cfg: cfg, roles: roles, log: log, now: time.Now,
+		cfg: cfg, roles: roles, log: log, now: time.Now, wrote: make(chan struct{}, 1),
 		lsp: lspapi.New(), joint: collabapi.New(), lws: lwsapi.New(), tenants: tenantapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
 	}
 	d.state("starting")
@@ -508,21 +511,40 @@ func (d *Daemon) acceptHeld(ctx context.Context) {
 }
 
 // advance bounds how young a database dump can be and still pass for the
-// present.
+// present: a minute, and a second where the vault acknowledged something, since
+// whoever has its receipt can prove that the log went back.
 func (d *Daemon) advance(ctx context.Context) error {
+	advanceAfter(ctx, d.wrote, func() {
+		if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
+			d.log.Warn("the database's generation could not be raised", zap.Error(err))
+		}
+	})
+	// So that a copy made while sluiced ran is older than what it left.
+	d.lastAdvance(context.WithoutCancel(ctx))
+	return nil
+}
+
+// advanceAfter calls raise once a minute, and within a second of each thing
+// written, until ctx ends.
+func advanceAfter(ctx context.Context, wrote <-chan struct{}, raise func()) {
 	ticker := time.NewTicker(advanceEvery)
 	defer ticker.Stop()
+	var soon <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			// So that a copy made while sluiced ran is older than what it left.
-			d.lastAdvance(context.WithoutCancel(ctx))
-			return nil
-		case <-ticker.C:
-			if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
-				d.log.Warn("the database's generation could not be raised", zap.Error(err))
+			return
+		case <-wrote:
+			// What is written until then is covered as well.
+			if soon == nil {
+				soon = time.After(advanceSoon)
 			}
+			continue
+		case <-soon:
+		case <-ticker.C:
 		}
+		soon = nil
+		raise()
 	}
 }
 

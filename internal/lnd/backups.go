@@ -6,6 +6,7 @@ import (
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/signrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -112,4 +113,25 @@ func (c *Client) SharedKey(ctx context.Context, key ln.KeyLocator, point ln.PubK
 	}
 	copy(out[:], resp.SharedKey)
 	return out, nil
+}
+
+// WatchOnly says that the wallet has no private keys: a remote signer has them,
+// and whoever runs this node can ask the signer for anything.
+func (c *Client) WatchOnly(ctx context.Context) (bool, error) {
+	resp, err := c.wallet.ListAccounts(ctx, &walletrpc.ListAccountsRequest{})
+	if err != nil {
+		return false, mapError("list the wallet's accounts", err)
+	}
+	return watchOnly(resp.GetAccounts()), nil
+}
+
+// watchOnly: a wallet with keys has accounts with keys, beside ones that were
+// imported as public keys.
+func watchOnly(accounts []*walletrpc.Account) bool {
+	for _, a := range accounts {
+		if !a.GetWatchOnly() {
+			return false
+		}
+	}
+	return len(accounts) > 0
 }

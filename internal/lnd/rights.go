@@ -123,6 +123,7 @@ func rights() []Right {
 		{signer + "DeriveSharedKey", "the key of each swap, from lnd's seed; the backup's key is made with admin.macaroon", swaps},
 		{signer + "SignMessage", "to show payers an invoice with a longer final CLTV delta, signed with the node's key; whoever may call it can sign for the channels, too", resigning},
 		{lightning + "RestoreChannelBackups", "a restore, with admin.macaroon", nobody},
+		{walletKit + "ListAccounts", "whether a remote signer has the keys, when a backup's key is made with admin.macaroon", nobody},
 
 		{wtclient + "AddTower", "to upload to a watchtower", guarded},
 		{wtclient + "DeactivateTower", "to leave one", guarded},

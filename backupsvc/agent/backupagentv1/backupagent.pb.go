@@ -188,14 +188,106 @@ func (x *Provider) GetAlarm() string {
 	return ""
 }
 
+// Thing is what is backed up besides the channels.
+type Thing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The present version.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// When it was made.
+	MadeMs int64 `protobuf:"varint,3,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`
+	// Bytes of it, before encryption.
+	Bytes int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// At how many providers it is, as it is now or was two minutes ago at most.
+	Good int32 `protobuf:"varint,5,opt,name=good,proto3" json:"good,omitempty"`
+	// Whether that is enough.
+	BackedUp      bool `protobuf:"varint,6,opt,name=backed_up,json=backedUp,proto3" json:"backed_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Thing) Reset() {
+	*x = Thing{}
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Thing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Thing) ProtoMessage() {}
+
+func (x *Thing) ProtoReflect() protoreflect.Message {
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Thing.ProtoReflect.Descriptor instead.
+func (*Thing) Descriptor() ([]byte, []int) {
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Thing) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Thing) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Thing) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *Thing) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Thing) GetGood() int32 {
+	if x != nil {
+		return x.Good
+	}
+	return 0
+}
+
+func (x *Thing) GetBackedUp() bool {
+	if x != nil {
+		return x.BackedUp
+	}
+	return false
+}
+
 // Backups is how the whole stands.
 type Backups struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At how many providers a version must be.
 	Require int32 `protobuf:"varint,1,opt,name=require,proto3" json:"require,omitempty"`
-	// At how many the present one is.
+	// At how many the present one of the channels is.
 	Good int32 `protobuf:"varint,2,opt,name=good,proto3" json:"good,omitempty"`
-	// Whether that is enough: only then the wallet is backed up.
+	// Whether that is enough, and each other thing is at enough: only then the
+	// wallet is backed up.
 	BackedUp bool `protobuf:"varint,3,opt,name=backed_up,json=backedUp,proto3" json:"backed_up,omitempty"`
 	// The present version of the channel backup.
 	Number uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
@@ -212,14 +304,16 @@ type Backups struct {
 	// What else is backed up.
 	Names []string `protobuf:"bytes,10,rep,name=names,proto3" json:"names,omitempty"`
 	// This installation.
-	Device        string `protobuf:"bytes,11,opt,name=device,proto3" json:"device,omitempty"`
+	Device string `protobuf:"bytes,11,opt,name=device,proto3" json:"device,omitempty"`
+	// What else is backed up, and how it stands.
+	Things        []*Thing `protobuf:"bytes,12,rep,name=things,proto3" json:"things,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backups) Reset() {
 	*x = Backups{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[1]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +325,7 @@ func (x *Backups) String() string {
 func (*Backups) ProtoMessage() {}
 
 func (x *Backups) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[1]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +338,7 @@ func (x *Backups) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backups.ProtoReflect.Descriptor instead.
 func (*Backups) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{1}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Backups) GetRequire() int32 {
@@ -324,6 +418,13 @@ func (x *Backups) GetDevice() string {
 	return ""
 }
 
+func (x *Backups) GetThings() []*Thing {
+	if x != nil {
+		return x.Things
+	}
+	return nil
+}
+
 // GetBackupsRequest asks how it stands.
 type GetBackupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -333,7 +434,7 @@ type GetBackupsRequest struct {
 
 func (x *GetBackupsRequest) Reset() {
 	*x = GetBackupsRequest{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[2]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +446,7 @@ func (x *GetBackupsRequest) String() string {
 func (*GetBackupsRequest) ProtoMessage() {}
 
 func (x *GetBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[2]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +459,7 @@ func (x *GetBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupsRequest.ProtoReflect.Descriptor instead.
 func (*GetBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{2}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{3}
 }
 
 // GetBackupsResponse is how it stands.
@@ -372,7 +473,7 @@ type GetBackupsResponse struct {
 
 func (x *GetBackupsResponse) Reset() {
 	*x = GetBackupsResponse{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[3]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +485,7 @@ func (x *GetBackupsResponse) String() string {
 func (*GetBackupsResponse) ProtoMessage() {}
 
 func (x *GetBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[3]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +498,7 @@ func (x *GetBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupsResponse.ProtoReflect.Descriptor instead.
 func (*GetBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{3}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetBackupsResponse) GetBackups() *Backups {
@@ -421,7 +522,7 @@ type BackUpNowRequest struct {
 
 func (x *BackUpNowRequest) Reset() {
 	*x = BackUpNowRequest{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[4]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +534,7 @@ func (x *BackUpNowRequest) String() string {
 func (*BackUpNowRequest) ProtoMessage() {}
 
 func (x *BackUpNowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[4]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +547,7 @@ func (x *BackUpNowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackUpNowRequest.ProtoReflect.Descriptor instead.
 func (*BackUpNowRequest) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{4}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BackUpNowRequest) GetAbandon() bool {
@@ -474,7 +575,7 @@ type BackUpNowResponse struct {
 
 func (x *BackUpNowResponse) Reset() {
 	*x = BackUpNowResponse{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[5]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +587,7 @@ func (x *BackUpNowResponse) String() string {
 func (*BackUpNowResponse) ProtoMessage() {}
 
 func (x *BackUpNowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[5]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +600,7 @@ func (x *BackUpNowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackUpNowResponse.ProtoReflect.Descriptor instead.
 func (*BackUpNowResponse) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{5}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BackUpNowResponse) GetBackups() *Backups {
@@ -518,7 +619,7 @@ type DrillRequest struct {
 
 func (x *DrillRequest) Reset() {
 	*x = DrillRequest{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[6]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +631,7 @@ func (x *DrillRequest) String() string {
 func (*DrillRequest) ProtoMessage() {}
 
 func (x *DrillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[6]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +644,7 @@ func (x *DrillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillRequest.ProtoReflect.Descriptor instead.
 func (*DrillRequest) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{6}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{7}
 }
 
 // DrillResponse is how it stands after it.
@@ -557,7 +658,7 @@ type DrillResponse struct {
 
 func (x *DrillResponse) Reset() {
 	*x = DrillResponse{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[7]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +670,7 @@ func (x *DrillResponse) String() string {
 func (*DrillResponse) ProtoMessage() {}
 
 func (x *DrillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[7]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +683,7 @@ func (x *DrillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillResponse.ProtoReflect.Descriptor instead.
 func (*DrillResponse) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{7}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DrillResponse) GetBackups() *Backups {
@@ -603,7 +704,7 @@ type ForgiveRequest struct {
 
 func (x *ForgiveRequest) Reset() {
 	*x = ForgiveRequest{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[8]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +716,7 @@ func (x *ForgiveRequest) String() string {
 func (*ForgiveRequest) ProtoMessage() {}
 
 func (x *ForgiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[8]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +729,7 @@ func (x *ForgiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveRequest.ProtoReflect.Descriptor instead.
 func (*ForgiveRequest) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{8}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ForgiveRequest) GetName() string {
@@ -649,7 +750,7 @@ type ForgiveResponse struct {
 
 func (x *ForgiveResponse) Reset() {
 	*x = ForgiveResponse{}
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[9]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +762,7 @@ func (x *ForgiveResponse) String() string {
 func (*ForgiveResponse) ProtoMessage() {}
 
 func (x *ForgiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[9]
+	mi := &file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +775,7 @@ func (x *ForgiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveResponse.ProtoReflect.Descriptor instead.
 func (*ForgiveResponse) Descriptor() ([]byte, []int) {
-	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{9}
+	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ForgiveResponse) GetBackups() *Backups {
@@ -705,7 +806,14 @@ const file_backupsvc_agent_backupagentv1_backupagent_proto_rawDesc = "" +
 	"drilled_ms\x18\v \x01(\x03R\tdrilledMs\x12#\n" +
 	"\rdrill_problem\x18\f \x01(\tR\fdrillProblem\x12\x18\n" +
 	"\aproblem\x18\r \x01(\tR\aproblem\x12\x14\n" +
-	"\x05alarm\x18\x0e \x01(\tR\x05alarm\"\xc3\x02\n" +
+	"\x05alarm\x18\x0e \x01(\tR\x05alarm\"\x93\x01\n" +
+	"\x05Thing\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x17\n" +
+	"\amade_ms\x18\x03 \x01(\x03R\x06madeMs\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x12\n" +
+	"\x04good\x18\x05 \x01(\x05R\x04good\x12\x1b\n" +
+	"\tbacked_up\x18\x06 \x01(\bR\bbackedUp\"\xf9\x02\n" +
 	"\aBackups\x12\x18\n" +
 	"\arequire\x18\x01 \x01(\x05R\arequire\x12\x12\n" +
 	"\x04good\x18\x02 \x01(\x05R\x04good\x12\x1b\n" +
@@ -718,7 +826,8 @@ const file_backupsvc_agent_backupagentv1_backupagent_proto_rawDesc = "" +
 	"\tproviders\x18\t \x03(\v2\x1f.sluice.backupagent.v1.ProviderR\tproviders\x12\x14\n" +
 	"\x05names\x18\n" +
 	" \x03(\tR\x05names\x12\x16\n" +
-	"\x06device\x18\v \x01(\tR\x06device\"\x13\n" +
+	"\x06device\x18\v \x01(\tR\x06device\x124\n" +
+	"\x06things\x18\f \x03(\v2\x1c.sluice.backupagent.v1.ThingR\x06things\"\x13\n" +
 	"\x11GetBackupsRequest\"N\n" +
 	"\x12GetBackupsResponse\x128\n" +
 	"\abackups\x18\x01 \x01(\v2\x1e.sluice.backupagent.v1.BackupsR\abackups\"O\n" +
@@ -753,38 +862,40 @@ func file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescGZIP() []byte {
 	return file_backupsvc_agent_backupagentv1_backupagent_proto_rawDescData
 }
 
-var file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_backupsvc_agent_backupagentv1_backupagent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_backupsvc_agent_backupagentv1_backupagent_proto_goTypes = []any{
 	(*Provider)(nil),           // 0: sluice.backupagent.v1.Provider
-	(*Backups)(nil),            // 1: sluice.backupagent.v1.Backups
-	(*GetBackupsRequest)(nil),  // 2: sluice.backupagent.v1.GetBackupsRequest
-	(*GetBackupsResponse)(nil), // 3: sluice.backupagent.v1.GetBackupsResponse
-	(*BackUpNowRequest)(nil),   // 4: sluice.backupagent.v1.BackUpNowRequest
-	(*BackUpNowResponse)(nil),  // 5: sluice.backupagent.v1.BackUpNowResponse
-	(*DrillRequest)(nil),       // 6: sluice.backupagent.v1.DrillRequest
-	(*DrillResponse)(nil),      // 7: sluice.backupagent.v1.DrillResponse
-	(*ForgiveRequest)(nil),     // 8: sluice.backupagent.v1.ForgiveRequest
-	(*ForgiveResponse)(nil),    // 9: sluice.backupagent.v1.ForgiveResponse
+	(*Thing)(nil),              // 1: sluice.backupagent.v1.Thing
+	(*Backups)(nil),            // 2: sluice.backupagent.v1.Backups
+	(*GetBackupsRequest)(nil),  // 3: sluice.backupagent.v1.GetBackupsRequest
+	(*GetBackupsResponse)(nil), // 4: sluice.backupagent.v1.GetBackupsResponse
+	(*BackUpNowRequest)(nil),   // 5: sluice.backupagent.v1.BackUpNowRequest
+	(*BackUpNowResponse)(nil),  // 6: sluice.backupagent.v1.BackUpNowResponse
+	(*DrillRequest)(nil),       // 7: sluice.backupagent.v1.DrillRequest
+	(*DrillResponse)(nil),      // 8: sluice.backupagent.v1.DrillResponse
+	(*ForgiveRequest)(nil),     // 9: sluice.backupagent.v1.ForgiveRequest
+	(*ForgiveResponse)(nil),    // 10: sluice.backupagent.v1.ForgiveResponse
 }
 var file_backupsvc_agent_backupagentv1_backupagent_proto_depIdxs = []int32{
-	0, // 0: sluice.backupagent.v1.Backups.providers:type_name -> sluice.backupagent.v1.Provider
-	1, // 1: sluice.backupagent.v1.GetBackupsResponse.backups:type_name -> sluice.backupagent.v1.Backups
-	1, // 2: sluice.backupagent.v1.BackUpNowResponse.backups:type_name -> sluice.backupagent.v1.Backups
-	1, // 3: sluice.backupagent.v1.DrillResponse.backups:type_name -> sluice.backupagent.v1.Backups
-	1, // 4: sluice.backupagent.v1.ForgiveResponse.backups:type_name -> sluice.backupagent.v1.Backups
-	2, // 5: sluice.backupagent.v1.WalletBackups.GetBackups:input_type -> sluice.backupagent.v1.GetBackupsRequest
-	4, // 6: sluice.backupagent.v1.WalletBackups.BackUpNow:input_type -> sluice.backupagent.v1.BackUpNowRequest
-	6, // 7: sluice.backupagent.v1.WalletBackups.Drill:input_type -> sluice.backupagent.v1.DrillRequest
-	8, // 8: sluice.backupagent.v1.WalletBackups.Forgive:input_type -> sluice.backupagent.v1.ForgiveRequest
-	3, // 9: sluice.backupagent.v1.WalletBackups.GetBackups:output_type -> sluice.backupagent.v1.GetBackupsResponse
-	5, // 10: sluice.backupagent.v1.WalletBackups.BackUpNow:output_type -> sluice.backupagent.v1.BackUpNowResponse
-	7, // 11: sluice.backupagent.v1.WalletBackups.Drill:output_type -> sluice.backupagent.v1.DrillResponse
-	9, // 12: sluice.backupagent.v1.WalletBackups.Forgive:output_type -> sluice.backupagent.v1.ForgiveResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: sluice.backupagent.v1.Backups.providers:type_name -> sluice.backupagent.v1.Provider
+	1,  // 1: sluice.backupagent.v1.Backups.things:type_name -> sluice.backupagent.v1.Thing
+	2,  // 2: sluice.backupagent.v1.GetBackupsResponse.backups:type_name -> sluice.backupagent.v1.Backups
+	2,  // 3: sluice.backupagent.v1.BackUpNowResponse.backups:type_name -> sluice.backupagent.v1.Backups
+	2,  // 4: sluice.backupagent.v1.DrillResponse.backups:type_name -> sluice.backupagent.v1.Backups
+	2,  // 5: sluice.backupagent.v1.ForgiveResponse.backups:type_name -> sluice.backupagent.v1.Backups
+	3,  // 6: sluice.backupagent.v1.WalletBackups.GetBackups:input_type -> sluice.backupagent.v1.GetBackupsRequest
+	5,  // 7: sluice.backupagent.v1.WalletBackups.BackUpNow:input_type -> sluice.backupagent.v1.BackUpNowRequest
+	7,  // 8: sluice.backupagent.v1.WalletBackups.Drill:input_type -> sluice.backupagent.v1.DrillRequest
+	9,  // 9: sluice.backupagent.v1.WalletBackups.Forgive:input_type -> sluice.backupagent.v1.ForgiveRequest
+	4,  // 10: sluice.backupagent.v1.WalletBackups.GetBackups:output_type -> sluice.backupagent.v1.GetBackupsResponse
+	6,  // 11: sluice.backupagent.v1.WalletBackups.BackUpNow:output_type -> sluice.backupagent.v1.BackUpNowResponse
+	8,  // 12: sluice.backupagent.v1.WalletBackups.Drill:output_type -> sluice.backupagent.v1.DrillResponse
+	10, // 13: sluice.backupagent.v1.WalletBackups.Forgive:output_type -> sluice.backupagent.v1.ForgiveResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_backupsvc_agent_backupagentv1_backupagent_proto_init() }
@@ -798,7 +909,7 @@ func file_backupsvc_agent_backupagentv1_backupagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_backupsvc_agent_backupagentv1_backupagent_proto_rawDesc), len(file_backupsvc_agent_backupagentv1_backupagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
