@@ -189,7 +189,9 @@ func (j judge) SharedKey(r remotesigner.SharedKeyRequest) error {
 func (j judge) MuSig2(r remotesigner.MuSig2Request) error { return j.g.MuSig2(guard.MuSig2Session(r)) }
 func (j judge) Key(at ln.KeyLocator) error                { return j.g.Key(at) }
 
-// certificateHosts are the names that a certificate is for.
+// certificateHosts are the names that a certificate of ours was made for, besides those
+// that every one of ours has: with others it would be made anew, and the host's copy would
+// be another one's.
 func certificateHosts(path string) ([]string, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -199,8 +201,12 @@ func certificateHosts(path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	hosts := slices.Clone(cert.DNSNames)
-	for _, ip := range cert.IPAddresses {
+	const localNames, localAddresses = 1, 2
+	if len(cert.DNSNames) < localNames || len(cert.IPAddresses) < localAddresses {
+		return nil, fmt.Errorf("%s is not the certificate that signer init made", path)
+	}
+	hosts := slices.Clone(cert.DNSNames[localNames:])
+	for _, ip := range cert.IPAddresses[localAddresses:] {
 		hosts = append(hosts, ip.String())
 	}
 	return hosts, nil

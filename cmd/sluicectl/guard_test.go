@@ -50,7 +50,7 @@ func TestGuardInit(t *testing.T) {
 	require.Equal(t, first, again)
 	hosts, err := certificateHosts(filepath.Join(at, guardCert))
 	require.NoError(t, err)
-	require.Contains(t, hosts, "signer.example")
+	require.Equal(t, []string{"signer.example"}, hosts)
 
 	renewed := signers
 	renewed.Macaroon = append(bytes.Clone(signers.Macaroon[:len(signers.Macaroon)-1]), 1)
@@ -117,6 +117,9 @@ func TestGuardCommands(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(at, gate.FileHostKey)))
 	_, err = host.SignPsbt(ctx, []byte("nonsense"))
 	require.ErrorContains(t, err, "permission denied")
+	now, err := os.ReadFile(filepath.Join(at, guardCert))
+	require.NoError(t, err)
+	require.Equal(t, b.Certificate, now, "the certificate is the bundle's")
 	cancel()
 	require.Zero(t, <-ended, errOut.String())
 	require.Contains(t, out.String(), "Guarding the signer of node ")

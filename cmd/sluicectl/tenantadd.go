@@ -165,6 +165,9 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 		if err != nil {
 			return err
 		}
+		if err := c.note(g, b.Address); err != nil {
+			return err
+		}
 		if g.JSON {
 			return cli.WriteJSON(w.stdout, onboarded{Fingerprint: print, Node: report.Node.String(), Checks: all, Macaroon: file})
 		}

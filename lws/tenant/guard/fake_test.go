@@ -230,8 +230,11 @@ type desk struct {
 	entries []guard.Entry
 }
 
-func newDesk(t testing.TB, w wallet) *desk {
-	return &desk{t: t, k: w.keyring(), p: policy(), b: guard.NewBook()}
+func newDesk(t testing.TB, w wallet) *desk { return deskWith(t, w.keyring()) }
+
+// deskWith uses a keyring that others used: what it learned changes no decision.
+func deskWith(t testing.TB, k *guard.Keyring) *desk {
+	return &desk{t: t, k: k, p: policy(), b: guard.NewBook()}
 }
 
 // sign asks for a signature and gives the rule that refuses it, or none.

@@ -130,8 +130,8 @@ func (r *reader) chain(p Policy) bool {
 
 func (r *reader) done() bool { return !r.bad && len(r.rest) == 0 }
 
-// maxFeatures is more than a node announces.
-const maxFeatures = 64
+// maxFeatures is more than a node announces: lnd's own bits go to 2023, others' further.
+const maxFeatures = 4096
 
 // nodeAnnouncement reads BOLT 7's, of this node.
 func (k *Keyring) nodeAnnouncement(msg []byte) bool {

@@ -47,7 +47,7 @@ func announce(t testing.TB, w wallet) announcements {
 		return raw
 	}
 	out.node = must((&lnwire.NodeAnnouncement1{
-		Features: lnwire.NewRawFeatureVector(lnwire.AnchorsZeroFeeHtlcTxOptional, lnwire.ScidAliasOptional), Timestamp: 1, NodeID: own, RGBColor: color.RGBA{1, 2, 3, 0}, Alias: alias,
+		Features: lnwire.NewRawFeatureVector(lnwire.AnchorsZeroFeeHtlcTxOptional, lnwire.ScidAliasOptional, lnwire.ScriptEnforcedLeaseOptional), Timestamp: 1, NodeID: own, RGBColor: color.RGBA{1, 2, 3, 0}, Alias: alias,
 		Addresses: []net.Addr{&net.TCPAddr{IP: net.IP{10, 0, 0, 1}, Port: 9735}, &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 9735}},
 	}).DataToSign())
 	out.update = must((&lnwire.ChannelUpdate1{

@@ -20,8 +20,9 @@ import (
 // transaction really takes counts once it has a true signature for each of its coins.
 func TestAHostGetsNoMoreThanAllowed(t *testing.T) {
 	w := newWallet(t, 7)
+	k := w.keyring()
 	rapid.Check(t, func(r *rapid.T) {
-		d := newDesk(t, w)
+		d := deskWith(t, k)
 		p := d.p
 		type coin struct {
 			purpose, index uint32
@@ -72,7 +73,7 @@ func TestAHostGetsNoMoreThanAllowed(t *testing.T) {
 			at = at.Add(time.Duration(rapid.Int64Range(0, int64(6*time.Hour)).Draw(r, "later")))
 			if rapid.IntRange(0, 9).Draw(r, "restart") == 0 {
 				entries := d.entries
-				d = newDesk(t, w)
+				d = deskWith(t, k)
 				d.entries = entries
 				for _, e := range entries {
 					require.NoError(t, d.b.Apply(e))
