@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,7 +134,7 @@ func TestGuard(t *testing.T) {
 	h.closes(ctx, x.hosted, false)
 	h.paysAndIsPaid(ctx, x.hosted)
 	h.closes(ctx, x.hosted, true)
-	h.paysAndIsPaid(ctx, x.hosted)
+	h.opensItsFirst(ctx, x.hosted)
 	report := h.guardSays(ctx, x)
 	for what := range report.Counts {
 		require.NotContains(t, what, "refused", "a node's life was refused something: %v", report)
@@ -146,6 +147,32 @@ func TestGuard(t *testing.T) {
 	h.hacked(ctx, x)
 	h.paused(ctx, x)
 	h.guardDies(ctx, x)
+}
+
+// opensItsFirst: a node with coins and no channel gets those that its operator's policy
+// wants, once.
+func (h *hosting) opensItsFirst(ctx context.Context, x *hosted) {
+	h.t.Helper()
+	require.NoError(h.t, h.Fund(ctx, devnet.Funding{Node: x.node, CoinSat: 1_000_000, Coins: 1}))
+	for range 2 {
+		out, code := h.ctl(ctx, append(x.addFlags, "--first-channels", "1", "--first-channel-sat", "900000")...)
+		require.Zero(h.t, code, out)
+		require.NotContains(h.t, out, "needs")
+	}
+	require.NoError(h.t, h.Mine(ctx, 6))
+	require.NoError(h.t, devnet.WaitFor(ctx, "the first channel", func(ctx context.Context) (bool, error) {
+		list, err := x.node.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{ActiveOnly: true})
+		if err != nil {
+			return false, err
+		}
+		require.LessOrEqual(h.t, len(list.Channels), 1)
+		return len(list.Channels) == 1 && list.Channels[0].Capacity == 900_000, nil
+	}))
+	h.pay(ctx, x.node, h.Payer)
+	h.pay(ctx, h.Payer, x.node)
+	out, code := h.ctl(ctx, append(x.addFlags, "--first-channels", "3", "--first-channel-sat", "900000000")...)
+	require.Zero(h.t, code, out)
+	require.Contains(h.t, out, "There are 1 of 3 first channels")
 }
 
 // guardSays reads the guard's own report.
@@ -165,13 +192,11 @@ func (h *hosting) closes(ctx context.Context, x *hosted, force bool) {
 	for _, c := range list.Channels {
 		txid, index, ok := strings.Cut(c.ChannelPoint, ":")
 		require.True(h.t, ok)
-		require.Equal(h.t, "0", strings.Trim(index, "1"), "an index of this test's fundings")
+		output, err := strconv.ParseUint(index, 10, 32)
+		require.NoError(h.t, err)
 		hash, err := chainhash.NewHashFromStr(txid)
 		require.NoError(h.t, err)
-		point := &lnrpc.ChannelPoint{FundingTxid: &lnrpc.ChannelPoint_FundingTxidBytes{FundingTxidBytes: hash[:]}}
-		if index == "1" {
-			point.OutputIndex = 1
-		}
+		point := &lnrpc.ChannelPoint{FundingTxid: &lnrpc.ChannelPoint_FundingTxidBytes{FundingTxidBytes: hash[:]}, OutputIndex: uint32(output)}
 		req := &lnrpc.CloseChannelRequest{ChannelPoint: point, Force: force}
 		if !force {
 			req.SatPerVbyte = 2

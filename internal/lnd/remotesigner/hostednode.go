@@ -80,3 +80,53 @@ func (c *Client) StopNode(ctx context.Context) error {
 	}
 	return nil
 }
+
+// ChannelsWith counts the node's channels with a peer, those that are opening included.
+func (c *Client) ChannelsWith(ctx context.Context, peer ln.PubKey) (int, error) {
+	open, err := c.node.ListChannels(ctx, &lnrpc.ListChannelsRequest{Peer: peer[:]})
+	if err != nil {
+		return 0, fmt.Errorf("list the node's channels: %w", err)
+	}
+	pending, err := c.node.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("list the node's channels that are opening: %w", err)
+	}
+	n := len(open.Channels)
+	for _, p := range pending.PendingOpenChannels {
+		if p.Channel.GetRemoteNodePub() == peer.String() {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// ConfirmedSat is what the node's wallet has in confirmed coins.
+func (c *Client) ConfirmedSat(ctx context.Context) (int64, error) {
+	got, err := c.node.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the wallet's balance: %w", err)
+	}
+	return got.ConfirmedBalance, nil
+}
+
+// Address is where the node's wallet takes coins; one that was not used is given again.
+func (c *Client) Address(ctx context.Context) (string, error) {
+	got, err := c.node.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_UNUSED_TAPROOT_PUBKEY})
+	if err != nil {
+		return "", fmt.Errorf("ask for an address: %w", err)
+	}
+	return got.Address, nil
+}
+
+// Open opens a channel with a connected peer, from the node's own coins.
+func (c *Client) Open(ctx context.Context, peer ln.PubKey, sat int64, private bool) (string, error) {
+	got, err := c.node.OpenChannelSync(ctx, &lnrpc.OpenChannelRequest{NodePubkey: peer[:], LocalFundingAmount: sat, Private: private, Memo: "first channel, by sluicectl tenant add"})
+	if err != nil {
+		return "", fmt.Errorf("open a channel with %s: %w", peer.Short(), err)
+	}
+	hash, err := chainhash.NewHash(got.GetFundingTxidBytes())
+	if err != nil {
+		return "", fmt.Errorf("lnd names no funding transaction: %w", err)
+	}
+	return fmt.Sprintf("%s:%d", hash, got.OutputIndex), nil
+}
