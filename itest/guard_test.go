@@ -187,6 +187,7 @@ func (h *hosting) guardSays(ctx context.Context, x *guardedSigner) (report gate.
 // closes ends the tenant's channels, and sees everything come home.
 func (h *hosting) closes(ctx context.Context, x *hosted, force bool) {
 	h.t.Helper()
+	require.NoError(h.t, x.node.WaitNoHTLCs(ctx))
 	list, err := x.node.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 	require.NoError(h.t, err)
 	for _, c := range list.Channels {
