@@ -126,7 +126,7 @@ func (x *hosted) initFlags(h *hosting) []string {
 }
 
 // onboard is the operator's side: the node from nothing.
-func (h *hosting) onboard(ctx context.Context, x *hosted) {
+func (h *hosting) onboard(ctx context.Context, x *hosted, more ...string) {
 	h.t.Helper()
 	dir := filepath.Join(h.Dir(), x.name+"-node")
 	rpc, err := h.Port()
@@ -137,6 +137,7 @@ func (h *hosting) onboard(ctx context.Context, x *hosted) {
 		"tenant", "add", x.name, x.bundle, "--dir", dir, "--network", "regtest", "--node-rpc", rpc, "--node-peers", peers, "--backend", h.backend,
 		"--gateway", h.Gateway.PubKey + "@" + h.Gateway.P2PAddr, "--out", filepath.Join(h.dir, x.name+".macaroon"), "--wait", "3m",
 	}
+	x.addFlags = append(x.addFlags, more...)
 	began := time.Now()
 	out := h.while(ctx, func(ctx context.Context) {
 		h.awaitFile(ctx, filepath.Join(dir, "lnd.conf"))

@@ -14,6 +14,7 @@ import (
 type MyCmd struct {
 	Show    MyShowCmd    `cmd:"" help:"The registration, as the gateway has it."`
 	Service MyServiceCmd `cmd:"" help:"Accept or decline a service."`
+	Drain   MyDrainCmd   `cmd:"" help:"Have your hosted node stop safely: no new HTLCs, then down."`
 	User    MyUserCmd    `cmd:"" help:"Add a user, change its role, or remove it with its macaroons."`
 	Issue   MyIssueCmd   `cmd:"" help:"Make a macaroon for a user."`
 	Rotate  MyRotateCmd  `cmd:"" help:"Replace the macaroon in use, in its file; the old one is refused from then on."`

@@ -27,6 +27,7 @@ import (
 type SignerCmd struct {
 	Init   SignerInitCmd   `cmd:"" help:"Prepare a signer lnd, wait for its wallet, and write the bundle for the operator."`
 	Revoke SignerRevokeCmd `cmd:"" help:"End the macaroon that the operator has: the node stops being able to sign."`
+	Guard  GuardCmd        `cmd:"" help:"Stand between the operator's machine and the signer, and hold each request to your policy."`
 }
 
 // signerAt is an lnd on this machine that is a signer.
@@ -122,6 +123,8 @@ type SignerInitCmd struct {
 	Lnd      string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
 	Birthday string        `placeholder:"YYYY-MM-DD" help:"When the wallet was made, for one that was there before."`
 	Out      string        `required:"" type:"path" placeholder:"FILE" help:"Where to write the bundle."`
+	Guard    string        `type:"path" placeholder:"DIR" help:"Put a guard before the signer: --address is then the guard's, and its files go into this directory."`
+	GuardAt  string        `name:"guard-listen" default:"0.0.0.0:10029" placeholder:"HOST:PORT" help:"Where the guard shall listen (${default})."`
 	Wait     time.Duration `default:"30m" help:"How long to wait for lnd and its wallet (${default})."`
 }
 
@@ -172,6 +175,11 @@ func (c SignerInitCmd) Run(w *world, g *Globals) error {
 	if b.Macaroon, err = c.macaroon(ctx, admin, state); err != nil {
 		return err
 	}
+	if c.Guard != "" {
+		if err := c.guard(w, &b, say); err != nil {
+			return err
+		}
+	}
 	file, err := bundle.Seal(b, to)
 	if err != nil {
 		return err
@@ -184,7 +192,12 @@ func (c SignerInitCmd) Run(w *world, g *Globals) error {
 
 // configure writes what is not there. What is there is the tenant's.
 func (c SignerInitCmd) configure(say func(string, ...any)) error {
-	conf, err := onboard.SignerConf{Network: c.Network, Dir: c.Dir, Listen: c.Listen, Address: c.Address}.LndConf()
+	listen, address := c.Listen, c.Address
+	if c.Guard != "" {
+		// The guard alone reaches the signer.
+		listen, address = c.RPC, c.RPC
+	}
+	conf, err := onboard.SignerConf{Network: c.Network, Dir: c.Dir, Listen: listen, Address: address}.LndConf()
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ type TenantAddCmd struct {
 	Lnd         string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
 	Plan        string        `default:"standard" help:"Its plan (${default})."`
 	Gateway     string        `placeholder:"KEY@HOST:PORT" help:"Connect the node to this gateway."`
+	First       int           `name:"first-channels" default:"0" placeholder:"N" help:"Have the node open channels with the gateway, from its own coins, until there are so many (${default})."`
+	FirstSat    int64         `name:"first-channel-sat" default:"1000000" placeholder:"SAT" help:"Of this capacity each (${default})."`
+	FirstHidden bool          `name:"first-private" help:"Do not announce them."`
 	Admin       string        `default:"admin" help:"The name of its first user (${default})."`
 	Out         string        `type:"path" placeholder:"FILE" help:"Where to write that user's macaroon (TENANT.macaroon)."`
 	CheckOnly   bool          `name:"check" help:"Run the checks and change nothing."`
@@ -88,6 +91,9 @@ type TenantAddCmd struct {
 
 // Run implements the command.
 func (c TenantAddCmd) Run(w *world, g *Globals) error {
+	if err := c.checkFirst(); err != nil {
+		return err
+	}
 	b, err := c.open(g)
 	if err != nil {
 		return err
@@ -165,8 +171,15 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 		if err != nil {
 			return err
 		}
+		if err := c.note(g, b.Address); err != nil {
+			return err
+		}
+		opened, err := c.firstChannels(ctx, node, say)
+		if err != nil {
+			return err
+		}
 		if g.JSON {
-			return cli.WriteJSON(w.stdout, onboarded{Fingerprint: print, Node: report.Node.String(), Checks: all, Macaroon: file})
+			return cli.WriteJSON(w.stdout, onboarded{Fingerprint: print, Node: report.Node.String(), Checks: all, Macaroon: file, Opened: opened})
 		}
 		say("\n%s is active. Its first macaroon is %s: give it to the tenant, who replaces it with sluicectl my rotate.\n", c.Tenant, file)
 		return p.Err
@@ -179,6 +192,7 @@ type onboarded struct {
 	Node        string           `json:"node"`
 	Checks      []onboard.Result `json:"checks"`
 	Macaroon    string           `json:"macaroon_file,omitempty"`
+	Opened      []string         `json:"opened_channels,omitempty"`
 }
 
 func printChecks(w *world, results []onboard.Result) {
@@ -436,8 +450,7 @@ func (c TenantAddCmd) activate(ctx context.Context, s *session, node *remotesign
 		}
 	}
 	if c.Gateway != "" {
-		text, address, _ := strings.Cut(c.Gateway, "@")
-		peer, err := ln.ParsePubKey(text)
+		peer, address, err := c.gateway()
 		if err != nil {
 			return "", err
 		}

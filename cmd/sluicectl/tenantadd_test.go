@@ -111,6 +111,13 @@ func TestTenantAddRefuses(t *testing.T) {
 	require.Equal(t, onboard.Passed, got.Checks[4].Verdict, got.Checks[4].Said)
 	require.Len(t, got.Node, 66)
 
+	_, errs, code = add("acme", "regtest", "--first-channels", "1")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "needs --gateway")
+	_, errs, code = add("acme", "regtest", "--first-channels", "1", "--first-channel-sat", "5", "--gateway", "x@y:1")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "A first channel has")
+
 	require.NoError(t, os.WriteFile(path, file[:len(file)/2], 0o600))
 	_, errs, code = add("acme", "regtest")
 	require.Equal(t, 1, code)

@@ -21,6 +21,8 @@ type TenantCmd struct {
 	Show      TenantShowCmd      `cmd:"" help:"One tenant with its nodes, users, services and macaroons."`
 	Key       TenantKeyCmd       `cmd:"" help:"Print the operator's key to which tenants encrypt their bundles; made at the first time."`
 	Add       TenantAddCmd       `cmd:"" help:"Onboard a tenant with a signer: check it, then make and verify its watch-only node."`
+	Supervise TenantSuperviseCmd `cmd:"" help:"Keep the hosted nodes of this machine running, watch their signers, and drain on request."`
+	Drain     TenantDrainCmd     `cmd:"" help:"Have a hosted node stop safely: no new HTLCs, then down."`
 	Register  TenantRegisterCmd  `cmd:"" help:"Register a tenant. It gets no service until it has a node and is active."`
 	Status    TenantStatusCmd    `cmd:"" help:"Activate, suspend or close a tenant; this takes effect at once."`
 	Move      TenantMoveCmd      `cmd:"" help:"Put a tenant under another plan."`
@@ -137,6 +139,9 @@ func showTenant(w *world, g *Globals, r *tenantv1.Tenant) error {
 		t.Row("Declined", strings.Join(declined, ", "))
 	}
 	t.Row("Registered", cli.Time(r.GetCreatedMs()))
+	for _, row := range hostingRows(r, w.now()) {
+		t.Row(row[0], cli.Clean(row[1]))
+	}
 	p := w.printer()
 	p.Table(t)
 	table := func(head []string, rows [][]string) {

@@ -10,6 +10,7 @@
 //	make bench NAME=hold            400 held payments, beside a bare program that resumes all at once
 //	make bench NAME=vault           puts of backups on both databases, beside bare inserts
 //	make bench NAME=tower           a watchtower's uploads and its search, beside lnd's
+//	make bench NAME=signer          payments of watch-only nodes, their signers near, far and guarded, beside a node with its own keys
 //
 // It promises that whatever is compared runs in one process run, arm by arm
 // interleaved, so that a busy machine slows both; ratios are what counts, and
@@ -45,7 +46,7 @@ type bench struct {
 	requests int // lsps: per database
 	sets     int // jit-mpp: payments per database
 	updates  int // tower
-	rounds   int // hold: per arm
+	rounds   int // hold, signer: per arm
 	notes    int // hold
 	keep     bool
 	noPeers  bool // lsps: without the round trips between real nodes
@@ -75,13 +76,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
 	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
-	flags.IntVar(&b.rounds, "rounds", 5, "hold: rounds per arm")
+	flags.IntVar(&b.rounds, "rounds", 5, "hold, signer: rounds per arm")
 	flags.IntVar(&b.notes, "notices", 20, "hold: calls of the wallet's webhook")
 	flags.BoolVar(&b.noPeers, "no-peers", false, "lsps: leave out the round trips between real nodes")
 	flags.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to this file")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold|open")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold|open|signer")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -95,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold, "open": runOpen,
+		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold, "open": runOpen, "signer": runSigner,
 	}
 	do, known := benches[flags.Arg(0)]
 	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 {

@@ -212,6 +212,23 @@ func (c SetService) apply(t *Tenant, p Plan, _ time.Time) (Note, error) {
 	return Note{"service", map[string]string{"service": c.Service, "accepted": strconv.FormatBool(c.Accepted)}}, nil
 }
 
+// SetDrain has the hosted node stop safely, or run again.
+type SetDrain struct {
+	Drain  bool
+	Reason string
+}
+
+func (c SetDrain) apply(t *Tenant, _ Plan, _ time.Time) (Note, error) {
+	if t.Kind != Hosted {
+		return Note{}, errkind.New(errkind.Conflict, "The tenant's node is not hosted here: its owner stops it.")
+	}
+	if len(c.Reason) > maxReason {
+		return Note{}, errkind.Newf(errkind.Invalid, "A reason has at most %d bytes.", maxReason)
+	}
+	t.Drain = c.Drain
+	return Note{"node.drain", map[string]string{"drain": strconv.FormatBool(c.Drain), "reason": c.Reason}}, nil
+}
+
 // MaxLife is how long a macaroon may last.
 const MaxLife = 400 * 24 * time.Hour
 

@@ -91,11 +91,13 @@ type Tenant struct {
 	// NodeLogin lets the tenant's nodes log in with their own keys. Of a hosted node
 	// the host can do that too, because the signer signs messages for it: so it is
 	// off for those unless somebody wants it.
-	NodeLogin        bool
-	Nodes            []Node
-	Users            []User
-	Declined         []string
-	Macaroons        []Macaroon
+	NodeLogin bool
+	Nodes     []Node
+	Users     []User
+	Declined  []string
+	Macaroons []Macaroon
+	// Drain is the wish that the hosted node takes no new HTLCs and stops.
+	Drain            bool
 	Created, Changed time.Time
 }
 

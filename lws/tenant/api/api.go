@@ -78,7 +78,11 @@ func show(ctx context.Context, e *engine.Engine, id string) (*tenantv1.Tenant, e
 	if err != nil {
 		return nil, err
 	}
-	return tenantToWire(t, p), nil
+	out := tenantToWire(t, p)
+	if out.Hosting, err = hosting(ctx, e, id); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // nodeOf reads an optional node key.

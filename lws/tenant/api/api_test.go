@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -282,4 +283,51 @@ func TestOperator(t *testing.T) {
 	} {
 		require.ErrorIs(t, call(), errkind.Invalid, name)
 	}
+}
+
+// TestHosting: a supervisor's word is shown, to operator and tenant, and hears the wish;
+// who may wish is an admin, of a hosted node.
+func TestHosting(t *testing.T) {
+	s := serve(t)
+	_, acme := s.tenant("acme")
+	_, bolt := s.tenant("bolt")
+	ctx := t.Context()
+	report := func() bool {
+		got, err := s.op.ReportHosting(ctx, &tenantv1.ReportHostingRequest{Tenant: "acme", Hosting: &tenantv1.Hosting{
+			AtMs: 5, State: tenantv1.HostingState_HOSTING_STATE_RUNNING, SignerUp: true, Latencies: []*tenantv1.SigningLatency{{Call: "SignMessage", P50Us: 7}},
+		}})
+		require.NoError(t, err)
+		return got.GetDrain()
+	}
+	shown, err := s.op.ShowTenant(ctx, &tenantv1.ShowTenantRequest{Tenant: "acme"})
+	require.NoError(t, err)
+	require.Nil(t, shown.GetTenant().GetHosting())
+	require.False(t, report())
+	_, err = s.own.DrainOwnNode(s.must(acme["bob"]), &tenantv1.DrainOwnNodeRequest{Drain: true})
+	require.ErrorIs(t, err, errkind.Denied)
+	_, err = s.own.DrainOwnNode(s.must(bolt["ann"]), &tenantv1.DrainOwnNodeRequest{Drain: true})
+	require.NoError(t, err)
+	require.False(t, report(), "another tenant's wish")
+	mine, err := s.own.DrainOwnNode(s.must(acme["ann"]), &tenantv1.DrainOwnNodeRequest{Drain: true})
+	require.NoError(t, err)
+	require.True(t, mine.GetTenant().GetDrain())
+	require.Equal(t, int64(7), mine.GetTenant().GetHosting().GetLatencies()[0].GetP50Us())
+	require.NotEqual(t, int64(5), mine.GetTenant().GetHosting().GetAtMs(), "the server's clock")
+	require.True(t, report())
+	_, err = s.op.DrainTenantNode(ctx, &tenantv1.DrainTenantNodeRequest{Tenant: "acme"})
+	require.NoError(t, err)
+	require.False(t, report())
+	audit, err := s.op.ListAudit(ctx, &tenantv1.ListAuditRequest{Tenant: "acme", Limit: 2})
+	require.NoError(t, err)
+	require.Equal(t, "node.drain", audit.GetEntries()[0].GetAction())
+	require.Equal(t, "tenant/acme/ann", audit.GetEntries()[1].GetActor())
+
+	for _, r := range []*tenantv1.ReportHostingRequest{{Tenant: "none", Hosting: &tenantv1.Hosting{}}, {Tenant: "acme"}, {Tenant: "acme", Hosting: &tenantv1.Hosting{Said: strings.Repeat("x", 20_000)}}} {
+		_, err := s.op.ReportHosting(ctx, r)
+		require.Error(t, err)
+	}
+	_, err = s.op.RegisterTenant(ctx, &tenantv1.RegisterTenantRequest{Tenant: "corp", Kind: tenantv1.TenantKind_TENANT_KIND_OWN, Plan: "standard"})
+	require.NoError(t, err)
+	_, err = s.op.DrainTenantNode(ctx, &tenantv1.DrainTenantNodeRequest{Tenant: "corp", Drain: true})
+	require.ErrorIs(t, err, errkind.Conflict)
 }

@@ -52,6 +52,11 @@ func (o *own) SetOwnService(ctx context.Context, r *tenantv1.SetOwnServiceReques
 	return &tenantv1.SetOwnServiceResponse{Tenant: t}, err
 }
 
+func (o *own) DrainOwnNode(ctx context.Context, r *tenantv1.DrainOwnNodeRequest) (*tenantv1.DrainOwnNodeResponse, error) {
+	t, err := o.apply(ctx, tenant.SetDrain{Drain: r.GetDrain(), Reason: r.GetReason()})
+	return &tenantv1.DrainOwnNodeResponse{Tenant: t}, err
+}
+
 func (o *own) apply(ctx context.Context, c tenant.Command) (*tenantv1.Tenant, error) {
 	e, id, actor, err := o.admin(ctx)
 	if err != nil {

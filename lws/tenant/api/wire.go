@@ -9,7 +9,7 @@ import (
 
 func tenantToWire(t tenant.Tenant, p tenant.Plan) *tenantv1.Tenant {
 	out := &tenantv1.Tenant{
-		Tenant: t.ID, Kind: kindToWire(t.Kind), Status: statusToWire(t.Status), Reason: t.Reason, Plan: t.Plan, NodeLogin: t.NodeLogin,
+		Tenant: t.ID, Kind: kindToWire(t.Kind), Status: statusToWire(t.Status), Reason: t.Reason, Plan: t.Plan, NodeLogin: t.NodeLogin, Drain: t.Drain,
 		CreatedMs: t.Created.UnixMilli(), ChangedMs: t.Changed.UnixMilli(),
 	}
 	for _, n := range t.Nodes {

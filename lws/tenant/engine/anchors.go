@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -106,6 +107,18 @@ func (e *Engine) Audit(ctx context.Context, id string, before int64, limit int32
 // Tenant gives one tenant and its plan.
 func (e *Engine) Tenant(ctx context.Context, id string) (tenant.Tenant, tenant.Plan, error) {
 	return e.store.Tenant(ctx, id)
+}
+
+// PutReport keeps what the supervisor of a hosted node says, and gives the tenant's wish.
+// It is no change of the registry, and is not in its log.
+func (e *Engine) PutReport(ctx context.Context, id, report string) (drain bool, err error) {
+	t, err := e.store.PutReport(ctx, id, report, e.now())
+	return t.Drain, err
+}
+
+// Report is what was said last, and when; empty if nothing was.
+func (e *Engine) Report(ctx context.Context, id string) (string, time.Time, error) {
+	return e.store.Report(ctx, id)
 }
 
 // Gateway is the gateway's node.

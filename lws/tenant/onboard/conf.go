@@ -96,6 +96,35 @@ WantedBy=multi-user.target
 `, what, user, lnd, dir, dir), nil
 }
 
+// GuardUnit is a systemd unit for the guard before a signer.
+func GuardUnit(tenant, user, dir, listen, signer string) (string, error) {
+	if err := clean(tenant, user, dir, listen, signer); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(`# Written by sluicectl. Put it into /etc/systemd/system.
+[Unit]
+Description=The guard before the signer of %s
+After=network-online.target lnd-signer.service
+Wants=network-online.target
+
+[Service]
+User=%s
+ExecStart=/usr/local/bin/sluicectl signer guard run --dir %s --listen %s --signer %s
+Restart=always
+RestartSec=1
+NoNewPrivileges=true
+PrivateTmp=true
+PrivateDevices=true
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=%s
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+`, tenant, user, dir, listen, signer, dir), nil
+}
+
 // Containerfile runs a signer in a container; its directory is a volume. docs/tenant.md
 // carries it.
 func Containerfile() string {

@@ -24,6 +24,11 @@ import (
 // proofText opens what the signer signs, so that it can mean nothing elsewhere.
 const proofText = "sluice onboarding: this signer signs for the tenant "
 
+// ProofMessage is what a signer signs to show that it does; nonce has 32 bytes.
+func ProofMessage(tenant string, nonce []byte) []byte {
+	return append([]byte(proofText+tenant+" "), nonce...)
+}
+
 // wrongSeed is what a tenant does about a signature by another key.
 const wrongSeed = "open the wallet of the right seed at the signer, then " + again
 
@@ -38,7 +43,7 @@ func proof(ctx context.Context, in Input, s Signer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	msg := append([]byte(proofText+in.Bundle.Tenant+" "), nonce...)
+	msg := ProofMessage(in.Bundle.Tenant, nonce)
 	sig, err := s.SignMessage(ctx, identityKey(), msg)
 	if err != nil {
 		return "", err

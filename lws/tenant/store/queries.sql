@@ -19,7 +19,7 @@ INSERT INTO tenants (id, kind, status, reason, plan, node_login, declined, creat
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: UpdateTenant :exec
-UPDATE tenants SET status = $2, reason = $3, plan = $4, node_login = $5, declined = $6, changed_ms = $7 WHERE id = $1;
+UPDATE tenants SET status = $2, reason = $3, plan = $4, node_login = $5, declined = $6, changed_ms = $7, drain = $8 WHERE id = $1;
 
 -- name: ListNodes :many
 SELECT * FROM tenant_nodes ORDER BY tenant, added_ms, node;
@@ -71,3 +71,10 @@ SELECT * FROM tenant_audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2;
 
 -- name: AuditOfBefore :many
 SELECT * FROM tenant_audit WHERE tenant = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3;
+
+-- name: PutReport :exec
+INSERT INTO tenant_reports (tenant, at_ms, report) VALUES ($1, $2, $3)
+ON CONFLICT (tenant) DO UPDATE SET at_ms = excluded.at_ms, report = excluded.report;
+
+-- name: GetReport :one
+SELECT * FROM tenant_reports WHERE tenant = $1;

@@ -43,7 +43,7 @@ func getTenant(ctx context.Context, q *tenantdb.Queries, id string) (tenant.Tena
 func tenantOf(r tenantdb.Tenant) tenant.Tenant {
 	return tenant.Tenant{
 		ID: r.ID, Kind: tenant.Kind(r.Kind), Status: tenant.Status(r.Status), Reason: r.Reason, Plan: r.Plan, NodeLogin: r.NodeLogin,
-		Declined: split(r.Declined), Created: moment(r.CreatedMs), Changed: moment(r.ChangedMs),
+		Declined: split(r.Declined), Drain: r.Drain, Created: moment(r.CreatedMs), Changed: moment(r.ChangedMs),
 	}
 }
 

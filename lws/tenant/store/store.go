@@ -143,7 +143,7 @@ func (s *Store) write(ctx context.Context, f func(context.Context, *store.Tx, *t
 func save(ctx context.Context, q *tenantdb.Queries, t tenant.Tenant) error {
 	if err := q.UpdateTenant(ctx, tenantdb.UpdateTenantParams{
 		ID: t.ID, Status: string(t.Status), Reason: t.Reason, Plan: t.Plan, NodeLogin: t.NodeLogin,
-		Declined: join(t.Declined), ChangedMs: t.Changed.UnixMilli(),
+		Declined: join(t.Declined), ChangedMs: t.Changed.UnixMilli(), Drain: t.Drain,
 	}); err != nil {
 		return err
 	}
@@ -191,6 +191,32 @@ func (s *Store) Tenant(ctx context.Context, id string) (t tenant.Tenant, p tenan
 		return err
 	})
 	return t, p, err
+}
+
+// PutReport keeps what a supervisor said of a tenant's node, in place of what it said
+// before.
+func (s *Store) PutReport(ctx context.Context, id, report string, at time.Time) (t tenant.Tenant, err error) {
+	err = s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		q := tenantdb.New(tx)
+		if t, err = getTenant(ctx, q, id); err != nil {
+			return err
+		}
+		return q.PutReport(ctx, tenantdb.PutReportParams{Tenant: id, AtMs: at.UnixMilli(), Report: report})
+	})
+	return t, err
+}
+
+// Report gives what was said last; empty if nothing was.
+func (s *Store) Report(ctx context.Context, id string) (report string, at time.Time, err error) {
+	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		row, err := tenantdb.New(tx).GetReport(ctx, id)
+		if errors.Is(store.MapError(err), store.ErrNotFound) {
+			return nil
+		}
+		report, at = row.Report, moment(row.AtMs)
+		return err
+	})
+	return report, at, err
 }
 
 // Registry is everything that is registered, as one transaction saw it.

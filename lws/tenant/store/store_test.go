@@ -40,7 +40,9 @@ func fresh(t *testing.T, db *store.DB) *tenants.Store {
 // anyCommand draws a command; many of them are refused.
 func anyCommand(r *rand.Rand, n uint64) tenant.Command {
 	user := func() string { return string(rune('a' + r.IntN(6))) }
-	switch r.IntN(9) {
+	switch r.IntN(10) {
+	case 9:
+		return tenant.SetDrain{Drain: r.IntN(2) == 0}
 	case 0:
 		return tenant.SetStatus{To: []tenant.Status{tenant.Active, tenant.Suspended, tenant.Active, tenant.Active}[r.IntN(4)], Reason: "why"}
 	case 1:

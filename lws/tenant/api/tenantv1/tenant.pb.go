@@ -200,6 +200,71 @@ func (UserRole) EnumDescriptor() ([]byte, []int) {
 	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{2}
 }
 
+// HostingState is how a hosted node stands, by its supervisor.
+type HostingState int32
+
+const (
+	// Not said.
+	HostingState_HOSTING_STATE_UNSPECIFIED HostingState = 0
+	// It serves.
+	HostingState_HOSTING_STATE_RUNNING HostingState = 1
+	// It was started and does not serve yet.
+	HostingState_HOSTING_STATE_STARTING HostingState = 2
+	// It is down, and is started again once its signer answers and the wait is over.
+	HostingState_HOSTING_STATE_WAITING HostingState = 3
+	// It takes no new HTLCs if its peers heed it, and stops once it has none.
+	HostingState_HOSTING_STATE_DRAINING HostingState = 4
+	// It is down, as was wished.
+	HostingState_HOSTING_STATE_DRAINED HostingState = 5
+)
+
+// Enum value maps for HostingState.
+var (
+	HostingState_name = map[int32]string{
+		0: "HOSTING_STATE_UNSPECIFIED",
+		1: "HOSTING_STATE_RUNNING",
+		2: "HOSTING_STATE_STARTING",
+		3: "HOSTING_STATE_WAITING",
+		4: "HOSTING_STATE_DRAINING",
+		5: "HOSTING_STATE_DRAINED",
+	}
+	HostingState_value = map[string]int32{
+		"HOSTING_STATE_UNSPECIFIED": 0,
+		"HOSTING_STATE_RUNNING":     1,
+		"HOSTING_STATE_STARTING":    2,
+		"HOSTING_STATE_WAITING":     3,
+		"HOSTING_STATE_DRAINING":    4,
+		"HOSTING_STATE_DRAINED":     5,
+	}
+)
+
+func (x HostingState) Enum() *HostingState {
+	p := new(HostingState)
+	*p = x
+	return p
+}
+
+func (x HostingState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HostingState) Descriptor() protoreflect.EnumDescriptor {
+	return file_lws_tenant_api_tenantv1_tenant_proto_enumTypes[3].Descriptor()
+}
+
+func (HostingState) Type() protoreflect.EnumType {
+	return &file_lws_tenant_api_tenantv1_tenant_proto_enumTypes[3]
+}
+
+func (x HostingState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HostingState.Descriptor instead.
+func (HostingState) EnumDescriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{3}
+}
+
 // TenantNode is a Lightning node of a tenant.
 type TenantNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -492,7 +557,11 @@ type Tenant struct {
 	// When it was registered.
 	CreatedMs int64 `protobuf:"varint,11,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// When it was changed last.
-	ChangedMs     int64 `protobuf:"varint,12,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`
+	ChangedMs int64 `protobuf:"varint,12,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`
+	// Whether its hosted node shall be down, without HTLCs.
+	Drain bool `protobuf:"varint,13,opt,name=drain,proto3" json:"drain,omitempty"`
+	// What the supervisor of its hosted node said last, if there is one.
+	Hosting       *Hosting `protobuf:"bytes,14,opt,name=hosting,proto3" json:"hosting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +680,532 @@ func (x *Tenant) GetChangedMs() int64 {
 	return 0
 }
 
+func (x *Tenant) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *Tenant) GetHosting() *Hosting {
+	if x != nil {
+		return x.Hosting
+	}
+	return nil
+}
+
+// Hosting is what is known of a hosted node and its signer.
+type Hosting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When this was so.
+	AtMs int64 `protobuf:"varint,1,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	// How the node stands.
+	State HostingState `protobuf:"varint,2,opt,name=state,proto3,enum=sluice.tenant.v1.HostingState" json:"state,omitempty"`
+	// Why it is not running, or what was wrong last.
+	Said string `protobuf:"bytes,3,opt,name=said,proto3" json:"said,omitempty"`
+	// How often it was started again within the last 24 hours.
+	Restarts uint32 `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// HTLCs that a draining node still has.
+	Htlcs uint32 `protobuf:"varint,5,opt,name=htlcs,proto3" json:"htlcs,omitempty"`
+	// Whether the signer answered last.
+	SignerUp bool `protobuf:"varint,6,opt,name=signer_up,json=signerUp,proto3" json:"signer_up,omitempty"`
+	// Of 1000 looks at the signer in the last 24 hours, how many it answered.
+	AvailabilityPermille uint32 `protobuf:"varint,7,opt,name=availability_permille,json=availabilityPermille,proto3" json:"availability_permille,omitempty"`
+	// What its calls took.
+	Latencies []*SigningLatency `protobuf:"bytes,8,rep,name=latencies,proto3" json:"latencies,omitempty"`
+	// After how long the node gives a call up, and ends.
+	TimeoutMs int64 `protobuf:"varint,9,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// When the signer's certificate ends; 0 when it was never seen.
+	CertificateEndsMs int64 `protobuf:"varint,10,opt,name=certificate_ends_ms,json=certificateEndsMs,proto3" json:"certificate_ends_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Hosting) Reset() {
+	*x = Hosting{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hosting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hosting) ProtoMessage() {}
+
+func (x *Hosting) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hosting.ProtoReflect.Descriptor instead.
+func (*Hosting) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Hosting) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+func (x *Hosting) GetState() HostingState {
+	if x != nil {
+		return x.State
+	}
+	return HostingState_HOSTING_STATE_UNSPECIFIED
+}
+
+func (x *Hosting) GetSaid() string {
+	if x != nil {
+		return x.Said
+	}
+	return ""
+}
+
+func (x *Hosting) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Hosting) GetHtlcs() uint32 {
+	if x != nil {
+		return x.Htlcs
+	}
+	return 0
+}
+
+func (x *Hosting) GetSignerUp() bool {
+	if x != nil {
+		return x.SignerUp
+	}
+	return false
+}
+
+func (x *Hosting) GetAvailabilityPermille() uint32 {
+	if x != nil {
+		return x.AvailabilityPermille
+	}
+	return 0
+}
+
+func (x *Hosting) GetLatencies() []*SigningLatency {
+	if x != nil {
+		return x.Latencies
+	}
+	return nil
+}
+
+func (x *Hosting) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Hosting) GetCertificateEndsMs() int64 {
+	if x != nil {
+		return x.CertificateEndsMs
+	}
+	return 0
+}
+
+// SigningLatency is what one kind of call to the signer took, as the supervisor saw.
+type SigningLatency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The method.
+	Call string `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	// Half of them took less, in microseconds.
+	P50Us int64 `protobuf:"varint,2,opt,name=p50_us,json=p50Us,proto3" json:"p50_us,omitempty"`
+	// 99 of 100 took less.
+	P99Us int64 `protobuf:"varint,3,opt,name=p99_us,json=p99Us,proto3" json:"p99_us,omitempty"`
+	// How many there were.
+	Samples       uint32 `protobuf:"varint,4,opt,name=samples,proto3" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningLatency) Reset() {
+	*x = SigningLatency{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningLatency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningLatency) ProtoMessage() {}
+
+func (x *SigningLatency) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningLatency.ProtoReflect.Descriptor instead.
+func (*SigningLatency) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SigningLatency) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *SigningLatency) GetP50Us() int64 {
+	if x != nil {
+		return x.P50Us
+	}
+	return 0
+}
+
+func (x *SigningLatency) GetP99Us() int64 {
+	if x != nil {
+		return x.P99Us
+	}
+	return 0
+}
+
+func (x *SigningLatency) GetSamples() uint32 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
+// DrainOwnNodeRequest says what the node shall do.
+type DrainOwnNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it shall stop.
+	Drain bool `protobuf:"varint,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Why, for the log of changes; optional.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainOwnNodeRequest) Reset() {
+	*x = DrainOwnNodeRequest{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainOwnNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainOwnNodeRequest) ProtoMessage() {}
+
+func (x *DrainOwnNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainOwnNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainOwnNodeRequest) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DrainOwnNodeRequest) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *DrainOwnNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DrainOwnNodeResponse shows the tenant.
+type DrainOwnNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainOwnNodeResponse) Reset() {
+	*x = DrainOwnNodeResponse{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainOwnNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainOwnNodeResponse) ProtoMessage() {}
+
+func (x *DrainOwnNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainOwnNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainOwnNodeResponse) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrainOwnNodeResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// DrainTenantNodeRequest says what a tenant's node shall do.
+type DrainTenantNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Whether it shall stop.
+	Drain bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Why, for the log of changes; optional.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainTenantNodeRequest) Reset() {
+	*x = DrainTenantNodeRequest{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainTenantNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainTenantNodeRequest) ProtoMessage() {}
+
+func (x *DrainTenantNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainTenantNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainTenantNodeRequest) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DrainTenantNodeRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *DrainTenantNodeRequest) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *DrainTenantNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DrainTenantNodeResponse shows the tenant.
+type DrainTenantNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainTenantNodeResponse) Reset() {
+	*x = DrainTenantNodeResponse{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainTenantNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainTenantNodeResponse) ProtoMessage() {}
+
+func (x *DrainTenantNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainTenantNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainTenantNodeResponse) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DrainTenantNodeResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// ReportHostingRequest is what a supervisor saw.
+type ReportHostingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose node it is.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// What it saw; the time is the server's.
+	Hosting       *Hosting `protobuf:"bytes,2,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHostingRequest) Reset() {
+	*x = ReportHostingRequest{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHostingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHostingRequest) ProtoMessage() {}
+
+func (x *ReportHostingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHostingRequest.ProtoReflect.Descriptor instead.
+func (*ReportHostingRequest) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReportHostingRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ReportHostingRequest) GetHosting() *Hosting {
+	if x != nil {
+		return x.Hosting
+	}
+	return nil
+}
+
+// ReportHostingResponse says what the node shall do.
+type ReportHostingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it shall stop.
+	Drain         bool `protobuf:"varint,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHostingResponse) Reset() {
+	*x = ReportHostingResponse{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHostingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHostingResponse) ProtoMessage() {}
+
+func (x *ReportHostingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHostingResponse.ProtoReflect.Descriptor instead.
+func (*ReportHostingResponse) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReportHostingResponse) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
 // Plan is what a group of tenants may have.
 type Plan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -630,7 +1225,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +1237,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +1250,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{5}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Plan) GetName() string {
@@ -718,7 +1313,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1325,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1338,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{6}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AuditEntry) GetSeq() int64 {
@@ -811,7 +1406,7 @@ type GetOwnTenantRequest struct {
 
 func (x *GetOwnTenantRequest) Reset() {
 	*x = GetOwnTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1418,7 @@ func (x *GetOwnTenantRequest) String() string {
 func (*GetOwnTenantRequest) ProtoMessage() {}
 
 func (x *GetOwnTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1431,7 @@ func (x *GetOwnTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOwnTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetOwnTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{7}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{15}
 }
 
 // GetOwnTenantResponse is the registration.
@@ -856,7 +1451,7 @@ type GetOwnTenantResponse struct {
 
 func (x *GetOwnTenantResponse) Reset() {
 	*x = GetOwnTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1463,7 @@ func (x *GetOwnTenantResponse) String() string {
 func (*GetOwnTenantResponse) ProtoMessage() {}
 
 func (x *GetOwnTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1476,7 @@ func (x *GetOwnTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOwnTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetOwnTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{8}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetOwnTenantResponse) GetTenant() *Tenant {
@@ -925,7 +1520,7 @@ type SetOwnServiceRequest struct {
 
 func (x *SetOwnServiceRequest) Reset() {
 	*x = SetOwnServiceRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1532,7 @@ func (x *SetOwnServiceRequest) String() string {
 func (*SetOwnServiceRequest) ProtoMessage() {}
 
 func (x *SetOwnServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1545,7 @@ func (x *SetOwnServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetOwnServiceRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{9}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetOwnServiceRequest) GetService() string {
@@ -978,7 +1573,7 @@ type SetOwnServiceResponse struct {
 
 func (x *SetOwnServiceResponse) Reset() {
 	*x = SetOwnServiceResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1585,7 @@ func (x *SetOwnServiceResponse) String() string {
 func (*SetOwnServiceResponse) ProtoMessage() {}
 
 func (x *SetOwnServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1598,7 @@ func (x *SetOwnServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnServiceResponse.ProtoReflect.Descriptor instead.
 func (*SetOwnServiceResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{10}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetOwnServiceResponse) GetTenant() *Tenant {
@@ -1026,7 +1621,7 @@ type SetOwnUserRequest struct {
 
 func (x *SetOwnUserRequest) Reset() {
 	*x = SetOwnUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1633,7 @@ func (x *SetOwnUserRequest) String() string {
 func (*SetOwnUserRequest) ProtoMessage() {}
 
 func (x *SetOwnUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1646,7 @@ func (x *SetOwnUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnUserRequest.ProtoReflect.Descriptor instead.
 func (*SetOwnUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{11}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetOwnUserRequest) GetName() string {
@@ -1079,7 +1674,7 @@ type SetOwnUserResponse struct {
 
 func (x *SetOwnUserResponse) Reset() {
 	*x = SetOwnUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1686,7 @@ func (x *SetOwnUserResponse) String() string {
 func (*SetOwnUserResponse) ProtoMessage() {}
 
 func (x *SetOwnUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1699,7 @@ func (x *SetOwnUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnUserResponse.ProtoReflect.Descriptor instead.
 func (*SetOwnUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{12}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetOwnUserResponse) GetTenant() *Tenant {
@@ -1125,7 +1720,7 @@ type RemoveOwnUserRequest struct {
 
 func (x *RemoveOwnUserRequest) Reset() {
 	*x = RemoveOwnUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1732,7 @@ func (x *RemoveOwnUserRequest) String() string {
 func (*RemoveOwnUserRequest) ProtoMessage() {}
 
 func (x *RemoveOwnUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1745,7 @@ func (x *RemoveOwnUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveOwnUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveOwnUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{13}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveOwnUserRequest) GetName() string {
@@ -1171,7 +1766,7 @@ type RemoveOwnUserResponse struct {
 
 func (x *RemoveOwnUserResponse) Reset() {
 	*x = RemoveOwnUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1778,7 @@ func (x *RemoveOwnUserResponse) String() string {
 func (*RemoveOwnUserResponse) ProtoMessage() {}
 
 func (x *RemoveOwnUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1791,7 @@ func (x *RemoveOwnUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveOwnUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveOwnUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{14}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveOwnUserResponse) GetTenant() *Tenant {
@@ -1223,7 +1818,7 @@ type IssueOwnMacaroonRequest struct {
 
 func (x *IssueOwnMacaroonRequest) Reset() {
 	*x = IssueOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1830,7 @@ func (x *IssueOwnMacaroonRequest) String() string {
 func (*IssueOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *IssueOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1843,7 @@ func (x *IssueOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*IssueOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{15}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IssueOwnMacaroonRequest) GetUser() string {
@@ -1294,7 +1889,7 @@ type IssueOwnMacaroonResponse struct {
 
 func (x *IssueOwnMacaroonResponse) Reset() {
 	*x = IssueOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1901,7 @@ func (x *IssueOwnMacaroonResponse) String() string {
 func (*IssueOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *IssueOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1914,7 @@ func (x *IssueOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*IssueOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{16}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IssueOwnMacaroonResponse) GetMacaroon() string {
@@ -1356,7 +1951,7 @@ type RotateOwnMacaroonRequest struct {
 
 func (x *RotateOwnMacaroonRequest) Reset() {
 	*x = RotateOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1963,7 @@ func (x *RotateOwnMacaroonRequest) String() string {
 func (*RotateOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *RotateOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1976,7 @@ func (x *RotateOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RotateOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{17}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RotateOwnMacaroonRequest) GetMacaroonId() string {
@@ -1413,7 +2008,7 @@ type RotateOwnMacaroonResponse struct {
 
 func (x *RotateOwnMacaroonResponse) Reset() {
 	*x = RotateOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +2020,7 @@ func (x *RotateOwnMacaroonResponse) String() string {
 func (*RotateOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *RotateOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +2033,7 @@ func (x *RotateOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RotateOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{18}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RotateOwnMacaroonResponse) GetMacaroon() string {
@@ -1473,7 +2068,7 @@ type RevokeOwnMacaroonRequest struct {
 
 func (x *RevokeOwnMacaroonRequest) Reset() {
 	*x = RevokeOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +2080,7 @@ func (x *RevokeOwnMacaroonRequest) String() string {
 func (*RevokeOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *RevokeOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +2093,7 @@ func (x *RevokeOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{19}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokeOwnMacaroonRequest) GetMacaroonId() string {
@@ -1519,7 +2114,7 @@ type RevokeOwnMacaroonResponse struct {
 
 func (x *RevokeOwnMacaroonResponse) Reset() {
 	*x = RevokeOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +2126,7 @@ func (x *RevokeOwnMacaroonResponse) String() string {
 func (*RevokeOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *RevokeOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +2139,7 @@ func (x *RevokeOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{20}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeOwnMacaroonResponse) GetTenant() *Tenant {
@@ -1567,7 +2162,7 @@ type ListOwnAuditRequest struct {
 
 func (x *ListOwnAuditRequest) Reset() {
 	*x = ListOwnAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +2174,7 @@ func (x *ListOwnAuditRequest) String() string {
 func (*ListOwnAuditRequest) ProtoMessage() {}
 
 func (x *ListOwnAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +2187,7 @@ func (x *ListOwnAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOwnAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListOwnAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{21}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListOwnAuditRequest) GetBeforeSeq() int64 {
@@ -1620,7 +2215,7 @@ type ListOwnAuditResponse struct {
 
 func (x *ListOwnAuditResponse) Reset() {
 	*x = ListOwnAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +2227,7 @@ func (x *ListOwnAuditResponse) String() string {
 func (*ListOwnAuditResponse) ProtoMessage() {}
 
 func (x *ListOwnAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +2240,7 @@ func (x *ListOwnAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOwnAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListOwnAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{22}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListOwnAuditResponse) GetEntries() []*AuditEntry {
@@ -1664,7 +2259,7 @@ type GetGatewayRequest struct {
 
 func (x *GetGatewayRequest) Reset() {
 	*x = GetGatewayRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2271,7 @@ func (x *GetGatewayRequest) String() string {
 func (*GetGatewayRequest) ProtoMessage() {}
 
 func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2284,7 @@ func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
 func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
 }
 
 // GetGatewayResponse is that node.
@@ -1703,7 +2298,7 @@ type GetGatewayResponse struct {
 
 func (x *GetGatewayResponse) Reset() {
 	*x = GetGatewayResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +2310,7 @@ func (x *GetGatewayResponse) String() string {
 func (*GetGatewayResponse) ProtoMessage() {}
 
 func (x *GetGatewayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +2323,7 @@ func (x *GetGatewayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayResponse.ProtoReflect.Descriptor instead.
 func (*GetGatewayResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetGatewayResponse) GetNodeKey() []byte {
@@ -1753,7 +2348,7 @@ type RegisterTenantRequest struct {
 
 func (x *RegisterTenantRequest) Reset() {
 	*x = RegisterTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +2360,7 @@ func (x *RegisterTenantRequest) String() string {
 func (*RegisterTenantRequest) ProtoMessage() {}
 
 func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +2373,7 @@ func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantRequest.ProtoReflect.Descriptor instead.
 func (*RegisterTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RegisterTenantRequest) GetTenant() string {
@@ -1813,7 +2408,7 @@ type RegisterTenantResponse struct {
 
 func (x *RegisterTenantResponse) Reset() {
 	*x = RegisterTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +2420,7 @@ func (x *RegisterTenantResponse) String() string {
 func (*RegisterTenantResponse) ProtoMessage() {}
 
 func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2433,7 @@ func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantResponse.ProtoReflect.Descriptor instead.
 func (*RegisterTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RegisterTenantResponse) GetTenant() *Tenant {
@@ -1861,7 +2456,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2468,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2481,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListTenantsRequest) GetAfter() string {
@@ -1914,7 +2509,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2521,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2534,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -1960,7 +2555,7 @@ type ShowTenantRequest struct {
 
 func (x *ShowTenantRequest) Reset() {
 	*x = ShowTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2567,7 @@ func (x *ShowTenantRequest) String() string {
 func (*ShowTenantRequest) ProtoMessage() {}
 
 func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2580,7 @@ func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantRequest.ProtoReflect.Descriptor instead.
 func (*ShowTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowTenantRequest) GetTenant() string {
@@ -2006,7 +2601,7 @@ type ShowTenantResponse struct {
 
 func (x *ShowTenantResponse) Reset() {
 	*x = ShowTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2613,7 @@ func (x *ShowTenantResponse) String() string {
 func (*ShowTenantResponse) ProtoMessage() {}
 
 func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2626,7 @@ func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantResponse.ProtoReflect.Descriptor instead.
 func (*ShowTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowTenantResponse) GetTenant() *Tenant {
@@ -2056,7 +2651,7 @@ type SetTenantStatusRequest struct {
 
 func (x *SetTenantStatusRequest) Reset() {
 	*x = SetTenantStatusRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2663,7 @@ func (x *SetTenantStatusRequest) String() string {
 func (*SetTenantStatusRequest) ProtoMessage() {}
 
 func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2676,7 @@ func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetTenantStatusRequest) GetTenant() string {
@@ -2116,7 +2711,7 @@ type SetTenantStatusResponse struct {
 
 func (x *SetTenantStatusResponse) Reset() {
 	*x = SetTenantStatusResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2723,7 @@ func (x *SetTenantStatusResponse) String() string {
 func (*SetTenantStatusResponse) ProtoMessage() {}
 
 func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2736,7 @@ func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetTenantStatusResponse) GetTenant() *Tenant {
@@ -2164,7 +2759,7 @@ type SetTenantPlanRequest struct {
 
 func (x *SetTenantPlanRequest) Reset() {
 	*x = SetTenantPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2771,7 @@ func (x *SetTenantPlanRequest) String() string {
 func (*SetTenantPlanRequest) ProtoMessage() {}
 
 func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2784,7 @@ func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetTenantPlanRequest) GetTenant() string {
@@ -2217,7 +2812,7 @@ type SetTenantPlanResponse struct {
 
 func (x *SetTenantPlanResponse) Reset() {
 	*x = SetTenantPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2824,7 @@ func (x *SetTenantPlanResponse) String() string {
 func (*SetTenantPlanResponse) ProtoMessage() {}
 
 func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2837,7 @@ func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetTenantPlanResponse) GetTenant() *Tenant {
@@ -2265,7 +2860,7 @@ type SetNodeLoginRequest struct {
 
 func (x *SetNodeLoginRequest) Reset() {
 	*x = SetNodeLoginRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2872,7 @@ func (x *SetNodeLoginRequest) String() string {
 func (*SetNodeLoginRequest) ProtoMessage() {}
 
 func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2885,7 @@ func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetNodeLoginRequest) GetTenant() string {
@@ -2318,7 +2913,7 @@ type SetNodeLoginResponse struct {
 
 func (x *SetNodeLoginResponse) Reset() {
 	*x = SetNodeLoginResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2925,7 @@ func (x *SetNodeLoginResponse) String() string {
 func (*SetNodeLoginResponse) ProtoMessage() {}
 
 func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2938,7 @@ func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetNodeLoginResponse) GetTenant() *Tenant {
@@ -2368,7 +2963,7 @@ type SetTenantServiceRequest struct {
 
 func (x *SetTenantServiceRequest) Reset() {
 	*x = SetTenantServiceRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2975,7 @@ func (x *SetTenantServiceRequest) String() string {
 func (*SetTenantServiceRequest) ProtoMessage() {}
 
 func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2988,7 @@ func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SetTenantServiceRequest) GetTenant() string {
@@ -2428,7 +3023,7 @@ type SetTenantServiceResponse struct {
 
 func (x *SetTenantServiceResponse) Reset() {
 	*x = SetTenantServiceResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +3035,7 @@ func (x *SetTenantServiceResponse) String() string {
 func (*SetTenantServiceResponse) ProtoMessage() {}
 
 func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +3048,7 @@ func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SetTenantServiceResponse) GetTenant() *Tenant {
@@ -2479,7 +3074,7 @@ type AddTenantNodeRequest struct {
 
 func (x *AddTenantNodeRequest) Reset() {
 	*x = AddTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +3086,7 @@ func (x *AddTenantNodeRequest) String() string {
 func (*AddTenantNodeRequest) ProtoMessage() {}
 
 func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +3099,7 @@ func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddTenantNodeRequest) GetTenant() string {
@@ -2539,7 +3134,7 @@ type AddTenantNodeResponse struct {
 
 func (x *AddTenantNodeResponse) Reset() {
 	*x = AddTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +3146,7 @@ func (x *AddTenantNodeResponse) String() string {
 func (*AddTenantNodeResponse) ProtoMessage() {}
 
 func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +3159,7 @@ func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AddTenantNodeResponse) GetTenant() *Tenant {
@@ -2587,7 +3182,7 @@ type RemoveTenantNodeRequest struct {
 
 func (x *RemoveTenantNodeRequest) Reset() {
 	*x = RemoveTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +3194,7 @@ func (x *RemoveTenantNodeRequest) String() string {
 func (*RemoveTenantNodeRequest) ProtoMessage() {}
 
 func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +3207,7 @@ func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveTenantNodeRequest) GetTenant() string {
@@ -2640,7 +3235,7 @@ type RemoveTenantNodeResponse struct {
 
 func (x *RemoveTenantNodeResponse) Reset() {
 	*x = RemoveTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +3247,7 @@ func (x *RemoveTenantNodeResponse) String() string {
 func (*RemoveTenantNodeResponse) ProtoMessage() {}
 
 func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +3260,7 @@ func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RemoveTenantNodeResponse) GetTenant() *Tenant {
@@ -2690,7 +3285,7 @@ type SetTenantUserRequest struct {
 
 func (x *SetTenantUserRequest) Reset() {
 	*x = SetTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +3297,7 @@ func (x *SetTenantUserRequest) String() string {
 func (*SetTenantUserRequest) ProtoMessage() {}
 
 func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +3310,7 @@ func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetTenantUserRequest) GetTenant() string {
@@ -2750,7 +3345,7 @@ type SetTenantUserResponse struct {
 
 func (x *SetTenantUserResponse) Reset() {
 	*x = SetTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +3357,7 @@ func (x *SetTenantUserResponse) String() string {
 func (*SetTenantUserResponse) ProtoMessage() {}
 
 func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +3370,7 @@ func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SetTenantUserResponse) GetTenant() *Tenant {
@@ -2798,7 +3393,7 @@ type RemoveTenantUserRequest struct {
 
 func (x *RemoveTenantUserRequest) Reset() {
 	*x = RemoveTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +3405,7 @@ func (x *RemoveTenantUserRequest) String() string {
 func (*RemoveTenantUserRequest) ProtoMessage() {}
 
 func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +3418,7 @@ func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RemoveTenantUserRequest) GetTenant() string {
@@ -2851,7 +3446,7 @@ type RemoveTenantUserResponse struct {
 
 func (x *RemoveTenantUserResponse) Reset() {
 	*x = RemoveTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3458,7 @@ func (x *RemoveTenantUserResponse) String() string {
 func (*RemoveTenantUserResponse) ProtoMessage() {}
 
 func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3471,7 @@ func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RemoveTenantUserResponse) GetTenant() *Tenant {
@@ -2907,7 +3502,7 @@ type IssueTenantMacaroonRequest struct {
 
 func (x *IssueTenantMacaroonRequest) Reset() {
 	*x = IssueTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +3514,7 @@ func (x *IssueTenantMacaroonRequest) String() string {
 func (*IssueTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3527,7 @@ func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *IssueTenantMacaroonRequest) GetTenant() string {
@@ -2992,7 +3587,7 @@ type IssueTenantMacaroonResponse struct {
 
 func (x *IssueTenantMacaroonResponse) Reset() {
 	*x = IssueTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3599,7 @@ func (x *IssueTenantMacaroonResponse) String() string {
 func (*IssueTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3612,7 @@ func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *IssueTenantMacaroonResponse) GetMacaroon() string {
@@ -3054,7 +3649,7 @@ type RevokeTenantMacaroonRequest struct {
 
 func (x *RevokeTenantMacaroonRequest) Reset() {
 	*x = RevokeTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3661,7 @@ func (x *RevokeTenantMacaroonRequest) String() string {
 func (*RevokeTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3674,7 @@ func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RevokeTenantMacaroonRequest) GetTenant() string {
@@ -3107,7 +3702,7 @@ type RevokeTenantMacaroonResponse struct {
 
 func (x *RevokeTenantMacaroonResponse) Reset() {
 	*x = RevokeTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3714,7 @@ func (x *RevokeTenantMacaroonResponse) String() string {
 func (*RevokeTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3727,7 @@ func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevokeTenantMacaroonResponse) GetTenant() *Tenant {
@@ -3151,7 +3746,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3758,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3771,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{59}
 }
 
 // ListPlansResponse is all of them, by name.
@@ -3190,7 +3785,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3797,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3810,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -3236,7 +3831,7 @@ type SetPlanRequest struct {
 
 func (x *SetPlanRequest) Reset() {
 	*x = SetPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3843,7 @@ func (x *SetPlanRequest) String() string {
 func (*SetPlanRequest) ProtoMessage() {}
 
 func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3856,7 @@ func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SetPlanRequest) GetPlan() *Plan {
@@ -3280,7 +3875,7 @@ type SetPlanResponse struct {
 
 func (x *SetPlanResponse) Reset() {
 	*x = SetPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3292,7 +3887,7 @@ func (x *SetPlanResponse) String() string {
 func (*SetPlanResponse) ProtoMessage() {}
 
 func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3305,7 +3900,7 @@ func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{62}
 }
 
 // ListAuditRequest asks for a page of the log.
@@ -3323,7 +3918,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3930,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3943,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListAuditRequest) GetTenant() string {
@@ -3383,7 +3978,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3990,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +4003,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3427,7 +4022,7 @@ type VerifyAuditRequest struct {
 
 func (x *VerifyAuditRequest) Reset() {
 	*x = VerifyAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +4034,7 @@ func (x *VerifyAuditRequest) String() string {
 func (*VerifyAuditRequest) ProtoMessage() {}
 
 func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +4047,7 @@ func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{57}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{65}
 }
 
 // VerifyAuditResponse is what the check found.
@@ -3472,7 +4067,7 @@ type VerifyAuditResponse struct {
 
 func (x *VerifyAuditResponse) Reset() {
 	*x = VerifyAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3484,7 +4079,7 @@ func (x *VerifyAuditResponse) String() string {
 func (*VerifyAuditResponse) ProtoMessage() {}
 
 func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3497,7 +4092,7 @@ func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{58}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *VerifyAuditResponse) GetEntries() int64 {
@@ -3553,7 +4148,7 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\bservices\x18\x04 \x03(\tR\bservices\x12\x17\n" +
 	"\amade_ms\x18\x05 \x01(\x03R\x06madeMs\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\"\xfc\x03\n" +
+	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\"\xc7\x04\n" +
 	"\x06Tenant\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.sluice.tenant.v1.TenantKindR\x04kind\x126\n" +
@@ -3570,7 +4165,43 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\v \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"changed_ms\x18\f \x01(\x03R\tchangedMs\"\x80\x01\n" +
+	"changed_ms\x18\f \x01(\x03R\tchangedMs\x12\x14\n" +
+	"\x05drain\x18\r \x01(\bR\x05drain\x123\n" +
+	"\ahosting\x18\x0e \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\"\xfb\x02\n" +
+	"\aHosting\x12\x13\n" +
+	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x124\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1e.sluice.tenant.v1.HostingStateR\x05state\x12\x12\n" +
+	"\x04said\x18\x03 \x01(\tR\x04said\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\rR\brestarts\x12\x14\n" +
+	"\x05htlcs\x18\x05 \x01(\rR\x05htlcs\x12\x1b\n" +
+	"\tsigner_up\x18\x06 \x01(\bR\bsignerUp\x123\n" +
+	"\x15availability_permille\x18\a \x01(\rR\x14availabilityPermille\x12>\n" +
+	"\tlatencies\x18\b \x03(\v2 .sluice.tenant.v1.SigningLatencyR\tlatencies\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\t \x01(\x03R\ttimeoutMs\x12.\n" +
+	"\x13certificate_ends_ms\x18\n" +
+	" \x01(\x03R\x11certificateEndsMs\"l\n" +
+	"\x0eSigningLatency\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\tR\x04call\x12\x15\n" +
+	"\x06p50_us\x18\x02 \x01(\x03R\x05p50Us\x12\x15\n" +
+	"\x06p99_us\x18\x03 \x01(\x03R\x05p99Us\x12\x18\n" +
+	"\asamples\x18\x04 \x01(\rR\asamples\"C\n" +
+	"\x13DrainOwnNodeRequest\x12\x14\n" +
+	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"H\n" +
+	"\x14DrainOwnNodeResponse\x120\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"^\n" +
+	"\x16DrainTenantNodeRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x14\n" +
+	"\x05drain\x18\x02 \x01(\bR\x05drain\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"K\n" +
+	"\x17DrainTenantNodeResponse\x120\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"c\n" +
+	"\x14ReportHostingRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x123\n" +
+	"\ahosting\x18\x02 \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\"-\n" +
+	"\x15ReportHostingResponse\x12\x14\n" +
+	"\x05drain\x18\x01 \x01(\bR\x05drain\"\x80\x01\n" +
 	"\x04Plan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x14\n" +
@@ -3756,7 +4387,14 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\x15USER_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fUSER_ROLE_ADMIN\x10\x01\x12\x14\n" +
 	"\x10USER_ROLE_MEMBER\x10\x02\x12\x14\n" +
-	"\x10USER_ROLE_VIEWER\x10\x032\xb1\x06\n" +
+	"\x10USER_ROLE_VIEWER\x10\x03*\xb6\x01\n" +
+	"\fHostingState\x12\x1d\n" +
+	"\x19HOSTING_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15HOSTING_STATE_RUNNING\x10\x01\x12\x1a\n" +
+	"\x16HOSTING_STATE_STARTING\x10\x02\x12\x19\n" +
+	"\x15HOSTING_STATE_WAITING\x10\x03\x12\x1a\n" +
+	"\x16HOSTING_STATE_DRAINING\x10\x04\x12\x19\n" +
+	"\x15HOSTING_STATE_DRAINED\x10\x052\x90\a\n" +
 	"\rTenantService\x12]\n" +
 	"\fGetOwnTenant\x12%.sluice.tenant.v1.GetOwnTenantRequest\x1a&.sluice.tenant.v1.GetOwnTenantResponse\x12`\n" +
 	"\rSetOwnService\x12&.sluice.tenant.v1.SetOwnServiceRequest\x1a'.sluice.tenant.v1.SetOwnServiceResponse\x12W\n" +
@@ -3766,7 +4404,8 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\x10IssueOwnMacaroon\x12).sluice.tenant.v1.IssueOwnMacaroonRequest\x1a*.sluice.tenant.v1.IssueOwnMacaroonResponse\x12l\n" +
 	"\x11RotateOwnMacaroon\x12*.sluice.tenant.v1.RotateOwnMacaroonRequest\x1a+.sluice.tenant.v1.RotateOwnMacaroonResponse\x12l\n" +
 	"\x11RevokeOwnMacaroon\x12*.sluice.tenant.v1.RevokeOwnMacaroonRequest\x1a+.sluice.tenant.v1.RevokeOwnMacaroonResponse\x12]\n" +
-	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xfb\r\n" +
+	"\fDrainOwnNode\x12%.sluice.tenant.v1.DrainOwnNodeRequest\x1a&.sluice.tenant.v1.DrainOwnNodeResponse\x12]\n" +
+	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xc5\x0f\n" +
 	"\x15TenantOperatorService\x12W\n" +
 	"\n" +
 	"GetGateway\x12#.sluice.tenant.v1.GetGatewayRequest\x1a$.sluice.tenant.v1.GetGatewayResponse\x12c\n" +
@@ -3779,7 +4418,9 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\fSetNodeLogin\x12%.sluice.tenant.v1.SetNodeLoginRequest\x1a&.sluice.tenant.v1.SetNodeLoginResponse\x12i\n" +
 	"\x10SetTenantService\x12).sluice.tenant.v1.SetTenantServiceRequest\x1a*.sluice.tenant.v1.SetTenantServiceResponse\x12`\n" +
 	"\rAddTenantNode\x12&.sluice.tenant.v1.AddTenantNodeRequest\x1a'.sluice.tenant.v1.AddTenantNodeResponse\x12i\n" +
-	"\x10RemoveTenantNode\x12).sluice.tenant.v1.RemoveTenantNodeRequest\x1a*.sluice.tenant.v1.RemoveTenantNodeResponse\x12`\n" +
+	"\x10RemoveTenantNode\x12).sluice.tenant.v1.RemoveTenantNodeRequest\x1a*.sluice.tenant.v1.RemoveTenantNodeResponse\x12f\n" +
+	"\x0fDrainTenantNode\x12(.sluice.tenant.v1.DrainTenantNodeRequest\x1a).sluice.tenant.v1.DrainTenantNodeResponse\x12`\n" +
+	"\rReportHosting\x12&.sluice.tenant.v1.ReportHostingRequest\x1a'.sluice.tenant.v1.ReportHostingResponse\x12`\n" +
 	"\rSetTenantUser\x12&.sluice.tenant.v1.SetTenantUserRequest\x1a'.sluice.tenant.v1.SetTenantUserResponse\x12i\n" +
 	"\x10RemoveTenantUser\x12).sluice.tenant.v1.RemoveTenantUserRequest\x1a*.sluice.tenant.v1.RemoveTenantUserResponse\x12r\n" +
 	"\x13IssueTenantMacaroon\x12,.sluice.tenant.v1.IssueTenantMacaroonRequest\x1a-.sluice.tenant.v1.IssueTenantMacaroonResponse\x12u\n" +
@@ -3801,163 +4442,184 @@ func file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP() []byte {
 	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescData
 }
 
-var file_lws_tenant_api_tenantv1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_lws_tenant_api_tenantv1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_lws_tenant_api_tenantv1_tenant_proto_goTypes = []any{
 	(TenantKind)(0),                      // 0: sluice.tenant.v1.TenantKind
 	(TenantStatus)(0),                    // 1: sluice.tenant.v1.TenantStatus
 	(UserRole)(0),                        // 2: sluice.tenant.v1.UserRole
-	(*TenantNode)(nil),                   // 3: sluice.tenant.v1.TenantNode
-	(*TenantUser)(nil),                   // 4: sluice.tenant.v1.TenantUser
-	(*TenantServiceTerm)(nil),            // 5: sluice.tenant.v1.TenantServiceTerm
-	(*TenantMacaroon)(nil),               // 6: sluice.tenant.v1.TenantMacaroon
-	(*Tenant)(nil),                       // 7: sluice.tenant.v1.Tenant
-	(*Plan)(nil),                         // 8: sluice.tenant.v1.Plan
-	(*AuditEntry)(nil),                   // 9: sluice.tenant.v1.AuditEntry
-	(*GetOwnTenantRequest)(nil),          // 10: sluice.tenant.v1.GetOwnTenantRequest
-	(*GetOwnTenantResponse)(nil),         // 11: sluice.tenant.v1.GetOwnTenantResponse
-	(*SetOwnServiceRequest)(nil),         // 12: sluice.tenant.v1.SetOwnServiceRequest
-	(*SetOwnServiceResponse)(nil),        // 13: sluice.tenant.v1.SetOwnServiceResponse
-	(*SetOwnUserRequest)(nil),            // 14: sluice.tenant.v1.SetOwnUserRequest
-	(*SetOwnUserResponse)(nil),           // 15: sluice.tenant.v1.SetOwnUserResponse
-	(*RemoveOwnUserRequest)(nil),         // 16: sluice.tenant.v1.RemoveOwnUserRequest
-	(*RemoveOwnUserResponse)(nil),        // 17: sluice.tenant.v1.RemoveOwnUserResponse
-	(*IssueOwnMacaroonRequest)(nil),      // 18: sluice.tenant.v1.IssueOwnMacaroonRequest
-	(*IssueOwnMacaroonResponse)(nil),     // 19: sluice.tenant.v1.IssueOwnMacaroonResponse
-	(*RotateOwnMacaroonRequest)(nil),     // 20: sluice.tenant.v1.RotateOwnMacaroonRequest
-	(*RotateOwnMacaroonResponse)(nil),    // 21: sluice.tenant.v1.RotateOwnMacaroonResponse
-	(*RevokeOwnMacaroonRequest)(nil),     // 22: sluice.tenant.v1.RevokeOwnMacaroonRequest
-	(*RevokeOwnMacaroonResponse)(nil),    // 23: sluice.tenant.v1.RevokeOwnMacaroonResponse
-	(*ListOwnAuditRequest)(nil),          // 24: sluice.tenant.v1.ListOwnAuditRequest
-	(*ListOwnAuditResponse)(nil),         // 25: sluice.tenant.v1.ListOwnAuditResponse
-	(*GetGatewayRequest)(nil),            // 26: sluice.tenant.v1.GetGatewayRequest
-	(*GetGatewayResponse)(nil),           // 27: sluice.tenant.v1.GetGatewayResponse
-	(*RegisterTenantRequest)(nil),        // 28: sluice.tenant.v1.RegisterTenantRequest
-	(*RegisterTenantResponse)(nil),       // 29: sluice.tenant.v1.RegisterTenantResponse
-	(*ListTenantsRequest)(nil),           // 30: sluice.tenant.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),          // 31: sluice.tenant.v1.ListTenantsResponse
-	(*ShowTenantRequest)(nil),            // 32: sluice.tenant.v1.ShowTenantRequest
-	(*ShowTenantResponse)(nil),           // 33: sluice.tenant.v1.ShowTenantResponse
-	(*SetTenantStatusRequest)(nil),       // 34: sluice.tenant.v1.SetTenantStatusRequest
-	(*SetTenantStatusResponse)(nil),      // 35: sluice.tenant.v1.SetTenantStatusResponse
-	(*SetTenantPlanRequest)(nil),         // 36: sluice.tenant.v1.SetTenantPlanRequest
-	(*SetTenantPlanResponse)(nil),        // 37: sluice.tenant.v1.SetTenantPlanResponse
-	(*SetNodeLoginRequest)(nil),          // 38: sluice.tenant.v1.SetNodeLoginRequest
-	(*SetNodeLoginResponse)(nil),         // 39: sluice.tenant.v1.SetNodeLoginResponse
-	(*SetTenantServiceRequest)(nil),      // 40: sluice.tenant.v1.SetTenantServiceRequest
-	(*SetTenantServiceResponse)(nil),     // 41: sluice.tenant.v1.SetTenantServiceResponse
-	(*AddTenantNodeRequest)(nil),         // 42: sluice.tenant.v1.AddTenantNodeRequest
-	(*AddTenantNodeResponse)(nil),        // 43: sluice.tenant.v1.AddTenantNodeResponse
-	(*RemoveTenantNodeRequest)(nil),      // 44: sluice.tenant.v1.RemoveTenantNodeRequest
-	(*RemoveTenantNodeResponse)(nil),     // 45: sluice.tenant.v1.RemoveTenantNodeResponse
-	(*SetTenantUserRequest)(nil),         // 46: sluice.tenant.v1.SetTenantUserRequest
-	(*SetTenantUserResponse)(nil),        // 47: sluice.tenant.v1.SetTenantUserResponse
-	(*RemoveTenantUserRequest)(nil),      // 48: sluice.tenant.v1.RemoveTenantUserRequest
-	(*RemoveTenantUserResponse)(nil),     // 49: sluice.tenant.v1.RemoveTenantUserResponse
-	(*IssueTenantMacaroonRequest)(nil),   // 50: sluice.tenant.v1.IssueTenantMacaroonRequest
-	(*IssueTenantMacaroonResponse)(nil),  // 51: sluice.tenant.v1.IssueTenantMacaroonResponse
-	(*RevokeTenantMacaroonRequest)(nil),  // 52: sluice.tenant.v1.RevokeTenantMacaroonRequest
-	(*RevokeTenantMacaroonResponse)(nil), // 53: sluice.tenant.v1.RevokeTenantMacaroonResponse
-	(*ListPlansRequest)(nil),             // 54: sluice.tenant.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),            // 55: sluice.tenant.v1.ListPlansResponse
-	(*SetPlanRequest)(nil),               // 56: sluice.tenant.v1.SetPlanRequest
-	(*SetPlanResponse)(nil),              // 57: sluice.tenant.v1.SetPlanResponse
-	(*ListAuditRequest)(nil),             // 58: sluice.tenant.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),            // 59: sluice.tenant.v1.ListAuditResponse
-	(*VerifyAuditRequest)(nil),           // 60: sluice.tenant.v1.VerifyAuditRequest
-	(*VerifyAuditResponse)(nil),          // 61: sluice.tenant.v1.VerifyAuditResponse
+	(HostingState)(0),                    // 3: sluice.tenant.v1.HostingState
+	(*TenantNode)(nil),                   // 4: sluice.tenant.v1.TenantNode
+	(*TenantUser)(nil),                   // 5: sluice.tenant.v1.TenantUser
+	(*TenantServiceTerm)(nil),            // 6: sluice.tenant.v1.TenantServiceTerm
+	(*TenantMacaroon)(nil),               // 7: sluice.tenant.v1.TenantMacaroon
+	(*Tenant)(nil),                       // 8: sluice.tenant.v1.Tenant
+	(*Hosting)(nil),                      // 9: sluice.tenant.v1.Hosting
+	(*SigningLatency)(nil),               // 10: sluice.tenant.v1.SigningLatency
+	(*DrainOwnNodeRequest)(nil),          // 11: sluice.tenant.v1.DrainOwnNodeRequest
+	(*DrainOwnNodeResponse)(nil),         // 12: sluice.tenant.v1.DrainOwnNodeResponse
+	(*DrainTenantNodeRequest)(nil),       // 13: sluice.tenant.v1.DrainTenantNodeRequest
+	(*DrainTenantNodeResponse)(nil),      // 14: sluice.tenant.v1.DrainTenantNodeResponse
+	(*ReportHostingRequest)(nil),         // 15: sluice.tenant.v1.ReportHostingRequest
+	(*ReportHostingResponse)(nil),        // 16: sluice.tenant.v1.ReportHostingResponse
+	(*Plan)(nil),                         // 17: sluice.tenant.v1.Plan
+	(*AuditEntry)(nil),                   // 18: sluice.tenant.v1.AuditEntry
+	(*GetOwnTenantRequest)(nil),          // 19: sluice.tenant.v1.GetOwnTenantRequest
+	(*GetOwnTenantResponse)(nil),         // 20: sluice.tenant.v1.GetOwnTenantResponse
+	(*SetOwnServiceRequest)(nil),         // 21: sluice.tenant.v1.SetOwnServiceRequest
+	(*SetOwnServiceResponse)(nil),        // 22: sluice.tenant.v1.SetOwnServiceResponse
+	(*SetOwnUserRequest)(nil),            // 23: sluice.tenant.v1.SetOwnUserRequest
+	(*SetOwnUserResponse)(nil),           // 24: sluice.tenant.v1.SetOwnUserResponse
+	(*RemoveOwnUserRequest)(nil),         // 25: sluice.tenant.v1.RemoveOwnUserRequest
+	(*RemoveOwnUserResponse)(nil),        // 26: sluice.tenant.v1.RemoveOwnUserResponse
+	(*IssueOwnMacaroonRequest)(nil),      // 27: sluice.tenant.v1.IssueOwnMacaroonRequest
+	(*IssueOwnMacaroonResponse)(nil),     // 28: sluice.tenant.v1.IssueOwnMacaroonResponse
+	(*RotateOwnMacaroonRequest)(nil),     // 29: sluice.tenant.v1.RotateOwnMacaroonRequest
+	(*RotateOwnMacaroonResponse)(nil),    // 30: sluice.tenant.v1.RotateOwnMacaroonResponse
+	(*RevokeOwnMacaroonRequest)(nil),     // 31: sluice.tenant.v1.RevokeOwnMacaroonRequest
+	(*RevokeOwnMacaroonResponse)(nil),    // 32: sluice.tenant.v1.RevokeOwnMacaroonResponse
+	(*ListOwnAuditRequest)(nil),          // 33: sluice.tenant.v1.ListOwnAuditRequest
+	(*ListOwnAuditResponse)(nil),         // 34: sluice.tenant.v1.ListOwnAuditResponse
+	(*GetGatewayRequest)(nil),            // 35: sluice.tenant.v1.GetGatewayRequest
+	(*GetGatewayResponse)(nil),           // 36: sluice.tenant.v1.GetGatewayResponse
+	(*RegisterTenantRequest)(nil),        // 37: sluice.tenant.v1.RegisterTenantRequest
+	(*RegisterTenantResponse)(nil),       // 38: sluice.tenant.v1.RegisterTenantResponse
+	(*ListTenantsRequest)(nil),           // 39: sluice.tenant.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),          // 40: sluice.tenant.v1.ListTenantsResponse
+	(*ShowTenantRequest)(nil),            // 41: sluice.tenant.v1.ShowTenantRequest
+	(*ShowTenantResponse)(nil),           // 42: sluice.tenant.v1.ShowTenantResponse
+	(*SetTenantStatusRequest)(nil),       // 43: sluice.tenant.v1.SetTenantStatusRequest
+	(*SetTenantStatusResponse)(nil),      // 44: sluice.tenant.v1.SetTenantStatusResponse
+	(*SetTenantPlanRequest)(nil),         // 45: sluice.tenant.v1.SetTenantPlanRequest
+	(*SetTenantPlanResponse)(nil),        // 46: sluice.tenant.v1.SetTenantPlanResponse
+	(*SetNodeLoginRequest)(nil),          // 47: sluice.tenant.v1.SetNodeLoginRequest
+	(*SetNodeLoginResponse)(nil),         // 48: sluice.tenant.v1.SetNodeLoginResponse
+	(*SetTenantServiceRequest)(nil),      // 49: sluice.tenant.v1.SetTenantServiceRequest
+	(*SetTenantServiceResponse)(nil),     // 50: sluice.tenant.v1.SetTenantServiceResponse
+	(*AddTenantNodeRequest)(nil),         // 51: sluice.tenant.v1.AddTenantNodeRequest
+	(*AddTenantNodeResponse)(nil),        // 52: sluice.tenant.v1.AddTenantNodeResponse
+	(*RemoveTenantNodeRequest)(nil),      // 53: sluice.tenant.v1.RemoveTenantNodeRequest
+	(*RemoveTenantNodeResponse)(nil),     // 54: sluice.tenant.v1.RemoveTenantNodeResponse
+	(*SetTenantUserRequest)(nil),         // 55: sluice.tenant.v1.SetTenantUserRequest
+	(*SetTenantUserResponse)(nil),        // 56: sluice.tenant.v1.SetTenantUserResponse
+	(*RemoveTenantUserRequest)(nil),      // 57: sluice.tenant.v1.RemoveTenantUserRequest
+	(*RemoveTenantUserResponse)(nil),     // 58: sluice.tenant.v1.RemoveTenantUserResponse
+	(*IssueTenantMacaroonRequest)(nil),   // 59: sluice.tenant.v1.IssueTenantMacaroonRequest
+	(*IssueTenantMacaroonResponse)(nil),  // 60: sluice.tenant.v1.IssueTenantMacaroonResponse
+	(*RevokeTenantMacaroonRequest)(nil),  // 61: sluice.tenant.v1.RevokeTenantMacaroonRequest
+	(*RevokeTenantMacaroonResponse)(nil), // 62: sluice.tenant.v1.RevokeTenantMacaroonResponse
+	(*ListPlansRequest)(nil),             // 63: sluice.tenant.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),            // 64: sluice.tenant.v1.ListPlansResponse
+	(*SetPlanRequest)(nil),               // 65: sluice.tenant.v1.SetPlanRequest
+	(*SetPlanResponse)(nil),              // 66: sluice.tenant.v1.SetPlanResponse
+	(*ListAuditRequest)(nil),             // 67: sluice.tenant.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),            // 68: sluice.tenant.v1.ListAuditResponse
+	(*VerifyAuditRequest)(nil),           // 69: sluice.tenant.v1.VerifyAuditRequest
+	(*VerifyAuditResponse)(nil),          // 70: sluice.tenant.v1.VerifyAuditResponse
 }
 var file_lws_tenant_api_tenantv1_tenant_proto_depIdxs = []int32{
 	2,  // 0: sluice.tenant.v1.TenantUser.role:type_name -> sluice.tenant.v1.UserRole
 	0,  // 1: sluice.tenant.v1.Tenant.kind:type_name -> sluice.tenant.v1.TenantKind
 	1,  // 2: sluice.tenant.v1.Tenant.status:type_name -> sluice.tenant.v1.TenantStatus
-	3,  // 3: sluice.tenant.v1.Tenant.nodes:type_name -> sluice.tenant.v1.TenantNode
-	4,  // 4: sluice.tenant.v1.Tenant.users:type_name -> sluice.tenant.v1.TenantUser
-	5,  // 5: sluice.tenant.v1.Tenant.services:type_name -> sluice.tenant.v1.TenantServiceTerm
-	6,  // 6: sluice.tenant.v1.Tenant.macaroons:type_name -> sluice.tenant.v1.TenantMacaroon
-	7,  // 7: sluice.tenant.v1.GetOwnTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 8: sluice.tenant.v1.GetOwnTenantResponse.role:type_name -> sluice.tenant.v1.UserRole
-	7,  // 9: sluice.tenant.v1.SetOwnServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 10: sluice.tenant.v1.SetOwnUserRequest.role:type_name -> sluice.tenant.v1.UserRole
-	7,  // 11: sluice.tenant.v1.SetOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 12: sluice.tenant.v1.RemoveOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 13: sluice.tenant.v1.RevokeOwnMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	9,  // 14: sluice.tenant.v1.ListOwnAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
-	0,  // 15: sluice.tenant.v1.RegisterTenantRequest.kind:type_name -> sluice.tenant.v1.TenantKind
-	7,  // 16: sluice.tenant.v1.RegisterTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 17: sluice.tenant.v1.ListTenantsResponse.tenants:type_name -> sluice.tenant.v1.Tenant
-	7,  // 18: sluice.tenant.v1.ShowTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	1,  // 19: sluice.tenant.v1.SetTenantStatusRequest.status:type_name -> sluice.tenant.v1.TenantStatus
-	7,  // 20: sluice.tenant.v1.SetTenantStatusResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 21: sluice.tenant.v1.SetTenantPlanResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 22: sluice.tenant.v1.SetNodeLoginResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 23: sluice.tenant.v1.SetTenantServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 24: sluice.tenant.v1.AddTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 25: sluice.tenant.v1.RemoveTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 26: sluice.tenant.v1.SetTenantUserRequest.role:type_name -> sluice.tenant.v1.UserRole
-	7,  // 27: sluice.tenant.v1.SetTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 28: sluice.tenant.v1.RemoveTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	7,  // 29: sluice.tenant.v1.RevokeTenantMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 30: sluice.tenant.v1.ListPlansResponse.plans:type_name -> sluice.tenant.v1.Plan
-	8,  // 31: sluice.tenant.v1.SetPlanRequest.plan:type_name -> sluice.tenant.v1.Plan
-	9,  // 32: sluice.tenant.v1.ListAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
-	10, // 33: sluice.tenant.v1.TenantService.GetOwnTenant:input_type -> sluice.tenant.v1.GetOwnTenantRequest
-	12, // 34: sluice.tenant.v1.TenantService.SetOwnService:input_type -> sluice.tenant.v1.SetOwnServiceRequest
-	14, // 35: sluice.tenant.v1.TenantService.SetOwnUser:input_type -> sluice.tenant.v1.SetOwnUserRequest
-	16, // 36: sluice.tenant.v1.TenantService.RemoveOwnUser:input_type -> sluice.tenant.v1.RemoveOwnUserRequest
-	18, // 37: sluice.tenant.v1.TenantService.IssueOwnMacaroon:input_type -> sluice.tenant.v1.IssueOwnMacaroonRequest
-	20, // 38: sluice.tenant.v1.TenantService.RotateOwnMacaroon:input_type -> sluice.tenant.v1.RotateOwnMacaroonRequest
-	22, // 39: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:input_type -> sluice.tenant.v1.RevokeOwnMacaroonRequest
-	24, // 40: sluice.tenant.v1.TenantService.ListOwnAudit:input_type -> sluice.tenant.v1.ListOwnAuditRequest
-	26, // 41: sluice.tenant.v1.TenantOperatorService.GetGateway:input_type -> sluice.tenant.v1.GetGatewayRequest
-	28, // 42: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
-	30, // 43: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
-	32, // 44: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
-	34, // 45: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
-	36, // 46: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
-	38, // 47: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
-	40, // 48: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
-	42, // 49: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
-	44, // 50: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
-	46, // 51: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
-	48, // 52: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
-	50, // 53: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
-	52, // 54: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
-	54, // 55: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
-	56, // 56: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
-	58, // 57: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
-	60, // 58: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
-	11, // 59: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
-	13, // 60: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
-	15, // 61: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
-	17, // 62: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
-	19, // 63: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
-	21, // 64: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
-	23, // 65: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
-	25, // 66: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
-	27, // 67: sluice.tenant.v1.TenantOperatorService.GetGateway:output_type -> sluice.tenant.v1.GetGatewayResponse
-	29, // 68: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
-	31, // 69: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
-	33, // 70: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
-	35, // 71: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
-	37, // 72: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
-	39, // 73: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
-	41, // 74: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
-	43, // 75: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
-	45, // 76: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
-	47, // 77: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
-	49, // 78: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
-	51, // 79: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
-	53, // 80: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
-	55, // 81: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
-	57, // 82: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
-	59, // 83: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
-	61, // 84: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
-	59, // [59:85] is the sub-list for method output_type
-	33, // [33:59] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	4,  // 3: sluice.tenant.v1.Tenant.nodes:type_name -> sluice.tenant.v1.TenantNode
+	5,  // 4: sluice.tenant.v1.Tenant.users:type_name -> sluice.tenant.v1.TenantUser
+	6,  // 5: sluice.tenant.v1.Tenant.services:type_name -> sluice.tenant.v1.TenantServiceTerm
+	7,  // 6: sluice.tenant.v1.Tenant.macaroons:type_name -> sluice.tenant.v1.TenantMacaroon
+	9,  // 7: sluice.tenant.v1.Tenant.hosting:type_name -> sluice.tenant.v1.Hosting
+	3,  // 8: sluice.tenant.v1.Hosting.state:type_name -> sluice.tenant.v1.HostingState
+	10, // 9: sluice.tenant.v1.Hosting.latencies:type_name -> sluice.tenant.v1.SigningLatency
+	8,  // 10: sluice.tenant.v1.DrainOwnNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 11: sluice.tenant.v1.DrainTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 12: sluice.tenant.v1.ReportHostingRequest.hosting:type_name -> sluice.tenant.v1.Hosting
+	8,  // 13: sluice.tenant.v1.GetOwnTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 14: sluice.tenant.v1.GetOwnTenantResponse.role:type_name -> sluice.tenant.v1.UserRole
+	8,  // 15: sluice.tenant.v1.SetOwnServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 16: sluice.tenant.v1.SetOwnUserRequest.role:type_name -> sluice.tenant.v1.UserRole
+	8,  // 17: sluice.tenant.v1.SetOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 18: sluice.tenant.v1.RemoveOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 19: sluice.tenant.v1.RevokeOwnMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	18, // 20: sluice.tenant.v1.ListOwnAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
+	0,  // 21: sluice.tenant.v1.RegisterTenantRequest.kind:type_name -> sluice.tenant.v1.TenantKind
+	8,  // 22: sluice.tenant.v1.RegisterTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 23: sluice.tenant.v1.ListTenantsResponse.tenants:type_name -> sluice.tenant.v1.Tenant
+	8,  // 24: sluice.tenant.v1.ShowTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	1,  // 25: sluice.tenant.v1.SetTenantStatusRequest.status:type_name -> sluice.tenant.v1.TenantStatus
+	8,  // 26: sluice.tenant.v1.SetTenantStatusResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 27: sluice.tenant.v1.SetTenantPlanResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 28: sluice.tenant.v1.SetNodeLoginResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 29: sluice.tenant.v1.SetTenantServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 30: sluice.tenant.v1.AddTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 31: sluice.tenant.v1.RemoveTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 32: sluice.tenant.v1.SetTenantUserRequest.role:type_name -> sluice.tenant.v1.UserRole
+	8,  // 33: sluice.tenant.v1.SetTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 34: sluice.tenant.v1.RemoveTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	8,  // 35: sluice.tenant.v1.RevokeTenantMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	17, // 36: sluice.tenant.v1.ListPlansResponse.plans:type_name -> sluice.tenant.v1.Plan
+	17, // 37: sluice.tenant.v1.SetPlanRequest.plan:type_name -> sluice.tenant.v1.Plan
+	18, // 38: sluice.tenant.v1.ListAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
+	19, // 39: sluice.tenant.v1.TenantService.GetOwnTenant:input_type -> sluice.tenant.v1.GetOwnTenantRequest
+	21, // 40: sluice.tenant.v1.TenantService.SetOwnService:input_type -> sluice.tenant.v1.SetOwnServiceRequest
+	23, // 41: sluice.tenant.v1.TenantService.SetOwnUser:input_type -> sluice.tenant.v1.SetOwnUserRequest
+	25, // 42: sluice.tenant.v1.TenantService.RemoveOwnUser:input_type -> sluice.tenant.v1.RemoveOwnUserRequest
+	27, // 43: sluice.tenant.v1.TenantService.IssueOwnMacaroon:input_type -> sluice.tenant.v1.IssueOwnMacaroonRequest
+	29, // 44: sluice.tenant.v1.TenantService.RotateOwnMacaroon:input_type -> sluice.tenant.v1.RotateOwnMacaroonRequest
+	31, // 45: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:input_type -> sluice.tenant.v1.RevokeOwnMacaroonRequest
+	11, // 46: sluice.tenant.v1.TenantService.DrainOwnNode:input_type -> sluice.tenant.v1.DrainOwnNodeRequest
+	33, // 47: sluice.tenant.v1.TenantService.ListOwnAudit:input_type -> sluice.tenant.v1.ListOwnAuditRequest
+	35, // 48: sluice.tenant.v1.TenantOperatorService.GetGateway:input_type -> sluice.tenant.v1.GetGatewayRequest
+	37, // 49: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
+	39, // 50: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
+	41, // 51: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
+	43, // 52: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
+	45, // 53: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
+	47, // 54: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
+	49, // 55: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
+	51, // 56: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
+	53, // 57: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
+	13, // 58: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:input_type -> sluice.tenant.v1.DrainTenantNodeRequest
+	15, // 59: sluice.tenant.v1.TenantOperatorService.ReportHosting:input_type -> sluice.tenant.v1.ReportHostingRequest
+	55, // 60: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
+	57, // 61: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
+	59, // 62: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
+	61, // 63: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
+	63, // 64: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
+	65, // 65: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
+	67, // 66: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
+	69, // 67: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
+	20, // 68: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
+	22, // 69: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
+	24, // 70: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
+	26, // 71: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
+	28, // 72: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
+	30, // 73: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
+	32, // 74: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
+	12, // 75: sluice.tenant.v1.TenantService.DrainOwnNode:output_type -> sluice.tenant.v1.DrainOwnNodeResponse
+	34, // 76: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
+	36, // 77: sluice.tenant.v1.TenantOperatorService.GetGateway:output_type -> sluice.tenant.v1.GetGatewayResponse
+	38, // 78: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
+	40, // 79: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
+	42, // 80: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
+	44, // 81: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
+	46, // 82: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
+	48, // 83: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
+	50, // 84: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
+	52, // 85: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
+	54, // 86: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
+	14, // 87: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:output_type -> sluice.tenant.v1.DrainTenantNodeResponse
+	16, // 88: sluice.tenant.v1.TenantOperatorService.ReportHosting:output_type -> sluice.tenant.v1.ReportHostingResponse
+	56, // 89: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
+	58, // 90: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
+	60, // 91: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
+	62, // 92: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
+	64, // 93: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
+	66, // 94: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
+	68, // 95: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
+	70, // 96: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
+	68, // [68:97] is the sub-list for method output_type
+	39, // [39:68] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_lws_tenant_api_tenantv1_tenant_proto_init() }
@@ -3970,8 +4632,8 @@ func file_lws_tenant_api_tenantv1_tenant_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc), len(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   59,
+			NumEnums:      4,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,7 @@ const (
 	TenantService_IssueOwnMacaroon_FullMethodName  = "/sluice.tenant.v1.TenantService/IssueOwnMacaroon"
 	TenantService_RotateOwnMacaroon_FullMethodName = "/sluice.tenant.v1.TenantService/RotateOwnMacaroon"
 	TenantService_RevokeOwnMacaroon_FullMethodName = "/sluice.tenant.v1.TenantService/RevokeOwnMacaroon"
+	TenantService_DrainOwnNode_FullMethodName      = "/sluice.tenant.v1.TenantService/DrainOwnNode"
 	TenantService_ListOwnAudit_FullMethodName      = "/sluice.tenant.v1.TenantService/ListOwnAudit"
 )
 
@@ -55,6 +56,9 @@ type TenantServiceClient interface {
 	RotateOwnMacaroon(ctx context.Context, in *RotateOwnMacaroonRequest, opts ...grpc.CallOption) (*RotateOwnMacaroonResponse, error)
 	// RevokeOwnMacaroon ends a macaroon at once.
 	RevokeOwnMacaroon(ctx context.Context, in *RevokeOwnMacaroonRequest, opts ...grpc.CallOption) (*RevokeOwnMacaroonResponse, error)
+	// DrainOwnNode has the tenant's hosted node stop safely: no new HTLCs, then down;
+	// or run again.
+	DrainOwnNode(ctx context.Context, in *DrainOwnNodeRequest, opts ...grpc.CallOption) (*DrainOwnNodeResponse, error)
 	// ListOwnAudit lists what was changed about the tenant, newest first.
 	ListOwnAudit(ctx context.Context, in *ListOwnAuditRequest, opts ...grpc.CallOption) (*ListOwnAuditResponse, error)
 }
@@ -137,6 +141,16 @@ func (c *tenantServiceClient) RevokeOwnMacaroon(ctx context.Context, in *RevokeO
 	return out, nil
 }
 
+func (c *tenantServiceClient) DrainOwnNode(ctx context.Context, in *DrainOwnNodeRequest, opts ...grpc.CallOption) (*DrainOwnNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainOwnNodeResponse)
+	err := c.cc.Invoke(ctx, TenantService_DrainOwnNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *tenantServiceClient) ListOwnAudit(ctx context.Context, in *ListOwnAuditRequest, opts ...grpc.CallOption) (*ListOwnAuditResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListOwnAuditResponse)
@@ -169,6 +183,9 @@ type TenantServiceServer interface {
 	RotateOwnMacaroon(context.Context, *RotateOwnMacaroonRequest) (*RotateOwnMacaroonResponse, error)
 	// RevokeOwnMacaroon ends a macaroon at once.
 	RevokeOwnMacaroon(context.Context, *RevokeOwnMacaroonRequest) (*RevokeOwnMacaroonResponse, error)
+	// DrainOwnNode has the tenant's hosted node stop safely: no new HTLCs, then down;
+	// or run again.
+	DrainOwnNode(context.Context, *DrainOwnNodeRequest) (*DrainOwnNodeResponse, error)
 	// ListOwnAudit lists what was changed about the tenant, newest first.
 	ListOwnAudit(context.Context, *ListOwnAuditRequest) (*ListOwnAuditResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
@@ -201,6 +218,9 @@ func (UnimplementedTenantServiceServer) RotateOwnMacaroon(context.Context, *Rota
 }
 func (UnimplementedTenantServiceServer) RevokeOwnMacaroon(context.Context, *RevokeOwnMacaroonRequest) (*RevokeOwnMacaroonResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeOwnMacaroon not implemented")
+}
+func (UnimplementedTenantServiceServer) DrainOwnNode(context.Context, *DrainOwnNodeRequest) (*DrainOwnNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainOwnNode not implemented")
 }
 func (UnimplementedTenantServiceServer) ListOwnAudit(context.Context, *ListOwnAuditRequest) (*ListOwnAuditResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOwnAudit not implemented")
@@ -352,6 +372,24 @@ func _TenantService_RevokeOwnMacaroon_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TenantService_DrainOwnNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainOwnNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).DrainOwnNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_DrainOwnNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).DrainOwnNode(ctx, req.(*DrainOwnNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TenantService_ListOwnAudit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListOwnAuditRequest)
 	if err := dec(in); err != nil {
@@ -406,6 +444,10 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TenantService_RevokeOwnMacaroon_Handler,
 		},
 		{
+			MethodName: "DrainOwnNode",
+			Handler:    _TenantService_DrainOwnNode_Handler,
+		},
+		{
 			MethodName: "ListOwnAudit",
 			Handler:    _TenantService_ListOwnAudit_Handler,
 		},
@@ -425,6 +467,8 @@ const (
 	TenantOperatorService_SetTenantService_FullMethodName     = "/sluice.tenant.v1.TenantOperatorService/SetTenantService"
 	TenantOperatorService_AddTenantNode_FullMethodName        = "/sluice.tenant.v1.TenantOperatorService/AddTenantNode"
 	TenantOperatorService_RemoveTenantNode_FullMethodName     = "/sluice.tenant.v1.TenantOperatorService/RemoveTenantNode"
+	TenantOperatorService_DrainTenantNode_FullMethodName      = "/sluice.tenant.v1.TenantOperatorService/DrainTenantNode"
+	TenantOperatorService_ReportHosting_FullMethodName        = "/sluice.tenant.v1.TenantOperatorService/ReportHosting"
 	TenantOperatorService_SetTenantUser_FullMethodName        = "/sluice.tenant.v1.TenantOperatorService/SetTenantUser"
 	TenantOperatorService_RemoveTenantUser_FullMethodName     = "/sluice.tenant.v1.TenantOperatorService/RemoveTenantUser"
 	TenantOperatorService_IssueTenantMacaroon_FullMethodName  = "/sluice.tenant.v1.TenantOperatorService/IssueTenantMacaroon"
@@ -461,6 +505,12 @@ type TenantOperatorServiceClient interface {
 	AddTenantNode(ctx context.Context, in *AddTenantNodeRequest, opts ...grpc.CallOption) (*AddTenantNodeResponse, error)
 	// RemoveTenantNode takes a node from a tenant.
 	RemoveTenantNode(ctx context.Context, in *RemoveTenantNodeRequest, opts ...grpc.CallOption) (*RemoveTenantNodeResponse, error)
+	// DrainTenantNode has a tenant's hosted node stop safely: no new HTLCs, then down;
+	// or run again.
+	DrainTenantNode(ctx context.Context, in *DrainTenantNodeRequest, opts ...grpc.CallOption) (*DrainTenantNodeResponse, error)
+	// ReportHosting is the supervisor's word on a hosted node and its signer. The
+	// answer says whether the node shall be drained.
+	ReportHosting(ctx context.Context, in *ReportHostingRequest, opts ...grpc.CallOption) (*ReportHostingResponse, error)
 	// SetTenantUser adds a user below a tenant, or changes its role.
 	SetTenantUser(ctx context.Context, in *SetTenantUserRequest, opts ...grpc.CallOption) (*SetTenantUserResponse, error)
 	// RemoveTenantUser removes a user with its macaroons.
@@ -587,6 +637,26 @@ func (c *tenantOperatorServiceClient) RemoveTenantNode(ctx context.Context, in *
 	return out, nil
 }
 
+func (c *tenantOperatorServiceClient) DrainTenantNode(ctx context.Context, in *DrainTenantNodeRequest, opts ...grpc.CallOption) (*DrainTenantNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainTenantNodeResponse)
+	err := c.cc.Invoke(ctx, TenantOperatorService_DrainTenantNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantOperatorServiceClient) ReportHosting(ctx context.Context, in *ReportHostingRequest, opts ...grpc.CallOption) (*ReportHostingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportHostingResponse)
+	err := c.cc.Invoke(ctx, TenantOperatorService_ReportHosting_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *tenantOperatorServiceClient) SetTenantUser(ctx context.Context, in *SetTenantUserRequest, opts ...grpc.CallOption) (*SetTenantUserResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetTenantUserResponse)
@@ -693,6 +763,12 @@ type TenantOperatorServiceServer interface {
 	AddTenantNode(context.Context, *AddTenantNodeRequest) (*AddTenantNodeResponse, error)
 	// RemoveTenantNode takes a node from a tenant.
 	RemoveTenantNode(context.Context, *RemoveTenantNodeRequest) (*RemoveTenantNodeResponse, error)
+	// DrainTenantNode has a tenant's hosted node stop safely: no new HTLCs, then down;
+	// or run again.
+	DrainTenantNode(context.Context, *DrainTenantNodeRequest) (*DrainTenantNodeResponse, error)
+	// ReportHosting is the supervisor's word on a hosted node and its signer. The
+	// answer says whether the node shall be drained.
+	ReportHosting(context.Context, *ReportHostingRequest) (*ReportHostingResponse, error)
 	// SetTenantUser adds a user below a tenant, or changes its role.
 	SetTenantUser(context.Context, *SetTenantUserRequest) (*SetTenantUserResponse, error)
 	// RemoveTenantUser removes a user with its macaroons.
@@ -748,6 +824,12 @@ func (UnimplementedTenantOperatorServiceServer) AddTenantNode(context.Context, *
 }
 func (UnimplementedTenantOperatorServiceServer) RemoveTenantNode(context.Context, *RemoveTenantNodeRequest) (*RemoveTenantNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveTenantNode not implemented")
+}
+func (UnimplementedTenantOperatorServiceServer) DrainTenantNode(context.Context, *DrainTenantNodeRequest) (*DrainTenantNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainTenantNode not implemented")
+}
+func (UnimplementedTenantOperatorServiceServer) ReportHosting(context.Context, *ReportHostingRequest) (*ReportHostingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportHosting not implemented")
 }
 func (UnimplementedTenantOperatorServiceServer) SetTenantUser(context.Context, *SetTenantUserRequest) (*SetTenantUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetTenantUser not implemented")
@@ -974,6 +1056,42 @@ func _TenantOperatorService_RemoveTenantNode_Handler(srv interface{}, ctx contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TenantOperatorService_DrainTenantNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainTenantNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantOperatorServiceServer).DrainTenantNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantOperatorService_DrainTenantNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantOperatorServiceServer).DrainTenantNode(ctx, req.(*DrainTenantNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantOperatorService_ReportHosting_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportHostingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantOperatorServiceServer).ReportHosting(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantOperatorService_ReportHosting_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantOperatorServiceServer).ReportHosting(ctx, req.(*ReportHostingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TenantOperatorService_SetTenantUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetTenantUserRequest)
 	if err := dec(in); err != nil {
@@ -1164,6 +1282,14 @@ var TenantOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveTenantNode",
 			Handler:    _TenantOperatorService_RemoveTenantNode_Handler,
+		},
+		{
+			MethodName: "DrainTenantNode",
+			Handler:    _TenantOperatorService_DrainTenantNode_Handler,
+		},
+		{
+			MethodName: "ReportHosting",
+			Handler:    _TenantOperatorService_ReportHosting_Handler,
 		},
 		{
 			MethodName: "SetTenantUser",

@@ -14,6 +14,7 @@ type Tenant struct {
 	Declined  string
 	CreatedMs int64
 	ChangedMs int64
+	Drain     bool
 }
 
 type TenantAudit struct {
@@ -49,6 +50,12 @@ type TenantPlan struct {
 	Nodes     int64
 	Users     int64
 	Macaroons int64
+}
+
+type TenantReport struct {
+	Tenant string
+	AtMs   int64
+	Report string
 }
 
 type TenantUser struct {

@@ -222,8 +222,19 @@ func (q *Queries) GetPlan(ctx context.Context, name string) (TenantPlan, error) 
 	return i, err
 }
 
+const getReport = `-- name: GetReport :one
+SELECT tenant, at_ms, report FROM tenant_reports WHERE tenant = $1
+`
+
+func (q *Queries) GetReport(ctx context.Context, tenant string) (TenantReport, error) {
+	row := q.db.QueryRowContext(ctx, getReport, tenant)
+	var i TenantReport
+	err := row.Scan(&i.Tenant, &i.AtMs, &i.Report)
+	return i, err
+}
+
 const getTenant = `-- name: GetTenant :one
-SELECT id, kind, status, reason, plan, node_login, declined, created_ms, changed_ms FROM tenants WHERE id = $1
+SELECT id, kind, status, reason, plan, node_login, declined, created_ms, changed_ms, drain FROM tenants WHERE id = $1
 `
 
 func (q *Queries) GetTenant(ctx context.Context, id string) (Tenant, error) {
@@ -239,6 +250,7 @@ func (q *Queries) GetTenant(ctx context.Context, id string) (Tenant, error) {
 		&i.Declined,
 		&i.CreatedMs,
 		&i.ChangedMs,
+		&i.Drain,
 	)
 	return i, err
 }
@@ -434,7 +446,7 @@ func (q *Queries) ListPlans(ctx context.Context) ([]TenantPlan, error) {
 }
 
 const listTenants = `-- name: ListTenants :many
-SELECT id, kind, status, reason, plan, node_login, declined, created_ms, changed_ms FROM tenants ORDER BY id
+SELECT id, kind, status, reason, plan, node_login, declined, created_ms, changed_ms, drain FROM tenants ORDER BY id
 `
 
 func (q *Queries) ListTenants(ctx context.Context) ([]Tenant, error) {
@@ -456,6 +468,7 @@ func (q *Queries) ListTenants(ctx context.Context) ([]Tenant, error) {
 			&i.Declined,
 			&i.CreatedMs,
 			&i.ChangedMs,
+			&i.Drain,
 		); err != nil {
 			return nil, err
 		}
@@ -588,8 +601,24 @@ func (q *Queries) PutPlan(ctx context.Context, arg PutPlanParams) error {
 	return err
 }
 
+const putReport = `-- name: PutReport :exec
+INSERT INTO tenant_reports (tenant, at_ms, report) VALUES ($1, $2, $3)
+ON CONFLICT (tenant) DO UPDATE SET at_ms = excluded.at_ms, report = excluded.report
+`
+
+type PutReportParams struct {
+	Tenant string
+	AtMs   int64
+	Report string
+}
+
+func (q *Queries) PutReport(ctx context.Context, arg PutReportParams) error {
+	_, err := q.db.ExecContext(ctx, putReport, arg.Tenant, arg.AtMs, arg.Report)
+	return err
+}
+
 const updateTenant = `-- name: UpdateTenant :exec
-UPDATE tenants SET status = $2, reason = $3, plan = $4, node_login = $5, declined = $6, changed_ms = $7 WHERE id = $1
+UPDATE tenants SET status = $2, reason = $3, plan = $4, node_login = $5, declined = $6, changed_ms = $7, drain = $8 WHERE id = $1
 `
 
 type UpdateTenantParams struct {
@@ -600,6 +629,7 @@ type UpdateTenantParams struct {
 	NodeLogin bool
 	Declined  string
 	ChangedMs int64
+	Drain     bool
 }
 
 func (q *Queries) UpdateTenant(ctx context.Context, arg UpdateTenantParams) error {
@@ -611,6 +641,7 @@ func (q *Queries) UpdateTenant(ctx context.Context, arg UpdateTenantParams) erro
 		arg.NodeLogin,
 		arg.Declined,
 		arg.ChangedMs,
+		arg.Drain,
 	)
 	return err
 }
