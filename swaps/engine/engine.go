@@ -68,7 +68,9 @@ type Engine struct {
 	followed map[string]bool
 	ids      *ulid.MonotonicEntropy
 
-	tokens *Tokens
+	tokens  *Tokens
+	probes  *probes
+	callers [32]byte
 }
 
 // New prepares the engine; Run starts it.
@@ -91,7 +93,7 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log, ctx: ctx, cancel: cancel,
-		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0),
+		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0), probes: newProbes(),
 	}
 	var err error
 	e.outs, err = fsm.New(out.Machine(), fsm.Options[out.State, out.Event, out.Effect]{
@@ -123,6 +125,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("swaps: %w", err)
 	}
 	if err := e.loadTokens(ctx); err != nil {
+		return fmt.Errorf("swaps: %w", err)
+	}
+	if err := e.loadCallers(ctx); err != nil {
 		return fmt.Errorf("swaps: %w", err)
 	}
 	e.spawn(func() {

@@ -31,8 +31,9 @@ type OutWish struct {
 	AmountSat    ln.Sat
 	PublishBy    time.Time
 	ExpiryHeight uint32
-	Client       string
-	Token        string
+	// Client is what it calls itself, Caller what it is capped by.
+	Client, Caller string
+	Token          string
 }
 
 // OutOffer is what it gets.
@@ -56,7 +57,7 @@ func (e *Engine) OutTerms(ctx context.Context) (OutTerms, error) {
 	}
 	var most ln.Sat
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		most, err = e.outFree(ctx, tx, room)
+		most, _, err = e.outFree(ctx, tx, room, "")
 		return err
 	})
 	if err != nil {
@@ -133,16 +134,19 @@ func (e *Engine) outRoom(ctx context.Context) (room, error) {
 }
 
 // outFree is what a new swap may take of the room, once what unfinished swaps
-// were promised is taken off, and within the cap of all.
-func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, error) {
+// were promised is taken off, and within the cap of all; and what the caller's own
+// take.
+func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room, caller string) (ln.Sat, ofCaller, error) {
+	var own ofCaller
 	live, err := e.allLiveTx(ctx, tx)
 	if err != nil {
-		return 0, err
+		return 0, own, err
 	}
 	var open, coins, inbound ln.Sat
 	unpaid := 0
 	for _, inst := range live {
 		p := out.PlanOf(inst.State)
+		before := unpaid
 		open += p.AmountSat
 		coins += out.Promised(inst.State)
 		switch s := inst.State.(type) {
@@ -155,14 +159,18 @@ func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, err
 			}
 			unpaid++
 		}
+		if caller != "" && p.Caller == caller {
+			own.open += p.AmountSat
+			own.unpaid += unpaid - before
+		}
 	}
 	if unpaid >= e.cfg.MaxUnpaid {
-		return 0, errkind.New(errkind.Exhausted, "too many swaps wait for their payments: try again in a few minutes")
+		return 0, own, errkind.New(errkind.Exhausted, "too many swaps wait for their payments: try again in a few minutes")
 	}
 	// Channels that swaps in will open take coins as well.
 	ins, err := e.liveInsTx(ctx, tx)
 	if err != nil {
-		return 0, err
+		return 0, own, err
 	}
 	for _, inst := range ins {
 		coins += in.Coins(inst.State)
@@ -172,14 +180,14 @@ func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, err
 	// What the transaction and the fee take besides the amount.
 	miner, err := e.maxMiner(e.cfg.Ceiling)
 	if err != nil {
-		return 0, err
+		return 0, own, err
 	}
 	if rates, err := e.window().Latest(e.opt.Now(), e.cfg.StaleAfter); err == nil {
 		if miner, err = e.maxMiner(rates.Soon); err != nil {
-			return 0, err
+			return 0, own, err
 		}
 	}
-	return less(free, miner), nil
+	return less(free, miner), own, nil
 }
 
 // maxMiner is the most that a funding transaction may pay that was priced at a
@@ -207,8 +215,11 @@ func (e *Engine) OfferOut(ctx context.Context, w OutWish) (OutOffer, error) {
 		if err := unused(e.ins.GetTx(ctx, tx, plan.ID())); err != nil {
 			return err
 		}
-		free, err := e.outFree(ctx, tx, node)
+		free, own, err := e.outFree(ctx, tx, node, w.Caller)
 		if err != nil {
+			return err
+		}
+		if err := own.check(w.AmountSat, e.cfg); err != nil {
 			return err
 		}
 		if w.AmountSat > free {
@@ -274,7 +285,7 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 		PrepayPreimage: swaps.NewSecret(prepay), Later: later, AcceptBy: latest(w.PublishBy, now, e.cfg.InvoiceExpiry).Add(e.cfg.AcceptGrace).UTC(),
 		InvoiceExpiry: e.cfg.InvoiceExpiry, FinalCltvDelta: w.ExpiryHeight - min(tip, w.ExpiryHeight) + e.cfg.MarginBlocks + delta + heightSlack,
 		MarginBlocks: e.cfg.MarginBlocks, HoldExpiryDelta: delta, MinPublishBlocks: e.cfg.MinPublishBlocks,
-		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Token: w.Token,
+		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Caller: w.Caller, Token: w.Token,
 	}
 	if _, err := htlc.New(plan.Terms); err != nil {
 		return out.Plan{}, errkind.Newf(errkind.Invalid, "the swap's keys make no contract: %v", err)

@@ -57,10 +57,10 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 			o.ExposedSat += in.Exposed(inst.State, o.Height)
 		}
 		// Too many beginnings at once is no room for now.
-		if o.RoomOutSat, err = e.outFree(ctx, tx, node); err != nil {
+		if o.RoomOutSat, _, err = e.outFree(ctx, tx, node, ""); err != nil {
 			o.RoomOutSat = 0
 		}
-		if o.RoomInSat, err = e.inFree(ctx, tx, outbound); err != nil {
+		if o.RoomInSat, _, err = e.inFree(ctx, tx, outbound, ""); err != nil {
 			o.RoomInSat = 0
 		}
 		for account, sum := range map[ledger.Account]*int64{swapFee: &o.FeesMsat, noShow: &o.NoShowMsat, routingFee: &o.RoutingMsat, swapLoss: &o.LossMsat} {
