@@ -57,7 +57,7 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 			o.ExposedSat += in.Exposed(inst.State, o.Height)
 		}
 		// Too many beginnings at once is no room for now.
-		if o.RoomOutSat, _, err = e.outFree(ctx, tx, node, ""); err != nil {
+		if o.RoomOutSat, _, err = e.outFree(bookOf(outs, ins), node, ""); err != nil {
 			o.RoomOutSat = 0
 		}
 		if o.RoomInSat, _, err = e.inFree(ctx, tx, outbound, ""); err != nil {

@@ -106,7 +106,7 @@ func (e *Engine) ProbeRoute(ctx context.Context, w RouteWish) error {
 		return err
 	}
 	answer := make(chan error, 1)
-	e.spawn(func() {
+	begun := e.spawnForCall(func() {
 		defer free()
 		p, err := e.node.Payments.ProbeRoute(e.ctx, probe)
 		answer <- judgeProbe(p, err)
@@ -120,6 +120,10 @@ func (e *Engine) ProbeRoute(ctx context.Context, w RouteWish) error {
 			}
 		}
 	})
+	if !begun {
+		free()
+		return errStopping
+	}
 	select {
 	case err := <-answer:
 		return err
