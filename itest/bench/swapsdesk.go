@@ -191,10 +191,16 @@ func (c *lndCalls) begin(name string) (end func()) {
 	}
 }
 
-// outside is what of a time was not spent in lnd for this request.
-func (c *lndCalls) outside(name string, from, to time.Time) time.Duration {
+// shared is the name of what is asked for several requests at once.
+const shared = ""
+
+// outside is what of a time was not spent in lnd for these names.
+func (c *lndCalls) outside(from, to time.Time, names ...string) time.Duration {
+	var spans []span
 	c.mu.Lock()
-	spans := slices.Clone(c.spent[name])
+	for _, name := range names {
+		spans = append(spans, c.spent[name]...)
+	}
 	c.mu.Unlock()
 	slices.SortFunc(spans, func(a, b span) int { return a.from.Compare(b.from) })
 	own, at := to.Sub(from), from

@@ -112,8 +112,9 @@ type Claim struct {
 	Height      uint32             `json:"height"`
 	// Claims are all that were signed: an earlier one may confirm.
 	Claims []swaps.Version `json:"claims,omitempty"`
-	// Spent is how the output was spent in the best chain.
+	// Spent is how the output was spent in the best chain, and by what.
 	Spent       htlc.Spend `json:"spent,omitempty"`
+	SpentBy     ln.TxID    `json:"spent_by,omitzero"`
 	SpentHeight uint32     `json:"spent_height,omitempty"`
 	SpentFeeSat ln.Sat     `json:"spent_fee_sat,omitempty"`
 }
@@ -235,6 +236,21 @@ func Claimable(s State) (Paid, Claim, bool) {
 		return Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}, s.Claim, s.Spent == ""
 	}
 	return Paid{}, Claim{}, false
+}
+
+// PaidOf are the parts of a state that was paid for.
+func PaidOf(s State) (Payment, Claim, bool) {
+	switch s := s.(type) {
+	case Paid:
+		return s.Payment, Claim{}, true
+	case Claiming:
+		return s.Payment, s.Claim, true
+	case Claimed:
+		return s.Payment, s.Claim, true
+	case Lost:
+		return s.Payment, s.Claim, true
+	}
+	return Payment{}, Claim{}, false
 }
 
 // ready: there is nothing to wait for but company.

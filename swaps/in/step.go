@@ -267,13 +267,13 @@ func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
 		}
 		return s, nil, nil
 	case OutputSpent:
-		s.Spent, s.SpentHeight, s.SpentFeeSat = v.How, v.SpentHeight, v.FeeSat
+		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = v.How, v.By, v.SpentHeight, v.FeeSat
 		if part, ours := swaps.CostOf(s.Claims, v.By); ours {
 			s.SpentFeeSat = part
 		}
 		return s.settle(v.Height, nil)
 	case SpendReorged:
-		s.Spent, s.SpentHeight, s.SpentFeeSat = "", 0, 0
+		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = "", ln.TxID{}, 0, 0
 		return s, []Effect{publishClaim(s), watchSpend(s.Plan, s.Output)}, nil
 	case NewBlock:
 		if s.Spent != "" {
