@@ -10,12 +10,11 @@
 package swapsv1
 
 import (
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -982,22 +981,20 @@ func file_swaps_api_swapsv1_swaps_proto_rawDescGZIP() []byte {
 	return file_swaps_api_swapsv1_swaps_proto_rawDescData
 }
 
-var (
-	file_swaps_api_swapsv1_swaps_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-	file_swaps_api_swapsv1_swaps_proto_msgTypes  = make([]protoimpl.MessageInfo, 9)
-	file_swaps_api_swapsv1_swaps_proto_goTypes   = []any{
-		(Direction)(0),            // 0: sluice.swaps.v1.Direction
-		(*Swap)(nil),              // 1: sluice.swaps.v1.Swap
-		(*SwapTx)(nil),            // 2: sluice.swaps.v1.SwapTx
-		(*Step)(nil),              // 3: sluice.swaps.v1.Step
-		(*GetStatusRequest)(nil),  // 4: sluice.swaps.v1.GetStatusRequest
-		(*GetStatusResponse)(nil), // 5: sluice.swaps.v1.GetStatusResponse
-		(*ListSwapsRequest)(nil),  // 6: sluice.swaps.v1.ListSwapsRequest
-		(*ListSwapsResponse)(nil), // 7: sluice.swaps.v1.ListSwapsResponse
-		(*ShowSwapRequest)(nil),   // 8: sluice.swaps.v1.ShowSwapRequest
-		(*ShowSwapResponse)(nil),  // 9: sluice.swaps.v1.ShowSwapResponse
-	}
-)
+var file_swaps_api_swapsv1_swaps_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_swaps_api_swapsv1_swaps_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_swaps_api_swapsv1_swaps_proto_goTypes = []any{
+	(Direction)(0),            // 0: sluice.swaps.v1.Direction
+	(*Swap)(nil),              // 1: sluice.swaps.v1.Swap
+	(*SwapTx)(nil),            // 2: sluice.swaps.v1.SwapTx
+	(*Step)(nil),              // 3: sluice.swaps.v1.Step
+	(*GetStatusRequest)(nil),  // 4: sluice.swaps.v1.GetStatusRequest
+	(*GetStatusResponse)(nil), // 5: sluice.swaps.v1.GetStatusResponse
+	(*ListSwapsRequest)(nil),  // 6: sluice.swaps.v1.ListSwapsRequest
+	(*ListSwapsResponse)(nil), // 7: sluice.swaps.v1.ListSwapsResponse
+	(*ShowSwapRequest)(nil),   // 8: sluice.swaps.v1.ShowSwapRequest
+	(*ShowSwapResponse)(nil),  // 9: sluice.swaps.v1.ShowSwapResponse
+}
 var file_swaps_api_swapsv1_swaps_proto_depIdxs = []int32{
 	0, // 0: sluice.swaps.v1.Swap.direction:type_name -> sluice.swaps.v1.Direction
 	2, // 1: sluice.swaps.v1.Swap.transactions:type_name -> sluice.swaps.v1.SwapTx
