@@ -119,11 +119,13 @@ func Take(all []Taking, to []byte, fee ln.Sat, random io.Reader) (Claimed, error
 		}
 		known[prev] = wire.NewTxOut(value, t.Contract.PkScript)
 		in := wire.NewTxIn(&prev, nil, nil)
-		// The success leaf's sequence; a timeout's must not be final. Both signal
-		// replacement.
-		in.Sequence = 1
-		if t.Way == SpendTimeout {
-			in.Sequence = wire.MaxTxInSequenceNum - 2
+		// All signal replacement. Only the success leaf waits for a block: a key spend
+		// that did, too, could not follow its output back into a mempool after a reorg.
+		in.Sequence = wire.MaxTxInSequenceNum - 2
+		switch t.Way {
+		case SpendSuccess:
+			in.Sequence = 1
+		case SpendTimeout:
 			tx.LockTime = max(tx.LockTime, t.Contract.ExpiryHeight)
 		}
 		tx.AddTxIn(in)
