@@ -337,11 +337,25 @@ func (e *Engine) blockIn() {
 // tipIn tells one swap the tip, with how much more may be exposed and whether there
 // is company: both and the transition are one transaction.
 func (e *Engine) tipIn(id string) {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		err := e.tellTip(id)
+		if err == nil || errors.Is(err, fsm.ErrIllegal) || e.ctx.Err() != nil {
+			return
+		}
+		// Swaps that move at the same time are in each other's way.
+		if wait > time.Second || !e.pause(wait) {
+			e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
+			return
+		}
+	}
+}
+
+func (e *Engine) tellTip(id string) error {
 	m := e.moment()
 	e.mu.Lock()
 	urgent := e.urgent
 	e.mu.Unlock()
-	err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+	return e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 		all, err := e.liveInsTx(ctx, tx)
 		if err != nil {
 			return err
@@ -354,9 +368,6 @@ func (e *Engine) tipIn(id string) {
 		_, err = e.ins.SendTx(ctx, tx, id, in.NewBlock{Moment: m, TargetRate: urgent, FreeSat: free, Company: company})
 		return err
 	})
-	if err != nil && !errors.Is(err, fsm.ErrIllegal) && e.ctx.Err() == nil {
-		e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
-	}
 }
 
 // recordIn posts what a transition of a swap in means in money.

@@ -37,6 +37,20 @@ func (r *rig) sees(what string, f func() bool) {
 	require.Eventually(r.t, f, 30*time.Second, 2*time.Millisecond, what)
 }
 
+// inEnds makes blocks until a swap in is over: who missed one is told by the next.
+func (r *rig) inEnds(p ln.Preimage, name string) {
+	r.t.Helper()
+	for range 200 {
+		if s := r.inState(p); in.Final(s) {
+			require.Equal(r.t, name, s.StateName())
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+		r.node.mine(1, false)
+	}
+	require.Fail(r.t, "the swap is not over", "%#v", r.inState(p))
+}
+
 // unconfirmed are the transactions that wait for a block, replacements only.
 func (r *rig) unconfirmed() (txs []*wire.MsgTx) {
 	r.node.mu.Lock()
@@ -106,7 +120,7 @@ func TestClaimsTogether(t *testing.T) {
 		r.node.mine(1, true)
 		r.node.mine(5, false)
 		for _, p := range preimages {
-			r.inReaches(p, named("claimed"))
+			r.inEnds(p, "claimed")
 		}
 		r.node.mu.Lock()
 		var brought int64
