@@ -30,7 +30,7 @@ help: ## this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make itest CASE=<regexp>    only the cases that match, e.g. CASE=OnDemand'
-	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp, vault, tower, hold, open or signer'
+	@echo '  make bench NAME=<name>      one benchmark: jit, forward, forward-proxied, memory, lsps, jit-mpp, vault, tower, hold, open, signer or swaps'
 	@echo
 	@echo 'Needs Go and make; PostgreSQL (Debian package "postgresql") for the tests of the second database.'
 
@@ -70,7 +70,7 @@ soak: build peers ## payments for a wallet that comes and goes on real nodes, fo
 	SLUICE_SOAK_MINUTES=$(MINUTES) $(GO) test $(ITEST_FLAGS) -timeout 240m -v -run '^TestOfflineSoak$$' ./itest
 
 bench: build peers ## NAME=<name>: a benchmark on real nodes; its last line is "NAME: key=value ..."
-	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault, tower, hold, open, signer)' >&2; exit 2; }
+	@test -n '$(NAME)' || { echo 'which one? make bench NAME=jit (or forward, forward-proxied, memory, lsps, jit-mpp, vault, tower, hold, open, signer, swaps)' >&2; exit 2; }
 	@$(GO) run ./itest/bench $(BENCH_FLAGS) '$(NAME)'
 
 lint: ## golangci-lint with gofumpt, and govulncheck; all pinned, built when missing

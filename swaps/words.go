@@ -31,6 +31,7 @@ const (
 	ReasonNoDeposit       ReasonCode = "no_deposit_in_time"
 	ReasonNoChannel       ReasonCode = "channel_not_opened"
 	ReasonLost            ReasonCode = "money_lost"
+	ReasonForeignSpend    ReasonCode = "funding_coin_spent_elsewhere"
 )
 
 // Reason is why something ended, for people and for counting.
@@ -42,6 +43,31 @@ type Reason struct {
 // Because makes a reason.
 func Because(code ReasonCode, format string, args ...any) Reason {
 	return Reason{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// Version is one of the transactions that were signed for the same output, and
+// what it costs this swap: of a transaction that several swaps share, a part.
+type Version struct {
+	TxID   ln.TxID `json:"txid"`
+	FeeSat ln.Sat  `json:"fee_sat"`
+}
+
+// AddVersion remembers a transaction once.
+func AddVersion(versions []Version, v Version) []Version {
+	if _, known := CostOf(versions, v.TxID); known {
+		return versions
+	}
+	return append(versions[:len(versions):len(versions)], v)
+}
+
+// CostOf is what a transaction costs the swap, if it is one of its versions.
+func CostOf(versions []Version, id ln.TxID) (ln.Sat, bool) {
+	for _, v := range versions {
+		if v.TxID == id {
+			return v.FeeSat, true
+		}
+	}
+	return 0, false
 }
 
 // Secret is a preimage inside a stored state.

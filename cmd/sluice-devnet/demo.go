@@ -38,7 +38,7 @@ func (c *demoCmd) Run(e *env) (err error) {
 		err = errors.Join(err, story.net.Close())
 	}()
 	begin := time.Now()
-	for _, step := range story.steps(e.config(zap.NewNop()), c.Keep) {
+	for _, step := range append(story.steps(e.config(zap.NewNop()), c.Keep), story.swapSteps()...) {
 		if err := show.run(e.ctx, step.limit, step.name, step.run); err != nil {
 			return err
 		}
@@ -58,6 +58,7 @@ type story struct {
 	out      io.Writer
 	net      *devnet.Standard
 	services *services
+	loopd    *devnet.Loopd
 	payments []paid
 }
 

@@ -20,7 +20,9 @@ type services struct {
 // startServices starts sluiced beside the gateway and sluice-wallet beside the
 // wallet. dsn names a PostgreSQL database; empty means SQLite.
 func startServices(ctx context.Context, s *devnet.Standard, dsn string) (*services, error) {
-	sluiced, err := s.StartSluiced(ctx, s.Gateway, lnd.GatewayRights(), devnet.SluicedConfig{DSN: dsn})
+	sluiced, err := s.StartSluiced(ctx, s.Gateway, lnd.GatewayAndSwapsRights(), devnet.SluicedConfig{
+		DSN: dsn, Settings: map[string]string{"swaps.enabled": "true"},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +46,7 @@ func (s *services) printGuide(out io.Writer) {
 		s.sluiced.GRPC, s.sluiced.REST, s.sluiced.Admin, s.sluiced.LogFile())
 	fmt.Fprintf(out, "  alias sluicectl='%s'\n", operator)
 	fmt.Fprintf(out, "  alias sluice-wallet='%s'\n", wallet)
+	fmt.Fprintf(out, "  a stock loopd swaps with --server.host=%s --server.tlspath=%s\n", s.sluiced.GRPC, s.sluiced.TLSCert)
 	fmt.Fprintf(out, "\nthe main job, by hand:\n")
 	fmt.Fprintf(out, "  sluice-wallet receive 100000       prints an invoice; the wallet has no channel yet\n")
 	fmt.Fprintf(out, "  payer payinvoice INVOICE           opens the channel by paying\n")

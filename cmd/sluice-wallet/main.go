@@ -50,7 +50,7 @@ type CLI struct {
 	Holds      holdsCmd      `cmd:"" help:"Payments that gateways hold while this wallet is offline: ask for it, see what waits, make invoices that can wait long."`
 	Order      orderCmd      `cmd:"" help:"Buy a channel outright, of any LSP that speaks LSPS1."`
 	Webhooks   webhooksCmd   `cmd:"" help:"URLs that an LSP calls when a payment waits for this wallet (LSPS5)."`
-	Swap       swapCmd       `cmd:"" help:"Bring bitcoin from the chain to Lightning, into a channel that an LSP opens."`
+	Swap       swapCmd       `cmd:"" help:"Bring bitcoin from Lightning to the chain and back, with your loopd, or into a channel that an LSP opens."`
 	Towers     towersCmd     `cmd:"" help:"Watchtowers: add them, and check that they hold what lnd sent."`
 	Payments   paymentsCmd   `cmd:"" help:"List payments agreed with the LSPs."`
 	Pay        payCmd        `cmd:"" help:"Pay an invoice."`
@@ -103,7 +103,7 @@ func run(w *world, args []string) int {
 	parser, err := kong.New(&root, kong.Name("sluice-wallet"),
 		kong.Description("Receive over Lightning before you have a channel: an LSP of your choice opens one when the payment comes.\n\n"+
 			"Start with `sluice-wallet macaroon`, then `sluice-wallet run`, `sluice-wallet lsps add`, `sluice-wallet receive 100000`."),
-		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet"), "version": cli.BuildVersion().Line("sluice-wallet")},
+		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet"), "loop_dir": filepath.Join(w.home, ".loop", "mainnet"), "version": cli.BuildVersion().Line("sluice-wallet")},
 		kong.Writers(w.stdout, w.stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.UsageOnError(),

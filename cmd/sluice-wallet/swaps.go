@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -18,12 +20,14 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	lspagent "github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/swaps/agent"
+	"github.com/sluice-lsp/sluice/swaps/agent/loopd"
 	"github.com/sluice-lsp/sluice/swaps/agent/swapagentv1"
 )
 
 type swapCmd struct {
-	In     swapInCmd     `cmd:"" help:"Bring bitcoin from the chain to Lightning."`
-	Status swapStatusCmd `cmd:"" help:"List swaps that open a channel, and what each waits for."`
+	Out    swapOutCmd    `cmd:"" help:"Bring bitcoin from Lightning to the chain, with your loopd."`
+	In     swapInCmd     `cmd:"" help:"Bring bitcoin from the chain to Lightning: with your loopd, or into a channel that an LSP opens."`
+	Status swapStatusCmd `cmd:"" help:"List swaps, those of your loopd as well, and what each waits for."`
 	Refund swapRefundCmd `cmd:"" help:"Sign a refund from the record alone, without lnd and without the daemon."`
 }
 
@@ -43,23 +47,25 @@ func newSwaps(dir string, client *lnd.Client, lsps func() []lspagent.LSP, log *z
 }
 
 type swapInCmd struct {
-	Amount      amountArg `arg:"" help:"What is deposited on chain, in satoshis."`
-	OpenChannel bool      `help:"Have the LSP open a channel to this wallet and pay it there: for a wallet that has none."`
-	Lsp         string    `placeholder:"NAME" help:"The LSP, where there are several."`
-	MaxFee      uint64    `placeholder:"SAT" help:"The most that both fees may be."`
-	Yes         bool      `short:"y" help:"Agree without asking."`
-	NoQR        bool      `name:"no-qr" help:"No QR code."`
+	Amount amountArg `arg:"" help:"What is deposited on chain, in satoshis."`
+	loopFlags
+	OpenChannel bool   `help:"Have the LSP open a channel to this wallet and pay it there: for a wallet that has none."`
+	Lsp         string `placeholder:"NAME" help:"The LSP, where there are several."`
+	MaxFee      uint64 `placeholder:"SAT" help:"The most that both fees may be."`
+	Yes         bool   `short:"y" help:"Agree without asking."`
+	NoQR        bool   `name:"no-qr" help:"No QR code."`
 }
 
 // Run agrees on a swap and shows where to deposit.
 func (c *swapInCmd) Run(w *world, g *Globals) error {
 	if !c.OpenChannel {
-		return errkind.New(errkind.Invalid, "for a wallet that has channels use `loop in` of loopd; name --open-channel to have one opened")
+		return c.loopIn(w, g)
 	}
-	if uint64(c.Amount)%1000 != 0 {
-		return errkind.New(errkind.Invalid, "on chain there are whole satoshis only")
+	amount, err := c.Amount.sat()
+	if err != nil {
+		return err
 	}
-	sat := uint64(c.Amount) / 1000
+	sat := uint64(amount)
 	return g.control(w.ctx, func(ctx context.Context, d *daemon) error {
 		if !c.Yes && !g.JSON && askable(w) {
 			q, err := d.swaps.Quote(ctx, &swapagentv1.QuoteRequest{Gateway: c.Lsp, AmountSat: sat})
@@ -129,36 +135,69 @@ func swapRights(err error) error {
 type swapStatusCmd struct {
 	Hash string `arg:"" optional:"" help:"One swap, by its hash or its first digits."`
 	Live bool   `help:"Only those that are not over."`
+	loopFlags
 }
 
-// Run lists.
+// Run lists: what the daemon has, and what loopd has, as far as they are there.
 func (c *swapStatusCmd) Run(w *world, g *Globals) error {
-	return g.control(w.ctx, func(ctx context.Context, d *daemon) error {
+	list := &swapagentv1.ListResponse{}
+	ownErr := g.control(w.ctx, func(ctx context.Context, d *daemon) error {
 		r, err := d.swaps.List(ctx, &swapagentv1.ListRequest{Live: c.Live})
-		if err != nil {
-			return err
-		}
-		list := &swapagentv1.ListResponse{}
 		for _, s := range r.GetSwaps() {
 			if strings.HasPrefix(s.GetPaymentHash(), strings.ToLower(c.Hash)) {
 				list.Swaps = append(list.Swaps, s)
 			}
 		}
-		if c.Hash != "" && len(list.Swaps) == 0 {
-			return errkind.New(errkind.NotFound, "there is no such swap: `sluice-wallet swap status` lists them")
+		return err
+	})
+	all, err := c.loopSwaps(w.ctx)
+	// One of both is enough.
+	if err != nil {
+		return errors.Join(err, ownErr)
+	}
+	var loops []loopd.Swap
+	for _, s := range all {
+		if strings.HasPrefix(s.ID, strings.ToLower(c.Hash)) && !(c.Live && s.Over()) {
+			loops = append(loops, s)
 		}
-		if g.JSON {
-			return cli.WriteJSON(w.stdout, list)
+	}
+	if ownErr != nil && len(all) == 0 {
+		return ownErr
+	}
+	if c.Hash != "" && len(list.Swaps)+len(loops) == 0 {
+		return errkind.New(errkind.NotFound, "there is no such swap: `sluice-wallet swap status` lists them")
+	}
+	return showSwaps(w, g, list, loops)
+}
+
+func showSwaps(w *world, g *Globals, list *swapagentv1.ListResponse, loops []loopd.Swap) error {
+	if g.JSON {
+		own := make([]json.RawMessage, 0, len(list.Swaps))
+		for _, s := range list.Swaps {
+			raw, err := cli.Raw(s)
+			if err != nil {
+				return err
+			}
+			own = append(own, raw)
 		}
-		p := w.printer()
+		return cli.WriteJSON(w.stdout, map[string]any{"swaps": own, "loop_swaps": append([]loopd.Swap{}, loops...)})
+	}
+	p := w.printer()
+	if len(list.Swaps) > 0 || len(loops) == 0 {
 		t := cli.NewTable("SWAP", "LSP", ">DEPOSIT", ">RECEIVE", "PHASE", ">EXPIRES", "")
 		for _, s := range list.Swaps {
 			t.Row(s.GetPaymentHash()[:min(12, len(s.GetPaymentHash()))], cli.Clean(s.GetGateway()), cli.Group(s.GetAmountSat()), cli.Group(s.GetInvoiceSat()),
 				cli.Words(s.GetPhase()), fmt.Sprint(s.GetExpiryHeight()), waitsFor(s))
 		}
 		p.Table(t)
-		return p.Err
-	})
+	}
+	if len(list.Swaps) > 0 && len(loops) > 0 {
+		p.Printf("\n")
+	}
+	if len(loops) > 0 {
+		showLoopSwaps(p, loops, time.Now())
+	}
+	return p.Err
 }
 
 // waitsFor says in words what a swap waits for.

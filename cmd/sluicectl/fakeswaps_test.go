@@ -19,11 +19,14 @@ func fakeSwap() *swapsv1.Swap {
 		Hash: strings.Repeat("ab", 32), Direction: swapsv1.Direction_DIRECTION_OUT, State: "published", AmountSat: 500_000, FeeSat: 1_950, PrepaySat: 1_354,
 		ExpiryHeight: 900_100, DueHeight: 900_100, Due: "the output is taken back", Outpoint: strings.Repeat("cd", 32) + ":0", ConfirmedHeight: 900_001,
 		CreatedMs: ms(20 * time.Minute), UpdatedMs: ms(time.Minute), Client: "loopd/v0.34.0",
+		Transactions: []*swapsv1.SwapTx{{What: "funding", Txid: strings.Repeat("cd", 32), FeeSat: 321}},
 	}
 }
 
 func (fakeSwaps) GetStatus(context.Context, *swapsv1.GetStatusRequest) (*swapsv1.GetStatusResponse, error) {
+	left := int32(44)
 	return &swapsv1.GetStatusResponse{
+		InboundSat: 11_000_000, OutboundSat: 5_000_000, CoinsSat: 20_000_000, RefundBlocksLeft: &left, Troubled: 1,
 		OpenOut: 1, OpenOutSat: 500_000, OpenIn: 1, OpenInSat: 300_000, MaxOpenSat: 50_000_000, ExposedSat: 300_000, MaxExposedSat: 5_000_000,
 		RoomOutSat: 4_000_000, RoomInSat: 2_000_000, FeesMsat: 12_345_000, RoutingMsat: 1_001, Height: 900_050,
 	}, nil

@@ -40,6 +40,17 @@ func (SwapsStatusCmd) Run(w *world, g *Globals) error {
 		}{{"Out", got.GetOpenOut(), got.GetOpenOutSat(), got.GetRoomOutSat()}, {"In", got.GetOpenIn(), got.GetOpenInSat(), got.GetRoomInSat()}} {
 			t.Row(d.name, fmt.Sprintf("%s open, %s of %s; room for %s more", cli.Group(d.open), cli.Sat(d.sat), cli.Sat(got.GetMaxOpenSat()), cli.Sat(d.room)))
 		}
+		t.Row("Own liquidity", fmt.Sprintf("channels can receive %s and send %s; free coins %s", cli.Sat(got.GetInboundSat()), cli.Sat(got.GetOutboundSat()), cli.Sat(got.GetCoinsSat())))
+		t.Row("", "a swap out moves coins into what channels can send, a swap in the reverse")
+		if got.RefundBlocksLeft != nil {
+			t.Row("Refunds under way", fmt.Sprintf("%d blocks left to the first deadline", got.GetRefundBlocksLeft()))
+		}
+		if got.ClaimBlocksLeft != nil {
+			t.Row("Claims under way", fmt.Sprintf("%d blocks left to the first deadline", got.GetClaimBlocksLeft()))
+		}
+		if got.GetTroubled() > 0 {
+			t.Row("Troubled", cli.Group(got.GetTroubled())+": see `sluicectl swaps list`")
+		}
 		t.Row("Exposed to reorgs", fmt.Sprintf("%s of %s", cli.Sat(got.GetExposedSat()), cli.Sat(got.GetMaxExposedSat())))
 		t.Row("Fees earned", cli.SignedMsatAsSat(got.GetFeesMsat()))
 		t.Row("Prepays of no-shows", cli.SignedMsatAsSat(got.GetNoShowMsat()))
@@ -143,6 +154,16 @@ func (c SwapsShowCmd) Run(w *world, g *Globals) error {
 		}
 		if v.GetSpent() != "" {
 			t.Row("Spent", "by "+v.GetSpent())
+		}
+		if v.GetRoutingFeeMsat() > 0 {
+			t.Row("Paid for routing", cli.SignedMsatAsSat(int64(v.GetRoutingFeeMsat()))) //nolint:gosec // a fee
+		}
+		for _, tx := range v.GetTransactions() {
+			text := fmt.Sprintf("%s, %s of it for this swap", tx.GetTxid(), cli.Sat(tx.GetFeeSat()))
+			if tx.GetSpends() {
+				text += ", in the chain"
+			}
+			t.Row("Transaction: "+tx.GetWhat(), text)
 		}
 		t.Row("Begun", cli.Time(v.GetCreatedMs()))
 		t.Row("Client", fmt.Sprintf("%q", v.GetClient()))

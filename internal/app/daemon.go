@@ -41,6 +41,7 @@ import (
 	tenantengine "github.com/sluice-lsp/sluice/lws/tenant/engine"
 	tenantstore "github.com/sluice-lsp/sluice/lws/tenant/store"
 	swapsapi "github.com/sluice-lsp/sluice/swaps/api"
+	swapsengine "github.com/sluice-lsp/sluice/swaps/engine"
 	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 	towerapi "github.com/sluice-lsp/sluice/watchtower/api"
 	towerengine "github.com/sluice-lsp/sluice/watchtower/engine"
@@ -217,6 +218,11 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		}
 		if err := d.registerLSPS(); err != nil {
 			return err
+		}
+	}
+	if d.roles.Swaps {
+		if err := d.registry.Register(swapsengine.NewCollector(d.swaps.Running, d.log)); err != nil {
+			return fmt.Errorf("metrics: %w", err)
 		}
 	}
 	if d.roles.Backups {

@@ -27,6 +27,8 @@ type SwapsConfig struct {
 	MaxSat       config.Sat      `toml:"max_sat" help:"largest swap out"`
 	MaxOpen      config.Sat      `toml:"max_open_sat" help:"what all swaps of one direction that are not over may lock"`
 	MaxUnpaid    int             `toml:"max_unpaid" help:"swaps that may wait for their payments" min:"1"`
+	MaxPerClient config.Sat      `toml:"max_per_client_sat" help:"the same for one client, known by its token (L402) or its address"`
+	MaxUnpaidOwn int             `toml:"max_unpaid_per_client" help:"swaps of one client that may wait for their payments" min:"1"`
 	Reserve      config.Sat      `toml:"reserve_sat" help:"kept in the wallet for refunds, bumps and channels"`
 	MinCltvDelta uint32          `toml:"min_cltv_delta" help:"least blocks until a swap out expires" min:"31"`
 	MaxCltvDelta uint32          `toml:"max_cltv_delta" help:"most blocks until a swap out expires: so long may the money be locked" max:"1000"`
@@ -56,6 +58,8 @@ type SwapsConfig struct {
 	InRouting    uint64          `toml:"in_routing_ppm" help:"the most that paying a client may cost, in parts per million of the amount; the fee covers it" max:"500000"`
 	InExpiry     uint32          `toml:"in_expiry_delta" help:"blocks until a client can take back what it locked" max:"1400"`
 	InPayMargin  uint32          `toml:"in_pay_margin_blocks" help:"blocks between the end of a payment to a client and that" min:"40"`
+	BatchMax     int             `toml:"max_batch" help:"claims of swaps in that share a transaction; refunds of swaps out share one by up to ten" min:"1" max:"100"`
+	BatchWait    uint32          `toml:"batch_wait_blocks" help:"blocks that the claim of a swap in waits for others that are on their way; 0 never" max:"144"`
 	InConfs      []SwapConfs     `toml:"in_confirmations" help:"confirmations that a client's output needs before it is paid, from small amounts to large; beyond all of them six"`
 	OpenChannels bool            `toml:"open_channels" help:"let wallets without a channel swap in: one is opened for them once their deposit has confirmed, at the prices and within the limits of lsp. Needs lsp in the same process"`
 	OpenConfs    uint32          `toml:"open_confirmations" help:"confirmations of such a channel before the wallet is paid over it" min:"1" max:"6"`
@@ -80,6 +84,7 @@ func defaultSwaps() SwapsConfig {
 	}
 	return SwapsConfig{
 		MinSat: config.Sat(b.MinSat), MaxSat: config.Sat(b.MaxSat), MaxOpen: config.Sat(b.MaxOpenSat), MaxUnpaid: b.MaxUnpaid,
+		MaxPerClient: config.Sat(b.MaxPerClientSat), MaxUnpaidOwn: b.MaxUnpaidPerClient, BatchMax: b.In.Batch.MaxMembers, BatchWait: b.In.WaitBlocks,
 		Reserve: config.Sat(b.ReserveSat), MinCltvDelta: b.MinCltvDelta, MaxCltvDelta: b.MaxCltvDelta,
 		Base: config.Sat(b.Price.BaseSat), PPM: b.Price.PPM, FundingWU: b.Price.FundingWU, Stress: b.Price.StressPercent,
 		MinPrepay: config.Sat(b.Price.MinPrepaySat), FirmFor: config.Duration(b.FirmFor), StaleAfter: config.Duration(b.StaleAfter),
@@ -95,6 +100,8 @@ func (c SwapsConfig) engine(network string, self ln.PubKey) swapsengine.Config {
 	out := swapsengine.Defaults()
 	out.Network, out.Self = network, self
 	out.MinSat, out.MaxSat, out.MaxOpenSat, out.MaxUnpaid = c.MinSat.Amount(), c.MaxSat.Amount(), c.MaxOpen.Amount(), c.MaxUnpaid
+	out.MaxPerClientSat, out.MaxUnpaidPerClient, out.In.Batch.MaxMembers, out.In.WaitBlocks = c.MaxPerClient.Amount(), c.MaxUnpaidOwn, c.BatchMax, c.BatchWait
+	out.RefundBatch.MaxMembers = min(out.RefundBatch.MaxMembers, c.BatchMax)
 	out.ReserveSat, out.MinCltvDelta, out.MaxCltvDelta = c.Reserve.Amount(), c.MinCltvDelta, c.MaxCltvDelta
 	out.Price.BaseSat, out.Price.PPM, out.Price.FundingWU = c.Base.Amount(), c.PPM, c.FundingWU
 	out.Price.StressPercent, out.Price.MinPrepaySat = c.Stress, c.MinPrepay.Amount()

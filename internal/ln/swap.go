@@ -38,6 +38,23 @@ type InvoicePayment struct {
 	MaxParts  uint32
 }
 
+// RouteProbe asks the node to send a payment to a node of a hash that nobody has
+// the preimage of: that it comes back from there says that the route works.
+type RouteProbe struct {
+	Target       PubKey
+	AmountMsat   Msat
+	Hash         Hash
+	PaymentAddr  [32]byte
+	FeeLimitMsat Msat
+	// FinalCltvDelta is the payee's, CltvLimit the most blocks that it may be locked
+	// for.
+	FinalCltvDelta, CltvLimit uint32
+	LastHop                   PubKey
+	Hints                     [][]RouteHint
+	Timeout                   time.Duration
+	MaxParts                  uint32
+}
+
 // SpendEvent is what the chain says of an output: which transaction in a block
 // spends it, or that none does any more.
 type SpendEvent struct {

@@ -106,12 +106,16 @@ func channelFromRPC(c *lnrpc.Channel) (ln.Channel, error) {
 func hintsToRPC(hints []ln.RouteHint) []*lnrpc.RouteHint {
 	out := make([]*lnrpc.RouteHint, 0, len(hints))
 	for _, h := range hints {
-		out = append(out, &lnrpc.RouteHint{HopHints: []*lnrpc.HopHint{{
-			NodeId: h.Node.String(), ChanId: uint64(h.SCID), FeeBaseMsat: h.BaseFeeMsat,
-			FeeProportionalMillionths: h.FeePPM, CltvExpiryDelta: uint32(h.CltvDelta),
-		}}})
+		out = append(out, &lnrpc.RouteHint{HopHints: []*lnrpc.HopHint{hopToRPC(h)}})
 	}
 	return out
+}
+
+func hopToRPC(h ln.RouteHint) *lnrpc.HopHint {
+	return &lnrpc.HopHint{
+		NodeId: h.Node.String(), ChanId: uint64(h.SCID), FeeBaseMsat: h.BaseFeeMsat,
+		FeeProportionalMillionths: h.FeePPM, CltvExpiryDelta: uint32(h.CltvDelta),
+	}
 }
 
 func decodeHexField(what, s string) ([]byte, error) {

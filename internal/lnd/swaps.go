@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/chainrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
@@ -58,6 +59,36 @@ func (c *Client) PayInvoice(ctx context.Context, r ln.InvoicePayment) (ln.Paymen
 		req.LastHopPubkey = r.LastHop[:]
 	}
 	return c.sendPayment(ctx, "pay an invoice", req)
+}
+
+// ProbeRoute sends a payment that nobody can settle. An error leaves open whether lnd
+// goes on with it.
+func (c *Client) ProbeRoute(ctx context.Context, r ln.RouteProbe) (ln.Payment, error) {
+	amount, err := r.AmountMsat.Int64()
+	if err != nil {
+		return ln.Payment{}, err
+	}
+	limit, err := r.FeeLimitMsat.Int64()
+	if err != nil {
+		return ln.Payment{}, err
+	}
+	req := &routerrpc.SendPaymentRequest{
+		Dest: r.Target[:], AmtMsat: amount, PaymentHash: r.Hash[:], PaymentAddr: r.PaymentAddr[:], FinalCltvDelta: int32(r.FinalCltvDelta), //nolint:gosec // blocks
+		FeeLimitMsat: limit, CltvLimit: int32(r.CltvLimit), TimeoutSeconds: int32(r.Timeout / time.Second), MaxParts: r.MaxParts, NoInflightUpdates: true, //nolint:gosec // blocks and seconds
+		// What every payee of invoices has, whether the graph knows it or not.
+		DestFeatures: []lnrpc.FeatureBit{lnrpc.FeatureBit_TLV_ONION_OPT, lnrpc.FeatureBit_PAYMENT_ADDR_OPT, lnrpc.FeatureBit_MPP_OPT},
+	}
+	if !r.LastHop.IsZero() {
+		req.LastHopPubkey = r.LastHop[:]
+	}
+	for _, route := range r.Hints {
+		hops := &lnrpc.RouteHint{}
+		for _, h := range route {
+			hops.HopHints = append(hops.HopHints, hopToRPC(h))
+		}
+		req.RouteHints = append(req.RouteHints, hops)
+	}
+	return c.sendPayment(ctx, "probe a route", req)
 }
 
 // WatchConf tells when a transaction with this output script is in a block, and

@@ -9,6 +9,7 @@
 //	make bench NAME=jit-mpp         payments of 10 parts, beside bare inserts of the rows that they make
 //	make bench NAME=hold            400 held payments, beside a bare program that resumes all at once
 //	make bench NAME=vault           puts of backups on both databases, beside bare inserts
+//	make bench NAME=swaps           50 swaps out begun at once, and what transactions weigh that swaps share
 //	make bench NAME=tower           a watchtower's uploads and its search, beside lnd's
 //	make bench NAME=signer          payments of watch-only nodes, their signers near, far and guarded, beside a node with its own keys
 //
@@ -82,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to this file")
 	flags.BoolVar(&b.keep, "keep", false, "leave the network's directory behind, for reading logs")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold|open|signer")
+		fmt.Fprintln(stderr, "usage: bench [flags] jit|forward|forward-proxied|memory|lsps|jit-mpp|vault|tower|hold|open|signer|swaps")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -96,7 +97,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	benches := map[string]func(context.Context, *bench) (result, error){
-		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold, "open": runOpen, "signer": runSigner,
+		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold, "open": runOpen, "signer": runSigner, "swaps": runSwaps,
 	}
 	do, known := benches[flags.Arg(0)]
 	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 {

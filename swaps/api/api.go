@@ -81,6 +81,9 @@ func (s *Service) RegisterREST(ctx context.Context, mux *runtime.ServeMux, conn 
 	return swapsv1.RegisterSwapsOperatorServiceHandler(ctx, mux, conn)
 }
 
+// Running is the engine while this process runs swaps.
+func (s *Service) Running() (*engine.Engine, error) { return s.running() }
+
 func (s *Service) running() (*engine.Engine, error) {
 	e := s.engine.Load()
 	if e == nil {

@@ -58,6 +58,10 @@ func TestWhatIsAnsweredWithoutAnEngine(t *testing.T) {
 			_, err := l.NewLoopInSwap(ctx, &looprpc.ServerLoopInRequest{ProtocolVersion: v})
 			return err
 		},
+		"Probe": func(v looprpc.ProtocolVersion) error {
+			_, err := l.Probe(ctx, &looprpc.ServerProbeRequest{ProtocolVersion: v})
+			return err
+		},
 		"PushKey": func(v looprpc.ProtocolVersion) error {
 			_, err := l.PushKey(ctx, &looprpc.ServerPushKeyReq{ProtocolVersion: v})
 			return err
@@ -71,10 +75,8 @@ func TestWhatIsAnsweredWithoutAnEngine(t *testing.T) {
 		}
 		require.ErrorIs(t, call(today), errkind.Unavailable, name)
 	}
-	_, err := l.Probe(ctx, &looprpc.ServerProbeRequest{})
-	require.ErrorIs(t, err, errkind.Unimplemented)
 	require.ErrorIs(t, l.SubscribeNotifications(nil, nil), errkind.Unavailable)
-	_, err = l.NewLoopOutSwap(ctx, &looprpc.ServerLoopOutRequest{UserAgent: "resume_swap"})
+	_, err := l.NewLoopOutSwap(ctx, &looprpc.ServerLoopOutRequest{UserAgent: "resume_swap"})
 	require.ErrorIs(t, err, errkind.NotFound)
 	got, err := l.RecommendRoutingPlugin(ctx, nil)
 	require.NoError(t, err)

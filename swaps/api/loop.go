@@ -65,11 +65,7 @@ func (l *loopServer) NewLoopOutSwap(ctx context.Context, r *looprpc.ServerLoopOu
 		// A client that lost its own data asks for an invoice of before.
 		return nil, errkind.New(errkind.NotFound, "swaps cannot be resumed without the client's own data")
 	}
-	e, err := l.s.fresh(r.ProtocolVersion)
-	if err != nil {
-		return nil, err
-	}
-	token, err := l.s.token(ctx, e, false)
+	e, who, err := l.s.begin(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +82,7 @@ func (l *loopServer) NewLoopOutSwap(ctx context.Context, r *looprpc.ServerLoopOu
 	}
 	offer, err := e.OfferOut(ctx, engine.OutWish{
 		Hash: hash, Receiver: key, AmountSat: ln.Sat(r.Amt), PublishBy: deadline(r.SwapPublicationDeadline),
-		ExpiryHeight: uint32(r.Expiry), Client: agent(r.UserAgent), Token: token,
+		ExpiryHeight: uint32(r.Expiry), Client: agent(r.UserAgent), Caller: who.caller, Token: who.token,
 	})
 	if err != nil {
 		return nil, err
@@ -206,10 +202,6 @@ func (l *loopServer) RecommendRoutingPlugin(context.Context, *looprpc.RecommendR
 
 func (l *loopServer) ReportRoutingResult(context.Context, *looprpc.ReportRoutingResultReq) (*looprpc.ReportRoutingResultRes, error) {
 	return &looprpc.ReportRoutingResultRes{}, nil
-}
-
-func (l *loopServer) Probe(context.Context, *looprpc.ServerProbeRequest) (*looprpc.ServerProbeResponse, error) {
-	return nil, notOffered("probes")
 }
 
 func failure(code swaps.ReasonCode) looprpc.ServerSwapState {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 	"time"
 
 	looprpc "github.com/lightninglabs/loop/swapserverrpc"
@@ -45,11 +46,11 @@ func (l *loopServer) LoopInQuote(ctx context.Context, r *looprpc.ServerLoopInQuo
 }
 
 func (l *loopServer) NewLoopInSwap(ctx context.Context, r *looprpc.ServerLoopInRequest) (*looprpc.ServerLoopInResponse, error) {
-	e, err := l.s.enter(ctx, r.ProtocolVersion)
+	e, who, err := l.s.begin(ctx, r.ProtocolVersion)
 	if err != nil {
 		return nil, err
 	}
-	w := engine.InWish{AmountSat: ln.Sat(r.Amt), SwapInvoice: r.SwapInvoice, Probe: r.ProbeInvoice, Client: agent(r.UserAgent)}
+	w := engine.InWish{AmountSat: ln.Sat(r.Amt), SwapInvoice: r.SwapInvoice, Probe: r.ProbeInvoice, Client: agent(r.UserAgent), Caller: who.caller}
 	if w.Hash, err = fixed[ln.Hash]("swap_hash", r.SwapHash); err != nil {
 		return nil, err
 	}
@@ -71,6 +72,65 @@ func (l *loopServer) NewLoopInSwap(ctx context.Context, r *looprpc.ServerLoopInR
 	return &looprpc.ServerLoopInResponse{
 		ReceiverKey: offer.Receiver[:], ReceiverInternalPubkey: offer.ReceiverInternal[:], Expiry: int32(offer.ExpiryHeight), //nolint:gosec // a height
 	}, nil
+}
+
+// Probe tries whether the client could be paid. Stock clients ask for it before each
+// quote of a swap in, and go on without it.
+func (l *loopServer) Probe(ctx context.Context, r *looprpc.ServerProbeRequest) (*looprpc.ServerProbeResponse, error) {
+	e, who, err := l.s.begin(ctx, r.ProtocolVersion)
+	if err != nil {
+		return nil, err
+	}
+	w := engine.RouteWish{Caller: who.caller, AmountSat: ln.Sat(r.Amt)}
+	if w.Target, err = ln.PubKeyFromBytes(r.Target); err != nil {
+		return nil, errkind.Newf(errkind.Invalid, "target: %v", err)
+	}
+	if len(r.LastHop) > 0 {
+		if w.LastHop, err = ln.PubKeyFromBytes(r.LastHop); err != nil {
+			return nil, errkind.Newf(errkind.Invalid, "last_hop: %v", err)
+		}
+	}
+	if w.Hints, err = hintsOf(r.RouteHints); err != nil {
+		return nil, err
+	}
+	if err := e.ProbeRoute(ctx, w); err != nil {
+		return nil, err
+	}
+	return &looprpc.ServerProbeResponse{}, nil
+}
+
+// maxHints and maxHops bound what one probe may name.
+const (
+	maxHints = 20
+	maxHops  = 8
+)
+
+func hintsOf(hints []*looprpc.RouteHint) ([][]ln.RouteHint, error) {
+	if len(hints) > maxHints {
+		return nil, errkind.Newf(errkind.Invalid, "%d route hints: %d are enough", len(hints), maxHints)
+	}
+	out := make([][]ln.RouteHint, 0, len(hints))
+	for _, h := range hints {
+		if len(h.GetHopHints()) > maxHops {
+			return nil, errkind.Newf(errkind.Invalid, "a route hint of %d hops: %d are enough", len(h.GetHopHints()), maxHops)
+		}
+		var hops []ln.RouteHint
+		for _, hop := range h.GetHopHints() {
+			node, err := ln.ParsePubKey(hop.GetNodeId())
+			if err != nil {
+				return nil, errkind.Newf(errkind.Invalid, "route_hints: %v", err)
+			}
+			if hop.GetCltvExpiryDelta() > math.MaxUint16 {
+				return nil, errkind.Newf(errkind.Invalid, "route_hints: a CLTV delta of %d blocks", hop.GetCltvExpiryDelta())
+			}
+			hops = append(hops, ln.RouteHint{
+				Node: node, SCID: ln.SCID(hop.GetChanId()), BaseFeeMsat: hop.GetFeeBaseMsat(), FeePPM: hop.GetFeeProportionalMillionths(),
+				CltvDelta: uint16(hop.GetCltvExpiryDelta()), //nolint:gosec // checked just here
+			})
+		}
+		out = append(out, hops)
+	}
+	return out, nil
 }
 
 func (l *loopServer) PushKey(ctx context.Context, r *looprpc.ServerPushKeyReq) (*looprpc.ServerPushKeyRes, error) {

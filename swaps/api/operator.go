@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
@@ -24,7 +25,16 @@ func (o *operator) GetStatus(ctx context.Context, _ *swapsv1.GetStatusRequest) (
 	if err != nil {
 		return nil, err
 	}
+	left := func(blocks *int64) *int32 {
+		if blocks == nil {
+			return nil
+		}
+		n := int32(max(min(*blocks, math.MaxInt32), math.MinInt32)) //nolint:gosec // bounded just here
+		return &n
+	}
 	return &swapsv1.GetStatusResponse{
+		InboundSat: uint64(v.InboundSat), OutboundSat: uint64(v.OutboundSat), CoinsSat: uint64(v.CoinsSat),
+		RefundBlocksLeft: left(v.RefundLeft), ClaimBlocksLeft: left(v.ClaimLeft), Troubled: uint64(v.Troubled), //nolint:gosec // a count
 		OpenOut: uint64(v.OpenOut), OpenOutSat: uint64(v.OpenOutSat), OpenIn: uint64(v.OpenIn), OpenInSat: uint64(v.OpenInSat), //nolint:gosec // counts
 		MaxOpenSat: uint64(v.MaxOpenSat), ExposedSat: uint64(v.ExposedSat), MaxExposedSat: uint64(v.MaxExposedSat),
 		RoomOutSat: uint64(v.RoomOutSat), RoomInSat: uint64(v.RoomInSat),
@@ -80,6 +90,10 @@ func swapOf(v engine.View) *swapsv1.Swap {
 	}
 	if v.In {
 		out.Direction = swapsv1.Direction_DIRECTION_IN
+	}
+	out.RoutingFeeMsat = uint64(v.RoutingFeeMsat)
+	for _, tx := range v.Transactions {
+		out.Transactions = append(out.Transactions, &swapsv1.SwapTx{What: tx.What, Txid: tx.TxID.String(), FeeSat: uint64(tx.FeeSat), Spends: tx.Spends})
 	}
 	if !v.Outpoint.IsZero() {
 		out.Outpoint = v.Outpoint.String()

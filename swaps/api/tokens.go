@@ -14,15 +14,24 @@ import (
 	"github.com/sluice-lsp/sluice/swaps/engine"
 )
 
-// enter is the engine for a client that begins something, within the limits of its
+// client is who begins something: its token, if it has one, and what it is capped by.
+type client struct{ token, caller string }
+
+// begin is the engine for a client that begins something, within the limits of its
 // token; without one only if none is needed. What a swap needs that is under way
 // asks for none: money waits there.
-func (s *Service) enter(ctx context.Context, v looprpc.ProtocolVersion) (*engine.Engine, error) {
+func (s *Service) begin(ctx context.Context, v looprpc.ProtocolVersion) (*engine.Engine, client, error) {
 	e, err := s.fresh(v)
 	if err != nil {
-		return nil, err
+		return nil, client{}, err
 	}
-	_, err = s.token(ctx, e, false)
+	token, err := s.token(ctx, e, false)
+	return e, client{token: token, caller: e.Caller(token, auth.AddressKey(auth.PeerAddress(ctx)))}, err
+}
+
+// enter is begin for a client of which nothing else is asked.
+func (s *Service) enter(ctx context.Context, v looprpc.ProtocolVersion) (*engine.Engine, error) {
+	e, _, err := s.begin(ctx, v)
 	return e, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps/batch"
 	"github.com/sluice-lsp/sluice/swaps/quote"
 )
 
@@ -38,6 +39,13 @@ type Config struct {
 	// many may wait for their payments.
 	MaxOpenSat ln.Sat
 	MaxUnpaid  int
+	// MaxPerClientSat and MaxUnpaidPerClient are the same for one client: a token, or
+	// an address.
+	MaxPerClientSat    ln.Sat
+	MaxUnpaidPerClient int
+
+	// RefundBatch says who shares a refund.
+	RefundBatch batch.Policy
 
 	In InConfig
 
@@ -69,7 +77,10 @@ type InConfig struct {
 	KeyFor        time.Duration
 	MaxAttempts   int
 	MaxParts      uint32
-	Open          OpenConfig
+	// Batch says who shares a claim, WaitBlocks how long one waits for company.
+	Batch      batch.Policy
+	WaitBlocks uint32
+	Open       OpenConfig
 }
 
 // OpenConfig is how the gateway opens channels for clients that have none.
@@ -114,13 +125,15 @@ func Defaults() Config {
 		FirmFor: 10 * time.Minute, StaleAfter: 10 * time.Minute,
 		SoonTarget: 6, LaterTarget: 36, RefundTarget: 3, Floor: ln.MinFeeRate, Ceiling: 50_000, TolerancePercent: 300,
 		SoonWithin: 5 * time.Minute, AcceptGrace: 10 * time.Minute, InvoiceExpiry: 2 * time.Hour,
-		ReserveSat: 100_000, MaxOpenSat: 50_000_000, MaxUnpaid: 50,
+		ReserveSat: 100_000, MaxOpenSat: 50_000_000, MaxUnpaid: 50, MaxPerClientSat: 20_000_000, MaxUnpaidPerClient: 10,
+		RefundBatch: batch.Policy{MaxMembers: 10, JoinBlocks: 40},
 		In: InConfig{
 			MinSat: 250_000, MaxSat: 10_000_000,
 			Price:       quote.InPolicy{BaseSat: 300, PPM: 1_000, RoutingBaseSat: 10, RoutingPPM: 2_000},
 			ExpiryDelta: 1_000, PayMarginBlocks: 100,
 			Confs:         []ConfsUpTo{{500_000, 2}, {2_000_000, 3}},
 			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
+			Batch: batch.Policy{MaxMembers: 50, JoinBlocks: 200}, WaitBlocks: 6,
 			Open: OpenConfig{Confs: 3, MaxOpens: 5, DepositBlocks: 144, MaxWaiting: 200, MaxPerClient: 3},
 		},
 		Tokens:       TokenConfig{PriceSat: 100, PerMinute: 60, Burst: 60},
@@ -154,6 +167,10 @@ func (c Config) Validate() error {
 		{"invoice_expiry (at least an hour: as long as a stock client may try to pay)", c.InvoiceExpiry >= time.Hour},
 		{"max_open_sat (at least max_sat)", c.MaxOpenSat >= c.MaxSat},
 		{"max_unpaid", c.MaxUnpaid > 0},
+		{"max_per_client_sat (at least max_sat and in_max_sat)", c.MaxPerClientSat >= max(c.MaxSat, c.In.MaxSat)},
+		{"max_unpaid_per_client", c.MaxUnpaidPerClient > 0},
+		{"batches (1 to 100 members; JoinBlocks that outlast all of them)", c.RefundBatch.Sound() && c.In.Batch.Sound()},
+		{"batch_wait_blocks (up to 144)", c.In.WaitBlocks <= 144},
 		{"in_min_sat (at least 1,000 sat)", c.In.MinSat >= 1_000},
 		{"in_max_sat (at least in_min_sat)", c.In.MaxSat >= c.In.MinSat},
 		{"in_expiry_delta (in_pay_margin_blocks and 150 more, up to 1,400: stock clients take 100 to 1,500)", c.In.ExpiryDelta >= c.In.PayMarginBlocks+150 && c.In.ExpiryDelta <= 1_400},

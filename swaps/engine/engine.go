@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
@@ -69,6 +70,11 @@ type Engine struct {
 	ids      *ulid.MonotonicEntropy
 
 	tokens *Tokens
+	probes *probes
+	// offerings are stored together; rooms answers how much room there is.
+	offerings *groupcommit.Queue[*offering]
+	rooms     shared[ln.Sat]
+	callers   [32]byte
 }
 
 // New prepares the engine; Run starts it.
@@ -91,8 +97,9 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log, ctx: ctx, cancel: cancel,
-		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0),
+		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0), probes: newProbes(),
 	}
+	e.offerings = groupcommit.New(e.offers())
 	var err error
 	e.outs, err = fsm.New(out.Machine(), fsm.Options[out.State, out.Event, out.Effect]{
 		Context: ctx, DB: opt.DB, Execute: e.executeOut, Reconcile: e.reconcileOut, InTx: e.recordOut, Fence: opt.Fence,
@@ -125,6 +132,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	if err := e.loadTokens(ctx); err != nil {
 		return fmt.Errorf("swaps: %w", err)
 	}
+	if err := e.loadCallers(ctx); err != nil {
+		return fmt.Errorf("swaps: %w", err)
+	}
 	e.spawn(func() {
 		e.keep(e.ctx, "blocks", func(ctx context.Context) error { return e.node.Events.SubscribeBlocks(ctx, e.onBlock) })
 	})
@@ -146,6 +156,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	e.spawn(func() { e.keepRates(e.ctx) })
+	e.spawn(func() { _ = e.offerings.Run(e.ctx) })
 	ready()
 	<-ctx.Done()
 	return nil
@@ -159,6 +170,18 @@ func (e *Engine) stop() {
 }
 
 func (e *Engine) spawn(f func()) { e.wg.Go(f) }
+
+// spawnForCall is spawn for a call from outside, which may come while the engine ends:
+// then it is false.
+func (e *Engine) spawnForCall(f func()) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		return false
+	}
+	e.spawn(f)
+	return true
+}
 
 // moment is now, as events carry it.
 func (e *Engine) moment() swaps.Moment {

@@ -36,6 +36,9 @@ type rig struct {
 	// keyFor and maxExposed change the configuration at the next start.
 	keyFor     time.Duration
 	maxExposed ln.Sat
+	// perClient and unpaidPerClient as well.
+	perClient       ln.Sat
+	unpaidPerClient int
 }
 
 func newRig(t *testing.T, cfg store.Config) *rig {
@@ -60,6 +63,12 @@ func (r *rig) start() {
 	}
 	if r.maxExposed > 0 {
 		config.In.MaxExposedSat = r.maxExposed
+	}
+	if r.perClient > 0 {
+		config.MaxPerClientSat, config.MaxSat, config.In.MaxSat = r.perClient, r.perClient, r.perClient
+	}
+	if r.unpaidPerClient > 0 {
+		config.MaxUnpaidPerClient = r.unpaidPerClient
 	}
 	e, err := New(Options{Node: r.node.node(), Channels: r.channels, DB: r.db, Params: &chaincfg.RegressionNetParams, Config: config, DecodeBolt11: r.node.invoice})
 	require.NoError(r.t, err)

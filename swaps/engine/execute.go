@@ -220,6 +220,7 @@ func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (ou
 		in += input.WitnessUtxo.Value
 		prev := packet.UnsignedTx.TxIn[i].PreviousOutPoint
 		tx.Inputs = append(tx.Inputs, ln.Outpoint{TxID: ln.TxID(prev.Hash), Index: prev.Index})
+		tx.InputScripts = append(tx.InputScripts, input.WitnessUtxo.PkScript)
 	}
 	found := 0
 	for i, o := range msg.TxOut {
@@ -329,36 +330,6 @@ func (e *Engine) mayBePublished(ctx context.Context, f out.CancelInvoices) (bool
 	}
 	swap, err := state(f.Swap)
 	return swap == ln.InvoiceAccepted, err
-}
-
-// signRefund signs, unless the client came first meanwhile: the machine would
-// drop the result, but a signature that does not exist cannot leak.
-func (e *Engine) signRefund(ctx context.Context, id string, f out.SignRefund) ([]out.Event, error) {
-	inst, err := e.outs.Get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	live, ok := out.LiveOf(inst.State)
-	if !ok || live.Preimage != nil || live.Spent != "" {
-		return nil, nil
-	}
-	contract, err := htlc.New(f.Terms)
-	if err != nil {
-		return nil, err
-	}
-	key, err := e.outKey(ctx, f.Terms.Hash)
-	if err != nil {
-		return nil, err
-	}
-	script, err := e.ownScript(ctx)
-	if err != nil {
-		return nil, err
-	}
-	raw, fee, err := contract.Refund(key, f.Outpoint, f.AmountSat, script, f.Rate)
-	if err != nil {
-		return []out.Event{out.RefundRefused{Moment: e.moment(), Text: err.Error()}}, nil //nolint:nilerr // the machine is told
-	}
-	return []out.Event{out.RefundSigned{Moment: e.moment(), Refund: out.Refund{Raw: raw, Rate: f.Rate, FeeSat: fee}}}, nil
 }
 
 // bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the

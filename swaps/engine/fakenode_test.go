@@ -43,6 +43,8 @@ type fakeNode struct {
 	htlcs []ln.ChannelHtlc
 	// direct are payments over one channel.
 	direct []ln.DirectPayment
+	// probed are probes for the asking.
+	probed []ln.RouteProbe
 	// away is set while lnd does not answer for payments.
 	away bool
 	// outputs are transactions that pay scripts, by script.
@@ -70,6 +72,15 @@ func (n *fakeNode) PayInvoice(_ context.Context, p ln.InvoicePayment) (ln.Paymen
 	n.sent++
 	result, err := n.outcome(p, b.Hash)
 	n.payments[b.Hash] = result
+	return result, err
+}
+
+func (n *fakeNode) ProbeRoute(_ context.Context, p ln.RouteProbe) (ln.Payment, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.probed = append(n.probed, p)
+	result, err := n.outcome(ln.InvoicePayment{}, p.Hash)
+	n.payments[p.Hash] = result
 	return result, err
 }
 
@@ -226,8 +237,10 @@ func (n *fakeNode) pay(hash ln.Hash) {
 func (n *fakeNode) FundPsbt(_ context.Context, r ln.FundOutput) (ln.FundedPsbt, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.leases) > 0 {
-		return ln.FundedPsbt{}, errors.New("insufficient funds")
+	for _, l := range n.leases {
+		if l.ID == r.LeaseID {
+			return ln.FundedPsbt{}, errors.New("insufficient funds")
+		}
 	}
 	n.funded++
 	address, err := btcutil.DecodeAddress(r.Address, &chaincfg.RegressionNetParams)
@@ -407,8 +420,8 @@ func (n *fakeNode) mine(count int, full bool) {
 			if !full {
 				return
 			}
-			for _, tx := range n.published {
-				if n.confirmed[ln.TxID(tx.TxHash())] == 0 {
+			for i, tx := range n.published {
+				if n.confirmed[ln.TxID(tx.TxHash())] == 0 && !n.conflicts(i) {
 					n.confirmed[ln.TxID(tx.TxHash())] = n.height
 					n.spend(tx)
 				}
@@ -416,6 +429,24 @@ func (n *fakeNode) mine(count int, full bool) {
 		})
 		n.blocks <- n.height
 	}
+}
+
+// conflicts says that a published transaction spends what is spent already, or what
+// a later one, its replacement, spends.
+func (n *fakeNode) conflicts(i int) bool {
+	for _, in := range n.published[i].TxIn {
+		if _, spent := n.spends[ln.Outpoint{TxID: ln.TxID(in.PreviousOutPoint.Hash), Index: in.PreviousOutPoint.Index}]; spent {
+			return true
+		}
+		for _, later := range n.published[i+1:] {
+			for _, other := range later.TxIn {
+				if other.PreviousOutPoint == in.PreviousOutPoint {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // spend records what a transaction in the tip spends.

@@ -108,7 +108,33 @@ func (e *Engine) watchHtlc(id string, f out.WatchHtlc) error {
 			tell(spent)
 		})
 	})
+	e.watchCoins(id, f)
 	return nil
+}
+
+// watchCoins follows the funding transaction's coins: spent by another transaction,
+// they end it. lnd says that a spend is buried by ending the stream.
+func (e *Engine) watchCoins(id string, f out.WatchHtlc) {
+	for i, coin := range f.Coins[:min(len(f.Coins), len(f.Scripts))] {
+		followChain(e, fmt.Sprintf("coin/%s/%d", id, i), func(event out.Event) bool { return e.tellOut(id, event) },
+			func() out.Event { return out.CoinBack{Moment: e.moment()} },
+			func(ctx context.Context, tell func(out.Event)) error {
+				return e.node.Chain.WatchSpend(ctx, coin, f.Scripts[i], max(f.SinceHeight, 1), func(ev ln.SpendEvent) {
+					if ev.Reorged {
+						tell(out.CoinBack{Moment: e.moment()})
+						return
+					}
+					var tx wire.MsgTx
+					if err := tx.Deserialize(bytes.NewReader(ev.RawTx)); err != nil {
+						e.log.Error("lnd tells of a transaction that cannot be read", zap.String("swap", id), zap.Error(err))
+						return
+					}
+					if by := ln.TxID(tx.TxHash()); by != f.Outpoint.TxID {
+						tell(out.CoinTaken{Moment: e.momentAt(ev.Height), By: by, TakenHeight: ev.Height})
+					}
+				})
+			})
+	}
 }
 
 // followChain follows one thing on the chain until nothing can undo it, or the
@@ -182,5 +208,5 @@ func (e *Engine) reconcileOut(_ context.Context, id string, s out.State) ([]out.
 	if forget := out.ForgetChain(s, e.moment()); len(forget) > 0 {
 		return forget, nil
 	}
-	return nil, e.watchHtlc(id, out.WatchHtlc{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: live.Outpoint, SinceHeight: live.SignedHeight})
+	return nil, e.watchHtlc(id, out.WatchHtlc{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: live.Outpoint, SinceHeight: live.SignedHeight, Coins: live.Inputs, Scripts: live.InputScripts})
 }

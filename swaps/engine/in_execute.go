@@ -206,52 +206,6 @@ func (e *Engine) paymentIn(p ln.Payment) []in.Event {
 	return []in.Event{in.PaymentCutOff{Moment: e.moment(), Text: "the payment is in flight"}}
 }
 
-func (e *Engine) signClaim(ctx context.Context, id string, f in.SignClaim) ([]in.Event, error) {
-	contract, err := htlc.New(f.Terms)
-	if err != nil {
-		return nil, err
-	}
-	script, err := e.ownScript(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rate := f.Rate
-	if rate == 0 {
-		rate = e.cfg.Floor
-		if rates, err := e.window().Latest(e.opt.Now(), e.forgetAfter()); err == nil {
-			rate = rates.Of(false)
-		}
-	}
-	claim, err := e.signWith(ctx, contract, f, script, rate)
-	if err != nil {
-		e.log.Error("a swap's claim could not be signed", zap.String("swap", id), zap.Error(err))
-		if errors.Is(err, htlc.ErrNotWorthIt) {
-			return []in.Event{in.ClaimRefused{Moment: e.moment(), Text: err.Error()}}, nil
-		}
-		return nil, err
-	}
-	return []in.Event{in.ClaimSigned{Moment: e.moment(), Claim: in.Claim{Raw: claim.Raw, TxID: claim.TxID, ClaimFeeSat: claim.FeeSat, Rate: rate}}}, nil
-}
-
-func (e *Engine) signWith(ctx context.Context, c *htlc.Contract, f in.SignClaim, script []byte, rate ln.FeeRateSatPerKW) (htlc.Claimed, error) {
-	if !f.ClientKey.IsZero() {
-		theirs, err := htlc.ParseKey([32]byte(f.ClientKey.Preimage()), f.Terms.SenderInternal)
-		if err != nil {
-			return htlc.Claimed{}, err
-		}
-		ours, err := e.key(ctx, "in/internal", f.Terms.Hash)
-		if err != nil {
-			return htlc.Claimed{}, err
-		}
-		return c.ClaimByKey(theirs, ours, f.Outpoint, f.AmountSat, script, rate, e.opt.Random)
-	}
-	ours, err := e.key(ctx, "in", f.Terms.Hash)
-	if err != nil {
-		return htlc.Claimed{}, err
-	}
-	return c.Claim(ours, f.Preimage.Preimage(), f.Outpoint, f.AmountSat, script, rate)
-}
-
 // ownScript is a fresh output script of the wallet.
 func (e *Engine) ownScript(ctx context.Context) ([]byte, error) {
 	address, err := e.node.Keys.NewAddress(ctx)
@@ -336,7 +290,7 @@ func (e *Engine) watchClaimed(id string, f in.WatchSpend) error {
 					e.log.Error("a swap's output was spent in a way that its contract does not have", zap.String("swap", id), zap.Error(err))
 					return
 				}
-				tell(in.OutputSpent{Moment: e.momentAt(ev.Height), How: spent.How, SpentHeight: ev.Height, FeeSat: spent.FeeSat})
+				tell(in.OutputSpent{Moment: e.momentAt(ev.Height), How: spent.How, By: spent.By, SpentHeight: ev.Height, FeeSat: spent.FeeSat})
 			})
 		})
 	return nil
@@ -368,11 +322,7 @@ func (e *Engine) reconcileIn(_ context.Context, id string, s in.State) ([]in.Eve
 
 // blockIn tells the tip to every swap in.
 func (e *Engine) blockIn() {
-	var live []fsm.Instance[in.State]
-	err := e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		live, err = e.liveInsTx(ctx, tx)
-		return err
-	})
+	live, err := e.liveIns(e.ctx)
 	if err != nil {
 		e.log.Warn("swaps in could not be read for a new block; the next one tells them", zap.Error(err))
 		return
@@ -384,28 +334,40 @@ func (e *Engine) blockIn() {
 	}
 }
 
-// tipIn tells one swap the tip, with how much more may be exposed: the sum and
-// the transition are one transaction.
+// tipIn tells one swap the tip, with how much more may be exposed and whether there
+// is company: both and the transition are one transaction.
 func (e *Engine) tipIn(id string) {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		err := e.tellTip(id)
+		if err == nil || errors.Is(err, fsm.ErrIllegal) || e.ctx.Err() != nil {
+			return
+		}
+		// Swaps that move at the same time are in each other's way.
+		if wait > time.Second || !e.pause(wait) {
+			e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
+			return
+		}
+	}
+}
+
+func (e *Engine) tellTip(id string) error {
 	m := e.moment()
 	e.mu.Lock()
 	urgent := e.urgent
 	e.mu.Unlock()
-	err := e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
+	return e.db.Write(e.ctx, func(ctx context.Context, tx *store.Tx) error {
 		all, err := e.liveInsTx(ctx, tx)
 		if err != nil {
 			return err
 		}
-		free := e.cfg.In.MaxExposedSat
+		free, company := e.cfg.In.MaxExposedSat, false
 		for _, other := range all {
 			free -= min(free, in.Exposed(other.State, m.Height))
+			company = company || other.ID != id && in.Coming(other.State)
 		}
-		_, err = e.ins.SendTx(ctx, tx, id, in.NewBlock{Moment: m, TargetRate: urgent, FreeSat: free})
+		_, err = e.ins.SendTx(ctx, tx, id, in.NewBlock{Moment: m, TargetRate: urgent, FreeSat: free, Company: company})
 		return err
 	})
-	if err != nil && !errors.Is(err, fsm.ErrIllegal) && e.ctx.Err() == nil {
-		e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
-	}
 }
 
 // recordIn posts what a transition of a swap in means in money.

@@ -22,7 +22,8 @@ type InWish struct {
 	AmountSat              ln.Sat
 	SwapInvoice, Probe     string
 	LastHop                ln.PubKey
-	Client                 string
+	// Client is what it calls itself, Caller what it is capped by.
+	Client, Caller string
 }
 
 // InOffer is what it gets.
@@ -38,7 +39,7 @@ func (e *Engine) InTerms(ctx context.Context) (least, most ln.Sat, err error) {
 		return 0, 0, err
 	}
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		free, err := e.inFree(ctx, tx, outbound)
+		free, _, err := e.inFree(ctx, tx, outbound, "")
 		most = min(e.cfg.In.MaxSat, free)
 		return err
 	})
@@ -63,30 +64,49 @@ func (e *Engine) outbound(ctx context.Context) (ln.Sat, error) {
 	return sum, nil
 }
 
-func (e *Engine) inFree(ctx context.Context, tx *store.Tx, outbound ln.Sat) (ln.Sat, error) {
+// inFree is what a new swap in may take, and what the caller's own take.
+func (e *Engine) inFree(ctx context.Context, tx *store.Tx, outbound ln.Sat, caller string) (ln.Sat, ofCaller, error) {
+	var own ofCaller
 	live, err := e.liveInsTx(ctx, tx)
 	if err != nil {
-		return 0, err
+		return 0, own, err
 	}
 	var promised, open ln.Sat
 	probing, waiting := 0, 0
 	for _, inst := range live {
+		p := in.PlanOf(inst.State)
 		promised += in.Promised(inst.State)
-		open += in.PlanOf(inst.State).AmountSat
+		open += p.AmountSat
+		unpaid := 0
 		switch s := inst.State.(type) {
 		case in.Probing:
 			probing++
+			unpaid = 1
 		case in.Waiting:
 			if s.ConfirmedHeight == 0 && s.Open == nil {
 				waiting++
+				unpaid = 1
 			}
+		}
+		if caller != "" && p.Caller == caller {
+			own.open += p.AmountSat
+			own.unpaid += unpaid
 		}
 	}
 	if probing >= e.cfg.In.MaxProbes || waiting >= e.cfg.MaxUnpaid {
-		return 0, errkind.New(errkind.Exhausted, "too many swaps in are being begun: try again in a minute")
+		return 0, own, errkind.New(errkind.Exhausted, "too many swaps in are being begun: try again in a minute")
 	}
 	less := func(a, b ln.Sat) ln.Sat { return a - min(a, b) }
-	return min(less(outbound, promised), less(e.cfg.MaxOpenSat, open)), nil
+	return min(less(outbound, promised), less(e.cfg.MaxOpenSat, open)), own, nil
+}
+
+// liveIns are the unfinished swaps in.
+func (e *Engine) liveIns(ctx context.Context) (all []fsm.Instance[in.State], err error) {
+	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		all, err = e.liveInsTx(ctx, tx)
+		return err
+	})
+	return all, err
 }
 
 func (e *Engine) liveInsTx(ctx context.Context, tx *store.Tx) (all []fsm.Instance[in.State], err error) {
@@ -134,8 +154,11 @@ func (e *Engine) OfferIn(ctx context.Context, w InWish) (InOffer, error) {
 		if err := unused(e.outs.GetTx(ctx, tx, plan.ID())); err != nil {
 			return err
 		}
-		free, err := e.inFree(ctx, tx, outbound)
+		free, own, err := e.inFree(ctx, tx, outbound, w.Caller)
 		if err != nil {
+			return err
+		}
+		if err := own.check(w.AmountSat, e.cfg); err != nil {
 			return err
 		}
 		if w.AmountSat > free {
@@ -261,7 +284,8 @@ func (e *Engine) planIn(ctx context.Context, w InWish) (in.Plan, error) {
 		AmountSat: w.AmountSat, Invoice: w.SwapInvoice, InvoiceMsat: invoice.AmountMsat, Probe: w.Probe, ProbeHash: probe.Hash,
 		LastHop: w.LastHop, MaxRoutingMsat: routing, ProbeBy: now.Add(c.ProbeFor + 5*time.Second).UTC(),
 		Confs: c.confs(w.AmountSat), DeepConfs: c.DeepConfs, PayMarginBlocks: c.PayMarginBlocks,
-		MinCltvBlocks: invoice.FinalCltvDelta + 10, MaxAttempts: c.MaxAttempts, KeyFor: c.KeyFor, BeginHeight: tip, Client: ln.Clip(w.Client, 100),
+		MinCltvBlocks: invoice.FinalCltvDelta + 10, MaxAttempts: c.MaxAttempts, KeyFor: c.KeyFor, WaitBlocks: c.WaitBlocks, BeginHeight: tip,
+		Client: ln.Clip(w.Client, 100), Caller: w.Caller,
 	}
 	if _, err := htlc.New(plan.Terms); err != nil {
 		return invalid("the swap's keys make no contract: %v", err)

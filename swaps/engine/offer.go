@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
@@ -31,8 +32,9 @@ type OutWish struct {
 	AmountSat    ln.Sat
 	PublishBy    time.Time
 	ExpiryHeight uint32
-	Client       string
-	Token        string
+	// Client is what it calls itself, Caller what it is capped by.
+	Client, Caller string
+	Token          string
 }
 
 // OutOffer is what it gets.
@@ -50,15 +52,7 @@ func (e *Engine) Self() ln.PubKey { return e.cfg.Self }
 // OutTerms tells the limits as they are now: never more than what the gateway
 // could fund and be paid.
 func (e *Engine) OutTerms(ctx context.Context) (OutTerms, error) {
-	room, err := e.outRoom(ctx)
-	if err != nil {
-		return OutTerms{}, err
-	}
-	var most ln.Sat
-	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		most, err = e.outFree(ctx, tx, room)
-		return err
-	})
+	most, err := e.outMost(ctx)
 	if err != nil {
 		return OutTerms{}, err
 	}
@@ -133,19 +127,18 @@ func (e *Engine) outRoom(ctx context.Context) (room, error) {
 }
 
 // outFree is what a new swap may take of the room, once what unfinished swaps
-// were promised is taken off, and within the cap of all.
-func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, error) {
-	live, err := e.allLiveTx(ctx, tx)
-	if err != nil {
-		return 0, err
-	}
+// were promised is taken off, and within the cap of all; and what the caller's own
+// take.
+func (e *Engine) outFree(b *book, r room, caller string) (ln.Sat, ofCaller, error) {
+	var own ofCaller
 	var open, coins, inbound ln.Sat
 	unpaid := 0
-	for _, inst := range live {
-		p := out.PlanOf(inst.State)
+	for _, s := range b.outs {
+		p := out.PlanOf(s)
+		before := unpaid
 		open += p.AmountSat
-		coins += out.Promised(inst.State)
-		switch s := inst.State.(type) {
+		coins += out.Promised(s)
+		switch s := s.(type) {
 		case out.Offered:
 			inbound += p.AmountSat + p.FeeSat
 			unpaid++
@@ -155,31 +148,31 @@ func (e *Engine) outFree(ctx context.Context, tx *store.Tx, r room) (ln.Sat, err
 			}
 			unpaid++
 		}
+		if caller != "" && p.Caller == caller {
+			own.open += p.AmountSat
+			own.unpaid += unpaid - before
+		}
 	}
 	if unpaid >= e.cfg.MaxUnpaid {
-		return 0, errkind.New(errkind.Exhausted, "too many swaps wait for their payments: try again in a few minutes")
+		return 0, own, errkind.New(errkind.Exhausted, "too many swaps wait for their payments: try again in a few minutes")
 	}
 	// Channels that swaps in will open take coins as well.
-	ins, err := e.liveInsTx(ctx, tx)
-	if err != nil {
-		return 0, err
-	}
-	for _, inst := range ins {
-		coins += in.Coins(inst.State)
+	for _, s := range b.ins {
+		coins += in.Coins(s)
 	}
 	less := func(a, b ln.Sat) ln.Sat { return a - min(a, b) }
 	free := min(less(r.coins, coins), less(r.inbound, inbound), less(e.cfg.MaxOpenSat, open))
 	// What the transaction and the fee take besides the amount.
 	miner, err := e.maxMiner(e.cfg.Ceiling)
 	if err != nil {
-		return 0, err
+		return 0, own, err
 	}
 	if rates, err := e.window().Latest(e.opt.Now(), e.cfg.StaleAfter); err == nil {
 		if miner, err = e.maxMiner(rates.Soon); err != nil {
-			return 0, err
+			return 0, own, err
 		}
 	}
-	return less(free, miner), nil
+	return less(free, miner), own, nil
 }
 
 // maxMiner is the most that a funding transaction may pay that was priced at a
@@ -203,20 +196,13 @@ func (e *Engine) OfferOut(ctx context.Context, w OutWish) (OutOffer, error) {
 	if err != nil {
 		return OutOffer{}, err
 	}
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := unused(e.ins.GetTx(ctx, tx, plan.ID())); err != nil {
-			return err
-		}
-		free, err := e.outFree(ctx, tx, node)
-		if err != nil {
-			return err
-		}
-		if w.AmountSat > free {
-			return noRoom()
-		}
-		_, err = e.outs.CreateTx(ctx, tx, plan.ID(), out.Offered{Plan: plan}, out.Start{Moment: e.moment()})
-		return err
-	})
+	o := &offering{plan: plan, node: node}
+	if err = e.offerings.Do(ctx, 0, 1, o); err == nil {
+		err = o.refused
+	}
+	if errors.Is(err, groupcommit.ErrBusy) {
+		return OutOffer{}, errkind.New(errkind.Exhausted, "too many swaps are being begun: try again in a minute")
+	}
 	if errors.Is(err, store.ErrUnique) {
 		return OutOffer{}, errUsedHash
 	}
@@ -274,7 +260,7 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 		PrepayPreimage: swaps.NewSecret(prepay), Later: later, AcceptBy: latest(w.PublishBy, now, e.cfg.InvoiceExpiry).Add(e.cfg.AcceptGrace).UTC(),
 		InvoiceExpiry: e.cfg.InvoiceExpiry, FinalCltvDelta: w.ExpiryHeight - min(tip, w.ExpiryHeight) + e.cfg.MarginBlocks + delta + heightSlack,
 		MarginBlocks: e.cfg.MarginBlocks, HoldExpiryDelta: delta, MinPublishBlocks: e.cfg.MinPublishBlocks,
-		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Token: w.Token,
+		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Caller: w.Caller, Token: w.Token,
 	}
 	if _, err := htlc.New(plan.Terms); err != nil {
 		return out.Plan{}, errkind.Newf(errkind.Invalid, "the swap's keys make no contract: %v", err)

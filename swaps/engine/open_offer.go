@@ -237,7 +237,7 @@ func (e *Engine) planOpen(ctx context.Context, w OpenWish, q OpenQuote) (in.Plan
 		PayMarginBlocks: c.PayMarginBlocks, MinCltvBlocks: payBlocks(invoice.FinalCltvDelta),
 		// One attempt for each block that is left: what fails for the wallet's being
 		// away succeeds when it is back.
-		MaxAttempts: int(c.ExpiryDelta), KeyFor: c.KeyFor, BeginHeight: tip, Client: ln.Clip(w.Client, 100),
+		MaxAttempts: int(c.ExpiryDelta), KeyFor: c.KeyFor, WaitBlocks: c.WaitBlocks, BeginHeight: tip, Client: ln.Clip(w.Client, 100),
 		Open: &in.Open{
 			ID: id, Node: w.Node, PaymentAddr: invoice.PaymentAddr, FinalCltv: invoice.FinalCltvDelta, FeeMsat: q.OpeningFeeMsat,
 			CapacitySat: q.CapacitySat, Confs: c.Open.Confs, MaxOpens: c.Open.MaxOpens, DepositByHeight: tip + c.depositBlocks(invoice.FinalCltvDelta),

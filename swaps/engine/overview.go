@@ -21,6 +21,13 @@ type Overview struct {
 	// ExposedSat is what a reorg of fewer than six blocks could take now.
 	ExposedSat, MaxExposedSat ln.Sat
 	RoomOutSat, RoomInSat     ln.Sat
+	// InboundSat and OutboundSat are what the gateway's channels can receive and send,
+	// CoinsSat its free confirmed coins.
+	InboundSat, OutboundSat, CoinsSat ln.Sat
+	// RefundLeft and ClaimLeft are the fewest blocks that are left to one under way.
+	RefundLeft, ClaimLeft *int64
+	// Troubled swaps wait for something to become right.
+	Troubled int
 	// From the books, in msat: earned is positive.
 	FeesMsat, NoShowMsat, RoutingMsat, LossMsat int64
 	Height                                      uint32
@@ -43,9 +50,17 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 		if err != nil {
 			return err
 		}
+		o.InboundSat, o.OutboundSat, o.CoinsSat = node.inbound, outbound, node.coins
 		for _, inst := range outs {
 			o.OpenOut++
 			o.OpenOutSat += out.PlanOf(inst.State).AmountSat
+			l, ok := out.LiveOf(inst.State)
+			if ok && l.Trouble != "" {
+				o.Troubled++
+			}
+			if ok && l.Due(o.Height) {
+				o.RefundLeft = fewest(o.RefundLeft, l.FinalBy(), o.Height)
+			}
 		}
 		ins, err := e.liveInsTx(ctx, tx)
 		if err != nil {
@@ -55,12 +70,15 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 			o.OpenIn++
 			o.OpenInSat += in.PlanOf(inst.State).AmountSat
 			o.ExposedSat += in.Exposed(inst.State, o.Height)
+			if p, _, ok := in.Claimable(inst.State); ok {
+				o.ClaimLeft = fewest(o.ClaimLeft, p.Terms.ExpiryHeight, o.Height)
+			}
 		}
 		// Too many beginnings at once is no room for now.
-		if o.RoomOutSat, err = e.outFree(ctx, tx, node); err != nil {
+		if o.RoomOutSat, _, err = e.outFree(bookOf(outs, ins), node, ""); err != nil {
 			o.RoomOutSat = 0
 		}
-		if o.RoomInSat, err = e.inFree(ctx, tx, outbound); err != nil {
+		if o.RoomInSat, _, err = e.inFree(ctx, tx, outbound, ""); err != nil {
 			o.RoomInSat = 0
 		}
 		for account, sum := range map[ledger.Account]*int64{swapFee: &o.FeesMsat, noShow: &o.NoShowMsat, routingFee: &o.RoutingMsat, swapLoss: &o.LossMsat} {
@@ -73,6 +91,24 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 	// Income has negative balances.
 	o.FeesMsat, o.NoShowMsat = -o.FeesMsat, -o.NoShowMsat
 	return o, err
+}
+
+// fewest keeps the nearest deadline.
+func fewest(sofar *int64, deadline, height uint32) *int64 {
+	left := int64(deadline) - int64(height)
+	if sofar != nil && *sofar <= left {
+		return sofar
+	}
+	return &left
+}
+
+// Transaction is one that the gateway signed for a swap.
+type Transaction struct {
+	What   string
+	TxID   ln.TxID
+	FeeSat ln.Sat
+	// Spends: it spent the contract's output in the best chain.
+	Spends bool
 }
 
 // View is a swap of either direction as an operator sees it.
@@ -92,6 +128,8 @@ type View struct {
 	ConfirmedHeight  uint32
 	Created, Updated time.Time
 	Client           string
+	Transactions     []Transaction
+	RoutingFeeMsat   ln.Msat
 }
 
 func viewOut(inst fsm.Instance[out.State]) View {
@@ -103,8 +141,12 @@ func viewOut(inst fsm.Instance[out.State]) View {
 	}
 	if tx, ok := out.TxOf(inst.State); ok {
 		v.Outpoint = tx.Outpoint
+		v.Transactions = append(v.Transactions, Transaction{What: "funding", TxID: tx.Outpoint.TxID, FeeSat: tx.MinerSat})
 	}
 	l, ok := out.LiveOf(inst.State)
+	for _, r := range l.Refunds {
+		v.Transactions = append(v.Transactions, Transaction{What: "refund", TxID: r.TxID, FeeSat: r.FeeSat, Spends: r.TxID == l.SpentBy})
+	}
 	if !ok || inst.Terminal {
 		return v
 	}
@@ -112,7 +154,7 @@ func viewOut(inst fsm.Instance[out.State]) View {
 	switch {
 	case l.Preimage != nil:
 	case l.Refund != nil:
-		v.DueHeight, v.Due = l.EarliestExpiry-min(l.EarliestExpiry, l.HoldExpiryDelta), "lnd gives the payment back: the refund must be final"
+		v.DueHeight, v.Due = l.FinalBy(), "lnd gives the payment back: the refund must be final"
 	default:
 		v.DueHeight, v.Due = p.Terms.ExpiryHeight, "the output is taken back"
 	}
@@ -139,8 +181,11 @@ func viewIn(inst fsm.Instance[in.State]) View {
 	case in.Paid, in.Claiming:
 		v.DueHeight, v.Due = p.Terms.ExpiryHeight, "the client could take the output back: the claim must be final"
 	}
-	if c, ok := inst.State.(in.Claiming); ok {
-		v.Spent = string(c.Spent)
+	if paid, claim, ok := in.PaidOf(inst.State); ok {
+		v.Spent, v.RoutingFeeMsat = string(claim.Spent), paid.FeeMsat
+		for _, c := range claim.Claims {
+			v.Transactions = append(v.Transactions, Transaction{What: "claim", TxID: c.TxID, FeeSat: c.FeeSat, Spends: c.TxID == claim.SpentBy})
+		}
 	}
 	return v
 }

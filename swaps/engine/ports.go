@@ -59,12 +59,14 @@ type Events interface {
 	HoldExpiryDelta(ctx context.Context) (uint32, error)
 }
 
-// Payments pays the clients' invoices. An error of PayInvoice and PayDirect says
-// nothing about the payment; only TrackPayment and WaitPayment do.
+// Payments pays the clients' invoices. An error of PayInvoice, PayDirect and
+// ProbeRoute says nothing about the payment; only TrackPayment and WaitPayment do.
 type Payments interface {
 	PayInvoice(ctx context.Context, p ln.InvoicePayment) (ln.Payment, error)
 	// PayDirect pays over one channel of ours to its peer.
 	PayDirect(ctx context.Context, p ln.DirectPayment) (ln.Payment, error)
+	// ProbeRoute sends a payment that nobody can settle.
+	ProbeRoute(ctx context.Context, p ln.RouteProbe) (ln.Payment, error)
 	TrackPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 	WaitPayment(ctx context.Context, hash ln.Hash) (ln.Payment, error)
 }

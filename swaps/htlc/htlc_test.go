@@ -233,6 +233,60 @@ func TestTweak(t *testing.T) {
 	require.NotContains(t, fmt.Sprintf("%v %#v", key(t, 5), key(t, 5)), hex.EncodeToString([]byte{31: 5}))
 }
 
+// Several contracts in one transaction: each input stands in the script engine, the
+// weight is what it is priced by, and one input is all that one more costs.
+func TestTake(t *testing.T) {
+	var all []Taking
+	var ways []Spend
+	prev := map[wire.OutPoint]*wire.TxOut{}
+	for i, way := range []Spend{SpendKey, SpendSuccess, SpendTimeout, SpendTimeout} {
+		preimage := ln.Preimage{byte(i + 1)}
+		keys := [4]Key{key(t, byte(4*i+11)), key(t, byte(4*i+12)), key(t, byte(4*i+13)), key(t, byte(4*i+14))}
+		c, err := New(Terms{
+			Hash: preimage.Hash(), ExpiryHeight: 1000 + uint32(i), Sender: keys[0].PubKey(), Receiver: keys[1].PubKey(),
+			SenderInternal: keys[2].PubKey(), ReceiverInternal: keys[3].PubKey(),
+		})
+		require.NoError(t, err)
+		taking := Taking{Contract: c, Outpoint: ln.Outpoint{TxID: ln.TxID{byte(i + 1)}, Index: uint32(i)}, AmountSat: 100_000, Way: way, Preimage: preimage}
+		switch way {
+		case SpendKey:
+			taking.Ours, taking.Theirs = keys[3], keys[2]
+		case SpendSuccess:
+			taking.Ours = keys[1]
+		case SpendTimeout:
+			taking.Ours = keys[0]
+		}
+		prev[wirePoint(taking.Outpoint)] = wire.NewTxOut(100_000, c.PkScript)
+		all, ways = append(all, taking), append(ways, way)
+
+		claim, err := Take(all, append([]byte{txscript.OP_1, 32}, bytes.Repeat([]byte{5}, 32)...), 1_234, rand.Reader)
+		require.NoError(t, err)
+		tx := &wire.MsgTx{}
+		require.NoError(t, tx.Deserialize(bytes.NewReader(claim.Raw)))
+		require.EqualValues(t, 100_000*len(all)-1_234, tx.TxOut[0].Value)
+		have := uint64(tx.SerializeSizeStripped()*3 + tx.SerializeSize())
+		require.LessOrEqual(t, have, TogetherWU(ways...))
+		require.Greater(t, have+10*uint64(len(all)), TogetherWU(ways...))
+		require.Equal(t, TogetherWU(ways[:i]...)+way.InputWU(), TogetherWU(ways...))
+		for n, taken := range all {
+			require.NoError(t, check(taken.Contract, tx, n, prev))
+		}
+		if i >= 2 {
+			require.EqualValues(t, 1000+i, tx.LockTime, "not before the last has expired")
+		}
+	}
+	_, err := Take(append(all, all[0]), []byte{txscript.OP_1}, 1_234, rand.Reader)
+	require.ErrorContains(t, err, "twice")
+	_, err = Take(all, []byte{txscript.OP_1}, 399_700, rand.Reader)
+	require.ErrorIs(t, err, ErrNotWorthIt)
+	_, err = Take(nil, []byte{txscript.OP_1}, 0, rand.Reader)
+	require.ErrorIs(t, err, ErrNotWorthIt)
+	for _, wrong := range []Taking{{Contract: all[0].Contract, Way: SpendKey, Ours: all[0].Ours}, {Contract: all[0].Contract, Way: SpendKey, Ours: all[0].Theirs, Theirs: all[0].Ours}, {Contract: all[0].Contract, Way: "steal", Ours: all[0].Ours}} {
+		_, err = Take([]Taking{wrong}, []byte{txscript.OP_1}, 0, rand.Reader)
+		require.Error(t, err)
+	}
+}
+
 // Claims of a swap in, by the leaf and by the key path, with internal keys of
 // their own, at the weights that they are priced by.
 func TestClaims(t *testing.T) {

@@ -2,12 +2,10 @@ package htlc
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/btcsuite/btcd/btcec/v2"
-	"github.com/btcsuite/btcd/btcec/v2/schnorr"
 	"github.com/btcsuite/btcd/btcec/v2/schnorr/musig2"
 	"github.com/btcsuite/btcd/btcutil/psbt"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
@@ -135,63 +133,14 @@ func (c *Contract) Classify(witness wire.TxWitness) (Spend, ln.Preimage, error) 
 	return "", ln.Preimage{}, fmt.Errorf("a spend with %d witness elements that this contract does not admit", len(witness))
 }
 
-// Weights of transactions with one input and one P2TR output (BIP 141), at
-// their largest: a timeout script of at most 41 bytes.
-const (
-	baseWU   = (4+4+1+1)*4 + 2 + (36+1+4)*4 + (8+1+34)*4
-	RefundWU = baseWU + 1 + (1 + 64) + (1 + 41) + (1 + 65)
-	// OutputWU is what the contract's output adds to a transaction.
-	OutputWU = (8 + 1 + 34) * 4
-)
-
-// dustSat is the least that nodes relay to a P2TR output.
-const dustSat = 330
-
 // ErrNotWorthIt: the output would pay more for its refund than it holds.
 var ErrNotWorthIt = errkind.New(errkind.Conflict, "the refund's fee would leave dust")
 
 // Refund builds and signs the spend by the timeout leaf. It can be mined from
 // the expiry height on, and signals replacement.
 func (c *Contract) Refund(key Key, spends ln.Outpoint, amount ln.Sat, to []byte, rate ln.FeeRateSatPerKW) (raw []byte, fee ln.Sat, err error) {
-	if key.PubKey() != c.Sender {
-		return nil, 0, errors.New("the refund's key is not the sender's of this contract")
-	}
-	if fee, err = rate.Fee(RefundWU); err != nil {
-		return nil, 0, err
-	}
-	if fee+dustSat > amount {
-		return nil, 0, ErrNotWorthIt
-	}
-	value, err := amount.Int64()
-	if err != nil {
-		return nil, 0, err
-	}
-	tx := wire.NewMsgTx(2)
-	tx.LockTime = c.ExpiryHeight
-	in := wire.NewTxIn(&wire.OutPoint{Hash: chainhash.Hash(spends.TxID), Index: spends.Index}, nil, nil)
-	in.Sequence = wire.MaxTxInSequenceNum - 2
-	tx.AddTxIn(in)
-	tx.AddTxOut(wire.NewTxOut(value-int64(fee), to)) //nolint:gosec // less than the amount
-	fetcher := txscript.NewCannedPrevOutputFetcher(c.PkScript, value)
-	hash, err := txscript.CalcTapscriptSignaturehash(txscript.NewTxSigHashes(tx, fetcher), txscript.SigHashDefault, tx, 0,
-		fetcher, txscript.NewBaseTapLeaf(c.timeoutScript))
-	if err != nil {
-		return nil, 0, fmt.Errorf("hash the refund: %w", err)
-	}
-	sig, err := schnorr.Sign(key.private, hash)
-	if err != nil {
-		return nil, 0, fmt.Errorf("sign the refund: %w", err)
-	}
-	block, err := c.controlBlock(c.successScript)
-	if err != nil {
-		return nil, 0, fmt.Errorf("the refund's control block: %w", err)
-	}
-	in.Witness = wire.TxWitness{sig.Serialize(), c.timeoutScript, block}
-	var out bytes.Buffer
-	if err := tx.Serialize(&out); err != nil {
-		return nil, 0, fmt.Errorf("serialise the refund: %w", err)
-	}
-	return out.Bytes(), fee, nil
+	r, err := take(Taking{Contract: c, Outpoint: spends, AmountSat: amount, Way: SpendTimeout, Ours: key}, to, rate, nil)
+	return r.Raw, r.FeeSat, err
 }
 
 func outpointOf(op wire.OutPoint) ln.Outpoint {

@@ -100,9 +100,9 @@ func (w *world) facts(s State) (events []Event) {
 		events = append(events, found)
 	}
 	if w.claimed {
-		events = append(events, OutputSpent{m, htlc.SpendKey, w.spentHeight, 200})
+		events = append(events, OutputSpent{m, htlc.SpendKey, ln.TxID{}, w.spentHeight, 200})
 	}
-	return append(events, NewBlock{m, 500, 1_000_000})
+	return append(events, NewBlock{m, 500, 1_000_000, false})
 }
 
 func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) {
@@ -131,7 +131,7 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 		}
 		return w.over(ChannelUsable{m, 77}), nil
 	case AskTip:
-		return []Event{NewBlock{m, 500, 1_000_000}}, nil
+		return []Event{NewBlock{m, 500, 1_000_000, false}}, nil
 	case Pay:
 		if w.opens != (f.ChanID == 77) || w.opens && len(w.channels) != 1 {
 			w.broken = append(w.broken, "paid over another way than agreed")
@@ -170,7 +170,7 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 		}
 		if w.final {
 			w.height = w.spentHeight + 6
-			return []Event{OutputSpent{w.moment(), htlc.SpendKey, w.spentHeight, 200}}, nil
+			return []Event{OutputSpent{w.moment(), htlc.SpendKey, ln.TxID{}, w.spentHeight, 200}}, nil
 		}
 	}
 	return nil, nil
@@ -182,7 +182,7 @@ func (w *world) over(v Event) []Event {
 		return []Event{v}
 	}
 	w.height = max(w.height, 900)
-	return []Event{v, NewBlock{w.moment(), 500, 0}}
+	return []Event{v, NewBlock{w.moment(), 500, 0, false}}
 }
 
 // word is the node's terminal word about the payment.
@@ -204,7 +204,7 @@ func (w *world) word(m swaps.Moment) []Event {
 		events := []Event{PaymentFailed{m, "no route", false}}
 		if w.final {
 			w.height = max(w.height, 900)
-			events = append(events, NewBlock{w.moment(), 500, 0})
+			events = append(events, NewBlock{w.moment(), 500, 0, false})
 		}
 		return events
 	}

@@ -30,12 +30,13 @@ type (
 	}
 	// OutputReorged: no block holds it any more.
 	OutputReorged struct{ swaps.Moment }
-	// NewBlock carries the tip, what the chain asks now, and how much more may be
-	// exposed to a short reorg.
+	// NewBlock carries the tip, what the chain asks now, how much more may be exposed
+	// to a short reorg, and whether other swaps may want to claim soon.
 	NewBlock struct {
 		swaps.Moment
 		TargetRate ln.FeeRateSatPerKW `json:"target_rate_sat_per_kw,omitempty"`
 		FreeSat    ln.Sat             `json:"free_sat,omitempty"`
+		Company    bool               `json:"company,omitempty"`
 	}
 	// ChannelUsable and ChannelNotOpened answer OpenChannel. Begun says that an open
 	// failed, rather than that none could be begun now.
@@ -90,6 +91,7 @@ type (
 	OutputSpent struct {
 		swaps.Moment
 		How         htlc.Spend `json:"how"`
+		By          ln.TxID    `json:"by,omitzero"`
 		SpentHeight uint32     `json:"spent_height"`
 		FeeSat      ln.Sat     `json:"fee_sat,omitempty"`
 	}
@@ -181,7 +183,9 @@ type (
 		Hash ln.Hash `json:"hash"`
 	}
 	// SignClaim signs a spend, by the key path with the client's key and by the
-	// success leaf without: ClaimSigned or ClaimRefused. It publishes nothing.
+	// success leaf without, together with other swaps that can be claimed (see
+	// batch): ClaimSigned, for each of them, or ClaimRefused. It publishes nothing. A
+	// swap that has a claim of this rate by now needs none; Rate 0 is today's.
 	SignClaim struct {
 		Terms     htlc.Terms         `json:"terms"`
 		AmountSat ln.Sat             `json:"amount_sat"`

@@ -29,7 +29,9 @@ func deadline(s State) (time.Time, Event, bool) {
 	case Probing:
 		due = s.ProbeBy
 	case Paid:
-		due = s.KeyBy
+		if !s.KeyLate {
+			due = s.KeyBy
+		}
 	}
 	t := Tick{}
 	t.At = due

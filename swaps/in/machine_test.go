@@ -54,12 +54,12 @@ func testEvents(State) []Event {
 		OutputFound{m, outpoint(), 499_999, 1, 101},
 		OutputFound{m, outpoint(), 500_000, 2, 101},
 		OutputReorged{m},
-		NewBlock{moment(101), 500, 0},
-		NewBlock{moment(102), 500, 1_000_000},
-		NewBlock{moment(102), 500, 499_999},
-		NewBlock{moment(106), 500, 0},
-		NewBlock{moment(861), 500, 1_000_000},
-		NewBlock{moment(245), 500, 1_000_000},
+		NewBlock{moment(101), 500, 0, false},
+		NewBlock{moment(102), 500, 1_000_000, false},
+		NewBlock{moment(102), 500, 499_999, false},
+		NewBlock{moment(106), 500, 0, false},
+		NewBlock{moment(861), 500, 1_000_000, false},
+		NewBlock{moment(245), 500, 1_000_000, false},
 		ChannelUsable{m, 77},
 		ChannelNotOpened{m, "away", false},
 		ChannelNotOpened{m, "rejected", true},
@@ -69,16 +69,18 @@ func testEvents(State) []Event {
 		PaymentCutOff{m, "eof"},
 		PaymentNotSent{m, "unknown"},
 		PaymentMissing{moment(925)},
-		NewBlock{moment(920), 500, 1_000_000},
+		NewBlock{moment(920), 500, 1_000_000, false},
 		KeyPushed{m, swaps.NewSecret(ln.Preimage{3})},
 		ClaimSigned{moment(103), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}},
 		ClaimRefused{m, "dust"},
-		OutputSpent{moment(104), htlc.SpendKey, 104, 200},
-		OutputSpent{moment(109), htlc.SpendSuccess, 104, 200},
-		OutputSpent{moment(104), htlc.SpendTimeout, 104, 200},
-		OutputSpent{moment(109), htlc.SpendTimeout, 104, 200},
+		OutputSpent{moment(104), htlc.SpendKey, ln.TxID{}, 104, 200},
+		OutputSpent{moment(109), htlc.SpendSuccess, ln.TxID{}, 104, 200},
+		OutputSpent{moment(104), htlc.SpendTimeout, ln.TxID{}, 104, 200},
+		OutputSpent{moment(109), htlc.SpendTimeout, ln.TxID{}, 104, 200},
 		SpendReorged{m},
-		NewBlock{moment(109), 500, 0},
+		NewBlock{moment(109), 500, 0, false},
+		NewBlock{moment(109), 500, 0, true},
+		NewBlock{moment(1006), 500, 0, true},
 	}
 }
 
@@ -179,7 +181,7 @@ func usual(t *rapid.T, s State) Event {
 		if s.ConfirmedHeight == 0 {
 			return OutputFound{moment(101), outpoint(), 500_000, 1, 101}
 		}
-		return NewBlock{moment(106), 500, 0}
+		return NewBlock{moment(106), 500, 0, false}
 	case Opening:
 		if rapid.IntRange(0, 3).Draw(t, "not opened") == 0 {
 			return ChannelNotOpened{moment(106), "rejected", rapid.Bool().Draw(t, "begun")}
@@ -193,9 +195,9 @@ func usual(t *rapid.T, s State) Event {
 	case Paid:
 		return ClaimSigned{moment(107), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}}
 	case Claiming:
-		return OutputSpent{moment(120), rapid.SampledFrom([]htlc.Spend{htlc.SpendKey, htlc.SpendTimeout}).Draw(t, "by"), 110, 200}
+		return OutputSpent{moment(120), rapid.SampledFrom([]htlc.Spend{htlc.SpendKey, htlc.SpendTimeout}).Draw(t, "by"), ln.TxID{}, 110, 200}
 	}
-	return NewBlock{moment(101), 500, 0}
+	return NewBlock{moment(101), 500, 0, false}
 }
 
 func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
@@ -223,31 +225,31 @@ func TestConfirmations(t *testing.T) {
 		block NewBlock
 		pays  bool
 	}{
-		{NewBlock{moment(101), 500, 1_000_000}, false}, // one confirmation of two
-		{NewBlock{moment(102), 500, 500_000}, true},
-		{NewBlock{moment(102), 500, 499_999}, false}, // the cap
-		{NewBlock{moment(105), 500, 0}, false},
-		{NewBlock{moment(106), 500, 0}, true}, // deep: no cap
-		{NewBlock{moment(860), 500, 0}, true},
+		{NewBlock{moment(101), 500, 1_000_000, false}, false}, // one confirmation of two
+		{NewBlock{moment(102), 500, 500_000, false}, true},
+		{NewBlock{moment(102), 500, 499_999, false}, false}, // the cap
+		{NewBlock{moment(105), 500, 0, false}, false},
+		{NewBlock{moment(106), 500, 0, false}, true}, // deep: no cap
+		{NewBlock{moment(860), 500, 0, false}, true},
 	} {
 		s, _ := walk(t, waiting(t), c.block)
 		_, paying := s.(Paying)
 		require.Equal(t, c.pays, paying, "%+v", c.block)
 	}
-	s, _ := walk(t, waiting(t), NewBlock{moment(861), 500, 1_000_000})
+	s, _ := walk(t, waiting(t), NewBlock{moment(861), 500, 1_000_000, false})
 	require.Equal(t, "failed", s.StateName(), "a payment now could outlive the swap")
 	// A reorg before it was paid: back to waiting for it.
-	s, _ = walk(t, waiting(t), OutputReorged{moment(101)}, NewBlock{moment(120), 500, 1_000_000})
+	s, _ = walk(t, waiting(t), OutputReorged{moment(101)}, NewBlock{moment(120), 500, 1_000_000, false})
 	require.Zero(t, s.(Waiting).ConfirmedHeight)
 }
 
 // A payment that lnd lost is looked for once none of it can live any more, and not
 // a block earlier.
 func TestAPaymentThatIsLost(t *testing.T) {
-	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0})
-	_, effects := walk(t, s, NewBlock{moment(919), 500, 0})
+	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0, false})
+	_, effects := walk(t, s, NewBlock{moment(919), 500, 0, false})
 	require.Empty(t, effects)
-	s, effects = walk(t, s, NewBlock{moment(920), 500, 0})
+	s, effects = walk(t, s, NewBlock{moment(920), 500, 0, false})
 	require.Equal(t, LookForPayment{Hash: s.(Paying).Terms.Hash}, effects[0])
 	s, _ = walk(t, s, PaymentMissing{moment(920)})
 	require.Equal(t, swaps.ReasonPayment, ReasonOf(s).Code)
@@ -267,19 +269,68 @@ func TestOutputsThatAreNotPaidFor(t *testing.T) {
 
 // A claim that lags pays more, and never more than half.
 func TestClaimsRise(t *testing.T) {
-	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
-	s, effects := walk(t, s, KeyPushed{moment(106), swaps.NewSecret(ln.Preimage{3})})
+	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0, false}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
+	s, effects := walk(t, s, KeyPushed{moment(106), swaps.NewSecret(ln.Preimage{3})}, NewBlock{moment(106), 500, 0, false})
 	require.False(t, effects[0].(SignClaim).ClientKey.IsZero())
-	s, effects = walk(t, s, ClaimSigned{moment(106), Claim{Raw: []byte("one"), Rate: 500}})
+	s, effects = walk(t, s, ClaimSigned{moment(106), Claim{Raw: []byte("one"), TxID: ln.TxID{1}, ClaimFeeSat: 70, Rate: 1_500}})
 	require.Equal(t, []byte("one"), effects[0].(PublishClaim).Raw)
-	_, effects = walk(t, s, NewBlock{moment(108), 500, 0})
+	_, effects = walk(t, s, NewBlock{moment(108), 500, 0, false})
 	require.Len(t, effects, 1)
-	_, effects = walk(t, s, NewBlock{moment(109), 500, 0})
-	require.Equal(t, ln.FeeRateSatPerKW(626), effects[1].(SignClaim).Rate)
-	_, effects = walk(t, s, NewBlock{moment(109), 1_000_000, 0})
-	require.Len(t, effects, 1)
+	_, effects = walk(t, s, NewBlock{moment(109), 500, 0, false})
+	require.Equal(t, ln.FeeRateSatPerKW(1_876), effects[1].(SignClaim).Rate)
+	_, effects = walk(t, s, NewBlock{moment(109), 1_000_000, 0, false})
+	fee, err := effects[1].(SignClaim).Rate.Fee(htlc.ClaimWU)
+	require.NoError(t, err)
+	require.LessOrEqual(t, fee, ln.Sat(250_000))
+	require.Greater(t, fee, ln.Sat(249_000), "all that is allowed")
+	// An earlier claim confirms: what it cost counts.
+	later, _ := walk(t, s, ClaimSigned{moment(109), Claim{Raw: []byte("two"), TxID: ln.TxID{2}, ClaimFeeSat: 90, Rate: 2_000}},
+		OutputSpent{moment(109), htlc.SpendKey, ln.TxID{1}, 109, 0})
+	require.Equal(t, ln.Sat(70), later.(Claiming).SpentFeeSat)
 	require.Equal(t, ln.Sat(500_000), Exposed(s, 105))
 	require.Zero(t, Exposed(s, 106), "six confirmations are deep")
+}
+
+// A claim waits for company, if there may be any, and not beyond its time.
+func TestClaimsWaitForCompany(t *testing.T) {
+	s := waiting(t).(Waiting)
+	s.WaitBlocks = 6
+	paid, effects := walk(t, s, NewBlock{moment(102), 500, 1_000_000, false}, PaymentSucceeded{moment(102), swaps.NewSecret(ln.Preimage{1}), 5})
+	require.Empty(t, effects)
+	_, effects = walk(t, paid, NewBlock{moment(103), 500, 0, false})
+	require.Empty(t, effects, "the client's key may come")
+	keyed, effects := walk(t, paid, KeyPushed{moment(102), swaps.NewSecret(ln.Preimage{3})})
+	require.Equal(t, []Effect{AskTip{}}, effects)
+	late, effects := walk(t, paid, Tick{swaps.Moment{At: testStart().Add(time.Hour), Height: 102}})
+	require.Equal(t, []Effect{AskTip{}}, effects)
+	due, _, timed := deadline(late)
+	require.False(t, timed, "due %s: it would tick for ever", due)
+	for _, s := range []State{keyed, late} {
+		_, effects = walk(t, s, NewBlock{moment(102), 500, 0, false})
+		require.Equal(t, "sign_claim", effects[0].EffectName(), "alone")
+		_, effects = walk(t, s, NewBlock{moment(107), 500, 0, true})
+		require.Empty(t, effects)
+		_, effects = walk(t, s, NewBlock{moment(108), 500, 0, true})
+		require.Equal(t, "sign_claim", effects[0].EffectName())
+	}
+}
+
+// A deposit that was paid for and never comes back after a reorg ends as a loss, once
+// the client could take it anyway.
+func TestADepositThatNeverComesBack(t *testing.T) {
+	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0, false}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
+	claiming, _ := walk(t, s, ClaimSigned{moment(106), Claim{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500}})
+	for _, s := range []State{s, claiming} {
+		s, effects := walk(t, s, OutputReorged{moment(107)})
+		require.Equal(t, "alarm", effects[0].EffectName())
+		again, _ := walk(t, s, OutputFound{moment(110), outpoint(), 500_000, 1, 109}, NewBlock{moment(1006), 500, 0, false})
+		require.NotEqual(t, "lost", again.StateName())
+		s, _ = walk(t, s, NewBlock{moment(1005), 500, 0, false})
+		require.NotEqual(t, "lost", s.StateName())
+		s, effects = walk(t, s, NewBlock{moment(1006), 500, 0, false})
+		require.Equal(t, swaps.ReasonLost, ReasonOf(s).Code)
+		require.Equal(t, "alarm", effects[0].EffectName())
+	}
 }
 
 // A client without a channel: the deposit's confirmations first, then the
@@ -289,18 +340,18 @@ func TestOpensAChannel(t *testing.T) {
 	require.Equal(t, "watch_output", effects[0].EffectName())
 	require.EqualValues(t, 600_000, Coins(s))
 	require.Zero(t, Promised(s))
-	s, effects = walk(t, s, OutputFound{moment(101), outpoint(), 500_000, 1, 101}, NewBlock{moment(101), 500, 0})
+	s, effects = walk(t, s, OutputFound{moment(101), outpoint(), 500_000, 1, 101}, NewBlock{moment(101), 500, 0, false})
 	require.Empty(t, effects, "one confirmation of two")
-	s, effects = walk(t, s, NewBlock{moment(102), 500, 0})
+	s, effects = walk(t, s, NewBlock{moment(102), 500, 0, false})
 	require.Equal(t, "o-s1", effects[0].(OpenChannel).OpeningID)
 	require.Zero(t, Exposed(s, 102), "nothing is paid yet")
 	// The wallet is away: tried again, under the same name.
 	s, _ = walk(t, s, ChannelNotOpened{moment(102), "away", false})
-	s, effects = walk(t, s, NewBlock{moment(103), 500, 0})
+	s, effects = walk(t, s, NewBlock{moment(103), 500, 0, false})
 	require.Equal(t, "o-s1", effects[0].(OpenChannel).OpeningID)
 	// It said no: another open, and then none.
 	s, _ = walk(t, s, ChannelNotOpened{moment(103), "no", true})
-	again, effects := walk(t, s, NewBlock{moment(104), 500, 0})
+	again, effects := walk(t, s, NewBlock{moment(104), 500, 0, false})
 	require.Equal(t, "o-s2", effects[0].(OpenChannel).OpeningID)
 	over, _ := walk(t, again, ChannelNotOpened{moment(104), "no", true})
 	require.Equal(t, swaps.ReasonNoChannel, ReasonOf(over).Code)
@@ -308,9 +359,9 @@ func TestOpensAChannel(t *testing.T) {
 	s, effects = walk(t, again, ChannelUsable{moment(105), 77})
 	require.Equal(t, "ask_tip", effects[0].EffectName())
 	require.Zero(t, Coins(s))
-	_, effects = walk(t, s, NewBlock{moment(105), 500, 499_999})
+	_, effects = walk(t, s, NewBlock{moment(105), 500, 499_999, false})
 	require.Empty(t, effects, "the exposure cap holds here as well")
-	s, effects = walk(t, s, NewBlock{moment(105), 500, 500_000})
+	s, effects = walk(t, s, NewBlock{moment(105), 500, 500_000, false})
 	pay := effects[0].(Pay)
 	require.EqualValues(t, 77, pay.ChanID)
 	require.EqualValues(t, 105+30+padBlocks, pay.ExpiryHeight)
@@ -321,12 +372,12 @@ func TestOpensAChannel(t *testing.T) {
 
 	// A reorg takes the deposit while the channel opens: nothing is paid until it is back.
 	s, _ = walk(t, again, OutputReorged{moment(105)}, ChannelUsable{moment(106), 77})
-	_, effects = walk(t, s, NewBlock{moment(106), 500, 500_000})
+	_, effects = walk(t, s, NewBlock{moment(106), 500, 500_000, false})
 	require.Empty(t, effects)
 	// Who never deposits keeps no place, and what comes too late opens nothing.
-	late, _ := walk(t, Waiting{Plan: openPlan()}, NewBlock{moment(245), 500, 0})
+	late, _ := walk(t, Waiting{Plan: openPlan()}, NewBlock{moment(245), 500, 0, false})
 	require.Equal(t, swaps.ReasonNoDeposit, ReasonOf(late).Code)
-	tooLate, effects := walk(t, again, NewBlock{moment(861), 500, 0})
+	tooLate, effects := walk(t, again, NewBlock{moment(861), 500, 0, false})
 	require.Equal(t, swaps.ReasonLate, ReasonOf(tooLate).Code)
 	require.Equal(t, "o-s2", effects[0].(AbandonChannel).OpeningID)
 }

@@ -31,8 +31,12 @@ type Plan struct {
 	MinCltvBlocks   uint32        `json:"min_cltv_blocks"`
 	MaxAttempts     int           `json:"max_attempts"`
 	KeyFor          time.Duration `json:"key_for"`
-	BeginHeight     uint32        `json:"begin_height"`
-	Client          string        `json:"client,omitempty"`
+	// WaitBlocks may a claim wait for others to share its transaction with.
+	WaitBlocks  uint32 `json:"wait_blocks,omitempty"`
+	BeginHeight uint32 `json:"begin_height"`
+	// Client is what it calls itself, Caller what it is capped by.
+	Client string `json:"client,omitempty"`
+	Caller string `json:"caller,omitempty"`
 	// Open is set for a client without a channel: one is opened for it.
 	Open *Open `json:"open,omitempty"`
 }
@@ -80,6 +84,10 @@ type Payment struct {
 	Preimage swaps.Secret `json:"preimage,omitzero"`
 	FeeMsat  ln.Msat      `json:"fee_msat,omitempty"`
 	KeyBy    time.Time    `json:"key_by,omitzero"`
+	// KeyLate: the client's key was waited for long enough.
+	KeyLate bool `json:"key_late,omitempty"`
+	// ClaimBy is the height at which the claim waits for no others any more.
+	ClaimBy uint32 `json:"claim_by,omitempty"`
 	// ClientKey is the client's internal private key, once pushed: worth nothing
 	// without ours, and given to us to make the claim cheap.
 	ClientKey swaps.Secret `json:"client_key,omitzero"`
@@ -90,15 +98,23 @@ type Payment struct {
 	ExpiryHeight uint32  `json:"expiry_height,omitempty"`
 }
 
-// Claim is our signed spend, the latest one.
+// Claim is our signed spend, the latest one. Swaps in that are claimed at the same
+// time share one.
 type Claim struct {
-	Raw         []byte             `json:"raw"`
-	TxID        ln.TxID            `json:"txid"`
+	Raw  []byte  `json:"raw"`
+	TxID ln.TxID `json:"txid"`
+	// ClaimFeeSat is this swap's part of TxFeeSat, which the transaction pays; Shared
+	// is how many swaps it serves.
 	ClaimFeeSat ln.Sat             `json:"claim_fee_sat"`
+	TxFeeSat    ln.Sat             `json:"tx_fee_sat,omitempty"`
+	Shared      int                `json:"shared,omitempty"`
 	Rate        ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
 	Height      uint32             `json:"height"`
-	// Spent is how the output was spent in the best chain.
+	// Claims are all that were signed: an earlier one may confirm.
+	Claims []swaps.Version `json:"claims,omitempty"`
+	// Spent is how the output was spent in the best chain, and by what.
 	Spent       htlc.Spend `json:"spent,omitempty"`
+	SpentBy     ln.TxID    `json:"spent_by,omitzero"`
 	SpentHeight uint32     `json:"spent_height,omitempty"`
 	SpentFeeSat ln.Sat     `json:"spent_fee_sat,omitempty"`
 }
@@ -208,6 +224,59 @@ func OutputOf(s State) Output {
 		return s.Output
 	}
 	return Output{}
+}
+
+// Claimable are the parts of a state whose output may be claimed now: it was paid
+// for, the client's key is there or late, and nothing spends it yet.
+func Claimable(s State) (Paid, Claim, bool) {
+	switch s := s.(type) {
+	case Paid:
+		return s, Claim{}, s.ready()
+	case Claiming:
+		return Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}, s.Claim, s.Spent == ""
+	}
+	return Paid{}, Claim{}, false
+}
+
+// PaidOf are the parts of a state that was paid for.
+func PaidOf(s State) (Payment, Claim, bool) {
+	switch s := s.(type) {
+	case Paid:
+		return s.Payment, Claim{}, true
+	case Claiming:
+		return s.Payment, s.Claim, true
+	case Claimed:
+		return s.Payment, s.Claim, true
+	case Lost:
+		return s.Payment, s.Claim, true
+	}
+	return Payment{}, Claim{}, false
+}
+
+// ready: there is nothing to wait for but company.
+func (p Payment) ready() bool { return !p.ClientKey.IsZero() || p.KeyLate }
+
+// MostClaimSat is the most that a claim ever pays.
+func (p Plan) MostClaimSat() ln.Sat { return p.AmountSat / 2 }
+
+// Way is how the output is claimed.
+func (p Payment) Way() htlc.Spend {
+	if p.ClientKey.IsZero() {
+		return htlc.SpendSuccess
+	}
+	return htlc.SpendKey
+}
+
+// Coming says that the swap will want to claim its output before long, if all goes
+// well: a claim that waits for company waits for it.
+func Coming(s State) bool {
+	switch s := s.(type) {
+	case Waiting:
+		return s.ConfirmedHeight > 0
+	case Opening, Paying, Paid:
+		return true
+	}
+	return false
 }
 
 // ReasonOf is why a swap ended.

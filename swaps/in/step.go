@@ -125,13 +125,13 @@ func stepPaying(s Paying, v Event) (State, []Effect, error) {
 		if v.Preimage.Preimage().Hash() != s.Terms.Hash {
 			return nil, nil, fmt.Errorf("swap %s: the payment brought a preimage of another hash", s.ID())
 		}
-		s.Preimage, s.FeeMsat, s.KeyBy = v.Preimage, v.FeeMsat, v.At.Add(s.KeyFor)
+		s.Preimage, s.FeeMsat, s.KeyBy, s.ClaimBy = v.Preimage, v.FeeMsat, v.At.Add(s.KeyFor), v.Height+s.WaitBlocks
 		var effects []Effect
 		if s.Open != nil {
 			effects = append(effects, ChannelPaid{PaymentID: s.Open.ID})
 		}
-		if !s.ClientKey.IsZero() {
-			effects = append(effects, signClaim(Paid(s), 0))
+		if s.ready() {
+			effects = append(effects, AskTip{})
 		}
 		return Paid(s), effects, nil
 	case KeyPushed:
@@ -189,16 +189,15 @@ func stepPaid(s Paid, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case KeyPushed:
 		s.ClientKey = v.Key
-		return s, []Effect{signClaim(s, 0)}, nil
+		return s, []Effect{AskTip{}}, nil
 	case Tick:
 		if v.At.Before(s.KeyBy) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		s.KeyBy = v.At.Add(s.KeyFor)
-		return s, []Effect{signClaim(s, 0)}, nil
+		s.KeyLate = true
+		return s, []Effect{AskTip{}}, nil
 	case ClaimSigned:
-		next := Claiming{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: v.Claim}
-		next.Height = v.Height
+		next := Claiming{Plan: s.Plan, Output: s.Output, Payment: s.Payment}.signed(v)
 		return next, []Effect{publishClaim(next), watchSpend(s.Plan, s.Output)}, nil
 	case ClaimRefused:
 		return s, []Effect{Alarm{Text: "the output of a swap in that was paid cannot be claimed: " + clip(v.Text)}}, nil
@@ -211,9 +210,36 @@ func stepPaid(s Paid, v Event) (State, []Effect, error) {
 		}
 		return s, nil, nil
 	case NewBlock:
+		if s.gone(v.Height) {
+			return s.gaveUp(Claim{})
+		}
+		// Who is alone waits for nobody.
+		if s.ready() && (!v.Company || v.Height >= s.ClaimBy) {
+			return s, []Effect{signClaim(s, 0)}, nil
+		}
 		return s, nil, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// gone: the output that was paid for is in no block, and from now on the client
+// could take it back anyway.
+func (s Paid) gone(tip uint32) bool {
+	return s.ConfirmedHeight == 0 && tip >= s.Terms.ExpiryHeight+s.DeepConfs
+}
+
+func (s Paid) gaveUp(c Claim) (State, []Effect, error) {
+	reason := swaps.Because(swaps.ReasonLost, "the output that was paid for, of %s, was undone by a reorg and never came back: find out which transaction spent its coins instead", s.AmountSat)
+	return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: c, Reason: reason}, []Effect{Alarm{Text: reason.Text}}, nil
+}
+
+// signed takes a claim up, beside the earlier ones.
+func (s Claiming) signed(v ClaimSigned) Claiming {
+	earlier := s.Claims
+	s.Claim = v.Claim
+	s.Height = v.Height
+	s.Claims = swaps.AddVersion(earlier, swaps.Version{TxID: v.Claim.TxID, FeeSat: v.Claim.ClaimFeeSat})
+	return s
 }
 
 // bumpEvery is how many blocks a claim may wait before it pays more.
@@ -228,8 +254,7 @@ func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
 		if s.Spent != "" || len(v.Claim.Raw) == 0 {
 			return s, nil, nil
 		}
-		s.Claim = v.Claim
-		s.Height = v.Height
+		s = s.signed(v)
 		return s, []Effect{publishClaim(s)}, nil
 	case ClaimRefused:
 		return s, []Effect{publishClaim(s)}, nil
@@ -242,20 +267,26 @@ func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
 		}
 		return s, nil, nil
 	case OutputSpent:
-		s.Spent, s.SpentHeight, s.SpentFeeSat = v.How, v.SpentHeight, v.FeeSat
+		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = v.How, v.By, v.SpentHeight, v.FeeSat
+		if part, ours := swaps.CostOf(s.Claims, v.By); ours {
+			s.SpentFeeSat = part
+		}
 		return s.settle(v.Height, nil)
 	case SpendReorged:
-		s.Spent, s.SpentHeight, s.SpentFeeSat = "", 0, 0
+		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = "", ln.TxID{}, 0, 0
 		return s, []Effect{publishClaim(s), watchSpend(s.Plan, s.Output)}, nil
 	case NewBlock:
 		if s.Spent != "" {
 			return s.settle(v.Height, nil)
 		}
+		paid := Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}
+		if paid.gone(v.Height) {
+			return paid.gaveUp(s.Claim)
+		}
 		effects := []Effect{publishClaim(s)}
 		if v.Height >= s.Height+bumpEvery && v.TargetRate > 0 {
-			rate := max(v.TargetRate, s.Rate+s.Rate/4+1)
-			if fee, err := rate.Fee(htlc.ClaimWU); err == nil && fee <= s.AmountSat/2 {
-				effects = append(effects, signClaim(Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}, rate))
+			if rate, ok := swaps.Raised(s.Rate, v.TargetRate, htlc.ClaimWU, s.MostClaimSat()); ok {
+				effects = append(effects, signClaim(paid, rate))
 			}
 		}
 		return s, effects, nil

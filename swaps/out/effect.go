@@ -42,13 +42,16 @@ type (
 		Raw   []byte `json:"raw"`
 		Label string `json:"label"`
 	}
-	// WatchHtlc follows the transaction and the contract's output, once per
-	// process: HtlcConfirmed, HtlcReorged, HtlcSpent, SpendReorged.
+	// WatchHtlc follows the transaction, its coins and the contract's output, once
+	// per process: HtlcConfirmed, HtlcReorged, HtlcSpent, SpendReorged, CoinTaken,
+	// CoinBack.
 	WatchHtlc struct {
-		Terms       htlc.Terms  `json:"terms"`
-		AmountSat   ln.Sat      `json:"amount_sat"`
-		Outpoint    ln.Outpoint `json:"outpoint"`
-		SinceHeight uint32      `json:"since_height"`
+		Terms       htlc.Terms    `json:"terms"`
+		AmountSat   ln.Sat        `json:"amount_sat"`
+		Outpoint    ln.Outpoint   `json:"outpoint"`
+		SinceHeight uint32        `json:"since_height"`
+		Coins       []ln.Outpoint `json:"coins,omitempty"`
+		Scripts     [][]byte      `json:"scripts,omitempty"`
 	}
 	// BumpHtlc lifts the transaction and a child from its change to the rate.
 	// The node replaces an earlier child.
@@ -61,8 +64,9 @@ type (
 	SettleSwap struct {
 		Preimage swaps.Secret `json:"preimage"`
 	}
-	// SignRefund signs a spend by the timeout leaf: RefundSigned or
-	// RefundRefused. It publishes nothing.
+	// SignRefund signs a spend by the timeout leaf, together with other swaps whose
+	// refund is due (see batch): RefundSigned, for each of them, or RefundRefused. It
+	// publishes nothing. A swap that has a refund of this rate by now needs none.
 	SignRefund struct {
 		Terms     htlc.Terms         `json:"terms"`
 		AmountSat ln.Sat             `json:"amount_sat"`

@@ -88,6 +88,14 @@ type (
 		Preimage    *swaps.Secret `json:"preimage,omitempty"`
 	}
 	SpendReorged struct{ swaps.Moment }
+	// CoinTaken, CoinBack: another transaction in the best chain spends a coin of
+	// the funding transaction, or none does any more.
+	CoinTaken struct {
+		swaps.Moment
+		By          ln.TxID `json:"by"`
+		TakenHeight uint32  `json:"taken_height"`
+	}
+	CoinBack struct{ swaps.Moment }
 	// PreimagePushed: the client sent it.
 	PreimagePushed struct {
 		swaps.Moment
@@ -133,6 +141,8 @@ func (HtlcConfirmed) EventName() string     { return "htlc_confirmed" }
 func (HtlcReorged) EventName() string       { return "htlc_reorged" }
 func (HtlcSpent) EventName() string         { return "htlc_spent" }
 func (SpendReorged) EventName() string      { return "spend_reorged" }
+func (CoinTaken) EventName() string         { return "coin_taken" }
+func (CoinBack) EventName() string          { return "coin_back" }
 func (PreimagePushed) EventName() string    { return "preimage_pushed" }
 func (SwapSettled) EventName() string       { return "swap_settled" }
 func (SwapUnsettled) EventName() string     { return "swap_unsettled" }

@@ -24,6 +24,9 @@ func ForgetChain(s State, m swaps.Moment) []Event {
 	if l.ConfirmedHeight != 0 {
 		events = append(events, HtlcReorged{m})
 	}
+	if l.TakenHeight != 0 {
+		events = append(events, CoinBack{m})
+	}
 	return events
 }
 
@@ -54,6 +57,7 @@ func stepLive(s State, l Live, v Event) (State, []Effect, error) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		l.ConfirmedHeight, l.Trouble = v.ConfirmedHeight, ""
+		l.TakenBy, l.TakenHeight = ln.TxID{}, 0
 		return l.settle(v.Height, nil)
 	case HtlcReorged:
 		l.ConfirmedHeight = 0
@@ -62,6 +66,11 @@ func stepLive(s State, l Live, v Event) (State, []Effect, error) {
 		return l.spent(v)
 	case SpendReorged:
 		l.Spent, l.SpentBy, l.SpentHeight, l.SpentFeeSat = "", ln.TxID{}, 0, 0
+		return l.settle(v.Height, []Effect{watch(l)})
+	case CoinTaken:
+		return l.coinTaken(s, v)
+	case CoinBack:
+		l.TakenBy, l.TakenHeight = ln.TxID{}, 0
 		return l.settle(v.Height, []Effect{watch(l)})
 	case PreimagePushed:
 		return l.pushed(v)
@@ -92,6 +101,8 @@ func (l Live) pushed(v PreimagePushed) (State, []Effect, error) {
 		return nil, nil, fmt.Errorf("swap %s: a preimage of another hash", l.ID())
 	case l.Preimage != nil:
 		return l.settle(v.Height, nil)
+	case l.TakenHeight > 0:
+		return nil, nil, ErrNoOutput
 	case l.Refund != nil, l.Spent == htlc.SpendTimeout, v.Height >= l.Terms.ExpiryHeight:
 		return nil, nil, ErrRefunding
 	}
@@ -103,8 +114,28 @@ func (l Live) learn(p swaps.Secret, tip uint32, effects []Effect) (State, []Effe
 	return l.settle(tip, append(effects, SettleSwap{Preimage: p}))
 }
 
+// coinTaken: while that transaction stands, this one cannot confirm. It takes a
+// program that spends coins which lnd has leased to others.
+func (l Live) coinTaken(s State, v CoinTaken) (State, []Effect, error) {
+	if v.By == l.Outpoint.TxID || v.TakenHeight == 0 {
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	text := fmt.Sprintf("a coin of a swap's funding transaction was spent by %s: the output cannot exist beside it", v.By)
+	if l.Preimage != nil {
+		text += fmt.Sprintf(", and the client has paid for it: it is owed %s", l.AmountSat)
+	}
+	l.TakenBy, l.TakenHeight, l.Trouble = v.By, v.TakenHeight, text
+	// Of one chain both cannot be true.
+	l.ConfirmedHeight, l.Spent, l.SpentBy, l.SpentHeight, l.SpentFeeSat = 0, "", ln.TxID{}, 0, 0
+	return l.settle(v.Height, []Effect{Alarm{Text: text}})
+}
+
 func (l Live) spent(v HtlcSpent) (State, []Effect, error) {
 	l.Spent, l.SpentBy, l.SpentHeight, l.SpentFeeSat = v.How, v.By, v.SpentHeight, v.FeeSat
+	l.TakenBy, l.TakenHeight = ln.TxID{}, 0
+	if part, ours := swaps.CostOf(l.Refunds, v.By); ours {
+		l.SpentFeeSat = part
+	}
 	switch {
 	case v.How == htlc.SpendSuccess && v.Preimage == nil:
 		return nil, nil, fmt.Errorf("swap %s: a success spend without a preimage", l.ID())
@@ -130,20 +161,21 @@ func (l Live) lost(s State, v SwapUnsettled) (State, []Effect, error) {
 }
 
 func (l Live) refundSigned(s State, v RefundSigned) (State, []Effect, error) {
-	if l.Preimage != nil || l.Spent != "" || len(v.Refund.Raw) == 0 {
+	if l.Preimage != nil || l.Spent != "" || l.TakenHeight > 0 || len(v.Refund.Raw) == 0 {
 		// The client came first: what was signed is never published.
 		return l.settle(v.Height, nil)
 	}
 	refund := v.Refund
 	refund.Height = v.Height
 	l.Refund = &refund
+	l.Refunds = swaps.AddVersion(l.Refunds, swaps.Version{TxID: refund.TxID, FeeSat: refund.FeeSat})
 	return l.settle(v.Height, []Effect{publishRefund(l)})
 }
 
 // block is what every new tip does.
 func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, error) {
 	var effects []Effect
-	if l.ConfirmedHeight == 0 && l.Spent == "" {
+	if l.ConfirmedHeight == 0 && l.Spent == "" && l.TakenHeight == 0 {
 		effects = append(effects, publish(l))
 		if l.lags(tip) && target > l.Rate {
 			// Asked again and again: lnd may have refused, or forgotten it.
@@ -151,7 +183,7 @@ func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, err
 			effects = append(effects, BumpHtlc{Tx: l.Tx, PackageRate: l.BumpRate})
 		}
 	}
-	if l.ConfirmedHeight > 0 && l.Spent == "" && l.Preimage == nil && tip >= l.Terms.ExpiryHeight {
+	if l.Due(tip) {
 		effects = append(effects, l.refund(tip, target)...)
 	}
 	if l.Preimage == nil && l.near(tip) && tip%nearBlocks == 0 {
@@ -161,7 +193,7 @@ func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, err
 }
 
 // near says that the node gives the held payment back soon.
-func (l Live) near(tip uint32) bool { return tip+l.HoldExpiryDelta+nearBlocks >= l.EarliestExpiry }
+func (l Live) near(tip uint32) bool { return tip+nearBlocks >= l.FinalBy() }
 
 // nearBlocks is how early, and how often, the operator hears of a deadline.
 const nearBlocks = 12
@@ -169,26 +201,50 @@ const nearBlocks = 12
 // refundEvery is how many blocks a refund may wait before it pays more.
 const refundEvery = 3
 
+// Due: the output may be taken back. An output that is not confirmed is taken back
+// as well: the refund is the funding transaction's child then and pays for both.
+// Nobody else can spend it, since the success leaf waits for a block.
+func (l Live) Due(tip uint32) bool {
+	return l.Spent == "" && l.TakenHeight == 0 && l.Preimage == nil && tip >= l.Terms.ExpiryHeight
+}
+
+// FinalBy is the height at which the node gives the held payment back: a refund
+// must be final before.
+func (l Live) FinalBy() uint32 { return l.EarliestExpiry - min(l.EarliestExpiry, l.HoldExpiryDelta) }
+
+// MostRefundSat is the most that a refund ever pays.
+func (l Live) MostRefundSat() ln.Sat { return l.AmountSat / 2 }
+
 // refund signs the first one, and a dearer one when it lags. What is signed is
 // stored before it is published.
 func (l Live) refund(tip uint32, target ln.FeeRateSatPerKW) []Effect {
-	sign := func(rate ln.FeeRateSatPerKW) []Effect {
-		return []Effect{SignRefund{Terms: l.Terms, AmountSat: l.AmountSat, Outpoint: l.Outpoint, Rate: max(rate, ln.MinFeeRate)}}
+	sign := func(rate ln.FeeRateSatPerKW) Effect {
+		return SignRefund{Terms: l.Terms, AmountSat: l.AmountSat, Outpoint: l.Outpoint, Rate: rate}
+	}
+	if l.ConfirmedHeight == 0 {
+		target = l.childRate(target)
 	}
 	switch {
 	case target == 0 && l.Refund == nil:
 		return nil // the next block brings a rate
 	case l.Refund == nil:
-		return sign(target)
+		return []Effect{sign(swaps.First(target, htlc.RefundWU, l.MostRefundSat()))}
 	case tip >= l.Refund.Height+refundEvery:
-		// A quarter more satisfies every node's rule for replacements. Half of the
-		// amount is the most that is ever paid.
-		rate := max(target, l.Refund.Rate+l.Refund.Rate/4+1)
-		if fee, err := rate.Fee(htlc.RefundWU); err == nil && fee <= l.AmountSat/2 {
-			return append([]Effect{publishRefund(l)}, sign(rate)...)
+		if rate, ok := swaps.Raised(l.Refund.Rate, target, htlc.RefundWU, l.MostRefundSat()); ok {
+			return []Effect{publishRefund(l), sign(rate)}
 		}
 	}
 	return []Effect{publishRefund(l)}
+}
+
+// childRate is what a refund pays so that it and the funding transaction, which is
+// not confirmed, pay the rate together.
+func (l Live) childRate(target ln.FeeRateSatPerKW) ln.FeeRateSatPerKW {
+	both, err := target.Fee(htlc.RefundWU + l.WeightWU)
+	if err != nil || target == 0 {
+		return target
+	}
+	return max(target, swaps.Within(htlc.RefundWU, both-min(both, l.MinerSat)))
 }
 
 // lags: it has waited long enough for a bump, and has a handle to bump with.
@@ -212,6 +268,10 @@ func (l Live) settle(tip uint32, effects []Effect) (State, []Effect, error) {
 		return Settled(l), effects, nil
 	case l.Preimage != nil:
 		return Revealed(l), effects, nil
+	case l.TakenHeight > 0 && ln.Confirmations(l.TakenHeight, tip) >= buried:
+		reason := swaps.Because(swaps.ReasonForeignSpend, "another program spent a coin of this swap in %s: nothing was locked, and the held payment goes back; the client is owed its prepay of %s", l.TakenBy, l.PrepaySat)
+		return Refunded{Plan: l.Plan, Invoices: l.Invoices, Held: l.Held, Tx: l.Tx, Life: l.Life, Reason: reason},
+			append(effects, Alarm{Text: reason.Text}, ReleaseCoins{LeaseID: l.LeaseID()}, CancelInvoices{Swap: l.Terms.Hash}), nil
 	case l.Spent == htlc.SpendTimeout && ln.Confirmations(l.SpentHeight, tip) >= buried:
 		reason := swaps.Because(swaps.ReasonTimeout, "the client never took the output; it came back in %s, and the held payment goes back", l.SpentBy)
 		return Refunded{Plan: l.Plan, Invoices: l.Invoices, Held: l.Held, Tx: l.Tx, Life: l.Life, Reason: reason},
@@ -231,5 +291,5 @@ func publishRefund(l Live) Effect {
 }
 
 func watch(l Live) Effect {
-	return WatchHtlc{Terms: l.Terms, AmountSat: l.AmountSat, Outpoint: l.Outpoint, SinceHeight: l.SignedHeight}
+	return WatchHtlc{Terms: l.Terms, AmountSat: l.AmountSat, Outpoint: l.Outpoint, SinceHeight: l.SignedHeight, Coins: l.Inputs, Scripts: l.InputScripts}
 }

@@ -65,6 +65,9 @@ func testEvents(s State) []Event {
 		HtlcSpent{moment(301), htlc.SpendTimeout, ln.TxID{6}, 301, 200, nil},
 		HtlcSpent{moment(306), htlc.SpendTimeout, ln.TxID{6}, 301, 200, nil},
 		SpendReorged{m},
+		CoinTaken{moment(103), ln.TxID{4}, 103},
+		CoinTaken{moment(110), ln.TxID{4}, 103},
+		CoinBack{m},
 		SwapSettled{m},
 		SwapUnsettled{m},
 		RefundSigned{moment(300), Refund{Raw: []byte("refund"), Rate: 300, FeeSat: 200}},
@@ -79,7 +82,7 @@ func testEvents(s State) []Event {
 		Tick{late},
 	}
 	live, isLive := LiveOf(s)
-	if !isLive || (live.Preimage != nil || live.Refund == nil && live.Spent != htlc.SpendTimeout) {
+	if !isLive || live.TakenHeight == 0 && (live.Preimage != nil || live.Refund == nil && live.Spent != htlc.SpendTimeout) {
 		events = append(events, PreimagePushed{m, preimage})
 	}
 	switch s.(type) {

@@ -43,7 +43,7 @@ func TestRandomDays(t *testing.T) {
 			if errors.Is(err, fsm.ErrIllegal) {
 				continue
 			}
-			if errors.Is(err, ErrRefunding) || errors.Is(err, ErrTooLate) {
+			if errors.Is(err, ErrRefunding) || errors.Is(err, ErrTooLate) || errors.Is(err, ErrNoOutput) {
 				continue
 			}
 			require.NoError(t, err)
@@ -78,14 +78,13 @@ func TestRandomDays(t *testing.T) {
 					require.Nil(t, live.Preimage)
 					require.False(t, live.Settled)
 					require.GreaterOrEqual(t, v.(NewBlock).Height, uint32(testExpiry))
-					require.NotZero(t, live.ConfirmedHeight)
 				case PublishRefund:
 					require.True(t, refundStored, "a refund was published before it was stored")
 				case CancelInvoices:
 					if f.Prepay != nil {
 						require.False(t, published, "cancelled after it was published")
 					} else {
-						require.Equal(t, htlc.SpendTimeout, live.Spent, "the payment went back while the output could be taken")
+						require.True(t, live.Spent == htlc.SpendTimeout || live.TakenHeight > 0, "the payment went back while the output could be taken")
 						require.Nil(t, live.Preimage)
 					}
 				case ReleaseCoins:
@@ -206,11 +205,77 @@ func TestARefundThatLagsPaysMore(t *testing.T) {
 	s, effects := walk(t, s, NewBlock{moment(302), 500})
 	require.Equal(t, []Effect{PublishRefund{Raw: []byte("one"), Label: publishRefund(mustLive(s)).(PublishRefund).Label}}, effects)
 	_, effects = walk(t, s, NewBlock{moment(303), 500})
-	require.Equal(t, ln.FeeRateSatPerKW(626), effects[1].(SignRefund).Rate, "a quarter more, though the chain asks no more")
+	require.Equal(t, ln.FeeRateSatPerKW(750), effects[1].(SignRefund).Rate, "nodes want a sat per vbyte more, though the chain asks no more")
 	_, effects = walk(t, s, NewBlock{moment(303), 5_000})
 	require.Equal(t, ln.FeeRateSatPerKW(5_000), effects[1].(SignRefund).Rate)
 	_, effects = walk(t, s, NewBlock{moment(303), 1_000_000})
-	require.Len(t, effects, 1, "never more than half of what it brings back")
+	fee, err := effects[1].(SignRefund).Rate.Fee(htlc.RefundWU)
+	require.NoError(t, err)
+	require.LessOrEqual(t, fee, mustLive(s).AmountSat/2, "never more than half of what it brings back")
+	require.Greater(t, fee, mustLive(s).AmountSat/2-2_000, "but that")
+	_, effects = walk(t, published(t), NewBlock{moment(300), 1_000_000})
+	fee, err = effects[0].(SignRefund).Rate.Fee(htlc.RefundWU)
+	require.NoError(t, err)
+	require.LessOrEqual(t, fee, mustLive(s).AmountSat/2, "nor at first")
+	// A share of a transaction that several swaps have is what it cost this one,
+	// whichever of its versions confirms.
+	s, _ = walk(t, published(t), NewBlock{moment(300), 500}, RefundSigned{moment(300), Refund{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500, FeeSat: 70, TxFeeSat: 700, Shared: 10}},
+		RefundSigned{moment(303), Refund{Raw: []byte("two"), TxID: ln.TxID{2}, Rate: 900, FeeSat: 90}}, HtlcSpent{moment(304), htlc.SpendTimeout, ln.TxID{1}, 304, 0, nil})
+	require.Equal(t, ln.Sat(70), mustLive(s).SpentFeeSat)
+}
+
+// An output that never confirmed is taken back, too: its refund pays for both.
+func TestARefundOfAnUnconfirmedOutput(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegPrepay, 500, ""}, PaymentHeld{m, LegSwap, 500, ""}, HtlcFunded{m, testTx()}, PrepaySettled{m})
+	_, effects := walk(t, s, NewBlock{moment(299), 500})
+	require.NotContains(t, names(effects), "sign_refund")
+	s, effects = walk(t, s, NewBlock{moment(300), 2_000})
+	require.Equal(t, "publish_htlc", effects[0].EffectName(), "the parent first")
+	sign := effects[len(effects)-1].(SignRefund)
+	tx := testTx()
+	child, err := sign.Rate.Fee(htlc.RefundWU)
+	require.NoError(t, err)
+	both, err := ln.FeeRateSatPerKW(2_000).Fee(htlc.RefundWU + tx.WeightWU)
+	require.NoError(t, err)
+	require.InDelta(t, float64(both), float64(child+tx.MinerSat), 2)
+	_, _, err = Step(s, PreimagePushed{moment(300), testPreimage()})
+	require.ErrorIs(t, err, ErrRefunding)
+}
+
+func names(effects []Effect) (out []string) {
+	for _, f := range effects {
+		out = append(out, f.EffectName())
+	}
+	return out
+}
+
+// Another program spends a coin of the funding transaction: once that is buried no
+// output can confirm any more, and the held payment goes back.
+func TestACoinThatIsSpentElsewhere(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegPrepay, 500, ""}, PaymentHeld{m, LegSwap, 500, ""}, HtlcFunded{m, testTx()}, PrepaySettled{m})
+	s, effects := walk(t, s, CoinTaken{moment(102), ln.TxID{4}, 102})
+	require.Equal(t, []string{"alarm"}, names(effects))
+	_, effects = walk(t, s, NewBlock{moment(103), 500})
+	require.Empty(t, effects, "what cannot confirm is not published")
+	_, _, err := Step(s, PreimagePushed{moment(103), testPreimage()})
+	require.ErrorIs(t, err, ErrNoOutput, "its payment would be taken for nothing")
+	// A reorg gives the coin back.
+	back, effects := walk(t, s, CoinBack{moment(103)})
+	require.Equal(t, []string{"watch_htlc"}, names(effects))
+	_, effects = walk(t, back, NewBlock{moment(104), 500})
+	require.Contains(t, names(effects), "publish_htlc")
+	over, effects := walk(t, s, NewBlock{moment(107), 500})
+	require.Equal(t, "refunded", over.StateName())
+	require.Equal(t, swaps.ReasonForeignSpend, ReasonOf(over).Code)
+	require.Contains(t, effects, Effect(CancelInvoices{Swap: testPlan().Terms.Hash}))
+	// Never while the client has paid.
+	paid, _ := walk(t, published(t), PreimagePushed{moment(102), testPreimage()}, SwapSettled{moment(102)}, HtlcReorged{moment(102)}, CoinTaken{moment(103), ln.TxID{4}, 103}, NewBlock{moment(120), 500})
+	require.Equal(t, "settled", paid.StateName())
+	require.Contains(t, ReasonOf(paid).Text, "owed")
 }
 
 func mustLive(s State) Live { l, _ := LiveOf(s); return l }

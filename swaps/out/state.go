@@ -35,7 +35,9 @@ type Plan struct {
 	MinPublishBlocks uint32 `json:"min_publish_blocks"`
 	BuriedConfs      uint32 `json:"buried_confs"`
 	BumpAfterBlocks  uint32 `json:"bump_after_blocks"`
-	Client           string `json:"client,omitempty"`
+	// Client is what it calls itself, Caller what it is capped by.
+	Client string `json:"client,omitempty"`
+	Caller string `json:"caller,omitempty"`
 	// Token is the client's (L402), if it has one: notifications go there.
 	Token string `json:"token,omitempty"`
 }
@@ -73,11 +75,13 @@ type Held struct {
 
 // Tx is the funding transaction, signed and stored.
 type Tx struct {
-	Raw            []byte             `json:"raw"`
-	Outpoint       ln.Outpoint        `json:"outpoint"`
-	Inputs         []ln.Outpoint      `json:"inputs"`
-	MinerSat       ln.Sat             `json:"miner_sat"`
-	WeightWU       uint64             `json:"weight_wu"`
+	Raw      []byte        `json:"raw"`
+	Outpoint ln.Outpoint   `json:"outpoint"`
+	Inputs   []ln.Outpoint `json:"inputs"`
+	MinerSat ln.Sat        `json:"miner_sat"`
+	WeightWU uint64        `json:"weight_wu"`
+	// InputScripts are those of the coins that Inputs name, in order.
+	InputScripts   [][]byte           `json:"input_scripts,omitempty"`
 	ChangeOutpoint ln.Outpoint        `json:"change_outpoint,omitzero"`
 	ChangeSat      ln.Sat             `json:"change_sat,omitempty"`
 	Rate           ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
@@ -104,17 +108,29 @@ type Life struct {
 	SpentBy     ln.TxID    `json:"spent_by,omitzero"`
 	SpentHeight uint32     `json:"spent_height,omitempty"`
 	SpentFeeSat ln.Sat     `json:"spent_fee_sat,omitempty"`
-	// Refund is the latest refund; earlier ones spend the same output.
-	Refund  *Refund `json:"refund,omitempty"`
-	Trouble string  `json:"trouble,omitempty"`
+	// Refund is the latest refund; earlier ones spend the same output. Refunds are
+	// all of them.
+	Refund  *Refund         `json:"refund,omitempty"`
+	Refunds []swaps.Version `json:"refunds,omitempty"`
+	// TakenBy spends a coin of the funding transaction in the best chain, and is
+	// another transaction: this one cannot confirm beside it.
+	TakenBy     ln.TxID `json:"taken_by,omitzero"`
+	TakenHeight uint32  `json:"taken_height,omitempty"`
+	Trouble     string  `json:"trouble,omitempty"`
 }
 
-// Refund is a signed spend by the timeout leaf.
+// Refund is a signed spend by the timeout leaf. Swaps whose refunds are due at
+// the same time share one.
 type Refund struct {
-	Raw    []byte             `json:"raw"`
-	Rate   ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
-	FeeSat ln.Sat             `json:"fee_sat"`
-	Height uint32             `json:"height"`
+	Raw  []byte             `json:"raw"`
+	TxID ln.TxID            `json:"txid,omitzero"`
+	Rate ln.FeeRateSatPerKW `json:"rate_sat_per_kw"`
+	// FeeSat is this swap's part of TxFeeSat, which the transaction pays; Shared is
+	// how many swaps it serves.
+	FeeSat   ln.Sat `json:"fee_sat"`
+	TxFeeSat ln.Sat `json:"tx_fee_sat,omitempty"`
+	Shared   int    `json:"shared,omitempty"`
+	Height   uint32 `json:"height"`
 }
 
 // State is one of the states below.

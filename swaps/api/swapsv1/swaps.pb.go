@@ -102,9 +102,14 @@ type Swap struct {
 	CreatedMs       int64  `protobuf:"varint,15,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	UpdatedMs       int64  `protobuf:"varint,16,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
 	// What the client calls itself.
-	Client        string `protobuf:"bytes,17,opt,name=client,proto3" json:"client,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Client string `protobuf:"bytes,17,opt,name=client,proto3" json:"client,omitempty"`
+	// The gateway's transactions for it, in the order in which they were signed: of those
+	// that spend one output, the chain takes one.
+	Transactions []*SwapTx `protobuf:"bytes,18,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	// What paying the client's invoice cost on its way.
+	RoutingFeeMsat uint64 `protobuf:"varint,19,opt,name=routing_fee_msat,json=routingFeeMsat,proto3" json:"routing_fee_msat,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Swap) Reset() {
@@ -256,6 +261,92 @@ func (x *Swap) GetClient() string {
 	return ""
 }
 
+func (x *Swap) GetTransactions() []*SwapTx {
+	if x != nil {
+		return x.Transactions
+	}
+	return nil
+}
+
+func (x *Swap) GetRoutingFeeMsat() uint64 {
+	if x != nil {
+		return x.RoutingFeeMsat
+	}
+	return 0
+}
+
+// SwapTx is a transaction that the gateway signed for a swap.
+type SwapTx struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "funding", "refund" or "claim".
+	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	Txid string `protobuf:"bytes,2,opt,name=txid,proto3" json:"txid,omitempty"`
+	// What it costs this swap: of a refund or claim that several swaps share, a part.
+	FeeSat uint64 `protobuf:"varint,3,opt,name=fee_sat,json=feeSat,proto3" json:"fee_sat,omitempty"`
+	// It is the one that spent the contract's output in the best chain.
+	Spends        bool `protobuf:"varint,4,opt,name=spends,proto3" json:"spends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapTx) Reset() {
+	*x = SwapTx{}
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapTx) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapTx) ProtoMessage() {}
+
+func (x *SwapTx) ProtoReflect() protoreflect.Message {
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapTx.ProtoReflect.Descriptor instead.
+func (*SwapTx) Descriptor() ([]byte, []int) {
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SwapTx) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *SwapTx) GetTxid() string {
+	if x != nil {
+		return x.Txid
+	}
+	return ""
+}
+
+func (x *SwapTx) GetFeeSat() uint64 {
+	if x != nil {
+		return x.FeeSat
+	}
+	return 0
+}
+
+func (x *SwapTx) GetSpends() bool {
+	if x != nil {
+		return x.Spends
+	}
+	return false
+}
+
 // Step is one transition of a swap.
 type Step struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -272,7 +363,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[1]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +375,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[1]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +388,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{1}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Step) GetAtMs() int64 {
@@ -344,7 +435,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[2]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +447,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[2]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +460,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{2}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{3}
 }
 
 // GetStatusResponse is the business in sums.
@@ -388,18 +479,30 @@ type GetStatusResponse struct {
 	RoomOutSat uint64 `protobuf:"varint,8,opt,name=room_out_sat,json=roomOutSat,proto3" json:"room_out_sat,omitempty"`
 	RoomInSat  uint64 `protobuf:"varint,9,opt,name=room_in_sat,json=roomInSat,proto3" json:"room_in_sat,omitempty"`
 	// From the books, since the first swap.
-	FeesMsat      int64  `protobuf:"varint,10,opt,name=fees_msat,json=feesMsat,proto3" json:"fees_msat,omitempty"`
-	NoShowMsat    int64  `protobuf:"varint,11,opt,name=no_show_msat,json=noShowMsat,proto3" json:"no_show_msat,omitempty"`
-	RoutingMsat   int64  `protobuf:"varint,12,opt,name=routing_msat,json=routingMsat,proto3" json:"routing_msat,omitempty"`
-	LossMsat      int64  `protobuf:"varint,13,opt,name=loss_msat,json=lossMsat,proto3" json:"loss_msat,omitempty"`
-	Height        uint32 `protobuf:"varint,14,opt,name=height,proto3" json:"height,omitempty"`
+	FeesMsat    int64  `protobuf:"varint,10,opt,name=fees_msat,json=feesMsat,proto3" json:"fees_msat,omitempty"`
+	NoShowMsat  int64  `protobuf:"varint,11,opt,name=no_show_msat,json=noShowMsat,proto3" json:"no_show_msat,omitempty"`
+	RoutingMsat int64  `protobuf:"varint,12,opt,name=routing_msat,json=routingMsat,proto3" json:"routing_msat,omitempty"`
+	LossMsat    int64  `protobuf:"varint,13,opt,name=loss_msat,json=lossMsat,proto3" json:"loss_msat,omitempty"`
+	Height      uint32 `protobuf:"varint,14,opt,name=height,proto3" json:"height,omitempty"`
+	// The gateway's own liquidity: what its channels can receive and send, and its
+	// confirmed coins. A swap out takes of the first and of the coins and adds to the
+	// second; a swap in does the reverse.
+	InboundSat  uint64 `protobuf:"varint,15,opt,name=inbound_sat,json=inboundSat,proto3" json:"inbound_sat,omitempty"`
+	OutboundSat uint64 `protobuf:"varint,16,opt,name=outbound_sat,json=outboundSat,proto3" json:"outbound_sat,omitempty"`
+	CoinsSat    uint64 `protobuf:"varint,17,opt,name=coins_sat,json=coinsSat,proto3" json:"coins_sat,omitempty"`
+	// The fewest blocks that are left to a refund, and to a claim, that is under way;
+	// negative once it is late. Without one the number is not set.
+	RefundBlocksLeft *int32 `protobuf:"varint,18,opt,name=refund_blocks_left,json=refundBlocksLeft,proto3,oneof" json:"refund_blocks_left,omitempty"`
+	ClaimBlocksLeft  *int32 `protobuf:"varint,19,opt,name=claim_blocks_left,json=claimBlocksLeft,proto3,oneof" json:"claim_blocks_left,omitempty"`
+	// Swaps that wait for something to become right, by themselves or with a person.
+	Troubled      uint64 `protobuf:"varint,20,opt,name=troubled,proto3" json:"troubled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[3]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +514,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[3]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +527,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{3}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetStatusResponse) GetOpenOut() uint64 {
@@ -525,6 +628,48 @@ func (x *GetStatusResponse) GetHeight() uint32 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetInboundSat() uint64 {
+	if x != nil {
+		return x.InboundSat
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetOutboundSat() uint64 {
+	if x != nil {
+		return x.OutboundSat
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetCoinsSat() uint64 {
+	if x != nil {
+		return x.CoinsSat
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetRefundBlocksLeft() int32 {
+	if x != nil && x.RefundBlocksLeft != nil {
+		return *x.RefundBlocksLeft
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetClaimBlocksLeft() int32 {
+	if x != nil && x.ClaimBlocksLeft != nil {
+		return *x.ClaimBlocksLeft
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetTroubled() uint64 {
+	if x != nil {
+		return x.Troubled
+	}
+	return 0
+}
+
 // ListSwapsRequest asks for a page.
 type ListSwapsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -539,7 +684,7 @@ type ListSwapsRequest struct {
 
 func (x *ListSwapsRequest) Reset() {
 	*x = ListSwapsRequest{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[4]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +696,7 @@ func (x *ListSwapsRequest) String() string {
 func (*ListSwapsRequest) ProtoMessage() {}
 
 func (x *ListSwapsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[4]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +709,7 @@ func (x *ListSwapsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSwapsRequest.ProtoReflect.Descriptor instead.
 func (*ListSwapsRequest) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{4}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListSwapsRequest) GetDirection() Direction {
@@ -598,7 +743,7 @@ type ListSwapsResponse struct {
 
 func (x *ListSwapsResponse) Reset() {
 	*x = ListSwapsResponse{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[5]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +755,7 @@ func (x *ListSwapsResponse) String() string {
 func (*ListSwapsResponse) ProtoMessage() {}
 
 func (x *ListSwapsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[5]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +768,7 @@ func (x *ListSwapsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSwapsResponse.ProtoReflect.Descriptor instead.
 func (*ListSwapsResponse) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{5}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListSwapsResponse) GetSwaps() []*Swap {
@@ -643,7 +788,7 @@ type ShowSwapRequest struct {
 
 func (x *ShowSwapRequest) Reset() {
 	*x = ShowSwapRequest{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[6]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +800,7 @@ func (x *ShowSwapRequest) String() string {
 func (*ShowSwapRequest) ProtoMessage() {}
 
 func (x *ShowSwapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[6]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +813,7 @@ func (x *ShowSwapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowSwapRequest.ProtoReflect.Descriptor instead.
 func (*ShowSwapRequest) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{6}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ShowSwapRequest) GetHash() string {
@@ -689,7 +834,7 @@ type ShowSwapResponse struct {
 
 func (x *ShowSwapResponse) Reset() {
 	*x = ShowSwapResponse{}
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[7]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +846,7 @@ func (x *ShowSwapResponse) String() string {
 func (*ShowSwapResponse) ProtoMessage() {}
 
 func (x *ShowSwapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[7]
+	mi := &file_swaps_api_swapsv1_swaps_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +859,7 @@ func (x *ShowSwapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowSwapResponse.ProtoReflect.Descriptor instead.
 func (*ShowSwapResponse) Descriptor() ([]byte, []int) {
-	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{7}
+	return file_swaps_api_swapsv1_swaps_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShowSwapResponse) GetSwap() *Swap {
@@ -735,7 +880,7 @@ var File_swaps_api_swapsv1_swaps_proto protoreflect.FileDescriptor
 
 const file_swaps_api_swapsv1_swaps_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswaps/api/swapsv1/swaps.proto\x12\x0fsluice.swaps.v1\"\xfe\x03\n" +
+	"\x1dswaps/api/swapsv1/swaps.proto\x12\x0fsluice.swaps.v1\"\xe5\x04\n" +
 	"\x04Swap\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x128\n" +
 	"\tdirection\x18\x02 \x01(\x0e2\x1a.sluice.swaps.v1.DirectionR\tdirection\x12\x14\n" +
@@ -759,14 +904,21 @@ const file_swaps_api_swapsv1_swaps_proto_rawDesc = "" +
 	"created_ms\x18\x0f \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
 	"updated_ms\x18\x10 \x01(\x03R\tupdatedMs\x12\x16\n" +
-	"\x06client\x18\x11 \x01(\tR\x06client\"o\n" +
+	"\x06client\x18\x11 \x01(\tR\x06client\x12;\n" +
+	"\ftransactions\x18\x12 \x03(\v2\x17.sluice.swaps.v1.SwapTxR\ftransactions\x12(\n" +
+	"\x10routing_fee_msat\x18\x13 \x01(\x04R\x0eroutingFeeMsat\"a\n" +
+	"\x06SwapTx\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x12\n" +
+	"\x04txid\x18\x02 \x01(\tR\x04txid\x12\x17\n" +
+	"\afee_sat\x18\x03 \x01(\x04R\x06feeSat\x12\x16\n" +
+	"\x06spends\x18\x04 \x01(\bR\x06spends\"o\n" +
 	"\x04Step\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05event\x18\x02 \x01(\tR\x05event\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\tR\x02to\x12\x18\n" +
 	"\aeffects\x18\x05 \x03(\tR\aeffects\"\x12\n" +
-	"\x10GetStatusRequest\"\xcd\x03\n" +
+	"\x10GetStatusRequest\"\xdb\x05\n" +
 	"\x11GetStatusResponse\x12\x19\n" +
 	"\bopen_out\x18\x01 \x01(\x04R\aopenOut\x12 \n" +
 	"\fopen_out_sat\x18\x02 \x01(\x04R\n" +
@@ -787,7 +939,16 @@ const file_swaps_api_swapsv1_swaps_proto_rawDesc = "" +
 	"noShowMsat\x12!\n" +
 	"\frouting_msat\x18\f \x01(\x03R\vroutingMsat\x12\x1b\n" +
 	"\tloss_msat\x18\r \x01(\x03R\blossMsat\x12\x16\n" +
-	"\x06height\x18\x0e \x01(\rR\x06height\"v\n" +
+	"\x06height\x18\x0e \x01(\rR\x06height\x12\x1f\n" +
+	"\vinbound_sat\x18\x0f \x01(\x04R\n" +
+	"inboundSat\x12!\n" +
+	"\foutbound_sat\x18\x10 \x01(\x04R\voutboundSat\x12\x1b\n" +
+	"\tcoins_sat\x18\x11 \x01(\x04R\bcoinsSat\x121\n" +
+	"\x12refund_blocks_left\x18\x12 \x01(\x05H\x00R\x10refundBlocksLeft\x88\x01\x01\x12/\n" +
+	"\x11claim_blocks_left\x18\x13 \x01(\x05H\x01R\x0fclaimBlocksLeft\x88\x01\x01\x12\x1a\n" +
+	"\btroubled\x18\x14 \x01(\x04R\btroubledB\x15\n" +
+	"\x13_refund_blocks_leftB\x14\n" +
+	"\x12_claim_blocks_left\"v\n" +
 	"\x10ListSwapsRequest\x128\n" +
 	"\tdirection\x18\x01 \x01(\x0e2\x1a.sluice.swaps.v1.DirectionR\tdirection\x12\x12\n" +
 	"\x04live\x18\x02 \x01(\bR\x04live\x12\x14\n" +
@@ -821,35 +982,37 @@ func file_swaps_api_swapsv1_swaps_proto_rawDescGZIP() []byte {
 }
 
 var file_swaps_api_swapsv1_swaps_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swaps_api_swapsv1_swaps_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_swaps_api_swapsv1_swaps_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_swaps_api_swapsv1_swaps_proto_goTypes = []any{
 	(Direction)(0),            // 0: sluice.swaps.v1.Direction
 	(*Swap)(nil),              // 1: sluice.swaps.v1.Swap
-	(*Step)(nil),              // 2: sluice.swaps.v1.Step
-	(*GetStatusRequest)(nil),  // 3: sluice.swaps.v1.GetStatusRequest
-	(*GetStatusResponse)(nil), // 4: sluice.swaps.v1.GetStatusResponse
-	(*ListSwapsRequest)(nil),  // 5: sluice.swaps.v1.ListSwapsRequest
-	(*ListSwapsResponse)(nil), // 6: sluice.swaps.v1.ListSwapsResponse
-	(*ShowSwapRequest)(nil),   // 7: sluice.swaps.v1.ShowSwapRequest
-	(*ShowSwapResponse)(nil),  // 8: sluice.swaps.v1.ShowSwapResponse
+	(*SwapTx)(nil),            // 2: sluice.swaps.v1.SwapTx
+	(*Step)(nil),              // 3: sluice.swaps.v1.Step
+	(*GetStatusRequest)(nil),  // 4: sluice.swaps.v1.GetStatusRequest
+	(*GetStatusResponse)(nil), // 5: sluice.swaps.v1.GetStatusResponse
+	(*ListSwapsRequest)(nil),  // 6: sluice.swaps.v1.ListSwapsRequest
+	(*ListSwapsResponse)(nil), // 7: sluice.swaps.v1.ListSwapsResponse
+	(*ShowSwapRequest)(nil),   // 8: sluice.swaps.v1.ShowSwapRequest
+	(*ShowSwapResponse)(nil),  // 9: sluice.swaps.v1.ShowSwapResponse
 }
 var file_swaps_api_swapsv1_swaps_proto_depIdxs = []int32{
 	0, // 0: sluice.swaps.v1.Swap.direction:type_name -> sluice.swaps.v1.Direction
-	0, // 1: sluice.swaps.v1.ListSwapsRequest.direction:type_name -> sluice.swaps.v1.Direction
-	1, // 2: sluice.swaps.v1.ListSwapsResponse.swaps:type_name -> sluice.swaps.v1.Swap
-	1, // 3: sluice.swaps.v1.ShowSwapResponse.swap:type_name -> sluice.swaps.v1.Swap
-	2, // 4: sluice.swaps.v1.ShowSwapResponse.story:type_name -> sluice.swaps.v1.Step
-	3, // 5: sluice.swaps.v1.SwapsOperatorService.GetStatus:input_type -> sluice.swaps.v1.GetStatusRequest
-	5, // 6: sluice.swaps.v1.SwapsOperatorService.ListSwaps:input_type -> sluice.swaps.v1.ListSwapsRequest
-	7, // 7: sluice.swaps.v1.SwapsOperatorService.ShowSwap:input_type -> sluice.swaps.v1.ShowSwapRequest
-	4, // 8: sluice.swaps.v1.SwapsOperatorService.GetStatus:output_type -> sluice.swaps.v1.GetStatusResponse
-	6, // 9: sluice.swaps.v1.SwapsOperatorService.ListSwaps:output_type -> sluice.swaps.v1.ListSwapsResponse
-	8, // 10: sluice.swaps.v1.SwapsOperatorService.ShowSwap:output_type -> sluice.swaps.v1.ShowSwapResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2, // 1: sluice.swaps.v1.Swap.transactions:type_name -> sluice.swaps.v1.SwapTx
+	0, // 2: sluice.swaps.v1.ListSwapsRequest.direction:type_name -> sluice.swaps.v1.Direction
+	1, // 3: sluice.swaps.v1.ListSwapsResponse.swaps:type_name -> sluice.swaps.v1.Swap
+	1, // 4: sluice.swaps.v1.ShowSwapResponse.swap:type_name -> sluice.swaps.v1.Swap
+	3, // 5: sluice.swaps.v1.ShowSwapResponse.story:type_name -> sluice.swaps.v1.Step
+	4, // 6: sluice.swaps.v1.SwapsOperatorService.GetStatus:input_type -> sluice.swaps.v1.GetStatusRequest
+	6, // 7: sluice.swaps.v1.SwapsOperatorService.ListSwaps:input_type -> sluice.swaps.v1.ListSwapsRequest
+	8, // 8: sluice.swaps.v1.SwapsOperatorService.ShowSwap:input_type -> sluice.swaps.v1.ShowSwapRequest
+	5, // 9: sluice.swaps.v1.SwapsOperatorService.GetStatus:output_type -> sluice.swaps.v1.GetStatusResponse
+	7, // 10: sluice.swaps.v1.SwapsOperatorService.ListSwaps:output_type -> sluice.swaps.v1.ListSwapsResponse
+	9, // 11: sluice.swaps.v1.SwapsOperatorService.ShowSwap:output_type -> sluice.swaps.v1.ShowSwapResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_swaps_api_swapsv1_swaps_proto_init() }
@@ -857,13 +1020,14 @@ func file_swaps_api_swapsv1_swaps_proto_init() {
 	if File_swaps_api_swapsv1_swaps_proto != nil {
 		return
 	}
+	file_swaps_api_swapsv1_swaps_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swaps_api_swapsv1_swaps_proto_rawDesc), len(file_swaps_api_swapsv1_swaps_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
