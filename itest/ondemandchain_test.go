@@ -66,7 +66,8 @@ func TestOnDemandOnChain(t *testing.T) {
 		done := sc.pay(ctx, bolt11)
 		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
 		sc.closeChannel(ctx, sc.Payer, sc.PayerChannel, true)
-		require.NoError(t, sc.Mine(ctx, 3))
+		// lnd waits for more confirmations of a close the larger the channel is.
+		require.NoError(t, sc.Mine(ctx, 6))
 		w.waitReason(ctx, o.PaymentId, "went on chain", "offered")
 		w.comeOnline(ctx)
 		sc.mineUntilResolved(ctx, func(string) { sc.op.waitBalanced(ctx) })

@@ -9,6 +9,7 @@
 package acceptor
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -52,6 +53,8 @@ type Acceptor struct {
 	pending map[ln.PubKey]map[ln.PendingChanID]time.Time
 	// open counts what lnd lists as opening, by peer.
 	open map[ln.PubKey]int
+	// looked is when lnd was last asked because a peer was at its limit.
+	looked time.Time
 }
 
 // proposalLife is how long an accepted proposal counts before lnd lists it as
@@ -94,7 +97,7 @@ func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	if text := a.refusal(p, now); text != "" {
+	if text := cmp.Or(a.unfit(p), a.full(p, now)); text != "" {
 		return ln.AcceptVerdict{Refusal: ln.Clip(text, MaxRefusal)}
 	}
 	if a.pending[p.Peer] == nil {
@@ -115,7 +118,8 @@ func (a *Acceptor) forget(p ln.OpenProposal) {
 	delete(a.pending[p.Peer], p.PendingID)
 }
 
-func (a *Acceptor) refusal(p ln.OpenProposal, now time.Time) string {
+// unfit is why the channel as such is not taken.
+func (a *Acceptor) unfit(p ln.OpenProposal) string {
 	pol := a.policy
 	switch {
 	case pol.Closed && pol.ClosedText != "":
@@ -133,11 +137,23 @@ func (a *Acceptor) refusal(p ln.OpenProposal, now time.Time) string {
 	case pol.MaxCsvDelay > 0 && p.CsvDelay > pol.MaxCsvDelay:
 		return fmt.Sprintf("to_self_delay of %d blocks is too long: at most %d", p.CsvDelay, pol.MaxCsvDelay)
 	}
-	if n := a.pendingOf(p.Peer, now); n >= pol.MaxPendingPerPeer {
+	return ""
+}
+
+// full is why there is none now: too many of the peer's are opening.
+func (a *Acceptor) full(p ln.OpenProposal, now time.Time) string {
+	if n := a.pendingOf(p.Peer, now); n >= a.policy.MaxPendingPerPeer {
 		return fmt.Sprintf("%d channels from your node are still opening, at most %d may be: wait until one is open",
-			n, pol.MaxPendingPerPeer)
+			n, a.policy.MaxPendingPerPeer)
 	}
 	return ""
+}
+
+// counted says that only the number of its channels keeps the peer from another.
+func (a *Acceptor) counted(p ln.OpenProposal) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unfit(p) == "" && a.full(p, a.now()) != ""
 }
 
 func (a *Acceptor) pendingOf(peer ln.PubKey, now time.Time) int {

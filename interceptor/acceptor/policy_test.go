@@ -1,8 +1,11 @@
 package acceptor_test
 
 import (
+	"context"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -76,4 +79,65 @@ func TestPendingPerPeer(t *testing.T) {
 func TestRefusalFitsLnd(t *testing.T) {
 	a := acceptor.New(acceptor.Policy{Closed: true, ClosedText: "x" + strings.Repeat("ü", 600)}, time.Now)
 	require.Equal(t, "x"+strings.Repeat("ü", 249), a.Decide(ln.OpenProposal{}).Refusal)
+}
+
+// listing is an lnd that lists what is opening, and offers one channel when asked to.
+type listing struct {
+	mu        sync.Mutex
+	opening   []ln.PendingChannel
+	asked     int
+	proposals chan ln.OpenProposal
+	verdicts  chan ln.AcceptVerdict
+}
+
+func (l *listing) RunAcceptor(ctx context.Context, decide func(ln.OpenProposal) ln.AcceptVerdict) error {
+	for {
+		select {
+		case p := <-l.proposals:
+			l.verdicts <- decide(p)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (l *listing) PendingChannels(context.Context) ([]ln.PendingChannel, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
+	return l.opening, nil
+}
+
+// A channel that has opened since the last look keeps its peer from no other one; and
+// a peer at its limit cannot have lnd asked all the time.
+func TestLooksAgainBeforeItRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer := ln.PubKey{2, 9}
+		node := &listing{
+			opening: []ln.PendingChannel{{Kind: ln.PendingOpen, Peer: peer}}, proposals: make(chan ln.OpenProposal), verdicts: make(chan ln.AcceptVerdict),
+		}
+		a := acceptor.New(acceptor.Policy{MaxSat: 10, MaxPendingPerPeer: 1}, time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			a.Run(ctx, acceptor.Config{Node: node})
+		}()
+		synctest.Wait()
+		propose := func(sat ln.Sat) ln.AcceptVerdict {
+			node.proposals <- ln.OpenProposal{Peer: peer, PendingID: ln.PendingChanID{1}, CapacitySat: sat}
+			return <-node.verdicts
+		}
+		for range 20 {
+			require.Contains(t, propose(5).Refusal, "are still opening")
+		}
+		require.Contains(t, propose(11).Refusal, "too large")
+		require.Equal(t, 2, node.asked, "at the start, and once more")
+		time.Sleep(2 * time.Second)
+		node.opening = nil
+		require.True(t, propose(5).Accept)
+		require.Equal(t, 3, node.asked)
+		cancel()
+		<-done
+	})
 }

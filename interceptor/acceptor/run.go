@@ -61,6 +61,9 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 		started := a.now()
 		err := cfg.Node.RunAcceptor(ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
 			v := a.Decide(p)
+			if !v.Accept && a.counted(p) && a.lookAgain(ctx, cfg) {
+				v = a.Decide(p)
+			}
 			if v.Accept && cfg.Consult != nil {
 				if v = cfg.Consult(ctx, p, v); !v.Accept {
 					v.Refusal = ln.Clip(v.Refusal, MaxRefusal)
@@ -85,14 +88,45 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 
 func (a *Acceptor) refresh(ctx context.Context, cfg Config) {
 	for ctx.Err() == nil {
-		since := a.now()
-		channels, err := cfg.Node.PendingChannels(ctx)
-		if err == nil {
-			// What was proposed shortly before the call may not be listed yet.
-			a.SetOpening(channels, since.Add(-5*time.Second))
-		} else if ctx.Err() == nil {
-			cfg.Log.Debug("pending channels cannot be listed", zap.Error(err))
-		}
+		a.look(ctx, cfg)
 		_ = pace.Pause(ctx, cfg.RefreshEvery)
 	}
+}
+
+func (a *Acceptor) look(ctx context.Context, cfg Config) bool {
+	since := a.now()
+	channels, err := cfg.Node.PendingChannels(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			cfg.Log.Debug("pending channels cannot be listed", zap.Error(err))
+		}
+		return false
+	}
+	// What was proposed shortly before the call may not be listed yet.
+	a.SetOpening(channels, since.Add(-5*time.Second))
+	return true
+}
+
+const (
+	// lookWithin bounds how long every peer's funding waits for one look.
+	lookWithin = 2 * time.Second
+	// lookAgainAfter bounds how often a peer at its limit can have lnd asked.
+	lookAgainAfter = time.Second
+)
+
+// lookAgain asks lnd before a peer is refused for what may be open by now.
+func (a *Acceptor) lookAgain(ctx context.Context, cfg Config) bool {
+	a.mu.Lock()
+	now := a.now()
+	due := now.Sub(a.looked) >= lookAgainAfter
+	if due {
+		a.looked = now
+	}
+	a.mu.Unlock()
+	if !due {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	return a.look(ctx, cfg)
 }
