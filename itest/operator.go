@@ -18,12 +18,15 @@ import (
 	"github.com/sluice-lsp/sluice/internal/devnet"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 )
 
 // operator is the operator of a sluiced.
 type operator struct {
 	t   *testing.T
 	api lspv1.OperatorServiceClient
+	// swaps are shown where they are offered.
+	swaps swapsv1.SwapsOperatorServiceClient
 }
 
 func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
@@ -35,7 +38,7 @@ func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
 	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithPerRPCCredentials(macaroon))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn)}
+	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn)}
 }
 
 // reconcile opens the books, or takes in what happened.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"maps"
 	"strconv"
 	"testing"
 	"time"
@@ -30,11 +31,20 @@ type swapNet struct {
 
 func startSwaps(ctx context.Context, t *testing.T) *swapNet {
 	t.Helper()
+	return startSwapsWith(ctx, t, "", nil)
+}
+
+func startSwapsWith(ctx context.Context, t *testing.T, dsn string, settings map[string]string) *swapNet {
+	t.Helper()
 	// Most of the payer's channel is on its side, so that it can be paid out of.
-	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayAndSwapsRights(), devnet.SluicedConfig{
-		Settings: map[string]string{"swaps.enabled": "true", "swaps.max_sat": "5000000"},
-	})
+	return swapsOn(ctx, t, devnet.StartStandard(t, devnet.StandardConfig{}), dsn, settings)
+}
+
+func swapsOn(ctx context.Context, t *testing.T, net *devnet.Standard, dsn string, settings map[string]string) *swapNet {
+	t.Helper()
+	all := map[string]string{"swaps.enabled": "true", "swaps.max_sat": "5000000"}
+	maps.Copy(all, settings)
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayAndSwapsRights(), devnet.SluicedConfig{DSN: dsn, Settings: all})
 	require.NoError(t, err)
 	n := &swapNet{Standard: net, t: t, s: s, op: newOperator(t, s)}
 	n.op.reconcile(ctx)
@@ -173,103 +183,6 @@ func (n *swapNet) feeOf(ctx context.Context, node *devnet.Node, txid string) int
 	}
 	require.Fail(n.t, "the transaction is not in the wallet", txid)
 	return 0
-}
-
-// out begins a swap out and returns once its output confirmed and the client
-// has not acted on that yet: it wants more confirmations.
-func (n *swapNet) out(ctx context.Context, amount, confs int) devnet.LoopSwap {
-	n.t.Helper()
-	// Its connection to a sluiced that was away is tried again with pauses.
-	require.NoError(n.t, devnet.WaitFor(ctx, "the client to reach the gateway", func(ctx context.Context) (bool, error) {
-		_, err := n.loopd.Command(ctx, "quote", "out", strconv.Itoa(amount))
-		return err == nil, nil //nolint:nilerr // asked again
-	}))
-	_, err := n.loopd.Command(ctx, "out", "--force", "--fast", "--htlc_confs", strconv.Itoa(confs), "--amt", strconv.Itoa(amount))
-	require.NoError(n.t, err)
-	pending, err := n.Miner().WaitMempool(ctx, 1)
-	require.NoError(n.t, err)
-	require.Len(n.t, pending, 1, "the funding transaction")
-	require.NoError(n.t, n.Mine(ctx, 1))
-	list, err := n.loopd.Swaps(ctx)
-	require.NoError(n.t, err)
-	return list[0]
-}
-
-// TestSwapFaults: who has which sats when one side is away.
-func TestSwapFaults(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
-	defer cancel()
-	n := startSwaps(ctx, t)
-	const amount = 400_000
-
-	// The gateway is away while the client sweeps: it takes the output with the
-	// preimage, and sluiced finds that on the chain when it is back.
-	gatewayBefore, clientBefore := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	n.out(ctx, amount, 2)
-	require.NoError(t, n.s.Kill())
-	n.mineSwept(ctx)
-	require.NoError(t, n.s.Start(ctx))
-	require.NoError(t, n.Mine(ctx, 1))
-	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
-	swap := n.mineUntil(ctx, "SUCCESS")
-	require.NoError(t, n.Mine(ctx, 6))
-	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	require.Equal(t, "success", n.spendOf(ctx, swap))
-	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
-	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
-
-	// A reorg takes the output's block away before the client has acted on it: the
-	// same transaction confirms again.
-	gatewayBefore, clientBefore = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	n.out(ctx, amount, 3)
-	require.NoError(t, n.Mine(ctx, 1))
-	_, err := n.Miner().Reorg(ctx, 2, 3)
-	require.NoError(t, err)
-	require.NoError(t, n.WaitSynced(ctx))
-	swap = n.mineUntil(ctx, "SUCCESS")
-	require.NoError(t, n.Mine(ctx, 6))
-	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
-	gateway, client = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	require.EqualValues(t, amount+swap.CostServer, gateway.channel-gatewayBefore.channel)
-	require.EqualValues(t, amount-swap.CostOnchain, client.onchain-clientBefore.onchain)
-
-	// The client is gone for good once the output is published: the amount comes
-	// back to the gateway at the expiry, the held payment to the client, and the
-	// prepay pays for the transactions.
-	gatewayBefore, clientBefore = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	n.out(ctx, amount, 6)
-	require.NoError(t, n.loopd.Kill())
-	held, err := n.Payer.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
-	require.NoError(t, err)
-	require.Empty(t, held.WaitingCloseChannels)
-	require.NoError(t, n.Mine(ctx, 100))
-	// sluiced dies between signing and burying the refund.
-	refund, err := n.Miner().WaitMempool(ctx, 1)
-	require.NoError(t, err)
-	require.Len(t, refund, 1)
-	require.NoError(t, n.s.Kill())
-	require.NoError(t, n.Mine(ctx, 1))
-	require.NoError(t, n.s.Start(ctx))
-	require.NoError(t, n.Mine(ctx, 6))
-	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
-	gateway, client = n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
-	prepay := clientBefore.channel - client.channel
-	require.Equal(t, prepay, gateway.channel-gatewayBefore.channel, "the client lost its prepay and nothing else")
-	miner := gatewayBefore.onchain - gateway.onchain
-	require.Positive(t, miner)
-	require.LessOrEqual(t, miner, prepay, "the prepay covers a no-show")
-	require.Equal(t, clientBefore.onchain, client.onchain)
-	n.op.waitBalanced(ctx)
-}
-
-// mineSwept makes blocks until the client's sweep confirmed.
-func (n *swapNet) mineSwept(ctx context.Context) {
-	n.t.Helper()
-	require.NoError(n.t, n.Mine(ctx, 1))
-	pending, err := n.Miner().WaitMempool(ctx, 1)
-	require.NoError(n.t, err)
-	require.Len(n.t, pending, 1, "the client's sweep")
-	require.NoError(n.t, n.Mine(ctx, 1))
 }
 
 // spendOf says how the contract's output was spent, by the size of the witness.

@@ -1,0 +1,128 @@
+package devnet
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/btcsuite/btcd/btcutil"
+	"github.com/btcsuite/btcd/chaincfg"
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/integration/rpctest"
+	"github.com/btcsuite/btcd/txscript"
+	"github.com/btcsuite/btcd/wire"
+)
+
+// MineWith makes one block that holds these transactions and nothing of the mempool: a
+// block that others won, or one with a transaction that the mempool would refuse.
+func (m *Miner) MineWith(ctx context.Context, txs ...*wire.MsgTx) error {
+	height, err := m.Height(ctx)
+	if err != nil {
+		return err
+	}
+	hash, err := m.BlockHash(ctx, height)
+	if err != nil {
+		return err
+	}
+	tip, err := m.Block(ctx, hash)
+	if err != nil {
+		return err
+	}
+	prev := btcutil.NewBlock(tip)
+	prev.SetHeight(int32(height)) //nolint:gosec // a height
+	inside := make([]*btcutil.Tx, 0, len(txs))
+	for _, tx := range txs {
+		inside = append(inside, btcutil.NewTx(tx))
+	}
+	address, err := btcutil.NewAddressWitnessPubKeyHash(btcutil.Hash160(m.key.PubKey().SerializeCompressed()), &chaincfg.RegressionNetParams)
+	if err != nil {
+		return err
+	}
+	const version = 0x20000000
+	block, err := rpctest.CreateBlock(prev, inside, version, time.Time{}, address, nil, &chaincfg.RegressionNetParams)
+	if err != nil {
+		return fmt.Errorf("make a block: %w", err)
+	}
+	var raw bytes.Buffer
+	if err := block.MsgBlock().Serialize(&raw); err != nil {
+		return err
+	}
+	var refused *string
+	if err := m.rpc.call(ctx, &refused, "submitblock", hex.EncodeToString(raw.Bytes())); err != nil {
+		return err
+	}
+	if refused != nil {
+		return fmt.Errorf("btcd refuses the block: %s", *refused)
+	}
+	return nil
+}
+
+// ReorgWith replaces the last depth blocks by others that hold exactly what is given:
+// what conflicts with that is undone for good. There must be more of them than were
+// replaced.
+func (m *Miner) ReorgWith(ctx context.Context, depth int, blocks ...[]*wire.MsgTx) error {
+	if depth < 1 || len(blocks) <= depth {
+		return fmt.Errorf("reorganise %d blocks by %d: the new chain must be the longer one", depth, len(blocks))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	height, err := m.Height(ctx)
+	if err != nil {
+		return err
+	}
+	fork := height - int64(depth)
+	first, err := m.BlockHash(ctx, fork+1)
+	if err != nil {
+		return err
+	}
+	if err := m.rpc.call(ctx, nil, "invalidateblock", first.String()); err != nil {
+		return err
+	}
+	m.scanned = min(m.scanned, fork)
+	m.coins = slices.DeleteFunc(m.coins, func(c minerCoin) bool { return c.height > fork })
+	for _, txs := range blocks {
+		if err := m.MineWith(ctx, txs...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Respend makes a transaction that spends the coins of one of the miner's own for
+// itself. Only one of both can be in a chain; it publishes none.
+func (m *Miner) Respend(ctx context.Context, txid chainhash.Hash) (*wire.MsgTx, error) {
+	sent, _, err := m.Tx(ctx, txid)
+	if err != nil {
+		return nil, err
+	}
+	tx := wire.NewMsgTx(2)
+	prev := txscript.NewMultiPrevOutFetcher(nil)
+	var total int64
+	for _, in := range sent.TxIn {
+		from, _, err := m.Tx(ctx, in.PreviousOutPoint.Hash)
+		if err != nil {
+			return nil, err
+		}
+		coin := from.TxOut[in.PreviousOutPoint.Index]
+		if !bytes.Equal(coin.PkScript, m.script) {
+			return nil, errors.New("this transaction is not the miner's own")
+		}
+		prev.AddPrevOut(in.PreviousOutPoint, coin)
+		tx.AddTxIn(wire.NewTxIn(&in.PreviousOutPoint, nil, nil))
+		total += coin.Value
+	}
+	const fee = 10_000
+	tx.AddTxOut(wire.NewTxOut(total-fee, m.script))
+	hashes := txscript.NewTxSigHashes(tx, prev)
+	for i, in := range tx.TxIn {
+		coin := prev.FetchPrevOutput(in.PreviousOutPoint)
+		if in.Witness, err = txscript.WitnessSignature(tx, hashes, i, coin.Value, m.script, txscript.SigHashAll, m.key, true); err != nil {
+			return nil, err
+		}
+	}
+	return tx, nil
+}
