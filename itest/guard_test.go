@@ -387,12 +387,16 @@ func (h *hosting) paused(ctx context.Context, x *guardedSigner) {
 	require.NoError(t, h.send(ctx, x, 10_000))
 }
 
-// guardDies: killed, it counts on from its log; the node waits for it like for a signer.
+// guardDies: killed, it counts on from its log. The node is down meanwhile: one that
+// asked would end, as without its signer.
 func (h *hosting) guardDies(ctx context.Context, x *guardedSigner) {
 	t := h.t
 	before := h.guardSays(ctx, x).Day
+	require.NoError(t, x.node.Stop(ctx))
 	require.NoError(t, x.proc.Kill())
 	require.NoError(t, x.proc.Start(ctx))
+	require.NoError(t, x.node.Start(ctx))
+	require.NoError(t, h.Served(ctx, x.node))
 	require.NoError(t, devnet.WaitFor(ctx, "the guard to count on", func(ctx context.Context) (bool, error) {
 		err := h.send(ctx, x, 60_000)
 		return err != nil && strings.Contains(err.Error(), string(guard.RuleAddressDay)), nil

@@ -71,6 +71,9 @@ func runSigner(ctx context.Context, b *bench) (_ result, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the node with a guarded signer: %w", err)
 	}
+	if err := n.Connect(ctx, n.own, n.gateway); err != nil {
+		return nil, err
+	}
 	if err := n.ready(ctx, n.own); err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ func (p *Proxy) SignMessage(ctx context.Context, r *signrpc.SignMessageReq) (*si
 
 // DeriveSharedKey implements lnd's, in the form in which a watch-only node asks.
 func (p *Proxy) DeriveSharedKey(ctx context.Context, r *signrpc.SharedKeyRequest) (*signrpc.SharedKeyResponse, error) {
-	if r.KeyLoc != nil || r.KeyDesc.GetKeyLoc() == nil {
+	if r.KeyLoc != nil || r.KeyDesc.GetKeyLoc() == nil { //nolint:staticcheck // the deprecated field is refused
 		return nil, status.Error(codes.InvalidArgument, "a key descriptor with a locator is needed")
 	}
 	if err := p.judge.SharedKey(SharedKeyRequest{Key: at(r.KeyDesc.KeyLoc), Raw: r.KeyDesc.RawKeyBytes, With: r.EphemeralPubkey}); err != nil {

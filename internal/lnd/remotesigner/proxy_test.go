@@ -38,7 +38,6 @@ type upstream struct {
 	lnrpc.UnimplementedStateServer
 	mu    sync.Mutex
 	calls []string
-	psbt  []byte
 	// macaroons are those that came with the calls.
 	macaroons []string
 	fail      error

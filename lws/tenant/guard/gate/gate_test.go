@@ -191,7 +191,7 @@ func TestPauseAndPolicyCountAtOnce(t *testing.T) {
 	require.Equal(t, guard.RuleAddressTx, sign(t, g, 2, 6))
 	set(func(p *guard.Policy) { p.AddressSatPerTx = 6 })
 	require.Empty(t, sign(t, g, 2, 6))
-	for _, text := range []string{"nonsense", "tenant = 'acme'\nnetwork = 'regtest'\nadress_sat_per_tx = 5\n", "tenant = 'acme'\nnetwork = 'regtest'\naddress_sat_per_tx = -1\n"} {
+	for _, text := range []string{"nonsense", "tenant = 'acme'\nnetwork = 'regtest'\naddresses_sat_per_tx = 5\n", "tenant = 'acme'\nnetwork = 'regtest'\naddress_sat_per_tx = -1\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, gate.FilePolicy), []byte(text), 0o600))
 		require.Equal(t, guard.RulePaused, sign(t, g, 3, 1), text)
 	}
