@@ -25,6 +25,7 @@ func edges() []fsm.Edge {
 		{From: "collecting", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening", "refuse_parts", "release_scid"}},
 		{From: "collecting", Event: "wallet_status", To: "offered", Effects: []string{"refuse_parts"}},
 		{From: "collecting", Event: "wallet_status", To: "collecting", Effects: []string{"wake_wallet"}},
+		{From: "collecting", Event: "wallet_status", To: "expired", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "wallet_status", To: "opening", Effects: []string{"open_channel"}},
 		{From: "collecting", Event: "wallet_status", To: "mapping", Effects: []string{"abandon_opening", "map_channel"}},
 		{From: "collecting", Event: "wallet_status", To: "refunded", Effects: []string{"refuse_parts"}},

@@ -65,6 +65,7 @@ func withheldEvents(s State) []Event {
 		WalletStatus{Moment: m, Online: true},
 		WalletStatus{Moment: m, Online: true, Wait: true},
 		WalletStatus{Moment: m, Online: true, Room: 42},
+		WalletStatus{Moment: late, Online: true},
 		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
 		Mapped{m, 42},
 		Mapped{m, 43},

@@ -124,6 +124,10 @@ func refunded(o Offer, h Held, how Refusal, reason lsp.Reason) (State, []Effect,
 	return Refunded{Offer: o, Reason: reason}, effects, nil
 }
 
+func offerOver() lsp.Reason {
+	return lsp.Because(lsp.ReasonOfferExpired, "the offer has expired: ask the receiver for a new invoice")
+}
+
 // expire: bLIP-52 asks for unknown_next_peer past valid_until.
 func expire(o Offer, h Held, reason lsp.Reason) (State, []Effect, error) {
 	effects := letGo(o, h, o.never(), reason)

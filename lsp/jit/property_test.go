@@ -255,6 +255,11 @@ func TestRandomDays(t *testing.T) {
 				continue
 			}
 			require.NoError(t, err)
+			if _, waited := s.(Collecting); waited && terms.Withhold != nil && !now.Before(terms.ExpiresAt) {
+				for _, f := range effects {
+					require.NotContains(t, []string{"open_channel", "map_channel"}, f.EffectName(), "begun after valid_until")
+				}
+			}
 			s = after
 			w.take(s, effects)
 		}

@@ -105,8 +105,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 	switch s := s.(type) {
 	case Offered:
 		if !v.At.Before(o.ExpiresAt) {
-			reason := lsp.Because(lsp.ReasonOfferExpired, "the offer has expired: ask the receiver for a new invoice")
-			return expire(o, Held{Parts: []Part{part}}, reason)
+			return expire(o, Held{Parts: []Part{part}}, offerOver())
 		}
 		if !v.Refusal.IsZero() {
 			return back(o, Held{Parts: []Part{part}}, RefuseTemporary, v.Refusal)
@@ -161,7 +160,7 @@ func joined(s Collecting, v PartArrived) (State, []Effect, error) {
 	if reason, near := s.near(s.Offer, m.Height); near {
 		return back(s.Offer, s.Held, RefuseTemporary, reason)
 	}
-	if until := s.Parts[0].At.Add(s.HoldFor); until.After(s.Deadline) {
+	if until := s.within(s.Parts[0].At.Add(s.HoldFor)); until.After(s.Deadline) {
 		s.Deadline = until
 	}
 	return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
@@ -264,6 +263,10 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	o := s.Offer
 	amount := s.outgoing()
 	switch {
+	case o.over(v.At):
+		// Before Online: the wallet may have come a moment too late, and the tick
+		// that ends the wait may come after its status.
+		return expire(o, s.Held, offerOver())
 	case !v.Online:
 		return s, []Effect{s.wake()}, nil
 	case v.Wait, !s.complete():

@@ -116,8 +116,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 	}
 	part := Part{Htlc: v.Htlc, At: v.At, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
 	if !v.At.Before(o.ExpiresAt) {
-		reason := lsp.Because(lsp.ReasonOfferExpired, "the offer has expired: ask the receiver for a new invoice")
-		return expire(o, add(Held{Parts: PartsOf(s)}, part), reason)
+		return expire(o, add(Held{Parts: PartsOf(s)}, part), offerOver())
 	}
 	if !v.Refusal.IsZero() {
 		return alone(RefuseTemporary, v.Refusal)
@@ -149,9 +148,22 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 		effects = append(effects, refuse(o, others.keys(), RefuseTemporary, lsp.Because(lsp.ReasonOtherHash,
 			"another payment to this channel id was complete first: this one went back; pay again later")))
 	}
-	next, more, err := joined(Collecting{Offer: o, Held: mine, Deadline: mine.Parts[0].At.Add(o.CollectFor)}, v)
+	next, more, err := joined(Collecting{Offer: o, Held: mine, Deadline: o.within(mine.Parts[0].At.Add(o.CollectFor))}, v)
 	return next, append(effects, more...), err
 }
+
+// within ends a wait at valid_until where bLIP-52's terms stand: it has the LSP
+// go on with a payment only before that moment, whatever it still waits for. An
+// open that has begun by then goes on.
+func (o Offer) within(due time.Time) time.Time {
+	if o.Withhold != nil && due.After(o.ExpiresAt) {
+		return o.ExpiresAt
+	}
+	return due
+}
+
+// over says that valid_until has passed for a payment of which no open has begun.
+func (o Offer) over(at time.Time) bool { return o.Withhold != nil && !at.Before(o.ExpiresAt) }
 
 // firstDue is when the first hash has been waited for long enough.
 func (s Collecting) firstDue() time.Time {
@@ -164,7 +176,7 @@ func (s Collecting) firstDue() time.Time {
 		}
 		seen[p.Htlc.Hash] = true
 	}
-	return due
+	return s.within(due)
 }
 
 // stepUnbound is what ends the waiting of some hashes and not of others.

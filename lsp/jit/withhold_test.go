@@ -148,10 +148,63 @@ func TestHashesWaitApart(t *testing.T) {
 	require.Equal(t, at(150).At, due)
 	y.step(PartGone{at(100), of(2, 2, 0).Key, "lnd"}, "offered", "refuse_parts")
 	require.Equal(t, []ln.CircuitKey{of(2, 3, 0).Key}, y.refusal().Keys)
-	// Past valid_until it is unknown_next_peer (bLIP-52).
+	// At valid_until it is unknown_next_peer (bLIP-52), also for a hash that has not
+	// been waited for as long as ever.
 	y.step(PartArrived{Moment: at(550), Htlc: of(1, 4, 50_000_000)}, "collecting", "ask_wallet")
-	y.step(Tick{at(640)}, "expired", "refuse_parts")
+	due, _, _ = deadline(y.s)
+	require.Equal(t, OfferOf(y.s).ExpiresAt, due)
+	y.step(Tick{at(600)}, "expired", "refuse_parts")
 	require.Equal(t, RefuseUnknown, y.refusal().How)
+}
+
+// bLIP-52 has the LSP go on only before valid_until: a set that is complete by
+// then and whose wallet is away, or comes at that very moment, goes back, and no
+// channel is opened for it. What has begun before goes on.
+func TestNothingBeginsAfterValidUntil(t *testing.T) {
+	m := moment()
+	end := withheldTerms(0).ExpiresAt
+	at := func(before time.Duration) lsp.Moment { return lsp.Moment{At: end.Add(-before), Height: testHeight} }
+	for name, size := range map[string]ln.Msat{"sized": 100_000_000, "any size": 0} {
+		terms := patient(withheldTerms(size), time.Hour)
+		complete := func() *story {
+			y := &story{T: t, s: Offered{Offer{Terms: terms}}}
+			y.step(PartArrived{Moment: at(time.Second), Htlc: of(1, 1, 100_000_000)}, "collecting", "ask_wallet")
+			due, _, _ := deadline(y.s)
+			require.Equal(t, end, due, name)
+			return y
+		}
+		y := complete()
+		y.step(WalletStatus{Moment: at(time.Millisecond)}, "collecting", "wake_wallet")
+		require.Equal(t, end, y.asked[0].(WakeWallet).Until)
+		y.step(Tick{at(0)}, "expired", "refuse_parts")
+		require.Equal(t, RefuseUnknown, y.refusal().How, name)
+
+		// Its status overtakes the tick, with room for it or without.
+		for _, room := range []ln.SCID{0, 42} {
+			y = complete()
+			y.step(WalletStatus{Moment: at(0), Online: true, Room: room}, "expired", "refuse_parts")
+			require.Equal(t, RefuseUnknown, y.refusal().How, name)
+		}
+
+		y = complete()
+		y.step(WalletStatus{Moment: at(time.Millisecond), Online: true}, "opening", "open_channel")
+		y.step(OpeningUsable{at(-20 * time.Second), "offer-1-open-1", 43}, "mapping", "map_channel")
+		y.step(Mapped{at(-21 * time.Second), 43}, "resuming", "resume_parts", "watch_parts")
+	}
+	// An attempt before left its open under way. Nothing waits for it past the end.
+	y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}
+	y.step(PartArrived{Moment: m, Htlc: of(1, 1, 100_000_000)}, "collecting", "ask_wallet")
+	y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
+	y.step(PartGone{m, of(1, 1, 0).Key, "lnd"}, "offered", "abandon_opening")
+	y.step(PartArrived{Moment: at(time.Second), Htlc: of(1, 2, 100_000_000)}, "collecting", "ask_wallet")
+	y.step(WalletStatus{Moment: at(0), Online: true}, "expired", "refuse_parts", "abandon_opening")
+
+	// Where the payer pays the fee, the promise bounds the agreement and not the wait.
+	y = &story{T: t, s: Offered{Offer{Terms: testTerms(true)}}}
+	y.step(PartArrived{Moment: at(time.Second), Htlc: testPart(1, 100_000_000)}, "collecting", "ask_wallet")
+	due, _, _ := deadline(y.s)
+	require.Equal(t, at(-89*time.Second).At, due)
+	y.step(WalletStatus{Moment: at(-time.Second), Online: true}, "opening", "open_channel")
 }
 
 // The first HTLC of a variable payment is all of it; one that cannot bear the
