@@ -22,6 +22,9 @@ type Load struct {
 	// times the blocks that it may be held for.
 	HeldSat       ln.Sat
 	HeldSatBlocks uint64
+	// HeldHtlcs is in how many HTLCs: each keeps a slot of the channel that it came
+	// in on, whatever it is worth.
+	HeldHtlcs     int
 	OpensLastHour int
 }
 
@@ -31,6 +34,10 @@ type Usage struct {
 	Client    Load
 	Newcomers Load
 	All       Load
+	// Incoming and NewcomersIncoming are the HTLCs that wait already on the channels
+	// that brought those to be held.
+	Incoming          Slots
+	NewcomersIncoming Slots
 	// Newcomer: the client has not paid for a channel yet.
 	Newcomer bool
 	// Unfunded is what was quoted, by all, and has no open yet: no coin is leased
@@ -61,29 +68,38 @@ type Fundable struct {
 // allowed in all: whoever makes up keys without end leaves the rest to clients
 // that have paid for a channel.
 type Caps struct {
-	Client           Load
-	All              Load
+	Client Load
+	All    Load
+	// IncomingHtlcs bounds the HTLCs that came in on one channel, however they are
+	// held: a channel has ChannelSlots, and who pays through it into ours shall leave
+	// some to everybody else.
+	IncomingHtlcs    int
 	NewcomersPercent uint32
 }
 
 // Newcomers is the newcomers' share of what is allowed in all.
 func (c Caps) Newcomers() Load {
-	share := func(n uint64) uint64 {
-		if n == 0 {
-			return 0
-		}
-		hi, lo := bits.Mul64(n, uint64(min(c.NewcomersPercent, 100)))
-		part, _ := bits.Div64(hi, lo, 100)
-		// Rounded down to zero it would be no limit at all.
-		return max(part, 1)
-	}
-	count := func(n int) int { return int(share(uint64(max(0, n)))) } //nolint:gosec // at most n
 	return Load{
-		OpenRequests: count(c.All.OpenRequests), QuotedSat: ln.Sat(share(uint64(c.All.QuotedSat))),
-		UnpaidSat: ln.Sat(share(uint64(c.All.UnpaidSat))), HeldSat: ln.Sat(share(uint64(c.All.HeldSat))),
-		HeldSatBlocks: share(c.All.HeldSatBlocks), OpensLastHour: count(c.All.OpensLastHour),
+		OpenRequests: c.shareCount(c.All.OpenRequests), QuotedSat: ln.Sat(c.share(uint64(c.All.QuotedSat))),
+		UnpaidSat: ln.Sat(c.share(uint64(c.All.UnpaidSat))), HeldSat: ln.Sat(c.share(uint64(c.All.HeldSat))),
+		HeldSatBlocks: c.share(c.All.HeldSatBlocks), HeldHtlcs: c.shareCount(c.All.HeldHtlcs), OpensLastHour: c.shareCount(c.All.OpensLastHour),
 	}
 }
+
+// NewcomersIncoming is their share of what may have come in on one channel.
+func (c Caps) NewcomersIncoming() int { return c.shareCount(c.IncomingHtlcs) }
+
+func (c Caps) share(n uint64) uint64 {
+	if n == 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(n, uint64(min(c.NewcomersPercent, 100)))
+	part, _ := bits.Div64(hi, lo, 100)
+	// Rounded down to zero it would be no limit at all.
+	return max(part, 1)
+}
+
+func (c Caps) shareCount(n int) int { return int(c.share(uint64(max(0, n)))) } //nolint:gosec // at most n
 
 // maxSatBlocks is where SatBlocks ends: far above every cap, and low enough for
 // the sum over thousands of payments to stay within 63 bits.
@@ -111,6 +127,7 @@ type Request struct {
 	QuoteSat      ln.Sat
 	HoldSat       ln.Sat
 	HoldSatBlocks uint64
+	HoldSlots     Slots
 	NewOpen       bool
 	CapacitySat   ln.Sat
 }
@@ -136,6 +153,14 @@ func Admit(r Request, u Usage, c Caps) error {
 	}
 	if err := admit(r, u.All, c.All, "the gateway's"); err != nil {
 		return err
+	}
+	if err := admitSlots(r.HoldSlots, u.Incoming, c.IncomingHtlcs); err != nil {
+		return err
+	}
+	if u.Newcomer {
+		if err := admitSlots(r.HoldSlots, u.NewcomersIncoming, c.NewcomersIncoming()); err != nil {
+			return err
+		}
 	}
 	// What is quoted must be fundable, or an offer is a promise of a failure.
 	// Newcomers' quotes lease no coin and keep none from clients that are known.
@@ -166,10 +191,26 @@ func admit(r Request, have, most Load, whose string) error {
 		return errkind.Newf(errkind.Exhausted, "%s held payments are at their limit of %s: try again when they have been delivered", whose, most.HeldSat)
 	case r.HoldSatBlocks > 0 && capped(have.HeldSatBlocks, r.HoldSatBlocks, most.HeldSatBlocks):
 		return errkind.Newf(errkind.Exhausted, "%s held payments could be held for too long (limit %d sat·blocks): try again when some have been delivered, or receive less", whose, most.HeldSatBlocks)
+	case most.HeldHtlcs > 0 && len(r.HoldSlots) > 0 && have.HeldHtlcs+r.HoldSlots.Total() > most.HeldHtlcs:
+		return errkind.Newf(errkind.Exhausted, "%s held payments are at their limit of %d HTLCs: try again when some have been delivered, or pay in fewer parts", whose, most.HeldHtlcs)
 	case r.NewOpen && capped(uint64(have.UnpaidSat), uint64(r.CapacitySat), uint64(most.UnpaidSat)):
 		return errkind.Newf(errkind.Exhausted, "%s channels that were not paid for yet are at their limit of %s: claim payments that are on their way, or close such a channel", whose, most.UnpaidSat)
 	case r.NewOpen && most.OpensLastHour > 0 && have.OpensLastHour >= most.OpensLastHour:
 		return errkind.Newf(errkind.Exhausted, "%s limit of %d channel opens per hour is used up: try again later", whose, most.OpensLastHour)
+	}
+	return nil
+}
+
+// admitSlots leaves the channel's name out: who pays through which one is not the
+// business of whoever reads the text.
+func admitSlots(more, have Slots, most int) error {
+	if most <= 0 {
+		return nil
+	}
+	for _, c := range more {
+		if have.Of(c.Chan)+c.Htlcs > most {
+			return errkind.Newf(errkind.Exhausted, "payments that came over the same channel wait here in %d HTLCs, and %d is the limit: try again when some have been delivered, pay in fewer parts, or over another channel", have.Of(c.Chan), most)
+		}
 	}
 	return nil
 }

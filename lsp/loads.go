@@ -2,6 +2,7 @@ package lsp
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -14,10 +15,14 @@ type Share struct {
 	// of it has begun, so that its coins are no longer only promised.
 	QuotedSat ln.Sat
 	Funded    bool
-	HeldMsat  ln.Msat
-	SatBlocks uint64
+	Holding
 	// Only holds: it is no request of its own.
 	Only bool
+}
+
+func (s Share) equal(o Share) bool {
+	return s.Client == o.Client && s.Newcomer == o.Newcomer && s.QuotedSat == o.QuotedSat && s.Funded == o.Funded && s.Only == o.Only &&
+		s.HeldMsat == o.HeldMsat && s.SatBlocks == o.SatBlocks && slices.Equal(s.Slots, o.Slots)
 }
 
 // Loads are running sums of what is agreed and held, by client, by newcomers and
@@ -28,7 +33,11 @@ type Loads struct {
 	clients   map[ln.PubKey]tally
 	newcomers tally
 	all       tally
+	incoming  map[ln.SCID]waiting
 }
+
+// waiting is how many HTLCs of one incoming channel wait.
+type waiting struct{ all, newcomers int }
 
 // tally is one sum. Sums of what is held stay far below 2^64: there is less than
 // 2.1e18 msat, and SatBlocks is bounded.
@@ -40,11 +49,12 @@ type tally struct {
 	unfunded  Quoted
 	held      ln.Msat
 	satBlocks uint64
+	htlcs     int
 }
 
 // NewLoads are empty.
 func NewLoads() *Loads {
-	return &Loads{shares: make(map[string]Share), clients: make(map[ln.PubKey]tally)}
+	return &Loads{shares: make(map[string]Share), clients: make(map[ln.PubKey]tally), incoming: make(map[ln.SCID]waiting)}
 }
 
 // Get is the share under this name.
@@ -98,8 +108,38 @@ func (l *Loads) Usage(client ln.PubKey) Usage {
 	}
 }
 
+// Incoming are the HTLCs that wait here and came in on the channels that are named,
+// of all clients and of newcomers.
+func (l *Loads) Incoming(on Slots) (all, newcomers Slots) {
+	for _, c := range on {
+		w := l.incoming[c.Chan]
+		all, newcomers = append(all, Slot{Chan: c.Chan, Htlcs: w.all}), append(newcomers, Slot{Chan: c.Chan, Htlcs: w.newcomers})
+	}
+	return all, newcomers
+}
+
+// Busiest is the incoming channel of which most HTLCs wait here.
+func (l *Loads) Busiest() (most Slot) {
+	for scid, w := range l.incoming {
+		if w.all > most.Htlcs || w.all == most.Htlcs && scid < most.Chan {
+			most = Slot{Chan: scid, Htlcs: w.all}
+		}
+	}
+	return most
+}
+
 func (l *Loads) count(s Share, sign int) {
 	l.all.add(s, sign)
+	for _, c := range s.Slots {
+		w := l.incoming[c.Chan]
+		w.all += sign * c.Htlcs
+		if s.Newcomer {
+			w.newcomers += sign * c.Htlcs
+		}
+		if l.incoming[c.Chan] = w; w.all == 0 {
+			delete(l.incoming, c.Chan)
+		}
+	}
 	if s.Newcomer {
 		l.newcomers.add(s, sign)
 	}
@@ -129,16 +169,17 @@ func (t *tally) add(s Share, sign int) {
 	}
 	t.held += ln.Msat(by(uint64(s.HeldMsat)))
 	t.satBlocks += by(s.SatBlocks)
+	t.htlcs += sign * s.Slots.Total()
 }
 
 func (t tally) load() Load {
-	return Load{OpenRequests: t.requests, QuotedSat: t.quoted, HeldSat: t.held.ToSatCeil(), HeldSatBlocks: t.satBlocks}
+	return Load{OpenRequests: t.requests, QuotedSat: t.quoted, HeldSat: t.held.ToSatCeil(), HeldSatBlocks: t.satBlocks, HeldHtlcs: t.htlcs}
 }
 
 // Differs says in which share two loads differ; empty if in none.
 func (l *Loads) Differs(other *Loads) string {
 	for id, s := range l.shares {
-		if o, ok := other.shares[id]; !ok || o != s {
+		if o, ok := other.shares[id]; !ok || !o.equal(s) {
 			return fmt.Sprintf("%s: %+v here, %+v there", id, s, o)
 		}
 	}

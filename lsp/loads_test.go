@@ -27,9 +27,17 @@ func TestLoadsAreTheSumsOfTheirShares(t *testing.T) {
 				}
 				s := Share{
 					Client: c, Newcomer: !paid[c], QuotedSat: ln.Sat(rapid.Uint64Range(0, 1<<40).Draw(t, "quoted")),
-					Funded: rapid.Bool().Draw(t, "funded"), HeldMsat: ln.Msat(rapid.Uint64Range(0, 1<<50).Draw(t, "held")),
-					SatBlocks: rapid.Uint64Range(0, maxSatBlocks).Draw(t, "blocks"), Only: rapid.Bool().Draw(t, "only"),
+					Funded: rapid.Bool().Draw(t, "funded"), Only: rapid.Bool().Draw(t, "only"),
+					Holding: Holding{
+						HeldMsat: ln.Msat(rapid.Uint64Range(0, 1<<50).Draw(t, "held")), SatBlocks: rapid.Uint64Range(0, maxSatBlocks).Draw(t, "blocks"),
+					},
 				}
+				for _, scid := range rapid.SliceOfN(rapid.Uint64Range(1, 3), 0, 9).Draw(t, "came in on") {
+					s.Slots = s.Slots.With(ln.SCID(scid))
+				}
+				again, err := ParseSlots(s.Slots.String())
+				require.NoError(t, err)
+				require.Equal(t, s.Slots, again)
 				l.Put(id, s)
 				have[id] = s
 			case 2:
@@ -50,12 +58,36 @@ func TestLoadsAreTheSumsOfTheirShares(t *testing.T) {
 				c := ln.PubKey{2, n}
 				require.Equal(t, sumOf(have, c), l.Usage(c))
 			}
+			on := Slots{{1, 1}, {2, 1}, {3, 1}, {4, 1}}
+			all, newcomers := l.Incoming(on)
+			busiest := 0
+			for _, c := range on {
+				var want waiting
+				for _, s := range have {
+					want.all += s.Slots.Of(c.Chan)
+					if s.Newcomer {
+						want.newcomers += s.Slots.Of(c.Chan)
+					}
+				}
+				require.Equal(t, want, waiting{all.Of(c.Chan), newcomers.Of(c.Chan)})
+				busiest = max(busiest, want.all)
+			}
+			require.Equal(t, busiest, l.Busiest().Htlcs)
 		}
 		other := NewLoads()
 		for id, s := range have {
 			other.Put(id, s)
 		}
 		require.Empty(t, l.Differs(other))
+		for id, s := range have {
+			if len(s.Slots) > 0 {
+				moved := s
+				moved.Slots = append(Slots{{ln.SCID(99), s.Slots[0].Htlcs}}, s.Slots[1:]...)
+				other.Put(id, moved)
+				require.NotEmpty(t, l.Differs(other), "as many, on another channel")
+				other.Put(id, s)
+			}
+		}
 		other.Put("more", Share{})
 		require.NotEmpty(t, l.Differs(other))
 		require.NotEmpty(t, other.Differs(l))
@@ -70,6 +102,7 @@ func sumOf(shares map[string]Share, client ln.PubKey) (u Usage) {
 		}
 		l.QuotedSat += s.QuotedSat
 		l.HeldSatBlocks += s.SatBlocks
+		l.HeldHtlcs += s.Slots.Total()
 		*held += s.HeldMsat
 		l.HeldSat = held.ToSatCeil()
 	}

@@ -60,13 +60,22 @@ func (t PartTerms) CheckFinalDelta(h ln.InterceptedHtlc, height uint32) Reason {
 	return Reason{}
 }
 
+// CheckCount says why a payment in so many parts is not held: each keeps a slot of
+// the channel that brought it from everybody else, however small it is.
+func CheckCount(parts, most int) Reason {
+	if parts > most {
+		return Because(ReasonTooManyParts, "the payment came in %d parts, more than the %d allowed: send it in fewer", parts, most)
+	}
+	return Reason{}
+}
+
 // CheckParts judges a complete set before a channel is opened for it and again
 // before it is forwarded: every part by itself, no part twice, their number,
 // the sum for the wallet, and the fee. Rounding of the hint's ppm may cost one msat per part, no more. The zero
 // Reason means that the set is as agreed.
 func (t PartTerms) CheckParts(parts []ln.InterceptedHtlc, height uint32) Reason {
-	if len(parts) > t.MaxParts {
-		return Because(ReasonTooManyParts, "the payment came in %d parts, more than the %d allowed: send it in fewer", len(parts), t.MaxParts)
+	if reason := CheckCount(len(parts), t.MaxParts); !reason.IsZero() {
+		return reason
 	}
 	var in, out ln.Msat
 	seen := make(map[ln.CircuitKey]bool, len(parts))

@@ -136,6 +136,9 @@ type LSPConfig struct {
 	Held             config.Sat      `toml:"held_sat" help:"sats held for channels in all; 0 no limit"`
 	HoldCostEach     uint64          `toml:"held_sat_blocks_per_client" help:"sats held for one client, each times the blocks it may be held for; 0 no limit"`
 	HoldCost         uint64          `toml:"held_sat_blocks" help:"the same in all; 0 no limit"`
+	HeldHtlcsEach    int             `toml:"held_htlcs_per_client" help:"HTLCs held for one client, on demand, by hold invoices and for orders; 0 no limit"`
+	HeldHtlcs        int             `toml:"held_htlcs" help:"the same in all; 0 no limit"`
+	HeldHtlcsChannel int             `toml:"held_htlcs_per_channel" help:"of those, HTLCs that came in on one channel, of its 483 slots; together with interceptor.max_held_per_channel\nat most 482; 0 no limit" max:"482"`
 	OpensPerHourEach int             `toml:"opens_per_hour_per_client" help:"channels opened for one client per hour; 0 no limit"`
 	OpensPerHour     int             `toml:"opens_per_hour" help:"channels opened per hour in all; 0 no limit"`
 	NewcomersPercent uint32          `toml:"newcomers_percent" help:"share of each limit in all that clients may use together who have not paid for a channel yet" min:"1" max:"100"`
@@ -223,6 +226,7 @@ func DefaultConfig() Config {
 			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),
 			HeldEach: config.Sat(b.Caps.Client.HeldSat), Held: config.Sat(b.Caps.All.HeldSat),
 			HoldCostEach: b.Caps.Client.HeldSatBlocks, HoldCost: b.Caps.All.HeldSatBlocks,
+			HeldHtlcsEach: b.Caps.Client.HeldHtlcs, HeldHtlcs: b.Caps.All.HeldHtlcs, HeldHtlcsChannel: b.Caps.IncomingHtlcs,
 			NewcomersPercent: b.Caps.NewcomersPercent, ForgetUnpaid: config.Duration(b.ForgetUnpaidAfter),
 			OpenForLostRoom:  b.OpenForLostRoom,
 			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
@@ -241,6 +245,9 @@ func (c Config) Validate() error {
 	}
 	if c.Interceptor.Address == "" && c.LSP.HoldMargin <= c.Interceptor.FailSafetyBlocks {
 		return fmt.Errorf("lsp.hold_margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment while others are forwarded; make the margin the larger one", c.LSP.HoldMargin, c.Interceptor.FailSafetyBlocks)
+	}
+	if held := c.Interceptor.MaxHeldPerChannel + c.LSP.HeldHtlcsChannel; c.Interceptor.Address == "" && c.LSP.HeldHtlcsChannel > 0 && held >= lsp.ChannelSlots {
+		return fmt.Errorf("interceptor.max_held_per_channel and lsp.held_htlcs_per_channel are %d together: what is intercepted and what hold invoices accept could take all %d slots of a channel; lower one", held, lsp.ChannelSlots)
 	}
 	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
 		return err
@@ -334,6 +341,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.UnpaidSat, all.UnpaidSat = s.UnpaidEach.Amount(), s.Unpaid.Amount()
 	client.HeldSat, all.HeldSat = s.HeldEach.Amount(), s.Held.Amount()
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
+	client.HeldHtlcs, all.HeldHtlcs, out.Caps.IncomingHtlcs = s.HeldHtlcsEach, s.HeldHtlcs, s.HeldHtlcsChannel
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
 	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine(s.MaxChannel.Amount())

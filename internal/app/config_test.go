@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 )
 
 // TestPartsGoBackBeforeTheInterceptorFailsThem: lsp gives all parts back
@@ -17,6 +18,18 @@ func TestPartsGoBackBeforeTheInterceptorFailsThem(t *testing.T) {
 	require.ErrorContains(t, c.Validate(), "lsp.hold_margin_blocks")
 	c.LSP.HoldMargin++
 	require.NoError(t, c.Validate())
+}
+
+// TestSlotsOfAChannelAreLeft: what is intercepted and what hold invoices accept is
+// bounded by two limits that know nothing of each other.
+func TestSlotsOfAChannelAreLeft(t *testing.T) {
+	c := DefaultConfig()
+	c.Interceptor.MaxHeldPerChannel = lsp.ChannelSlots - c.LSP.HeldHtlcsChannel
+	require.ErrorContains(t, c.Validate(), "lsp.held_htlcs_per_channel")
+	c.Interceptor.MaxHeldPerChannel--
+	require.NoError(t, c.Validate())
+	c.Interceptor.MaxHeldPerChannel, c.LSP.HeldHtlcsChannel = lsp.ChannelSlots-1, 0
+	require.NoError(t, c.Validate(), "who wants none has none")
 }
 
 // TestOrdersFollowTheLargestChannel: whoever allows smaller channels only need

@@ -124,12 +124,12 @@ func Defaults() Config {
 		Caps: lsp.Caps{
 			Client: lsp.Load{
 				OpenRequests: 20, QuotedSat: 50_000_000, UnpaidSat: 20_000_000, HeldSat: 20_000_000,
-				HeldSatBlocks: 4_000_000_000, OpensLastHour: 10,
+				HeldSatBlocks: 4_000_000_000, HeldHtlcs: 90, OpensLastHour: 10,
 			},
 			All: lsp.Load{
-				OpenRequests: 2_000, UnpaidSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 20_000_000_000, OpensLastHour: 200,
+				OpenRequests: 2_000, UnpaidSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 20_000_000_000, HeldHtlcs: 2_000, OpensLastHour: 200,
 			},
-			NewcomersPercent: 50,
+			IncomingHtlcs: 150, NewcomersPercent: 50,
 		},
 		ForgetUnpaidAfter: 90 * 24 * time.Hour,
 	}
@@ -163,6 +163,7 @@ func (c Config) Validate() error {
 		{"fees.stale_after", c.Fees.StaleAfter > 0},
 		{"fees.refresh", c.Fees.RefreshFor > 0},
 		{"buried_confs", c.BuriedConfs > 0},
+		{fmt.Sprintf("held_htlcs_per_channel (below %d, a channel's slots)", lsp.ChannelSlots), c.Caps.IncomingHtlcs >= 0 && c.Caps.IncomingHtlcs < lsp.ChannelSlots},
 		{"newcomers_percent (1 to 100)", c.Caps.NewcomersPercent >= 1 && c.Caps.NewcomersPercent <= 100},
 	}
 	for _, p := range positive {

@@ -503,7 +503,9 @@ func (e *Engine) judgePart(id string, h ln.InterceptedHtlc, before int, more boo
 			return nil, nil, err
 		}
 		var settle func()
-		arrived.Refusal, settle, err = e.holdFor(ctx, tx, id, h.Key.String(), client, h.IncomingMsat, lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight))
+		arrived.Refusal, settle, err = e.holdFor(ctx, tx, id, h.Key.String(), client, lsp.Holding{
+			HeldMsat: h.IncomingMsat, SatBlocks: lsp.SatBlocks(h.IncomingMsat, arrived.Height, h.AutoFailHeight), Slots: lsp.Slots{{Chan: h.Key.ChanID, Htlcs: 1}},
+		})
 		return arrived, settle, err
 	}
 }

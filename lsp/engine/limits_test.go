@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -17,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/liquidity"
+	"github.com/sluice-lsp/sluice/lsp/order"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
@@ -182,21 +185,7 @@ func TestHeldCapsOnEveryWay(t *testing.T) {
 		require.NoError(t, b.part(free, hash, 1))
 		require.Equal(t, "collecting", b.state(free.PaymentID).StateName())
 
-		offer := wrap.Offer{Terms: wrap.Terms{
-			ID: "wrapped", Client: client, Hash: ln.Hash{9}, PayerMsat: 60_000_000, WalletMsat: 58_000_000, FeeMsat: 2_000_000,
-			WalletFinalCltv: 80, PadBlocks: 3, MarginBlocks: 60, HoldExpiryDelta: 18, ExpiresAt: time.Now().Add(time.Hour),
-		}}
-		require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
-			if err := b.e.indexAgreement(ctx, tx, client, offerRequest{}, lspdb.InsertPaymentParams{
-				ID: "wrapped", Machine: machineWrap, PaymentHash: offer.Hash[:], AmountMsat: 58_000_000,
-			}); err != nil {
-				return err
-			}
-			_, err := b.e.wraps.CreateTx(ctx, tx, "wrapped", wrap.Offered{Offer: offer}, wrap.Start{Moment: b.e.moment()})
-			return err
-		}))
-		_, err := b.e.wraps.Send(t.Context(), "wrapped", wrap.InvoiceAdded{Moment: b.e.moment(), Bolt11: "lnbcrt1"})
-		require.NoError(t, err)
+		b.wrapped("wrapped", client)
 		htlcs := []ln.InvoiceHtlc{{Key: ln.CircuitKey{ChanID: 7, HtlcID: 2}, AmtMsat: 60_000_000, Expiry: testHeight + 183}}
 		require.NoError(t, tellJudged(b.e, b.e.wraps, "wrapped", b.e.judgeSet("wrapped", htlcs)))
 		inst, err := b.e.wraps.Get(t.Context(), "wrapped")
@@ -205,6 +194,183 @@ func TestHeldCapsOnEveryWay(t *testing.T) {
 		require.Equal(t, lsp.ReasonLimit, wrap.ReasonOf(inst.State).Code)
 		require.Equal(t, ln.Sat(200_001), b.usage(client).Client.HeldSat, "only the first is held")
 	})
+}
+
+// wrapped gives an agreement on a wrapped invoice that waits for its payer.
+func (b *office) wrapped(id string, client ln.PubKey) {
+	b.t.Helper()
+	offer := wrap.Offer{Terms: wrap.Terms{
+		ID: id, Client: client, Hash: ln.Hash(sha256.Sum256([]byte(id))), PayerMsat: 60_000_000, WalletMsat: 58_000_000, FeeMsat: 2_000_000,
+		WalletFinalCltv: 80, PadBlocks: 3, MarginBlocks: 60, HoldExpiryDelta: 18, ExpiresAt: time.Now().Add(time.Hour),
+	}}
+	require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		if err := b.e.indexAgreement(ctx, tx, client, offerRequest{}, lspdb.InsertPaymentParams{
+			ID: id, Machine: machineWrap, PaymentHash: offer.Hash[:], AmountMsat: 58_000_000,
+		}); err != nil {
+			return err
+		}
+		_, err := b.e.wraps.CreateTx(ctx, tx, id, wrap.Offered{Offer: offer}, wrap.Start{Moment: b.e.moment()})
+		return err
+	}))
+	_, err := b.e.wraps.Send(b.t.Context(), id, wrap.InvoiceAdded{Moment: b.e.moment(), Bolt11: "lnbcrt1"})
+	require.NoError(b.t, err)
+}
+
+// ordered gives an order that waits for its payment.
+func (b *office) ordered(id string, client ln.PubKey) {
+	b.t.Helper()
+	preimage := ln.Preimage(sha256.Sum256([]byte(id)))
+	terms := order.Terms{
+		ID: id, Client: client, Wish: order.Wish{LspBalanceSat: 500_000}, CreatedAt: b.e.moment().At, WaitFor: time.Hour, HoldMarginBlocks: 12, HoldExpiryDelta: 18,
+		Lightning: &order.Lightning{Price: order.Price{TotalSat: 60_000}, Hash: preimage.Hash(), Preimage: lsp.NewSecret(preimage), ExpiresAt: time.Now().Add(time.Hour)},
+	}
+	require.NoError(b.t, b.e.db.Write(b.t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		isNew, err := b.e.admitOffer(ctx, tx, machineOrder, id, client, offerRequest{capacity: 500_000, fundable: lsp.Fundable{Sat: 100_000_000}})
+		if err != nil {
+			return err
+		}
+		if err := lspdb.New(tx).InsertOrder(ctx, lspdb.InsertOrderParams{ID: id, Client: client[:], State: "created", Newcomer: isNew, LspBalanceSat: 500_000}); err != nil {
+			return err
+		}
+		_, err = b.e.orders.CreateTx(ctx, tx, id, order.Created{Order: order.Order{Terms: terms}}, order.Start{Moment: b.e.moment()})
+		return err
+	}))
+	_, err := b.e.orders.Send(b.t.Context(), id, order.InvoiceAdded{Moment: b.e.moment(), Bolt11: "lnbcrt1"})
+	require.NoError(b.t, err)
+}
+
+// htlcsOn are n HTLCs that together bring an amount over one channel.
+func htlcsOn(scid ln.SCID, n int, amount ln.Msat) (out []ln.InvoiceHtlc) {
+	for i := range n {
+		each := amount / ln.Msat(n) //nolint:gosec // a count
+		if i == 0 {
+			each += amount % ln.Msat(n) //nolint:gosec // a count
+		}
+		out = append(out, ln.InvoiceHtlc{Key: ln.CircuitKey{ChanID: scid, HtlcID: uint64(i)}, AmtMsat: each, Expiry: testHeight + 183}) //nolint:gosec // an index
+	}
+	return out
+}
+
+// set has a hold invoice accept HTLCs, and tells what its agreement came to.
+func (b *office) set(machine, id string, htlcs []ln.InvoiceHtlc) (state string, reason lsp.Reason) {
+	b.t.Helper()
+	if machine == machineWrap {
+		require.NoError(b.t, tellJudged(b.e, b.e.wraps, id, b.e.judgeSet(id, htlcs)))
+		inst, err := b.e.wraps.Get(b.t.Context(), id)
+		require.NoError(b.t, err)
+		return inst.State.StateName(), wrap.ReasonOf(inst.State)
+	}
+	require.NoError(b.t, tellJudged(b.e, b.e.orders, id, b.e.judgeOrderSet(id, htlcs)))
+	inst, err := b.e.orders.Get(b.t.Context(), id)
+	require.NoError(b.t, err)
+	return inst.State.StateName(), order.ReasonOf(inst.State)
+}
+
+// A payment to a hold invoice in 483 HTLCs takes every slot of its channel: it goes
+// back at once, whichever invoice it came to, and nothing of it counts.
+func TestHoldInvoicesTakeNoChannelsEverySlot(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(c *Config) { c.Caps = Defaults().Caps })
+		parts := b.e.cfg.MaxParts
+		for _, machine := range []string{machineWrap, machineOrder} {
+			agree, refused, held := b.wrapped, "cancelling", "accepted"
+			if machine == machineOrder {
+				agree, refused, held = b.ordered, "unwinding", "paid"
+			}
+			for i, n := range []int{lsp.ChannelSlots, parts + 1, parts} {
+				id := fmt.Sprint(machine, " in ", n)
+				agree(id, key(uint64(2+i))) //nolint:gosec // an index
+				state, reason := b.set(machine, id, htlcsOn(7, n, 60_000_000))
+				if n > parts {
+					require.Equal(t, refused, state, id)
+					require.Equal(t, lsp.ReasonTooManyParts, reason.Code, id)
+					continue
+				}
+				require.Equal(t, held, state, id)
+			}
+		}
+		all, _ := b.e.loads.sum.Incoming(lsp.Slots{{Chan: 7, Htlcs: 1}})
+		require.Equal(t, 2*parts, all.Of(7), "only what is held counts")
+		require.Equal(t, 2*parts, b.usage(key(4)).Client.HeldHtlcs)
+	})
+}
+
+// In sets that are small enough each: what waits by hold invoice, for orders and
+// what was intercepted shares the limits of a client and of an incoming channel, and
+// one that is jammed leaves the others alone.
+func TestSlotsAreSharedByEveryWay(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(c *Config) {
+			c.Caps.Client.HeldHtlcs, c.Caps.All.HeldHtlcs, c.Caps.IncomingHtlcs = 60, 1_000, 100
+		})
+		next := 0
+		try := func(machine string, client ln.PubKey, scid ln.SCID, n int) bool {
+			next++
+			id := fmt.Sprint(machine, next)
+			if machine == machineWrap {
+				b.wrapped(id, client)
+			} else {
+				b.ordered(id, client)
+			}
+			state, reason := b.set(machine, id, htlcsOn(scid, n, 60_000_000))
+			refused := state == "cancelling" || state == "unwinding"
+			require.Equal(t, refused, reason.Code == lsp.ReasonLimit, "%s: %s", state, reason)
+			return !refused
+		}
+		part := func(client ln.PubKey, n uint64) bool {
+			a, hash := b.agree(client, 100_000_000)
+			require.NoError(t, b.part(a, hash, n))
+			return len(jit.PartsOf(b.state(a.PaymentID))) == 1
+		}
+		require.True(t, try(machineWrap, key(2), 7, 30))
+		require.True(t, try(machineOrder, key(2), 8, 29))
+		require.True(t, part(key(2), 500), "the 60th HTLC of the client")
+		require.False(t, part(key(2), 501), "the 61st")
+		require.False(t, try(machineWrap, key(2), 9, 1))
+		require.False(t, try(machineOrder, key(2), 9, 1))
+
+		// 31 of channel 7 so far. Other keys are free, its slots are not.
+		require.True(t, try(machineOrder, key(3), 7, 30))
+		require.True(t, try(machineWrap, key(4), 7, 30))
+		require.False(t, try(machineWrap, key(5), 7, 10), "91 and 10")
+		require.True(t, try(machineWrap, key(5), 7, 9))
+		require.False(t, try(machineOrder, key(6), 7, 1))
+		require.False(t, part(key(7), 502))
+		require.True(t, try(machineOrder, key(6), 8, 30), "through another channel business goes on")
+		status, err := b.e.Status(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, lsp.Slot{Chan: 7, Htlcs: 100}, status.Busiest)
+
+		// What ends makes room, and a start knows as much.
+		_, err = b.e.orders.Send(t.Context(), fmt.Sprint(machineOrder, 5), order.Cancel{Moment: b.e.moment()})
+		require.NoError(t, err)
+		b.e.loads.sum = lsp.NewLoads()
+		require.NoError(t, b.e.loadLoads(t.Context()))
+		require.True(t, try(machineWrap, key(8), 7, 30))
+	})
+}
+
+// Newcomers leave customers their part of every incoming channel.
+func TestNewcomersLeaveSlotsOfEachChannel(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(c *Config) {
+		c.Caps.IncomingHtlcs, c.Caps.NewcomersPercent = 40, 50
+	})
+	b.ordered("a", key(2))
+	state, _ := b.set(machineOrder, "a", htlcsOn(7, 20, 60_000_000))
+	require.Equal(t, "paid", state)
+	b.ordered("b", key(3))
+	state, reason := b.set(machineOrder, "b", htlcsOn(7, 1, 60_000_000))
+	require.Equal(t, "unwinding", state)
+	require.Equal(t, lsp.ReasonLimit, reason.Code)
+	first, _ := b.agree(key(4), 100_000_000)
+	_, reason = b.open(first, key(4))
+	require.True(t, reason.IsZero())
+	require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+		return b.e.settleDebt(ctx, tx, first.PaymentID, key(4), first.Quote.FeeMsat)
+	}))
+	b.ordered("c", key(4))
+	state, _ = b.set(machineOrder, "c", htlcsOn(7, 20, 60_000_000))
+	require.Equal(t, "paid", state)
 }
 
 // Keys are free: a crowd of new ones uses up the newcomers' part of every limit,

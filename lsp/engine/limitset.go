@@ -75,6 +75,13 @@ func limitFields() []limitField {
 		sat("held_sat", func(l *limitSet) *ln.Sat { return &l.caps.All.HeldSat }),
 		blocks("held_sat_blocks_per_client", func(l *limitSet) *uint64 { return &l.caps.Client.HeldSatBlocks }),
 		blocks("held_sat_blocks", func(l *limitSet) *uint64 { return &l.caps.All.HeldSatBlocks }),
+		count("held_htlcs_per_client", func(l *limitSet) *int { return &l.caps.Client.HeldHtlcs }),
+		count("held_htlcs", func(l *limitSet) *int { return &l.caps.All.HeldHtlcs }),
+		{
+			name: "held_htlcs_per_channel", most: lsp.ChannelSlots - 1,
+			get: func(l *limitSet) uint64 { return uint64(l.caps.IncomingHtlcs) }, //nolint:gosec // never negative
+			set: func(l *limitSet, n uint64) { l.caps.IncomingHtlcs = int(n) },    //nolint:gosec // bounded by most
+		},
 		count("opens_per_hour_per_client", func(l *limitSet) *int { return &l.caps.Client.OpensLastHour }),
 		count("opens_per_hour", func(l *limitSet) *int { return &l.caps.All.OpensLastHour }),
 		{

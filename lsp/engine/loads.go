@@ -46,9 +46,12 @@ func shareOf(p lspdb.LspPayment) (lsp.Share, error) {
 	if err != nil {
 		return lsp.Share{}, fmt.Errorf("payment %s: %w", p.ID, err)
 	}
+	held, err := holdingOf(p.HeldMsat, p.HeldSatBlocks, p.HeldSlots)
+	if err != nil {
+		return lsp.Share{}, fmt.Errorf("payment %s: %w", p.ID, err)
+	}
 	return lsp.Share{
-		Client: client, Newcomer: p.Newcomer, QuotedSat: ln.Sat(p.CapacitySat), Funded: p.Funded, //nolint:gosec // never negative
-		HeldMsat: ln.Msat(p.HeldMsat), SatBlocks: uint64(p.HeldSatBlocks), //nolint:gosec // never negative
+		Client: client, Newcomer: p.Newcomer, QuotedSat: ln.Sat(p.CapacitySat), Funded: p.Funded, Holding: held, //nolint:gosec // never negative
 	}, nil
 }
 
@@ -57,10 +60,19 @@ func shareOfOrder(o lspdb.LspOrder) (lsp.Share, error) {
 	if err != nil {
 		return lsp.Share{}, fmt.Errorf("order %s: %w", o.ID, err)
 	}
+	held, err := holdingOf(o.HeldMsat, o.HeldSatBlocks, o.HeldSlots)
+	if err != nil {
+		return lsp.Share{}, fmt.Errorf("order %s: %w", o.ID, err)
+	}
 	return lsp.Share{
-		Client: client, Newcomer: o.Newcomer, QuotedSat: ln.Sat(o.LspBalanceSat + o.ClientBalanceSat), Funded: o.Funded, //nolint:gosec // never negative
-		HeldMsat: ln.Msat(o.HeldMsat), SatBlocks: uint64(o.HeldSatBlocks), //nolint:gosec // never negative
+		Client: client, Newcomer: o.Newcomer, QuotedSat: ln.Sat(o.LspBalanceSat + o.ClientBalanceSat), Funded: o.Funded, Holding: held, //nolint:gosec // never negative
 	}, nil
+}
+
+// holdingOf reads what a row says that is held.
+func holdingOf(msat, satBlocks int64, slots string) (lsp.Holding, error) {
+	parsed, err := lsp.ParseSlots(slots)
+	return lsp.Holding{HeldMsat: ln.Msat(msat), SatBlocks: uint64(satBlocks), Slots: parsed}, err //nolint:gosec // never negative
 }
 
 // tableLoads are the sums of the tables. A row may call a client a newcomer that has
@@ -206,6 +218,7 @@ func (e *Engine) mayAdmit(name string, share *lsp.Share, r lsp.Request, fundable
 	}
 	u := l.sum.Usage(share.Client)
 	u.Newcomer, u.Fundable, u.Draining = share.Newcomer, fundable, draining
+	u.Incoming, u.NewcomersIncoming = l.sum.Incoming(r.HoldSlots)
 	if err := lsp.Admit(r, u, caps); err != nil {
 		return err
 	}
@@ -240,10 +253,15 @@ func (e *Engine) knownNewcomer(ctx context.Context, client ln.PubKey) (isNew boo
 	return isNew, err
 }
 
-// holdFor holds what a payment or an order is about to hold against the limits.
+// holdFor holds what a payment or an order is about to hold against the limits, for
+// HTLCs that lnd intercepted and for sets that a hold invoice accepted alike: the
+// interceptor never sees the latter (law 12), and its limits do not bound them.
 // It counts until settle is called, which is when the share itself has it, or the
 // transaction is known to have changed nothing.
-func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, client ln.PubKey, held ln.Msat, satBlocks uint64) (refusal lsp.Reason, settle func(), err error) {
+func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, client ln.PubKey, h lsp.Holding) (refusal lsp.Reason, settle func(), err error) {
+	if many := lsp.CheckCount(h.Slots.Total(), e.cfg.MaxParts); !many.IsZero() {
+		return many, func() {}, nil
+	}
 	e.loads.mu.Lock()
 	share, ok := e.loads.sum.Get(id)
 	e.loads.mu.Unlock()
@@ -253,8 +271,8 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 		}
 	}
 	name := holdName(id, part)
-	r := lsp.Request{HoldSat: held.ToSatCeil(), HoldSatBlocks: satBlocks}
-	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, HeldMsat: held, SatBlocks: satBlocks, Only: true}, r, lsp.Fundable{})
+	r := lsp.Request{HoldSat: h.HeldMsat.ToSatCeil(), HoldSatBlocks: h.SatBlocks, HoldSlots: h.Slots}
+	_, err = e.admit(tx, name, lsp.Share{Client: client, Newcomer: share.Newcomer, Holding: h, Only: true}, r, lsp.Fundable{})
 	if err != nil {
 		return overLimit(err), func() {}, nil
 	}
@@ -265,10 +283,10 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 func holdName(id, part string) string { return id + "/" + part }
 
 // shareMoved follows a transition: what is held now, or that the agreement is over.
-func (e *Engine) shareMoved(tx *store.Tx, machine, id string, seq int64, over bool, held ln.Msat, satBlocks uint64) {
+func (e *Engine) shareMoved(tx *store.Tx, machine, id string, seq int64, over bool, h lsp.Holding) {
 	tx.OnUnknown(func() { e.doubtShare(machine, id) })
 	tx.OnCommit(func() {
-		e.changeShare(id, seq, func(s *lsp.Share) { s.HeldMsat, s.SatBlocks = held, satBlocks }, over)
+		e.changeShare(id, seq, func(s *lsp.Share) { s.Holding = h }, over)
 	})
 }
 

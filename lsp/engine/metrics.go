@@ -148,6 +148,7 @@ func (s Status) Exposures() []Exposure {
 	out := []Exposure{
 		{Kind: "unconfirmed", Unit: "sat", Used: uint64(s.UnconfirmedSat)},
 		{Kind: "quoted", Unit: "sat", Used: uint64(u.Unfunded.Sat), Cap: uint64(u.Fundable.Sat)},
+		{Kind: "held_htlcs_of_one_channel", Unit: "count", Used: uint64(s.Busiest.Htlcs), Cap: uint64(s.Caps.IncomingHtlcs)}, //nolint:gosec // counts
 	}
 	out = append(out, exposures("", u.All, s.Caps.All)...)
 	return append(out, exposures("newcomers_", u.Newcomers, s.Caps.Newcomers())...)
@@ -159,6 +160,7 @@ func exposures(prefix string, have, most lsp.Load) []Exposure {
 	return []Exposure{
 		{Kind: prefix + "held", Unit: "sat", Used: uint64(have.HeldSat), Cap: uint64(most.HeldSat)},
 		{Kind: prefix + "held_sat_blocks", Unit: "sat_blocks", Used: have.HeldSatBlocks, Cap: most.HeldSatBlocks},
+		{Kind: prefix + "held_htlcs", Unit: "count", Used: count(have.HeldHtlcs), Cap: count(most.HeldHtlcs)},
 		{Kind: prefix + "unpaid", Unit: "sat", Used: uint64(have.UnpaidSat), Cap: uint64(most.UnpaidSat)},
 		{Kind: prefix + "open_requests", Unit: "count", Used: count(have.OpenRequests), Cap: count(most.OpenRequests)},
 		{Kind: prefix + "opens_this_hour", Unit: "count", Used: count(have.OpensLastHour), Cap: count(most.OpensLastHour)},

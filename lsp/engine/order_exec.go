@@ -110,12 +110,12 @@ func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) judge[order.Ev
 			return nil, nil, err
 		}
 		o := order.Of(inst.State)
-		held, satBlocks, err := order.HoldCost(o, htlcs, accepted.Height)
+		held, err := order.HoldCost(o, htlcs, accepted.Height)
 		if err != nil {
 			return nil, nil, err
 		}
 		var settle func()
-		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held, satBlocks)
+		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held)
 		return accepted, settle, err
 	}
 }

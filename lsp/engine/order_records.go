@@ -17,13 +17,13 @@ import (
 // recordOrder keeps the index row of an order in step with its machine and posts
 // what it earns.
 func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition[order.State, order.Event]) error {
-	o, held := order.Of(t.To), order.HeldOf(t.To)
+	o, held := order.Of(t.To), order.HeldOf(t.To).Holding()
 	q := lspdb.New(tx)
 	if t.Seq > 1 {
 		p := lspdb.UpdateOrderParams{
 			ID: t.ID, State: t.To.StateName(), Reason: order.ReasonOf(t.To).String(), Terminal: order.Final(t.To),
 			Undecided: order.Undecided(t.To), PaidBy: string(o.PaidBy), FeeSat: int64(order.PriceOf(o).FeeSat), //nolint:gosec // bounded by the options
-			HeldMsat: int64(held.HeldMsat), HeldSatBlocks: int64(held.SatBlocks), RiskSat: int64(o.RiskSat()), //nolint:gosec // amounts of lnd's and bounded products
+			HeldMsat: int64(held.HeldMsat), HeldSatBlocks: int64(held.SatBlocks), HeldSlots: held.Slots.String(), RiskSat: int64(o.RiskSat()), //nolint:gosec // amounts of lnd's and bounded products
 			UpdatedMs: t.At.UnixMilli(),
 		}
 		if order.Final(t.To) {
@@ -54,7 +54,7 @@ func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition
 			return err
 		}
 	}
-	e.shareMoved(tx, machineOrder, t.ID, t.Seq, !order.Undecided(t.To), held.HeldMsat, held.SatBlocks)
+	e.shareMoved(tx, machineOrder, t.ID, t.Seq, !order.Undecided(t.To), held)
 	if order.Undecided(t.To) && t.From != nil && !order.Undecided(t.From) {
 		// It counts again, as its row says.
 		tx.OnCommit(func() { e.doubtShare(machineOrder, t.ID) })

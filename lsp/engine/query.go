@@ -396,6 +396,8 @@ type Status struct {
 	Drained        bool
 	// Pruned counts stories of old payments that were deleted since start.
 	Pruned uint64
+	// Busiest is the incoming channel of which most HTLCs wait here.
+	Busiest lsp.Slot
 }
 
 // Status sums up how business stands.
@@ -415,6 +417,9 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
 		Height: e.world.tip(), Pruned: pruned, Payments: map[string]int64{}, Openings: map[string]int64{},
 	}
+	e.loads.mu.Lock()
+	s.Busiest = e.loads.sum.Busiest()
+	e.loads.mu.Unlock()
 	if s.Usage.Fundable, err = e.fundable(ctx); err != nil {
 		return Status{}, err
 	}

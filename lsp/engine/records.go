@@ -7,7 +7,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/books"
@@ -103,9 +102,9 @@ func (e *Engine) followWanted() {
 // posts what was forwarded.
 func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[jit.State, jit.Event]) error {
 	offer := jit.OfferOf(t.To)
-	held, satBlocks := jit.HoldOf(t.To)
+	held := jit.HoldOf(t.To)
 	if t.Seq > 1 && !t.More {
-		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, satBlocks, t.At.UnixMilli()); err != nil {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), jit.ReasonOf(t.To), jit.Final(t.To), held, t.At.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -128,7 +127,7 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 	if t.More {
 		return nil
 	}
-	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held, satBlocks)
+	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held)
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
 	return nil
 }
@@ -156,12 +155,12 @@ func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 // recordWrap is recordJit for wrapped invoices.
 func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[wrap.State, wrap.Event]) error {
 	offer := wrap.OfferOf(t.To)
-	held := wrap.HeldOf(t.To)
-	if wrap.Final(t.To) {
-		held.HeldMsat, held.SatBlocks = 0, 0
+	var held lsp.Holding
+	if !wrap.Final(t.To) {
+		held = wrap.HeldOf(t.To).Holding()
 	}
 	if t.Seq > 1 {
-		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held.HeldMsat, held.SatBlocks, t.At.UnixMilli()); err != nil {
+		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held, t.At.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -178,7 +177,7 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 			return err
 		}
 	}
-	e.shareMoved(tx, machineWrap, t.ID, t.Seq, wrap.Final(t.To), held.HeldMsat, held.SatBlocks)
+	e.shareMoved(tx, machineWrap, t.ID, t.Seq, wrap.Final(t.To), held)
 	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
 	return nil
 }
@@ -201,13 +200,13 @@ func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
 	e.movePromise(id, cmp.Or(offer.Chan, offer.Room), wrap.Final(s), spot{client: offer.Client, hash: offer.Hash, amount: offer.WalletMsat})
 }
 
-func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held ln.Msat, satBlocks uint64, atMs int64) error {
-	heldMsat, err := held.Int64()
+func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason lsp.Reason, terminal bool, held lsp.Holding, atMs int64) error {
+	heldMsat, err := held.HeldMsat.Int64()
 	if err != nil {
 		return fmt.Errorf("held amount of payment %s: %w", id, err)
 	}
 	_, err = lspdb.New(tx.Later(nil)).UpdatePayment(ctx, lspdb.UpdatePaymentParams{
-		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, HeldSatBlocks: int64(satBlocks), UpdatedMs: atMs, //nolint:gosec // lsp.SatBlocks is bounded
+		ID: id, State: state, Reason: reason.String(), Terminal: terminal, HeldMsat: heldMsat, HeldSatBlocks: int64(held.SatBlocks), HeldSlots: held.Slots.String(), UpdatedMs: atMs, //nolint:gosec // lsp.SatBlocks is bounded
 	})
 	if err != nil {
 		return fmt.Errorf("index payment %s: %w", id, err)

@@ -175,12 +175,12 @@ func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) judge[wrap.Event] {
 			return nil, nil, err
 		}
 		offer := wrap.OfferOf(inst.State)
-		held, satBlocks, err := wrap.HoldCost(offer, htlcs, accepted.Height)
+		held, err := wrap.HoldCost(offer, htlcs, accepted.Height)
 		if err != nil {
 			return nil, nil, err
 		}
 		var settle func()
-		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", offer.Client, held, satBlocks)
+		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", offer.Client, held)
 		return accepted, settle, err
 	}
 }

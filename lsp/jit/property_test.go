@@ -399,9 +399,7 @@ func TestOverALimitNothingStaysHeld(t *testing.T) {
 		}
 		s = next
 	}
-	held, satBlocks := HoldOf(s)
-	require.Equal(t, ln.Msat(61_200_000), held)
-	require.EqualValues(t, 61_200*144, satBlocks)
+	require.Equal(t, lsp.Holding{HeldMsat: 61_200_000, SatBlocks: 61_200 * 144, Slots: lsp.Slots{{Chan: 7, Htlcs: 2}}}, HoldOf(s))
 
 	s, effects, err := Step(s, PartArrived{Moment: m, Htlc: testPart(3, 40_000_000), Refusal: full})
 	require.NoError(t, err)
@@ -410,9 +408,7 @@ func TestOverALimitNothingStaysHeld(t *testing.T) {
 		OfferID: "offer-1", How: RefuseTemporary, Reason: full,
 		Keys: []ln.CircuitKey{testPart(1, 0).Key, testPart(2, 0).Key, testPart(3, 0).Key},
 	}}, effects)
-	held, satBlocks = HoldOf(s)
-	require.Zero(t, held)
-	require.Zero(t, satBlocks)
+	require.Zero(t, HoldOf(s))
 
 	s, effects, err = Step(s, PartArrived{Moment: m, Htlc: testPart(4, 100_000_000), Refusal: full})
 	require.NoError(t, err)

@@ -225,19 +225,20 @@ func (s Forwarded) OpenMsat() (sum ln.Msat) {
 // OpenMsat as in Forwarded.
 func (s Resuming) OpenMsat() ln.Msat { return Forwarded(s).OpenMsat() }
 
-// HoldOf is what the state keeps of payers' money, and what that costs.
-func HoldOf(s State) (held ln.Msat, satBlocks uint64) {
+// HoldOf is what the state keeps of payers' money.
+func HoldOf(s State) (h lsp.Holding) {
 	if Final(s) {
-		return 0, 0
+		return h
 	}
 	for _, p := range PartsOf(s) {
 		if p.Outcome == OutcomeOpen {
 			// Neither sum wraps: CheckPart bounds each part, MaxParts their number.
-			held += p.Htlc.IncomingMsat
-			satBlocks += p.SatBlocks
+			h.HeldMsat += p.Htlc.IncomingMsat
+			h.SatBlocks += p.SatBlocks
+			h.Slots = h.Slots.With(p.Htlc.Key.ChanID)
 		}
 	}
-	return held, satBlocks
+	return h
 }
 
 // Final reports that the offer has ended.

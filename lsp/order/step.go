@@ -162,9 +162,14 @@ func (o Order) hold(htlcs []ln.InvoiceHtlc, height uint32) (Held, error) {
 }
 
 // HoldCost is what it would cost to hold a set, for limits.
-func HoldCost(o Order, htlcs []ln.InvoiceHtlc, height uint32) (ln.Msat, uint64, error) {
+func HoldCost(o Order, htlcs []ln.InvoiceHtlc, height uint32) (lsp.Holding, error) {
 	h, err := o.hold(htlcs, height)
-	return h.HeldMsat, h.SatBlocks, err
+	return h.Holding(), err
+}
+
+// Holding is what the set counts for.
+func (h Held) Holding() lsp.Holding {
+	return lsp.Holding{HeldMsat: h.HeldMsat, SatBlocks: h.SatBlocks, Slots: lsp.InvoiceSlots(h.Htlcs)}
 }
 
 // late: the held payment must go back now, before lnd takes it back by itself.

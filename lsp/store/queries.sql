@@ -4,7 +4,7 @@ INSERT INTO lsp_payments (id, machine, client, payment_hash, jit_scid, amount_ms
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE, $16, $17, $18);
 
 -- name: UpdatePayment :execrows
-UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7
+UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7, held_slots = $8
 WHERE id = $1;
 
 -- name: SetPaymentBolt11 :execrows
@@ -177,7 +177,7 @@ VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '',
 
 -- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
-    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14
 WHERE id = $1;
 
 -- name: SetOrderFunded :execrows

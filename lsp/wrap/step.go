@@ -112,9 +112,14 @@ func (o Offer) hold(htlcs []ln.InvoiceHtlc, height uint32) (Held, error) {
 }
 
 // HoldCost is what it would cost to hold a set, for limits.
-func HoldCost(o Offer, htlcs []ln.InvoiceHtlc, height uint32) (ln.Msat, uint64, error) {
+func HoldCost(o Offer, htlcs []ln.InvoiceHtlc, height uint32) (lsp.Holding, error) {
 	h, err := o.hold(htlcs, height)
-	return h.HeldMsat, h.SatBlocks, err
+	return h.Holding(), err
+}
+
+// Holding is what the set counts for.
+func (h Held) Holding() lsp.Holding {
+	return lsp.Holding{HeldMsat: h.HeldMsat, SatBlocks: h.SatBlocks, Slots: lsp.InvoiceSlots(h.Htlcs)}
 }
 
 func stepAccepted(s Accepted, v Event) (State, []Effect, error) {

@@ -1609,7 +1609,8 @@ func (x *CancelPaymentResponse) GetPayment() *Payment {
 type Exposure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind: unconfirmed, held, held_sat_blocks, unpaid, quoted,
-	// open_requests, opens_this_hour; with newcomers_ before it, the part of it
+	// held_htlcs, open_requests, opens_this_hour, held_htlcs_of_one_channel (of the
+	// incoming channel with most); with newcomers_ before it, the part of it
 	// that clients without a history have together.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How much there is.

@@ -76,6 +76,7 @@ type LspOrder struct {
 	LeaseEndHeight   int64
 	CreatedMs        int64
 	UpdatedMs        int64
+	HeldSlots        string
 }
 
 type LspOrderCoin struct {
@@ -104,6 +105,7 @@ type LspPayment struct {
 	HeldSatBlocks int64
 	Newcomer      bool
 	Funded        bool
+	HeldSlots     string
 }
 
 type LspPromiseKey struct {

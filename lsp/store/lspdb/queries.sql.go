@@ -332,7 +332,7 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 }
 
 const findOrders = `-- name: FindOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders
 WHERE (created_ms < $1 OR (created_ms = $1 AND id < $2))
   AND (CAST($3 AS BIGINT) = 0 OR client = $4)
   AND (CAST($5 AS BIGINT) = 0 OR NOT terminal)
@@ -388,6 +388,7 @@ func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOr
 			&i.LeaseEndHeight,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.HeldSlots,
 		); err != nil {
 			return nil, err
 		}
@@ -403,7 +404,7 @@ func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOr
 }
 
 const findPayments = `-- name: FindPayments :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded, held_slots FROM lsp_payments
 WHERE id < $1
   AND (CAST($2 AS BIGINT) = 0 OR client = $3)
   AND (CAST($4 AS BIGINT) = 0 OR NOT terminal)
@@ -456,6 +457,7 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 			&i.HeldSatBlocks,
 			&i.Newcomer,
 			&i.Funded,
+			&i.HeldSlots,
 		); err != nil {
 			return nil, err
 		}
@@ -684,7 +686,7 @@ func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error)
 }
 
 const getOrder = `-- name: GetOrder :one
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders WHERE id = $1
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders WHERE id = $1
 `
 
 func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
@@ -711,12 +713,13 @@ func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
 		&i.LeaseEndHeight,
 		&i.CreatedMs,
 		&i.UpdatedMs,
+		&i.HeldSlots,
 	)
 	return i, err
 }
 
 const getPayment = `-- name: GetPayment :one
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE id = $1
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded, held_slots FROM lsp_payments WHERE id = $1
 `
 
 func (q *Queries) GetPayment(ctx context.Context, id string) (LspPayment, error) {
@@ -742,12 +745,13 @@ func (q *Queries) GetPayment(ctx context.Context, id string) (LspPayment, error)
 		&i.HeldSatBlocks,
 		&i.Newcomer,
 		&i.Funded,
+		&i.HeldSlots,
 	)
 	return i, err
 }
 
 const getPaymentByScid = `-- name: GetPaymentByScid :one
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE jit_scid = $1
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded, held_slots FROM lsp_payments WHERE jit_scid = $1
 `
 
 func (q *Queries) GetPaymentByScid(ctx context.Context, jitScid []byte) (LspPayment, error) {
@@ -773,6 +777,7 @@ func (q *Queries) GetPaymentByScid(ctx context.Context, jitScid []byte) (LspPaym
 		&i.HeldSatBlocks,
 		&i.Newcomer,
 		&i.Funded,
+		&i.HeldSlots,
 	)
 	return i, err
 }
@@ -1086,7 +1091,7 @@ func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
 }
 
 const openPayments = `-- name: OpenPayments :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE NOT terminal ORDER BY id
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded, held_slots FROM lsp_payments WHERE NOT terminal ORDER BY id
 `
 
 func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
@@ -1118,6 +1123,7 @@ func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
 			&i.HeldSatBlocks,
 			&i.Newcomer,
 			&i.Funded,
+			&i.HeldSlots,
 		); err != nil {
 			return nil, err
 		}
@@ -1433,7 +1439,7 @@ func (q *Queries) PaymentStates(ctx context.Context) ([]PaymentStatesRow, error)
 }
 
 const paymentsByHash = `-- name: PaymentsByHash :many
-SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC
+SELECT id, machine, client, payment_hash, jit_scid, amount_msat, fee_msat, capacity_sat, bolt11, state, reason, terminal, held_msat, created_ms, updated_ms, expires_ms, held_sat_blocks, newcomer, funded, held_slots FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC
 `
 
 func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]LspPayment, error) {
@@ -1465,6 +1471,7 @@ func (q *Queries) PaymentsByHash(ctx context.Context, paymentHash []byte) ([]Lsp
 			&i.HeldSatBlocks,
 			&i.Newcomer,
 			&i.Funded,
+			&i.HeldSlots,
 		); err != nil {
 			return nil, err
 		}
@@ -1785,7 +1792,7 @@ func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
 }
 
 const undecidedOrders = `-- name: UndecidedOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms FROM lsp_orders WHERE undecided ORDER BY id
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders WHERE undecided ORDER BY id
 `
 
 func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
@@ -1818,6 +1825,7 @@ func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
 			&i.LeaseEndHeight,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.HeldSlots,
 		); err != nil {
 			return nil, err
 		}
@@ -1981,7 +1989,7 @@ func (q *Queries) UpdateOpening(ctx context.Context, arg UpdateOpeningParams) (i
 
 const updateOrder = `-- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
-    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14
 WHERE id = $1
 `
 
@@ -1999,6 +2007,7 @@ type UpdateOrderParams struct {
 	Outpoint       string
 	LeaseEndHeight int64
 	UpdatedMs      int64
+	HeldSlots      string
 }
 
 func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64, error) {
@@ -2016,6 +2025,7 @@ func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64
 		arg.Outpoint,
 		arg.LeaseEndHeight,
 		arg.UpdatedMs,
+		arg.HeldSlots,
 	)
 	if err != nil {
 		return 0, err
@@ -2024,7 +2034,7 @@ func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64
 }
 
 const updatePayment = `-- name: UpdatePayment :execrows
-UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7
+UPDATE lsp_payments SET state = $2, reason = $3, terminal = $4, held_msat = $5, held_sat_blocks = $6, updated_ms = $7, held_slots = $8
 WHERE id = $1
 `
 
@@ -2036,6 +2046,7 @@ type UpdatePaymentParams struct {
 	HeldMsat      int64
 	HeldSatBlocks int64
 	UpdatedMs     int64
+	HeldSlots     string
 }
 
 func (q *Queries) UpdatePayment(ctx context.Context, arg UpdatePaymentParams) (int64, error) {
@@ -2047,6 +2058,7 @@ func (q *Queries) UpdatePayment(ctx context.Context, arg UpdatePaymentParams) (i
 		arg.HeldMsat,
 		arg.HeldSatBlocks,
 		arg.UpdatedMs,
+		arg.HeldSlots,
 	)
 	if err != nil {
 		return 0, err
