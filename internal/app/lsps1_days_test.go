@@ -437,6 +437,10 @@ func randomOrderDay(t *testing.T, seed uint64) {
 	require.NoError(t, err)
 	want := int64(0)
 	for _, r := range detail.Refunds {
+		if r.State == "void" {
+			// Blocks left the chain for so long that it was taken up anew.
+			continue
+		}
 		require.Equal(t, "returned", r.State, b.story(o.OrderID))
 		want += int64(r.OwedSat) - int64(r.FeeSat)
 	}

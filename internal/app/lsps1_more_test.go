@@ -2,11 +2,14 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -67,6 +70,76 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, detail.Refunds, 1)
 				require.EqualValues(t, secondFee, detail.Refunds[0].FeeSat)
+			})
+		})
+	}
+}
+
+// Two payments are to go back in one transaction, and a reorg lets the payer of one
+// take it back: the other is returned without it, whatever lnd's wallet goes on
+// listing, and what was never there is owed to nobody.
+func TestLSPS1RefundLosesAPayment(t *testing.T) {
+	for name, restarts := range map[string]bool{"lnd lists it on": false, "lnd starts again and forgets it": true} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 13, nil)
+				o := b.order()
+				var ids []string
+				for _, sat := range []ln.Sat{20_000, 9_000} {
+					ids = append(ids, b.payOnChain(o.Payment.OnChain.Address, sat))
+					b.pause(b.step)
+					b.w.Mine(1)
+				}
+				b.pause(80 * time.Minute)
+				b.failed(o.OrderID)
+				refund := func(inputs int, mine bool) *wire.MsgTx {
+					t.Helper()
+					for i := range 200 {
+						for _, tx := range b.w.Mempool() {
+							if len(tx.TxIn) == inputs && len(tx.TxOut) == 1 && slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool { return in.PreviousOutPoint.Hash.String() == ids[0] }) {
+								return tx
+							}
+						}
+						b.pause(b.step)
+						if mine && i%8 == 7 {
+							b.w.Mine(1)
+						}
+					}
+					t.Fatalf("no refund of %d payments is on its way\n%s", inputs, b.story(o.OrderID))
+					return nil
+				}
+				height := b.w.Height()
+				refund(2, false)
+				b.w.Reorg(1, false)
+				lost, err := chainhash.NewHashFromStr(ids[1])
+				require.NoError(t, err)
+				_, err = b.w.ReplaceTx(b.payer, *lost, 5_000, true)
+				require.NoError(t, err)
+				if restarts {
+					b.gateway.Kill()
+					require.NoError(t, b.gateway.Start())
+				}
+				second := refund(1, true)
+				require.GreaterOrEqual(t, b.w.Height(), height+6, "a payment may be mined again: it is waited for")
+				b.w.Mine(150)
+				if !restarts {
+					// Only a start has lnd forget what it lists for nothing.
+					b.gateway.Kill()
+					require.NoError(t, b.gateway.Start())
+				}
+				require.Equal(t, "failed", b.over(o.OrderID).State, b.story(o.OrderID))
+				detail, err := b.service.Load().orders.ShowOrder(b.ctx, &lspv1.ShowOrderRequest{OrderId: o.OrderID})
+				require.NoError(t, err)
+				require.Len(t, detail.Refunds, 2)
+				states := map[string]uint64{}
+				for _, r := range detail.Refunds {
+					states[r.State] = r.OwedSat
+				}
+				require.Equal(t, map[string]uint64{"void": 29_000, "returned": 20_000}, states, b.story(o.OrderID))
+				require.Equal(t, second.TxOut[0].Value*1000, b.gained(b.wallet))
+				leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
+				require.NoError(t, err)
+				require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
 			})
 		})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -293,14 +294,14 @@ func (e *Engine) closedOf(ctx context.Context, orders []string) map[string]bool 
 // keepCoins leases coins for as long as a lease lasts; blocks renew it. A coin
 // that is not in the wallet any more is passed over: what is spent needs no
 // lease.
-func (e *Engine) keepCoins(ctx context.Context, lease [32]byte, coins []ln.Outpoint) error {
+func (e *Engine) keepCoins(ctx context.Context, lease [32]byte, coins []ln.Outpoint, level zapcore.Level) error {
 	for _, op := range coins {
 		err := e.node.Coins.LeaseCoin(ctx, lease, op, leaseFor)
 		if errors.Is(err, ln.ErrUnavailable) {
 			return err
 		}
 		if err != nil {
-			e.log.Info("a payment of an order could not be leased", zap.Stringer("outpoint", op), zap.Error(err))
+			e.log.Log(level, "a payment of an order could not be leased", zap.Stringer("outpoint", op), zap.Error(err))
 		}
 	}
 	return nil
@@ -320,13 +321,19 @@ func (e *Engine) freeCoins(ctx context.Context, f order.FreeCoins) error {
 }
 
 // renewOrderLeases keeps what pays an order until it is the gateway's or is on
-// its way back.
+// its way back. One that came back is leased again here.
 func (e *Engine) renewOrderLeases(ctx context.Context, o order.Order) {
+	for _, op := range order.Missing(o) {
+		if err := e.node.Coins.ReleaseCoin(ctx, order.LeaseID(o.ID), op); err != nil && ctx.Err() == nil {
+			e.log.Debug("the lease of a payment that left the chain could not be given back", zap.String("order", o.ID), zap.Error(err))
+		}
+	}
 	kept := order.Kept(o)
 	if len(kept) == 0 {
 		return
 	}
-	if err := e.keepCoins(ctx, order.LeaseID(o.ID), kept); err != nil && ctx.Err() == nil {
+	// What is on its way back is spent, as a rule.
+	if err := e.keepCoins(ctx, order.LeaseID(o.ID), kept, zapcore.DebugLevel); err != nil && ctx.Err() == nil {
 		e.log.Warn("a lease could not be renewed", zap.String("order", o.ID), zap.Error(err))
 	}
 }

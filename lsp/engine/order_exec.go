@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -13,6 +14,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/refund"
 )
 
 func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]order.Event, error) {
@@ -56,11 +58,16 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 		}
 		return nil, err
 	case order.KeepCoins:
-		return nil, e.keepCoins(ctx, f.LeaseID, f.Coins)
+		return nil, e.keepCoins(ctx, f.LeaseID, f.Coins, zapcore.InfoLevel)
 	case order.FreeCoins:
 		return nil, e.freeCoins(ctx, f)
 	case order.Refund:
 		return e.beginRefund(ctx, f)
+	case order.DropRefund:
+		e.log.Warn("payments that were to be returned left the chain; the others are returned without them",
+			zap.String("order", f.OrderID), zap.String("refund", f.RefundID), zap.Stringers("coins", f.Coins))
+		_, err := e.refunds.Send(ctx, f.RefundID, refund.CoinsGone{Moment: e.moment(), Coins: f.Coins})
+		return nil, e.passOn(err)
 	case order.WarnLease:
 		e.log.Warn("the lease of a channel is nearly over", zap.String("order", f.OrderID), zap.Stringer("client", f.Client),
 			zap.Stringer("outpoint", f.Channel.Outpoint), zap.Uint32("end_height", f.Channel.EndHeight), zap.Bool("closes", e.cfg.Orders.CloseAtEnd))

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.uber.org/zap"
-
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
@@ -35,6 +33,10 @@ func (e *Engine) beginRefund(ctx context.Context, f order.Refund) ([]order.Event
 	var events []order.Event
 	if tx, sent := refund.Latest(inst.State); sent {
 		events = append(events, order.RefundSent{Moment: e.moment(), RefundID: f.RefundID, TxID: tx.TxID})
+	}
+	if _, void := inst.State.(refund.Void); void {
+		// The order took it up when it was told, and asks no more.
+		return nil, nil
 	}
 	if refund.Final(inst.State) {
 		events = append(events, order.RefundEnded{Moment: e.moment(), RefundID: f.RefundID})
@@ -133,6 +135,10 @@ func (e *Engine) notifyRefunded(ctx context.Context, f refund.NotifyOrder) error
 			return err
 		}
 	}
+	if f.Void {
+		_, err := e.orders.Send(ctx, f.OrderID, order.RefundVoid{Moment: e.moment(), RefundID: f.RefundID, Spent: f.Spent})
+		return e.passOn(err)
+	}
 	if !f.Over {
 		return nil
 	}
@@ -158,11 +164,9 @@ func (e *Engine) tellRefund(ctx context.Context, id string, txs []ln.WalletTx) {
 		coins[c.Outpoint] = true
 	}
 	var ev refund.Event
-	listed := false
 	for _, t := range txs {
 		switch {
 		case versions[t.TxID]:
-			listed = true
 			if t.Confirmations > 0 && (s.Confirmed != t.TxID || s.ConfirmedHeight != uint32(t.Height)) { //nolint:gosec // a height
 				ev = refund.Confirmed{Moment: e.moment(), TxID: t.TxID, ConfirmedHeight: uint32(t.Height)} //nolint:gosec // a height
 			}
@@ -170,15 +174,16 @@ func (e *Engine) tellRefund(ctx context.Context, id string, txs []ln.WalletTx) {
 				ev = refund.Reorged{Moment: e.moment()}
 			}
 		case t.Confirmations > 0:
+			var spent []ln.Outpoint
 			for _, op := range t.Spends {
 				if coins[op] {
-					ev = refund.Conflicted{Moment: e.moment(), Spender: t.TxID, SpenderHeight: uint32(t.Height)} //nolint:gosec // a height
+					spent = append(spent, op)
 				}
 			}
+			if len(spent) > 0 {
+				ev = refund.Conflicted{Moment: e.moment(), Spender: t.TxID, SpenderHeight: uint32(t.Height), Coins: spent} //nolint:gosec // a height
+			}
 		}
-	}
-	if !listed && s.ConfirmedHeight == 0 {
-		e.log.Debug("lnd lists no version of a refund", zap.String("refund", id))
 	}
 	if ev != nil {
 		tell(e, e.refunds, id, ev)

@@ -20,7 +20,8 @@ func (o Order) see(v CoinsSeen) (Order, []Effect) {
 		known := slices.ContainsFunc(o.Coins, func(k Coin) bool { return k.Outpoint == c.Outpoint })
 		// One that is spent before it was seen is not there to be taken or
 		// returned: the database is an older copy, or a person has spent it.
-		if !known && !c.Spent {
+		// So is one that comes when the address is watched no more.
+		if !known && !c.Spent && !o.Unwatched {
 			o.Coins = append(o.Coins, Coin{Outpoint: c.Outpoint, AmountSat: c.AmountSat, SeenAt: c.At, Replaceable: c.Replaceable})
 			fresh = append(fresh, c.Outpoint)
 		}
@@ -29,10 +30,42 @@ func (o Order) see(v CoinsSeen) (Order, []Effect) {
 		c, there := listed[o.Coins[i].Outpoint]
 		o.Coins[i].Gone, o.Coins[i].Height = !there, c.Height
 	}
-	if len(fresh) == 0 {
-		return o, nil
+	effects := o.lose(v.Height)
+	if len(fresh) > 0 {
+		effects = append(effects, KeepCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: fresh})
 	}
-	return o, []Effect{KeepCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: fresh}}
+	return o, effects
+}
+
+// lose gives up refunds of which a coin left the chain: a reorg that let its payer
+// spend it otherwise makes every version of the refund invalid, and with it the way
+// back of the coins beside it. lnd's wallet may list such a payment as unconfirmed
+// until it restarts, and never the transaction that took its place. So time decides:
+// what was in a block and has been in none for as many blocks as bury a transaction
+// is waited for no longer. If it comes back it is returned by itself. The coins are
+// the order's own copy.
+func (o Order) lose(height uint32) (effects []Effect) {
+	var ids []string
+	lost := make(map[string][]ln.Outpoint)
+	for i := range o.Coins {
+		switch c := &o.Coins[i]; {
+		case c.Refund == "" || c.RefundOver || c.Height > 0:
+			c.LostHeight = 0
+		case c.LostHeight == 0:
+			c.LostHeight = max(height, 1)
+		case height >= c.LostHeight && height-c.LostHeight >= max(o.BuriedConfs, 1):
+			// It is told again after as long, should there be no answer.
+			c.LostHeight = height
+			if lost[c.Refund] == nil {
+				ids = append(ids, c.Refund)
+			}
+			lost[c.Refund] = append(lost[c.Refund], c.Outpoint)
+		}
+	}
+	for _, id := range ids {
+		effects = append(effects, DropRefund{OrderID: o.ID, RefundID: id, Coins: lost[id]})
+	}
+	return effects
 }
 
 // payBy is when an order that is not paid ends. A payment that was seen in time
@@ -196,9 +229,16 @@ func (o Order) takeOver(height uint32) (Order, []Effect) {
 		return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}
 	}
 	o.Coins = slices.Clone(o.Coins)
-	o, f := o.refund(used, o.OnChain.TotalSat, lsp.Because(lsp.ReasonAmountOver, "more than the order's total was paid: the rest goes back, less the fee of the transaction"))
+	o, f := o.refund(used, o.OnChain.TotalSat, tooMuch())
 	return o, []Effect{f}
 }
+
+func tooMuch() lsp.Reason {
+	return lsp.Because(lsp.ReasonAmountOver, "more than the order's total was paid: the rest goes back, less the fee of the transaction")
+}
+
+// returning: a refund of the coin has begun and is not over.
+func (c Coin) returning() bool { return c.Refund != "" && !c.RefundOver }
 
 // refund begins one of these coins. The caller has cloned them.
 func (o Order) refund(due []int, keep ln.Sat, reason lsp.Reason) (Order, Effect) {
@@ -231,12 +271,62 @@ func (o Order) refunded(v Event) (Order, []Effect, bool) {
 				c.RefundOver, found = true, true
 				free = append(free, c.Outpoint)
 			}
+		case RefundVoid:
+			if c.Refund != v.RefundID || c.Refund == "" {
+				continue
+			}
+			found = true
+			if slices.Contains(v.Spent, c.Outpoint) {
+				c.RefundOver = true
+				free = append(free, c.Outpoint)
+				continue
+			}
+			c.Refund, c.RefundTx, c.LostHeight = "", ln.TxID{}, 0
 		}
+	}
+	if _, void := v.(RefundVoid); void && found {
+		return o.returnAnew(free)
 	}
 	if len(free) == 0 {
 		return o, nil, found
 	}
 	return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}, found
+}
+
+// returnAnew takes up the surplus that a void refund was to return. Coins that paid
+// for the channel and are still there pay for it alone, as far as they go; one that
+// comes back later is beyond the total, or what was missing of it. What is no part of
+// the payment is given back as any other (giveBack). The coins are the order's own copy.
+func (o Order) returnAnew(free []ln.Outpoint) (Order, []Effect, bool) {
+	var effects []Effect
+	if len(free) > 0 {
+		effects = append(effects, FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free})
+	}
+	if !o.Taken {
+		return o, effects, true
+	}
+	var there, missing []int
+	var sum ln.Sat
+	for i, c := range o.Coins {
+		switch {
+		case !c.Used || c.RefundOver || c.Refund != "":
+		case c.Gone || c.Height == 0:
+			missing = append(missing, i)
+		default:
+			there = append(there, i)
+			sum += c.AmountSat // checked when the coins were taken
+		}
+	}
+	if sum <= o.OnChain.TotalSat {
+		// takeOver looks again when what is missing is back.
+		o.Taken = len(missing) == 0
+		return o, effects, true
+	}
+	for _, i := range missing {
+		o.Coins[i].Used = false
+	}
+	o, f := o.refund(there, o.OnChain.TotalSat, tooMuch())
+	return o, append(effects, f), true
 }
 
 // quiet: nothing that was paid is still to be returned, and nothing can come.
@@ -251,7 +341,7 @@ func (o Order) quiet(delivered bool) bool {
 		return false
 	}
 	for _, c := range o.Coins {
-		if c.Refund != "" && !c.RefundOver && !c.Gone {
+		if c.returning() {
 			return false
 		}
 	}
@@ -269,12 +359,24 @@ func (o Order) OwnCoins() map[ln.Outpoint]bool {
 	return out
 }
 
-// Kept are payments that nothing else may spend.
+// Kept are payments that nothing else may spend. One that is on its way back is kept
+// as well: lnd frees it when the transaction that returns it is no longer valid.
 func Kept(o Order) []ln.Outpoint {
 	var out []ln.Outpoint
 	own := o.OwnCoins()
 	for _, c := range o.Coins {
-		if !c.Gone && !own[c.Outpoint] && c.RefundTx == (ln.TxID{}) {
+		if !c.Gone && !own[c.Outpoint] {
+			out = append(out, c.Outpoint)
+		}
+	}
+	return out
+}
+
+// Missing are payments that lnd does not list any more: a lease of one keeps nothing.
+func Missing(o Order) []ln.Outpoint {
+	var out []ln.Outpoint
+	for _, c := range o.Coins {
+		if c.Gone {
 			out = append(out, c.Outpoint)
 		}
 	}

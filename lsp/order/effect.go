@@ -81,7 +81,7 @@ type (
 		Coins   []ln.Outpoint `json:"coins,omitempty"`
 	}
 	// Refund creates the refund unless it exists and has it report (again):
-	// RefundSent, RefundEnded.
+	// RefundSent, RefundEnded, RefundVoid.
 	Refund struct {
 		OrderID  string `json:"order_id"`
 		RefundID string `json:"refund_id"`
@@ -91,6 +91,13 @@ type (
 		Script   []byte     `json:"script"`
 		ToScript []byte     `json:"to_script"`
 		Reason   lsp.Reason `json:"reason"`
+	}
+	// DropRefund tells a refund that these of its coins left the chain and are waited
+	// for no longer. Answer, unless a version of it is in a block: RefundVoid.
+	DropRefund struct {
+		OrderID  string        `json:"order_id"`
+		RefundID string        `json:"refund_id"`
+		Coins    []ln.Outpoint `json:"coins"`
 	}
 	// WarnLease tells operator and client that the lease is nearly over.
 	WarnLease struct {
@@ -122,6 +129,7 @@ func (CancelInvoice) EffectName() string  { return "cancel_invoice" }
 func (KeepCoins) EffectName() string      { return "keep_coins" }
 func (FreeCoins) EffectName() string      { return "free_coins" }
 func (Refund) EffectName() string         { return "refund" }
+func (DropRefund) EffectName() string     { return "drop_refund" }
 func (WarnLease) EffectName() string      { return "warn_lease" }
 func (CloseChannel) EffectName() string   { return "close_channel" }
 func (Alarm) EffectName() string          { return "alarm" }

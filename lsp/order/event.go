@@ -95,10 +95,17 @@ type (
 		TxID     ln.TxID `json:"txid"`
 	}
 	// RefundEnded: nothing more happens to the refund: its transaction is
-	// buried, or its coins are too little to send or do not exist any more.
+	// buried, or its coins are too little to send.
 	RefundEnded struct {
 		lsp.Moment
 		RefundID string `json:"refund_id"`
+	}
+	// RefundVoid: the refund returns nothing and never will. Of its coins only Spent
+	// are spent.
+	RefundVoid struct {
+		lsp.Moment
+		RefundID string        `json:"refund_id"`
+		Spent    []ln.Outpoint `json:"spent,omitempty"`
 	}
 	// ChannelClosed: the channel is closed or closing, whoever did it.
 	ChannelClosed struct{ lsp.Moment }
@@ -147,6 +154,7 @@ func (InvoiceSettled) EventName() string   { return "invoice_settled" }
 func (InvoiceCanceled) EventName() string  { return "invoice_canceled" }
 func (RefundSent) EventName() string       { return "refund_sent" }
 func (RefundEnded) EventName() string      { return "refund_ended" }
+func (RefundVoid) EventName() string       { return "refund_void" }
 func (ChannelClosed) EventName() string    { return "channel_closed" }
 func (NewBlock) EventName() string         { return "new_block" }
 func (Tick) EventName() string             { return "tick" }

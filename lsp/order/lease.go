@@ -150,6 +150,10 @@ func (o Order) channelFacts(v Event) (Order, []Effect, bool) {
 		return o, append(effects, more...), true
 	case RefundSent, RefundEnded:
 		return o.refunded(v)
+	case RefundVoid:
+		o, effects, ok := o.refunded(v)
+		o, more := o.giveBack(true, twice())
+		return o, append(effects, more...), ok
 	}
 	return o, nil, false
 }

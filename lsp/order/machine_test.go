@@ -89,9 +89,9 @@ func scenarioCoins(name string) []Event {
 	zero.ZeroConf = true
 	switch name {
 	case onlyOnChain:
-		return []Event{coins(testHeight), coins(testHeight, seen(1, testTotal, testHeight)), coins(testHeight, seen(1, testTotal, 0))}
+		return []Event{coins(testHeight), coins(testHeight + 6), coins(testHeight, seen(1, testTotal, testHeight)), coins(testHeight, seen(1, testTotal, 0))}
 	case paidTwice:
-		return []Event{coins(testHeight, seen(1, testTotal, testHeight))}
+		return []Event{coins(testHeight), coins(testHeight + 6), coins(testHeight, seen(1, testTotal, testHeight))}
 	case paidTooMuch:
 		return []Event{coins(testHeight, seen(3, testTotal+1, testHeight))}
 	case unconfirmed:
@@ -140,6 +140,9 @@ func testEvents(s State) []Event {
 			InvoiceSettled{m},
 			InvoiceCanceled{m},
 		)
+	}
+	if o.Refunds == 1 {
+		events = append(events, RefundVoid{m, RefundID(o.ID, 1), nil}, RefundVoid{m, RefundID(o.ID, 1), []ln.Outpoint{{TxID: ln.TxID{1}}}})
 	}
 	switch s.(type) {
 	case Created, Awaiting, Paid, Opening:

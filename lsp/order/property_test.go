@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/big"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,6 +51,7 @@ func TestRandomDays(t *testing.T) {
 		var signed, published, abandoned, settling, cancelled bool
 		live := ""
 		returned := map[ln.Outpoint]string{}
+		over := map[string]bool{}
 		now, height := testStart, uint32(testHeight)
 		for range rapid.IntRange(1, 80).Draw(t, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "minutes")) * time.Minute)
@@ -97,6 +99,14 @@ func TestRandomDays(t *testing.T) {
 				if !published {
 					continue
 				}
+			case RefundVoid:
+				if over[v.RefundID] {
+					continue
+				}
+			case RefundEnded:
+				if over[v.RefundID] {
+					continue
+				}
 			}
 			next, effects, err := Step(again(t, s), again(t, v))
 			if errors.Is(err, fsm.ErrIllegal) || errors.Is(err, ErrTooLate) {
@@ -104,6 +114,17 @@ func TestRandomDays(t *testing.T) {
 			}
 			require.NoError(t, err)
 			s = next
+			switch v := v.(type) {
+			case RefundEnded:
+				over[v.RefundID] = true
+			case RefundVoid:
+				over[v.RefundID] = true
+				for op, id := range returned {
+					if id == v.RefundID && !slices.Contains(v.Spent, op) {
+						delete(returned, op)
+					}
+				}
+			}
 			for _, f := range effects {
 				switch f := again(t, f).(type) {
 				case OpenChannel:
@@ -117,6 +138,8 @@ func TestRandomDays(t *testing.T) {
 					settling = true
 				case CancelInvoice:
 					require.False(t, Of(s).PaidBy == PaidByLightning && live != "" && !Final(s), "cancelled while there may be a channel")
+				case DropRefund:
+					require.False(t, over[f.RefundID])
 				case Refund:
 					for _, c := range f.Coins {
 						require.Empty(t, returned[c.Outpoint], "a coin is returned twice")
@@ -188,6 +211,109 @@ func walk(t *testing.T, s State, events ...Event) (State, []Effect) {
 		s, effects = next, f
 	}
 	return s, effects
+}
+
+// Two payments go back in one transaction, and a reorg lets the payer of one spend it
+// otherwise: the refund is given up once that is as deep as a block is buried, the
+// other payment goes back by itself, and so does the first if it ever returns.
+func TestARefundLosesOneOfItsCoins(t *testing.T) {
+	at := func(minutes int, height uint32, list ...SeenCoin) CoinsSeen {
+		return CoinsSeen{Moment: lsp.Moment{At: testStart.Add(time.Duration(minutes) * time.Minute), Height: height}, Coins: list}
+	}
+	o := scenario(onlyOnChain)
+	one, two := seen(1, 30_000, testHeight), seen(2, 20_000, testHeight)
+	id := RefundID(o.ID, 1)
+	start := func() State {
+		s, _ := walk(t, Created{o}, Start{moment(testHeight)}, at(1, testHeight, one, two))
+		s, effects := walk(t, s, Tick{lsp.Moment{At: o.OnChain.ConfirmBy, Height: testHeight}})
+		require.IsType(t, Unwinding{}, s)
+		require.Len(t, effects[0].(Refund).Coins, 2)
+		s, _ = walk(t, s, RefundSent{moment(testHeight), id, ln.TxID{9}})
+		return s
+	}
+	for name, left := range map[string][]SeenCoin{
+		"listed as unconfirmed": {{Outpoint: one.Outpoint, AmountSat: one.AmountSat, At: testStart}, two}, "not listed": {two},
+	} {
+		s, effects := walk(t, start(), at(2, testHeight+1, left...))
+		require.Empty(t, effects)
+		s, effects = walk(t, s, at(3, testHeight+6, left...))
+		require.Empty(t, effects, "a payment may be mined again: %s", name)
+		again, effects := walk(t, s, at(4, testHeight+6, one, two), at(5, testHeight+20, one, two))
+		require.Empty(t, effects)
+		require.IsType(t, Unwinding{}, again)
+		s, effects = walk(t, s, at(4, testHeight+7, left...))
+		require.Equal(t, []Effect{DropRefund{OrderID: o.ID, RefundID: id, Coins: []ln.Outpoint{one.Outpoint}}}, effects, name)
+		s, effects = walk(t, s, at(5, testHeight+8, left...))
+		require.Empty(t, effects, "it is told once")
+		require.Contains(t, Kept(Of(s)), two.Outpoint, "lnd has freed it with the transaction that is invalid")
+		s, effects = walk(t, s, RefundVoid{moment(testHeight + 8), id, nil})
+		second := effects[0].(Refund)
+		require.Equal(t, RefundID(o.ID, 2), second.RefundID)
+		require.Len(t, second.Coins, 1)
+		require.Equal(t, two.Outpoint, second.Coins[0].Outpoint)
+		back, effects := walk(t, s, at(6, testHeight+30, one, two))
+		require.Equal(t, one.Outpoint, effects[0].(Refund).Coins[0].Outpoint, "it came back after all")
+		require.False(t, Of(back).quiet(false))
+		s, _ = walk(t, s, RefundEnded{moment(testHeight + 9), second.RefundID}, Tick{lsp.Moment{At: o.OnChain.WatchUntil, Height: testHeight + 9}})
+		require.IsType(t, Failed{}, s, name)
+	}
+	// Of one that another transaction made impossible, what that spent is over.
+	s, effects := walk(t, start(), RefundVoid{moment(testHeight), id, []ln.Outpoint{one.Outpoint}})
+	require.Equal(t, []ln.Outpoint{one.Outpoint}, effects[0].(FreeCoins).Coins)
+	require.Equal(t, two.Outpoint, effects[1].(Refund).Coins[0].Outpoint)
+	require.NotContains(t, Kept(Of(s)), one.Outpoint)
+	// Not even the end of the watch leaves it.
+	s, _ = walk(t, start(), Tick{lsp.Moment{At: o.OnChain.WatchUntil, Height: testHeight}})
+	require.IsType(t, Unwinding{}, s)
+	_, chain := Wants(s)
+	require.True(t, chain)
+	s, _ = walk(t, s, at(9, testHeight+1, two, seen(3, 9_000, testHeight+1)))
+	require.Len(t, Of(s).Coins, 2, "what comes now is the operator's to return")
+}
+
+// The same with what was paid too much for a channel: what is left of the payment
+// pays for it, and what of that is beyond the total goes back.
+func TestASurplusLosesOneOfItsCoins(t *testing.T) {
+	m := moment(testHeight)
+	for left, want := range map[ln.Sat]struct {
+		back  bool
+		lost  ln.Msat
+		taken bool
+	}{testTotal + 9_000: {true, 0, true}, testTotal: {false, 0, false}, testTotal - 9_000: {false, 9_000_000, false}} {
+		o := scenario(onlyOnChain)
+		o.BuriedConfs = 1
+		big, small := seen(1, left, testHeight), seen(2, 30_000, testHeight)
+		s, _ := walk(t, Created{o}, Start{m}, coins(testHeight, big, small), PeerStatus{m, true},
+			OpeningPublished{m, OpeningID(o.ID, 1), testFunding}, OpeningConfirmed{m, OpeningID(o.ID, 1)})
+		s, effects := walk(t, s, NewBlock{Moment: m})
+		id := effects[0].(Refund).RefundID
+		require.EqualValues(t, testTotal, effects[0].(Refund).KeepSat)
+		s, _ = walk(t, s, RefundSent{m, id, ln.TxID{9}}, coins(testHeight+1, big))
+		s, effects = walk(t, s, coins(testHeight+2, big))
+		require.Equal(t, []ln.Outpoint{small.Outpoint}, effects[0].(DropRefund).Coins)
+		s, effects = walk(t, s, RefundVoid{moment(testHeight + 2), id, nil})
+		require.Equal(t, want.taken, Of(s).Taken)
+		if want.back {
+			f := effects[0].(Refund)
+			require.EqualValues(t, testTotal, f.KeepSat)
+			require.Equal(t, big.Outpoint, f.Coins[0].Outpoint)
+		} else {
+			require.Empty(t, effects)
+		}
+		lost, err := Of(s).LostMsat()
+		require.NoError(t, err)
+		require.Equal(t, want.lost, lost)
+		// It comes back: all of it is beyond the total, or what was missing.
+		_, effects = walk(t, s, coins(testHeight+9, big, small))
+		f := effects[0].(Refund)
+		if want.back {
+			require.Zero(t, f.KeepSat)
+			require.Equal(t, small.Outpoint, f.Coins[0].Outpoint)
+		} else {
+			require.EqualValues(t, testTotal, f.KeepSat)
+			require.Len(t, f.Coins, 2)
+		}
+	}
 }
 
 // What a client is shown at each step.

@@ -113,6 +113,8 @@ type Coin struct {
 	Refund     string  `json:"refund,omitempty"`
 	RefundTx   ln.TxID `json:"refund_tx,omitzero"`
 	RefundOver bool    `json:"refund_over,omitempty"`
+	// LostHeight is since when a coin that is being returned is in no block.
+	LostHeight uint32 `json:"lost_height,omitempty"`
 }
 
 // Held is the set of HTLCs that the hold invoice accepted.

@@ -426,10 +426,15 @@ func stepUnwinding(s Unwinding, v Event) (State, []Effect, error) {
 		var more []Effect
 		o, more = o.giveBack(false, s.Reason)
 		effects = append(effects, more...)
-	case RefundSent, RefundEnded:
+	case RefundSent, RefundEnded, RefundVoid:
 		var ok bool
 		if o, effects, ok = o.refunded(v); !ok {
 			return nil, nil, fsm.Illegal(s, v)
+		}
+		if _, void := v.(RefundVoid); void {
+			var more []Effect
+			o, more = o.giveBack(false, s.Reason)
+			effects = append(effects, more...)
 		}
 	case Tick:
 		if o.watchUntil().IsZero() || v.At.Before(o.watchUntil()) {

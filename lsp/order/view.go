@@ -1,6 +1,8 @@
 package order
 
 import (
+	"slices"
+
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -142,14 +144,15 @@ func HeldOf(s State) Held {
 func PriceOf(o Order) Price { return o.price() }
 
 // Wants reports what an order that is not final waits for: its client's node, and
-// the chain.
+// the chain: for as long as its address is watched, and what was paid is on its way
+// back.
 func Wants(s State) (peer, chain bool) {
 	o := Of(s)
 	switch s.(type) {
 	case Paid, Closing:
 		peer = true
 	}
-	return peer, o.OnChain != nil && !o.Unwatched && !Final(s)
+	return peer, o.OnChain != nil && !Final(s) && (!o.Unwatched || slices.ContainsFunc(o.Coins, Coin.returning))
 }
 
 // ChannelOf is the channel that an order has, and whether it should be listed by

@@ -6,10 +6,12 @@ import "github.com/sluice-lsp/sluice/internal/fsm"
 // STATES.md is drawn from it.
 func edges() []fsm.Edge {
 	return []fsm.Edge{
+		{From: "planned", Event: "coins_gone", To: "void", Effects: []string{"notify_order"}},
 		{From: "planned", Event: "signed", To: "sending", Effects: []string{"publish"}},
 		{From: "planned", Event: "start", To: "planned", Effects: []string{"build"}},
 		{From: "planned", Event: "too_small", To: "kept", Effects: []string{"notify_order"}},
 
+		{From: "sending", Event: "coins_gone", To: "void", Effects: []string{"notify_order"}},
 		{From: "sending", Event: "confirmed", To: "returned", Effects: []string{"notify_order"}},
 		{From: "sending", Event: "confirmed", To: "sending", Effects: []string{"notify_order"}},
 		{From: "sending", Event: "conflicted", To: "sending"},

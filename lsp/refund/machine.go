@@ -89,7 +89,9 @@ type (
 		Plan
 		Reason lsp.Reason `json:"why"`
 	}
-	// Void: final; another transaction spent the coins and is buried.
+	// Void: final; no version can confirm any more, or none is waited for: another
+	// transaction spent coins and is buried, or coins left the chain. What of them
+	// is still there is the order's to return anew.
 	Void struct {
 		Plan
 		Reason lsp.Reason `json:"why"`
@@ -184,11 +186,18 @@ type (
 	}
 	// Reorged: no block has any version any more.
 	Reorged struct{ lsp.Moment }
-	// Conflicted: a block at SpenderHeight spends a coin otherwise.
+	// Conflicted: a block at SpenderHeight spends these coins otherwise.
 	Conflicted struct {
 		lsp.Moment
-		Spender       ln.TxID `json:"spender"`
-		SpenderHeight uint32  `json:"spender_height"`
+		Spender       ln.TxID       `json:"spender"`
+		SpenderHeight uint32        `json:"spender_height"`
+		Coins         []ln.Outpoint `json:"coins"`
+	}
+	// CoinsGone: no block has these coins any more, for so long that they are not
+	// waited for. Whoever tells it takes up the others.
+	CoinsGone struct {
+		lsp.Moment
+		Coins []ln.Outpoint `json:"coins"`
 	}
 	// NewBlock: the tip is Moment.Height; TargetRate is what the fee source asks
 	// for now (0: unknown).
@@ -208,6 +217,7 @@ func (PublishFailed) EventName() string { return "publish_failed" }
 func (Confirmed) EventName() string     { return "confirmed" }
 func (Reorged) EventName() string       { return "reorged" }
 func (Conflicted) EventName() string    { return "conflicted" }
+func (CoinsGone) EventName() string     { return "coins_gone" }
 func (NewBlock) EventName() string      { return "new_block" }
 func (Tick) EventName() string          { return "tick" }
 
@@ -238,6 +248,9 @@ type (
 		TxID     ln.TxID `json:"txid,omitzero"`
 		// Over: nothing more happens to the refund.
 		Over bool `json:"over,omitempty"`
+		// Void: it returns nothing, and of its coins only Spent are spent.
+		Void  bool          `json:"void,omitempty"`
+		Spent []ln.Outpoint `json:"spent,omitempty"`
 	}
 )
 
@@ -252,7 +265,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Step:   Step,
 		States: []State{Planned{}, Sending{}, Returned{}, Kept{}, Void{}},
 		Events: []Event{
-			Start{}, Signed{}, TooSmall{}, Published{}, PublishFailed{}, Confirmed{}, Reorged{}, Conflicted{}, NewBlock{}, Tick{},
+			Start{}, Signed{}, TooSmall{}, Published{}, PublishFailed{}, Confirmed{}, Reorged{}, Conflicted{}, CoinsGone{}, NewBlock{}, Tick{},
 		},
 		Effects:  []Effect{Build{}, Publish{}, NotifyOrder{}},
 		Terminal: Final,

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -39,8 +40,9 @@ func testEvents(State) []Event {
 		Confirmed{m, tx(1, 300).TxID, 100},
 		Confirmed{moment(105), tx(1, 300).TxID, 100},
 		Reorged{m},
-		Conflicted{m, ln.TxID{8}, 100},
-		Conflicted{moment(105), ln.TxID{8}, 100},
+		Conflicted{m, ln.TxID{8}, 100, nil},
+		Conflicted{moment(105), ln.TxID{8}, 100, []ln.Outpoint{{TxID: ln.TxID{1}}}},
+		CoinsGone{m, []ln.Outpoint{{TxID: ln.TxID{1}}}},
 		NewBlock{moment(101), 0},
 		NewBlock{moment(103), 2000},
 		NewBlock{moment(105), 0},
@@ -82,6 +84,26 @@ func TestBumps(t *testing.T) {
 	s, effects = walk(t, s, Confirmed{moment(105), tx(1, 300).TxID, 100})
 	require.Equal(t, tx(1, 300), s.(Returned).Tx)
 	require.Equal(t, NotifyOrder{RefundID: "order-1-refund-1", OrderID: "order-1", TxID: tx(1, 300).TxID, Over: true}, effects[0])
+}
+
+// What can return nothing ends, and says which of its coins are spent: the order
+// takes up the others. One that is in a block is not given up.
+func TestVoid(t *testing.T) {
+	m := moment(100)
+	gone := ln.Outpoint{TxID: ln.TxID{1}}
+	sent, _ := walk(t, Planned{testPlan()}, Start{m}, Signed{m, tx(1, 300)}, Published{m, tx(1, 300).TxID})
+	for _, s := range []State{Planned{testPlan()}, sent} {
+		over, effects := walk(t, s, CoinsGone{m, []ln.Outpoint{gone}})
+		require.IsType(t, Void{}, over)
+		require.Equal(t, []Effect{NotifyOrder{RefundID: "order-1-refund-1", OrderID: "order-1", Void: true}}, effects)
+	}
+	confirmed, _ := walk(t, sent, Confirmed{m, tx(1, 300).TxID, 100})
+	_, _, err := Step(confirmed, CoinsGone{m, []ln.Outpoint{gone}})
+	require.ErrorIs(t, err, fsm.ErrIllegal)
+	over, effects := walk(t, sent, Conflicted{moment(105), ln.TxID{8}, 100, []ln.Outpoint{gone}})
+	require.IsType(t, Void{}, over)
+	require.Equal(t, []ln.Outpoint{gone}, effects[0].(NotifyOrder).Spent)
+	require.False(t, effects[0].(NotifyOrder).Over)
 }
 
 // The client bears the fee, and nothing else: what is not so is never published.

@@ -34,6 +34,8 @@ func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 	case TooSmall:
 		why := lsp.Because(lsp.ReasonAmountShort, "%s is too little to be sent back (%s): the gateway keeps it", s.OwedSat(), ln.Clip(v.Text, 200))
 		return Kept{Plan: s.Plan, Reason: why}, []Effect{s.over(ln.TxID{})}, nil
+	case CoinsGone:
+		return void(s.Plan, coinsGone(), nil)
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
@@ -94,8 +96,14 @@ func stepSending(s Sending, v Event) (State, []Effect, error) {
 		if ln.Confirmations(v.SpenderHeight, v.Height) < max(s.BuriedConfs, 1) {
 			return s, nil, nil
 		}
-		why := lsp.Because(lsp.ReasonConflict, "transaction %s spent a coin that was to be returned, and is buried", v.Spender)
-		return Void{Plan: s.Plan, Reason: why}, []Effect{s.over(ln.TxID{})}, nil
+		return void(s.Plan, lsp.Because(lsp.ReasonConflict, "transaction %s spent a coin that was to be returned, and is buried", v.Spender), v.Coins)
+	case CoinsGone:
+		if s.ConfirmedHeight > 0 {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		// Its versions may come back with the coins, and confirm after all: they spend
+		// what another refund of the same coins spends, and the chain takes one.
+		return void(s.Plan, coinsGone(), nil)
 	case NewBlock:
 		if s.ConfirmedHeight > 0 {
 			return s.bury(v.Height)
@@ -116,6 +124,15 @@ func stepSending(s Sending, v Event) (State, []Effect, error) {
 		return next, []Effect{bump}, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// void ends a refund that returns nothing.
+func void(p Plan, why lsp.Reason, spent []ln.Outpoint) (State, []Effect, error) {
+	return Void{Plan: p, Reason: why}, []Effect{NotifyOrder{RefundID: p.ID, OrderID: p.OrderID, Void: true, Spent: spent}}, nil
+}
+
+func coinsGone() lsp.Reason {
+	return lsp.Because(lsp.ReasonPaymentGone, "a payment that was to be returned with others left the chain: the others are returned without it")
 }
 
 func (s Sending) latest() Tx { return s.Txs[len(s.Txs)-1] }
