@@ -275,9 +275,36 @@ func TestLSPS1Refunds(t *testing.T) {
 			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)-1)
 			b.pause(b.step)
 			b.w.Mine(3)
-			b.pause(80 * time.Minute)
+			b.pause(9 * time.Minute)
+			require.Equal(b.t, ordering.WireCreated, b.get(o.OrderID).State, "the rest may still come")
+			// When the order has expired, and not when a payment could have confirmed.
+			b.pause(time.Minute)
 			b.failed(o.OrderID)
+			b.until(o.OrderID, false, "refunded", func(o lsps1.Order) bool { return o.Payment.OnChain.State == ordering.Refunded })
+			require.Len(b.t, b.w.Mempool(), 1, "it is on its way back")
 			return ln.Sat(o.Payment.OnChain.TotalSat) - 1
+		}},
+		"the rest of it late": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			total := ln.Sat(o.Payment.OnChain.TotalSat)
+			b.payOnChain(o.Payment.OnChain.Address, 20_000)
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.pause(10 * time.Minute)
+			b.failed(o.OrderID)
+			b.payOnChain(o.Payment.OnChain.Address, total-20_000)
+			return total
+		}},
+		"the rest of it in time, confirmed later": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
+			b.payOnChain(o.Payment.OnChain.Address, 20_000)
+			b.pause(b.step)
+			b.w.Mine(3)
+			b.pause(9 * time.Minute)
+			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)-20_000)
+			b.pause(30 * time.Minute)
+			require.Equal(b.t, ordering.WireCreated, b.get(o.OrderID).State)
+			b.w.Mine(3)
+			b.completed(o.OrderID)
+			return 0
 		}},
 		"too much": {ends: "ended", pay: func(b *buyer, o lsps1.Order) ln.Sat {
 			b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+30_000)
@@ -344,7 +371,7 @@ func TestLSPS1Refunds(t *testing.T) {
 		}},
 		"too little to send back": {ends: "failed", pay: func(b *buyer, o lsps1.Order) ln.Sat {
 			b.payOnChain(o.Payment.OnChain.Address, 400)
-			b.pause(80 * time.Minute)
+			b.pause(10 * time.Minute)
 			b.failed(o.OrderID)
 			b.w.Mine(1)
 			return 0

@@ -69,7 +69,8 @@ func (o Order) lose(height uint32) (effects []Effect) {
 }
 
 // payBy is when an order that is not paid ends. A payment that was seen in time
-// may confirm later.
+// may confirm later; one that is too little goes back when the order has expired
+// (bLIP-51): nothing that comes then counts any more.
 func (o Order) payBy() time.Time {
 	var due time.Time
 	if o.Lightning != nil && !o.InvoiceGone {
@@ -84,10 +85,25 @@ func (o Order) payBy() time.Time {
 	if o.OnChain.ExpiresAt.After(due) {
 		due = o.OnChain.ExpiresAt
 	}
-	if slices.ContainsFunc(o.Coins, o.timely) {
+	if o.covered() {
 		due = o.OnChain.ConfirmBy
 	}
 	return due
+}
+
+// covered: what was seen in time makes the total, once it has its confirmations.
+func (o Order) covered() bool {
+	var sum ln.Sat
+	for _, c := range o.Coins {
+		if !o.timely(c) {
+			continue
+		}
+		var err error
+		if sum, err = sum.Add(c.AmountSat); err != nil {
+			return true
+		}
+	}
+	return sum >= o.OnChain.TotalSat
 }
 
 func (o Order) watchUntil() time.Time {

@@ -225,7 +225,7 @@ func TestARefundLosesOneOfItsCoins(t *testing.T) {
 	id := RefundID(o.ID, 1)
 	start := func() State {
 		s, _ := walk(t, Created{o}, Start{moment(testHeight)}, at(1, testHeight, one, two))
-		s, effects := walk(t, s, Tick{lsp.Moment{At: o.OnChain.ConfirmBy, Height: testHeight}})
+		s, effects := walk(t, s, Tick{lsp.Moment{At: o.OnChain.ExpiresAt, Height: testHeight}})
 		require.IsType(t, Unwinding{}, s)
 		require.Len(t, effects[0].(Refund).Coins, 2)
 		s, _ = walk(t, s, RefundSent{moment(testHeight), id, ln.TxID{9}})
@@ -313,6 +313,31 @@ func TestASurplusLosesOneOfItsCoins(t *testing.T) {
 			require.EqualValues(t, testTotal, f.KeepSat)
 			require.Len(t, f.Coins, 2)
 		}
+	}
+}
+
+// How long an order that is not paid is waited for.
+func TestPayBy(t *testing.T) {
+	m := moment(testHeight)
+	s, _ := walk(t, Created{scenario(onlyOnChain)}, Start{m})
+	due := func(s State) time.Time { by, _, _ := deadline(s); return by }
+	c := Of(s).OnChain
+	late := seen(2, 1, 0)
+	late.At = c.ExpiresAt
+	for name, want := range map[string]struct {
+		coins []SeenCoin
+		by    time.Time
+	}{
+		"nothing":                        {nil, c.ExpiresAt},
+		"a satoshi, unconfirmed":         {[]SeenCoin{seen(1, 1, 0)}, c.ExpiresAt},
+		"all but one, confirmed":         {[]SeenCoin{seen(1, testTotal-1, testHeight)}, c.ExpiresAt},
+		"the last one late":              {[]SeenCoin{seen(1, testTotal-1, testHeight), late}, c.ExpiresAt},
+		"all of it, unconfirmed":         {[]SeenCoin{seen(1, testTotal, 0)}, c.ConfirmBy},
+		"all of it, in part unconfirmed": {[]SeenCoin{seen(1, testTotal-1, testHeight), seen(2, 1, 0)}, c.ConfirmBy},
+	} {
+		next, _ := walk(t, s, coins(testHeight, want.coins...))
+		require.IsType(t, Awaiting{}, next, name)
+		require.Equal(t, want.by, due(next), name)
 	}
 }
 
