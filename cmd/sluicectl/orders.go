@@ -14,11 +14,12 @@ type OrdersCmd struct {
 	Page
 	Client string `placeholder:"KEY" help:"Only those of the wallet with this node key (66 hex digits)."`
 	State  string `placeholder:"STATE" help:"Only those in this state, by its name in the state diagram."`
+	Ending bool   `help:"Only those whose lease ends within lsp.orders.lease_warning_blocks, or is over while the channel waits to be closed."`
 }
 
 // Run implements the command.
 func (c OrdersCmd) Run(w *world, g *Globals) error {
-	req := &lspv1.FindOrdersRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open, State: c.State}
+	req := &lspv1.FindOrdersRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open, State: c.State, LeaseEnding: c.Ending}
 	if c.Client != "" {
 		key, err := ln.ParsePubKey(c.Client)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/lsps0"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	ordering "github.com/sluice-lsp/sluice/lsp/order"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
 )
@@ -231,30 +232,71 @@ func TestLSPS1HeldPaymentsGoBack(t *testing.T) {
 	}
 }
 
-// A lease that is over: the operator is warned, and the channel is closed with
-// its client, if the operator wants it.
+// ending are the orders that an operator sees as nearly over, in the list and in
+// the metric.
+func (b *buyer) ending() (ids []string) {
+	b.t.Helper()
+	got, err := b.service.Load().orders.FindOrders(b.ctx, &lspv1.FindOrdersRequest{LeaseEnding: true})
+	require.NoError(b.t, err)
+	for _, o := range got.Orders {
+		ids = append(ids, o.OrderId)
+	}
+	return ids
+}
+
+// A lease that ends: the operator sees it, and the client, which is away, is told
+// by its webhook, and again a day later. The channel is closed with the client's node,
+// if the operator wants it.
 func TestLSPS1LeaseEnds(t *testing.T) {
+	var gateway ln.PubKey
+	push := startPushService(t, &gateway)
 	virtual(t, func(t *testing.T) {
-		b := newBuyer(t, 8, func(c *Config) { c.LSP.Orders.CloseAtEnd = true })
+		b := newBuyer(t, 8, func(c *Config) {
+			c.LSP.Orders.CloseAtEnd, c.LSP.Orders.WarnBlocks = true, 30
+			push.configure(c)
+		})
+		b.wish.ExpiryBlocks = 288
+		var err error
+		gateway, err = ln.ParsePubKey(b.gateway.PubKey())
+		require.NoError(t, err)
 		o := b.order()
 		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(b.pay(o.Payment.Bolt11.Invoice)).Status)
 		o = b.completed(o.OrderID)
 		b.w.Mine(1)
 		b.pause(b.step)
-		b.w.Mine(100)
+		_, err = b.lsps.Call(b.ctx, lsps5.MethodSetWebhook, lsps5.SetRequest{AppName: "app", Webhook: push.url})
+		require.NoError(t, err)
+		require.Equal(t, string(lsps5.Body(lsps5.WebhookRegistered)), push.hears(t))
+		b.w.Mine(250)
 		b.pause(b.step)
 		require.Equal(t, 1, b.channels(), "the lease runs")
+		require.Empty(t, b.ending())
 		b.w.Disconnect(b.gateway, b.wallet)
+		b.pause(time.Second)
+		require.Empty(t, push.told)
+		b.w.Mine(10)
+		request := string(lsps5.Body(lsps5.LiquidityManagementRequest))
+		require.Equal(t, request, push.hears(t))
+		require.Equal(t, []string{o.OrderID}, b.ending())
+		b.w.Mine(20)
+		b.pause(10 * time.Minute)
+		require.Empty(t, push.told, "it was told today")
 		b.pause(time.Until(time.Time(o.Channel.ExpiresAt)))
 		b.w.Mine(60)
 		b.inState(o.OrderID, "closing")
 		require.Equal(t, 1, b.channels(), "a client that is away is waited for, never forced")
+		require.Empty(t, push.told)
+		b.w.Mine(100)
+		require.Equal(t, request, push.hears(t), "a day later")
+		require.Equal(t, []string{o.OrderID}, b.ending())
 		b.w.Connect(b.gateway, b.wallet)
 		b.pause(b.step)
 		b.w.Mine(1)
 		b.closed = true
 		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
 		require.Zero(t, b.channels())
+		require.Empty(t, b.ending())
+		require.Empty(t, push.told)
 	})
 }
 

@@ -37,7 +37,7 @@ type OrdersConfig struct {
 	WatchFor     config.Duration `toml:"watch_for" help:"how long the address of an order is watched: what arrives late goes back" min:"1d"`
 
 	CloseAtEnd  bool        `toml:"close_at_lease_end" help:"close channels when their lease is over, with the client's node; the macaroon needs one right more"`
-	WarnBlocks  uint32      `toml:"lease_warning_blocks" help:"so many blocks before the end of a lease it is logged"`
+	WarnBlocks  uint32      `toml:"lease_warning_blocks" help:"from so many blocks before the end of a lease on it is logged and listed, and clients that are away are told if their channel is closed then"`
 	BaseFee     config.Msat `toml:"announced_base_fee_msat" help:"forwarding fee of channels that are announced; others forward for nothing"`
 	AnnouncePPM uint32      `toml:"announced_fee_ppm" help:"the proportional part of it, in parts per million"`
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
@@ -137,6 +138,28 @@ func (w wakers) Wake(ctx context.Context, waiting lspengine.Waiting) error {
 		return nil
 	}
 	return errors.Join(err, hookErr)
+}
+
+// leaseNotices implements the engine's Notices over webhooks.
+type leaseNotices struct {
+	hooks func() *webhooks.Service
+	now   func() time.Time
+}
+
+// noticeFor is how long it is tried at least: also when the lease is over and the
+// channel waits for its client.
+const noticeFor = 12 * time.Hour
+
+// LeaseEnds implements engine.Notices: bLIP-55 has a notification for just this.
+func (n leaseNotices) LeaseEnds(ctx context.Context, client ln.PubKey, at time.Time) error {
+	hooks := n.hooks()
+	if hooks == nil {
+		return webhooks.ErrNoWebhook
+	}
+	if least := n.now().Add(noticeFor); at.Before(least) {
+		at = least
+	}
+	return hooks.LiquidityManagementRequest(ctx, client, at)
 }
 
 // registerLSPS shows what peers ask and what webhooks are told.

@@ -133,7 +133,7 @@ func (o *orderOperator) FindOrders(ctx context.Context, r *lspv1.FindOrdersReque
 	if err != nil {
 		return nil, err
 	}
-	f := engine.OrderFilter{State: r.State, OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
+	f := engine.OrderFilter{State: r.State, OpenOnly: r.OpenOnly, EndingOnly: r.LeaseEnding, BeforeID: r.BeforeId, Limit: int(r.Limit)}
 	if len(r.ClientNodeKey) > 0 {
 		if f.Client, err = clientKey(r.ClientNodeKey); err != nil {
 			return nil, err

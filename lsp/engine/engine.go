@@ -38,10 +38,12 @@ type Options struct {
 	Routes Routes
 	Held   Held
 	// Waker nil wakes nobody: that a wallet is waited for is only logged.
-	Waker  Waker
-	Books  Bookkeeping
-	Closes CloseRecords
-	DB     *store.DB
+	Waker Waker
+	// Notices nil: clients are told nothing while they are away.
+	Notices Notices
+	Books   Bookkeeping
+	Closes  CloseRecords
+	DB      *store.DB
 	// Fence refuses every transition of a process that lost its lease; may be
 	// nil.
 	Fence func(ctx context.Context, tx *store.Tx) error

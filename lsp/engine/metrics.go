@@ -21,7 +21,7 @@ type Collector struct {
 	status func(context.Context) (Status, error)
 	log    *zap.Logger
 
-	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, pruned *prometheus.Desc
+	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, pruned, leasesEnding *prometheus.Desc
 	// What the chain asks, and what is asked of wallets for it.
 	rate, asked, ceiling, age, stale, high, cover, leastFee, offered, keyAge, keys *prometheus.Desc
 }
@@ -34,36 +34,37 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 	}
 	return &Collector{
 		status: status, log: log,
-		up:        desc("up", "1 when channels on demand are served by this process."),
-		accepting: desc("accepting", "1 while new business is accepted."),
-		drained:   desc("drained", "1 when business is stopped and nothing is under way."),
-		exposure:  desc("exposure", "What is at risk or in use now, by kind; the unit is in the label.", "kind", "unit"),
-		limit:     desc("exposure_limit", "The cap of each kind of exposure; absent where there is none.", "kind", "unit"),
-		payments:  desc("payments", "Payments by machine and state.", "state"),
-		openings:  desc("openings", "Channel opens by state.", "state"),
-		fees:      desc("fees_earned_msat", "Opening fees earned in all."),
-		chainFees: desc("chain_fees_msat", "Chain fees paid for channels in all."),
-		coins:     desc("usable_coins_sat", "Coins that channels can be funded with now."),
-		reserve:   desc("anchor_reserve_sat", "Kept on chain to bump commitments."),
-		pruned:    desc("pruned_payments_total", "Stories of old payments deleted since start."),
-		rate:      desc("fee_rate_sat_per_kw", "The fee rate in use for funding transactions."),
-		asked:     desc("fee_rate_estimate_sat_per_kw", "lnd's last estimate itself, before floor and ceiling; absent without any."),
-		ceiling:   desc("fee_rate_ceiling_sat_per_kw", "The fee rate above which no channels are offered."),
-		age:       desc("fee_rate_age_seconds", "How old the last estimate is; absent without any."),
-		stale:     desc("fee_rate_stale", "1 while the estimate is too old to offer channels."),
-		high:      desc("fee_rate_above_ceiling", "1 while the network asks more than the ceiling, so that no channels are offered."),
-		cover:     desc("opening_cost_covered_sat", "What the least opening fee must cover at this fee rate."),
-		leastFee:  desc("menu_min_fee_msat", "The least opening fee of the cheapest item offered; absent while nothing is."),
-		offered:   desc("menu_items", "How many items the menu has; 0 while no channels are offered."),
-		keyAge:    desc("promise_key_age_seconds", "How old the key is under which offers are promised."),
-		keys:      desc("promise_keys", "How many keys for promises are accepted."),
+		up:           desc("up", "1 when channels on demand are served by this process."),
+		accepting:    desc("accepting", "1 while new business is accepted."),
+		drained:      desc("drained", "1 when business is stopped and nothing is under way."),
+		exposure:     desc("exposure", "What is at risk or in use now, by kind; the unit is in the label.", "kind", "unit"),
+		limit:        desc("exposure_limit", "The cap of each kind of exposure; absent where there is none.", "kind", "unit"),
+		payments:     desc("payments", "Payments by machine and state.", "state"),
+		openings:     desc("openings", "Channel opens by state.", "state"),
+		fees:         desc("fees_earned_msat", "Opening fees earned in all."),
+		chainFees:    desc("chain_fees_msat", "Chain fees paid for channels in all."),
+		coins:        desc("usable_coins_sat", "Coins that channels can be funded with now."),
+		reserve:      desc("anchor_reserve_sat", "Kept on chain to bump commitments."),
+		leasesEnding: desc("leases_ending", "Ordered channels whose lease is nearly over, or over while they are being closed."),
+		pruned:       desc("pruned_payments_total", "Stories of old payments deleted since start."),
+		rate:         desc("fee_rate_sat_per_kw", "The fee rate in use for funding transactions."),
+		asked:        desc("fee_rate_estimate_sat_per_kw", "lnd's last estimate itself, before floor and ceiling; absent without any."),
+		ceiling:      desc("fee_rate_ceiling_sat_per_kw", "The fee rate above which no channels are offered."),
+		age:          desc("fee_rate_age_seconds", "How old the last estimate is; absent without any."),
+		stale:        desc("fee_rate_stale", "1 while the estimate is too old to offer channels."),
+		high:         desc("fee_rate_above_ceiling", "1 while the network asks more than the ceiling, so that no channels are offered."),
+		cover:        desc("opening_cost_covered_sat", "What the least opening fee must cover at this fee rate."),
+		leastFee:     desc("menu_min_fee_msat", "The least opening fee of the cheapest item offered; absent while nothing is."),
+		offered:      desc("menu_items", "How many items the menu has; 0 while no channels are offered."),
+		keyAge:       desc("promise_key_age_seconds", "How old the key is under which offers are promised."),
+		keys:         desc("promise_keys", "How many keys for promises are accepted."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.pruned,
+		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.pruned, c.leasesEnding,
 		c.rate, c.asked, c.ceiling, c.age, c.stale, c.high, c.cover, c.leastFee, c.offered, c.keyAge, c.keys,
 	} {
 		ch <- d
@@ -102,6 +103,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.chainFees, float64(s.ChainFees))
 	gauge(c.coins, float64(s.Usage.Fundable.Sat))
 	gauge(c.reserve, float64(s.ReserveSat))
+	gauge(c.leasesEnding, float64(s.LeasesEnding))
 	ch <- prometheus.MustNewConstMetric(c.pruned, prometheus.CounterValue, float64(s.Pruned))
 	c.collectFees(s.Fees, gauge)
 }

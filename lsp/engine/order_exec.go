@@ -69,8 +69,7 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 		_, err := e.refunds.Send(ctx, f.RefundID, refund.CoinsGone{Moment: e.moment(), Coins: f.Coins})
 		return nil, e.passOn(err)
 	case order.WarnLease:
-		e.log.Warn("the lease of a channel is nearly over", zap.String("order", f.OrderID), zap.Stringer("client", f.Client),
-			zap.Stringer("outpoint", f.Channel.Outpoint), zap.Uint32("end_height", f.Channel.EndHeight), zap.Bool("closes", e.cfg.Orders.CloseAtEnd))
+		e.warnLease(ctx, f)
 		return nil, nil
 	case order.CloseChannel:
 		return e.closeOrdered(ctx, f)
@@ -80,6 +79,25 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 	default:
 		return nil, fmt.Errorf("the order machine asks for %q, which this version does not know", t.Effect.EffectName())
 	}
+}
+
+// warnLease never fails its order: the warning is told again a day later.
+func (e *Engine) warnLease(ctx context.Context, f order.WarnLease) {
+	log := e.log.With(zap.String("order", f.OrderID), zap.Stringer("client", f.Client),
+		zap.Stringer("outpoint", f.Channel.Outpoint), zap.Uint32("end_height", f.Channel.EndHeight))
+	switch {
+	case !f.Closes:
+		log.Warn("the lease of a channel ends; the channel stays")
+		return
+	case e.opt.Notices == nil:
+		log.Warn("the lease of a channel ends, and the channel is closed; clients cannot be told")
+		return
+	}
+	if err := e.opt.Notices.LeaseEnds(ctx, f.Client, f.Channel.ExpiresAt); err != nil {
+		log.Warn("the lease of a channel ends, and the channel is closed; its client could not be told", zap.Error(err))
+		return
+	}
+	log.Warn("the lease of a channel ends, and the channel is closed; a client that is away is told")
 }
 
 // lndMaxCSV is the longest to_self_delay that a stock lnd asks of its peer.

@@ -24,8 +24,11 @@ type OrderFilter struct {
 	Client   ln.PubKey
 	State    string
 	OpenOnly bool
-	BeforeID string
-	Limit    int
+	// EndingOnly are those whose lease is nearly over, or over while the channel is
+	// being closed.
+	EndingOnly bool
+	BeforeID   string
+	Limit      int
 }
 
 // OrderRow is one order as the operator sees it.
@@ -71,7 +74,12 @@ func (e *Engine) Orders(ctx context.Context, f OrderFilter) ([]OrderRow, error) 
 			}
 			before = row.CreatedMs
 		}
+		endsBy := int64(0)
+		if f.EndingOnly {
+			endsBy = e.leasesEndBy()
+		}
 		rows, err := q.FindOrders(ctx, lspdb.FindOrdersParams{
+			EndsBy:   endsBy,
 			BeforeMs: before, BeforeID: f.BeforeID, OneClient: flag(!f.Client.IsZero()), Client: f.Client[:],
 			OpenOnly: flag(f.OpenOnly), InState: f.State, Most: int32(limit(f.Limit)), //nolint:gosec // bounded by limit
 		})
@@ -92,6 +100,9 @@ func (e *Engine) Orders(ctx context.Context, f OrderFilter) ([]OrderRow, error) 
 	}
 	return out, err
 }
+
+// leasesEndBy is the height by which a lease ends that its client is warned of.
+func (e *Engine) leasesEndBy() int64 { return int64(e.world.tip()) + int64(e.cfg.Orders.WarnBlocks) }
 
 func checkOrderState(name string) error {
 	if name == "" {

@@ -210,6 +210,14 @@ type Waiting struct {
 	Until time.Time
 }
 
+// Notices tells clients that are away what is to become of their channels. It does
+// not block for long, and takes the same notice again without harm.
+type Notices interface {
+	// LeaseEnds: a channel of the client's is closed once its lease is over, at the
+	// earliest at this moment.
+	LeaseEnds(ctx context.Context, client ln.PubKey, at time.Time) error
+}
+
 // Waker pokes a wallet that is offline. It does not block for long, takes the
 // same payment again without harm, and its failure is only logged: the payment
 // waits for the wallet in any case.

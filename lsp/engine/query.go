@@ -396,6 +396,9 @@ type Status struct {
 	Drained        bool
 	// Pruned counts stories of old payments that were deleted since start.
 	Pruned uint64
+	// LeasesEnding are the ordered channels whose lease is nearly over, or over while
+	// they are being closed.
+	LeasesEnding int64
 	// Busiest is the incoming channel of which most HTLCs wait here.
 	Busiest lsp.Slot
 }
@@ -443,6 +446,9 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		}
 		for _, o := range orders {
 			s.Payments[machineOrder+"/"+o.State] = o.Orders
+		}
+		if s.LeasesEnding, err = q.LeasesEnding(ctx, e.leasesEndBy()); err != nil {
+			return err
 		}
 		openings, err := q.OpeningStates(ctx)
 		if err != nil {

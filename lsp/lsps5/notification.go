@@ -13,6 +13,9 @@ const (
 	WebhookRegistered = "lsps5.webhook_registered"
 	PaymentIncoming   = "lsps5.payment_incoming"
 	ExpirySoon        = "lsps5.expiry_soon"
+	// LiquidityManagementRequest: the gateway is about to take liquidity back that
+	// it has in the client's channels.
+	LiquidityManagementRequest = "lsps5.liquidity_management_request"
 )
 
 // ExpiryBlocks is how near an HTLC's time-out must be for lsps5.expiry_soon.

@@ -126,7 +126,7 @@ func edges() []fsm.Edge {
 		{From: "closing", Event: "coins_seen", To: "closing", Effects: []string{"drop_refund", "keep_coins", "refund"}},
 		{From: "closing", Event: "invoice_canceled", To: "closing"},
 		{From: "closing", Event: "invoice_settled", To: "closing"},
-		{From: "closing", Event: "new_block", To: "closing", Effects: []string{"close_channel", "free_coins"}},
+		{From: "closing", Event: "new_block", To: "closing", Effects: []string{"close_channel", "free_coins", "warn_lease"}},
 		{From: "closing", Event: "new_block", To: "ended"},
 		{From: "closing", Event: "new_block", To: "ending", Effects: []string{"free_coins"}},
 		{From: "closing", Event: "opening_confirmed", To: "closing"},

@@ -99,11 +99,13 @@ type (
 		RefundID string        `json:"refund_id"`
 		Coins    []ln.Outpoint `json:"coins"`
 	}
-	// WarnLease tells operator and client that the lease is nearly over.
+	// WarnLease tells the operator that the lease is nearly over, and a client that is
+	// away if the channel is closed then.
 	WarnLease struct {
 		OrderID string    `json:"order_id"`
 		Client  ln.PubKey `json:"client"`
 		Channel Channel   `json:"channel"`
+		Closes  bool      `json:"closes,omitempty"`
 	}
 	// CloseChannel asks for a cooperative close. A client that is away is asked
 	// again with a later block; the channel is never forced.

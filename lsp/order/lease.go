@@ -231,10 +231,8 @@ func (s Active) block(v NewBlock) (State, []Effect, error) {
 	if ch == nil || ch.EndHeight == 0 {
 		return Active{Order: o}, effects, nil
 	}
-	if !o.Warned && uint64(v.Height)+uint64(v.WarnBlocks) >= uint64(ch.EndHeight) {
-		o.Warned = true
-		effects = append(effects, WarnLease{OrderID: o.ID, Client: o.Client, Channel: *ch})
-	}
+	o, more := o.warn(v)
+	effects = append(effects, more...)
 	// Both count: blocks may come faster than ten minutes.
 	if v.Height < ch.EndHeight || v.At.Before(ch.ExpiresAt) {
 		return Active{Order: o}, effects, nil
@@ -244,6 +242,21 @@ func (s Active) block(v NewBlock) (State, []Effect, error) {
 	}
 	next, more, err := end(o, v.Height, lsp.Because(lsp.ReasonNone, "the lease is over; the channel stays open"))
 	return next, append(effects, more...), err
+}
+
+// warnEvery is how often it is told that a lease ends: a client that is connected one
+// day may be away the next, and only who is away is called.
+const warnEvery = 144
+
+// warn tells that the lease is nearly over, or over and the channel not closed yet.
+func (o Order) warn(v NewBlock) (Order, []Effect) {
+	ch := o.Channel
+	if ch == nil || ch.EndHeight == 0 || uint64(v.Height)+uint64(v.WarnBlocks) < uint64(ch.EndHeight) ||
+		o.WarnedHeight > 0 && uint64(v.Height) < uint64(o.WarnedHeight)+warnEvery {
+		return o, nil
+	}
+	o.WarnedHeight = v.Height
+	return o, []Effect{WarnLease{OrderID: o.ID, Client: o.Client, Channel: *ch, Closes: v.CloseAtEnd}}
 }
 
 func stepClosing(s Closing, v Event) (State, []Effect, error) {
@@ -256,7 +269,8 @@ func stepClosing(s Closing, v Event) (State, []Effect, error) {
 			next, more, err := end(o, v.Height, lsp.Because(lsp.ReasonNone, "the lease is over; the channel stays open"))
 			return next, append(effects, more...), err
 		}
-		return Closing{Order: o}, append(effects, closeChannel(o)), nil
+		o, more := o.warn(v)
+		return Closing{Order: o}, append(append(effects, more...), closeChannel(o)), nil
 	case PeerOnline:
 		return s, []Effect{closeChannel(s.Order)}, nil
 	case OpeningFailed:

@@ -147,6 +147,8 @@ func testEvents(s State) []Event {
 	switch s.(type) {
 	case Created, Awaiting, Paid, Opening:
 		events = append(events, Cancel{m, no})
+	case Closing:
+		events = append(events, NewBlock{Moment: lsp.Moment{At: end.At, Height: end.Height + warnEvery}, CloseAtEnd: true})
 	}
 	return append(events, scenarioCoins(o.ID)...)
 }

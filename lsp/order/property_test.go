@@ -316,6 +316,32 @@ func TestASurplusLosesOneOfItsCoins(t *testing.T) {
 	}
 }
 
+// The end of a lease is told once a day from the warning on, also while the channel
+// waits to be closed, and says whether it will be.
+func TestLeaseIsWarnedOfEveryDay(t *testing.T) {
+	m := moment(testHeight)
+	first := OpeningID(onlyLightning, 1)
+	s, _ := walk(t, Created{scenario(onlyLightning)}, Start{m}, InvoiceAdded{m, "lnbcrt1"},
+		SetAccepted{Moment: m, Htlcs: testHtlcs()}, IncomingChecked{m, true, ""}, PeerStatus{m, true},
+		OpeningPublished{m, first, testFunding}, InvoiceSettled{m}, OpeningConfirmed{m, first})
+	end := Of(s).Channel.EndHeight
+	var told []uint32
+	for height := uint32(testHeight); height < end+300; height++ {
+		at := testStart.Add(time.Duration(height-testHeight) * 10 * time.Minute)
+		var effects []Effect
+		s, effects = walk(t, s, NewBlock{Moment: lsp.Moment{At: at, Height: height}, WarnBlocks: 200, CloseAtEnd: true})
+		for _, f := range effects {
+			if w, ok := f.(WarnLease); ok {
+				require.True(t, w.Closes)
+				told = append(told, end-height)
+			}
+		}
+	}
+	require.IsType(t, Closing{}, s)
+	over := func(blocks uint32) uint32 { return -blocks }
+	require.Equal(t, []uint32{200, 56, over(88), over(232)}, told)
+}
+
 // How long an order that is not paid is waited for.
 func TestPayBy(t *testing.T) {
 	m := moment(testHeight)

@@ -154,7 +154,8 @@ type Progress struct {
 	// Opens counts the opens that were begun.
 	Opens   uint32   `json:"opens,omitempty"`
 	Channel *Channel `json:"channel,omitempty"`
-	Warned  bool     `json:"warned,omitempty"`
+	// WarnedHeight is where operator and client were last told that the lease ends.
+	WarnedHeight uint32 `json:"warned_height,omitempty"`
 	// Taken: the funding is buried, so that the coins that paid for it are ours;
 	// what they held too much is on its way back.
 	Taken bool `json:"taken,omitempty"`

@@ -195,11 +195,16 @@ WHERE (created_ms < sqlc.arg(before_ms) OR (created_ms = sqlc.arg(before_ms) AND
   AND (CAST(sqlc.arg(one_client) AS BIGINT) = 0 OR client = sqlc.arg(client))
   AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
   AND (CAST(sqlc.arg(in_state) AS TEXT) = '' OR state = sqlc.arg(in_state))
+  AND (CAST(sqlc.arg(ends_by) AS BIGINT) = 0
+    OR (state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= sqlc.arg(ends_by)))
 ORDER BY created_ms DESC, id DESC LIMIT sqlc.arg(most);
+
+-- name: LeasesEnding :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM lsp_orders
+WHERE NOT terminal AND state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= sqlc.arg(ends_by);
 
 -- name: OrderStates :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS orders FROM lsp_orders GROUP BY state ORDER BY state;
-
 
 -- name: OrderRisk :one
 SELECT CAST(COALESCE(SUM(risk_sat), 0) AS BIGINT) FROM lsp_orders WHERE NOT terminal;

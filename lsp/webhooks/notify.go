@@ -21,6 +21,12 @@ func (s *Service) PaymentIncoming(ctx context.Context, client ln.PubKey, until t
 	return s.notify(ctx, client, lsps5.PaymentIncoming, lsps5.Body(lsps5.PaymentIncoming), until)
 }
 
+// LiquidityManagementRequest tells a client that is away that the gateway takes back
+// liquidity: of use until then.
+func (s *Service) LiquidityManagementRequest(ctx context.Context, client ln.PubKey, until time.Time) error {
+	return s.notify(ctx, client, lsps5.LiquidityManagementRequest, lsps5.Body(lsps5.LiquidityManagementRequest), until)
+}
+
 // notify writes down what the client's webhooks are to be told. Within the
 // method's cooldown they are told at its end, if that is soon enough and the
 // client has not come by then.

@@ -1313,7 +1313,10 @@ type FindOrdersRequest struct {
 	// Only this client's.
 	ClientNodeKey []byte `protobuf:"bytes,4,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
 	// Only those in this state.
-	State         string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	// Only those whose lease is nearly over (lsp.orders.lease_warning_blocks), or
+	// over while the channel waits to be closed.
+	LeaseEnding   bool `protobuf:"varint,6,opt,name=lease_ending,json=leaseEnding,proto3" json:"lease_ending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1381,6 +1384,13 @@ func (x *FindOrdersRequest) GetState() string {
 		return x.State
 	}
 	return ""
+}
+
+func (x *FindOrdersRequest) GetLeaseEnding() bool {
+	if x != nil {
+		return x.LeaseEnding
+	}
+	return false
 }
 
 // FindOrdersResponse is one page.
@@ -1767,13 +1777,14 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\bterminal\x18\x04 \x01(\bR\bterminal\x12\x19\n" +
 	"\bowed_sat\x18\x05 \x01(\x04R\aowedSat\x12\x17\n" +
 	"\afee_sat\x18\x06 \x01(\x04R\x06feeSat\x12\x12\n" +
-	"\x04txid\x18\a \x01(\tR\x04txid\"\xa1\x01\n" +
+	"\x04txid\x18\a \x01(\tR\x04txid\"\xc4\x01\n" +
 	"\x11FindOrdersRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tbefore_id\x18\x02 \x01(\tR\bbeforeId\x12\x1b\n" +
 	"\topen_only\x18\x03 \x01(\bR\bopenOnly\x12&\n" +
 	"\x0fclient_node_key\x18\x04 \x01(\fR\rclientNodeKey\x12\x14\n" +
-	"\x05state\x18\x05 \x01(\tR\x05state\"B\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12!\n" +
+	"\flease_ending\x18\x06 \x01(\bR\vleaseEnding\"B\n" +
 	"\x12FindOrdersResponse\x12,\n" +
 	"\x06orders\x18\x01 \x03(\v2\x14.sluice.lsp.v1.OrderR\x06orders\"-\n" +
 	"\x10ShowOrderRequest\x12\x19\n" +

@@ -337,7 +337,9 @@ WHERE (created_ms < $1 OR (created_ms = $1 AND id < $2))
   AND (CAST($3 AS BIGINT) = 0 OR client = $4)
   AND (CAST($5 AS BIGINT) = 0 OR NOT terminal)
   AND (CAST($6 AS TEXT) = '' OR state = $6)
-ORDER BY created_ms DESC, id DESC LIMIT $7
+  AND (CAST($7 AS BIGINT) = 0
+    OR (state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= $7))
+ORDER BY created_ms DESC, id DESC LIMIT $8
 `
 
 type FindOrdersParams struct {
@@ -347,6 +349,7 @@ type FindOrdersParams struct {
 	Client    []byte
 	OpenOnly  int64
 	InState   string
+	EndsBy    int64
 	Most      int32
 }
 
@@ -358,6 +361,7 @@ func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOr
 		arg.Client,
 		arg.OpenOnly,
 		arg.InState,
+		arg.EndsBy,
 		arg.Most,
 	)
 	if err != nil {
@@ -991,6 +995,18 @@ func (q *Queries) InsertPromiseKey(ctx context.Context, arg InsertPromiseKeyPara
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const leasesEnding = `-- name: LeasesEnding :one
+SELECT CAST(COUNT(*) AS BIGINT) FROM lsp_orders
+WHERE NOT terminal AND state IN ('active', 'closing') AND lease_end_height > 0 AND lease_end_height <= $1
+`
+
+func (q *Queries) LeasesEnding(ctx context.Context, endsBy int64) (int64, error) {
+	row := q.db.QueryRowContext(ctx, leasesEnding, endsBy)
+	var column_1 int64
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const markChannelClosed = `-- name: MarkChannelClosed :execrows
