@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -12,10 +13,13 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 	ordering "github.com/sluice-lsp/sluice/lsp/order"
 )
@@ -73,6 +77,52 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A reorg takes the payment away once its channel is funded, and its payer spends it
+// otherwise: the client keeps its channel, nothing of it comes back, and the books call
+// the whole of it a loss.
+func TestLSPS1PaymentGoneAfterFunding(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 14, nil)
+		o := b.order()
+		total := ln.Sat(o.Payment.OnChain.TotalSat)
+		paid, err := chainhash.NewHashFromStr(b.payOnChain(o.Payment.OnChain.Address, total))
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(3)
+		o = b.completed(o.OrderID)
+		b.w.Reorg(3, false)
+		_, err = b.w.ReplaceTx(b.payer, *paid, 5_000, true)
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(1)
+		b.pause(b.step)
+		require.Equal(t, ordering.WireCompleted, b.get(o.OrderID).State)
+		require.Equal(t, 1, b.channels())
+		// Only a start has lnd forget what it lists for nothing.
+		b.gateway.Kill()
+		require.NoError(t, b.gateway.Start())
+		b.w.Mine(200)
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Equal(t, 1, b.channels())
+		require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet))
+		require.Equal(t, int64(total)*1000, b.balance(books.DoubleSpent))
+		require.Zero(t, b.balance(books.OrderAccount(o.OrderID)), "nothing is owed")
+	})
+}
+
+// balance reads the books.
+func (b *buyer) balance(account string) (msat int64) {
+	b.t.Helper()
+	db, err := store.Open(b.ctx, b.store)
+	require.NoError(b.t, err)
+	defer func() { require.NoError(b.t, db.Close()) }()
+	require.NoError(b.t, db.Read(b.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		msat, err = ledger.Balance(ctx, tx, ledger.Account(account))
+		return err
+	}))
+	return msat
 }
 
 // Two payments are to go back in one transaction, and a reorg lets the payer of one
@@ -232,10 +282,14 @@ func TestLSPS1OlderCopyPutBack(t *testing.T) {
 func TestLSPS1OnPostgres(t *testing.T) {
 	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
 		t.Run(name, func(t *testing.T) {
-			orderCrashRun(t, true, onChain, 0, 0)
-			for n := range int64(runs(4)) { //nolint:gosec // a count
-				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[n%2]
-				t.Run(fmt.Sprintf("%s-%d", point, 1+4*n), func(t *testing.T) { orderCrashRun(t, true, onChain, 1+4*n, point) })
+			commits := orderCrashRun(t, true, onChain, 0, 0)
+			require.Greater(t, commits, int64(10))
+			// Spread over all of them, and others with another seed; all with as many runs.
+			most := min(int64(runs(6)), commits) //nolint:gosec // a count
+			for i := range most {
+				n := 1 + (i*commits/most+int64(seed(t)))%commits //nolint:gosec // a seed
+				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
+				t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { orderCrashRun(t, true, onChain, n, point) })
 			}
 		})
 	}

@@ -171,6 +171,35 @@ func TestLSPS2Refusals(t *testing.T) {
 	})
 }
 
+// A promise is a price, not a voucher: its client may buy by it more than once while
+// it is valid, each time another short channel id, as often as its limits allow.
+func TestLSPS2OnePromiseManyPurchases(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}, configure: func(c *Config) { c.LSP.RequestsEach = 2 }})
+		r.openBooks()
+		raw, err := r.lsps.Call(r.ctx, lsps2.MethodGetInfo, struct{}{})
+		require.NoError(t, err)
+		menu, err := lsps2.ReadMenu(raw)
+		require.NoError(t, err)
+		buy := lsps2.BuyRequest{Params: menu[0], SizeMsat: 100_000_000, HasSize: true}
+		bought := map[ln.SCID]bool{}
+		for range 2 {
+			raw, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, buy)
+			require.NoError(t, err)
+			got, err := lsps2.ReadBuyResult(raw)
+			require.NoError(t, err)
+			require.False(t, bought[got.SCID])
+			bought[got.SCID] = true
+			r.pause(time.Second)
+		}
+		refused := &lsps0.RemoteError{}
+		_, err = r.lsps.Call(r.ctx, lsps2.MethodBuy, buy)
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, lsps0.CodeClientRejected, refused.Code)
+		require.Empty(t, r.lsps.Odd())
+	})
+}
+
 // Tokens have menus of their own, from the configuration and at run time; what
 // was promised under one stands when the token is withdrawn.
 func TestLSPS2Tokens(t *testing.T) {
