@@ -287,7 +287,7 @@ func TestLSPS1OnPostgres(t *testing.T) {
 			// Spread over all of them, and others with another seed; all with as many runs.
 			most := min(int64(runs(6)), commits) //nolint:gosec // a count
 			for i := range most {
-				n := 1 + (i*commits/most+int64(seed(t)))%commits //nolint:gosec // a seed
+				n := 1 + (i*commits/most+int64(seed(t)))%commits                                                //nolint:gosec // a seed
 				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
 				t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { orderCrashRun(t, true, onChain, n, point) })
 			}

@@ -192,7 +192,9 @@ func TestLSPS1OverHTTPWithoutALogin(t *testing.T) {
 			"client_info": map[string]any{"wallet": "zeus"},
 		}
 	}
-	order := func(key string) (int, []byte) { return c.call(http.MethodPost, "/api/v1/create_order", stock(key), nil) }
+	order := func(key string) (int, []byte) {
+		return c.call(http.MethodPost, "/api/v1/create_order", stock(key), nil)
+	}
 	for name, key := range map[string]string{"no node": "", "no key": "02aa"} {
 		code, body := order(key)
 		require.Contains(t, []int{http.StatusUnauthorized, http.StatusBadRequest}, code, "%s: %s", name, body)
