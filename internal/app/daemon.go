@@ -139,7 +139,7 @@ func ParseRoles(names []string) (Roles, error) {
 func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 	d := &Daemon{
 		cfg: cfg, roles: roles, log: log, now: time.Now, wrote: make(chan struct{}, 1),
-		lsp: lspapi.New(), joint: collabapi.New(), lws: lwsapi.New(), tenants: tenantapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
+		lsp: cfg.lspAPI(), joint: collabapi.New(), lws: lwsapi.New(), tenants: tenantapi.New(), backups: backupsapi.New(), swaps: swapsapi.New(), watch: towerapi.New(),
 	}
 	d.state("starting")
 	if roles.Swaps && !cfg.Swaps.Enabled {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +77,50 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 				require.EqualValues(t, secondFee, detail.Refunds[0].FeeSat)
 			})
 		})
+	}
+}
+
+// The client's node goes away at each step of the way from the open to the settled
+// payment, before lnd is asked and after it has answered, and comes back: it has its one
+// channel, and the payment is taken once.
+func TestLSPS1PeerGoneAtEachStep(t *testing.T) {
+	for _, method := range []string{
+		"/lnrpc.Lightning/OpenChannel", "/lnrpc.Lightning/FundingStateStep", "/walletrpc.WalletKit/FinalizePsbt",
+		"/walletrpc.WalletKit/PublishTransaction", "/invoicesrpc.Invoices/SettleInvoice",
+	} {
+		for name, phase := range map[string]lndfake.Phase{"before": lndfake.BeforeCall, "after": lndfake.AfterCall} {
+			t.Run(name+method, func(t *testing.T) {
+				virtual(t, func(t *testing.T) {
+					b := newBuyer(t, 16, nil)
+					b.up()
+					var gone atomic.Bool
+					b.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
+						if c.Node == b.gateway.Name() && c.Method == method && c.Phase == phase && gone.CompareAndSwap(false, true) {
+							b.w.Disconnect(b.gateway, b.wallet)
+						}
+						return lndfake.Pass
+					})
+					o := b.order()
+					paid := b.pay(o.Payment.Bolt11.Invoice)
+					for range 200 {
+						if gone.Load() {
+							break
+						}
+						b.pause(b.step)
+					}
+					require.True(t, gone.Load(), "lnd is never asked")
+					b.pause(3 * time.Second)
+					b.w.Connect(b.gateway, b.wallet)
+					// What was cut off is tried again with the next block.
+					b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
+					require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status, b.story(o.OrderID))
+					b.buried(o.OrderID)
+					require.Equal(t, 1, b.channels(), b.story(o.OrderID))
+					require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet), b.story(o.OrderID))
+					b.balanced(o.OrderID)
+				})
+			})
+		}
 	}
 }
 
@@ -287,7 +332,7 @@ func TestLSPS1OnPostgres(t *testing.T) {
 			// Spread over all of them, and others with another seed; all with as many runs.
 			most := min(int64(runs(6)), commits) //nolint:gosec // a count
 			for i := range most {
-				n := 1 + (i*commits/most+int64(seed(t)))%commits //nolint:gosec // a seed
+				n := 1 + (i*commits/most+int64(seed(t)))%commits                                                //nolint:gosec // a seed
 				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
 				t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { orderCrashRun(t, true, onChain, n, point) })
 			}

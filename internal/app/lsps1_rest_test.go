@@ -173,3 +173,81 @@ func TestLSPS1OverREST(t *testing.T) {
 	code, body = c.call(http.MethodGet, get, nil, nil)
 	require.Equal(t, http.StatusNotFound, code, string(body))
 }
+
+// Where the operator allows it an HTTP wallet of any make buys as it does elsewhere:
+// it names its node, which is connected, and asks for the order by its id. What it
+// may have open is bounded, by node and by address, and takes nothing of what the node
+// itself may have.
+func TestLSPS1OverHTTPWithoutALogin(t *testing.T) {
+	b := newBuyer(t, 15, func(c *Config) {
+		c.LSP.Orders.Open, c.LSP.Orders.OpenPerNode, c.LSP.Orders.OpenPerAddress = true, 2, 5
+	})
+	b.step = 20 * time.Millisecond
+	b.up()
+	c := b.serveREST()
+	stock := func(key string) map[string]any {
+		return map[string]any{
+			"public_key": key, "lsp_balance_sat": "500000", "client_balance_sat": "50000", "required_channel_confirmations": "0",
+			"funding_confirms_within_blocks": "6", "channel_expiry_blocks": "144", "token": "", "refund_onchain_address": b.refund, "announce_channel": false,
+			"client_info": map[string]any{"wallet": "zeus"},
+		}
+	}
+	order := func(key string) (int, []byte) {
+		return c.call(http.MethodPost, "/api/v1/create_order", stock(key), nil)
+	}
+	for name, key := range map[string]string{"no node": "", "no key": "02aa"} {
+		code, body := order(key)
+		require.Contains(t, []int{http.StatusUnauthorized, http.StatusBadRequest}, code, "%s: %s", name, body)
+	}
+	// The first of the five of this address: a node that is not there gets no order.
+	code, body := order("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
+	require.Equal(t, http.StatusConflict, code, string(body))
+	require.Contains(t, string(body), "not connected")
+
+	code, body = order(b.wallet.PubKey())
+	require.Equal(t, http.StatusOK, code, string(body))
+	made, err := lsps1.ReadOrder(body)
+	require.NoError(t, err, string(body))
+	require.Contains(t, made.Payment.OnChain.RefundPromise.Message, b.wallet.PubKey())
+	require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(b.pay(made.Payment.Bolt11.Invoice)).Status, b.story(made.OrderID))
+	get := "/api/v1/get_order?order_id=" + made.OrderID
+	require.Eventually(t, func() bool {
+		// Its address may call five times a second.
+		if code, body = c.call(http.MethodGet, get, nil, nil); code != http.StatusOK {
+			return false
+		}
+		o, err := lsps1.ReadOrder(body)
+		require.NoError(t, err, string(body))
+		return o.State == ordering.WireCompleted
+	}, 2*time.Minute, 300*time.Millisecond, "%s", &body)
+	require.Equal(t, 1, b.channels(), "to the node that was named")
+
+	// The node's own orders are its own, whoever has their id; and it may log in.
+	own := b.order()
+	code, body = c.call(http.MethodGet, "/api/v1/get_order?order_id="+own.OrderID, nil, nil)
+	require.Equal(t, http.StatusNotFound, code, string(body))
+	c.login(b.rig, b.ln(b.wallet), b.wallet.PubKey())
+	code, body = c.call(http.MethodGet, get, nil, nil)
+	require.Equal(t, http.StatusOK, code, string(body))
+	code, body = c.call(http.MethodPost, "/api/v1/create_order", stock(b.payer.PubKey()), nil)
+	require.Equal(t, http.StatusBadRequest, code, string(body))
+	code, body = c.call(http.MethodPost, "/api/v1/create_order", stock(b.wallet.PubKey()), nil)
+	require.Equal(t, http.StatusOK, code, string(body))
+	c.macaroon = "00"
+	code, body = order(b.wallet.PubKey())
+	require.Equal(t, http.StatusUnauthorized, code, "what is shown for a macaroon is verified: %s", body)
+	c.macaroon = ""
+
+	// Bounds: two of the node wait for payment, and the address has used up its five.
+	// The node itself goes on.
+	for _, want := range []string{"", "", "open for this node already", "from this address", "from this address"} {
+		code, body = order(b.wallet.PubKey())
+		if want == "" {
+			require.Equal(t, http.StatusOK, code, string(body))
+			continue
+		}
+		require.Equal(t, http.StatusTooManyRequests, code, string(body))
+		require.Contains(t, string(body), want)
+	}
+	require.Equal(t, ordering.WireCreated, b.order().State)
+}

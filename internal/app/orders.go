@@ -1,8 +1,10 @@
 package app
 
 import (
+	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps1"
 )
@@ -36,6 +38,11 @@ type OrdersConfig struct {
 	ConfirmFor   config.Duration `toml:"confirm_for" help:"how long a payment that was seen in time may take to confirm" min:"1h"`
 	WatchFor     config.Duration `toml:"watch_for" help:"how long the address of an order is watched: what arrives late goes back" min:"1d"`
 
+	Open           bool `toml:"open_http" help:"let callers that have not logged in order over HTTP, as wallets of others do; the channel goes to the node that they name, which must be connected, and whoever has an order's id may see it"`
+	OpenPerAddress int  `toml:"open_per_hour_per_address" help:"how many such orders one address may make in an hour (IPv6: each /64)" min:"1" max:"1000"`
+	OpenPerNode    int  `toml:"open_per_node" help:"how many of them may wait for payment or their channel for one node" min:"1"`
+	OpenAtOnce     int  `toml:"open_at_once" help:"the same in all" min:"1"`
+
 	CloseAtEnd  bool        `toml:"close_at_lease_end" help:"close channels when their lease is over, with the client's node; the macaroon needs one right more"`
 	WarnBlocks  uint32      `toml:"lease_warning_blocks" help:"from so many blocks before the end of a lease on it is logged and listed, and clients that are away are told if their channel is closed then"`
 	BaseFee     config.Msat `toml:"announced_base_fee_msat" help:"forwarding fee of channels that are announced; others forward for nothing"`
@@ -53,8 +60,23 @@ func defaultOrders(b lspengine.Config) OrdersConfig {
 		PayWithin: config.Duration(o.PayWithin), WaitFor: config.Duration(o.WaitFor), InvoiceCltv: o.InvoiceCltv,
 		OnChain: o.OnChain, PaymentConfs: o.PaymentConfs, ZeroConf: config.Sat(o.ZeroConfSat), ZeroConfAll: config.Sat(o.ZeroConfAllSat),
 		ConfirmFor: config.Duration(o.ConfirmFor), WatchFor: config.Duration(o.WatchFor),
+		OpenPerAddress: 6, OpenPerNode: o.Open.PerNode, OpenAtOnce: o.Open.All,
 		CloseAtEnd: o.CloseAtEnd, WarnBlocks: o.WarnBlocks, BaseFee: config.Msat(o.BaseFeeMsat), AnnouncePPM: uint32(o.FeePPM), //nolint:gosec // a default of ours
 	}
+}
+
+// lspAPI is what callers are served; without a login only where that is allowed.
+func (c Config) lspAPI() *lspapi.Service {
+	s := lspapi.New()
+	if o := c.LSP.Orders; o.Enabled && o.Open {
+		s.SellOpenly(o.openRate())
+	}
+	return s
+}
+
+// openRate is how often one address may order without a login.
+func (c OrdersConfig) openRate() auth.Rate {
+	return auth.Rate{PerSecond: float64(c.OpenPerAddress) / 3600, Burst: c.OpenPerAddress}
 }
 
 // engine turns settings into the engine's; largest is the largest channel of any
@@ -70,6 +92,7 @@ func (c OrdersConfig) engine(largest ln.Sat) lspengine.OrderConfig {
 		PayWithin: c.PayWithin.Std(), WaitFor: c.WaitFor.Std(), InvoiceCltv: c.InvoiceCltv,
 		OnChain: c.OnChain, ConfirmFor: c.ConfirmFor.Std(), WatchFor: c.WatchFor.Std(),
 		PaymentConfs: c.PaymentConfs, ZeroConfSat: c.ZeroConf.Amount(), ZeroConfAllSat: c.ZeroConfAll.Amount(),
+		Open:       lspengine.OpenOrders{Enabled: c.Open && c.Enabled, PerNode: c.OpenPerNode, All: c.OpenAtOnce},
 		CloseAtEnd: c.CloseAtEnd, WarnBlocks: c.WarnBlocks, BaseFeeMsat: c.BaseFee.Amount(), FeePPM: uint64(c.AnnouncePPM),
 	}
 	if o := &out.Options; o.MaxChannelSat == 0 {

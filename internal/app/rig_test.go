@@ -400,7 +400,7 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: lspapi.New(), lws: lwsapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: cfg.lspAPI(), lws: lwsapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
 	}
 	if r.store.Engine == store.Postgres {
 		if err := migrate(ctx, db); err != nil {

@@ -473,3 +473,39 @@ func TestMadeUpRootKeysAreNotLookedUpForFree(t *testing.T) {
 	f.clock.add(500 * time.Millisecond)
 	require.NoError(t, admit(good))
 }
+
+// TestNobodyWhereItIsLetIn: a method may let in who shows no macaroon, without an
+// identity and limited by address. What is shown is verified as ever.
+func TestNobodyWhereItIsLetIn(t *testing.T) {
+	f := newFixture(t)
+	limits := auth.DefaultLimits()
+	limits.Address = auth.Rate{PerSecond: 1, Burst: 3}
+	const open, closed = "/lsp/Open", "/lsp/Closed"
+	guard, err := auth.NewGuard(f.bakery, auth.Permissions{
+		open: {Service: "lsp", For: auth.Wallets, Nobody: true}, closed: {Service: "lsp", For: auth.Wallets},
+	}, limits, f.clock.now, nil)
+	require.NoError(t, err)
+	ctx, _, err := guard.Admit(t.Context(), open)
+	require.NoError(t, err)
+	_, known := auth.FromContext(ctx)
+	require.False(t, known)
+	require.NotEmpty(t, auth.CallerOf(ctx))
+	_, _, err = guard.Admit(t.Context(), closed)
+	require.Equal(t, errkind.Unauthenticated, errkind.Of(err))
+	bad := metadata.NewIncomingContext(t.Context(), metadata.Pairs(auth.MetadataMacaroon, "00"))
+	_, _, err = guard.Admit(bad, open)
+	require.Equal(t, errkind.Unauthenticated, errkind.Of(err))
+	_, _, err = guard.Admit(t.Context(), open)
+	require.Equal(t, errkind.Exhausted, errkind.Of(err), "three calls of this address")
+
+	wallet := auth.Identity{Kind: auth.KindWallet, NodeKey: ln.PubKey{2, 1}, Services: []string{"lsp"}, Expires: f.clock.now().Add(time.Hour)}
+	mac, err := f.bakery.Mint(t.Context(), auth.RootKeyWallets, wallet)
+	require.NoError(t, err)
+	ctx, _, err = guard.Admit(metadata.NewIncomingContext(t.Context(), metadata.Pairs(auth.MetadataMacaroon, mac)), open)
+	require.NoError(t, err)
+	node, err := auth.NodeOf(ctx)
+	require.NoError(t, err)
+	require.Equal(t, wallet.NodeKey, node)
+	_, err = auth.Merge(auth.Permissions{open: {For: auth.Public, Nobody: true}})
+	require.Error(t, err)
+}

@@ -114,8 +114,8 @@ func (g *Guard) Admit(ctx context.Context, method string) (context.Context, stri
 		}
 		return nil, "", errkind.New(errkind.Denied, "This server does not offer that call: check the client's version against the server's.")
 	}
-	if permission.For == Public {
-		return ctx, addr, g.chargeAddress(addr)
+	if permission.For == Public || permission.Nobody && !hasMacaroon(ctx) {
+		return withCaller(ctx, addr), addr, g.chargeAddress(addr)
 	}
 	charged := false
 	id, err := g.identify(withLookup(ctx, func() error {
@@ -197,6 +197,12 @@ func (g *Guard) identify(ctx context.Context, method string) (Identity, error) {
 		return Identity{}, err
 	}
 	return g.verifier.Verify(ctx, text, method)
+}
+
+// hasMacaroon says that something is shown for one, good or not.
+func hasMacaroon(ctx context.Context) bool {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return len(md.Get(MetadataMacaroon))+len(md.Get(MetadataAuthorization)) > 0
 }
 
 func macaroonFromContext(ctx context.Context) (string, error) {

@@ -66,6 +66,19 @@ func WithIdentity(ctx context.Context, id Identity) context.Context {
 	return context.WithValue(ctx, identityKey{}, id)
 }
 
+type callerKey struct{}
+
+func withCaller(ctx context.Context, addr string) context.Context {
+	return context.WithValue(ctx, callerKey{}, addr)
+}
+
+// CallerOf is under what a caller without an identity is limited: its address, of
+// IPv6 the /64.
+func CallerOf(ctx context.Context) string {
+	addr, _ := ctx.Value(callerKey{}).(string)
+	return addr
+}
+
 // FromContext is the caller of this call. It is false in calls that need no
 // macaroon.
 func FromContext(ctx context.Context) (Identity, bool) {

@@ -27,6 +27,10 @@ const (
 type Permission struct {
 	Service string
 	For     Audience
+	// Nobody lets in callers without any macaroon as well: the handler finds no
+	// identity and decides. They are limited by address, like callers of public
+	// methods. A macaroon that is shown is verified as ever.
+	Nobody bool
 }
 
 // Permissions maps full method names, "/package.Service/Method", to who may
@@ -44,6 +48,9 @@ func Merge(tables ...Permissions) (Permissions, error) {
 			}
 			if p.For == 0 || p.For&Public != 0 && p.For != Public {
 				return nil, fmt.Errorf("permissions of %s: either public, or wallets, tenants and operators", method)
+			}
+			if p.Nobody && p.For == Public {
+				return nil, fmt.Errorf("permissions of %s: a public method needs no leave for nobody", method)
 			}
 			if p.For != Public && p.Service == "" {
 				return nil, fmt.Errorf("permissions of %s name no service", method)

@@ -39,7 +39,16 @@ type Service struct {
 	listeners listeners
 	// elsewhere is what another service holds for a wallet.
 	elsewhere atomic.Pointer[func(ln.PubKey) []engine.Waiting]
+	// openly bounds orders of callers without a login; nil where there are none.
+	openly *auth.Limiters
 }
+
+// SellOpenly lets callers without a login order, each address as often as rate says.
+// It comes before the permissions are asked for.
+func (s *Service) SellOpenly(rate auth.Rate) { s.openly = auth.NewLimiters(rate, maxAddresses) }
+
+// maxAddresses is how many addresses are remembered that ordered without a login.
+const maxAddresses = 10_000
 
 // New makes the service; calls are refused until Ready.
 func New() *Service { return &Service{} }
@@ -79,6 +88,8 @@ func (s *Service) Name() string { return Name }
 func (s *Service) Permissions() auth.Permissions {
 	wallets := auth.Permission{Service: Name, For: auth.Wallets}
 	operators := auth.Permission{Service: Name, For: auth.Operators}
+	buyers := wallets
+	buyers.Nobody = s.openly != nil
 	return auth.Permissions{
 		lspv1.ChannelsService_GetMenu_FullMethodName:              wallets,
 		lspv1.ChannelsService_Negotiate_FullMethodName:            wallets,
@@ -99,8 +110,8 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OperatorService_Reconcile_FullMethodName:            operators,
 		lspv1.OperatorService_GetReconcileProgress_FullMethodName: operators,
 		lspv1.OrdersService_GetInfo_FullMethodName:                {For: auth.Public},
-		lspv1.OrdersService_CreateOrder_FullMethodName:            wallets,
-		lspv1.OrdersService_GetOrder_FullMethodName:               wallets,
+		lspv1.OrdersService_CreateOrder_FullMethodName:            buyers,
+		lspv1.OrdersService_GetOrder_FullMethodName:               buyers,
 		lspv1.OrdersOperatorService_FindOrders_FullMethodName:     operators,
 		lspv1.OrdersOperatorService_ShowOrder_FullMethodName:      operators,
 		lspv1.OrdersOperatorService_WithdrawOrder_FullMethodName:  operators,

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"time"
 
+	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
@@ -37,7 +39,7 @@ func (o *orders) GetInfo(ctx context.Context, _ *lspv1.GetInfoRequest) (*lspv1.G
 }
 
 func (o *orders) CreateOrder(ctx context.Context, r *lspv1.CreateOrderRequest) (*lspv1.CreateOrderResponse, error) {
-	e, client, err := o.s.wallet(ctx)
+	e, client, openly, err := o.buyer(ctx, r.PublicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +54,11 @@ func (o *orders) CreateOrder(ctx context.Context, r *lspv1.CreateOrderRequest) (
 	case r.FundingConfirmsWithinBlocks > most:
 		return nil, lsps1.Bad("funding_confirms_within_blocks", "it must be an integer of at most 16 bits")
 	}
-	made, err := engine.LSPS1{Engine: e}.Create(ctx, client, lsps1.CreateOrderRequest{
+	create := engine.LSPS1{Engine: e}.Create
+	if openly {
+		create = engine.LSPS1{Engine: e}.CreateOpen
+	}
+	made, err := create(ctx, client, lsps1.CreateOrderRequest{
 		Wish: order.Wish{
 			LspBalanceSat: ln.Sat(r.LspBalanceSat), ClientBalanceSat: ln.Sat(r.ClientBalanceSat),
 			RequiredConfs: uint16(r.RequiredChannelConfirmations), ConfirmWithin: uint16(r.FundingConfirmsWithinBlocks), //nolint:gosec // bounded just above
@@ -71,15 +77,55 @@ func (o *orders) CreateOrder(ctx context.Context, r *lspv1.CreateOrderRequest) (
 	}, nil
 }
 
-func (o *orders) GetOrder(ctx context.Context, r *lspv1.GetOrderRequest) (*lspv1.GetOrderResponse, error) {
+// buyer is whom an order is for: the node that logged in, or, where nobody did and the
+// operator allows it, the one that is named.
+func (o *orders) buyer(ctx context.Context, named string) (e *engine.Engine, node ln.PubKey, openly bool, err error) {
+	if e, err = o.s.running(); err != nil {
+		return nil, node, false, err
+	}
+	var public ln.PubKey
+	if named != "" {
+		if public, err = ln.ParsePubKey(named); err != nil {
+			return nil, node, false, lsps1.Bad("public_key", "it is no node's public key: want 66 hex digits")
+		}
+	}
+	if _, known := auth.FromContext(ctx); known || o.s.openly == nil {
+		node, err = auth.NodeOf(ctx)
+		if err == nil && named != "" && public != node {
+			err = lsps1.Bad("public_key", "it is not the node that logged in: leave it out")
+		}
+		return e, node, false, err
+	}
+	switch {
+	case named == "":
+		return nil, node, false, errkind.New(errkind.Unauthenticated, "Name the node that the channel is for in public_key, or log in with its key.")
+	case !o.s.openly.Allow(auth.CallerOf(ctx), time.Now()):
+		return nil, node, false, errkind.New(errkind.Exhausted, "Too many orders without a login from this address: wait an hour, or log in with the node's key.")
+	}
+	return e, public, true, nil
+}
+
+// get finds an order of the node that logged in, or one that was made without a login.
+func (o *orders) get(ctx context.Context, id string) (lsps1.Order, error) {
+	if _, known := auth.FromContext(ctx); !known && o.s.openly != nil {
+		e, err := o.s.running()
+		if err != nil {
+			return lsps1.Order{}, err
+		}
+		return engine.LSPS1{Engine: e}.GetOpen(ctx, id)
+	}
 	e, client, err := o.s.wallet(ctx)
 	if err != nil {
-		return nil, err
+		return lsps1.Order{}, err
 	}
+	return engine.LSPS1{Engine: e}.Get(ctx, client, id)
+}
+
+func (o *orders) GetOrder(ctx context.Context, r *lspv1.GetOrderRequest) (*lspv1.GetOrderResponse, error) {
 	if len(r.OrderId) > lsps1.MaxOrderID {
 		return nil, lsps1.ErrNotFound
 	}
-	got, err := engine.LSPS1{Engine: e}.Get(ctx, client, r.OrderId)
+	got, err := o.get(ctx, r.OrderId)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,9 @@ type OrderConfig struct {
 	ZeroConfSat    ln.Sat
 	ZeroConfAllSat ln.Sat
 
+	// Open lets callers that prove no key order over HTTP.
+	Open OpenOrders
+
 	// CloseAtEnd closes channels whose lease is over; WarnBlocks before the end
 	// operator and client are told.
 	CloseAtEnd bool
@@ -62,7 +65,7 @@ func defaultOrders() OrderConfig {
 		Prices:    order.Prices{BaseSat: 2_000, PPM: 5_000, LeasePPM: 1_000},
 		PayWithin: time.Hour, WaitFor: time.Hour, InvoiceCltv: 144,
 		ConfirmFor: 24 * time.Hour, WatchFor: 90 * 24 * time.Hour, PaymentConfs: 3,
-		WarnBlocks: 1_008, BaseFeeMsat: 1_000, FeePPM: 1,
+		WarnBlocks: 1_008, BaseFeeMsat: 1_000, FeePPM: 1, Open: OpenOrders{PerNode: 2, All: 50},
 	}
 }
 
@@ -93,6 +96,9 @@ func (c Config) validateOrders() error {
 		if !p.ok {
 			return fmt.Errorf("lsp configuration: orders: %s", p.what)
 		}
+	}
+	if err := o.Open.validate(); err != nil {
+		return fmt.Errorf("lsp configuration: orders: %w", err)
 	}
 	return nil
 }
@@ -125,6 +131,10 @@ func (l LSPS1) Get(ctx context.Context, client ln.PubKey, id string) (lsps1.Orde
 
 // Create implements lsps1.Service. No token means anything yet.
 func (l LSPS1) Create(ctx context.Context, client ln.PubKey, r lsps1.CreateOrderRequest) (lsps1.Order, error) {
+	return l.create(ctx, client, r, false)
+}
+
+func (l LSPS1) create(ctx context.Context, client ln.PubKey, r lsps1.CreateOrderRequest, openly bool) (lsps1.Order, error) {
 	e := l.Engine
 	options, err := l.Options(ctx)
 	if err != nil {
@@ -159,11 +169,22 @@ func (l LSPS1) Create(ctx context.Context, client ln.PubKey, r lsps1.CreateOrder
 	if err := e.admitsNow(ctx, client, asked); err != nil {
 		return lsps1.Order{}, err
 	}
+	if openly {
+		if err := e.mayOrderOpenly(ctx, client); err != nil {
+			return lsps1.Order{}, err
+		}
+	}
 	terms, err := e.orderTerms(ctx, client, r, price, refundScript)
 	if err != nil {
 		return lsps1.Order{}, err
 	}
+	terms.Openly = openly
 	err = e.db.WriteTogether(ctx, func(ctx context.Context, tx *store.Tx) error {
+		if openly {
+			if err := e.countOpenly(ctx, tx, client); err != nil {
+				return err
+			}
+		}
 		isNew, err := e.admitOffer(ctx, tx, machineOrder, terms.ID, client, asked)
 		if err != nil {
 			return err
@@ -172,7 +193,7 @@ func (l LSPS1) Create(ctx context.Context, client ln.PubKey, r lsps1.CreateOrder
 		if err := lspdb.New(tx).InsertOrder(ctx, lspdb.InsertOrderParams{
 			ID: terms.ID, Client: client[:], State: "created", Newcomer: isNew,
 			LspBalanceSat: int64(r.LspBalanceSat), ClientBalanceSat: int64(r.ClientBalanceSat), FeeSat: int64(price.FeeSat), //nolint:gosec // bounded by the options
-			Announce: r.Announce, CreatedMs: at, UpdatedMs: at,
+			Announce: r.Announce, CreatedMs: at, UpdatedMs: at, Openly: openly,
 		}); err != nil {
 			return fmt.Errorf("index the order: %w", err)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -258,5 +260,68 @@ func FuzzCreateOrder(f *testing.F) {
 		again, refused := lsps1.ReadCreateOrder(params(t, string(raw)))
 		require.Nil(t, refused)
 		require.Equal(t, r, again)
+	})
+}
+
+// FuzzReadOrder: whatever an LSP answers is refused, or an order that the client can
+// show and hold against what it asked for: ids that are bounded, and ways to pay whose
+// fee and balance make their total.
+func FuzzReadOrder(f *testing.F) {
+	for _, paid := range []bool{false, true} {
+		raw, err := json.Marshal(lsps1.Show(made(paid)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Add([]byte(`{"order_id":"x","client_balance_sat":"18446744073709551615","payment":{"bolt11":{"fee_total_sat":"1","order_total_sat":"0"}}}`))
+	f.Add([]byte(`{"order_id":"x","payment":{"onchain":null,"bolt11":null},"channel":null,"token":null,"unknown":{}}`))
+	f.Fuzz(func(t *testing.T, object []byte) {
+		o, err := lsps1.ReadOrder(object)
+		if err != nil {
+			return
+		}
+		require.NotEmpty(t, o.OrderID)
+		require.LessOrEqual(t, len(o.OrderID), lsps1.MaxOrderID)
+		check := func(fee, total lsps0.Sat) {
+			if total == 0 {
+				return
+			}
+			sum := new(big.Int).SetUint64(uint64(fee))
+			sum.Add(sum, new(big.Int).SetUint64(uint64(o.ClientBalanceSat)))
+			require.Equal(t, sum.String(), fmt.Sprint(uint64(total)))
+		}
+		if b := o.Payment.Bolt11; b != nil {
+			check(b.FeeSat, b.TotalSat)
+		}
+		if c := o.Payment.OnChain; c != nil {
+			check(c.FeeSat, c.TotalSat)
+		}
+		raw, err := json.Marshal(o)
+		require.NoError(t, err)
+		again, err := lsps1.ReadOrder(raw)
+		require.NoError(t, err, "%s", raw)
+		require.Equal(t, o, again)
+	})
+}
+
+// FuzzReadInfo: the same of the options, which come back as they were read; whatever
+// they say, an order can be held against them.
+func FuzzReadInfo(f *testing.F) {
+	f.Add([]byte(`{"min_required_channel_confirmations":0,"min_funding_confirms_within_blocks":6,"supports_zero_channel_reserve":true,"max_channel_expiry_blocks":20160,` +
+		`"min_initial_client_balance_sat":"20000","max_initial_client_balance_sat":"100000000","min_initial_lsp_balance_sat":"0","max_initial_lsp_balance_sat":"100000000",` +
+		`"min_channel_balance_sat":"50000","max_channel_balance_sat":"100000000"}`))
+	f.Add([]byte(`{"max_channel_expiry_blocks":4294967296}`))
+	f.Add([]byte(`{"min_channel_balance_sat":"-1"}`))
+	f.Fuzz(func(t *testing.T, object []byte) {
+		info, err := lsps1.ReadInfo(object)
+		if err != nil {
+			return
+		}
+		raw, err := json.Marshal(info)
+		require.NoError(t, err)
+		again, err := lsps1.ReadInfo(raw)
+		require.NoError(t, err, "%s", raw)
+		require.Equal(t, info, again)
 	})
 }

@@ -25,6 +25,8 @@ type Terms struct {
 	HoldExpiryDelta  uint32 `json:"hold_expiry_delta"`
 	MaxOpens         uint32 `json:"max_opens"`
 	BuriedConfs      uint32 `json:"buried_confs"`
+	// Openly: who ordered proved no key: whoever has the id may see the order.
+	Openly bool `json:"openly,omitempty"`
 	// NullToken: the client wrote null for no token, and is shown its order as one
 	// that does can read it.
 	NullToken bool `json:"null_token,omitempty"`

@@ -172,8 +172,12 @@ ON CONFLICT (txid) DO UPDATE SET settled = excluded.settled, data = excluded.dat
 
 -- name: InsertOrder :exec
 INSERT INTO lsp_orders (id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat,
-    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11);
+    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, openly)
+VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11, $12);
+
+-- name: OpenlyOrdered :one
+SELECT CAST(COUNT(*) AS BIGINT) AS orders, CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_orders
+FROM lsp_orders WHERE undecided AND openly;
 
 -- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,

@@ -14,6 +14,7 @@ package lspv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -220,8 +221,13 @@ type CreateOrderRequest struct {
 	RefundOnchainAddress string `protobuf:"bytes,7,opt,name=refund_onchain_address,json=refundOnchainAddress,proto3" json:"refund_onchain_address,omitempty"`
 	// Whether the channel is announced to the network.
 	AnnounceChannel bool `protobuf:"varint,8,opt,name=announce_channel,json=announceChannel,proto3" json:"announce_channel,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The node that the channel is for, 66 hex digits. A caller that has logged in
+	// may leave it out, and can name no other than its own.
+	PublicKey string `protobuf:"bytes,9,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// What a client says of itself. It is not looked at.
+	ClientInfo    *structpb.Struct `protobuf:"bytes,10,opt,name=client_info,json=clientInfo,proto3" json:"client_info,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateOrderRequest) Reset() {
@@ -308,6 +314,20 @@ func (x *CreateOrderRequest) GetAnnounceChannel() bool {
 		return x.AnnounceChannel
 	}
 	return false
+}
+
+func (x *CreateOrderRequest) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *CreateOrderRequest) GetClientInfo() *structpb.Struct {
+	if x != nil {
+		return x.ClientInfo
+	}
+	return nil
 }
 
 // CreateOrderResponse is the order.
@@ -1663,7 +1683,7 @@ var File_lsp_api_lspv1_orders_proto protoreflect.FileDescriptor
 
 const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\n" +
-	"\x1alsp/api/lspv1/orders.proto\x12\rsluice.lsp.v1\x1a\x17lsp/api/lspv1/lsp.proto\"\x10\n" +
+	"\x1alsp/api/lspv1/orders.proto\x12\rsluice.lsp.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17lsp/api/lspv1/lsp.proto\"\x10\n" +
 	"\x0eGetInfoRequest\"\xae\x05\n" +
 	"\x0fGetInfoResponse\x12K\n" +
 	"\"min_required_channel_confirmations\x18\x01 \x01(\rR\x1fminRequiredChannelConfirmations\x12J\n" +
@@ -1677,7 +1697,7 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\x17min_channel_balance_sat\x18\t \x01(\x04R\x14minChannelBalanceSat\x125\n" +
 	"\x17max_channel_balance_sat\x18\n" +
 	" \x01(\x04R\x14maxChannelBalanceSat\x12\x12\n" +
-	"\x04uris\x18\v \x03(\tR\x04uris\"\xa0\x03\n" +
+	"\x04uris\x18\v \x03(\tR\x04uris\"\xf9\x03\n" +
 	"\x12CreateOrderRequest\x12&\n" +
 	"\x0flsp_balance_sat\x18\x01 \x01(\x04R\rlspBalanceSat\x12,\n" +
 	"\x12client_balance_sat\x18\x02 \x01(\x04R\x10clientBalanceSat\x12D\n" +
@@ -1686,7 +1706,12 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\x15channel_expiry_blocks\x18\x05 \x01(\rR\x13channelExpiryBlocks\x12\x14\n" +
 	"\x05token\x18\x06 \x01(\tR\x05token\x124\n" +
 	"\x16refund_onchain_address\x18\a \x01(\tR\x14refundOnchainAddress\x12)\n" +
-	"\x10announce_channel\x18\b \x01(\bR\x0fannounceChannel\"\xb6\x04\n" +
+	"\x10announce_channel\x18\b \x01(\bR\x0fannounceChannel\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\t \x01(\tR\tpublicKey\x128\n" +
+	"\vclient_info\x18\n" +
+	" \x01(\v2\x17.google.protobuf.StructR\n" +
+	"clientInfo\"\xb6\x04\n" +
 	"\x13CreateOrderResponse\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12&\n" +
 	"\x0flsp_balance_sat\x18\x02 \x01(\x04R\rlspBalanceSat\x12,\n" +
@@ -1842,40 +1867,42 @@ var file_lsp_api_lspv1_orders_proto_goTypes = []any{
 	(*ShowOrderResponse)(nil),     // 16: sluice.lsp.v1.ShowOrderResponse
 	(*WithdrawOrderRequest)(nil),  // 17: sluice.lsp.v1.WithdrawOrderRequest
 	(*WithdrawOrderResponse)(nil), // 18: sluice.lsp.v1.WithdrawOrderResponse
-	(*StoryEvent)(nil),            // 19: sluice.lsp.v1.StoryEvent
-	(*Opening)(nil),               // 20: sluice.lsp.v1.Opening
+	(*structpb.Struct)(nil),       // 19: google.protobuf.Struct
+	(*StoryEvent)(nil),            // 20: sluice.lsp.v1.StoryEvent
+	(*Opening)(nil),               // 21: sluice.lsp.v1.Opening
 }
 var file_lsp_api_lspv1_orders_proto_depIdxs = []int32{
-	6,  // 0: sluice.lsp.v1.CreateOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
-	10, // 1: sluice.lsp.v1.CreateOrderResponse.channel:type_name -> sluice.lsp.v1.OrderedChannel
-	6,  // 2: sluice.lsp.v1.GetOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
-	10, // 3: sluice.lsp.v1.GetOrderResponse.channel:type_name -> sluice.lsp.v1.OrderedChannel
-	7,  // 4: sluice.lsp.v1.OrderPayment.bolt11:type_name -> sluice.lsp.v1.OrderBolt11
-	8,  // 5: sluice.lsp.v1.OrderPayment.onchain:type_name -> sluice.lsp.v1.OrderOnChain
-	9,  // 6: sluice.lsp.v1.OrderOnChain.refund_promise:type_name -> sluice.lsp.v1.RefundPromise
-	11, // 7: sluice.lsp.v1.FindOrdersResponse.orders:type_name -> sluice.lsp.v1.Order
-	11, // 8: sluice.lsp.v1.ShowOrderResponse.order:type_name -> sluice.lsp.v1.Order
-	19, // 9: sluice.lsp.v1.ShowOrderResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	20, // 10: sluice.lsp.v1.ShowOrderResponse.openings:type_name -> sluice.lsp.v1.Opening
-	12, // 11: sluice.lsp.v1.ShowOrderResponse.refunds:type_name -> sluice.lsp.v1.OrderRefund
-	11, // 12: sluice.lsp.v1.WithdrawOrderResponse.order:type_name -> sluice.lsp.v1.Order
-	0,  // 13: sluice.lsp.v1.OrdersService.GetInfo:input_type -> sluice.lsp.v1.GetInfoRequest
-	2,  // 14: sluice.lsp.v1.OrdersService.CreateOrder:input_type -> sluice.lsp.v1.CreateOrderRequest
-	4,  // 15: sluice.lsp.v1.OrdersService.GetOrder:input_type -> sluice.lsp.v1.GetOrderRequest
-	13, // 16: sluice.lsp.v1.OrdersOperatorService.FindOrders:input_type -> sluice.lsp.v1.FindOrdersRequest
-	15, // 17: sluice.lsp.v1.OrdersOperatorService.ShowOrder:input_type -> sluice.lsp.v1.ShowOrderRequest
-	17, // 18: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:input_type -> sluice.lsp.v1.WithdrawOrderRequest
-	1,  // 19: sluice.lsp.v1.OrdersService.GetInfo:output_type -> sluice.lsp.v1.GetInfoResponse
-	3,  // 20: sluice.lsp.v1.OrdersService.CreateOrder:output_type -> sluice.lsp.v1.CreateOrderResponse
-	5,  // 21: sluice.lsp.v1.OrdersService.GetOrder:output_type -> sluice.lsp.v1.GetOrderResponse
-	14, // 22: sluice.lsp.v1.OrdersOperatorService.FindOrders:output_type -> sluice.lsp.v1.FindOrdersResponse
-	16, // 23: sluice.lsp.v1.OrdersOperatorService.ShowOrder:output_type -> sluice.lsp.v1.ShowOrderResponse
-	18, // 24: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:output_type -> sluice.lsp.v1.WithdrawOrderResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	19, // 0: sluice.lsp.v1.CreateOrderRequest.client_info:type_name -> google.protobuf.Struct
+	6,  // 1: sluice.lsp.v1.CreateOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
+	10, // 2: sluice.lsp.v1.CreateOrderResponse.channel:type_name -> sluice.lsp.v1.OrderedChannel
+	6,  // 3: sluice.lsp.v1.GetOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
+	10, // 4: sluice.lsp.v1.GetOrderResponse.channel:type_name -> sluice.lsp.v1.OrderedChannel
+	7,  // 5: sluice.lsp.v1.OrderPayment.bolt11:type_name -> sluice.lsp.v1.OrderBolt11
+	8,  // 6: sluice.lsp.v1.OrderPayment.onchain:type_name -> sluice.lsp.v1.OrderOnChain
+	9,  // 7: sluice.lsp.v1.OrderOnChain.refund_promise:type_name -> sluice.lsp.v1.RefundPromise
+	11, // 8: sluice.lsp.v1.FindOrdersResponse.orders:type_name -> sluice.lsp.v1.Order
+	11, // 9: sluice.lsp.v1.ShowOrderResponse.order:type_name -> sluice.lsp.v1.Order
+	20, // 10: sluice.lsp.v1.ShowOrderResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	21, // 11: sluice.lsp.v1.ShowOrderResponse.openings:type_name -> sluice.lsp.v1.Opening
+	12, // 12: sluice.lsp.v1.ShowOrderResponse.refunds:type_name -> sluice.lsp.v1.OrderRefund
+	11, // 13: sluice.lsp.v1.WithdrawOrderResponse.order:type_name -> sluice.lsp.v1.Order
+	0,  // 14: sluice.lsp.v1.OrdersService.GetInfo:input_type -> sluice.lsp.v1.GetInfoRequest
+	2,  // 15: sluice.lsp.v1.OrdersService.CreateOrder:input_type -> sluice.lsp.v1.CreateOrderRequest
+	4,  // 16: sluice.lsp.v1.OrdersService.GetOrder:input_type -> sluice.lsp.v1.GetOrderRequest
+	13, // 17: sluice.lsp.v1.OrdersOperatorService.FindOrders:input_type -> sluice.lsp.v1.FindOrdersRequest
+	15, // 18: sluice.lsp.v1.OrdersOperatorService.ShowOrder:input_type -> sluice.lsp.v1.ShowOrderRequest
+	17, // 19: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:input_type -> sluice.lsp.v1.WithdrawOrderRequest
+	1,  // 20: sluice.lsp.v1.OrdersService.GetInfo:output_type -> sluice.lsp.v1.GetInfoResponse
+	3,  // 21: sluice.lsp.v1.OrdersService.CreateOrder:output_type -> sluice.lsp.v1.CreateOrderResponse
+	5,  // 22: sluice.lsp.v1.OrdersService.GetOrder:output_type -> sluice.lsp.v1.GetOrderResponse
+	14, // 23: sluice.lsp.v1.OrdersOperatorService.FindOrders:output_type -> sluice.lsp.v1.FindOrdersResponse
+	16, // 24: sluice.lsp.v1.OrdersOperatorService.ShowOrder:output_type -> sluice.lsp.v1.ShowOrderResponse
+	18, // 25: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:output_type -> sluice.lsp.v1.WithdrawOrderResponse
+	20, // [20:26] is the sub-list for method output_type
+	14, // [14:20] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_orders_proto_init() }

@@ -34,7 +34,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Orders serves wallets. Every call but GetInfo acts for the node key that the
-// caller proved at login; nobody sees another one's orders.
+// caller proved at login; nobody sees another one's orders. Where the operator allows
+// it (lsp.orders.open_http), a caller without a login orders for the node that it
+// names, which must be connected to the gateway, and sees the order by its id.
 type OrdersServiceClient interface {
 	// GetInfo tells what orders may ask for (lsps1.get_info).
 	GetInfo(ctx context.Context, in *GetInfoRequest, opts ...grpc.CallOption) (*GetInfoResponse, error)
@@ -87,7 +89,9 @@ func (c *ordersServiceClient) GetOrder(ctx context.Context, in *GetOrderRequest,
 // for forward compatibility.
 //
 // Orders serves wallets. Every call but GetInfo acts for the node key that the
-// caller proved at login; nobody sees another one's orders.
+// caller proved at login; nobody sees another one's orders. Where the operator allows
+// it (lsp.orders.open_http), a caller without a login orders for the node that it
+// names, which must be connected to the gateway, and sees the order by its id.
 type OrdersServiceServer interface {
 	// GetInfo tells what orders may ask for (lsps1.get_info).
 	GetInfo(context.Context, *GetInfoRequest) (*GetInfoResponse, error)

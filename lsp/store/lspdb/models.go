@@ -77,6 +77,7 @@ type LspOrder struct {
 	CreatedMs        int64
 	UpdatedMs        int64
 	HeldSlots        string
+	Openly           bool
 }
 
 type LspOrderCoin struct {

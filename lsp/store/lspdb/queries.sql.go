@@ -357,7 +357,7 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 }
 
 const findOrders = `-- name: FindOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders
 WHERE (created_ms < $1 OR (created_ms = $1 AND id < $2))
   AND (CAST($3 AS BIGINT) = 0 OR client = $4)
   AND (CAST($5 AS BIGINT) = 0 OR NOT terminal)
@@ -418,6 +418,7 @@ func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOr
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.HeldSlots,
+			&i.Openly,
 		); err != nil {
 			return nil, err
 		}
@@ -715,7 +716,7 @@ func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error)
 }
 
 const getOrder = `-- name: GetOrder :one
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders WHERE id = $1
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders WHERE id = $1
 `
 
 func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
@@ -743,6 +744,7 @@ func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
 		&i.CreatedMs,
 		&i.UpdatedMs,
 		&i.HeldSlots,
+		&i.Openly,
 	)
 	return i, err
 }
@@ -912,8 +914,8 @@ func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) er
 
 const insertOrder = `-- name: InsertOrder :exec
 INSERT INTO lsp_orders (id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat,
-    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11)
+    fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, openly)
+VALUES ($1, $2, $3, $4, FALSE, TRUE, FALSE, $5, '', $6, $7, $8, $9, 0, 0, 0, '', 0, $10, $11, $12)
 `
 
 type InsertOrderParams struct {
@@ -928,6 +930,7 @@ type InsertOrderParams struct {
 	Announce         bool
 	CreatedMs        int64
 	UpdatedMs        int64
+	Openly           bool
 }
 
 func (q *Queries) InsertOrder(ctx context.Context, arg InsertOrderParams) error {
@@ -943,6 +946,7 @@ func (q *Queries) InsertOrder(ctx context.Context, arg InsertOrderParams) error 
 		arg.Announce,
 		arg.CreatedMs,
 		arg.UpdatedMs,
+		arg.Openly,
 	)
 	return err
 }
@@ -1337,6 +1341,23 @@ func (q *Queries) OpeningsSince(ctx context.Context, arg OpeningsSinceParams) ([
 		return nil, err
 	}
 	return items, nil
+}
+
+const openlyOrdered = `-- name: OpenlyOrdered :one
+SELECT CAST(COUNT(*) AS BIGINT) AS orders, CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_orders
+FROM lsp_orders WHERE undecided AND openly
+`
+
+type OpenlyOrderedRow struct {
+	Orders       int64
+	ClientOrders int64
+}
+
+func (q *Queries) OpenlyOrdered(ctx context.Context, client []byte) (OpenlyOrderedRow, error) {
+	row := q.db.QueryRowContext(ctx, openlyOrdered, client)
+	var i OpenlyOrderedRow
+	err := row.Scan(&i.Orders, &i.ClientOrders)
+	return i, err
 }
 
 const opensSince = `-- name: OpensSince :one
@@ -1833,7 +1854,7 @@ func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
 }
 
 const undecidedOrders = `-- name: UndecidedOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots FROM lsp_orders WHERE undecided ORDER BY id
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders WHERE undecided ORDER BY id
 `
 
 func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
@@ -1867,6 +1888,7 @@ func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
 			&i.CreatedMs,
 			&i.UpdatedMs,
 			&i.HeldSlots,
+			&i.Openly,
 		); err != nil {
 			return nil, err
 		}
