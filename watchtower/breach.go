@@ -25,7 +25,8 @@ const (
 	Lost BreachState = "lost"
 	// Vanished: the commitment left the chain and did not come back.
 	Vanished BreachState = "vanished"
-	// Unusable: the client's blob makes no valid justice transaction.
+	// Unusable: the client's blob makes no valid justice transaction, or what was
+	// stored of it cannot be read.
 	Unusable BreachState = "unusable"
 )
 
@@ -87,7 +88,9 @@ type Breach struct {
 	State     BreachState
 	// Spend is set in Swept, Elsewhere and Lost.
 	Spend Spend
-	// Final says that no reorganisation is expected to change the state.
+	// Final says that nothing is done or expected any more. Only the chain itself
+	// reopens a case: by a reorganisation deeper than the burial, or by a commitment
+	// that is back after all.
 	Final bool
 	// Attempts counts hand-outs to lnd; Problem is what lnd said of the last.
 	Attempts  int64
@@ -114,6 +117,12 @@ func (b *Breach) Tried(problem string, now time.Time) (changed bool) {
 	return changed
 }
 
+// Unreadable ends a breach whose stored transaction cannot be read: there is
+// nothing to hand out, and others must not wait for it.
+func (b *Breach) Unreadable(problem string, now time.Time) {
+	b.State, b.Final, b.Problem, b.ChangedAt = Unusable, true, problem, now
+}
+
 // Spent records who took the outputs.
 func (b *Breach) Spent(s Spend, now time.Time) error {
 	if b.Final || b.State == Unusable {
@@ -133,25 +142,26 @@ func (b *Breach) Spent(s Spend, now time.Time) error {
 	return nil
 }
 
-// SeenAgain records the block that the commitment is in now.
+// SeenAgain records the block that the commitment is in now. One that had vanished
+// is a case again: its cheater may have waited for just that.
 func (b *Breach) SeenAgain(at Point, now time.Time) (changed bool) {
-	if b.Final || b.SeenAt == at {
+	if b.SeenAt == at || b.Final && b.State != Vanished {
 		return false
+	}
+	if b.State == Vanished {
+		b.State, b.Final = Found, false
 	}
 	b.SeenAt, b.MissingSince, b.ChangedAt = at, 0, now
 	return true
 }
 
-// Rewound takes back what blocks above a height said. The justice transaction is
-// due again at once.
+// Rewound takes back what blocks above a height said, though it was buried. The
+// justice transaction is due again at once.
 func (b *Breach) Rewound(to int32, now time.Time) (changed bool) {
-	if b.Final {
-		return false
-	}
 	if b.Spend.At.Height > to {
-		b.State, b.Spend, b.ChangedAt, changed = Found, Spend{}, now, true
+		b.State, b.Spend, b.Final, b.ChangedAt, changed = Found, Spend{}, false, now, true
 	}
-	if b.SeenAt.Height > to {
+	if !b.Final && b.SeenAt.Height > to {
 		b.SeenAt, b.MissingSince, b.ChangedAt, changed = Point{}, to, now, true
 	}
 	return changed

@@ -2,6 +2,7 @@ package watchtower
 
 import (
 	"math"
+	"reflect"
 	"testing"
 	"time"
 
@@ -143,9 +144,9 @@ func TestJudge(t *testing.T) {
 }
 
 // TestBreachesUnderEveryOrderOfEvents draws chains that grow and shrink around a
-// breach. Whatever their order: what is final stays, a spend that left the chain
-// is taken back and the transaction due again, and what is due in a chain that
-// keeps the spend ends.
+// breach. Whatever their order: what is final stays, but for what the chain itself
+// reopens; a spend that left the chain is taken back and the transaction due
+// again; and what is due in a chain that keeps the spend ends.
 func TestBreachesUnderEveryOrderOfEvents(t *testing.T) {
 	depth := Depths{Bury: 6, Forget: 30}
 	rapid.Check(t, func(t *rapid.T) {
@@ -153,7 +154,8 @@ func TestBreachesUnderEveryOrderOfEvents(t *testing.T) {
 		tip, seen, spent := int32(100), int32(100), int32(0)
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
 			before := b
-			switch rapid.IntRange(0, 5).Draw(t, "event") {
+			event := rapid.IntRange(0, 6).Draw(t, "event")
+			switch event {
 			case 0, 1:
 				tip++
 				b.Settle(tip, depth, noon())
@@ -170,38 +172,40 @@ func TestBreachesUnderEveryOrderOfEvents(t *testing.T) {
 				}
 				spent = tip
 			case 4:
-				to := tip - int32(rapid.IntRange(1, 5).Draw(t, "back"))
-				b.Rewound(to, noon())
-				tip = to
-				if !b.Final {
-					if spent > to {
-						spent = 0
-					}
-					if seen > to {
-						seen = 0
-					}
+				tip -= int32(rapid.IntRange(1, 12).Draw(t, "back"))
+				b.Rewound(tip, noon())
+				if spent > tip {
+					spent = 0
+				}
+				if seen > tip {
+					seen = 0
 				}
 			case 5:
-				if seen == 0 && !b.Final {
-					tip++
-					b.SeenAgain(Point{Height: tip, Hash: chainhash.Hash{byte(tip)}}, noon())
-					seen = tip
+				if seen != 0 {
+					continue
 				}
+				tip++
+				b.SeenAgain(Point{Height: tip, Hash: chainhash.Hash{byte(tip)}}, noon())
+				seen = tip
+			case 6:
+				// Long enough for a commitment that is not in the chain to be given up.
+				tip += depth.Forget
+				b.Settle(tip, depth, noon())
 			}
-			if before.Final && (b.State != before.State || b.Spend != before.Spend || !b.Final) {
+			if before.Final && event != 4 && event != 5 && !reflect.DeepEqual(b, before) {
 				t.Fatalf("final, and changed: %+v to %+v", before, b)
-			}
-			if b.Final {
-				continue
-			}
-			if (b.Spend.At.Height > 0) != (b.State == Swept || b.State == Elsewhere || b.State == Lost) {
-				t.Fatalf("state and spend differ: %+v", b)
 			}
 			if b.Spend.At.Height != spent || b.SeenAt.Height != seen {
 				t.Fatalf("the chain says spent %d, seen %d: %+v", spent, seen, b)
 			}
-			if b.Due() != (spent == 0) {
-				t.Fatalf("due is %v with a spend at %d", b.Due(), spent)
+			if (spent > 0) != (b.State == Swept || b.State == Elsewhere || b.State == Lost) {
+				t.Fatalf("state and spend differ: %+v", b)
+			}
+			if b.Due() != (spent == 0 && b.State != Vanished) || (b.State == Vanished) != (b.Final && spent == 0) {
+				t.Fatalf("due is %v with a spend at %d: %+v", b.Due(), spent, b)
+			}
+			if b.State == Vanished && seen != 0 {
+				t.Fatalf("given up while the commitment is in the chain: %+v", b)
 			}
 		}
 		if b.Final {
@@ -221,6 +225,7 @@ func TestBreachesUnderEveryOrderOfEvents(t *testing.T) {
 func TestBreachesThatAreOver(t *testing.T) {
 	b := Breach{State: Unusable, Final: true}
 	require.Error(t, b.Spent(Spend{Path: ByJustice, At: Point{Height: 1}}, noon()))
+	require.False(t, b.SeenAgain(Point{Height: 9}, noon()), "no block makes a bad blob good")
 	require.False(t, b.Due())
 	require.False(t, b.Tried("x", noon()))
 	open := Breach{State: Found}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
@@ -37,13 +38,13 @@ func judge(m tower.Match, commit *wire.MsgTx, at watchtower.Point, now time.Time
 	}
 	justice, toLocal, err := justiceOf(m, commit, txid)
 	if err != nil {
-		b.State, b.Final, b.Problem = watchtower.Unusable, true, err.Error()
-		return b, fmt.Sprintf("The commitment %s is in block %d, and the blob that the client sent for it gives no valid transaction: %s.", txid, at.Height, err)
+		b.Unreadable(sayable(err), now)
+		return b, fmt.Sprintf("The commitment %s is in block %d, and the blob that the client sent for it gives no valid transaction: %s.", txid, at.Height, b.Problem)
 	}
 	var raw bytes.Buffer
 	if err := justice.Serialize(&raw); err != nil {
-		b.State, b.Final, b.Problem = watchtower.Unusable, true, err.Error()
-		return b, err.Error()
+		b.Unreadable(sayable(err), now)
+		return b, b.Problem
 	}
 	for _, in := range justice.TxIn {
 		b.FeeSat += commit.TxOut[in.PreviousOutPoint.Index].Value
@@ -84,6 +85,20 @@ func justiceOf(m tower.Match, commit *wire.MsgTx, txid chainhash.Hash) (justice 
 	}
 	return justice, toLocal, nil
 }
+
+// sayable is an error about what a client sent as a text that every database takes:
+// PostgreSQL refuses some bytes, and a block that cannot be stored would hold up
+// all that follow.
+func sayable(err error) string {
+	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", "?"), "?")
+	if len(text) > longestProblem {
+		text = strings.ToValidUTF8(text[:longestProblem], "") + " …"
+	}
+	return text
+}
+
+// longestProblem is enough for what lnd's code says.
+const longestProblem = 500
 
 // decode reads the justice transaction of a breach.
 func decode(b *watchtower.Breach) (*wire.MsgTx, error) {

@@ -179,10 +179,14 @@ func (l *Lookout) load(ctx context.Context) error {
 	}
 	clear(l.open)
 	clear(l.watched)
+	var unreadable []tower.Told
 	for i := range open {
 		if err := l.add(&open[i]); err != nil {
-			return err
+			unreadable = append(unreadable, l.unreadable(open[i], err))
 		}
+	}
+	if err := l.cfg.Store.Tell(ctx, unreadable); err != nil {
+		return err
 	}
 	tip, ok, err := l.cfg.Store.Tip(ctx)
 	if err == nil && !ok {
@@ -202,6 +206,14 @@ func (l *Lookout) add(b *watchtower.Breach) error {
 		l.watched[in.PreviousOutPoint] = append(l.watched[in.PreviousOutPoint], b.ID)
 	}
 	return nil
+}
+
+// unreadable gives a breach up whose stored transaction is damaged: one row must
+// not end the search for all others.
+func (l *Lookout) unreadable(b watchtower.Breach, err error) tower.Told {
+	l.cfg.Log.Error("a stored justice transaction cannot be read: the breach is not punished by this tower", zap.Int64("tenant", b.Tenant), zap.Stringer("commitment", b.CommitTx), zap.Error(err))
+	b.Unreadable(err.Error(), l.cfg.Now())
+	return tower.Told{Breach: b, Text: "What the tower had stored of the justice transaction cannot be read any more: it cannot be handed out."}
 }
 
 // settled forgets breaches that are final.

@@ -377,6 +377,139 @@ func TestReorganisations(t *testing.T) {
 	})
 }
 
+// TestACommitmentThatVanishedIsBack: who cheats once more, long after a reorganisation
+// took the commitment away and the case was closed, is punished as before; also
+// when nobody looked at that moment, and when it vanishes again.
+func TestACommitmentThatVanishedIsBack(t *testing.T) {
+	each(t, func(t *testing.T, p *post) {
+		b := p.breach(1)
+		p.start()
+		vanish := func() {
+			t.Helper()
+			p.chain.Reorganise(1, nil, nil)
+			p.until("the commitment to be missed", func() bool { return p.list()[0].SeenAt.Height == 0 })
+			for range 20 {
+				p.chain.Mine()
+			}
+			p.of(b, watchtower.Vanished)
+			p.until("the case to be closed", func() bool { return p.l.View().Open == 0 })
+			p.chain.Evict(b.Justice.TxHash())
+		}
+		p.chain.Mine(b.Commit)
+		first := p.of(b, watchtower.Published)
+		vanish()
+		before := p.chain.Handed(b.Justice.TxHash())
+		p.chain.Mine()
+		p.synced()
+		require.Equal(t, before, p.chain.Handed(b.Justice.TxHash()), "what is closed is not handed out")
+
+		p.chain.Mine(b.Commit)
+		again := p.of(b, watchtower.Published)
+		require.Equal(t, first.ID, again.ID)
+		require.Equal(t, p.chain.Height(), again.SeenAt.Height)
+		require.Equal(t, 1, p.l.View().Open)
+		require.NoError(t, p.chain.WaitPool(p.ctx, 1))
+		vanish()
+
+		// The tower is away when it comes, and its punishment is in the same block.
+		require.NoError(t, p.stop())
+		p.chain.Mine(b.Commit, b.Justice)
+		p.start()
+		p.of(b, watchtower.Swept)
+		for range 5 {
+			p.chain.Mine()
+		}
+		p.until("the case to be closed", func() bool { return p.list()[0].Final })
+		require.Len(t, p.list(), 1, "it is one breach throughout")
+		_, story, err := p.store.Breach(p.ctx, p.tenant.ID, first.ID)
+		require.NoError(t, err)
+		reopened := 0
+		for _, l := range story {
+			if strings.Contains(l.Text, "the case is open again") {
+				reopened++
+			}
+		}
+		require.Equal(t, 2, reopened)
+	})
+}
+
+// TestReorganisationBelowTheBurial: a case that was closed is open again when the
+// chain goes back further than its burial, whatever of it is still in the chain.
+func TestReorganisationBelowTheBurial(t *testing.T) {
+	each(t, func(t *testing.T, p *post) {
+		b := p.breach(1)
+		p.start()
+		bury := func() {
+			t.Helper()
+			p.of(b, watchtower.Published)
+			p.chain.Mine(b.Justice)
+			for range 5 {
+				p.chain.Mine()
+			}
+			p.until("the case to be closed", func() bool { return p.list()[0].Final })
+			require.Zero(t, p.l.View().Open)
+		}
+		p.chain.Mine(b.Commit)
+		bury()
+		// The commitment stays, its punishment goes.
+		p.chain.Reorganise(6, make([][]*wire.MsgTx, 7)...)
+		p.of(b, watchtower.Published)
+		require.NoError(t, p.chain.WaitPool(p.ctx, 1))
+		bury()
+		// Both go, and the commitment is back in another block, after a restart.
+		require.NoError(t, p.stop())
+		blocks := make([][]*wire.MsgTx, 15)
+		blocks[3] = []*wire.MsgTx{b.Commit}
+		p.chain.Reorganise(14, blocks...)
+		p.start()
+		bury()
+		require.Len(t, p.list(), 1)
+	})
+}
+
+// TestOneDamagedBreachHoldsUpNobody: a stored transaction that cannot be read is
+// given up and told; the tower goes on with all others.
+func TestOneDamagedBreachHoldsUpNobody(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		p := newPost(t, db)
+		bad, gone, fine, later := p.breach(1), p.breach(2), p.breach(3), p.breach(4)
+		p.chain.Refuse(func(*wire.MsgTx) error { return errors.New("away") })
+		p.start()
+		p.chain.Mine(bad.Commit, fine.Commit)
+		p.chain.Mine(gone.Commit)
+		for _, b := range []*towertest.Breach{bad, gone, fine} {
+			p.of(b, watchtower.Found)
+		}
+		// One leaves the chain and is closed before it is damaged.
+		p.chain.Reorganise(1, nil, nil)
+		for range 20 {
+			p.chain.Mine()
+		}
+		p.of(gone, watchtower.Vanished)
+		require.NoError(t, p.stop())
+		require.NoError(t, db.Write(p.ctx, func(ctx context.Context, tx *store.Tx) error {
+			for _, b := range []*towertest.Breach{bad, gone} {
+				id := b.Commit.TxHash()
+				if _, err := tx.ExecContext(ctx, "UPDATE tower_breaches SET justice = $1 WHERE commit_tx = $2", []byte{1, 2, 3}, id[:]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		p.chain.Refuse(nil)
+		p.start()
+		p.of(fine, watchtower.Published)
+		got := p.of(bad, watchtower.Unusable)
+		require.True(t, got.Final)
+		require.Contains(t, got.Problem, "stored justice transaction")
+		p.chain.Mine(gone.Commit, later.Commit)
+		p.of(later, watchtower.Published)
+		p.of(gone, watchtower.Unusable)
+		require.Empty(t, p.l.View().Problem)
+	})
+}
+
 // TestDeepReorganisation goes below every block that is remembered.
 func TestDeepReorganisation(t *testing.T) {
 	each(t, func(t *testing.T, p *post) {

@@ -115,15 +115,35 @@ func (l *Lookout) rewind(ctx context.Context, best int32) error {
 func (l *Lookout) rewindTo(ctx context.Context, to watchtower.Point) error {
 	now := l.cfg.Now()
 	var changed []tower.Told
-	for _, b := range l.open {
-		after := *b
-		if after.Rewound(to.Height, now) {
-			changed = append(changed, tower.Told{Breach: after, Text: fmt.Sprintf("The chain was reorganised at block %d: what blocks above it showed is taken back.", to.Height)})
+	takeBack := func(b watchtower.Breach) {
+		if b.Rewound(to.Height, now) {
+			changed = append(changed, tower.Told{Breach: b, Text: fmt.Sprintf("The chain was reorganised at block %d: what blocks above it showed is taken back.", to.Height)})
 		}
+	}
+	for _, b := range l.open {
+		takeBack(*b)
+	}
+	buried, err := l.cfg.Store.BuriedAbove(ctx, to.Height)
+	if err != nil {
+		return err
+	}
+	for _, b := range buried {
+		if _, err := decode(&b); err != nil {
+			l.cfg.Log.Error("a breach that was buried is not taken up again", zap.Error(err))
+			continue
+		}
+		takeBack(b)
 	}
 	if err := l.cfg.Store.Rewind(ctx, to, changed); err != nil {
 		l.unsure = true
 		return err
+	}
+	for i := range changed {
+		if b := &changed[i].Breach; l.open[b.ID] == nil {
+			if err := l.add(b); err != nil {
+				return err
+			}
+		}
 	}
 	l.cfg.Log.Warn("the chain was reorganised", zap.Int32("from", l.tip.Height), zap.Int32("to", to.Height))
 	l.metrics.reorgs.Inc()
@@ -168,8 +188,8 @@ func (l *Lookout) search(ctx context.Context, at watchtower.Point, block *wire.M
 		return err
 	}
 	l.tip = at
-	for i := range told.New {
-		if b := &told.New[i].Breach; !b.Final {
+	for _, id := range c.opened {
+		if b := &c.byID[id].Breach; !b.Final {
 			if err := l.add(b); err != nil {
 				return err
 			}
@@ -187,10 +207,12 @@ func (l *Lookout) search(ctx context.Context, at watchtower.Point, block *wire.M
 
 // changes are what a block does to breaches, before it is durable.
 type changes struct {
-	l       *Lookout
-	byID    map[watchtower.BreachID]*tower.Told
-	order   []watchtower.BreachID
-	isNew   map[watchtower.BreachID]bool
+	l     *Lookout
+	byID  map[watchtower.BreachID]*tower.Told
+	order []watchtower.BreachID
+	isNew map[watchtower.BreachID]bool
+	// opened are new, or were over and are not any more.
+	opened  []watchtower.BreachID
 	watched map[wire.OutPoint][]watchtower.BreachID
 }
 
@@ -234,19 +256,28 @@ func (c *changes) found(ctx context.Context, m tower.Match, commit *wire.MsgTx, 
 		}
 		return nil
 	}
-	known, err := c.l.cfg.Store.Has(ctx, b.ID)
-	if err != nil || known {
-		return err // it is over
+	known, ok, err := c.l.cfg.Store.Known(ctx, b.ID)
+	if err != nil {
+		return err
 	}
-	c.isNew[b.ID] = true
+	if ok {
+		if !known.SeenAgain(at, now) {
+			return nil // it is over
+		}
+		b, text = known, fmt.Sprintf("The commitment, which was not waited for any longer, is in block %d: the case is open again.", at.Height)
+	} else {
+		c.isNew[b.ID] = true
+	}
+	justice, err := decode(&b)
+	if !b.Final && err != nil {
+		told := c.l.unreadable(b, err)
+		b, text = told.Breach, told.Text
+	}
 	c.put(&tower.Told{Breach: b}, text)
 	if b.Final {
 		return nil
 	}
-	justice, err := decode(&b)
-	if err != nil {
-		return err
-	}
+	c.opened = append(c.opened, b.ID)
 	for _, in := range justice.TxIn {
 		c.watched[in.PreviousOutPoint] = append(c.watched[in.PreviousOutPoint], b.ID)
 	}

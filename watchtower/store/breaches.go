@@ -215,11 +215,15 @@ func breachOf(row towerdb.TowerBreach) watchtower.Breach {
 
 // Open are the breaches that are not final.
 func (s *Store) Open(ctx context.Context) (out []watchtower.Breach, err error) {
+	return s.breaches(ctx, func(ctx context.Context, q *towerdb.Queries) ([]towerdb.TowerBreach, error) { return q.OpenBreaches(ctx) })
+}
+
+func (s *Store) breaches(ctx context.Context, read func(context.Context, *towerdb.Queries) ([]towerdb.TowerBreach, error)) (out []watchtower.Breach, err error) {
 	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		out = nil
-		rows, err := towerdb.New(tx).OpenBreaches(ctx)
+		rows, err := read(ctx, towerdb.New(tx))
 		if err != nil {
-			return fmt.Errorf("read open breaches: %w", err)
+			return fmt.Errorf("read breaches: %w", err)
 		}
 		for _, r := range rows {
 			out = append(out, breachOf(r))
@@ -229,18 +233,28 @@ func (s *Store) Open(ctx context.Context) (out []watchtower.Breach, err error) {
 	return out, err
 }
 
-// Has says whether a breach is known, open or over.
-func (s *Store) Has(ctx context.Context, id watchtower.BreachID) (known bool, err error) {
+// Known gives a breach, open or over; false when there is none of that name.
+func (s *Store) Known(ctx context.Context, id watchtower.BreachID) (b watchtower.Breach, known bool, err error) {
 	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		_, err := towerdb.New(tx).GetBreach(ctx, id[:])
+		row, err := towerdb.New(tx).GetBreach(ctx, id[:])
 		if err = store.MapError(err); errors.Is(err, store.ErrNotFound) {
 			known = false
 			return nil
 		}
-		known = err == nil
-		return err
+		if err != nil {
+			return fmt.Errorf("read breach %x: %w", id, err)
+		}
+		b, known = breachOf(row), true
+		return nil
 	})
-	return known, err
+	return b, known, err
+}
+
+// BuriedAbove are the breaches that are over by what a block above a height shows.
+func (s *Store) BuriedAbove(ctx context.Context, height int32) (out []watchtower.Breach, err error) {
+	return s.breaches(ctx, func(ctx context.Context, q *towerdb.Queries) ([]towerdb.TowerBreach, error) {
+		return q.BuriedAbove(ctx, int64(height))
+	})
 }
 
 // Cursor is where a list of breaches, newest first, goes on.

@@ -113,6 +113,9 @@ SELECT * FROM tower_breaches WHERE id = $1;
 -- name: OpenBreaches :many
 SELECT * FROM tower_breaches WHERE final = FALSE ORDER BY id;
 
+-- name: BuriedAbove :many
+SELECT * FROM tower_breaches WHERE final = TRUE AND spend_height > $1 ORDER BY id;
+
 -- name: ListBreaches :many
 SELECT * FROM tower_breaches WHERE found_ms < $1 OR (found_ms = $1 AND id < $2) ORDER BY found_ms DESC, id DESC LIMIT $3;
 

@@ -100,6 +100,57 @@ func (q *Queries) BlockAt(ctx context.Context, height int64) (TowerBlock, error)
 	return i, err
 }
 
+const buriedAbove = `-- name: BuriedAbove :many
+SELECT id, tenant, session_id, seq, commit_tx, seen_height, seen_hash, missing_since, justice, justice_tx, to_local, swept_sat, fee_sat, state, final, spend_height, spend_hash, spend_tx, spend_path, attempts, problem, found_ms, changed_ms FROM tower_breaches WHERE final = TRUE AND spend_height > $1 ORDER BY id
+`
+
+func (q *Queries) BuriedAbove(ctx context.Context, spendHeight int64) ([]TowerBreach, error) {
+	rows, err := q.db.QueryContext(ctx, buriedAbove, spendHeight)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TowerBreach
+	for rows.Next() {
+		var i TowerBreach
+		if err := rows.Scan(
+			&i.ID,
+			&i.Tenant,
+			&i.SessionID,
+			&i.Seq,
+			&i.CommitTx,
+			&i.SeenHeight,
+			&i.SeenHash,
+			&i.MissingSince,
+			&i.Justice,
+			&i.JusticeTx,
+			&i.ToLocal,
+			&i.SweptSat,
+			&i.FeeSat,
+			&i.State,
+			&i.Final,
+			&i.SpendHeight,
+			&i.SpendHash,
+			&i.SpendTx,
+			&i.SpendPath,
+			&i.Attempts,
+			&i.Problem,
+			&i.FoundMs,
+			&i.ChangedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const countBreaches = `-- name: CountBreaches :many
 SELECT state, CAST(COUNT(*) AS BIGINT) AS breaches, CAST(COALESCE(SUM(swept_sat), 0) AS BIGINT) AS swept_sat FROM tower_breaches GROUP BY state
 `
