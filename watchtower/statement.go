@@ -23,7 +23,8 @@ type Statement struct {
 	Signature [64]byte
 }
 
-// StatedSession is a session in a statement.
+// StatedSession is a session in a statement: the number of the last update that was
+// applied, and how many updates there are.
 type StatedSession struct {
 	ID          [33]byte
 	BlobType    uint16

@@ -38,8 +38,8 @@ type Report struct {
 	Sessions     int    `json:"sessions"`
 	Acknowledged uint64 `json:"acknowledged"`
 	Pending      uint64 `json:"pending"`
-	// Held is what the tower states that it holds, of those that this wallet's lnd
-	// knows; Checked says that it was asked.
+	// Held is how many updates the tower states that it holds in the sessions that
+	// this wallet's lnd knows; Checked says that it was asked.
 	Held    uint64 `json:"held"`
 	Checked bool   `json:"checked"`
 	// Standing and Expires are the registration's.
@@ -72,11 +72,11 @@ func (r *Report) Label() string {
 	return fmt.Sprintf("%.16s", r.Tower)
 }
 
-// Compare judges a tower's statement by what lnd's client knows was acknowledged.
-// What can be shown is that the tower says it holds every session with at least
-// the updates that it acknowledged; that it does hold the very blobs cannot be
-// shown beside a stock client, which does not keep them.
-func Compare(r *Report, known ln.ClientTower, s watchtower.Statement, expect Service, nonce []byte, now time.Time) {
+// Compare judges a tower's statement by what lnd's client knew before it was made,
+// and knew afterwards: the tower must hold all that it had acknowledged before, and
+// cannot hold more than lnd had given to the session afterwards. That it does hold
+// the very blobs cannot be shown beside a stock client, which does not keep them.
+func Compare(r *Report, before, after ln.ClientTower, s watchtower.Statement, expect Service, nonce []byte, now time.Time) {
 	alarm := func(format string, args ...any) { r.Alarms = append(r.Alarms, fmt.Sprintf(format, args...)) }
 	r.Checked = true
 	if err := s.Verify(); err != nil {
@@ -98,17 +98,25 @@ func Compare(r *Report, known ln.ClientTower, s watchtower.Statement, expect Ser
 	for _, session := range s.Sessions {
 		stated[session.ID] = session
 	}
-	for _, session := range known.Sessions {
+	given := map[ln.PubKey]uint32{}
+	for _, session := range after.Sessions {
+		given[session.ID] = session.Acknowledged + session.Pending
+	}
+	for _, session := range before.Sessions {
 		held, ok := stated[session.ID]
+		most, still := given[session.ID]
 		switch {
 		case !ok && session.Acknowledged > 0:
 			alarm("it does not hold session %s, of which it acknowledged %d updates", session.ID.Short(), session.Acknowledged)
 		case uint32(held.LastApplied) < session.Acknowledged:
-			alarm("of session %s it holds %d updates, and had acknowledged %d", session.ID.Short(), held.LastApplied, session.Acknowledged)
+			alarm("session %s went back: its last update is number %d, and it had acknowledged %d", session.ID.Short(), held.LastApplied, session.Acknowledged)
 		case held.Updates < int64(session.Acknowledged):
-			r.Notices = append(r.Notices, fmt.Sprintf("session %s has %d updates held of %d: two had the same hint", session.ID.Short(), held.Updates, session.Acknowledged))
+			// lnd gives each state to a session once, so that no two share a row.
+			alarm("of session %s it holds %d updates, and had acknowledged %d: %d are lost", session.ID.Short(), held.Updates, session.Acknowledged, int64(session.Acknowledged)-held.Updates)
+		case still && uint32(held.LastApplied) > most:
+			alarm("of session %s its last update is number %d, and lnd gave it %d: lnd can upload nothing more to it", session.ID.Short(), held.LastApplied, most)
 		}
-		r.Held += uint64(held.LastApplied)
+		r.Held += uint64(max(0, held.Updates)) //nolint:gosec // not negative
 	}
 }
 

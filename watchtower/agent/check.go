@@ -250,6 +250,11 @@ func (c *Checker) again(ctx context.Context, key ln.PubKey) (ln.ClientTower, boo
 	if err := pace.Pause(ctx, c.c.LookAgain); err != nil {
 		return ln.ClientTower{}, false, err
 	}
+	return c.known(ctx, key)
+}
+
+// known is what lnd knows of a tower now; false when it does not know it any more.
+func (c *Checker) known(ctx context.Context, key ln.PubKey) (ln.ClientTower, bool, error) {
 	towers, err := c.p.Node.Towers(ctx)
 	if err != nil {
 		return ln.ClientTower{}, false, err
@@ -294,7 +299,11 @@ func (c *Checker) ask(ctx context.Context, r *Report, t ln.ClientTower, service 
 		if err != nil {
 			return err
 		}
-		Compare(r, t, statement, service, nonce, c.p.Now())
+		later, _, err := c.known(ctx, t.Key)
+		if err != nil {
+			return err
+		}
+		Compare(r, t, later, statement, service, nonce, c.p.Now())
 		out.key = hex.EncodeToString(statement.ServerKey[:])
 		types := map[ln.PubKey]blob.Type{}
 		for _, s := range statement.Sessions {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -210,7 +211,20 @@ func TestEveryDifferenceIsAnAlarm(t *testing.T) {
 		}, "does not hold session"},
 		"it went back": {func(p *place) {
 			p.forget = func(s *watchtower.Statement) { s.Sessions[0].LastApplied-- }
-		}, "had acknowledged 40"},
+		}, "its last update is number 39, and it had acknowledged 40"},
+		"updates that are gone": {func(p *place) {
+			p.forget = func(s *watchtower.Statement) { s.Sessions[1].Updates = 37 }
+		}, "holds 37 updates, and had acknowledged 40: 3 are lost"},
+		"all updates gone, as it says": {func(p *place) {
+			p.forget = func(s *watchtower.Statement) {
+				for i := range s.Sessions {
+					s.Sessions[i].Updates = 0
+				}
+			}
+		}, "holds 0 updates, and had acknowledged 40: 40 are lost"},
+		"more than lnd gave it": {func(p *place) {
+			p.forget = func(s *watchtower.Statement) { s.Sessions[2].LastApplied, s.Sessions[2].Updates = 41, 41 }
+		}, "is number 41, and lnd gave it 40"},
 		"another key":           {func(p *place) { p.key, _ = btcec.PrivKeyFromBytes([]byte{2}) }, "another key"},
 		"blobs that are gone":   {func(p *place) { clear(p.held[key(11)]); clear(p.held[key(10)]); clear(p.held[key(12)]) }, "is not there"},
 		"a session that is":     {func(p *place) { clear(p.held) }, "is not there"},
@@ -235,6 +249,11 @@ func TestEveryDifferenceIsAnAlarm(t *testing.T) {
 			found := alarmsOf(t, checker)
 			require.NotEmpty(t, found)
 			require.Contains(t, found[0], c.alarm)
+			if strings.Contains(c.alarm, "are lost") {
+				result, err := checker.Check(t.Context())
+				require.NoError(t, err)
+				require.Less(t, result.Towers[0].Held, result.Towers[0].Acknowledged, "what the list shows is what it states that it holds")
+			}
 			began := p.at
 			p.pass(time.Hour)
 			result, err := checker.Check(t.Context())
@@ -317,7 +336,25 @@ func TestASessionThatEndsBetweenTwoQuestions(t *testing.T) {
 		}
 	}
 	require.Empty(t, alarmsOf(t, checker))
-	require.Equal(t, 2, asked)
+	require.Equal(t, 4, asked, "before and after each statement")
+}
+
+// TestUploadsDuringACheck are no difference: what lnd acknowledges between its answer
+// and the tower's, and what it has sent and the tower has not answered.
+func TestUploadsDuringACheck(t *testing.T) {
+	dir, p := registeredDir(t), newPlace()
+	p.sessions[1].Pending = 2
+	p.forget = func(s *watchtower.Statement) {
+		// p.mu is held: what is uploaded while it makes its statement is in it.
+		p.sessions[0].Acknowledged += 5
+		s.Sessions[0].LastApplied, s.Sessions[0].Updates = 45, 45
+		s.Sessions[1].LastApplied, s.Sessions[1].Updates = 42, 42
+	}
+	checker, _ := p.checker(t, dir, nil)
+	result, err := checker.Check(t.Context())
+	require.NoError(t, err)
+	require.False(t, result.Wrong(), "%v", result.Towers[0].Alarms)
+	require.EqualValues(t, 45+42+40, result.Towers[0].Held)
 }
 
 // TestBacklogHasItsAge: what waits is a notice at first and an alarm when nothing

@@ -135,19 +135,17 @@ func (e *Engine) Updates(ctx context.Context, tenant int64, session [33]byte, se
 // Tally counts breaches by state, a few seconds ago.
 func (e *Engine) Tally() []tower.Tally { return *e.tally.Load() }
 
-// Statement signs what a tenant has here, over the caller's nonce.
+// Statement signs what a tenant has here, over the caller's nonce. Its updates are
+// counted one by one: a statement of what was once added up would hide their loss.
 func (e *Engine) Statement(ctx context.Context, t watchtower.Tenant, nonce []byte) (watchtower.Statement, error) {
 	if len(nonce) != watchtower.NonceSize {
 		return watchtower.Statement{}, errkind.Newf(errkind.Invalid, "A nonce has %d bytes.", watchtower.NonceSize)
 	}
-	sessions, err := e.store.AllSessions(ctx, t.ID)
+	sessions, err := e.store.Held(ctx, t.ID)
 	if err != nil {
 		return watchtower.Statement{}, err
 	}
-	s := watchtower.Statement{Identity: t.Identity, Nonce: nonce, AtMs: e.o.Now().UnixMilli()}
-	for _, held := range sessions {
-		s.Sessions = append(s.Sessions, watchtower.StatedSession{ID: held.ID, BlobType: held.BlobType, LastApplied: held.LastApplied, Updates: held.Usage.Updates})
-	}
+	s := watchtower.Statement{Identity: t.Identity, Nonce: nonce, AtMs: e.o.Now().UnixMilli(), Sessions: sessions}
 	copy(s.ServerKey[:], schnorr.SerializePubKey(e.signer.PubKey()))
 	digest := sha256.Sum256(s.Text())
 	signature, err := schnorr.Sign(e.signer, digest[:])

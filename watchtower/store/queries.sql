@@ -65,6 +65,9 @@ UPDATE tower_sessions SET last_applied = $2, client_last_applied = $3, updates =
 -- name: ListSessions :many
 SELECT * FROM tower_sessions WHERE tenant = $1 AND num > $2 ORDER BY num LIMIT $3;
 
+-- name: CountHeld :many
+SELECT s.num, CAST((SELECT COUNT(*) FROM tower_updates u WHERE u.session = s.num) AS BIGINT) AS held FROM tower_sessions s WHERE s.tenant = $1;
+
 -- name: DeleteSession :exec
 DELETE FROM tower_sessions WHERE num = $1;
 

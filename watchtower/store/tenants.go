@@ -228,22 +228,52 @@ func (s *Store) Sessions(ctx context.Context, tenant, after int64, limit int) (o
 
 // AllSessions are all of a tenant's sessions at one moment.
 func (s *Store) AllSessions(ctx context.Context, tenant int64) (out []Session, err error) {
-	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		out = nil
-		for after := int64(0); ; {
-			rows, err := towerdb.New(tx).ListSessions(ctx, towerdb.ListSessionsParams{Tenant: tenant, Num: after, Limit: maxPage})
-			if err != nil {
-				return fmt.Errorf("list sessions: %w", err)
-			}
-			for _, r := range rows {
-				out, after = append(out, listed(r)), r.Num
-			}
-			if len(rows) < maxPage {
-				return nil
-			}
-		}
+	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		out, err = allSessions(ctx, towerdb.New(tx), tenant)
+		return err
 	})
 	return out, err
+}
+
+// Held are all of a tenant's sessions at one moment, with how many updates of each
+// are there: counted, and not as the counters have it.
+func (s *Store) Held(ctx context.Context, tenant int64) (out []watchtower.StatedSession, err error) {
+	err = s.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		out = nil
+		q := towerdb.New(tx)
+		sessions, err := allSessions(ctx, q, tenant)
+		if err != nil {
+			return err
+		}
+		counts, err := q.CountHeld(ctx, tenant)
+		if err != nil {
+			return fmt.Errorf("count updates: %w", err)
+		}
+		held := make(map[int64]int64, len(counts))
+		for _, c := range counts {
+			held[c.Num] = c.Held
+		}
+		for _, s := range sessions {
+			out = append(out, watchtower.StatedSession{ID: s.ID, BlobType: s.BlobType, LastApplied: s.LastApplied, Updates: held[s.Num]})
+		}
+		return nil
+	})
+	return out, err
+}
+
+func allSessions(ctx context.Context, q *towerdb.Queries, tenant int64) (out []Session, err error) {
+	for after := int64(0); ; {
+		rows, err := q.ListSessions(ctx, towerdb.ListSessionsParams{Tenant: tenant, Num: after, Limit: maxPage})
+		if err != nil {
+			return nil, fmt.Errorf("list sessions: %w", err)
+		}
+		for _, r := range rows {
+			out, after = append(out, listed(r)), r.Num
+		}
+		if len(rows) < maxPage {
+			return out, nil
+		}
+	}
 }
 
 func listed(r towerdb.TowerSession) Session {

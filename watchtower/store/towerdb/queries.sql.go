@@ -184,6 +184,38 @@ func (q *Queries) CountBreaches(ctx context.Context) ([]CountBreachesRow, error)
 	return items, nil
 }
 
+const countHeld = `-- name: CountHeld :many
+SELECT s.num, CAST((SELECT COUNT(*) FROM tower_updates u WHERE u.session = s.num) AS BIGINT) AS held FROM tower_sessions s WHERE s.tenant = $1
+`
+
+type CountHeldRow struct {
+	Num  int64
+	Held int64
+}
+
+func (q *Queries) CountHeld(ctx context.Context, tenant int64) ([]CountHeldRow, error) {
+	rows, err := q.db.QueryContext(ctx, countHeld, tenant)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountHeldRow
+	for rows.Next() {
+		var i CountHeldRow
+		if err := rows.Scan(&i.Num, &i.Held); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const countPurchases = `-- name: CountPurchases :one
 SELECT CAST(COUNT(*) AS BIGINT) FROM tower_purchases WHERE tenant = $1 AND state IN ('planned', 'offered')
 `
