@@ -465,6 +465,7 @@ func (g *guarded) walletSees(ctx context.Context) {
 	out, err := run("list")
 	require.NoError(g.t, err, out)
 	require.Contains(g.t, out, "not asked", "lnd's tower is there; this wallet did not register")
+	require.Contains(g.t, out, "is not known", "nor does it know whose it is")
 	out, err = run("add", "guard", g.watcher.PubKey, "--grpc", g.s.GRPC, "--cert", g.s.TLSCert)
 	require.NoError(g.t, err, out)
 	require.Contains(g.t, out, "lnd uploads to it")

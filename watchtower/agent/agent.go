@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -123,36 +124,36 @@ func Compare(r *Report, before, after ln.ClientTower, s watchtower.Statement, ex
 // maxSkew is how far a tower's clock may be from ours.
 const maxSkew = 10 * time.Minute
 
-// Overall are warnings about all towers together: peers are whom the wallet has
-// channels with, and services where it registered.
-func Overall(towers []ln.ClientTower, services []Service, peers map[ln.PubKey]bool) (alarms []string) {
-	active, independent := 0, 0
+// Overall is what is to be said about all towers together: peers are whom the wallet
+// has channels with, and services where it registered. Only of those is known whose
+// they are: another tower may be a peer's, whose tower has a key of its own, so it
+// counts as nobody's.
+func Overall(towers []ln.ClientTower, services []Service, peers map[ln.PubKey]bool) (alarms, notices []string) {
+	active, independent, unknown := 0, 0, 0
 	for _, t := range towers {
 		if !t.Active {
 			continue
 		}
 		active++
-		foreign := true
-		for _, s := range services {
-			if s.TowerKey == t.Key && peers[s.Node] {
-				foreign = false
-			}
-		}
-		// A tower whose operator we don't know may have its node's own key.
-		if peers[t.Key] {
-			foreign = false
-		}
-		if foreign {
+		i := slices.IndexFunc(services, func(s Service) bool { return s.TowerKey == t.Key })
+		switch {
+		case peers[t.Key], i >= 0 && peers[services[i].Node]:
+		case i < 0:
+			unknown++
+		default:
 			independent++
 		}
 	}
 	switch {
 	case active == 0:
-		return []string{"no watchtower guards this wallet: while it is offline its peers can cheat it. Add one with `sluice-wallet towers add`."}
-	case independent == 0 && len(peers) > 0:
-		return []string{"every watchtower belongs to a node that this wallet has channels with: who could cheat is who should punish. Add a tower of somebody else's."}
+		alarms = append(alarms, "no watchtower guards this wallet: while it is offline its peers can cheat it. Add one with `sluice-wallet towers add`.")
+	case independent > 0 || len(peers) == 0:
+	case unknown == 0:
+		alarms = append(alarms, "every watchtower belongs to a node that this wallet has channels with: who could cheat is who should punish. Add a tower of somebody else's.")
+	default:
+		notices = append(notices, "no watchtower is known to be independent of this wallet's channel partners: whose a tower is that was added with `lncli wtclient add` is not known. If its operator offers registration, `sluice-wallet towers add` finds out.")
 	}
-	return nil
+	return alarms, notices
 }
 
 // Standing takes over what the registration says.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,16 +87,41 @@ func TestCompare(t *testing.T) {
 	require.Contains(t, r.Alarms[0], "not valid")
 }
 
+// TestOverall: a tower counts as independent only when it is known whose it is, and
+// that is nobody whom the wallet has channels with.
 func TestOverall(t *testing.T) {
-	active := func(k ln.PubKey) ln.ClientTower { return ln.ClientTower{Key: k, Active: true} }
-	services := []Service{{Name: "peer's", TowerKey: key(1), Node: key(50)}, {Name: "friend's", TowerKey: key(2), Node: key(60)}}
+	const none, allPeers, notKnown = "no watchtower guards", "every watchtower belongs to a node", "not known"
 	peers := map[ln.PubKey]bool{key(50): true}
-	require.Contains(t, Overall(nil, nil, peers)[0], "no watchtower")
-	require.Contains(t, Overall([]ln.ClientTower{{Key: key(2)}}, services, peers)[0], "no watchtower", "one that was left")
-	require.Contains(t, Overall([]ln.ClientTower{active(key(1))}, services, peers)[0], "belongs to a node")
-	require.Contains(t, Overall([]ln.ClientTower{active(key(50))}, nil, peers)[0], "belongs to a node")
-	require.Empty(t, Overall([]ln.ClientTower{active(key(1)), active(key(2))}, services, peers))
-	require.Empty(t, Overall([]ln.ClientTower{active(key(1))}, services, nil))
+	services := []Service{{Name: "peer's", TowerKey: key(1), Node: key(50)}, {Name: "friend's", TowerKey: key(2), Node: key(60)}}
+	on := func(keys ...byte) (out []ln.ClientTower) {
+		for _, k := range keys {
+			out = append(out, ln.ClientTower{Key: key(k), Active: true})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		towers        []ln.ClientTower
+		peers         map[ln.PubKey]bool
+		alarm, notice string
+	}{
+		"no tower":                      {nil, peers, none, ""},
+		"one that was left":             {[]ln.ClientTower{{Key: key(2)}}, peers, none, ""},
+		"a peer's, by its registration": {on(1), peers, allPeers, ""},
+		"a peer's, by its node's key":   {on(50), peers, allPeers, ""},
+		"both":                          {on(1, 50), peers, allPeers, ""},
+		"a friend's":                    {on(2), peers, "", ""},
+		"a peer's and a friend's":       {on(1, 2), peers, "", ""},
+		"a plain one":                   {on(90), peers, "", notKnown},
+		"a peer's and a plain one":      {on(1, 90), peers, "", notKnown},
+		"a friend's and a plain one":    {on(2, 90), peers, "", ""},
+		"no channels yet":               {on(1, 90), nil, "", ""},
+	} {
+		alarms, notices := Overall(c.towers, services, c.peers)
+		require.Len(t, alarms, min(1, len(c.alarm)), name)
+		require.Len(t, notices, min(1, len(c.notice)), name)
+		require.Contains(t, strings.Join(alarms, ""), c.alarm, name)
+		require.Contains(t, strings.Join(notices, ""), c.notice, name)
+	}
 }
 
 func TestStandings(t *testing.T) {

@@ -128,7 +128,8 @@ func (c *Checker) Check(ctx context.Context) (*Result, error) {
 		peers[ch.Peer] = true
 	}
 	now := c.p.Now()
-	out := &Result{At: now, Scheduled: memory.Scheduled, Alarms: Overall(towers, services, peers)}
+	out := &Result{At: now, Scheduled: memory.Scheduled}
+	out.Alarms, out.Notices = Overall(towers, services, peers)
 	for _, s := range services {
 		if !slices.ContainsFunc(towers, func(t ln.ClientTower) bool { return t.Key == s.TowerKey }) {
 			out.Notices = append(out.Notices, fmt.Sprintf("%s was registered at, and lnd has no such tower: `sluice-wallet towers add` again, or it guards nothing", s.Name))
