@@ -1,13 +1,18 @@
 package lookout_test
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/watchtower"
+	"github.com/sluice-lsp/sluice/watchtower/lookout"
 	"github.com/sluice-lsp/sluice/watchtower/towertest"
 )
 
@@ -59,11 +64,11 @@ func TestWeeksBehind(t *testing.T) {
 	})
 }
 
-// TestTheBackendIsAwayForAnHour: while lnd's backend is gone, an hour's blocks come,
-// one with a breach, and a mempool loses the justice of another. Nothing moves and
-// the trouble is shown; once the backend is back, all is done within the longest
-// pause between two attempts.
-func TestTheBackendIsAwayForAnHour(t *testing.T) {
+// TestTheBackendIsAway: while lnd's backend refuses every call, blocks come, one with a
+// breach, and a mempool loses the justice of another. Nothing moves and the trouble
+// is shown; once the backend is back, all is done within the longest pause between
+// two attempts, which does not grow with the time that it was away.
+func TestTheBackendIsAway(t *testing.T) {
 	each(t, func(t *testing.T, p *post) {
 		first, second := p.breach(1), p.breach(2)
 		p.start()
@@ -96,5 +101,57 @@ func TestTheBackendIsAwayForAnHour(t *testing.T) {
 		p.of(second, watchtower.Published)
 		p.synced()
 		p.until("the trouble to be over", func() bool { return p.l.View().Problem == "" })
+	})
+}
+
+// asleep is a chain whose lnd takes calls and answers none while it sleeps.
+type asleep struct {
+	*towertest.Chain
+	sleeping atomic.Bool
+}
+
+func (a *asleep) call(ctx context.Context) error {
+	if !a.sleeping.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (a *asleep) Best(ctx context.Context) (int32, error) {
+	if err := a.call(ctx); err != nil {
+		return 0, err
+	}
+	return a.Chain.Best(ctx)
+}
+
+func (a *asleep) Publish(ctx context.Context, raw []byte) error {
+	if err := a.call(ctx); err != nil {
+		return err
+	}
+	return a.Chain.Publish(ctx, raw)
+}
+
+// TestTheBackendHangs: calls that are never answered end, are told, and are made again.
+func TestTheBackendHangs(t *testing.T) {
+	each(t, func(t *testing.T, p *post) {
+		b := p.breach(1)
+		chain := &asleep{Chain: p.chain}
+		p.l = lookout.New(lookout.Config{
+			Chain: chain, Store: p.store, Depths: watchtower.Depths{Bury: 6, Forget: 20}, Now: time.Now, Log: zap.NewNop(), CallTimeout: 100 * time.Millisecond,
+		}, lookout.NewMetrics())
+		ctx, cancel := context.WithCancel(p.ctx)
+		done := make(chan error, 1)
+		go func() { done <- p.l.Run(ctx) }()
+		p.synced()
+		chain.sleeping.Store(true)
+		p.chain.Mine(b.Commit)
+		p.until("the trouble to be shown", func() bool { return strings.Contains(p.l.View().Problem, "did not answer for 100ms") })
+		require.Zero(t, p.chain.PoolSize())
+		chain.sleeping.Store(false)
+		require.NoError(t, p.chain.WaitPool(p.ctx, 1))
+		p.of(b, watchtower.Published)
+		cancel()
+		require.NoError(t, <-done)
 	})
 }

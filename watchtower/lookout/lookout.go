@@ -14,6 +14,7 @@ package lookout
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -21,7 +22,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
@@ -30,21 +30,6 @@ import (
 	tower "github.com/sluice-lsp/sluice/watchtower/store"
 )
 
-// Chain is an lnd's view of the chain. Calls fail while it is away, and are
-// repeated.
-type Chain interface {
-	// Best is the height of the best block.
-	Best(ctx context.Context) (int32, error)
-	// BlockHash is the hash of the block at a height of the best chain.
-	BlockHash(ctx context.Context, height int32) (chainhash.Hash, error)
-	// Block is the block itself.
-	Block(ctx context.Context, hash chainhash.Hash) (*wire.MsgBlock, error)
-	// Publish hands out a transaction; one that is known already is no error.
-	Publish(ctx context.Context, rawTx []byte) error
-	// Watch calls wake at every new block until it fails. It may miss some.
-	Watch(ctx context.Context, wake func()) error
-}
-
 // Config is what a lookout needs.
 type Config struct {
 	Chain  Chain
@@ -52,6 +37,8 @@ type Config struct {
 	Depths watchtower.Depths
 	Now    func() time.Time
 	Log    *zap.Logger
+	// CallTimeout bounds a call of the chain's; 0 is a minute.
+	CallTimeout time.Duration
 }
 
 // How the lookout works.
@@ -124,6 +111,7 @@ func New(cfg Config, metrics *Metrics) *Lookout {
 		busy: map[watchtower.BreachID]bool{}, work: make(chan order, handedOut), results: make(chan outcome, handedOut+publishers),
 		wake: make(chan struct{}, 1), metrics: metrics,
 	}
+	l.cfg.Chain = bounded{cfg.Chain, cmp.Or(cfg.CallTimeout, callTimeout)}
 	l.view.Store(&View{})
 	return l
 }

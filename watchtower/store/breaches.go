@@ -215,7 +215,9 @@ func breachOf(row towerdb.TowerBreach) watchtower.Breach {
 
 // Open are the breaches that are not final.
 func (s *Store) Open(ctx context.Context) (out []watchtower.Breach, err error) {
-	return s.breaches(ctx, func(ctx context.Context, q *towerdb.Queries) ([]towerdb.TowerBreach, error) { return q.OpenBreaches(ctx) })
+	return s.breaches(ctx, func(ctx context.Context, q *towerdb.Queries) ([]towerdb.TowerBreach, error) {
+		return q.OpenBreaches(ctx)
+	})
 }
 
 func (s *Store) breaches(ctx context.Context, read func(context.Context, *towerdb.Queries) ([]towerdb.TowerBreach, error)) (out []watchtower.Breach, err error) {
