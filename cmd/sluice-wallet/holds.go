@@ -99,16 +99,16 @@ func showHolds(p *cli.Printer, r *holdagentv1.GetHoldsResponse) {
 }
 
 func showWaiting(p *cli.Printer, gateways []*holdagentv1.Gateway) {
-	t := cli.NewTable("WAITS", "AT", ">AMOUNT", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN", "LAST WAKE")
+	t := cli.NewTable("WAITS", "AT", "BY", ">AMOUNT", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN", "LAST WAKE")
 	some, unknown := false, 0
 	for _, s := range gateways {
 		for _, w := range s.GetWaiting() {
 			some = true
 			last := "-"
 			if w.GetLastWakeMs() != 0 {
-				last = time.UnixMilli(w.GetLastWakeMs()).UTC().Format(time.TimeOnly) + ": " + w.GetLastWake()
+				last = time.UnixMilli(w.GetLastWakeMs()).UTC().Format(time.TimeOnly) + ": " + strings.Join(append([]string{w.GetLastWake()}, w.GetWebhooks()...), "; ")
 			}
-			t.Row(fmt.Sprintf("%.8s", w.GetPaymentHash()), cli.Clean(s.GetName()), cli.MsatAsSat(w.GetAmountMsat()),
+			t.Row(fmt.Sprintf("%.8s", w.GetPaymentHash()), cli.Clean(s.GetName()), cli.Words(w.GetKind()), cli.MsatAsSat(w.GetAmountMsat()),
 				cli.Ago(w.GetSinceMs(), time.Now()), time.UnixMilli(w.GetUntilMs()).UTC().Format(time.DateTime), fmt.Sprint(w.GetBlocksLeft()),
 				fmt.Sprint(w.GetWakes()), last)
 			if w.GetInvoice() == agent.InvoiceUnknown {

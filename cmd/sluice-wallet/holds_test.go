@@ -23,7 +23,7 @@ func TestStatusShowsWhatWaits(t *testing.T) {
 			Waiting: []*holdagentv1.Waiting{{
 				Id: "1", PaymentHash: "3f9a0102", AmountMsat: 50_000_000, SinceMs: time.Now().Add(-time.Minute).UnixMilli(),
 				UntilMs: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixMilli(), BlocksLeft: 4, Wakes: 3,
-				LastWakeMs: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC).UnixMilli(), LastWake: "its webhooks are called", Invoice: "unknown",
+				LastWakeMs: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC).UnixMilli(), LastWake: "its webhooks are to be called", Webhooks: []string{"app at push.example: call 2 failed: status 500; again at 03:00:09"}, Kind: "wrapped", Invoice: "unknown",
 			}},
 		}},
 	}
@@ -31,7 +31,7 @@ func TestStatusShowsWhatWaits(t *testing.T) {
 	p := &cli.Printer{W: &out}
 	show(p, &agentv1.GetStatusResponse{NodeKey: "02ab"}, holds)
 	require.NoError(t, p.Err)
-	for _, said := range []string{"acme", "3f9a0102", "50,000", "2026-01-02 03:04:05", "03:00:00: its webhooks are called", "restore from the seed"} {
+	for _, said := range []string{"acme", "3f9a0102", "50,000", "2026-01-02 03:04:05", "wrapped", "03:00:00: its webhooks are to be called; app at push.example: call 2 failed: status 500", "restore from the seed"} {
 		require.Contains(t, out.String(), said)
 	}
 	out.Reset()

@@ -310,6 +310,10 @@ func (holdsFake) ListHolds(context.Context, *lwsv1.ListHoldsRequest) (*lwsv1.Lis
 	return &lwsv1.ListHoldsResponse{Registered: 12, Waiting: []*lwsv1.WaitingPayment{{
 		Id: "01", Client: unhex(fakeClient), PaymentHash: unhex(fakeHash), AmountMsat: 51_000_000, Htlcs: 2, State: "held",
 		SinceMs: ms(26 * time.Minute), UntilMs: ms(-34 * time.Minute), FailHeight: 850_010, BlocksLeft: 3, Wakes: 4,
-		LastWakeMs: time.Date(2026, 3, 1, 12, 3, 0, 0, time.UTC).UnixMilli(), LastWake: "its program does not listen; its webhooks are called",
+		LastWakeMs: time.Date(2026, 3, 1, 12, 3, 0, 0, time.UTC).UnixMilli(), LastWake: "its program does not listen; its webhooks are to be called",
+		Webhooks: []string{"app at push.example: told at 12:03:01"}, Kind: "registered",
+	}, {
+		Id: "02", Client: unhex(fakeClient), PaymentHash: unhex(fakeHash), AmountMsat: 20_000_000, Htlcs: 1, State: "accepted",
+		SinceMs: ms(time.Minute), UntilMs: ms(-11 * time.Hour), FailHeight: 850_110, BlocksLeft: 103, Kind: "wrapped",
 	}}}, nil
 }

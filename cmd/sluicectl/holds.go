@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
@@ -30,13 +31,13 @@ func (HoldsCmd) Run(w *world, g *Globals) error {
 			return p.Err
 		}
 		p.Printf("\n")
-		t := cli.NewTable("WALLET", "HASH", ">AMOUNT", ">HTLCS", "STATE", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN", "LAST WAKE")
+		t := cli.NewTable("WALLET", "HASH", "BY", ">AMOUNT", ">HTLCS", "STATE", "SINCE", "UNTIL", ">BLOCKS LEFT", ">WOKEN", "LAST WAKE")
 		for _, h := range got.GetWaiting() {
 			last := "-"
 			if h.GetLastWakeMs() != 0 {
-				last = time.UnixMilli(h.GetLastWakeMs()).UTC().Format(time.TimeOnly) + ": " + cli.Clean(h.GetLastWake())
+				last = time.UnixMilli(h.GetLastWakeMs()).UTC().Format(time.TimeOnly) + ": " + cli.Clean(strings.Join(append([]string{h.GetLastWake()}, h.GetWebhooks()...), "; "))
 			}
-			t.Row(cli.ShortHex(h.GetClient()), cli.ShortHex(h.GetPaymentHash()), cli.MsatAsSat(h.GetAmountMsat()), fmt.Sprint(h.GetHtlcs()),
+			t.Row(cli.ShortHex(h.GetClient()), cli.ShortHex(h.GetPaymentHash()), cli.Words(h.GetKind()), cli.MsatAsSat(h.GetAmountMsat()), fmt.Sprint(h.GetHtlcs()),
 				cli.Words(h.GetState()), cli.Ago(h.GetSinceMs(), w.now()), time.UnixMilli(h.GetUntilMs()).UTC().Format(time.DateTime),
 				fmt.Sprint(h.GetBlocksLeft()), fmt.Sprint(h.GetWakes()), last)
 		}

@@ -5,16 +5,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
-	"sync"
 	"time"
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
-	"github.com/sluice-lsp/sluice/lsp/webhooks"
 	"github.com/sluice-lsp/sluice/lws"
 	lwsengine "github.com/sluice-lsp/sluice/lws/engine"
 	lwsstore "github.com/sluice-lsp/sluice/lws/store"
@@ -145,67 +144,6 @@ func (h lwsHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
 	return h.ledger.Acknowledge(ctx, keys)
 }
 
-// lwsWaker wakes wallets in every way that lsp has.
-type lwsWaker struct {
-	ways wakers
-	now  func() time.Time
-
-	mu sync.Mutex
-	// called is when a wallet's webhooks were told last, and what came of it: payments that
-	// come together are told to them once.
-	called map[ln.PubKey]hookCall
-}
-
-type hookCall struct {
-	at  time.Time
-	err error
-}
-
-// calledWithin is how long one word to a wallet's webhooks stands for what comes next.
-const calledWithin = time.Second
-
-func (w *lwsWaker) callHooks(ctx context.Context, hooks *webhooks.Service, p lwsengine.Waiting) error {
-	now := w.now()
-	w.mu.Lock()
-	last, again := w.called[p.Client]
-	again = again && now.Sub(last.at).Abs() < calledWithin
-	if !again {
-		maps.DeleteFunc(w.called, func(_ ln.PubKey, c hookCall) bool { return now.Sub(c.at).Abs() >= calledWithin })
-		w.called[p.Client] = hookCall{at: now}
-	}
-	w.mu.Unlock()
-	if again {
-		return last.err
-	}
-	err := hooks.PaymentIncoming(ctx, p.Client, p.Until)
-	w.mu.Lock()
-	w.called[p.Client] = hookCall{at: now, err: err}
-	w.mu.Unlock()
-	return err
-}
-
-// Wake implements the engine's Waker: it succeeded when one way did.
-func (w *lwsWaker) Wake(ctx context.Context, p lwsengine.Waiting) (string, error) {
-	waiting := lspengine.Waiting{PaymentID: p.PaymentID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat, Until: p.Until}
-	said := "its program was told over gRPC"
-	err := w.ways.streams.Wake(ctx, waiting)
-	if err != nil {
-		said = "its program does not listen"
-	}
-	hooks := w.ways.hooks()
-	if hooks == nil {
-		return said, err
-	}
-	hookErr := w.callHooks(ctx, hooks, p)
-	switch {
-	case hookErr == nil:
-		return said + "; its webhooks are called", nil
-	case err == nil:
-		return said + "; it has no webhook that can be called", nil
-	}
-	return said + "; it has no webhook that can be called", errors.Join(err, hookErr)
-}
-
 // waitingAt lists what waits at the wallet server, for a wallet that begins to listen.
 func (d *Daemon) waitingAt(client ln.PubKey) (out []lspengine.Waiting) {
 	e := d.lws.Running()
@@ -218,12 +156,50 @@ func (d *Daemon) waitingAt(client ln.PubKey) (out []lspengine.Waiting) {
 	return out
 }
 
+// lwsOthers are the payments that wait for wallets at lsp: by wrapped invoices, and for
+// channels on demand.
+type lwsOthers struct{ lsp *lspapi.Service }
+
+var _ lwsengine.Others = lwsOthers{}
+
+func (o lwsOthers) Waiting(ctx context.Context, client *ln.PubKey) ([]lws.Shown, error) {
+	e := o.lsp.Running()
+	if e == nil {
+		return nil, nil
+	}
+	held, err := e.HeldFor(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]lws.Shown, 0, len(held))
+	for _, h := range held {
+		kind := lws.KindOnDemand
+		if h.Wrapped {
+			kind = lws.KindWrapped
+		}
+		out = append(out, lws.Shown{
+			Kind: kind, ID: h.PaymentID, Client: h.Client, Hash: h.Hash, AmountMsat: h.AmountMsat, Htlcs: h.Htlcs, SatBlocks: h.SatBlocks, State: h.State,
+			Since: h.Since, Until: h.Until, FailHeight: h.FailHeight, BlocksLeft: h.BlocksLeft, Wakes: h.Wakes, LastWake: h.LastWake, WokeHow: h.How,
+		})
+	}
+	return out, nil
+}
+
+func (o lwsOthers) Return(ctx context.Context, client ln.PubKey, id string) error {
+	e := o.lsp.Running()
+	if e == nil {
+		return errkind.New(errkind.NotFound, "no such payment waits for your node")
+	}
+	_, err := e.Cancel(ctx, client, id, "the wallet sent it back")
+	return err
+}
+
 // runHolds runs the wallet server's part that holds payments.
 func (d *Daemon) runHolds(ctx context.Context, lease *store.Lease, h lspHolds) error {
 	c := d.cfg.Holds
 	kept := lwsstore.New(d.db, lease.Check)
 	e, err := lwsengine.New(lwsengine.Options{
-		Node: d.lnd, Holds: lwsHolds(h), Wishes: kept, Expected: kept, Waker: &lwsWaker{ways: wakers{d.lsp, d.hooks.Load}, now: d.now, called: map[ln.PubKey]hookCall{}}, DB: d.db, Fence: lease.Check,
+		Node: d.lnd, Holds: lwsHolds(h), Wishes: kept, Expected: kept, Waker: lwsWaker{newWaking(d.lsp, d.hooks.Load, d.now)}, Others: lwsOthers{d.lsp}, DB: d.db, Fence: lease.Check,
 		Limits: c.limits(), MaxWallets: c.Wallets, MarginBlocks: d.cfg.Interceptor.FailSafetyBlocks + c.Margin, Now: d.now, Random: rand.Reader, Log: d.log.Named("holds"),
 	})
 	if err != nil {

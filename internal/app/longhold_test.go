@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 
+	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
@@ -233,9 +234,67 @@ func TestPaymentsOnDemandWaitLong(t *testing.T) {
 				}
 				again, _ := r.listen(r.walletKey)
 				require.Equal(t, a.id, r.hears(again).PaymentId)
+				r.showsOnDemand(j, a)
 				r.w.Connect(r.gateway, r.wallet)
 				m := r.outcome(paid)
 				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, r.stories())
+				r.await(a.id)
+				r.settle()
+				r.check(a, m)
+			})
+		})
+	}
+}
+
+// showsOnDemand: what waits without a registration is listed with what does, for the
+// wallet and for the operator, with what was done to wake the wallet before and after
+// the restart.
+func (r *rig) showsOnDemand(j job, a agreement) {
+	r.t.Helper()
+	mine, err := r.service.Load().holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
+	require.NoError(r.t, err)
+	require.Nil(r.t, mine.Hold, "it is not registered")
+	all, err := r.service.Load().waiting.ListHolds(r.ctx, &lwsv1.ListHoldsRequest{})
+	require.NoError(r.t, err)
+	for _, list := range [][]*lwsv1.WaitingPayment{mine.Waiting, all.Waiting} {
+		require.Len(r.t, list, 1)
+		w := list[0]
+		require.Equal(r.t, a.id, w.Id)
+		require.Equal(r.t, map[bool]string{true: "wrapped", false: "on_demand"}[j.receiverPays], w.Kind)
+		require.Positive(r.t, w.Htlcs)
+		require.Positive(r.t, w.AmountMsat)
+		require.Positive(r.t, w.SatBlocks)
+		require.Positive(r.t, w.BlocksLeft)
+		require.Equal(r.t, r.w.Height()+uint32(w.BlocksLeft), w.FailHeight)
+		require.Less(r.t, w.SinceMs, time.Now().Add(-10*time.Minute).UnixMilli(), "since it came, not since the last block")
+		require.GreaterOrEqual(r.t, w.Wakes, uint32(3), "at every block, over the restart")
+		require.Contains(r.t, w.LastWake, "its program")
+		require.Greater(r.t, w.LastWakeMs, w.SinceMs)
+	}
+	other, err := r.service.Load().holds.GetHold(asWallet(r, ln.PubKey{3, 9}), &lwsv1.GetHoldRequest{})
+	require.NoError(r.t, err)
+	require.Empty(r.t, other.Waiting, "nobody else's")
+}
+
+// TestReturnOnDemand: a wallet sends back what waits by a wrapped invoice or for a
+// channel of its own, as it does what it registered for.
+func TestReturnOnDemand(t *testing.T) {
+	for _, j := range jobs()[:6] {
+		j.holdFor = 20 * time.Hour
+		t.Run(j.name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+				r.openBooks()
+				a := r.agree()
+				r.away()
+				paid := r.pay(a.bolt11)
+				r.waitWaiting(uint32(max(1, j.parts)))
+				_, err := r.service.Load().holds.ReturnPayment(asWallet(r, ln.PubKey{3, 9}), &lwsv1.ReturnPaymentRequest{Id: a.id})
+				require.Equal(t, errkind.NotFound, errkind.Of(err), "somebody else's")
+				_, err = r.service.Load().holds.ReturnPayment(r.asWallet(), &lwsv1.ReturnPaymentRequest{Id: a.id})
+				require.NoError(t, err)
+				m := r.outcome(paid)
+				require.Equal(t, lnrpc.Payment_FAILED, m.Status, r.stories())
 				r.await(a.id)
 				r.settle()
 				r.check(a, m)

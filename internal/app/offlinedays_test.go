@@ -3,16 +3,19 @@ package app
 import (
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	"github.com/sluice-lsp/sluice/lws"
@@ -232,35 +235,36 @@ func TestTwoDevices(t *testing.T) {
 }
 
 // TestBadWebhooks: a webhook that is dead, slow, redirects or fails holds nothing up: the
-// payment waits, what was done is shown, and the wallet is paid when it comes by itself.
-// In real time: the servers live outside of any bubble.
+// payment waits, what became of the call is shown to the wallet and to the operator, and
+// the wallet is paid when it comes by itself. In real time: the servers live outside of
+// any bubble.
 func TestBadWebhooks(t *testing.T) {
-	stop := make(chan struct{})
-	for name, answer := range map[string]http.HandlerFunc{
-		"dead": nil,
-		"slow": func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-stop:
-			case <-r.Context().Done():
-			}
-		},
-		"redirecting": func(w http.ResponseWriter, r *http.Request) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		dead   bool
+		// shown is a pattern of what became of the call.
+		shown string
+	}{
+		"good": {answer: func(http.ResponseWriter, *http.Request) {}, shown: `^app at 127\.0\.0\.1: told at \d\d:\d\d:\d\d$`},
+		"dead": {answer: func(http.ResponseWriter, *http.Request) {}, dead: true, shown: `call \d failed: .*connection refused; again at`},
+		"slow": {answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, shown: `call \d failed: .*(deadline exceeded|[Tt]imeout).*; again at`},
+		"elsewhere": {answer: func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://127.0.0.1:1/", http.StatusFound)
-		},
-		"failing": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		}, shown: `call \d failed: status 302; again at`},
+		"failing": {answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, shown: `call \d failed: status 500; again at`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := httptest.NewTLSServer(answer)
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				// A client's end is only seen once its request was read.
+				_, _ = io.Copy(io.Discard, r.Body)
+				c.answer(w, r)
+			}))
 			defer server.Close()
-			defer func() {
-				if name == "slow" {
-					close(stop)
-				}
-			}()
 			caFile := filepath.Join(t.TempDir(), "ca.pem")
 			require.NoError(t, os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
 			r := newRig(t, rigConfig{seed: 1, job: offlineJob(1), latency: lndfake.Observed(), configure: func(c *Config) {
 				c.LSPS.Webhooks.Networks, c.LSPS.Webhooks.CAFile = []string{"127.0.0.0/8"}, caFile
+				c.LSPS.Webhooks.Timeout = config.Duration(2 * time.Second)
 			}})
 			r.step = 20 * time.Millisecond
 			r.up()
@@ -269,18 +273,23 @@ func TestBadWebhooks(t *testing.T) {
 				_, err := r.lsps.Call(r.ctx, lsps5.MethodSetWebhook, lsps5.SetRequest{AppName: "app", Webhook: server.URL + "/push"})
 				return err == nil
 			}, time.Minute, 100*time.Millisecond)
-			if answer == nil {
+			if c.dead {
 				server.Close()
 			}
 			bolt11 := r.invoice(80)
 			r.away()
 			paid := r.pay(bolt11)
+			shown := regexp.MustCompile(c.shown)
 			var waiting *lwsv1.WaitingPayment
 			require.Eventually(t, func() bool {
 				waiting = r.waitWaiting(1)[0]
-				return waiting.LastWake != ""
-			}, time.Minute, 50*time.Millisecond)
-			require.Contains(t, waiting.LastWake, "webhooks are called")
+				return len(waiting.Webhooks) == 1 && shown.MatchString(waiting.Webhooks[0])
+			}, 2*time.Minute, 50*time.Millisecond, "%v", waiting)
+			require.Equal(t, "its program does not listen; its webhooks are to be called", waiting.LastWake)
+			all, err := r.service.Load().waiting.ListHolds(r.ctx, &lwsv1.ListHoldsRequest{})
+			require.NoError(t, err)
+			require.Len(t, all.Waiting, 1)
+			require.Len(t, all.Waiting[0].Webhooks, 1)
 			r.w.Connect(r.gateway, r.wallet)
 			select {
 			case m := <-paid:

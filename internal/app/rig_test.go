@@ -128,6 +128,7 @@ type services struct {
 	orders   lspv1.OrdersOperatorServiceServer
 	lsps     lspsv1.LspsOperatorServiceServer
 	holds    lwsv1.HoldsServiceServer
+	waiting  lwsv1.HoldsOperatorServiceServer
 }
 
 func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
@@ -144,6 +145,8 @@ func (s *services) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		s.lsps = impl
 	case lwsv1.HoldsServiceServer:
 		s.holds = impl
+	case lwsv1.HoldsOperatorServiceServer:
+		s.waiting = impl
 	}
 }
 

@@ -1,10 +1,8 @@
 package app
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,8 +10,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/store"
-	lspapi "github.com/sluice-lsp/sluice/lsp/api"
-	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	"github.com/sluice-lsp/sluice/lsp/peerrpc"
 	"github.com/sluice-lsp/sluice/lsp/webhooks"
@@ -117,26 +113,6 @@ func hookMethods(s *webhooks.Service) map[string]peerrpc.Method {
 		lsps5.MethodListWebhooks:  lsps5.ListWebhooks(s),
 		lsps5.MethodRemoveWebhook: lsps5.RemoveWebhook(s),
 	}
-}
-
-// wakers pokes a wallet by every way that leads to it.
-type wakers struct {
-	streams *lspapi.Service
-	hooks   func() *webhooks.Service
-}
-
-// Wake implements engine.Waker: it succeeded when one way did.
-func (w wakers) Wake(ctx context.Context, waiting lspengine.Waiting) error {
-	err := w.streams.Wake(ctx, waiting)
-	hooks := w.hooks()
-	if hooks == nil {
-		return err
-	}
-	hookErr := hooks.PaymentIncoming(ctx, waiting.Client, waiting.Until)
-	if err == nil || hookErr == nil {
-		return nil
-	}
-	return errors.Join(err, hookErr)
 }
 
 // registerLSPS shows what peers ask and what webhooks are told.

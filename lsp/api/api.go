@@ -51,6 +51,9 @@ func (s *Service) Ready(e *engine.Engine) {
 	s.listeners.dismiss()
 }
 
+// Running is the engine that serves, or nil.
+func (s *Service) Running() *engine.Engine { return s.engine.Load() }
+
 // Webhooks hands over what webhooks were told; nil when there are none.
 func (s *Service) Webhooks(l Ledger) {
 	if l == nil {

@@ -14,12 +14,10 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/engine"
 )
 
-var _ engine.Waker = (*Service)(nil)
-
 // errNobodyListens says that the wallet has no stream open.
 var errNobodyListens = errkind.New(errkind.NotFound, "the wallet does not listen")
 
-// Wake implements engine.Waker for wallets that listen on a stream.
+// Wake tells wallets that listen on a stream.
 func (s *Service) Wake(_ context.Context, w engine.Waiting) error {
 	if s.listeners.tell(w) == 0 {
 		return errNobodyListens

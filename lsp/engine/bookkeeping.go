@@ -295,7 +295,15 @@ func (e *Engine) skipPast(ctx context.Context, c cursors) (cursors, error) {
 // writeBooks runs f in a transaction that only the holder of the lease may
 // commit.
 func (e *Engine) writeBooks(ctx context.Context, f func(context.Context, *store.Tx) error) error {
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	if err := e.writeFenced(ctx, f); err != nil {
+		return fmt.Errorf("write the books: %w", err)
+	}
+	return nil
+}
+
+// writeFenced is a transaction that only the holder of the lease may commit.
+func (e *Engine) writeFenced(ctx context.Context, f func(context.Context, *store.Tx) error) error {
+	return e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
 		if e.opt.Fence != nil {
 			if err := e.opt.Fence(ctx, tx); err != nil {
 				return err
@@ -303,10 +311,6 @@ func (e *Engine) writeBooks(ctx context.Context, f func(context.Context, *store.
 		}
 		return f(ctx, tx)
 	})
-	if err != nil {
-		return fmt.Errorf("write the books: %w", err)
-	}
-	return nil
 }
 
 func (e *Engine) saveCursors(ctx context.Context, tx *store.Tx, c cursors) error {

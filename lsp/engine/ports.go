@@ -210,9 +210,9 @@ type Waiting struct {
 	Until time.Time
 }
 
-// Waker pokes a wallet that is offline. It does not block for long, takes the
-// same payment again without harm, and its failure is only logged: the payment
-// waits for the wallet in any case.
+// Waker pokes a wallet that is offline. It does not block for long and takes the
+// same payment again without harm. How says what was done, in words for people;
+// its failure is only told: the payment waits for the wallet in any case.
 type Waker interface {
-	Wake(ctx context.Context, w Waiting) error
+	Wake(ctx context.Context, w Waiting) (how string, err error)
 }

@@ -154,6 +154,9 @@ func (e *Engine) forgetTx(ctx context.Context, tx *store.Tx, p lspdb.FinishedPay
 	if _, err := q.DeleteUnfundedOpenings(ctx, p.ID); err != nil {
 		return false, err
 	}
+	if err := q.DeleteWake(ctx, p.ID); err != nil {
+		return false, err
+	}
 	n, err := q.DeletePayment(ctx, p.ID)
 	return n > 0, err
 }

@@ -208,21 +208,13 @@ func (e *Engine) blocksLeft(ctx context.Context, tx *store.Tx, machine, id strin
 		if err != nil {
 			return 0, err
 		}
-		margin := jit.OfferOf(inst.State).HoldMarginBlocks
-		for _, part := range jit.PartsOf(inst.State) {
-			if at := part.Htlc.AutoFailHeight - min(margin, part.Htlc.AutoFailHeight); deadline == 0 || at < deadline {
-				deadline = at
-			}
-		}
+		deadline = jit.BackAt(inst.State)
 	case machineWrap:
 		inst, err := e.wraps.GetTx(ctx, tx, id)
 		if err != nil {
 			return 0, err
 		}
-		offer := wrap.OfferOf(inst.State)
-		back := offer.WalletFinalCltv + offer.PadBlocks + offer.MarginBlocks + offer.HoldExpiryDelta
-		earliest := wrap.HeldOf(inst.State).EarliestExpiry
-		deadline = earliest - min(back, earliest)
+		deadline = wrap.BackAt(inst.State)
 	}
 	return int32(deadline) - int32(e.world.tip()), nil //nolint:gosec // heights
 }

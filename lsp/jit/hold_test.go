@@ -34,6 +34,8 @@ func TestCompleteSetWaitsForItsWallet(t *testing.T) {
 	require.Equal(t, testStart.Add(time.Hour), due)
 	step(NewBlock{lsp.Moment{At: later.At, Height: testHeight + 1}})
 	require.IsType(t, AskWallet{}, effects[0], "and so it is woken again")
+	require.EqualValues(t, testHeight+4, BackAt(s), "people are told the very block")
+	step(NewBlock{lsp.Moment{At: later.At, Height: testHeight + 3}})
 	held := s
 	step(NewBlock{lsp.Moment{At: later.At, Height: testHeight + 4}})
 	require.Equal(t, "offered", s.StateName(), "the onion leaves three blocks")

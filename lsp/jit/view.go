@@ -1,6 +1,10 @@
 package jit
 
-import "github.com/sluice-lsp/sluice/lsp"
+import (
+	"math"
+
+	"github.com/sluice-lsp/sluice/lsp"
+)
 
 // ReasonOf is what a person should know about the state, in a sentence.
 func ReasonOf(s State) lsp.Reason {
@@ -30,4 +34,28 @@ func ReasonOf(s State) lsp.Reason {
 		return s.Reason
 	}
 	return lsp.Reason{}
+}
+
+// BackAt is the first block at which the parts that are held go back; 0 while none is.
+func BackAt(s State) uint32 {
+	o, back := OfferOf(s), uint64(0)
+	for _, p := range PartsOf(s) {
+		for _, at := range []uint64{
+			less(uint64(p.Htlc.AutoFailHeight), uint64(o.HoldMarginBlocks)),
+			less(uint64(p.Htlc.OutgoingExpiry)+1, uint64(o.Part.FinalCltvDelta)+uint64(o.Part.MarginBlocks)),
+		} {
+			if back == 0 || at < back {
+				back = at
+			}
+		}
+	}
+	return uint32(min(back, math.MaxUint32)) //nolint:gosec // bounded here
+}
+
+// less is a difference that ends at block 1, which is long over.
+func less(a, b uint64) uint64 {
+	if b >= a {
+		return 1
+	}
+	return a - b
 }

@@ -273,3 +273,13 @@ SELECT channel FROM lsp_collabs WHERE NOT funded AND channel <> '';
 -- name: OpeningsSince :many
 SELECT created_ms, capacity_sat FROM lsp_openings
 WHERE created_ms >= sqlc.arg(since_ms) ORDER BY created_ms DESC LIMIT sqlc.arg(most);
+
+-- name: CountWake :exec
+INSERT INTO lsp_wakes (payment_id, since_ms, wakes, last_ms, how) VALUES ($1, $2, 1, $2, $3)
+ON CONFLICT (payment_id) DO UPDATE SET wakes = lsp_wakes.wakes + 1, last_ms = EXCLUDED.last_ms, how = EXCLUDED.how;
+
+-- name: Wake :one
+SELECT * FROM lsp_wakes WHERE payment_id = $1;
+
+-- name: DeleteWake :exec
+DELETE FROM lsp_wakes WHERE payment_id = $1;

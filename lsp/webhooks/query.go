@@ -1,12 +1,16 @@
 package webhooks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	"github.com/sluice-lsp/sluice/lsp/webhooks/store/hookdb"
 )
 
@@ -56,4 +60,53 @@ func (s *Service) Notifications(ctx context.Context, client ln.PubKey, beforeID 
 		})
 	}
 	return out, nil
+}
+
+// mostCalls is how far back LastCalls looks: far more than the webhooks that one
+// client may have.
+const mostCalls = 100
+
+// LastCalls are the latest notifications of incoming payments, one for each webhook of
+// a client: those that changed since a moment, or are still to be sent.
+func (s *Service) LastCalls(ctx context.Context, client ln.PubKey, since time.Time) ([]Notification, error) {
+	list, err := s.Notifications(ctx, client, "", mostCalls)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	var out []Notification
+	for _, n := range list {
+		if n.Method != lsps5.PaymentIncoming || seen[n.AppName] {
+			continue
+		}
+		seen[n.AppName] = true
+		if n.State == StatePending || !n.Updated.Before(since) {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b Notification) int { return cmp.Compare(a.AppName, b.AppName) })
+	return out, nil
+}
+
+// Text says what became of a notification, for people.
+func (n Notification) Text(now time.Time) string {
+	at := n.Host
+	if n.AppName != "" {
+		at = strings.ToValidUTF8(n.AppName, "?") + " at " + at
+	}
+	clock := func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
+	switch {
+	case n.State == StateDelivered:
+		return fmt.Sprintf("%s: told at %s", at, clock(n.Updated))
+	case n.State == StateFailed:
+		return fmt.Sprintf("%s: given up after %d calls: %s", at, n.Attempts, n.Outcome)
+	case n.State == StateNeedless, n.State == StateDropped:
+		return fmt.Sprintf("%s: not called: %s", at, n.Outcome)
+	case n.Attempts > 0:
+		return fmt.Sprintf("%s: call %d failed: %s; again at %s", at, n.Attempts, n.Outcome, clock(n.Due))
+	case n.Due.After(now):
+		// It was called a short while ago: the cooldown.
+		return fmt.Sprintf("%s: called at %s, once its cooldown is over", at, clock(n.Due))
+	}
+	return at + ": being called"
 }

@@ -300,6 +300,10 @@ func TestCooldownOfAMethod(t *testing.T) {
 		heard := []string{"a.example payment_incoming"}
 		require.NoError(t, x.incoming(alice(), 90*time.Second))
 		require.Equal(t, heard, x.work())
+		told := x.w.time()
+		require.Equal(t, []string{"one at a.example: told at " + told.UTC().Format(time.TimeOnly)}, x.said(alice(), told))
+		require.Empty(t, x.said(alice(), told.Add(time.Second)), "not since then")
+		require.Empty(t, x.said(bob(), told))
 		// Another payment soon after: told when the cooldown ends, if it waits so long.
 		x.pass(30 * time.Second)
 		require.NoError(t, x.incoming(alice(), 60*time.Second))
@@ -308,6 +312,7 @@ func TestCooldownOfAMethod(t *testing.T) {
 		require.NoError(t, x.incoming(alice(), 90*time.Second))
 		require.NoError(t, x.incoming(alice(), 80*time.Second))
 		require.Empty(t, x.work())
+		require.Equal(t, []string{"one at a.example: called at " + told.Add(2*time.Minute).UTC().Format(time.TimeOnly) + ", once its cooldown is over"}, x.said(alice(), told.Add(time.Minute)))
 		x.pass(60 * time.Second)
 		require.Equal(t, heard, x.work(), "once for both")
 		// Another method has a cooldown of its own.
@@ -331,6 +336,36 @@ func TestCooldownOfAMethod(t *testing.T) {
 		require.NoError(t, again.incoming(alice(), 10*time.Second))
 		require.Empty(t, again.work())
 	})
+}
+
+// said is what became of the calls of a client's webhooks since a moment.
+func (x *fixture) said(client ln.PubKey, since time.Time) (out []string) {
+	list, err := x.LastCalls(context.Background(), client, since)
+	if err != nil {
+		panic(err)
+	}
+	for _, n := range list {
+		out = append(out, n.Text(x.w.time()))
+	}
+	return out
+}
+
+// TestCallsInWords: each outcome has its own words.
+func TestCallsInWords(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for want, n := range map[string]Notification{
+		"app at h: being called":                                        {State: StatePending, Due: now},
+		"app at h: called at 12:01:00, once its cooldown is over":       {State: StatePending, Due: now.Add(time.Minute)},
+		"app at h: call 2 failed: status 500; again at 12:00:07":        {State: StatePending, Attempts: 2, Outcome: "status 500", Due: now.Add(7 * time.Second)},
+		"app at h: given up after 5 calls: connect: connection refused": {State: StateFailed, Attempts: 5, Outcome: "connect: connection refused"},
+		"app at h: told at 12:00:00":                                    {State: StateDelivered, Attempts: 1, Outcome: "200", Updated: now},
+		"app at h: not called: the client came":                         {State: StateNeedless, Outcome: "the client came"},
+		"app at h: not called: the webhook was removed":                 {State: StateDropped, Outcome: "the webhook was removed"},
+	} {
+		n.AppName, n.Host = "app", "h"
+		require.Equal(t, want, n.Text(now))
+	}
+	require.Equal(t, "a? at h: being called", Notification{AppName: "a\xff", Host: "h", State: StatePending, Due: now}.Text(now))
 }
 
 // What a webhook answers is recorded, and tried again for as long as it is of

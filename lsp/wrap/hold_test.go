@@ -44,6 +44,9 @@ func TestAcceptedSetWaitsForItsWallet(t *testing.T) {
 	pay := effects[0].(Pay)
 	require.LessOrEqual(t, pay.Payment.ExpiryHeight+60+18, htlcs[0].Expiry, "law 4")
 	s = held
+	require.EqualValues(t, testHeight+127, BackAt(s), "people are told the very block")
+	step(NewBlock{at(126)})
+	require.IsType(t, AskWallet{}, effects[0])
 	step(NewBlock{at(127)})
 	require.IsType(t, CancelInvoice{}, effects[0], "the margin is gone: it goes back")
 }

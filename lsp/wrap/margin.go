@@ -30,3 +30,17 @@ func (o Offer) outgoingExpiry(h Held, height uint32) (uint32, lsp.Reason) {
 	}
 	return uint32(expiry), lsp.Reason{} //nolint:gosec // at most EarliestExpiry, a uint32
 }
+
+// BackAt is the first block at which the held set goes back, for the wallet can no
+// longer be paid safely; 0 while nothing is held.
+func BackAt(s State) uint32 {
+	o, earliest := OfferOf(s), HeldOf(s).EarliestExpiry
+	if earliest == 0 {
+		return 0
+	}
+	back := uint64(o.WalletFinalCltv) + uint64(o.PadBlocks) + uint64(o.MarginBlocks) + uint64(o.HoldExpiryDelta)
+	if back > uint64(earliest) {
+		return 1
+	}
+	return earliest - uint32(back) + 1 //nolint:gosec // at most earliest
+}

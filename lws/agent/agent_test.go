@@ -184,13 +184,13 @@ func TestWhatWaits(t *testing.T) {
 // What a gateway says does not reach the terminal as control characters.
 func TestWordsOfGateways(t *testing.T) {
 	hash := ln.Hash{7}
-	g := &gateway{waiting: []*lwsv1.WaitingPayment{{Id: "\x1b[2J", PaymentHash: hash[:], LastWake: "a\nb", State: "\u202eheld"}}}
+	g := &gateway{waiting: []*lwsv1.WaitingPayment{{Id: "\x1b[2J", PaymentHash: hash[:], LastWake: "a\nb", State: "\u202eheld", Webhooks: []string{"told\x07"}, Kind: "wrap\x00ped"}}}
 	var r registrar
 	start(t, t.TempDir(), newNode(), g, false).RegisterControl(&r)
 	got, err := r.holds.GetHolds(t.Context(), &holdagentv1.GetHoldsRequest{Fresh: true})
 	require.NoError(t, err)
 	w := got.Gateways[0].Waiting[0]
-	require.Equal(t, []string{" [2J", "a b", " held"}, []string{w.Id, w.LastWake, w.State})
+	require.Equal(t, []string{" [2J", "a b", " held", "told ", "wrap ped"}, []string{w.Id, w.LastWake, w.State, w.Webhooks[0], w.Kind})
 }
 
 type registrar struct{ holds holdagentv1.WalletHoldsServer }

@@ -87,16 +87,24 @@ func statusesToWire(all []Status) []*holdagentv1.Gateway {
 			g.AskedMs = s.AskedAt.UnixMilli()
 		}
 		for _, w := range s.Waiting {
+			var webhooks []string
+			for _, call := range w.GetWebhooks()[:min(len(w.GetWebhooks()), maxWebhooks)] {
+				webhooks = append(webhooks, printable(call))
+			}
 			g.Waiting = append(g.Waiting, &holdagentv1.Waiting{
 				Id: printable(w.GetId()), PaymentHash: w.Hash.String(), AmountMsat: w.GetAmountMsat(), Htlcs: w.GetHtlcs(),
 				SinceMs: w.GetSinceMs(), UntilMs: w.GetUntilMs(), BlocksLeft: w.GetBlocksLeft(), Wakes: w.GetWakes(),
 				LastWakeMs: w.GetLastWakeMs(), LastWake: printable(w.GetLastWake()), State: printable(w.GetState()), Invoice: w.Invoice,
+				Webhooks: webhooks, Kind: printable(w.GetKind()),
 			})
 		}
 		out = append(out, g)
 	}
 	return out
 }
+
+// maxWebhooks bounds what is taken of a gateway's word.
+const maxWebhooks = 20
 
 // printable keeps a gateway's words from steering the terminal that shows them.
 func printable(s string) string {

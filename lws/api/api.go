@@ -175,7 +175,7 @@ func (o *operator) ListHolds(ctx context.Context, _ *lwsv1.ListHoldsRequest) (*l
 	return &lwsv1.ListHoldsResponse{Waiting: toWire(list), Registered: uint32(e.Registered())}, nil //nolint:gosec // bounded
 }
 
-func toWire(list []engine.Shown) []*lwsv1.WaitingPayment {
+func toWire(list []lws.Shown) []*lwsv1.WaitingPayment {
 	out := make([]*lwsv1.WaitingPayment, 0, len(list))
 	for _, p := range list {
 		next, last := int64(0), int64(0)
@@ -186,10 +186,10 @@ func toWire(list []engine.Shown) []*lwsv1.WaitingPayment {
 			last = p.LastWake.UnixMilli()
 		}
 		out = append(out, &lwsv1.WaitingPayment{
-			Id: p.ID, PaymentHash: p.Hash[:], AmountMsat: uint64(p.AmountMsat()), Htlcs: uint32(len(p.Parts)), //nolint:gosec // bounded by channels' slots
-			SinceMs: p.Since.UnixMilli(), UntilMs: p.Until.UnixMilli(), FailHeight: p.FailHeight(), BlocksLeft: p.BlocksLeft,
+			Id: p.ID, PaymentHash: p.Hash[:], AmountMsat: uint64(p.AmountMsat), Htlcs: uint32(p.Htlcs), //nolint:gosec // bounded by channels' slots
+			SinceMs: p.Since.UnixMilli(), UntilMs: p.Until.UnixMilli(), FailHeight: p.FailHeight, BlocksLeft: p.BlocksLeft,
 			Wakes: p.Wakes, NextWakeMs: next, State: p.State, Client: p.Client[:],
-			SatBlocks: p.SatBlocks(), LastWakeMs: last, LastWake: p.WokeHow,
+			SatBlocks: p.SatBlocks, LastWakeMs: last, LastWake: p.WokeHow, Webhooks: p.Webhooks, Kind: string(p.Kind),
 		})
 	}
 	return out

@@ -101,6 +101,9 @@ func (e *Engine) Expect(ctx context.Context, client ln.PubKey, x lws.Expected) e
 // Return sends a payment that waits for this wallet back to its payer.
 func (e *Engine) Return(ctx context.Context, client ln.PubKey, id string) error {
 	p, known := e.payment(id)
+	if !known && e.opt.Others != nil {
+		return e.opt.Others.Return(ctx, client, id)
+	}
 	if !known || p.Client != client {
 		return errkind.New(errkind.NotFound, "no such payment waits for your node")
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +37,9 @@ type Options struct {
 	// Expected nil takes no invoices with another final delta.
 	Expected Expected
 	// Waker nil wakes nobody.
-	Waker  Waker
+	Waker Waker
+	// Others nil: nothing waits elsewhere.
+	Others Others
 	DB     *store.DB
 	Fence  func(context.Context, *store.Tx) error
 	Limits lws.Limits
@@ -335,17 +338,10 @@ func (e *Engine) Registered() int {
 	return len(e.wishes)
 }
 
-// Shown is a payment that waits, for people.
-type Shown struct {
-	hold.Payment
-	State string
-	// BlocksLeft is to when it goes back; 0 while no tip is known.
-	BlocksLeft int32
-}
-
-// List shows what waits, of one wallet or (nil) of all, oldest first.
-func (e *Engine) List(ctx context.Context, client *ln.PubKey) ([]Shown, error) {
-	var out []Shown
+// List shows what waits, of one wallet or of all, oldest first, wherever in the gateway,
+// with what was done to wake each wallet.
+func (e *Engine) List(ctx context.Context, client *ln.PubKey) ([]lws.Shown, error) {
+	var out []lws.Shown
 	height := e.moment().Height
 	for after := ""; ; {
 		page, err := e.holds.List(ctx, fsm.Filter{Live: true, After: after, Limit: 500})
@@ -354,18 +350,53 @@ func (e *Engine) List(ctx context.Context, client *ln.PubKey) ([]Shown, error) {
 		}
 		for _, inst := range page {
 			after = inst.ID
-			p := hold.Of(inst.State)
-			if client != nil && p.Client != *client {
-				continue
+			if p := hold.Of(inst.State); client == nil || p.Client == *client {
+				out = append(out, shown(p, inst.State.StateName(), height))
 			}
-			s := Shown{Payment: p, State: inst.State.StateName()}
-			if height != 0 {
-				s.BlocksLeft = int32(int64(p.FailHeight()) - int64(height)) //nolint:gosec // heights are far below
-			}
-			out = append(out, s)
 		}
 		if len(page) < 500 {
-			return out, nil
+			break
 		}
 	}
+	if e.opt.Others != nil {
+		others, err := e.opt.Others.Waiting(ctx, client)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, others...)
+	}
+	slices.SortStableFunc(out, func(a, b lws.Shown) int { return a.Since.Compare(b.Since) })
+	return out, e.tellCalls(ctx, out)
+}
+
+// tellCalls adds what became of the calls of wallets' webhooks: from when the wallet's
+// oldest payment began to wait, for one call stands for all that waits then.
+func (e *Engine) tellCalls(ctx context.Context, list []lws.Shown) error {
+	if e.opt.Waker == nil {
+		return nil
+	}
+	calls := map[ln.PubKey][]string{}
+	for i := range list {
+		s := &list[i]
+		if _, asked := calls[s.Client]; !asked {
+			got, err := e.opt.Waker.Calls(ctx, s.Client, s.Since)
+			if err != nil {
+				return fmt.Errorf("what became of webhooks' calls: %w", err)
+			}
+			calls[s.Client] = got
+		}
+		s.Webhooks = calls[s.Client]
+	}
+	return nil
+}
+
+func shown(p hold.Payment, state string, height uint32) lws.Shown {
+	s := lws.Shown{
+		Kind: lws.KindRegistered, ID: p.ID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat(), Htlcs: len(p.Parts), SatBlocks: p.SatBlocks(), State: state,
+		Since: p.Since, Until: p.Until, FailHeight: p.FailHeight(), Wakes: p.Wakes, NextWake: p.NextWake, LastWake: p.LastWake, WokeHow: p.WokeHow,
+	}
+	if height != 0 {
+		s.BlocksLeft = int32(int64(p.FailHeight()) - int64(height)) //nolint:gosec // heights are far below
+	}
+	return s
 }

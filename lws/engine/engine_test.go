@@ -211,7 +211,7 @@ func (a *away) start(t *testing.T) *Engine {
 // waits until so many payments are in the state.
 func (a *away) waits(t *testing.T, e *Engine, n int, state string) {
 	t.Helper()
-	var list []Shown
+	var list []lws.Shown
 	require.Eventually(t, func() bool {
 		var err error
 		list, err = e.List(t.Context(), &a.wallet)

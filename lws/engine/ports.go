@@ -88,6 +88,17 @@ type Waiting struct {
 // error means for them; nothing else rests on either.
 type Waker interface {
 	Wake(ctx context.Context, w Waiting) (how string, err error)
+	// Calls says what became of the calls of a wallet's webhooks since a moment, in words
+	// for people: they go on after Wake has returned.
+	Calls(ctx context.Context, client ln.PubKey, since time.Time) ([]string, error)
+}
+
+// Others are payments that wait for wallets elsewhere in the gateway.
+type Others interface {
+	// Waiting are those of one wallet, or of all.
+	Waiting(ctx context.Context, client *ln.PubKey) ([]lws.Shown, error)
+	// Return sends one back to its payer, when its wallet asks for it.
+	Return(ctx context.Context, client ln.PubKey, id string) error
 }
 
 // Wishes keeps what wallets asked for.

@@ -136,3 +136,11 @@ type LspSetting struct {
 	Value     []byte
 	UpdatedMs int64
 }
+
+type LspWake struct {
+	PaymentID string
+	SinceMs   int64
+	Wakes     int64
+	LastMs    int64
+	How       string
+}

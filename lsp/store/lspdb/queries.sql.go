@@ -148,6 +148,22 @@ func (q *Queries) CollabLoads(ctx context.Context, client []byte) (CollabLoadsRo
 	return i, err
 }
 
+const countWake = `-- name: CountWake :exec
+INSERT INTO lsp_wakes (payment_id, since_ms, wakes, last_ms, how) VALUES ($1, $2, 1, $2, $3)
+ON CONFLICT (payment_id) DO UPDATE SET wakes = lsp_wakes.wakes + 1, last_ms = EXCLUDED.last_ms, how = EXCLUDED.how
+`
+
+type CountWakeParams struct {
+	PaymentID string
+	SinceMs   int64
+	How       string
+}
+
+func (q *Queries) CountWake(ctx context.Context, arg CountWakeParams) error {
+	_, err := q.db.ExecContext(ctx, countWake, arg.PaymentID, arg.SinceMs, arg.How)
+	return err
+}
+
 const deleteOrder = `-- name: DeleteOrder :execrows
 DELETE FROM lsp_orders WHERE id = $1 AND terminal
 `
@@ -203,6 +219,15 @@ func (q *Queries) DeleteUnfundedOpenings(ctx context.Context, paymentID string) 
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const deleteWake = `-- name: DeleteWake :exec
+DELETE FROM lsp_wakes WHERE payment_id = $1
+`
+
+func (q *Queries) DeleteWake(ctx context.Context, paymentID string) error {
+	_, err := q.db.ExecContext(ctx, deleteWake, paymentID)
+	return err
 }
 
 const findCollabs = `-- name: FindCollabs :many
@@ -2052,4 +2077,21 @@ func (q *Queries) UpdatePayment(ctx context.Context, arg UpdatePaymentParams) (i
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const wake = `-- name: Wake :one
+SELECT payment_id, since_ms, wakes, last_ms, how FROM lsp_wakes WHERE payment_id = $1
+`
+
+func (q *Queries) Wake(ctx context.Context, paymentID string) (LspWake, error) {
+	row := q.db.QueryRowContext(ctx, wake, paymentID)
+	var i LspWake
+	err := row.Scan(
+		&i.PaymentID,
+		&i.SinceMs,
+		&i.Wakes,
+		&i.LastMs,
+		&i.How,
+	)
+	return i, err
 }

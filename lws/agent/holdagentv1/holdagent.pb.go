@@ -208,15 +208,20 @@ type Waiting struct {
 	SinceMs     int64  `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	UntilMs     int64  `protobuf:"varint,6,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
 	BlocksLeft  int32  `protobuf:"varint,7,opt,name=blocks_left,json=blocksLeft,proto3" json:"blocks_left,omitempty"`
-	// How often the wallet was woken, when last, and what became of it.
+	// How often the wallet was woken, when last, and how.
 	Wakes      uint32 `protobuf:"varint,8,opt,name=wakes,proto3" json:"wakes,omitempty"`
 	LastWakeMs int64  `protobuf:"varint,9,opt,name=last_wake_ms,json=lastWakeMs,proto3" json:"last_wake_ms,omitempty"`
 	LastWake   string `protobuf:"bytes,10,opt,name=last_wake,json=lastWake,proto3" json:"last_wake,omitempty"`
-	// held, resuming or failing.
+	// held, resuming or failing; of a payment that waits otherwise, what its service
+	// calls it.
 	State string `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	// What this wallet's node knows of its invoice: open, settled, cancelled, or unknown:
 	// then the wallet cannot take it.
-	Invoice       string `protobuf:"bytes,12,opt,name=invoice,proto3" json:"invoice,omitempty"`
+	Invoice string `protobuf:"bytes,12,opt,name=invoice,proto3" json:"invoice,omitempty"`
+	// What became of the last call of each webhook.
+	Webhooks []string `protobuf:"bytes,13,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	// By what it waits: registered, wrapped or on_demand.
+	Kind          string `protobuf:"bytes,14,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +336,20 @@ func (x *Waiting) GetState() string {
 func (x *Waiting) GetInvoice() string {
 	if x != nil {
 		return x.Invoice
+	}
+	return ""
+}
+
+func (x *Waiting) GetWebhooks() []string {
+	if x != nil {
+		return x.Webhooks
+	}
+	return nil
+}
+
+func (x *Waiting) GetKind() string {
+	if x != nil {
+		return x.Kind
 	}
 	return ""
 }
@@ -810,7 +829,7 @@ const file_lws_agent_holdagentv1_holdagent_proto_rawDesc = "" +
 	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x19\n" +
 	"\basked_ms\x18\x05 \x01(\x03R\aaskedMs\x126\n" +
 	"\awaiting\x18\x06 \x03(\v2\x1c.sluice.holdagent.v1.WaitingR\awaiting\x12G\n" +
-	"!price_msat_per_million_sat_blocks\x18\a \x01(\x04R\x1cpriceMsatPerMillionSatBlocks\"\xcf\x02\n" +
+	"!price_msat_per_million_sat_blocks\x18\a \x01(\x04R\x1cpriceMsatPerMillionSatBlocks\"\xff\x02\n" +
 	"\aWaiting\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fpayment_hash\x18\x02 \x01(\tR\vpaymentHash\x12\x1f\n" +
@@ -827,7 +846,9 @@ const file_lws_agent_holdagentv1_holdagent_proto_rawDesc = "" +
 	"\tlast_wake\x18\n" +
 	" \x01(\tR\blastWake\x12\x14\n" +
 	"\x05state\x18\v \x01(\tR\x05state\x12\x18\n" +
-	"\ainvoice\x18\f \x01(\tR\ainvoice\"'\n" +
+	"\ainvoice\x18\f \x01(\tR\ainvoice\x12\x1a\n" +
+	"\bwebhooks\x18\r \x03(\tR\bwebhooks\x12\x12\n" +
+	"\x04kind\x18\x0e \x01(\tR\x04kind\"'\n" +
 	"\x0fGetHoldsRequest\x12\x14\n" +
 	"\x05fresh\x18\x01 \x01(\bR\x05fresh\"{\n" +
 	"\x10GetHoldsResponse\x12-\n" +

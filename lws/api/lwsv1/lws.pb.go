@@ -196,15 +196,20 @@ type WaitingPayment struct {
 	// How often the wallet was woken, and when next (Unix milliseconds).
 	Wakes      uint32 `protobuf:"varint,9,opt,name=wakes,proto3" json:"wakes,omitempty"`
 	NextWakeMs int64  `protobuf:"varint,10,opt,name=next_wake_ms,json=nextWakeMs,proto3" json:"next_wake_ms,omitempty"`
-	// held, resuming or failing.
+	// held, resuming or failing; of another kind, what its own service calls it.
 	State string `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	// The wallet's node key.
 	Client []byte `protobuf:"bytes,12,opt,name=client,proto3" json:"client,omitempty"`
 	// What holding it may cost, in satoshis times blocks.
 	SatBlocks uint64 `protobuf:"varint,13,opt,name=sat_blocks,json=satBlocks,proto3" json:"sat_blocks,omitempty"`
-	// When the wallet was woken last (Unix milliseconds), and what became of it.
-	LastWakeMs    int64  `protobuf:"varint,14,opt,name=last_wake_ms,json=lastWakeMs,proto3" json:"last_wake_ms,omitempty"`
-	LastWake      string `protobuf:"bytes,15,opt,name=last_wake,json=lastWake,proto3" json:"last_wake,omitempty"`
+	// When the wallet was woken last (Unix milliseconds), and how.
+	LastWakeMs int64  `protobuf:"varint,14,opt,name=last_wake_ms,json=lastWakeMs,proto3" json:"last_wake_ms,omitempty"`
+	LastWake   string `protobuf:"bytes,15,opt,name=last_wake,json=lastWake,proto3" json:"last_wake,omitempty"`
+	// What became of the last call of each of its webhooks since the payment waits.
+	Webhooks []string `protobuf:"bytes,16,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	// By what it waits: registered (SetHold), wrapped (an invoice of the gateway's) or
+	// on_demand (a channel is opened for it).
+	Kind          string `protobuf:"bytes,17,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +349,20 @@ func (x *WaitingPayment) GetLastWake() string {
 	return ""
 }
 
+func (x *WaitingPayment) GetWebhooks() []string {
+	if x != nil {
+		return x.Webhooks
+	}
+	return nil
+}
+
+func (x *WaitingPayment) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
 // SetHoldRequest is a registration.
 type SetHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -469,7 +488,7 @@ type GetHoldResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent without a registration.
 	Hold *Hold `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
-	// Its payments, oldest first.
+	// Its payments, oldest first, of every kind.
 	Waiting []*WaitingPayment `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	// What the gateway offers.
 	Terms         *HoldTerms `protobuf:"bytes,3,opt,name=terms,proto3" json:"terms,omitempty"`
@@ -893,7 +912,7 @@ const file_lws_api_lwsv1_lws_proto_rawDesc = "" +
 	"\tmax_htlcs\x18\x02 \x01(\rR\bmaxHtlcs\x12\x17\n" +
 	"\amax_sat\x18\x03 \x01(\x04R\x06maxSat\x12$\n" +
 	"\x0emax_sat_blocks\x18\x04 \x01(\x04R\fmaxSatBlocks\x12G\n" +
-	"!price_msat_per_million_sat_blocks\x18\x05 \x01(\x04R\x1cpriceMsatPerMillionSatBlocks\"\xb6\x03\n" +
+	"!price_msat_per_million_sat_blocks\x18\x05 \x01(\x04R\x1cpriceMsatPerMillionSatBlocks\"\xe6\x03\n" +
 	"\x0eWaitingPayment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fpayment_hash\x18\x02 \x01(\fR\vpaymentHash\x12\x1f\n" +
@@ -916,7 +935,9 @@ const file_lws_api_lwsv1_lws_proto_rawDesc = "" +
 	"sat_blocks\x18\r \x01(\x04R\tsatBlocks\x12 \n" +
 	"\flast_wake_ms\x18\x0e \x01(\x03R\n" +
 	"lastWakeMs\x12\x1b\n" +
-	"\tlast_wake\x18\x0f \x01(\tR\blastWake\"9\n" +
+	"\tlast_wake\x18\x0f \x01(\tR\blastWake\x12\x1a\n" +
+	"\bwebhooks\x18\x10 \x03(\tR\bwebhooks\x12\x12\n" +
+	"\x04kind\x18\x11 \x01(\tR\x04kind\"9\n" +
 	"\x0eSetHoldRequest\x12'\n" +
 	"\x04hold\x18\x01 \x01(\v2\x13.sluice.lws.v1.HoldR\x04hold\"\x11\n" +
 	"\x0fSetHoldResponse\"\x10\n" +
