@@ -71,6 +71,7 @@ type isolated struct {
 	conn     *grpc.ClientConn
 	client   *http.Client
 	rest     string
+	lws      *lwsapi.Service
 }
 
 func startIsolated(t *testing.T) *isolated {
@@ -78,7 +79,7 @@ func startIsolated(t *testing.T) *isolated {
 	dir := t.TempDir()
 	keys, err := auth.NewFileRootKeys(filepath.Join(dir, "keys"))
 	require.NoError(t, err)
-	x := &isolated{t: t}
+	x := &isolated{t: t, lws: lwsapi.New()}
 	x.bakery, err = auth.NewBakery(t.Context(), keys, rand.Reader, time.Now)
 	require.NoError(t, err)
 	db := storetest.Open(t, storetest.SQLite(t))
@@ -104,7 +105,7 @@ func startIsolated(t *testing.T) *isolated {
 	server, err := rpcserver.Listen(t.Context(), rpcserver.Config{
 		GRPCAddress: "127.0.0.1:0", RESTAddress: "127.0.0.1:0", TLS: cert.TLS(), Verifier: x.bakery, Tenants: x.registry, Limits: limits,
 		StopTimeout: time.Second, Log: zap.NewNop(), Now: time.Now, Rand: rand.Reader, Registry: prometheus.NewRegistry(),
-	}, login, tenants, bareHolds{}, lspapi.New(), lwsapi.New(), collabapi.New(), backupsapi.New(), swapsapi.New(), towerapi.New())
+	}, login, tenants, bareHolds{}, lspapi.New(), x.lws, collabapi.New(), backupsapi.New(), swapsapi.New(), towerapi.New())
 	require.NoError(t, err)
 	x.registry.OnChange(server.Recheck)
 	ctx, cancel := context.WithCancel(context.Background())
