@@ -108,7 +108,10 @@ func TestOfflineOnDemand(t *testing.T) {
 
 	// The second has two parts at least.
 	all := []waitable{w.wrapped(ctx, 70_001), w.wrapped(ctx, 60_000), w.onDemand(ctx, dialNode(t, net.Wallet), 50_003)}
-	w.sleep(ctx)
+	// Nothing is claimed for its channel: it is not registered.
+	require.NoError(t, net.Wallet.Stop(ctx))
+	_, err = net.Gateway.WaitChannelInactive(ctx, w.point.Point)
+	require.NoError(t, err)
 	var payments []*paying
 	for i, inv := range all {
 		if i == 1 {
