@@ -4,8 +4,10 @@ package itest
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -20,10 +22,50 @@ import (
 	"github.com/sluice-lsp/sluice/lws/agent"
 )
 
-// TestOfflineSoak: for SLUICE_SOAK_MINUTES a wallet comes and goes, payments of both kinds
-// come in one part and in several, links flap, blocks come in bursts, sluiced and the
-// gateway's lnd are killed. Everybody has what is theirs, to the millisatoshi, and no
-// channel is closed.
+// soakProgram is a program of somebody else's that shares the gateway's interceptor: slow
+// at times, away at times, and in nobody's way.
+func soakProgram(ctx context.Context, t *testing.T, net *devnet.Standard, config *devnet.SluicedConfig) *rawProgram {
+	t.Helper()
+	address, err := net.Port()
+	require.NoError(t, err)
+	macaroon := filepath.Join(net.Dir(), "program.macaroon")
+	require.NoError(t, net.Gateway.Bake(ctx, macaroon, programRights()))
+	config.File += fmt.Sprintf("[[proxy.programs]]\nname = 'watcher'\nmacaroon_file = '%s'\n", macaroon)
+	config.Settings["proxy.listen"] = address
+	return &rawProgram{t: t, address: address, macaroon: macaroon, decide: func(o *routerrpc.ForwardHtlcInterceptRequest) *routerrpc.ForwardHtlcInterceptResponse {
+		if o.IncomingCircuitKey.HtlcId%7 == 3 {
+			time.Sleep(time.Second)
+		}
+		return answer(o, routerrpc.ResolveHoldForwardAction_RESUME)
+	}}
+}
+
+// attach connects the program where it is not.
+func (p *rawProgram) attach(ctx context.Context) {
+	if p.conn != nil {
+		select {
+		case <-p.ended:
+			p.leave()
+		default:
+			return
+		}
+	}
+	p.connect(ctx)
+}
+
+// detach takes it away, where it is there.
+func (p *rawProgram) detach() {
+	if p.conn != nil {
+		p.leave()
+		p.conn = nil
+	}
+}
+
+// TestOfflineSoak: for SLUICE_SOAK_MINUTES a wallet comes and goes, payments of three kinds
+// (ordinary, signed anew, wrapped) come in one part and in several, links flap, blocks come
+// in bursts, sluiced and the gateway's lnd are killed, and a program of somebody else's
+// shares the interceptor, comes and goes. Everybody has what is theirs, to the
+// millisatoshi, and no channel is closed.
 func TestOfflineSoak(t *testing.T) {
 	minutes, _ := strconv.Atoi(os.Getenv("SLUICE_SOAK_MINUTES"))
 	if minutes <= 0 {
@@ -40,8 +82,11 @@ func TestOfflineSoak(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(minutes)*time.Minute+20*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
+	config := holding()
+	program := soakProgram(ctx, t, net, &config)
+	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
+	program.cert = s.TLSCert
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
 	require.NoError(t, err)
@@ -66,13 +111,22 @@ func TestOfflineSoak(t *testing.T) {
 		var invoices []ready
 		for range 1 + rng.IntN(8) {
 			msat := 1_000_000 + rng.Uint64N(2_000_000)
-			if rng.IntN(2) == 0 {
+			switch rng.IntN(3) {
+			case 0:
 				inv := w.longInvoice(ctx, ln.Msat(msat), 20*time.Hour)
 				invoices = append(invoices, ready{inv.Bolt11, inv.Hash[:], msat})
-			} else {
+			case 1:
+				inv := w.wrapped(ctx, msat/1000)
+				invoices = append(invoices, ready{inv.bolt11, inv.hash, inv.sat * 1000})
+			case 2:
 				inv := w.invoice(ctx, int64(msat)) //nolint:gosec // small
 				invoices = append(invoices, ready{inv.PaymentRequest, inv.RHash, msat})
 			}
+		}
+		if rng.IntN(3) == 0 {
+			program.detach()
+		} else {
+			program.attach(ctx)
 		}
 		w.sleep(ctx)
 		_, err := net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})

@@ -58,16 +58,7 @@ func (d direct) ReturnPayment(_ context.Context, q *lwsv1.ReturnPaymentRequest, 
 // walletAgent is what runs beside the wallet's lnd.
 func (r *rig) walletAgent(wish lws.Wish) *agent.Agent {
 	r.t.Helper()
-	gateway, err := ln.ParsePubKey(r.gateway.PubKey())
-	require.NoError(r.t, err)
-	a, err := agent.New(agent.Config{DataDir: r.t.TempDir(), Wish: wish, Enabled: true}, agent.Ports{
-		Node: r.walletClient, Reissue: r.walletClient.ReissueInvoice, Decode: lnd.DecodeBolt11, Now: time.Now, Log: r.log,
-		Gateways: func() []agent.Gateway { return []agent.Gateway{{Name: "g", NodeKey: gateway}} },
-		Connect: func(_ agent.Gateway, self ln.PubKey) (lwsv1.HoldsServiceClient, func() error, error) {
-			return direct{r, self}, func() error { return nil }, nil
-		},
-	})
-	require.NoError(r.t, err)
+	a := r.agentOn(r.t.TempDir(), wish, true)
 	for range 500 {
 		all, err := a.Refresh(r.ctx)
 		if err == nil && len(all) == 1 && all[0].Registered {
@@ -77,6 +68,22 @@ func (r *rig) walletAgent(wish lws.Wish) *agent.Agent {
 	}
 	r.t.Fatal("the agent cannot register")
 	return nil
+}
+
+// agentOn is a machine's agent.
+func (r *rig) agentOn(dir string, wish lws.Wish, enabled bool) *agent.Agent {
+	r.t.Helper()
+	gateway, err := ln.ParsePubKey(r.gateway.PubKey())
+	require.NoError(r.t, err)
+	a, err := agent.New(agent.Config{DataDir: dir, Wish: wish, Enabled: enabled}, agent.Ports{
+		Node: r.walletClient, Reissue: r.walletClient.ReissueInvoice, Decode: lnd.DecodeBolt11, Now: time.Now, Log: r.log,
+		Gateways: func() []agent.Gateway { return []agent.Gateway{{Name: "g", NodeKey: gateway}} },
+		Connect: func(_ agent.Gateway, self ln.PubKey) (lwsv1.HoldsServiceClient, func() error, error) {
+			return direct{r, self}, func() error { return nil }, nil
+		},
+	})
+	require.NoError(r.t, err)
+	return a
 }
 
 // longInvoice waits until the wallet's lnd knows the gateway's side of the channel.
@@ -178,9 +185,51 @@ func TestHoldIsPriced(t *testing.T) {
 	})
 }
 
-// TestReturnAndRestoredWallet: a node that does not know the invoice, as after a restore
-// from its seed, hears what waits at once; and the wallet can send it back.
-func TestReturnAndRestoredWallet(t *testing.T) {
+// TestRestoredWallet: after a restore from its seed the node does not know the invoices that
+// are being paid. The wallet hears what waits as soon as it listens; its agent, on a
+// machine that remembers nothing, says of each payment whether the node can take it;
+// one is sent back. If the node comes first, it refuses what it cannot take, and the
+// payer has its money back: nothing is lost either way.
+func TestRestoredWallet(t *testing.T) {
+	for _, comes := range []bool{false, true} {
+		t.Run(fmt.Sprint(comes), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: 1, job: offlineJob(1), latency: lndfake.Observed()})
+				r.up()
+				r.register(ordinaryHold())
+				lost := r.invoice(80)
+				r.away()
+				paid := r.pay(lost)
+				waiting := r.waitWaiting(1)[0]
+				r.wallet.ForgetInvoices()
+				ear, _ := r.listen(r.walletKey)
+				require.Equal(t, waiting.Id, r.hears(ear).PaymentId)
+				// It is a machine that was told nothing: it leaves the registration alone.
+				a := r.agentOn(t.TempDir(), lws.Wish{}, false)
+				all, err := a.Refresh(r.ctx)
+				require.NoError(t, err)
+				require.True(t, all[0].Registered)
+				require.Len(t, all[0].Waiting, 1)
+				require.Equal(t, agent.InvoiceUnknown, all[0].Waiting[0].Invoice)
+				if comes {
+					r.w.Connect(r.gateway, r.wallet)
+				} else {
+					require.NoError(t, a.Return(r.ctx, all[0].Waiting[0].Hash.String()))
+					r.waitBack(waiting.Id, 10*time.Second)
+					// The payer's next attempts would wait anew.
+					_, err = r.service.Load().holds.RemoveHold(r.asWallet(), &lwsv1.RemoveHoldRequest{})
+					require.NoError(t, err)
+				}
+				require.Equal(t, lnrpc.Payment_FAILED, r.outcome(paid).Status)
+				r.fair(false)
+			})
+		})
+	}
+}
+
+// TestReturnAndTwoMachines: another machine of the same node hears what waits at once; and
+// the wallet can send it back, and nobody else.
+func TestReturnAndTwoMachines(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		r := newRig(t, rigConfig{seed: 1, job: offlineJob(1), latency: lndfake.Observed()})
 		r.up()
@@ -308,26 +357,40 @@ func TestReturnOnDemand(t *testing.T) {
 func TestWrappedHoldCrashAtEveryCommit(t *testing.T) {
 	j := jobs()[3]
 	j.holdFor = 20 * time.Hour
-	for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
-		for n := int64(1); n <= 12; n++ {
+	run := func(t *testing.T, n int64, point storetest.Point) (commits int64) {
+		r := newRig(t, rigConfig{seed: uint64(n), job: j, latency: lndfake.Observed()}) //nolint:gosec // a count
+		r.openBooks()
+		a := r.agree()
+		r.away()
+		began := r.faults.Commits()
+		crash := r.crashes(n, point)
+		paid := r.pay(a.bolt11)
+		r.pause(10 * time.Second)
+		// Each block is some commits.
+		r.w.Mine(2)
+		r.pause(time.Minute)
+		r.w.Connect(r.gateway, r.wallet)
+		m := r.outcome(paid)
+		commits = r.faults.Commits() - began
+		crash()
+		r.await(a.id)
+		r.settle()
+		r.check(a, m)
+		return commits
+	}
+	var commits int64
+	virtual(t, func(t *testing.T) { commits = run(t, 0, storetest.BeforeCommit) })
+	require.Greater(t, commits, int64(12))
+	t.Logf("%d commits", commits)
+	for n := int64(1); n <= commits; n++ {
+		points := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}
+		if runs(0) == 0 {
+			// Each commit once; both with SLUICE_RUNS.
+			points = points[n%2 : n%2+1]
+		}
+		for _, point := range points {
 			t.Run(fmt.Sprintf("%s/%d", point, n), func(t *testing.T) {
-				virtual(t, func(t *testing.T) {
-					r := newRig(t, rigConfig{seed: uint64(n), job: j, latency: lndfake.Observed()})
-					r.openBooks()
-					a := r.agree()
-					r.away()
-					r.crashAt(n, point)
-					paid := r.pay(a.bolt11)
-					r.pause(10 * time.Second)
-					r.w.Mine(50)
-					r.pause(time.Minute)
-					r.w.Connect(r.gateway, r.wallet)
-					m := r.outcome(paid)
-					r.calm()
-					r.await(a.id)
-					r.settle()
-					r.check(a, m)
-				})
+				virtual(t, func(t *testing.T) { run(t, n, point) })
 			})
 		}
 	}

@@ -279,32 +279,67 @@ func TestOfflineLimits(t *testing.T) {
 // TestOfflineCrashAtEveryCommit: sluiced dies before and after each commit in turn.
 // The payment is paid or goes back, and nobody loses.
 func TestOfflineCrashAtEveryCommit(t *testing.T) {
+	run := func(t *testing.T, n int64, point storetest.Point) (commits int64, paid bool) {
+		r := newRig(t, rigConfig{seed: uint64(n), job: offlineJob(2), latency: lndfake.Observed()}) //nolint:gosec // a count
+		r.up()
+		r.register(ordinaryHold())
+		bolt11 := r.invoice(80)
+		r.away()
+		began := r.faults.Commits()
+		crash := r.crashes(n, point)
+		sent := r.pay(bolt11)
+		r.pause(5 * time.Second)
+		r.w.Connect(r.gateway, r.wallet)
+		m := r.outcome(sent)
+		commits = r.faults.Commits() - began
+		crash()
+		r.fair(m.Status == lnrpc.Payment_SUCCEEDED)
+		return commits, m.Status == lnrpc.Payment_SUCCEEDED
+	}
+	var commits int64
+	virtual(t, func(t *testing.T) {
+		var paid bool
+		commits, paid = run(t, 0, storetest.BeforeCommit)
+		require.True(t, paid)
+	})
+	require.Greater(t, commits, int64(8))
 	for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
 		paid, failed := 0, 0
-		for n := int64(1); n <= 14; n++ {
+		for n := int64(1); n <= commits; n++ {
 			t.Run(fmt.Sprintf("%s/%d", point, n), func(t *testing.T) {
 				virtual(t, func(t *testing.T) {
-					r := newRig(t, rigConfig{seed: uint64(n), job: offlineJob(2), latency: lndfake.Observed()})
-					r.up()
-					r.register(ordinaryHold())
-					bolt11 := r.invoice(80)
-					r.away()
-					r.crashAt(n, point)
-					sent := r.pay(bolt11)
-					r.pause(5 * time.Second)
-					r.w.Connect(r.gateway, r.wallet)
-					m := r.outcome(sent)
-					r.calm()
-					if m.Status == lnrpc.Payment_SUCCEEDED {
+					if _, ok := run(t, n, point); ok {
 						paid++
 					} else {
 						failed++
 					}
-					r.fair(m.Status == lnrpc.Payment_SUCCEEDED)
 				})
 			})
 		}
-		t.Logf("%s: %d paid, %d went back", point, paid, failed)
+		t.Logf("%s: %d commits, %d paid, %d went back", point, commits, paid, failed)
+	}
+}
+
+// crashes plans the death of the process at a commit, 0 being none, and gives what waits
+// until it has died there, and lives.
+func (r *rig) crashes(n int64, point storetest.Point) (died func()) {
+	r.t.Helper()
+	if n == 0 {
+		return func() {}
+	}
+	starts := r.starts.Load()
+	r.crashAt(n, point)
+	return func() {
+		r.t.Helper()
+		// Something is always written, were it the lease.
+		for range 600 {
+			if r.starts.Load() > starts {
+				r.calm()
+				return
+			}
+			r.pause(time.Second)
+		}
+		r.t.Fatalf("it did not die %s commit %d", point, n)
 	}
 }
 

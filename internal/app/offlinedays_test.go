@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -17,9 +18,11 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/lsps5"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
+	"github.com/sluice-lsp/sluice/lws/hold"
 )
 
 // held is a rig whose wallet is away and whose payments wait.
@@ -105,21 +108,58 @@ func TestHundredHeldOverKills(t *testing.T) {
 	}
 }
 
-// TestBackAtTheDeadlineBlock: the wallet comes in the moment in which the block does that
-// ends the wait, by a little earlier or later. It is paid or not, and nobody loses.
+// fates are the ends of what waited, in the order in which it came (ids follow the clock,
+// which may jump): resumed or failed. What went back comes again as the payer's next attempt, and waits anew or not.
+func (r *rig) fates() (out []string) {
+	r.t.Helper()
+	db, err := store.Open(r.ctx, store.Config{Engine: store.SQLite, Path: r.store.Path, Log: r.log})
+	require.NoError(r.t, err)
+	defer func() { _ = db.Close() }()
+	require.NoError(r.t, db.Read(r.ctx, func(ctx context.Context, tx *store.Tx) error {
+		out = nil
+		rows, err := tx.QueryContext(ctx, "SELECT state FROM fsm_instances WHERE machine = $1 ORDER BY rowid", hold.Name)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var state string
+			if err := rows.Scan(&state); err != nil {
+				return err
+			}
+			out = append(out, state)
+		}
+		return rows.Err()
+	}))
+	return out
+}
+
+// TestBackAtTheDeadlineBlock: the wallet comes shortly before the block that ends the wait.
+// What waited goes back when the block is first, and is handed on when the wallet is: the
+// sweep goes over that moment. Either way nobody loses.
 func TestBackAtTheDeadlineBlock(t *testing.T) {
-	paid := int64(0)
+	fate := map[string]int{}
 	for n := range 20 {
 		virtual(t, func(t *testing.T) {
 			r, sent := heldRig(t, uint64(n), 1, false)
 			r.w.Connect(r.gateway, r.wallet)
 			r.pause(time.Duration(n) * 40 * time.Millisecond)
 			r.w.Mine(4)
-			// The payer's next attempt finds the wallet there, too.
-			paid += r.honest(sent)
+			paid := r.honest(sent)
+			first := r.fates()[0]
+			fate[first]++
+			// In between the wallet may refuse what was handed on in the block's moment.
+			switch n {
+			case 0:
+				require.Equal(t, "failed", first, "the wallet's channel was not up yet")
+			case 19:
+				require.Equal(t, "resumed", first, "it had been up for long enough")
+				require.EqualValues(t, 1, paid)
+			}
 		})
 	}
-	t.Logf("%d of 20 paid", paid)
+	require.Len(t, fate, 2, "%v", fate)
+	t.Logf("%v", fate)
 }
 
 // TestManyBlocksAtOnce: within the wait, beyond it, and beyond lnd's own auto-fail, in one
@@ -137,10 +177,15 @@ func TestManyBlocksAtOnce(t *testing.T) {
 					r.pause(10 * time.Second)
 					r.up()
 					r.w.Connect(r.gateway, r.wallet)
+					// The payer's next attempts may find the wallet there: what those that
+					// waited came to is what this is about.
 					paid := r.honest(sent)
+					want := "failed"
 					if blocks == 5 {
+						want = "resumed"
 						require.EqualValues(t, 3, paid)
 					}
+					require.Equal(t, []string{want, want, want}, r.fates()[:3])
 				})
 			})
 		}
@@ -185,7 +230,8 @@ func TestIncomingChannelClosedDuringAHold(t *testing.T) {
 	})
 }
 
-// TestClockJumps: sluiced's clock goes ahead or back by a day while a payment waits.
+// TestClockJumps: sluiced's clock goes ahead or back by a day while a payment waits. Ahead
+// its time is over, and it goes back; behind, blocks end the wait all the same.
 func TestClockJumps(t *testing.T) {
 	for _, jump := range []time.Duration{-25 * time.Hour, 25 * time.Hour} {
 		t.Run(jump.String(), func(t *testing.T) {
@@ -196,13 +242,13 @@ func TestClockJumps(t *testing.T) {
 				r.killProcess()
 				r.up()
 				if jump < 0 {
-					// Blocks end it all the same.
 					id := r.waitWaiting(2)[0].Id
 					r.w.Mine(5)
 					r.waitBack(id, 20*time.Second)
 				}
 				r.w.Connect(r.gateway, r.wallet)
 				r.honest(sent)
+				require.Equal(t, []string{"failed", "failed"}, r.fates()[:2])
 			})
 		})
 	}

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"fmt"
@@ -139,6 +138,8 @@ func (n leaseNotices) LeaseEnds(ctx context.Context, client ln.PubKey, at time.T
 	return hooks.LiquidityManagementRequest(ctx, client, at)
 }
 
+// registerLSPS shows what peers ask and what webhooks are told.
+func (d *Daemon) registerLSPS() error {
 	if err := d.registry.Register(peerrpc.NewCollector(func() (peerrpc.Stats, bool) {
 		if s := d.messages.Load(); s != nil {
 			return s.Stats(), true

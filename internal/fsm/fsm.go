@@ -113,6 +113,17 @@ type Clock interface {
 // SystemClock is the real clock.
 func SystemClock() Clock { return systemClock{} }
 
+// WallClock is the real clock as somebody tells it: the service's own, whose jumps a
+// deadline by the clock must follow.
+func WallClock(now func() time.Time) Clock { return wallClock{now: now} }
+
+type wallClock struct {
+	systemClock
+	now func() time.Time
+}
+
+func (c wallClock) Now() time.Time { return c.now() }
+
 type systemClock struct{}
 
 func (systemClock) Now() time.Time { return time.Now() }

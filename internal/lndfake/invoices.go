@@ -68,6 +68,17 @@ func newInvoiceRegistry(n *Node) invoiceRegistry {
 	return invoiceRegistry{n: n, byHash: map[[32]byte]*invoice{}}
 }
 
+// forgetOpen drops what nobody has begun to pay.
+func (r *invoiceRegistry) forgetOpen() {
+	r.order = slices.DeleteFunc(r.order, func(inv *invoice) bool {
+		forgotten := inv.state == lnrpc.Invoice_OPEN && len(inv.htlcs) == 0
+		if forgotten {
+			delete(r.byHash, inv.hash)
+		}
+		return forgotten
+	})
+}
+
 // load arms the timers again after a start.
 func (r *invoiceRegistry) load() {
 	for _, inv := range r.order {

@@ -236,6 +236,13 @@ func (n *Node) Restart() error {
 	return n.Start()
 }
 
+// ForgetInvoices is what a restore from the seed does to those that nobody has begun
+// to pay: they, and their preimages, are in no seed. The node's channels stay, which a
+// real restore does not do for it.
+func (n *Node) ForgetInvoices() {
+	n.w.do(func() { n.invoices.forgetOpen() })
+}
+
 // Freeze is SIGSTOP: connections stay, nothing is read or answered between peers.
 func (n *Node) Freeze() {
 	n.w.do(func() { n.frozen = true })

@@ -120,7 +120,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	var err error
 	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
-		Context: ctx, DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Workers: 512,
+		Context: ctx, Clock: fsm.WallClock(opt.Now), DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Workers: 512,
 		Concurrent: func(f hold.Effect) bool { _, waking := f.(hold.Wake); return waking },
 	})
 	if err != nil {

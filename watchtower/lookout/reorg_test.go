@@ -89,7 +89,7 @@ func TestACommitmentThatVanishedIsBack(t *testing.T) {
 		again := p.of(b, watchtower.Published)
 		require.Equal(t, first.ID, again.ID)
 		require.Equal(t, p.chain.Height(), again.SeenAt.Height)
-		require.Equal(t, 1, p.l.View().Open)
+		p.until("the case to be open", func() bool { return p.l.View().Open == 1 })
 		require.NoError(t, p.chain.WaitPool(p.ctx, 1))
 		vanish()
 
@@ -128,8 +128,8 @@ func TestReorganisationBelowTheBurial(t *testing.T) {
 			for range 5 {
 				p.chain.Mine()
 			}
-			p.until("the case to be closed", func() bool { return p.list()[0].Final })
-			require.Zero(t, p.l.View().Open)
+			// Its view follows what is stored.
+			p.until("the case to be closed", func() bool { return p.list()[0].Final && p.l.View().Open == 0 })
 		}
 		p.chain.Mine(b.Commit)
 		bury()
