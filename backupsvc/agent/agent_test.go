@@ -449,9 +449,10 @@ func TestOldIsAnAlarm(t *testing.T) {
 func TestOneThatHangsDelaysNoOther(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 2, three())
-		r.places["a"].hang = 10 * time.Second
 		a, stop := r.start()
 		defer stop()
+		settle(time.Second)
+		r.places["a"].set(func() { r.places["a"].hang = 10 * time.Second })
 		for n := range 3 {
 			r.lnd.openChannel(n)
 			settle(100 * time.Millisecond)

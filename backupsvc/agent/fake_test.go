@@ -267,12 +267,19 @@ func (p *fakePlace) set(change func()) {
 	change()
 }
 
+func (p *fakePlace) delay() {
+	p.mu.Lock()
+	d := p.hang
+	p.mu.Unlock()
+	time.Sleep(d)
+}
+
 func (p *fakePlace) now() time.Time {
 	return time.UnixMilli(1_700_000_000_000 + p.clock.Add(1))
 }
 
 func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {
-	time.Sleep(p.hang)
+	p.delay()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.before != nil {
@@ -292,7 +299,7 @@ func (p *fakePlace) Get(_ context.Context, id string) (provider.Object, error) {
 }
 
 func (p *fakePlace) Put(_ context.Context, id, known string, value []byte) (provider.Stored, error) {
-	time.Sleep(p.hang)
+	p.delay()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.before != nil {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,7 +137,13 @@ func TestANewerCopyHoldsEverythingBack(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, got.Channels, 3)
 		settle(10 * time.Minute)
+		// The two that went back are known from what c keeps of them.
+		require.Len(t, a.Status().Alarms, 2, "%+v", a.Status())
+		require.NoError(t, a.Forgive("a"))
+		require.NoError(t, a.Forgive("b"))
+		settle(time.Hour)
 		require.True(t, a.Status().BackedUp, "%+v", a.Status())
+		require.Empty(t, a.Status().Alarms, "the same is not told again")
 	})
 }
 
@@ -195,6 +202,52 @@ func TestADamagedRestoreStateIsPutAside(t *testing.T) {
 				require.NoError(t, err)
 				require.False(t, damaged)
 				require.True(t, begun.Given)
+			})
+		})
+	}
+}
+
+// TestAFreshMachineAsksEverybodyFirst: what one provider has, and is slow to show,
+// is known before anything is written at the others: else what is written would have
+// its number, and pass for the newer one.
+func TestAFreshMachineAsksEverybodyFirst(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprint("away ", away), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, 1, three())
+				r.lnd.open = []ln.Outpoint{outpoint(1)}
+				r.places["a"].before = func(_, _ string) error { return errDown() }
+				r.places["b"].before = r.places["a"].before
+				_, stop := r.start()
+				settle(time.Minute)
+				stop()
+				m := r.newMachine()
+				for _, p := range r.places {
+					p.set(func() { p.before = nil })
+				}
+				r.places["c"].set(func() {
+					r.places["c"].hang = 20 * time.Second
+					if away {
+						r.places["c"].hang = time.Hour
+						r.places["c"].before = func(_, _ string) error { return errDown() }
+					}
+				})
+				a, stop := m.start()
+				defer stop()
+				settle(10 * time.Second)
+				require.False(t, r.has("a", "channels"))
+				settle(10 * time.Minute)
+				if away {
+					// The fake does not mind its caller's patience: nobody waits for it
+					// longer than it takes to fail.
+					r.places["c"].set(func() { r.places["c"].hang = 0 })
+					settle(2 * time.Hour)
+					require.True(t, r.has("a", "channels"))
+					require.True(t, a.Status().BackedUp)
+					return
+				}
+				require.False(t, r.has("a", "channels"))
+				require.Contains(t, a.Status().HeldBack, "c has a backup with 1 channel(s)")
 			})
 		})
 	}

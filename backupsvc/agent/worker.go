@@ -34,6 +34,8 @@ type worker struct {
 	// Under the agent's mu. retries and problems are of what was tried, by its name.
 	retries  map[string]retry
 	problems map[string]string
+	// asked says that its channels were asked for once, whatever came of it.
+	asked bool
 	// reread are things that are to be read again although they look stored.
 	reread map[string]bool
 	// held are channels in what it stores that lnd knows nothing of; heldBy is the
@@ -96,6 +98,7 @@ func (w *worker) tell(name string, err error) {
 	defer a.mu.Unlock()
 	// The clock of the process: the wall's may be set back for a year.
 	now := time.Now()
+	w.asked = w.asked || name == channelsName
 	r := w.retries[name]
 	r.tried = now
 	switch {
@@ -172,10 +175,10 @@ func (w *worker) lacking() (names []string, settles time.Duration) {
 	stands := a.state.place(w.place).Things
 	if !w.looked[channelsName] || len(w.held) > 0 {
 		names = append(names, channelsName)
-	} else if !a.holding() && stands[channelsName].Ref != channels.ref {
+	} else if !a.holding() && !a.listening() && stands[channelsName].Ref != channels.ref {
 		names = append(names, channelsName)
 	}
-	if a.holding() {
+	if a.holding() || a.listening() {
 		return names, 0
 	}
 	for _, n := range slices.Sorted(maps.Keys(a.things)) {
@@ -219,6 +222,24 @@ func (w *worker) problem() string {
 func (a *Agent) holding() bool {
 	for _, w := range a.workers {
 		if len(w.held) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// listening says that this machine has stored nothing anywhere yet, and that some
+// provider was not even asked what it has. Until then nothing is written: a version
+// beside one that was not seen yet would get its number, or one above it, and pass
+// for the newer one at a restore (under mu).
+func (a *Agent) listening() bool {
+	for _, s := range a.state.Places {
+		if s.Things[channelsName].Number > 0 {
+			return false
+		}
+	}
+	for _, w := range a.workers {
+		if !w.asked {
 			return true
 		}
 	}
@@ -298,7 +319,7 @@ func (w *worker) wanted(name string) (*thing, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	stand := a.state.place(w.place).Things[name]
-	if a.holding() {
+	if a.holding() || a.listening() {
 		return nil, nil
 	}
 	if name != witnessName {
