@@ -263,12 +263,16 @@ func TestALostAnswer(t *testing.T) {
 		a, stop := r.start()
 		defer stop()
 		settle(200 * time.Millisecond)
-		require.False(t, a.Status().BackedUp)
+		h, _ := r.stored("a")
+		require.Empty(t, h.Channels)
+		require.EqualValues(t, 1, h.Number, "it was taken")
 		r.places["a"].set(func() { r.places["a"].lose = false })
 		settle(time.Minute)
 		require.True(t, a.Status().BackedUp)
 		require.EqualValues(t, 1, a.Status().Number)
-		require.Equal(t, 2, r.places["a"].puts, "it is read, not written again: the channels once, and what the others acknowledged")
+		// The channels are read, not written again. What the others acknowledged is
+		// written beside them, again if one of them did so later.
+		require.Contains(t, []int{2, 3}, r.places["a"].puts)
 	})
 }
 
