@@ -269,7 +269,8 @@ func TestSwapFaultsDoubleSpend(t *testing.T) {
 	elsewhere, err := n.Miner().Respend(ctx, deposit)
 	require.NoError(t, err)
 	require.NoError(t, n.Mine(ctx, 1))
-	require.NoError(t, n.Miner().ReorgWith(ctx, 1, []*wire.MsgTx{elsewhere}, nil))
+	_, err = n.Miner().ReorgWith(ctx, 1, []*wire.MsgTx{elsewhere}, nil)
+	require.NoError(t, err)
 	require.NoError(t, n.WaitSynced(ctx))
 	require.NoError(t, n.Mine(ctx, 3))
 	n.stands(ctx, swap, "waiting")
@@ -284,7 +285,8 @@ func TestSwapFaultsDoubleSpend(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, amount, status.ExposedSat, "the operator sees what a reorg could take")
 	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
-	require.NoError(t, n.Miner().ReorgWith(ctx, 2, []*wire.MsgTx{elsewhere}, nil, nil))
+	_, err = n.Miner().ReorgWith(ctx, 2, []*wire.MsgTx{elsewhere}, nil, nil)
+	require.NoError(t, err)
 	require.NoError(t, n.WaitSynced(ctx))
 	fee := n.stands(ctx, lost, "claiming").FeeSat
 	for range 10 {
@@ -325,7 +327,7 @@ func TestSwapFaultsFees(t *testing.T) {
 	require.NoError(t, n.s.Start(ctx))
 	// Others' transactions fill the blocks.
 	for range 3 {
-		require.NoError(t, n.Miner().MineWith(ctx))
+		require.NoError(t, n.Miner().MineOnly(ctx))
 		require.NoError(t, n.WaitSynced(ctx))
 	}
 	var second *wire.MsgTx

@@ -12,14 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/btcsuite/btcd/blockchain"
 	"github.com/btcsuite/btcd/btcec/v2"
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
-	"github.com/btcsuite/btcd/mining"
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
 )
@@ -267,19 +264,6 @@ func (m *Miner) Reorg(ctx context.Context, depth, newBlocks int) (int64, error) 
 	})
 }
 
-// ReorgWithout is Reorg, but the new blocks have no transactions: what the old
-// ones had is unconfirmed again until [Miner.Mine] makes a block.
-func (m *Miner) ReorgWithout(ctx context.Context, depth, newBlocks int) (int64, error) {
-	return m.reorg(ctx, depth, newBlocks, func() error {
-		for range newBlocks {
-			if err := m.MineOnly(ctx); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
 func (m *Miner) reorg(ctx context.Context, depth, newBlocks int, mine func() error) (int64, error) {
 	if depth < 1 || newBlocks <= depth {
 		return 0, fmt.Errorf("reorganise %d blocks by %d: the new chain must be the longer one", depth, newBlocks)
@@ -305,59 +289,6 @@ func (m *Miner) reorg(ctx context.Context, depth, newBlocks int, mine func() err
 		return 0, err
 	}
 	return m.Height(ctx)
-}
-
-// MineOnly makes a block that holds these transactions and no others: what is in the
-// mempool stays there.
-func (m *Miner) MineOnly(ctx context.Context, txs ...*wire.MsgTx) error {
-	height, err := m.Height(ctx)
-	if err != nil {
-		return err
-	}
-	prev, err := m.BlockHash(ctx, height)
-	if err != nil {
-		return err
-	}
-	height++
-	parent, err := m.Block(ctx, prev)
-	if err != nil {
-		return err
-	}
-	params := &chaincfg.RegressionNetParams
-	// BIP 34: the height comes first.
-	script, err := txscript.NewScriptBuilder().AddInt64(height).AddInt64(0).Script()
-	if err != nil {
-		return err
-	}
-	coinbase := wire.NewMsgTx(wire.TxVersion)
-	coinbase.AddTxIn(&wire.TxIn{PreviousOutPoint: *wire.NewOutPoint(&chainhash.Hash{}, wire.MaxPrevOutIndex), SignatureScript: script, Sequence: wire.MaxTxInSequenceNum})
-	coinbase.AddTxOut(&wire.TxOut{Value: blockchain.CalcBlockSubsidy(int32(height), params), PkScript: m.script}) //nolint:gosec // a short chain
-	all := []*btcutil.Tx{btcutil.NewTx(coinbase)}
-	for _, tx := range txs {
-		all = append(all, btcutil.NewTx(tx))
-	}
-	if len(txs) > 0 {
-		mining.AddWitnessCommitment(all[0], all)
-		all[0] = btcutil.NewTx(coinbase) // its id has changed
-	}
-	block := wire.NewMsgBlock(&wire.BlockHeader{
-		Version: 4, PrevBlock: prev, MerkleRoot: blockchain.CalcMerkleRoot(all, false), Timestamp: parent.Header.Timestamp.Add(time.Second), Bits: params.PowLimitBits,
-	})
-	for _, tx := range all {
-		if err := block.AddTransaction(tx.MsgTx()); err != nil {
-			return err
-		}
-	}
-	for target := blockchain.CompactToBig(params.PowLimitBits); ; block.Header.Nonce++ {
-		if hash := block.Header.BlockHash(); blockchain.HashToBig(&hash).Cmp(target) <= 0 {
-			break
-		}
-	}
-	var raw bytes.Buffer
-	if err := block.Serialize(&raw); err != nil {
-		return err
-	}
-	return m.rpc.call(ctx, nil, "submitblock", hex.EncodeToString(raw.Bytes()))
 }
 
 // hashList decodes a JSON list of hashes in their usual, reversed notation.

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/btcsuite/btcd/btcutil"
@@ -17,9 +16,9 @@ import (
 	"github.com/btcsuite/btcd/wire"
 )
 
-// MineWith makes one block that holds these transactions and nothing of the mempool: a
+// MineOnly makes one block that holds these transactions and nothing of the mempool: a
 // block that others won, or one with a transaction that the mempool would refuse.
-func (m *Miner) MineWith(ctx context.Context, txs ...*wire.MsgTx) error {
+func (m *Miner) MineOnly(ctx context.Context, txs ...*wire.MsgTx) error {
 	height, err := m.Height(ctx)
 	if err != nil {
 		return err
@@ -61,35 +60,23 @@ func (m *Miner) MineWith(ctx context.Context, txs ...*wire.MsgTx) error {
 	return nil
 }
 
-// ReorgWith replaces the last depth blocks by others that hold exactly what is given:
-// what conflicts with that is undone for good. There must be more of them than were
-// replaced.
-func (m *Miner) ReorgWith(ctx context.Context, depth int, blocks ...[]*wire.MsgTx) error {
-	if depth < 1 || len(blocks) <= depth {
-		return fmt.Errorf("reorganise %d blocks by %d: the new chain must be the longer one", depth, len(blocks))
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	height, err := m.Height(ctx)
-	if err != nil {
-		return err
-	}
-	fork := height - int64(depth)
-	first, err := m.BlockHash(ctx, fork+1)
-	if err != nil {
-		return err
-	}
-	if err := m.rpc.call(ctx, nil, "invalidateblock", first.String()); err != nil {
-		return err
-	}
-	m.scanned = min(m.scanned, fork)
-	m.coins = slices.DeleteFunc(m.coins, func(c minerCoin) bool { return c.height > fork })
-	for _, txs := range blocks {
-		if err := m.MineWith(ctx, txs...); err != nil {
-			return err
+// ReorgWithout is [Miner.Reorg], but the new blocks have no transactions: what the old
+// ones had is unconfirmed again until [Miner.Mine] makes a block.
+func (m *Miner) ReorgWithout(ctx context.Context, depth, newBlocks int) (int64, error) {
+	return m.ReorgWith(ctx, depth, make([][]*wire.MsgTx, newBlocks)...)
+}
+
+// ReorgWith is [Miner.Reorg], but each new block holds exactly what is given: what
+// conflicts with that is undone for good.
+func (m *Miner) ReorgWith(ctx context.Context, depth int, blocks ...[]*wire.MsgTx) (int64, error) {
+	return m.reorg(ctx, depth, len(blocks), func() error {
+		for _, txs := range blocks {
+			if err := m.MineOnly(ctx, txs...); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // Respend makes a transaction that spends the coins of one of the miner's own for
