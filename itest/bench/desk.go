@@ -29,11 +29,11 @@ import (
 // everything durable that it makes durable in sluiced, and an lnd that answers
 // at once: what is measured is Sluice.
 type desk struct {
+	stops
 	db     *store.DB
 	lease  *store.Lease
 	holds  *holds
 	engine *engine.Engine
-	stop   []func()
 }
 
 // databases are the two engines.
@@ -102,25 +102,7 @@ func (d *desk) start(ctx context.Context, clients int, roomy bool) (err error) {
 	if err != nil {
 		return err
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- d.engine.Run(run, func() { close(ready) }) }()
-	d.stop = append(d.stop, func() { cancel(); <-ended })
-	select {
-	case <-ready:
-		return nil
-	case err := <-ended:
-		ended <- err
-		return fmt.Errorf("the service ended: %w", err)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (d *desk) close() {
-	for i := len(d.stop) - 1; i >= 0; i-- {
-		d.stop[i]()
-	}
+	return d.serve(ctx, d.engine.Run)
 }
 
 // clientKey is the node key of one of the clients.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,10 +32,10 @@ import (
 // swapDesk is the swap service in this process, on a database of its own, beside a
 // real lnd: so what each request spends in lnd can be told from the rest.
 type swapDesk struct {
+	stops
 	engine *engine.Engine
 	client looprpc.SwapServerClient
 	calls  *lndCalls
-	stop   []func()
 }
 
 func openSwapDesk(ctx context.Context, gateway *devnet.Node) (_ *swapDesk, err error) {
@@ -69,7 +68,7 @@ func openSwapDesk(ctx context.Context, gateway *devnet.Node) (_ *swapDesk, err e
 	if err := d.startEngine(ctx, db, node, gateway); err != nil {
 		return nil, err
 	}
-	return d, d.serve()
+	return d, d.answer()
 }
 
 func (d *swapDesk) startEngine(ctx context.Context, db *store.DB, node *lnd.Client, gateway *devnet.Node) error {
@@ -96,23 +95,11 @@ func (d *swapDesk) startEngine(ctx context.Context, db *store.DB, node *lnd.Clie
 	if err != nil {
 		return err
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- d.engine.Run(run, func() { close(ready) }) }()
-	d.stop = append(d.stop, func() { cancel(); <-ended })
-	select {
-	case <-ready:
-		return nil
-	case err := <-ended:
-		ended <- err
-		return fmt.Errorf("the service ended: %w", err)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return d.serve(ctx, d.engine.Run)
 }
 
-// serve answers over a connection, as clients ask.
-func (d *swapDesk) serve() error {
+// answer answers over a connection, as clients ask.
+func (d *swapDesk) answer() error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -130,12 +117,6 @@ func (d *swapDesk) serve() error {
 	d.stop = append(d.stop, func() { _ = conn.Close() })
 	d.client = looprpc.NewSwapServerClient(conn)
 	return nil
-}
-
-func (d *swapDesk) close() {
-	for i := len(d.stop) - 1; i >= 0; i-- {
-		d.stop[i]()
-	}
 }
 
 // span is from when to when a call of lnd took.
