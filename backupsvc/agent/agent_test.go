@@ -259,6 +259,14 @@ func TestTwoDevices(t *testing.T) {
 func TestALostAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 0, three())
+		channels, err := r.secret.ID("channels")
+		require.NoError(t, err)
+		written := 0
+		r.places["a"].wrote = func(id string, _ []byte) {
+			if id == channels {
+				written++
+			}
+		}
 		r.places["a"].lose = true
 		a, stop := r.start()
 		defer stop()
@@ -270,8 +278,8 @@ func TestALostAnswer(t *testing.T) {
 		settle(time.Minute)
 		require.True(t, a.Status().BackedUp)
 		require.EqualValues(t, 1, a.Status().Number)
-		// The channels are read, not written again. What the others acknowledged is
-		// written beside them, again if one of them did so later.
+		require.Equal(t, 1, written, "it is read, not written again")
+		// Beside it what the others acknowledged, again if one of them did so later.
 		require.Contains(t, []int{2, 3}, r.places["a"].puts)
 	})
 }
