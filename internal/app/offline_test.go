@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -70,43 +71,40 @@ func (r *rig) invoice(finalCltv uint64) string {
 // waitWaiting waits until so many HTLCs wait for the wallet, and are claimed.
 func (r *rig) waitWaiting(htlcs uint32) []*lwsv1.WaitingPayment {
 	r.t.Helper()
-	var last string
-	for range 500 {
-		if s := r.service.Load(); s != nil {
-			got, err := s.holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
-			n := uint32(0)
-			for _, w := range got.GetWaiting() {
-				n += w.GetHtlcs()
-			}
-			if err == nil && n == htlcs {
-				return got.GetWaiting()
-			}
-			last = fmt.Sprint(got, err)
+	return r.waitHold(fmt.Sprintf("%d HTLCs do not wait", htlcs), func(waiting []*lwsv1.WaitingPayment) bool {
+		n := uint32(0)
+		for _, w := range waiting {
+			n += w.GetHtlcs()
 		}
-		r.pause(r.step)
-	}
-	r.t.Fatalf("%d HTLCs do not wait: %s", htlcs, last)
-	return nil
+		return n == htlcs
+	})
 }
 
 // waitFailing waits until a payment is on its way back. How many HTLCs it has by
 // then is the payer's choice: lnd tries anew, in other parts, what went back.
 func (r *rig) waitFailing(id string) {
 	r.t.Helper()
+	r.waitHold(fmt.Sprintf("payment %s does not go back", id), func(waiting []*lwsv1.WaitingPayment) bool {
+		return slices.ContainsFunc(waiting, func(w *lwsv1.WaitingPayment) bool { return w.GetId() == id && w.GetState() == "failing" })
+	})
+}
+
+// waitHold waits until what waits for the wallet is as wanted, over restarts.
+func (r *rig) waitHold(complaint string, wanted func([]*lwsv1.WaitingPayment) bool) []*lwsv1.WaitingPayment {
+	r.t.Helper()
 	var last string
 	for range 500 {
 		if s := r.service.Load(); s != nil {
 			got, err := s.holds.GetHold(r.asWallet(), &lwsv1.GetHoldRequest{})
-			for _, w := range got.GetWaiting() {
-				if w.GetId() == id && w.GetState() == "failing" {
-					return
-				}
+			if err == nil && wanted(got.GetWaiting()) {
+				return got.GetWaiting()
 			}
 			last = fmt.Sprint(got, err)
 		}
 		r.pause(r.step)
 	}
-	r.t.Fatalf("payment %s does not go back: %s", id, last)
+	r.t.Fatalf("%s: %s", complaint, last)
+	return nil
 }
 
 // waitBack waits until a payment does not wait any more, within a time.

@@ -215,9 +215,7 @@ func TestBackWithNoChannel(t *testing.T) {
 func TestIncomingChannelClosedDuringAHold(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		r, sent := heldRig(t, 1, 2, true)
-		list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
-		require.NoError(t, err)
-		require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+		r.closePayersFirst()
 		r.w.Mine(2)
 		r.pause(5 * time.Second)
 		r.w.Connect(r.gateway, r.wallet)
@@ -424,9 +422,7 @@ func TestOnePartGoesOnChain(t *testing.T) {
 				id := r.waitWaiting(2)[0].Id
 				_, err := r.service.Load().holds.RemoveHold(r.asWallet(), &lwsv1.RemoveHoldRequest{})
 				require.NoError(t, err)
-				list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
-				require.NoError(t, err)
-				require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+				r.closePayersFirst()
 				if restart {
 					r.killProcess()
 				}
@@ -466,9 +462,7 @@ func TestWrappedIncomingChannelClosed(t *testing.T) {
 		paid := r.pay(a.bolt11)
 		ear, _ := r.listen(r.walletKey)
 		require.Equal(t, a.id, r.hears(ear).PaymentId)
-		list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
-		require.NoError(t, err)
-		require.NoError(t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+		r.closePayersFirst()
 		r.w.Mine(4)
 		r.pause(5 * time.Second)
 		r.w.Connect(r.gateway, r.wallet)

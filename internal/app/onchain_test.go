@@ -14,15 +14,13 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
-// closePayersFirst publishes the commitment of the payer's first channel, and buries
-// it: what is held over that channel can only be claimed on chain from now on.
+// closePayersFirst publishes the commitment of the payer's first channel: once that is
+// in a block, what is held over the channel can only be claimed on chain.
 func (r *rig) closePayersFirst() {
 	r.t.Helper()
 	list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
 	require.NoError(r.t, err)
 	require.NoError(r.t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
-	r.closed = true
-	r.w.Mine(3)
 }
 
 func (r *rig) payment(a agreement) *lspv1.Payment {
@@ -55,6 +53,8 @@ func TestIncomingChannelOnChainWhileItWaits(t *testing.T) {
 						r.killProcess()
 					}
 					r.closePayersFirst()
+					r.closed = true
+					r.w.Mine(3)
 					r.up()
 					r.awaitEvent(a.id, "part_gone")
 					r.w.Connect(r.gateway, r.wallet)
@@ -119,7 +119,11 @@ func TestIncomingChannelOnChainAtTheHandOver(t *testing.T) {
 				var once sync.Once
 				r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
 					if c.Node == r.gateway.Name() && c.Phase == lndfake.AfterCall && strings.HasSuffix(c.Method, "/XAddLocalChanAliases") {
-						once.Do(r.closePayersFirst)
+						once.Do(func() {
+							r.closePayersFirst()
+							r.closed = true
+							r.w.Mine(3)
+						})
 					}
 					return lndfake.Pass
 				})

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/jit"
@@ -102,50 +103,49 @@ func (e *Engine) HeldFor(ctx context.Context, client *ln.PubKey) ([]HeldPayment,
 			out = append(out, h)
 			return nil
 		}
-		for _, id := range jits {
-			inst, err := e.jits.GetTx(ctx, tx, id)
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
+		err := eachTx(ctx, tx, e.jits, jits, func(inst fsm.Instance[jit.State]) error {
 			f, waits := jit.Waits(inst.State)
 			if !waits {
-				continue
+				return nil
 			}
-			h := HeldPayment{
+			return add(HeldPayment{
 				Waiting: waitingJit(f), State: inst.State.StateName(), FailHeight: jit.BackAt(inst.State),
 				Htlcs: len(jit.PartsOf(inst.State)), SatBlocks: jit.HoldOf(inst.State).SatBlocks,
-			}
-			if err := add(h, inst.Updated); err != nil {
-				return err
-			}
+			}, inst.Updated)
+		})
+		if err != nil {
+			return err
 		}
-		for _, id := range wraps {
-			inst, err := e.wraps.GetTx(ctx, tx, id)
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
+		return eachTx(ctx, tx, e.wraps, wraps, func(inst fsm.Instance[wrap.State]) error {
 			f, waits := wrap.Waits(inst.State)
 			if !waits {
-				continue
+				return nil
 			}
 			held := wrap.HeldOf(inst.State)
-			h := HeldPayment{
+			return add(HeldPayment{
 				Waiting: waitingWrap(f), Wrapped: true, State: inst.State.StateName(), FailHeight: wrap.BackAt(inst.State),
 				Htlcs: len(held.Htlcs), SatBlocks: held.SatBlocks,
-			}
-			if err := add(h, inst.Updated); err != nil {
-				return err
-			}
-		}
-		return nil
+			}, inst.Updated)
+		})
 	})
 	return out, err
+}
+
+// eachTx visits the instances that are there of those named.
+func eachTx[S fsm.State, V fsm.Event, F fsm.Effect](ctx context.Context, tx *store.Tx, m *fsm.Engine[S, V, F], ids []string, visit func(fsm.Instance[S]) error) error {
+	for _, id := range ids {
+		inst, err := m.GetTx(ctx, tx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := visit(inst); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Waiting lists what is held for a wallet and waits for it to come online:
