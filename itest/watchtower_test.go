@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +94,25 @@ func startGuarded(ctx context.Context, t *testing.T) *guarded {
 	t.Cleanup(func() { _ = conn.Close() })
 	g.op = towerv1.NewTowerOperatorServiceClient(conn)
 	return g
+}
+
+// keepOldStates copies the cheater's database as it is now, for when its states are old:
+// they are good for the cheater.
+func (g *guarded) keepOldStates(ctx context.Context, channels ...devnet.Channel) (file string) {
+	t := g.t
+	t.Helper()
+	require.NoError(t, g.cheater.Stop(ctx))
+	file = filepath.Join(t.TempDir(), "channel.db")
+	copyFile(t, database(g.cheater), file)
+	require.NoError(t, g.cheater.Start(ctx))
+	require.NoError(t, g.Connect(ctx, g.victim, g.cheater))
+	for _, ch := range channels {
+		for _, n := range []*devnet.Node{g.victim, g.cheater} {
+			_, err := n.WaitChannelActive(ctx, ch.Point)
+			require.NoError(t, err)
+		}
+	}
+	return file
 }
 
 // login is a node's own view of the tower.
@@ -241,18 +262,7 @@ func TestWatchtower(t *testing.T) {
 	}
 	g.uploaded(ctx, g.victim, 0, 4)
 
-	// The old state, good for the cheater.
-	require.NoError(t, g.cheater.Stop(ctx))
-	old := filepath.Join(t.TempDir(), "channel.db")
-	copyFile(t, database(g.cheater), old)
-	require.NoError(t, g.cheater.Start(ctx))
-	require.NoError(t, g.Connect(ctx, g.victim, g.cheater))
-	for _, ch := range channels {
-		for _, n := range []*devnet.Node{g.victim, g.cheater} {
-			_, err := n.WaitChannelActive(ctx, ch.Point)
-			require.NoError(t, err)
-		}
-	}
+	old := g.keepOldStates(ctx, slices.Collect(maps.Values(channels))...)
 
 	g.uploaded(ctx, g.victim, 0, 4)
 	before, _ := g.backups(ctx, g.cheater)

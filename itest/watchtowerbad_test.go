@@ -50,18 +50,7 @@ func TestWatchtowerBadDays(t *testing.T) {
 	}
 	g.uploaded(ctx, g.victim, 0, 3)
 
-	// The old states, good for the cheater.
-	require.NoError(t, g.cheater.Stop(ctx))
-	old := filepath.Join(t.TempDir(), "channel.db")
-	copyFile(t, database(g.cheater), old)
-	require.NoError(t, g.cheater.Start(ctx))
-	require.NoError(t, g.Connect(ctx, g.victim, g.cheater))
-	for _, ch := range channels {
-		for _, n := range []*devnet.Node{g.victim, g.cheater} {
-			_, err := n.WaitChannelActive(ctx, ch.Point)
-			require.NoError(t, err)
-		}
-	}
+	old := g.keepOldStates(ctx, channels...)
 	for _, ch := range channels {
 		g.pay(ctx, g.cheater, g.victim, ch, 300_000)
 	}
@@ -303,15 +292,23 @@ func (g *guarded) outAndBack(ctx context.Context, channel devnet.Channel) chainh
 	return txid
 }
 
-// killedBeforePublishing has the tower's lnd refuse to publish, by a macaroon without
-// that right, when the breach is found; kills the tower; and gives the right back.
-func (g *guarded) killedBeforePublishing(ctx context.Context, channel devnet.Channel) chainhash.Hash {
+// cheatUnseen kills the tower and has the commitment mined, and the cheater asleep again.
+func (g *guarded) cheatUnseen(ctx context.Context, channel devnet.Channel) chainhash.Hash {
 	t := g.t
+	t.Helper()
 	require.NoError(t, g.s.Kill())
 	require.NoError(t, g.cheater.Start(ctx))
 	txid := g.cheat(ctx, channel)
 	require.NoError(t, g.cheater.Stop(ctx))
 	require.NoError(t, g.Mine(ctx, 1))
+	return txid
+}
+
+// killedBeforePublishing has the tower's lnd refuse to publish, by a macaroon without
+// that right, when the breach is found; kills the tower; and gives the right back.
+func (g *guarded) killedBeforePublishing(ctx context.Context, channel devnet.Channel) chainhash.Hash {
+	t := g.t
+	txid := g.cheatUnseen(ctx, channel)
 	macaroon := filepath.Join(g.s.Dir, "lnd.macaroon")
 	without := slices.DeleteFunc(lnd.TowerRights(), func(right string) bool { return strings.Contains(right, "Publish") })
 	require.Less(t, len(without), len(lnd.TowerRights()))
@@ -334,11 +331,7 @@ func (g *guarded) killedBeforePublishing(ctx context.Context, channel devnet.Cha
 // top of it. The cheater sleeps as well, or it would have taken its output by then.
 func (g *guarded) weeksBehind(ctx context.Context, channel devnet.Channel) chainhash.Hash {
 	t := g.t
-	require.NoError(t, g.s.Kill())
-	require.NoError(t, g.cheater.Start(ctx))
-	txid := g.cheat(ctx, channel)
-	require.NoError(t, g.cheater.Stop(ctx))
-	require.NoError(t, g.Mine(ctx, 1))
+	txid := g.cheatUnseen(ctx, channel)
 	at, err := g.Miner().Height(ctx)
 	require.NoError(t, err)
 	for range weeksBehind / 100 {

@@ -302,11 +302,14 @@ func (e *Engine) anyForwarded(ctx context.Context, f jit.ResumeParts) (bool, err
 	if err != nil {
 		return false, err
 	}
+	hashes := make(map[ln.Hash]bool, 1)
 	for _, p := range jit.PartsOf(inst.State) {
-		if !slices.Contains(f.Keys, p.Htlc.Key) {
-			continue
+		if slices.Contains(f.Keys, p.Htlc.Key) {
+			hashes[p.Htlc.Hash] = true
 		}
-		reports, err := e.opt.Held.Lookup(ctx, p.Htlc.Hash)
+	}
+	for hash := range hashes {
+		reports, err := e.opt.Held.Lookup(ctx, hash)
 		if err != nil {
 			return false, err
 		}

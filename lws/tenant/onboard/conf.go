@@ -63,6 +63,19 @@ bitcoin.node=nochainbackend
 `, c.Listen, name, c.Network), nil
 }
 
+// sandbox ends a unit: its service writes to one directory and to nothing else.
+const sandbox = `NoNewPrivileges=true
+PrivateTmp=true
+PrivateDevices=true
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=%s
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+`
+
 // Unit is a systemd unit for an lnd, of a signer or of a tenant's node.
 func Unit(what, user, lnd, dir string) (string, error) {
 	if err := clean(what, user, lnd, dir); err != nil {
@@ -83,17 +96,7 @@ RestartSec=2
 RestartSteps=8
 RestartMaxDelaySec=120
 TimeoutStopSec=120
-NoNewPrivileges=true
-PrivateTmp=true
-PrivateDevices=true
-ProtectSystem=strict
-ProtectHome=read-only
-ReadWritePaths=%s
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-`, what, user, lnd, dir, dir), nil
+`+sandbox, what, user, lnd, dir, dir), nil
 }
 
 // GuardUnit is a systemd unit for the guard before a signer.
@@ -112,17 +115,7 @@ User=%s
 ExecStart=/usr/local/bin/sluicectl signer guard run --dir %s --listen %s --signer %s
 Restart=always
 RestartSec=1
-NoNewPrivileges=true
-PrivateTmp=true
-PrivateDevices=true
-ProtectSystem=strict
-ProtectHome=read-only
-ReadWritePaths=%s
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-`, tenant, user, dir, listen, signer, dir), nil
+`+sandbox, tenant, user, dir, listen, signer, dir), nil
 }
 
 // Containerfile runs a signer in a container; its directory is a volume. docs/tenant.md
