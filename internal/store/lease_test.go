@@ -177,3 +177,21 @@ func TestLeaseOfAFrozenContender(t *testing.T) {
 	require.True(t, holder.Valid())
 	require.NoError(t, holder.Release(t.Context()))
 }
+
+// TestWriteFenced: what the fence refuses does not run, and the fence comes first.
+func TestWriteFenced(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		var ran []string
+		fence := func(err error) func(context.Context, *store.Tx) error {
+			return func(context.Context, *store.Tx) error { ran = append(ran, "fence"); return err }
+		}
+		write := func(context.Context, *store.Tx) error { ran = append(ran, "write"); return nil }
+		require.ErrorIs(t, db.WriteFenced(t.Context(), fence(store.ErrLeaseLost), write), store.ErrLeaseLost)
+		require.Equal(t, []string{"fence"}, ran)
+		require.NoError(t, db.WriteFenced(t.Context(), fence(nil), write))
+		require.Equal(t, []string{"fence", "fence", "write"}, ran)
+		require.NoError(t, db.WriteFenced(t.Context(), nil, write))
+		require.Equal(t, []string{"fence", "fence", "write", "write"}, ran)
+	})
+}

@@ -141,6 +141,20 @@ func (db *DB) Write(ctx context.Context, f func(ctx context.Context, tx *Tx) err
 	return db.write(ctx, false, f)
 }
 
+// WriteFenced is Write, unless fence refuses: pass a [Lease]'s Check, so that only its
+// holder commits. It runs first in every run of the transaction; nil refuses nobody.
+func (db *DB) WriteFenced(ctx context.Context, fence, f func(ctx context.Context, tx *Tx) error) error {
+	if fence == nil {
+		return db.Write(ctx, f)
+	}
+	return db.Write(ctx, func(ctx context.Context, tx *Tx) error {
+		if err := fence(ctx, tx); err != nil {
+			return err
+		}
+		return f(ctx, tx)
+	})
+}
+
 // write is Write; with gather statements may wait for each other (Later).
 func (db *DB) write(ctx context.Context, gather bool, f func(ctx context.Context, tx *Tx) error) error {
 	var (

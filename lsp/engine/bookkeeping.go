@@ -295,22 +295,10 @@ func (e *Engine) skipPast(ctx context.Context, c cursors) (cursors, error) {
 // writeBooks runs f in a transaction that only the holder of the lease may
 // commit.
 func (e *Engine) writeBooks(ctx context.Context, f func(context.Context, *store.Tx) error) error {
-	if err := e.writeFenced(ctx, f); err != nil {
+	if err := e.db.WriteFenced(ctx, e.opt.Fence, f); err != nil {
 		return fmt.Errorf("write the books: %w", err)
 	}
 	return nil
-}
-
-// writeFenced is a transaction that only the holder of the lease may commit.
-func (e *Engine) writeFenced(ctx context.Context, f func(context.Context, *store.Tx) error) error {
-	return e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if e.opt.Fence != nil {
-			if err := e.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
-		return f(ctx, tx)
-	})
 }
 
 func (e *Engine) saveCursors(ctx context.Context, tx *store.Tx, c cursors) error {

@@ -119,10 +119,7 @@ func (e *Engine) AbandonForeign(ctx context.Context, openingID, why string) erro
 
 // ForeignPaid takes note that the client paid for what was opened for a payment.
 func (e *Engine) ForeignPaid(ctx context.Context, paymentID string, client ln.PubKey) error {
-	return e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := e.fence(ctx, tx); err != nil {
-			return err
-		}
+	return e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
 		// Without a fee nothing older is taken for paid, however often this runs.
 		if err := e.settleDebt(ctx, tx, paymentID, client, 0); err != nil {
 			return fmt.Errorf("channel of %s: %w", paymentID, err)

@@ -97,12 +97,7 @@ func (k *keyring) rotate(ctx context.Context, now time.Time) ([]lsp.PromiseKey, 
 	}
 	var keys []lsp.PromiseKey
 	var r lsp.Rotation
-	err := k.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if k.fence != nil {
-			if err := k.fence(ctx, tx); err != nil {
-				return err
-			}
-		}
+	err := k.db.WriteFenced(ctx, k.fence, func(ctx context.Context, tx *store.Tx) error {
 		var err error
 		if keys, err = readKeys(ctx, tx); err != nil {
 			return err

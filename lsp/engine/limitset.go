@@ -188,10 +188,7 @@ func checkLimits(values map[string]uint64) error {
 
 func (e *Engine) changeLimits(ctx context.Context, change func(map[string]uint64)) error {
 	var set map[string]uint64
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if err := e.fence(ctx, tx); err != nil {
-			return err
-		}
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		if set, err = readLimits(ctx, tx); err != nil {
 			return err
 		}

@@ -186,12 +186,7 @@ func readMenus(ctx context.Context, tx *store.Tx) (map[string]setMenu, error) {
 // change stores what is set at run time, before it counts.
 func (e *Engine) change(ctx context.Context, what, token string, f func(set map[string]setMenu) error) error {
 	var set map[string]setMenu
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if e.opt.Fence != nil {
-			if err := e.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		if set, err = readMenus(ctx, tx); err != nil {
 			return err
 		}

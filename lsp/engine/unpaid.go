@@ -28,10 +28,7 @@ func (e *Engine) onClosed(op ln.Outpoint) {
 
 func (e *Engine) markClosed(ctx context.Context, outpoint string) {
 	var n int64
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if err := e.fence(ctx, tx); err != nil {
-			return err
-		}
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		n, err = lspdb.New(tx).MarkChannelClosed(ctx, outpoint)
 		return err
 	})
@@ -80,13 +77,6 @@ func (e *Engine) lookForClosed(ctx context.Context) {
 	}
 }
 
-func (e *Engine) fence(ctx context.Context, tx *store.Tx) error {
-	if e.opt.Fence == nil {
-		return nil
-	}
-	return e.opt.Fence(ctx, tx)
-}
-
 // Forgiven is what a client no longer owes for.
 type Forgiven struct {
 	Channels    int
@@ -100,11 +90,8 @@ var errOwesNothing = errkind.New(errkind.NotFound, "this client has no channel t
 // off the account of all.
 func (e *Engine) Forgive(ctx context.Context, client ln.PubKey, why string) (Forgiven, error) {
 	var f Forgiven
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
 		f = Forgiven{}
-		if err := e.fence(ctx, tx); err != nil {
-			return err
-		}
 		rows, err := lspdb.New(tx).ForgiveClient(ctx, client[:])
 		if err != nil {
 			return err

@@ -46,7 +46,7 @@ func (e *Engine) wake(ctx context.Context, w Waiting) {
 		log.Info("a payment waits for its wallet, which was told")
 	}
 	at := e.opt.Now().UnixMilli()
-	err = e.writeFenced(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
 		return lspdb.New(tx).CountWake(ctx, lspdb.CountWakeParams{PaymentID: w.PaymentID, SinceMs: at, How: ln.Clip(how, maxHow)})
 	})
 	if err != nil && ctx.Err() == nil {

@@ -114,14 +114,7 @@ func (s *Service) Run(ctx context.Context) {
 
 // write is a transaction of a process that still has its lease.
 func (s *Service) write(ctx context.Context, f func(ctx context.Context, tx *store.Tx) error) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if s.opt.Fence != nil {
-			if err := s.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
-		return f(ctx, tx)
-	})
+	return s.db.WriteFenced(ctx, s.opt.Fence, f)
 }
 
 func (s *Service) newID() (string, error) {

@@ -72,11 +72,8 @@ func (s *Store) Wishes(ctx context.Context) (map[ln.PubKey]lws.Wish, error) {
 // so many: false when there is no room.
 func (s *Store) Put(ctx context.Context, client ln.PubKey, w lws.Wish, known bool, most int64, at time.Time) (taken bool, err error) {
 	sat := min(uint64(w.MaxSat), math.MaxInt64)
-	err = s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = s.db.WriteFenced(ctx, s.fence, func(ctx context.Context, tx *store.Tx) error {
 		taken = false
-		if err := s.fence(ctx, tx); err != nil {
-			return err
-		}
 		q := lwsdb.New(tx)
 		if !known {
 			n, err := q.CountWishes(ctx)
@@ -103,11 +100,8 @@ const keepExpected = time.Hour
 // PutExpected remembers an invoice. Of one wallet there are at most so many: false when
 // there is no room.
 func (s *Store) PutExpected(ctx context.Context, client ln.PubKey, x lws.Expected, most int, now time.Time) (taken bool, err error) {
-	err = s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+	err = s.db.WriteFenced(ctx, s.fence, func(ctx context.Context, tx *store.Tx) error {
 		taken = false
-		if err := s.fence(ctx, tx); err != nil {
-			return err
-		}
 		q := lwsdb.New(tx)
 		if err := q.DeleteExpectedBefore(ctx, now.Add(-keepExpected).UnixMilli()); err != nil {
 			return err
@@ -145,10 +139,7 @@ func (s *Store) Expected(ctx context.Context, client ln.PubKey, hash ln.Hash) (f
 
 // Delete ends a registration; none is success.
 func (s *Store) Delete(ctx context.Context, client ln.PubKey) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := s.fence(ctx, tx); err != nil {
-			return err
-		}
+	return s.db.WriteFenced(ctx, s.fence, func(ctx context.Context, tx *store.Tx) error {
 		return lwsdb.New(tx).DeleteWish(ctx, client[:])
 	})
 }

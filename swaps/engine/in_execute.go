@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -343,7 +344,7 @@ func (e *Engine) tipIn(id string) {
 			return
 		}
 		// Swaps that move at the same time are in each other's way.
-		if wait > time.Second || !e.pause(wait) {
+		if wait > time.Second || pace.Pause(e.ctx, wait) != nil {
 			e.log.Warn("a swap in was not told of a block; the next one tells it", zap.String("swap", id), zap.Error(err))
 			return
 		}

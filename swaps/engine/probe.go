@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 )
@@ -115,7 +116,7 @@ func (e *Engine) ProbeRoute(ctx context.Context, w RouteWish) error {
 			if p, err = e.node.Payments.WaitPayment(e.ctx, probe.Hash); err == nil && p.State == ln.PaymentUnknown {
 				return
 			}
-			if err != nil && !e.pause(time.Second) {
+			if err != nil && pace.Pause(e.ctx, time.Second) != nil {
 				return
 			}
 		}
@@ -156,16 +157,6 @@ func (e *Engine) draw(into ...[]byte) error {
 	return nil
 }
 
-// pause waits; it is false when the engine ends.
-func (e *Engine) pause(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-e.ctx.Done():
-		return false
-	}
-}
-
 // loadCallers reads the secret under which callers' addresses are kept, or draws it
 // at the first start.
 func (e *Engine) loadCallers(ctx context.Context) error {
@@ -173,12 +164,7 @@ func (e *Engine) loadCallers(ctx context.Context) error {
 	if err := e.draw(fresh[:]); err != nil {
 		return err
 	}
-	return e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if e.opt.Fence != nil {
-			if err := e.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
+	return e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		e.callers, err = swapsstore.Secret(ctx, tx, "callers", fresh, e.opt.Now())
 		return err
 	})

@@ -55,12 +55,7 @@ func (e *Engine) refreshRates(ctx context.Context) error {
 	now := e.opt.Now()
 	rates := quote.Rates{At: now.Truncate(time.Millisecond), Soon: soon, Later: later}
 	forget := now.Add(-e.forgetAfter())
-	err = e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if e.opt.Fence != nil {
-			if err := e.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
+	err = e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
 		return swapsstore.Record(ctx, tx, rates, forget)
 	})
 	if err != nil {

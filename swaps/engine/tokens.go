@@ -53,12 +53,7 @@ func (e *Engine) loadTokens(ctx context.Context) error {
 	if _, err := io.ReadFull(e.opt.Random, fresh[:]); err != nil {
 		return fmt.Errorf("draw the secret of tokens: %w", err)
 	}
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if e.opt.Fence != nil {
-			if err := e.opt.Fence(ctx, tx); err != nil {
-				return err
-			}
-		}
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		secret, err = swapsstore.Secret(ctx, tx, "l402", fresh, e.opt.Now())
 		return err
 	})

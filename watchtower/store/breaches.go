@@ -73,10 +73,7 @@ func (s *Store) SetTip(ctx context.Context, tip watchtower.Point) error {
 
 // search is a transaction of whoever searches blocks.
 func (s *Store) search(ctx context.Context, f func(context.Context, *towerdb.Queries) error) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-		if err := s.fence(ctx, tx); err != nil {
-			return err
-		}
+	return s.db.WriteFenced(ctx, s.fence, func(ctx context.Context, tx *store.Tx) error {
 		return f(ctx, towerdb.New(tx))
 	})
 }
