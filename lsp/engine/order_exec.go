@@ -38,7 +38,11 @@ func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]
 		}
 		return []order.Event{order.IncomingChecked{Moment: e.moment(), Safe: safe, Text: text}}, nil
 	case order.AskPeer:
-		return []order.Event{order.PeerStatus{Moment: e.moment(), Online: e.world.online(f.Client)}}, nil
+		online, err := e.world.reachable(ctx, f.Client)
+		if err != nil {
+			return nil, err
+		}
+		return []order.Event{order.PeerStatus{Moment: e.moment(), Online: online}}, nil
 	case order.OpenChannel:
 		return e.openOrdered(ctx, f)
 	case order.AbandonOpening:

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -293,6 +294,19 @@ func (w *world) online(p ln.PubKey) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.peers[p]
+}
+
+// reachable reports whether lnd, too, has the peer now: between a disconnect and
+// its event a peer counts as connected here, to which nothing can be opened.
+func (w *world) reachable(ctx context.Context, p ln.PubKey) (bool, error) {
+	if !w.online(p) {
+		return false, nil
+	}
+	list, err := w.events.ConnectedPeers(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.Contains(list, p), nil
 }
 
 // byChanID finds a channel by lnd's name for it.

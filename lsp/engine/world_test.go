@@ -64,6 +64,20 @@ func TestAnEventOverrulesAnOlderPicture(t *testing.T) {
 	require.False(t, w.online(came))
 }
 
+// A peer whose disconnect is not told yet cannot be opened to.
+func TestAPeerIsReachableWhereLndHasIt(t *testing.T) {
+	here, left, unseen := ln.PubKey{2, 1}, ln.PubKey{2, 2}, ln.PubKey{2, 3}
+	w, p := pictured(t)
+	w.peer(ln.PeerEvent{Peer: here, Online: true})
+	w.peer(ln.PeerEvent{Peer: left, Online: true})
+	p.peers = []ln.PubKey{here, unseen}
+	for peer, want := range map[ln.PubKey]bool{here: true, left: false, unseen: false} {
+		got, err := w.reachable(t.Context(), peer)
+		require.NoError(t, err)
+		require.Equal(t, want, got, peer)
+	}
+}
+
 // TestALinkSeenAfterAGapMayBeRebuilt: lnd rebuilds a link with its default
 // fees, so one whose events were missed must have its policy looked at.
 func TestALinkSeenAfterAGapMayBeRebuilt(t *testing.T) {

@@ -57,7 +57,7 @@ func edges() []fsm.Edge {
 		{From: "opening", Event: "new_block", To: "abandoning", Effects: []string{"abandon_opening"}},
 		{From: "opening", Event: "new_block", To: "opening"},
 		{From: "opening", Event: "opening_failed", To: "lost", Effects: []string{"alarm", "free_coins"}},
-		{From: "opening", Event: "opening_failed", To: "paid"},
+		{From: "opening", Event: "opening_failed", To: "paid", Effects: []string{"ask_peer"}},
 		{From: "opening", Event: "opening_failed", To: "unwinding", Effects: []string{"cancel_invoice", "refund"}},
 		{From: "opening", Event: "opening_published", To: "active", Effects: []string{"refund"}},
 		{From: "opening", Event: "opening_published", To: "settling", Effects: []string{"settle_invoice"}},

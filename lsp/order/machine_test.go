@@ -115,7 +115,7 @@ func testEvents(s State) []Event {
 		OpeningPublished{m, now, testFunding},
 		OpeningConfirmed{m, now},
 		OpeningReorged{m, now},
-		OpeningFailed{m, now, no, true},
+		OpeningFailed{m, now, lsp.Because(lsp.ReasonWalletGone, "gone"), true},
 		OpeningFailed{m, now, no, false},
 		ChannelClosed{m},
 		NewBlock{Moment: m},

@@ -395,6 +395,26 @@ func TestWireStates(t *testing.T) {
 	shown(WireFailed, Refunded)
 }
 
+// A node that left while its channel was being opened may be back before the open's
+// end is known: its coming was told while nobody waited for it, so it is looked for.
+// Every other temporary end waits for the next block.
+func TestTheNodeMayBeBackAlready(t *testing.T) {
+	m := moment(testHeight)
+	opening, _ := walk(t, Created{scenario(onlyLightning)}, Start{m}, InvoiceAdded{m, "lnbcrt1"},
+		SetAccepted{Moment: m, Htlcs: testHtlcs()}, IncomingChecked{m, true, ""}, PeerStatus{m, true})
+	first := OpeningID(onlyLightning, 1)
+	paid, effects := walk(t, opening, OpeningFailed{Moment: m, OpeningID: first, Temporary: true, Reason: lsp.Because(lsp.ReasonWalletGone, "")})
+	require.IsType(t, Paid{}, paid)
+	require.IsType(t, AskPeer{}, effects[0])
+	again, effects := walk(t, paid, PeerStatus{m, true})
+	require.IsType(t, Opening{}, again)
+	require.Equal(t, OpeningID(onlyLightning, 2), effects[0].(OpenChannel).OpeningID)
+
+	paid, effects = walk(t, opening, OpeningFailed{Moment: m, OpeningID: first, Temporary: true, Reason: lsp.Because(lsp.ReasonCoinsShort, "")})
+	require.IsType(t, Paid{}, paid)
+	require.Empty(t, effects)
+}
+
 // A payment whose time is up is given back while there is no funding that could
 // confirm, and taken once there is: who gave it back then would have given the
 // channel, too.

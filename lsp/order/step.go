@@ -286,8 +286,14 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 		}
 		s.Last = v.Reason
 		if v.Temporary && s.Opens < s.MaxOpens {
-			// The next block, or the client's node when it connects, tries again.
-			return Paid{Order: s.Order, Safe: true, Deadline: s.Deadline}, nil, nil
+			// The next block, or the client's node when it connects, tries again. A node
+			// that was away a moment ago may be back already, and was told of while
+			// nobody waited for it.
+			var effects []Effect
+			if v.Reason.Code == lsp.ReasonWalletGone {
+				effects = append(effects, askPeer(s.Order))
+			}
+			return Paid{Order: s.Order, Safe: true, Deadline: s.Deadline}, effects, nil
 		}
 		return unwind(s.Order, v.Reason)
 	case NewBlock:
