@@ -103,6 +103,8 @@ type Engine struct {
 	spots map[string]spot
 	// tracked ends the waiting for lnd's word about a wrap's payment, by wrap.
 	tracked map[string]context.CancelFunc
+	// gates are the wallets to which something is being handed on.
+	gates gates
 	// lines are who waits for a turn, by wallet.
 	lines    map[ln.PubKey]*line
 	promises map[string]spot

@@ -113,6 +113,9 @@ type Events interface {
 	SubscribeChannelEvents(ctx context.Context, handle func(ln.ChannelEvent)) error
 	SubscribePeers(ctx context.Context, handle func(ln.PeerEvent)) error
 	ConnectedPeers(ctx context.Context) ([]ln.PubKey, error)
+	// SubscribeHtlcEvents tells what becomes of forwards from the moment that it
+	// calls ready.
+	SubscribeHtlcEvents(ctx context.Context, ready func(), handle func(ln.HtlcEvent)) error
 	Info(ctx context.Context) (ln.NodeInfo, error)
 }
 

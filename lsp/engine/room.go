@@ -29,6 +29,8 @@ type spot struct {
 	decided bool
 	// far is set while a channel waits for confirmations.
 	far bool
+	// direct: a payment of ours, which takes the chosen channel and no other.
+	direct bool
 	// anywhere: every channel may lose what it takes.
 	anywhere bool
 	// since is when the payment came to where it is.
@@ -62,9 +64,9 @@ func wrapSpot(s wrap.State) (sp spot, ok bool) {
 	case wrap.Opening:
 		sp.far = !o.ZeroConf
 	case wrap.Paying:
-		sp.via = s.ChanID
+		sp.via, sp.direct = s.ChanID, true
 	case wrap.PaymentUnknown:
-		sp.via = s.ChanID
+		sp.via, sp.direct = s.ChanID, true
 	default:
 		return spot{}, false
 	}
@@ -141,8 +143,8 @@ type room struct {
 // one wallet take turns: from the choice of a channel (or the decision to open
 // one) until lnd's balances show the HTLCs, nobody else chooses. Whoever has the
 // turn and one channel with room for all of it gets through, wherever lnd puts
-// its parts. Who fits into one channel beside all of those that are on their way
-// needs no turn.
+// its parts, as they are handed on one after the other (handOn). Who fits into one
+// channel beside all of those that are on their way needs no turn.
 func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room, error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)

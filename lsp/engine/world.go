@@ -40,6 +40,7 @@ type world struct {
 
 // link is one channel's link as far as events tell.
 type link struct {
+	peer   ln.PubKey
 	chanID ln.SCID
 	active bool
 	// rebuilt says that the link went away and came back since this process
@@ -218,7 +219,7 @@ func (w *world) picture(ctx context.Context, gap bool) error {
 		was, seen := w.links[c.Outpoint]
 		// A gap may hide a flap, and before the first event of a channel anything
 		// may have happened.
-		now := link{chanID: c.ChanID, active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
+		now := link{peer: c.Peer, chanID: c.ChanID, active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
 		if w.linkSeen[c.Outpoint] > asked {
 			now.active, now.rebuilt = was.active, was.rebuilt
 		}
@@ -248,7 +249,7 @@ func (w *world) channelEvent(e ln.ChannelEvent) {
 	switch e.Kind {
 	case ln.ChannelOpened:
 		if e.Channel != nil {
-			l.chanID = e.Channel.ChanID
+			l.peer, l.chanID = e.Channel.Peer, e.Channel.ChanID
 		}
 	case ln.ChannelActive:
 		l.active = true
@@ -287,6 +288,19 @@ func (w *world) channelCount() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.links)
+}
+
+// channelsTo is how many channels the peer has with us, whether lnd would use them
+// now or not.
+func (w *world) channelsTo(p ln.PubKey) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.links {
+		if l.peer == p {
+			n++
+		}
+	}
+	return n
 }
 
 // online reports whether the peer is connected.

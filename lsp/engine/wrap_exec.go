@@ -290,6 +290,13 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	if op, _, found := e.world.byChanID(f.Payment.ChanID); found && !e.isFunded(op) {
 		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the channel's funding transaction is in doubt"}}, nil
 	}
+	// What is being handed on to the wallet right now may be put into the channel
+	// that was chosen for this one; whoever comes later sees this one's spot.
+	leave, err := e.gates.enter(ctx, f.Payment.Peer)
+	if err != nil {
+		return nil, err
+	}
+	leave()
 	// The HTLC outlives this process: only lnd can say how it ends, so the
 	// call's own context must not make it look ended.
 	result, err := e.node.Payments.PayDirect(ctx, f.Payment)
