@@ -33,20 +33,7 @@ func TestOnDemandOnChain(t *testing.T) {
 		w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
 		sc.waitEnd(ctx, o.PaymentId, "forwarded")
 		w.goOffline(ctx)
-		var last outcome
-		for blocks := 0; last.payment == nil && last.err == nil; blocks++ {
-			require.Less(t, blocks, 400, "the payer has nothing back")
-			require.NoError(t, sc.Mine(ctx, 1))
-			// lnd's sweeper works by blocks, and needs a moment for each.
-			timer := time.NewTimer(200 * time.Millisecond)
-			select {
-			case last = <-done:
-			case <-timer.C:
-			case <-ctx.Done():
-				require.NoError(t, ctx.Err())
-			}
-		}
-		require.NoError(t, last.err)
+		last := sc.mineUntilEnded(ctx, done)
 		require.Equal(t, lnrpc.Payment_FAILED, last.payment.Status)
 		require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 		_, err := sc.Payer.FindChannel(ctx, sc.PayerChannel.Point)
@@ -62,7 +49,12 @@ func TestOnDemandOnChain(t *testing.T) {
 		w := w.in(sc)
 		before := w.channels(ctx)
 		o := w.negotiate(ctx, 700_000_000, offerWish{another: true})
-		bolt11 := w.invoice(ctx, o)
+		// There is time for the close: the wallet asks for more than it needs.
+		inv, err := w.node.LN.AddInvoice(ctx, &lnrpc.Invoice{
+			RPreimage: o.preimage.Bytes(), ValueMsat: int64(o.amount), Expiry: 600, CltvExpiry: 120, RouteHints: o.hints(t),
+		})
+		require.NoError(t, err)
+		bolt11 := inv.PaymentRequest
 		w.goOffline(ctx)
 		done := sc.pay(ctx, bolt11)
 		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
@@ -72,8 +64,29 @@ func TestOnDemandOnChain(t *testing.T) {
 		w.waitReason(ctx, o.PaymentId, "went on chain", "offered")
 		w.comeOnline(ctx)
 		sc.mineUntilResolved(ctx, func(string) { sc.op.waitBalanced(ctx) })
-		sc.refunded(done, refundedWithin)
+		last := sc.mineUntilEnded(ctx, done)
+		require.Equal(t, lnrpc.Payment_FAILED, last.payment.Status, "the payer's node took it back on chain")
 		require.Equal(t, before, w.channels(ctx))
 		require.Empty(t, sc.openings(ctx, o.PaymentId), "nothing was opened")
 	})
+}
+
+// mineUntilEnded mines until the payment is over.
+func (sc *scene) mineUntilEnded(ctx context.Context, done <-chan outcome) outcome {
+	sc.t.Helper()
+	for range 400 {
+		require.NoError(sc.t, sc.Mine(ctx, 1))
+		// lnd's sweeper works by blocks, and needs a moment for each.
+		timer := time.NewTimer(200 * time.Millisecond)
+		select {
+		case last := <-done:
+			require.NoError(sc.t, last.err)
+			return last
+		case <-timer.C:
+		case <-ctx.Done():
+			require.NoError(sc.t, ctx.Err())
+		}
+	}
+	require.Fail(sc.t, "the payer has nothing back")
+	return outcome{}
 }

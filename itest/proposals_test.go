@@ -50,8 +50,11 @@ func TestOnDemandProposals(t *testing.T) {
 	require.NoError(t, net.Mine(ctx, 6))
 	_, err = net.Wallet.WaitChannelActive(ctx, first)
 	require.NoError(t, err)
-	_, err = net.OpenChannel(ctx, net.Wallet, net.Gateway, devnet.ChannelParams{CapacitySat: 2_000_000})
-	require.NoError(t, err, "the first one is open, so that another may come")
+	// A peer at its limit has lnd asked once a second, whether one is open by now.
+	require.NoError(t, devnet.WaitFor(ctx, "another channel to be taken, as the first one is open", func(ctx context.Context) (bool, error) {
+		_, err := net.OpenChannel(ctx, net.Wallet, net.Gateway, devnet.ChannelParams{CapacitySat: 2_000_000})
+		return err == nil, err
+	}))
 
 	_, err = net.OpenChannel(ctx, net.Payer, net.Gateway, devnet.ChannelParams{CapacitySat: 500_000, ZeroConf: true, ScidAlias: true, Private: true})
 	require.NoError(t, err, "who is listed may open without confirmations")

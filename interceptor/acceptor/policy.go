@@ -11,6 +11,7 @@ package acceptor
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -50,11 +51,17 @@ type Acceptor struct {
 
 	mu      sync.Mutex
 	policy  Policy
-	pending map[ln.PubKey]map[ln.PendingChanID]time.Time
+	pending map[ln.PubKey]map[ln.PendingChanID]proposal
 	// open counts what lnd lists as opening, by peer.
 	open map[ln.PubKey]int
 	// looked is when lnd was last asked because a peer was at its limit.
 	looked time.Time
+}
+
+// proposal is one that was accepted and may not be among what lnd lists.
+type proposal struct {
+	at       time.Time
+	capacity ln.Sat
 }
 
 // proposalLife is how long an accepted proposal counts before lnd lists it as
@@ -65,29 +72,33 @@ const proposalLife = 10 * time.Minute
 func New(p Policy, now func() time.Time) *Acceptor {
 	return &Acceptor{
 		now: now, policy: p,
-		pending: make(map[ln.PubKey]map[ln.PendingChanID]time.Time), open: make(map[ln.PubKey]int),
+		pending: make(map[ln.PubKey]map[ln.PendingChanID]proposal), open: make(map[ln.PubKey]int),
 	}
 }
 
 // SetOpening takes what lnd lists as opening. Proposals made before since are
-// in that list, or over.
+// in that list, or over; of later ones a listed channel of the peer's takes one of
+// its capacity, so that no channel counts twice.
 func (a *Acceptor) SetOpening(channels []ln.PendingChannel, since time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	clear(a.open)
-	for _, c := range channels {
-		if c.Kind == ln.PendingOpen && !c.Initiator {
-			a.open[c.Peer]++
-		}
-	}
 	for peer, proposals := range a.pending {
-		for id, at := range proposals {
-			if at.Before(since) {
-				delete(proposals, id)
-			}
-		}
+		maps.DeleteFunc(proposals, func(_ ln.PendingChanID, p proposal) bool { return p.at.Before(since) })
 		if len(proposals) == 0 {
 			delete(a.pending, peer)
+		}
+	}
+	clear(a.open)
+	for _, c := range channels {
+		if c.Kind != ln.PendingOpen || c.Initiator {
+			continue
+		}
+		a.open[c.Peer]++
+		for id, p := range a.pending[c.Peer] {
+			if p.capacity == c.CapacitySat {
+				delete(a.pending[c.Peer], id)
+				break
+			}
 		}
 	}
 }
@@ -101,9 +112,9 @@ func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
 		return ln.AcceptVerdict{Refusal: ln.Clip(text, MaxRefusal)}
 	}
 	if a.pending[p.Peer] == nil {
-		a.pending[p.Peer] = make(map[ln.PendingChanID]time.Time)
+		a.pending[p.Peer] = make(map[ln.PendingChanID]proposal)
 	}
-	a.pending[p.Peer][p.PendingID] = now
+	a.pending[p.Peer][p.PendingID] = proposal{now, p.CapacitySat}
 	v := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
 	if !v.ZeroConf {
 		v.MinDepth = a.policy.MinDepth
@@ -158,10 +169,6 @@ func (a *Acceptor) counted(p ln.OpenProposal) bool {
 
 func (a *Acceptor) pendingOf(peer ln.PubKey, now time.Time) int {
 	proposals := a.pending[peer]
-	for id, at := range proposals {
-		if now.Sub(at) >= proposalLife {
-			delete(proposals, id)
-		}
-	}
+	maps.DeleteFunc(proposals, func(_ ln.PendingChanID, p proposal) bool { return now.Sub(p.at) >= proposalLife })
 	return len(proposals) + a.open[peer]
 }

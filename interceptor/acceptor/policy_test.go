@@ -76,6 +76,26 @@ func TestPendingPerPeer(t *testing.T) {
 	require.True(t, propose(6), "proposals that led to nothing lapse")
 }
 
+// A channel that lnd lists already and that was proposed a moment ago is one.
+func TestNoChannelCountsTwice(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	peer := ln.PubKey{2, 9}
+	a := acceptor.New(acceptor.Policy{MaxSat: 10, MaxPendingPerPeer: 3}, func() time.Time { return now })
+	propose := func(id byte, capacity ln.Sat) bool {
+		return a.Decide(ln.OpenProposal{Peer: peer, PendingID: ln.PendingChanID{id}, CapacitySat: capacity}).Accept
+	}
+	require.True(t, propose(1, 5))
+	require.True(t, propose(2, 5))
+	now = now.Add(time.Second)
+	a.SetOpening([]ln.PendingChannel{{Kind: ln.PendingOpen, Peer: peer, CapacitySat: 5}}, now.Add(-5*time.Second))
+	require.True(t, propose(3, 7), "one is listed, one is not")
+	require.False(t, propose(4, 7))
+	a.SetOpening([]ln.PendingChannel{
+		{Kind: ln.PendingOpen, Peer: peer, CapacitySat: 5}, {Kind: ln.PendingOpen, Peer: peer, CapacitySat: 6},
+	}, now.Add(-5*time.Second))
+	require.False(t, propose(5, 7), "another capacity is another channel")
+}
+
 func TestRefusalFitsLnd(t *testing.T) {
 	a := acceptor.New(acceptor.Policy{Closed: true, ClosedText: "x" + strings.Repeat("ü", 600)}, time.Now)
 	require.Equal(t, "x"+strings.Repeat("ü", 249), a.Decide(ln.OpenProposal{}).Refusal)
