@@ -120,21 +120,30 @@ func TestOfflineOnDemand(t *testing.T) {
 			payments = append(payments, sendPayment(ctx, t, net, inv.bolt11, inv.hash))
 		}
 	}
+	// waits gives how often the wallet was woken for all of them.
 	waits := func(least int32) (wakes uint32) {
 		t.Helper()
 		byID := map[string]*lwsv1.WaitingPayment{}
-		for _, p := range w.waitWaiting(ctx, len(all)) {
-			byID[p.Id] = p
-			wakes += p.Wakes
-		}
+		require.NoError(t, devnet.WaitFor(ctx, "all to wait, with what was done", func(ctx context.Context) (bool, error) {
+			clear(byID)
+			got, err := w.holds.GetHold(ctx, &lwsv1.GetHoldRequest{})
+			for _, p := range got.GetWaiting() {
+				byID[p.Id] = p
+			}
+			for _, inv := range all {
+				if byID[inv.id].GetLastWake() == "" {
+					return false, err
+				}
+			}
+			return byID[all[1].id].GetHtlcs() >= 2, err
+		}))
+		require.Len(t, byID, len(all))
 		for _, inv := range all {
 			p := byID[inv.id]
-			require.NotNil(t, p, inv.kind)
 			require.Equal(t, inv.kind, p.Kind)
 			require.GreaterOrEqual(t, p.BlocksLeft, least)
-			require.NotEmpty(t, p.LastWake)
+			wakes += p.Wakes
 		}
-		require.GreaterOrEqual(t, byID[all[1].id].Htlcs, uint32(2))
 		return wakes
 	}
 	first := waits(110)

@@ -84,7 +84,7 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 		refusal <- answer{reason, err}
 	}()
 	var err error
-	status.room, err = e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
+	status.room, err = e.takeRoomOnceUp(ctx, id, client, amount, prefer, zeroConf)
 	a := <-refusal
 	if err != nil {
 		return status, err

@@ -38,11 +38,20 @@ type still struct {
 	cut     int
 	aliases map[ln.SCID]ln.SCID
 	removed int
+	// upAfter is after how many listings all channels are active; 0 changes nothing.
+	upAfter int
 }
 
 func (s *still) ListChannels(context.Context) ([]ln.Channel, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.upAfter > 0 {
+		if s.upAfter--; s.upAfter == 0 {
+			for i := range s.channels {
+				s.channels[i].Active = true
+			}
+		}
+	}
 	return append([]ln.Channel(nil), s.channels...), nil
 }
 

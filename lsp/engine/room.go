@@ -3,11 +3,13 @@ package engine
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
@@ -131,6 +133,27 @@ type room struct {
 	channels int
 	// wait says that others must be on their way first.
 	wait bool
+	// coming says that there would be room if all of the wallet's channels were active.
+	coming bool
+}
+
+// comesUpWithin is how long a wallet's channels may take to be active once its node
+// has connected: a few milliseconds on an idle machine. A payment that was promised
+// room in one of them would go back if it were asked in between, and one that was not
+// would open a channel that nobody needs.
+const comesUpWithin = 5 * time.Second
+
+// takeRoomOnceUp is takeRoom, for a wallet that may just have come.
+func (e *Engine) takeRoomOnceUp(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room, error) {
+	for began := time.Now(); ; {
+		r, err := e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
+		if err != nil || r.via != 0 || r.wait || !r.coming || !e.world.online(client) || time.Since(began) >= comesUpWithin {
+			return r, err
+		}
+		if err := pace.Pause(ctx, 50*time.Millisecond); err != nil {
+			return r, err
+		}
+	}
 }
 
 // takeRoom finds room for a whole payment and takes its spot there, in one step.
@@ -164,6 +187,14 @@ func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amou
 	}
 	var r room
 	r.via, r.channels = e.roomFor(all, client, amount, prefer, before, zeroConf)
+	if r.via == 0 {
+		up := slices.Clone(all)
+		for i := range up {
+			up[i].Active = true
+		}
+		via, _ := e.roomFor(up, client, amount, prefer, before, zeroConf)
+		r.coming = via != 0
+	}
 	_, jitHeld := e.waitingJit[id]
 	_, wrapHeld := e.waitingWrap[id]
 	held := jitHeld || wrapHeld

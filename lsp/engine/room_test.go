@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -135,6 +136,40 @@ func TestMapAlias(t *testing.T) {
 			require.Equal(t, c.owner, b.node.aliases[scid])
 		})
 	}
+}
+
+// TestRoomOnceTheChannelIsUp: a wallet's node has connected, and its channel is active a
+// moment later. Who was promised room in it waits for that moment; who finds no room
+// anyway, or whose wallet is gone again, does not wait.
+func TestRoomOnceTheChannelIsUp(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	client := key(2)
+	ch := roomy(client, 50, 350_000)
+	ch.Active = false
+	b.node.channels = []ln.Channel{ch}
+	presence := func(online bool) {
+		b.e.world.mu.Lock()
+		defer b.e.world.mu.Unlock()
+		b.e.world.peers[client] = online
+	}
+	take := func(amount ln.Msat) (ln.SCID, time.Duration) {
+		began := time.Now()
+		r, err := b.e.takeRoomOnceUp(t.Context(), "payment", client, amount, 0, true)
+		require.NoError(t, err)
+		return r.via, time.Since(began)
+	}
+	presence(true)
+	via, took := take(900_000_000)
+	require.Zero(t, via)
+	require.Less(t, took, comesUpWithin, "it would have no room there")
+	presence(false)
+	via, took = take(100_000_000)
+	require.Zero(t, via)
+	require.Less(t, took, comesUpWithin, "nobody is there")
+	presence(true)
+	b.node.upAfter = 3
+	via, _ = take(100_000_000)
+	require.EqualValues(t, 50, via)
 }
 
 // A wallet that declines zero-conf is not paid over a channel that it took
