@@ -164,6 +164,6 @@ func (o orderNode) Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSat
 // lspNode is one lnd as the lsp service sees it.
 func lspNode(c *lnd.Client) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Orders: orderNode{c}, Events: c,
+		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Orders: orderNode{c}, Events: c, Forwards: c,
 	}
 }

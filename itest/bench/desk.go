@@ -95,7 +95,7 @@ func (d *desk) start(ctx context.Context, clients int, roomy bool) (err error) {
 	cfg.Caps = lsp.Caps{NewcomersPercent: 100}
 	d.engine, err = engine.New(engine.Options{
 		Node: engine.Node{
-			Channels: node, Aliases: node, Opener: node, Coins: node, Chain: node, Invoices: node, Payments: node, Orders: node, Settings: node, Events: node,
+			Channels: node, Aliases: node, Opener: node, Coins: node, Chain: node, Invoices: node, Payments: node, Orders: node, Settings: node, Events: node, Forwards: node,
 		},
 		Routes: d.holds, Held: d.holds, Books: node, Closes: node, DB: d.db, Fence: d.lease.Check, Config: cfg, Now: time.Now, Random: rand.Reader, Log: zap.NewNop(),
 	})

@@ -133,7 +133,7 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 	defer cancel()
 	heard, ready, ended := make(chan ln.CircuitKey), make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- e.node.Events.SubscribeHtlcEvents(ctx, func() { close(ready) }, func(ev ln.HtlcEvent) {
+		ended <- e.node.Forwards.SubscribeHtlcEvents(ctx, func() { close(ready) }, func(ev ln.HtlcEvent) {
 			select {
 			case heard <- ev.Incoming:
 			case <-ctx.Done():

@@ -17,7 +17,6 @@ import (
 // what was handed on waits until the test lets it be placed.
 type queues struct {
 	Held
-	Events
 	mu      sync.Mutex
 	resumed []ln.CircuitKey
 	report  map[ln.CircuitKey]HtlcEvent
@@ -100,7 +99,7 @@ func (q *queues) nothing(t *testing.T) {
 func TestOneAfterTheOther(t *testing.T) {
 	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
 	q := newQueues()
-	b.e.opt.Held, b.e.node.Events = q, q
+	b.e.opt.Held, b.e.node.Forwards = q, q
 	client, other := key(2), key(3)
 	const amount = ln.Msat(100_000_000)
 	var all []jit.ResumeParts
@@ -192,7 +191,7 @@ func TestOneAfterTheOther(t *testing.T) {
 func TestHandingOnAgain(t *testing.T) {
 	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
 	q := newQueues()
-	b.e.opt.Held, b.e.node.Events = q, q
+	b.e.opt.Held, b.e.node.Forwards = q, q
 	client := key(2)
 	for n := range byte(2) {
 		b.e.world.channelEvent(ln.ChannelEvent{

@@ -113,10 +113,14 @@ type Events interface {
 	SubscribeChannelEvents(ctx context.Context, handle func(ln.ChannelEvent)) error
 	SubscribePeers(ctx context.Context, handle func(ln.PeerEvent)) error
 	ConnectedPeers(ctx context.Context) ([]ln.PubKey, error)
-	// SubscribeHtlcEvents tells what becomes of forwards from the moment that it
-	// calls ready.
-	SubscribeHtlcEvents(ctx context.Context, ready func(), handle func(ln.HtlcEvent)) error
 	Info(ctx context.Context) (ln.NodeInfo, error)
+}
+
+// Forwards is what lnd says of HTLCs that it forwards.
+type Forwards interface {
+	// SubscribeHtlcEvents tells what becomes of them from the moment that it calls
+	// ready, until its stream ends; there is no replay.
+	SubscribeHtlcEvents(ctx context.Context, ready func(), handle func(ln.HtlcEvent)) error
 }
 
 // Node is one lnd, port by port.
@@ -131,6 +135,7 @@ type Node struct {
 	Settings Settings
 	Orders   Orders
 	Events   Events
+	Forwards Forwards
 }
 
 // HtlcEventKind is what the interceptor reports of an HTLC.
