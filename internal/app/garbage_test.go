@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
+	"github.com/sluice-lsp/sluice/internal/rpcserver/matrixtest"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
@@ -32,7 +32,7 @@ func TestGarbageAtEveryCall(t *testing.T) {
 		s := seed(t)
 		r := newRig(t, rigConfig{seed: s, job: jobs()[0], latency: lndfake.Observed(), postgres: postgres})
 		r.openBooks()
-		g := &garbage{r: r, rng: rand.New(rand.NewPCG(s, 0xbad)), answers: make(map[errkind.Kind]int)}
+		g := newGarbage(r, s)
 		for range calls {
 			g.call()
 		}
@@ -74,13 +74,36 @@ func TestGarbageAtEveryCall(t *testing.T) {
 // garbage makes requests out of edge cases and of what the gateway answered
 // before, so that some get past the first check.
 type garbage struct {
-	r   *rig
-	rng *rand.Rand
+	r    *rig
+	rng  *rand.Rand
+	made matrixtest.Garbage
 	// ids, params and invoices are real ones.
 	ids      []string
 	params   []*lspv1.OpeningFeeParams
 	invoices []string
 	answers  map[errkind.Kind]int
+}
+
+func newGarbage(r *rig, seed uint64) *garbage {
+	g := &garbage{r: r, rng: rand.New(rand.NewPCG(seed, 0xbad)), answers: make(map[errkind.Kind]int)}
+	g.made = matrixtest.Garbage{
+		Rand: g.rng, NodeKey: r.walletKey[:],
+		Whole: func(m protoreflect.Message) bool {
+			p, ok := m.Interface().(*lspv1.OpeningFeeParams)
+			if !ok || len(g.params) == 0 || g.rng.IntN(4) == 0 {
+				return false
+			}
+			proto.Merge(p, g.params[g.rng.IntN(len(g.params))])
+			return true
+		},
+		Field: func(f protoreflect.FieldDescriptor) (protoreflect.Value, bool) {
+			if f.Name() == "bolt11" && len(g.invoices) > 0 && g.rng.IntN(4) > 0 {
+				return protoreflect.ValueOfString(g.invoices[len(g.invoices)-1]), true
+			}
+			return protoreflect.Value{}, false
+		},
+	}
+	return g
 }
 
 func (g *garbage) call() {
@@ -100,7 +123,8 @@ func (g *garbage) call() {
 	var request proto.Message
 	receive := func(m any) error {
 		request = m.(proto.Message)
-		g.fill(request.ProtoReflect(), 0)
+		g.made.Texts = g.ids
+		g.made.Fill(request.ProtoReflect())
 		return rpcserver.CheckText(m)
 	}
 	var answer any
@@ -141,8 +165,8 @@ func (g *garbage) invent() {
 		return
 	}
 	in := &lnrpc.Invoice{
-		RPreimage: g.bytes(32), ValueMsat: int64(g.amount() % 1_000_000_000), Expiry: int64(g.rng.IntN(3000)),
-		CltvExpiry: uint64(18 + g.rng.IntN(200)), Memo: strings.ToValidUTF8(g.text(), "?"),
+		RPreimage: g.made.Bytes(32), ValueMsat: int64(g.made.Amount() % 1_000_000_000), Expiry: int64(g.rng.IntN(3000)),
+		CltvExpiry: uint64(18 + g.rng.IntN(200)), Memo: strings.ToValidUTF8(g.made.Text(), "?"),
 	}
 	if len(g.params) > 0 && g.rng.IntN(2) == 0 {
 		// What Wrap wants for a payment of 100,000 sat.
@@ -153,107 +177,6 @@ func (g *garbage) invent() {
 	if own, err := g.r.ln(g.r.wallet).AddInvoice(g.r.ctx, in); err == nil {
 		g.invoices = append(g.invoices, own.PaymentRequest)
 	}
-}
-
-func (g *garbage) fill(m protoreflect.Message, depth int) {
-	if p, ok := m.Interface().(*lspv1.OpeningFeeParams); ok && len(g.params) > 0 && g.rng.IntN(4) > 0 {
-		proto.Merge(p, g.params[g.rng.IntN(len(g.params))])
-		if g.rng.IntN(6) > 0 {
-			return
-		}
-		g.set(m, m.Descriptor().Fields().Get(g.rng.IntN(m.Descriptor().Fields().Len())), depth)
-		return
-	}
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		if g.rng.IntN(6) > 0 {
-			g.set(m, fields.Get(i), depth)
-		}
-	}
-}
-
-func (g *garbage) set(m protoreflect.Message, f protoreflect.FieldDescriptor, depth int) {
-	switch {
-	case f.IsMap(), f.IsList() && f.Kind() == protoreflect.MessageKind:
-	case f.IsList():
-		for range g.rng.IntN(3) {
-			m.Mutable(f).List().Append(g.value(f))
-		}
-	case f.Kind() == protoreflect.MessageKind:
-		if depth < 4 {
-			g.fill(m.Mutable(f).Message(), depth+1)
-		}
-	default:
-		m.Set(f, g.value(f))
-	}
-}
-
-func (g *garbage) value(f protoreflect.FieldDescriptor) protoreflect.Value {
-	n := g.amount()
-	switch f.Kind() {
-	case protoreflect.BoolKind:
-		return protoreflect.ValueOfBool(n%2 == 0)
-	case protoreflect.EnumKind:
-		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(int32(n))) //nolint:gosec // any
-	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
-		return protoreflect.ValueOfInt32(int32(n)) //nolint:gosec // any
-	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
-		if g.rng.IntN(2) == 0 {
-			n = 80
-		}
-		return protoreflect.ValueOfUint32(uint32(n)) //nolint:gosec // any
-	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
-		if g.rng.IntN(2) == 0 {
-			n = uint64(time.Now().Add(time.Duration(g.rng.IntN(4000)) * time.Second).UnixMilli()) //nolint:gosec // a time
-		}
-		return protoreflect.ValueOfInt64(int64(n)) //nolint:gosec // any
-	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		return protoreflect.ValueOfUint64(n)
-	case protoreflect.FloatKind:
-		return protoreflect.ValueOfFloat32(float32(math.NaN()))
-	case protoreflect.DoubleKind:
-		return protoreflect.ValueOfFloat64(math.Inf(1))
-	case protoreflect.BytesKind:
-		return protoreflect.ValueOfBytes(g.bytes([]int{0, 1, 31, 32, 32, 32, 33, 33, 64, 5000}[g.rng.IntN(10)]))
-	case protoreflect.StringKind:
-		if f.Name() == "bolt11" && len(g.invoices) > 0 && g.rng.IntN(4) > 0 {
-			return protoreflect.ValueOfString(g.invoices[len(g.invoices)-1])
-		}
-		return protoreflect.ValueOfString(g.text())
-	case protoreflect.MessageKind, protoreflect.GroupKind:
-	}
-	return f.Default()
-}
-
-func (g *garbage) amount() uint64 {
-	edges := []uint64{0, 1, 999, 1000, 100_000_000, 100_000_000, 100_000_000, 100_000_001, 21_000_000 * 100_000_000_000, math.MaxInt32, math.MaxUint32, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64}
-	if n := g.rng.IntN(len(edges) + 2); n < len(edges) {
-		return edges[n]
-	}
-	return g.rng.Uint64() >> g.rng.IntN(64)
-}
-
-func (g *garbage) bytes(n int) []byte {
-	out := make([]byte, n)
-	if n == 33 {
-		copy(out, g.r.walletKey[:])
-		return out
-	}
-	for i := range out {
-		out[i] = byte(g.rng.Uint32())
-	}
-	return out
-}
-
-func (g *garbage) text() string {
-	if len(g.ids) > 0 && g.rng.IntN(2) == 0 {
-		return g.ids[g.rng.IntN(len(g.ids))]
-	}
-	texts := []string{
-		"", "paid", "settled", "' OR 1=1 --", "\x00", "a\x00b", "%s%n%d", "../../etc/passwd", "\u202eevil", "\ufffd\U0010ffff", "lnbcrt1",
-		strings.Repeat("f", 64), strings.Repeat("ab", 3000), string(g.bytes(40)),
-	}
-	return strings.ToValidUTF8(texts[g.rng.IntN(len(texts))], "")
 }
 
 type garbageStream struct {

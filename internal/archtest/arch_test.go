@@ -176,6 +176,8 @@ func checkFile(f *findings, p pkg, where string, fset *token.FileSet, file *ast.
 			case !production:
 			case callee == "panic":
 				f.report("no panics", at(n), "panics", "library code returns errors: a panic takes down what holds HTLCs")
+			case callee == "psbt.NewFromRawBytes" && p.path() != "internal/psbts":
+				f.report("one reader of PSBTs", at(n), callee, "btcd's reader panics over some of what strangers may send: internal/psbts does not")
 			case callee == "time.Sleep":
 				f.report("no sleeps", at(n), "sleeps", "wait for an event or a timer that a context can end")
 			case p.Name != "main" && (callee == "os.Exit" || callee == "log.Fatal" || callee == "log.Fatalf"):

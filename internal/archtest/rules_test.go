@@ -42,10 +42,10 @@ func importRules() []importRule {
 					return false // another room of the same service; "services apart" holds the rest
 				}
 				return !isStd(imported) && !under(imported, "github.com/btcsuite/btcd") &&
-					!oneOf(ours("internal/ln"), ours("internal/fsm"), ours("internal/errkind"))(imported) &&
+					!oneOf(ours("internal/ln"), ours("internal/fsm"), ours("internal/errkind"), ours("internal/psbts"))(imported) &&
 					!(pkg == "swaps/htlc" && oneOf("github.com/lightninglabs/loop/swap", "golang.org/x/crypto/ripemd160")(imported))
 			},
-			reason: "a domain package decides and holds no SQL, gRPC, logging or lnd: it may import the standard library, internal/ln, internal/fsm, internal/errkind and btcd's primitives (rule 1)",
+			reason: "a domain package decides and holds no SQL, gRPC, logging or lnd: it may import the standard library, internal/ln, internal/fsm, internal/errkind, internal/psbts and btcd's primitives (rule 1)",
 		},
 		{
 			name: "pure domain has no I/O",

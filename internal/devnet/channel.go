@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,8 +87,13 @@ func (n *Net) openChannel(ctx context.Context, from, to *Node, params ChannelPar
 	if err := n.Mine(ctx, announceConfs-chanConfs); err != nil {
 		return channel, err
 	}
-	// At the announcement lnd enters the channel anew, and its router was seen to
-	// find "local balance: 0" in between.
+	// At the announcement lnd enters the channel anew, and its router finds "local
+	// balance: 0" in between.
+	if !params.Private {
+		if err := errors.Join(from.waitAnnounced(ctx, channel.ChanID), to.waitAnnounced(ctx, toID)); err != nil {
+			return channel, err
+		}
+	}
 	return channel, from.WaitRoute(ctx, to)
 }
 
@@ -187,6 +193,21 @@ func (n *Node) WaitPolicies(ctx context.Context, chanID uint64) error {
 			return false, err
 		}
 		return edge.Node1Policy != nil && edge.Node2Policy != nil, nil
+	})
+}
+
+// waitAnnounced waits until the node's graph has the channel with its proof.
+func (n *Node) waitAnnounced(ctx context.Context, chanID uint64) error {
+	what := fmt.Sprintf("%s to have channel %s announced", n.Name, formatSCID(chanID))
+	return WaitFor(ctx, what, func(ctx context.Context) (bool, error) {
+		// Edges without a proof are left out.
+		graph, err := n.LN.DescribeGraph(ctx, &lnrpc.ChannelGraphRequest{})
+		if err != nil {
+			return false, err
+		}
+		return slices.ContainsFunc(graph.Edges, func(e *lnrpc.ChannelEdge) bool {
+			return e.ChannelId == chanID && e.Node1Policy != nil && e.Node2Policy != nil
+		}), nil
 	})
 }
 

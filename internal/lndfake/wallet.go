@@ -13,6 +13,8 @@ import (
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+
+	"github.com/sluice-lsp/sluice/internal/psbts"
 )
 
 // wallet is a node's on-chain wallet: keys for P2WKH and P2TR outputs, leases, and real signatures.
@@ -235,7 +237,7 @@ func encodePSBT(p *psbt.Packet) ([]byte, error) {
 }
 
 func decodePSBT(raw []byte) (*psbt.Packet, error) {
-	p, err := psbt.NewFromRawBytes(bytes.NewReader(raw), false)
+	p, err := psbts.Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("error parsing PSBT: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/psbts"
 )
 
 // MaxPsbtBytes bounds a PSBT that somebody else sent.
@@ -20,7 +21,7 @@ func ParsePsbt(raw []byte) (*psbt.Packet, error) {
 	if len(raw) > MaxPsbtBytes {
 		return nil, errkind.Newf(errkind.Invalid, "a PSBT of %d bytes is larger than the %d that are read", len(raw), MaxPsbtBytes)
 	}
-	p, err := psbt.NewFromRawBytes(bytes.NewReader(raw), false)
+	p, err := psbts.Parse(raw)
 	if err != nil {
 		return nil, errkind.Newf(errkind.Invalid, "the PSBT cannot be read: %v", err)
 	}

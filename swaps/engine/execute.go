@@ -9,13 +9,13 @@ import (
 
 	"github.com/btcsuite/btcd/blockchain"
 	"github.com/btcsuite/btcd/btcutil"
-	"github.com/btcsuite/btcd/btcutil/psbt"
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/psbts"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 	"github.com/sluice-lsp/sluice/swaps/out"
@@ -199,7 +199,7 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 // readFunding reads what the wallet signed, and believes nothing about it that
 // it does not show: exactly one output pays the contract, exactly the amount.
 func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (out.Tx, error) {
-	packet, err := psbt.NewFromRawBytes(bytes.NewReader(funded.Psbt), false)
+	packet, err := psbts.Parse(funded.Psbt)
 	if err != nil {
 		return out.Tx{}, fmt.Errorf("the wallet's PSBT cannot be read: %w", err)
 	}

@@ -7,13 +7,13 @@ import (
 
 	"github.com/btcsuite/btcd/btcec/v2"
 	"github.com/btcsuite/btcd/btcec/v2/schnorr/musig2"
-	"github.com/btcsuite/btcd/btcutil/psbt"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/psbts"
 )
 
 // Prevout is an output that a transaction spends.
@@ -34,7 +34,7 @@ func (c *Contract) SweepHash(packet []byte, prevouts []Prevout, ours ln.Outpoint
 	invalid := func(format string, args ...any) ([32]byte, error) {
 		return [32]byte{}, errkind.Newf(errkind.Invalid, format, args...)
 	}
-	parsed, err := psbt.NewFromRawBytes(bytes.NewReader(packet), false)
+	parsed, err := psbts.Parse(packet)
 	if err != nil {
 		return invalid("the sweep's PSBT cannot be read: %v", err)
 	}

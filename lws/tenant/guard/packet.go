@@ -11,6 +11,8 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
+
+	"github.com/sluice-lsp/sluice/internal/psbts"
 )
 
 // kind is what a signature would spend.
@@ -77,7 +79,7 @@ func (k *Keyring) ReadPsbt(raw []byte) (Spend, error) {
 	if len(raw) > maxPacket {
 		return Spend{}, refuse(RuleForm, "a PSBT of %d bytes", len(raw))
 	}
-	packet, err := psbt.NewFromRawBytes(bytes.NewReader(raw), false)
+	packet, err := psbts.Parse(raw)
 	if err != nil {
 		return Spend{}, refuse(RuleForm, "a PSBT that cannot be read: %v", err)
 	}

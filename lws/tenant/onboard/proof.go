@@ -18,6 +18,7 @@ import (
 	"github.com/btcsuite/btcd/wire"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/psbts"
 	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 )
 
@@ -160,7 +161,7 @@ func scriptOf(purpose uint32, key ln.PubKey) ([]byte, error) {
 
 // validSpend checks both signatures of the very transaction that was asked for.
 func validSpend(signed []byte, tx *wire.MsgTx, coins []coin) error {
-	packet, err := psbt.NewFromRawBytes(bytes.NewReader(signed), false)
+	packet, err := psbts.Parse(signed)
 	if err != nil {
 		return fmt.Errorf("its answer is no PSBT: %w", err)
 	}

@@ -1,0 +1,96 @@
+//go:build itest
+
+package itest
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/rpcserver/matrixtest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
+)
+
+// TestGarbage: every gRPC method of a sluiced that offers everything, again and again,
+// with nonsense and with what is nearly right, by those who may call it. Each call has
+// an answer or an error of the caller's, never one of ours; afterwards a payment opens
+// its channel as if nothing had been.
+func TestGarbage(t *testing.T) {
+	untilTrusted(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	tower, err := net.Port()
+	require.NoError(t, err)
+	settings := map[string]string{
+		"joint.enabled": "true", "watchtower.listen": tower, "watchtower.addresses": tower,
+		"swaps.enabled": "true", "swaps.max_sat": "5000000", "swaps.l402": "true", "lsp.collect_for": collectFor.String(),
+	}
+	for _, who := range []string{"address", "wallet", "operator", "unauthenticated"} {
+		settings["limits."+who+".per_second"], settings["limits."+who+".burst"] = "100000", "100000"
+	}
+	rights := append(lnd.GatewayAndSwapsRights(), lnd.JointRights()...)
+	s, err := net.StartSluiced(ctx, net.Gateway, rights, devnet.SluicedConfig{Settings: settings})
+	require.NoError(t, err)
+	sc := &scene{Standard: net, t: t, s: s, op: newOperator(t, s)}
+	sc.op.reconcile(ctx)
+	x := newTenancy(t, s, net.Gateway)
+	acme := x.register(ctx, "acme", tenantv1.TenantKind_TENANT_KIND_SELF_HOSTED, net.Payer)
+
+	seed := uint64(time.Now().UnixNano()) //nolint:gosec // a seed
+	t.Logf("seed %d", seed)
+	key := mustKey(t, net.Wallet.PubKey)
+	g := &matrixtest.Garbage{Rand: rand.New(rand.NewPCG(seed, 0xbad)), NodeKey: key[:], Texts: []string{"acme", "acme-admin", "standard"}}
+	audiences, err := matrixtest.Audiences()
+	require.NoError(t, err)
+	methods, err := matrixtest.Methods(ctx, x.conn)
+	require.NoError(t, err)
+	wallet := x.login(ctx, net.Wallet)
+	answers := make(map[codes.Code]int)
+	for range 12 {
+		for _, m := range methods {
+			name, mac := matrixtest.FullName(m), x.operator
+			switch a := audiences[name]; {
+			case a.Tenants && g.Rand.IntN(2) == 0:
+				mac = acme
+			case a.Public || a.Wallets:
+				mac = wallet
+			}
+			req := dynamicpb.NewMessage(m.Input())
+			g.Fill(req)
+			code, said := matrixtest.Call(ctx, x.conn, m, mac, req)
+			answers[code]++
+			switch code {
+			case codes.Internal, codes.Unknown, codes.DataLoss, codes.Unavailable, codes.Canceled:
+				t.Errorf("%s answers %s: %s, to %v", name, code, said, req)
+			case codes.DeadlineExceeded:
+				require.True(t, m.IsStreamingServer() || m.IsStreamingClient(), "%s has no answer, to %v", name, req)
+			}
+		}
+	}
+	t.Logf("answers: %v", answers)
+	require.Greater(t, answers[codes.OK], len(methods)/2, "hardly a call was good")
+	require.Greater(t, answers[codes.InvalidArgument], len(methods))
+
+	// What the operator's own calls changed is put right by calls of the operator's.
+	op := as(ctx, x.operator)
+	_, err = lspv1.NewOperatorServiceClient(x.conn).SetBusiness(op, &lspv1.SetBusinessRequest{Accepting: true})
+	require.NoError(t, err)
+	_, err = lspsv1.NewLspsOperatorServiceClient(x.conn).ResetMenu(op, &lspsv1.ResetMenuRequest{})
+	require.True(t, err == nil || strings.Contains(err.Error(), codes.NotFound.String()), "%v", err)
+	w := sc.first(ctx)
+	o := w.negotiate(ctx, 100_000_000, offerWish{another: true})
+	sc.paid(sc.pay(ctx, w.invoice(ctx, o)), paidWithin)
+	w.waitState(ctx, o.PaymentId, "paid")
+	sc.op.waitBalanced(ctx)
+}
