@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -75,18 +76,40 @@ func HTTPStatus(code codes.Code) int {
 // for; the challenge stands in the trailer.
 var ErrPaymentRequired = errors.New("payment required")
 
+// ownStatus is an error that a service has made a status of itself, for callers that
+// act on its reasons: ErrorInfo's domain is "<service>.sluice". gRPC's own services
+// (health, reflection) speak gRPC's codes.
+func ownStatus(method string, err error) (*status.Status, bool) {
+	s, ok := status.FromError(err)
+	if !ok || s.Code() == codes.Internal || s.Code() == codes.Unknown {
+		return nil, false
+	}
+	if strings.HasPrefix(method, "/grpc.") {
+		return s, true
+	}
+	for _, d := range s.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && strings.HasSuffix(info.GetDomain(), "."+errorDomain) {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
 // toStatus makes what the caller sees of an error. Only an error with a kind
 // is shown, and of it only the sentence: a status that a handler passed on
 // from another server (lnd's, say) tells of our insides and counts as
 // internal.
-func toStatus(ctx context.Context, err error, requestID string) *status.Status {
+func toStatus(ctx context.Context, method string, err error, requestID string) *status.Status {
 	kind := errkind.Of(err)
 	hasKind := kind != errkind.Internal
+	if s, own := ownStatus(method, err); own {
+		return s
+	}
 	switch {
 	case hasKind:
 	case errors.Is(err, ErrPaymentRequired):
 		return status.New(codes.Internal, ErrPaymentRequired.Error())
-	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+	case ctx.Err() != nil && (errors.Is(err, ctx.Err()) || status.Code(err) == status.FromContextError(ctx.Err()).Code()):
 		return status.FromContextError(ctx.Err())
 	case status.Code(err) == codes.Unimplemented:
 		return detailed(codes.Unimplemented, "This server does not offer that call: check the client's version against the server's.", errkind.NotFound, requestID)

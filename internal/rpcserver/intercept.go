@@ -73,7 +73,7 @@ func (o *observer) finish(ctx context.Context, method string, started time.Time,
 	code := codes.OK
 	var shown error
 	if err != nil {
-		s := toStatus(ctx, err, requestID)
+		s := toStatus(ctx, method, err, requestID)
 		code, shown = s.Code(), s.Err()
 	}
 	o.handled.WithLabelValues(method, code.String()).Inc()

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -324,6 +326,26 @@ func TestInternalsAreNeverShown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A service may make its own statuses, for programs that act on their reasons; those
+// of gRPC's own services are gRPC's.
+func TestOwnStatusesAreShown(t *testing.T) {
+	p := newProbe()
+	w := start(t, auth.DefaultLimits(), p)
+	own, err := status.New(codes.FailedPrecondition, "the HTLC was decided").WithDetails(&errdetails.ErrorInfo{Reason: "DECIDED", Domain: "interceptor.sluice"})
+	require.NoError(t, err)
+	p.unary = func(context.Context, *authv1.ChallengeRequest) (*authv1.ChallengeResponse, error) {
+		return nil, fmt.Errorf("decide: %w", own.Err())
+	}
+	_, err = w.call(w.operator(), probeUnary)
+	require.Equal(t, codes.FailedPrecondition, status.Code(err))
+	details := status.Convert(err).Details()
+	require.Len(t, details, 1)
+	require.Equal(t, "DECIDED", details[0].(*errdetails.ErrorInfo).GetReason())
+
+	err = w.operator().Invoke(t.Context(), "/grpc.health.v1.Health/Check", &healthpb.HealthCheckRequest{Service: "nobody's"}, &healthpb.HealthCheckResponse{})
+	require.Equal(t, codes.NotFound, status.Code(err))
 }
 
 func TestStartStopsOnPermissionHoles(t *testing.T) {

@@ -239,6 +239,16 @@ type Issue struct {
 	Instead  uint64
 }
 
+// CheckServices wants services of the plan, each once.
+func CheckServices(services []string, p Plan) error {
+	for i, s := range services {
+		if s != ServiceSelf && !slices.Contains(p.Services, s) || slices.Contains(services[:i], s) {
+			return errkind.Newf(errkind.Invalid, "Name services of the plan, each once: %s.", strings.Join(append([]string{ServiceSelf}, p.Services...), ", "))
+		}
+	}
+	return nil
+}
+
 func (c Issue) apply(t *Tenant, p Plan, at time.Time) (Note, error) {
 	m := c.Macaroon
 	t.Macaroons = slices.DeleteFunc(t.Macaroons, func(m Macaroon) bool { return !at.Before(m.Expires) })
@@ -259,10 +269,8 @@ func (c Issue) apply(t *Tenant, p Plan, at time.Time) (Note, error) {
 		}
 		note.Detail["node"] = m.Node.String()
 	}
-	for i, s := range m.Services {
-		if s != ServiceSelf && !slices.Contains(p.Services, s) || slices.Contains(m.Services[:i], s) {
-			return Note{}, errkind.Newf(errkind.Invalid, "Name services of the plan, each once: %s.", strings.Join(append([]string{ServiceSelf}, p.Services...), ", "))
-		}
+	if err := CheckServices(m.Services, p); err != nil {
+		return Note{}, err
 	}
 	switch {
 	case len(m.Services) == 0:

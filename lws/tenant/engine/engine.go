@@ -330,6 +330,10 @@ func (e *Engine) Issue(ctx context.Context, actor, id string, w Wish) (Issued, e
 	if len(m.Services) == 0 {
 		m.Services = append([]string{tenant.ServiceSelf}, plan.Services...)
 	}
+	// A name that is none cannot be put into a macaroon.
+	if err := tenant.CheckServices(m.Services, plan); err != nil {
+		return Issued{}, err
+	}
 	if w.For == 0 {
 		w.For = defaultLife
 	}
