@@ -4,6 +4,7 @@ package itest
 
 import (
 	"context"
+	"errors"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -97,11 +98,14 @@ func startGuarded(ctx context.Context, t *testing.T) *guarded {
 }
 
 // keepOldStates copies the cheater's database as it is now, for when its states are old:
-// they are good for the cheater.
-func (g *guarded) keepOldStates(ctx context.Context, channels ...devnet.Channel) (file string) {
+// they are good for the cheater. held is what the tower has of the cheater meanwhile.
+func (g *guarded) keepOldStates(ctx context.Context, channels ...devnet.Channel) (file string, held uint32) {
 	t := g.t
 	t.Helper()
+	// A payer hears of a settlement before the HTLC has left both commitments.
+	require.NoError(t, errors.Join(g.cheater.WaitNoHTLCs(ctx), g.victim.WaitNoHTLCs(ctx)))
 	require.NoError(t, g.cheater.Stop(ctx))
+	held = uint32(g.tenant(ctx, g.cheater).GetUsage().GetUpdates()) //nolint:gosec // a few
 	file = filepath.Join(t.TempDir(), "channel.db")
 	copyFile(t, database(g.cheater), file)
 	require.NoError(t, g.cheater.Start(ctx))
@@ -112,7 +116,7 @@ func (g *guarded) keepOldStates(ctx context.Context, channels ...devnet.Channel)
 			require.NoError(t, err)
 		}
 	}
-	return file
+	return file, held
 }
 
 // login is a node's own view of the tower.
@@ -262,10 +266,10 @@ func TestWatchtower(t *testing.T) {
 	}
 	g.uploaded(ctx, g.victim, 0, 4)
 
-	old := g.keepOldStates(ctx, slices.Collect(maps.Values(channels))...)
-
+	// What the tower holds of the cheater while it is stopped is what the cheater has
+	// not counted since it started again.
+	old, before := g.keepOldStates(ctx, slices.Collect(maps.Values(channels))...)
 	g.uploaded(ctx, g.victim, 0, 4)
-	before, _ := g.backups(ctx, g.cheater)
 
 	// Quotas: the cheater's is used up; its uploads wait, and nobody else's do.
 	now := g.tenant(ctx, g.cheater)

@@ -50,7 +50,7 @@ func TestWatchtowerBadDays(t *testing.T) {
 	}
 	g.uploaded(ctx, g.victim, 0, 3)
 
-	old := g.keepOldStates(ctx, channels...)
+	old, _ := g.keepOldStates(ctx, channels...)
 	for _, ch := range channels {
 		g.pay(ctx, g.cheater, g.victim, ch, 300_000)
 	}
