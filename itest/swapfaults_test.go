@@ -351,14 +351,18 @@ func TestSwapFaultsFees(t *testing.T) {
 	n.op.waitBalanced(ctx)
 }
 
-// onlyOne is the one transaction of the mempool.
-func (n *swapNet) onlyOne(ctx context.Context) *wire.MsgTx {
+// onlyOne is the one transaction of the mempool, as it is after any replacement.
+func (n *swapNet) onlyOne(ctx context.Context) (tx *wire.MsgTx) {
 	n.t.Helper()
-	pending, err := n.Miner().WaitMempool(ctx, 1)
-	require.NoError(n.t, err)
-	require.Len(n.t, pending, 1)
-	tx, _, err := n.Miner().Tx(ctx, pending[0])
-	require.NoError(n.t, err)
+	require.NoError(n.t, devnet.WaitFor(ctx, "the one transaction of the mempool", func(ctx context.Context) (bool, error) {
+		pending, err := n.Miner().WaitMempool(ctx, 1)
+		if err != nil || len(pending) != 1 {
+			return false, err
+		}
+		// It may be replaced between the two questions.
+		tx, _, err = n.Miner().Tx(ctx, pending[0])
+		return err == nil, nil
+	}))
 	return tx
 }
 
