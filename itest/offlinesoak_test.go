@@ -104,9 +104,10 @@ func TestOfflineSoak(t *testing.T) {
 		amounts := make(map[*paying]uint64)
 		// Invoices are made while the wallet is there; payments come once it sleeps.
 		type ready struct {
-			bolt11 string
-			hash   []byte
-			msat   uint64
+			bolt11  string
+			hash    []byte
+			msat    uint64
+			wrapped bool
 		}
 		var invoices []ready
 		for range 1 + rng.IntN(8) {
@@ -114,13 +115,13 @@ func TestOfflineSoak(t *testing.T) {
 			switch rng.IntN(3) {
 			case 0:
 				inv := w.longInvoice(ctx, ln.Msat(msat), 20*time.Hour)
-				invoices = append(invoices, ready{inv.Bolt11, inv.Hash[:], msat})
+				invoices = append(invoices, ready{inv.Bolt11, inv.Hash[:], msat, false})
 			case 1:
 				inv := w.wrapped(ctx, msat/1000)
-				invoices = append(invoices, ready{inv.bolt11, inv.hash, inv.sat * 1000})
+				invoices = append(invoices, ready{inv.bolt11, inv.hash, inv.sat * 1000, true})
 			case 2:
 				inv := w.invoice(ctx, int64(msat)) //nolint:gosec // small
-				invoices = append(invoices, ready{inv.PaymentRequest, inv.RHash, msat})
+				invoices = append(invoices, ready{inv.PaymentRequest, inv.RHash, msat, false})
 			}
 		}
 		if rng.IntN(3) == 0 {
@@ -132,8 +133,22 @@ func TestOfflineSoak(t *testing.T) {
 		_, err := net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
 		require.NoError(t, err)
 		for _, inv := range invoices {
-			p := sendInParts(ctx, t, net, inv.bolt11, inv.hash, inv.msat/uint64(1+rng.IntN(3))+1)
+			parts := uint64(1 + rng.IntN(3))
+			if inv.wrapped {
+				parts = 1
+			}
+			p := sendInParts(ctx, t, net, inv.bolt11, inv.hash, inv.msat/parts+1)
 			payments, amounts[p] = append(payments, p), inv.msat
+			if !inv.wrapped {
+				continue
+			}
+			// Of two HTLCs of one commitment that end at the gateway lnd 0.21.2 settles one twice
+			// if its link restarts in between, and gives the channel up for good (runbook.md, "A
+			// channel stays inactive"). So each has its own.
+			require.NoError(t, devnet.WaitFor(ctx, "the wrapped payment to be held", func(ctx context.Context) (bool, error) {
+				held, err := net.Gateway.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: inv.hash})
+				return err == nil && held.State == lnrpc.Invoice_ACCEPTED, err
+			}), "seed %d", seed)
 		}
 		time.Sleep(time.Duration(rng.IntN(4000)) * time.Millisecond)
 		for range rng.IntN(4) {
