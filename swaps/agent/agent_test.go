@@ -332,7 +332,14 @@ func checkRefund(t *testing.T, r Record, raw []byte, value int64, fee ln.Sat) *w
 // Paid: the key is given away then, and not before; the deposit is the gateway's.
 func TestPaid(t *testing.T) {
 	r := newRig(t)
+	_, waits := r.Awaits(ln.PubKey{2, 9})
+	require.False(t, waits)
 	record := r.begin()
+	confs, waits := r.Awaits(record.GatewayKey)
+	require.True(t, waits)
+	require.Equal(t, max(record.ChannelConfs, 1), confs)
+	_, waits = r.Awaits(ln.PubKey{3, 9})
+	require.False(t, waits)
 	r.deposit(record, 500_000)
 	r.stop()
 	r.start()
@@ -345,6 +352,8 @@ func TestPaid(t *testing.T) {
 		r.w.height = 2_000
 	})
 	got := r.reaches(record.Hash, PhasePaid)
+	_, waits = r.Awaits(record.GatewayKey)
+	require.False(t, waits, "what it pays now buys no deposit")
 	require.Eventually(t, func() bool { got, _ = r.Record(record.Hash); return got.KeyGiven }, 20*time.Second, 2*time.Millisecond)
 	require.Equal(t, got.InternalKey[:], r.w.keys[0])
 	require.Empty(t, r.w.published)
