@@ -299,56 +299,117 @@ func TestSwapFaultsDoubleSpend(t *testing.T) {
 	paid := int64(amount) - int64(fee)
 	require.Equal(t, paid, before.gateway.channel-after.gateway.channel, "it lost what it paid, once")
 	require.Equal(t, paid, after.client.channel-before.client.channel)
-	// lnd's wallet still waits for the claim, which can never confirm: what it has counts.
-	wallet, err := n.Gateway.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
-	require.NoError(t, err)
-	require.Equal(t, before.gateway.onchain, wallet.ConfirmedBalance)
+	// The claim can never confirm: lnd's wallet forgets it.
+	require.NoError(t, devnet.WaitFor(ctx, "the gateway's wallet to forget the claim", func(ctx context.Context) (bool, error) {
+		wallet, err := n.Gateway.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+		return err == nil && wallet.TotalBalance == before.gateway.onchain, err
+	}))
 	status, err = n.op.swaps.GetStatus(ctx, &swapsv1.GetStatusRequest{})
 	require.NoError(t, err)
 	require.Equal(t, paid*1000, status.LossMsat)
+
+	// The client's own replacement is in the reorg's blocks instead, after the payment:
+	// that one is claimed.
+	before = n.sides(ctx)
+	moved, deposit := n.external(ctx, amount)
+	replacement, err := n.Miner().Respend(ctx, deposit, devnet.Output{Address: moved.HtlcAddress, AmountSat: amount})
+	require.NoError(t, err)
+	require.NoError(t, n.Mine(ctx, 2))
+	n.stands(ctx, moved, "claiming")
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	_, err = n.Miner().ReorgWith(ctx, 2, []*wire.MsgTx{replacement}, nil, nil)
+	require.NoError(t, err)
+	require.NoError(t, n.WaitSynced(ctx))
+	require.NoError(t, devnet.WaitFor(ctx, "the gateway to find the replacement", func(ctx context.Context) (bool, error) {
+		r, err := n.op.swaps.ShowSwap(ctx, &swapsv1.ShowSwapRequest{Hash: moved.ID})
+		return err == nil && r.GetSwap().GetReason() != "", err
+	}))
+	claimed := wire.OutPoint{Hash: replacement.TxHash()}
+	for range 9 {
+		require.NoError(t, n.Mine(ctx, 1))
+		wait, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err = n.Miner().WaitSpendInMempool(wait, claimed)
+		cancel()
+		if err == nil {
+			break
+		}
+	}
+	require.NoError(t, err, "the claim of the replacement")
+	n.buries(ctx)
+	got := n.stands(ctx, moved, "claimed")
+	require.Equal(t, replacement.TxHash().String()+":0", got.Outpoint)
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	after = n.sides(ctx)
+	require.Equal(t, int64(amount)-int64(got.FeeSat), before.gateway.channel-after.gateway.channel)
+	require.Equal(t, n.claimOf(ctx, replacement.TxHash()).TxOut[0].Value, after.gateway.onchain-before.gateway.onchain)
+	n.op.waitBalanced(ctx)
 }
 
-// TestSwapFaultsFees: fees jump while a refund waits: what was signed is replaced by
-// what the chain asks then, and goes to the miners of the one block that takes it.
+// TestSwapFaultsFees: fees jump while a claim or a refund waits: what was signed is
+// replaced by what the chain asks then, and goes to the miners of the one block that takes
+// it.
 func TestSwapFaultsFees(t *testing.T) {
 	untilTrusted(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
 	defer cancel()
 	n := startSwaps(ctx, t)
 	const amount = 400_000
+
 	before := n.sides(ctx)
+	n.in(ctx, amount)
+	require.NoError(t, n.Mine(ctx, 2))
+	claim := n.spike(ctx, n.onlyOne(ctx))
+	pays := int64(amount) - claim.TxOut[0].Value
+	require.GreaterOrEqual(t, pays, int64(200*htlc.KeyClaimWU/4-200), "what the chain asks now")
+	require.LessOrEqual(t, pays, int64(amount/2))
+	swap := n.mineUntil(ctx, "SUCCESS")
+	n.buries(ctx)
+	n.stands(ctx, swap, "claimed")
+	after := n.sides(ctx)
+	require.EqualValues(t, swap.Amount-swap.CostServer, after.client.channel-before.client.channel)
+	require.EqualValues(t, swap.Amount-swap.CostServer, before.gateway.channel-after.gateway.channel)
+	require.Equal(t, claim.TxOut[0].Value, after.gateway.onchain-before.gateway.onchain)
+	require.NoError(t, n.s.Kill())
+	require.NoError(t, n.s.Start(ctx))
+
+	before = n.sides(ctx)
 	swap, funding := n.out(ctx, amount, 6)
 	require.NoError(t, n.loopd.Kill())
 	require.NoError(t, n.Mine(ctx, 100))
-	first := n.onlyOne(ctx)
-	n.Fees().SetSatPerVByte(200)
-	// What lnd says now is asked for at the start, and every minute.
-	require.NoError(t, n.s.Kill())
-	require.NoError(t, n.s.Start(ctx))
-	// Others' transactions fill the blocks.
-	for range 3 {
-		require.NoError(t, n.Miner().MineOnly(ctx))
-		require.NoError(t, n.WaitSynced(ctx))
-	}
-	var second *wire.MsgTx
-	require.NoError(t, devnet.WaitFor(ctx, "a dearer refund", func(ctx context.Context) (bool, error) {
-		second = n.onlyOne(ctx)
-		return second.TxHash() != first.TxHash(), nil
-	}))
-	require.Equal(t, first.TxIn[0].PreviousOutPoint, second.TxIn[0].PreviousOutPoint)
-	pays := int64(amount) - second.TxOut[0].Value
+	refund := n.spike(ctx, n.onlyOne(ctx))
+	pays = int64(amount) - refund.TxOut[0].Value
 	require.GreaterOrEqual(t, pays, int64(200*htlc.RefundWU/4-200), "what the chain asks now")
 	require.LessOrEqual(t, pays, int64(amount/2))
 	n.buries(ctx)
 	n.stands(ctx, swap, "refunded")
-	after := n.sides(ctx)
+	after = n.sides(ctx)
 	prepay := before.client.channel - after.client.channel
 	require.Positive(t, prepay)
 	require.Equal(t, prepay, after.gateway.channel-before.gateway.channel, "the client lost its prepay and nothing else")
 	require.Equal(t, before.client.onchain, after.client.onchain)
 	require.Equal(t, n.feeOf(ctx, n.Gateway, funding.String())+pays, before.gateway.onchain-after.gateway.onchain)
-	n.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
 	n.op.waitBalanced(ctx)
+}
+
+// spike lets fees jump to two hundred sat per vbyte while a transaction waits, and others'
+// transactions fill the blocks, and returns its replacement.
+func (n *swapNet) spike(ctx context.Context, first *wire.MsgTx) (second *wire.MsgTx) {
+	n.t.Helper()
+	n.Fees().SetSatPerVByte(200)
+	defer n.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
+	// What lnd says now is asked for at the start, and every minute.
+	require.NoError(n.t, n.s.Kill())
+	require.NoError(n.t, n.s.Start(ctx))
+	for range 3 {
+		require.NoError(n.t, n.Miner().MineOnly(ctx))
+		require.NoError(n.t, n.WaitSynced(ctx))
+	}
+	require.NoError(n.t, devnet.WaitFor(ctx, "a dearer transaction", func(ctx context.Context) (bool, error) {
+		second = n.onlyOne(ctx)
+		return second.TxHash() != first.TxHash(), nil
+	}))
+	require.Equal(n.t, first.TxIn[0].PreviousOutPoint, second.TxIn[0].PreviousOutPoint)
+	return second
 }
 
 // onlyOne is the one transaction of the mempool, as it is after any replacement.
@@ -364,6 +425,35 @@ func (n *swapNet) onlyOne(ctx context.Context) (tx *wire.MsgTx) {
 		return err == nil, nil
 	}))
 	return tx
+}
+
+// TestSwapFaultsGone: the payer vanishes, its node and all, once its payments are held,
+// and comes back after the refund: nobody has a sat that is not its own.
+func TestSwapFaultsGone(t *testing.T) {
+	untilTrusted(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	n := startSwaps(ctx, t)
+	const amount = 400_000
+	before := n.sides(ctx)
+	swap, funding := n.out(ctx, amount, 6)
+	require.NoError(t, n.loopd.Kill())
+	require.NoError(t, n.Payer.Kill())
+	require.NoError(t, n.Mine(ctx, 100))
+	pays := int64(amount) - n.onlyOne(ctx).TxOut[0].Value
+	require.NoError(t, n.Mine(ctx, 7))
+	n.stands(ctx, swap, "refunded")
+	require.NoError(t, n.Payer.Start(ctx))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	after := n.sides(ctx)
+	prepay := before.client.channel - after.client.channel
+	require.Positive(t, prepay)
+	require.Equal(t, prepay, after.gateway.channel-before.gateway.channel, "the client lost its prepay and nothing else")
+	require.Equal(t, before.client.onchain, after.client.onchain)
+	miner := n.feeOf(ctx, n.Gateway, funding.String()) + pays
+	require.Equal(t, miner, before.gateway.onchain-after.gateway.onchain)
+	require.LessOrEqual(t, miner, prepay, "the prepay covers a no-show")
+	n.op.waitBalanced(ctx)
 }
 
 // TestSwapFaultsAway: each of those that a swap needs is away in the middle of it: lnd is
@@ -402,9 +492,22 @@ func TestSwapFaultsAway(t *testing.T) {
 	n.stands(ctx, swap, "succeeded")
 	n.tookOut(ctx, before, swap, funding)
 
-	// The database, for the minute in which the deposit becomes deep enough.
+	// loopd, once its deposit is out and before it is paid: its node takes the payment,
+	// and the key comes when it is back, or the claim does without.
 	before = n.sides(ctx)
 	deposit := n.in(ctx, amount)
+	require.NoError(t, n.loopd.Kill())
+	require.NoError(t, n.Mine(ctx, 2))
+	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	require.NoError(t, n.loopd.Start(ctx))
+	swap = n.mineUntil(ctx, "SUCCESS")
+	n.buries(ctx)
+	n.stands(ctx, swap, "claimed")
+	n.tookIn(ctx, before, swap, deposit)
+
+	// The database, for the minute in which the deposit becomes deep enough.
+	before = n.sides(ctx)
+	deposit = n.in(ctx, amount)
 	require.NoError(t, n.Mine(ctx, 1))
 	require.NoError(t, pg.Stop(ctx))
 	require.NoError(t, n.Mine(ctx, 1))

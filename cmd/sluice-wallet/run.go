@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/obs"
 	"github.com/sluice-lsp/sluice/lsp/agent"
 	"github.com/sluice-lsp/sluice/lsp/peerclient"
+	swapagent "github.com/sluice-lsp/sluice/swaps/agent"
 )
 
 // settings are the daemon's; LSPs are in a file of their own, which `lsps`
@@ -132,6 +133,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	var swaps *swapagent.Agent
 	asking := peerclient.New(client, log)
 	a, err = agent.New(agent.Config{
 		DataDir: g.DataDir,
@@ -142,6 +144,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	}, agent.Ports{
 		Node: client, Channels: client, Peers: client, Invoices: client, Payer: payer{client},
 		LSPS: asking, Decode: lnd.DecodeBolt11, Expects: fund.Expects, Log: log,
+		Awaits: func(lsp ln.PubKey) (uint32, bool) { return swaps.Awaits(lsp) },
 	})
 	if err != nil {
 		return err
@@ -166,7 +169,7 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	swaps, err := newSwaps(g.DataDir, client, a.Gateways, log)
+	swaps, err = newSwaps(g.DataDir, client, a.Gateways, log)
 	if err != nil {
 		return err
 	}

@@ -103,10 +103,7 @@ func (c SwapsListCmd) Run(w *world, g *Globals) error {
 			if v.GetDueHeight() > 0 {
 				due = cli.Group(uint64(v.GetDueHeight()))
 			}
-			text := v.GetDue()
-			if text == "" {
-				text = v.GetReason()
-			}
+			text := strings.Trim(v.GetDue()+"; "+v.GetReason(), "; ")
 			t.Row(v.GetHash()[:min(16, len(v.GetHash()))], direction(v.GetDirection()), v.GetState(), cli.Sat(v.GetAmountSat()), cli.Sat(v.GetFeeSat()),
 				cli.Ago(v.GetCreatedMs(), w.now()), due, text)
 		}

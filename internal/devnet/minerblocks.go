@@ -79,9 +79,9 @@ func (m *Miner) ReorgWith(ctx context.Context, depth int, blocks ...[]*wire.MsgT
 	})
 }
 
-// Respend makes a transaction that spends the coins of one of the miner's own for
-// itself. Only one of both can be in a chain; it publishes none.
-func (m *Miner) Respend(ctx context.Context, txid chainhash.Hash) (*wire.MsgTx, error) {
+// Respend makes a transaction that spends the coins of one of the miner's own, for
+// outputs and else for itself. Only one of both can be in a chain; it publishes none.
+func (m *Miner) Respend(ctx context.Context, txid chainhash.Hash, outputs ...Output) (*wire.MsgTx, error) {
 	sent, _, err := m.Tx(ctx, txid)
 	if err != nil {
 		return nil, err
@@ -103,7 +103,11 @@ func (m *Miner) Respend(ctx context.Context, txid chainhash.Hash) (*wire.MsgTx, 
 		total += coin.Value
 	}
 	const fee = 10_000
-	tx.AddTxOut(wire.NewTxOut(total-fee, m.script))
+	var others int64
+	if tx.TxOut, others, err = payTo(outputs); err != nil {
+		return nil, err
+	}
+	tx.AddTxOut(wire.NewTxOut(total-others-fee, m.script))
 	hashes := txscript.NewTxSigHashes(tx, prev)
 	for i, in := range tx.TxIn {
 		coin := prev.FetchPrevOutput(in.PreviousOutPoint)

@@ -18,22 +18,31 @@ type Output struct {
 	AmountSat int64
 }
 
-// Send pays outputs from matured coinbases in one transaction, unconfirmed.
-func (m *Miner) Send(ctx context.Context, outputs ...Output) (chainhash.Hash, error) {
-	tx := wire.NewMsgTx(2)
-	var total int64
+// payTo are outputs, and what they come to.
+func payTo(outputs []Output) (txOut []*wire.TxOut, total int64, err error) {
 	for _, out := range outputs {
 		addr, err := btcutil.DecodeAddress(out.Address, &chaincfg.RegressionNetParams)
 		if err != nil {
-			return chainhash.Hash{}, fmt.Errorf("address %s: %w", out.Address, err)
+			return nil, 0, fmt.Errorf("address %s: %w", out.Address, err)
 		}
 		script, err := txscript.PayToAddrScript(addr)
 		if err != nil {
-			return chainhash.Hash{}, err
+			return nil, 0, err
 		}
-		tx.AddTxOut(wire.NewTxOut(out.AmountSat, script))
+		txOut = append(txOut, wire.NewTxOut(out.AmountSat, script))
 		total += out.AmountSat
 	}
+	return txOut, total, nil
+}
+
+// Send pays outputs from matured coinbases in one transaction, unconfirmed.
+func (m *Miner) Send(ctx context.Context, outputs ...Output) (chainhash.Hash, error) {
+	tx := wire.NewMsgTx(2)
+	txOut, total, err := payTo(outputs)
+	if err != nil {
+		return chainhash.Hash{}, err
+	}
+	tx.TxOut = txOut
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -29,6 +29,12 @@ func (c *Client) FundPsbt(ctx context.Context, r ln.FundOutput) (ln.FundedPsbt, 
 	return ln.FundedPsbt{Psbt: resp.FundedPsbt, ChangeIndex: resp.ChangeOutputIndex}, nil
 }
 
+// ForgetTx takes an unconfirmed transaction out of the wallet, with what spends it.
+func (c *Client) ForgetTx(ctx context.Context, id ln.TxID) error {
+	_, err := c.wallet.RemoveTransaction(ctx, &walletrpc.GetTransactionRequest{Txid: id.String()})
+	return mapError("forget transaction "+id.String(), err)
+}
+
 // untilBuried hands on what lnd tells of the chain. lnd ends such a stream in
 // good order once no reorg can undo what it told: that is nil.
 func untilBuried[T any](what string, recv func() (T, error), handle func(T)) error {

@@ -83,12 +83,12 @@ func (d *swapDesk) startEngine(ctx context.Context, db *store.DB, node *lnd.Clie
 	cfg := engine.Defaults()
 	cfg.Network, cfg.Self = "regtest", self
 	// Limits would end a run before it measures anything.
-	cfg.MinSat, cfg.In.MinSat, cfg.MaxUnpaid, cfg.MaxUnpaidPerClient, cfg.In.MaxProbes = 20_000, 20_000, 1_000, 1_000, 100
+	cfg.MinSat, cfg.In.MinSat, cfg.MaxUnpaid, cfg.MaxUnpaidPerClient, cfg.In.MaxProbes, cfg.In.MaxProbesPerClient = 20_000, 20_000, 1_000, 1_000, 100, 100
 	cfg.MaxOpenSat, cfg.MaxPerClientSat, cfg.In.MaxExposedSat = 1_000_000_000, 1_000_000_000, 1_000_000_000
 	cfg.In.Confs = []engine.ConfsUpTo{{UpToSat: cfg.In.MaxSat, Confs: 1}}
 	timed := timedNode{Client: node, calls: d.calls}
 	d.engine, err = engine.New(engine.Options{
-		Node: engine.Node{Invoices: timed, Sales: node, Wallet: timed, Chain: node, Keys: timed, Events: timed, Payments: node},
+		Node: engine.Node{Invoices: timed, Sales: node, Wallet: timed, Chain: node, Records: node, Keys: timed, Events: timed, Payments: node},
 		DB:   db, Params: params, Config: cfg, Random: rand.Reader, Log: zap.NewNop(),
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11("regtest", text) },
 	})

@@ -197,6 +197,11 @@ func (a *Agent) decide(o ln.OpenProposal) ln.AcceptVerdict {
 		proposer, wish = &l, a.agreements.wish(o.Peer, a.now())
 		wish.Joint = a.ports.Expects != nil && a.ports.Expects(o)
 		wish.Ordered = a.orders.expected(o.Peer, a.now())
+		if a.ports.Awaits != nil {
+			if confs, waits := a.ports.Awaits(o.Peer); waits {
+				wish = wish.confirmed(confs)
+			}
+		}
 	}
 	v := a.cfg.Policy.Decide(o, proposer, wish)
 	fields := []zap.Field{

@@ -102,18 +102,17 @@ func (a *agreements) wish(node ln.PubKey, now time.Time) Wish {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var w Wish
-	trusting := false
 	for _, g := range a.list {
 		if g.NodeKey != node || !g.OpensChannel || now.After(g.ExpiresAt.Add(openGrace)) {
 			continue
 		}
 		if g.ZeroConf {
-			trusting = true
+			w.Trusting = true
 			continue
 		}
 		w.Declined = true
 		w.Confirmations = max(w.Confirmations, g.Confirmations)
 	}
-	w.Declined = w.Declined && !trusting
+	w.Declined = w.Declined && !w.Trusting
 	return w
 }

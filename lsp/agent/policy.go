@@ -39,6 +39,8 @@ type Wish struct {
 	Declined bool
 	// Confirmations is the most that any of them asked for.
 	Confirmations uint32
+	// Trusting: the user asked for a zero-conf channel of this LSP just now.
+	Trusting bool
 	// Joint says that the wallet asked for exactly this channel and brings coins to
 	// it: what is pushed is its own, and whether it confirms first was agreed.
 	Joint bool
@@ -64,6 +66,15 @@ func (w Wish) ordered(o ln.OpenProposal) (Expected, bool) {
 		}
 	}
 	return Expected{}, false
+}
+
+// confirmed is the wish of a wallet that also waits for a payment over a channel which
+// must have confirmed: the LSP could take back what it pays over another one. A user who
+// asks for a zero-conf channel all the same gets it.
+func (w Wish) confirmed(confs uint32) Wish {
+	w.Confirmations = max(w.Confirmations, confs, 1)
+	w.Declined = w.Declined || !w.Trusting
+	return w
 }
 
 // Decide answers a proposal. proposer is the LSP whose node key made it, nil

@@ -72,6 +72,10 @@ type Ports struct {
 	// Expects says, from memory, that the wallet asked for exactly this channel and
 	// brings coins to it; nil expects none.
 	Expects func(ln.OpenProposal) bool
+	// Awaits says, from memory, that the wallet waits for a payment of this LSP whose
+	// preimage it could use: over a channel that has so many confirmations first. Nil:
+	// never.
+	Awaits func(lsp ln.PubKey) (confs uint32, waits bool)
 	// Connect nil means DialGateway.
 	Connect Connect
 	// Random nil means crypto/rand; it makes preimages.

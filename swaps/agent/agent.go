@@ -105,6 +105,18 @@ func (a *Agent) Records() []Record { return a.records.All() }
 // Record is one of them.
 func (a *Agent) Record(hash ln.Hash) (Record, error) { return a.records.Get(hash) }
 
+// Awaits says how many confirmations a channel of this gateway must have before the
+// wallet takes a payment over it: with one over a channel that never confirms the gateway
+// would have the preimage, and with that the deposit.
+func (a *Agent) Awaits(gateway ln.PubKey) (confs uint32, waits bool) {
+	for _, r := range a.records.All() {
+		if r.Phase == PhaseAgreed && r.GatewayKey == gateway {
+			confs, waits = max(confs, r.ChannelConfs, 1), true
+		}
+	}
+	return confs, waits
+}
+
 // Run takes swaps further until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.links.Keep()

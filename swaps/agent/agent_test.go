@@ -27,11 +27,13 @@ import (
 
 // world is the wallet's lnd, its chain and a gateway, all of which remember.
 type world struct {
-	mu        sync.Mutex
-	height    uint32
-	looks     int
-	invoices  map[ln.Hash]ln.Invoice
-	deposits  map[string]ln.ConfEvent
+	mu       sync.Mutex
+	height   uint32
+	looks    int
+	invoices map[ln.Hash]ln.Invoice
+	deposits map[string]ln.ConfEvent
+	// later pay the one script of a test as well.
+	later     []ln.ConfEvent
 	spends    map[ln.Outpoint]ln.SpendEvent
 	published []*wire.MsgTx
 	changed   chan struct{}
@@ -130,12 +132,21 @@ func (w *world) follow(ctx context.Context, look func()) error {
 	}
 }
 
-func (w *world) WatchConf(ctx context.Context, _ ln.TxID, script []byte, _ uint32, handle func(ln.ConfEvent)) error {
+// WatchConf names the latest of those that pay a script, as lnd does to whoever asks
+// anew, and stays with that one.
+func (w *world) WatchConf(ctx context.Context, _ ln.TxID, script []byte, since uint32, handle func(ln.ConfEvent)) error {
 	last := uint32(0)
+	var named []byte
 	return w.follow(ctx, func() {
 		w.mu.Lock()
-		ev := w.deposits[string(script)]
+		var ev ln.ConfEvent
+		for _, d := range append([]ln.ConfEvent{w.deposits[string(script)]}, w.later...) {
+			if d.Height >= since && d.Height > ev.Height && (named == nil || bytes.Equal(named, d.RawTx)) {
+				ev = d
+			}
+		}
 		w.mu.Unlock()
+		named = ev.RawTx
 		if ev.Height != last {
 			last = ev.Height
 			ev.Reorged = ev.Height == 0
@@ -332,7 +343,14 @@ func checkRefund(t *testing.T, r Record, raw []byte, value int64, fee ln.Sat) *w
 // Paid: the key is given away then, and not before; the deposit is the gateway's.
 func TestPaid(t *testing.T) {
 	r := newRig(t)
+	_, waits := r.Awaits(ln.PubKey{2, 9})
+	require.False(t, waits)
 	record := r.begin()
+	confs, waits := r.Awaits(record.GatewayKey)
+	require.True(t, waits)
+	require.Equal(t, max(record.ChannelConfs, 1), confs)
+	_, waits = r.Awaits(ln.PubKey{3, 9})
+	require.False(t, waits)
 	r.deposit(record, 500_000)
 	r.stop()
 	r.start()
@@ -345,6 +363,8 @@ func TestPaid(t *testing.T) {
 		r.w.height = 2_000
 	})
 	got := r.reaches(record.Hash, PhasePaid)
+	_, waits = r.Awaits(record.GatewayKey)
+	require.False(t, waits, "what it pays now buys no deposit")
 	require.Eventually(t, func() bool { got, _ = r.Record(record.Hash); return got.KeyGiven }, 20*time.Second, 2*time.Millisecond)
 	require.Equal(t, got.InternalKey[:], r.w.keys[0])
 	require.Empty(t, r.w.published)
@@ -404,6 +424,63 @@ func TestTakenBack(t *testing.T) {
 	r.looked()
 	require.Equal(t, PhaseRefunding, r.reaches(record.Hash, PhaseRefunding).Phase)
 	r.w.change(func() { r.w.spends[op] = spend })
+	r.reaches(record.Hash, PhaseRefunded)
+}
+
+// Whoever likes can send something to the address: what the wallet deposited is taken
+// back all the same, whichever of them lnd names.
+func TestStrangersDeposits(t *testing.T) {
+	r := newRig(t)
+	record := r.begin()
+	r.deposit(record, 4_000)
+	contract, err := htlc.New(record.Terms)
+	require.NoError(t, err)
+	pays := func(n uint32, value int64) *wire.MsgTx {
+		tx := wire.NewMsgTx(2)
+		tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Index: n}, nil, nil))
+		tx.AddTxOut(wire.NewTxOut(value, contract.PkScript))
+		var raw bytes.Buffer
+		require.NoError(t, tx.Serialize(&raw))
+		r.w.change(func() {
+			r.w.height++
+			r.w.later = append(r.w.later, ln.ConfEvent{Height: r.w.height, RawTx: raw.Bytes()})
+		})
+		return tx
+	}
+	known := func(n int) func() bool {
+		return func() bool { got, _ := r.Record(record.Hash); return len(got.Deposits) == n }
+	}
+	own := pays(7, 500_000)
+	require.Eventually(t, known(2), 20*time.Second, 2*time.Millisecond, "a stranger came first")
+	pays(8, 5_000)
+	require.Eventually(t, known(3), 20*time.Second, 2*time.Millisecond)
+	// A daemon that was away is told of the last one.
+	r.stop()
+	pays(9, 6_000)
+	r.start()
+	require.Eventually(t, known(4), 20*time.Second, 2*time.Millisecond)
+	r.w.change(func() { r.w.height = 1_500 })
+	r.reaches(record.Hash, PhaseRefunding)
+	var got Record
+	require.Eventually(t, func() bool {
+		got, _ = r.Record(record.Hash)
+		for _, d := range got.Deposits {
+			if d.Refund == nil {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 2*time.Millisecond)
+	require.Equal(t, ln.TxID(own.TxHash()), got.Deposits[1].Outpoint.TxID)
+	checkRefund(t, got, got.Deposits[1].Refund.Raw, 500_000, got.Deposits[1].Refund.FeeSat)
+	for _, d := range got.Deposits[1:] {
+		r.confirm(mustTx(t, d.Refund.Raw))
+	}
+	r.w.change(func() { r.w.height += 20 })
+	r.looked()
+	require.Equal(t, PhaseRefunding, r.reaches(record.Hash, PhaseRefunding).Phase, "one is not back")
+	r.confirm(mustTx(t, got.Deposits[0].Refund.Raw))
+	r.w.change(func() { r.w.height += 20 })
 	r.reaches(record.Hash, PhaseRefunded)
 }
 
@@ -481,6 +558,9 @@ func TestNext(t *testing.T) {
 		"to be published again":                  {PhaseRefunding, []Deposit{signed}, 1002, ln.InvoiceCanceled, ActPublish, PhaseRefunding},
 		"to pay more":                            {PhaseRefunding, []Deposit{signed}, 1003, ln.InvoiceCanceled, ActRefund, PhaseRefunding},
 		"one of two is back":                     {PhaseRefunding, []Deposit{took, signed}, 1005, ln.InvoiceCanceled, ActRefund, PhaseRefunding},
+		"a reorg took it away":                   {PhaseRefunding, []Deposit{{ValueSat: 9}, took}, 1005, ln.InvoiceCanceled, ActPublish, PhaseRefunding},
+		"it did not come back":                   {PhaseRefunding, []Deposit{{ValueSat: 9}, took}, 2008, ln.InvoiceCanceled, ActEnd, PhaseRefunded},
+		"one is worth nothing":                   {PhaseRefunding, []Deposit{open, took}, 2008, ln.InvoiceCanceled, ActEnd, PhaseRefunded},
 		"both are back":                          {PhaseRefunding, []Deposit{took, took}, 1005, ln.InvoiceCanceled, ActEnd, PhaseRefunded},
 		"the gateway had the preimage all along": {PhaseRefunding, []Deposit{spent}, 1005, ln.InvoiceCanceled, ActEnd, PhaseDone},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -90,6 +91,9 @@ func (a *Agent) step(ctx context.Context, r Record, info ln.NodeInfo) error {
 		return a.publish(ctx, r)
 	case ActEnd:
 		a.log.Info("a swap is over", zap.Stringer("swap", r.Hash), zap.String("phase", string(phase)))
+		if phase == PhaseRefunded && !r.sawDeposit() {
+			a.log.Warn("what came back is not the amount that was agreed: if you paid that as well, take it back with `sluice-wallet swap refund`", zap.Stringer("swap", r.Hash))
+		}
 		return enter()
 	}
 	return nil
@@ -160,7 +164,7 @@ func (a *Agent) refund(ctx context.Context, r Record, tip uint32) error {
 		rate, relay = ln.MinFeeRate, ln.MinFeeRate // a low fee is bumped, no refund is lost
 	}
 	for i, d := range r.Deposits {
-		if d.Spent != "" || d.Refund != nil && tip < d.Refund.Height+bumpEvery {
+		if d.Spent != "" || d.Height == 0 || d.Refund != nil && tip < d.Refund.Height+bumpEvery {
 			continue
 		}
 		pays := refundRate(d, max(rate, relay))
@@ -208,9 +212,15 @@ func (a *Agent) follow(ctx context.Context, r Record) {
 		return
 	}
 	since := max(r.BeginHeight, 1)
-	a.once(ctx, "deposit/"+r.Hash.String(), func(ctx context.Context) error {
-		return a.ports.Chain.WatchConf(ctx, ln.TxID{}, contract.PkScript, since, func(ev ln.ConfEvent) { a.deposited(r.Hash, contract, ev) })
-	})
+	a.followDeposits(ctx, r.Hash, contract, since)
+	for _, d := range r.Deposits {
+		// lnd names one transaction that pays the address, and whoever likes can send
+		// something there: so the blocks after each are asked about as well. An lnd that
+		// runs on may name the same one again.
+		if d.Height > 0 {
+			a.followDeposits(ctx, r.Hash, contract, d.Height+1)
+		}
+	}
 	for _, d := range r.Deposits {
 		a.once(ctx, "spend/"+d.Outpoint.String(), func(ctx context.Context) error {
 			a.anew(r.Hash, d.Outpoint)
@@ -272,45 +282,62 @@ func (a *Agent) known(r Record) bool {
 	return true
 }
 
-func (a *Agent) deposited(hash ln.Hash, contract *htlc.Contract, ev ln.ConfEvent) {
-	var found []Deposit
-	if !ev.Reorged {
-		var tx wire.MsgTx
-		if err := tx.Deserialize(bytes.NewReader(ev.RawTx)); err != nil {
-			a.log.Error("lnd tells of a transaction that cannot be read", zap.Stringer("swap", hash), zap.Error(err))
-			return
-		}
-		for i, o := range tx.TxOut {
-			if bytes.Equal(o.PkScript, contract.PkScript) {
-				found = append(found, Deposit{
-					Outpoint: ln.Outpoint{TxID: ln.TxID(tx.TxHash()), Index: uint32(i)}, ValueSat: ln.Sat(o.Value), Height: ev.Height, //nolint:gosec // of a block
-				})
+// followDeposits follows what pays the address, from a height on.
+func (a *Agent) followDeposits(ctx context.Context, hash ln.Hash, contract *htlc.Contract, since uint32) {
+	var told []ln.Outpoint
+	a.once(ctx, fmt.Sprintf("deposit/%s/%d", hash, since), func(ctx context.Context) error {
+		return a.ports.Chain.WatchConf(ctx, ln.TxID{}, contract.PkScript, since, func(ev ln.ConfEvent) { told = a.deposited(hash, contract, ev, told) })
+	})
+}
+
+// deposited takes note of outputs that pay the address, beside those that are known.
+// told are those that a reorg undoes now, if it is one.
+func (a *Agent) deposited(hash ln.Hash, contract *htlc.Contract, ev ln.ConfEvent, told []ln.Outpoint) []ln.Outpoint {
+	if ev.Reorged {
+		a.note(hash, func(have *Record) bool {
+			changed := false
+			for i := range have.Deposits {
+				// A refund of it is kept: the output comes back.
+				if d := &have.Deposits[i]; slices.Contains(told, d.Outpoint) && d.Height > 0 {
+					d.Height, changed = 0, true
+				}
 			}
+			return changed
+		})
+		return nil
+	}
+	var tx wire.MsgTx
+	if err := tx.Deserialize(bytes.NewReader(ev.RawTx)); err != nil {
+		a.log.Error("lnd tells of a transaction that cannot be read", zap.Stringer("swap", hash), zap.Error(err))
+		return told
+	}
+	var found []Deposit
+	told = nil
+	for i, o := range tx.TxOut {
+		if bytes.Equal(o.PkScript, contract.PkScript) {
+			op := ln.Outpoint{TxID: ln.TxID(tx.TxHash()), Index: uint32(i)}                            //nolint:gosec // of a transaction
+			found = append(found, Deposit{Outpoint: op, ValueSat: ln.Sat(o.Value), Height: ev.Height}) //nolint:gosec // of a block
+			told = append(told, op)
 		}
 	}
 	a.note(hash, func(have *Record) bool {
-		// A refund of one that a reorg took away is kept: the output comes back.
-		for i := range found {
-			for _, old := range have.Deposits {
-				if old.Outpoint == found[i].Outpoint {
-					found[i].Refund, found[i].Spent, found[i].SpentHeight = old.Refund, old.Spent, old.SpentHeight
-				}
+		changed := false
+		for _, d := range found {
+			i := slices.IndexFunc(have.Deposits, func(old Deposit) bool { return old.Outpoint == d.Outpoint })
+			switch {
+			case i < 0 && len(have.Deposits) < maxDeposits:
+				have.Deposits, changed = append(have.Deposits, d), true
+			case i >= 0 && have.Deposits[i].Height != d.Height:
+				have.Deposits[i].Height, changed = d.Height, true
 			}
 		}
-		if ev.Reorged {
-			for _, old := range have.Deposits {
-				if old.Refund != nil {
-					return false
-				}
-			}
-		}
-		if slices.EqualFunc(found, have.Deposits, func(a, b Deposit) bool { return a.Outpoint == b.Outpoint && a.Height == b.Height }) {
-			return false
-		}
-		have.Deposits = found
-		return true
+		return changed
 	})
+	return told
 }
+
+// maxDeposits bounds what strangers can fill a record with.
+const maxDeposits = 50
 
 func (a *Agent) spent(hash ln.Hash, contract *htlc.Contract, op ln.Outpoint, ev ln.SpendEvent) {
 	how, height := htlc.Spend(""), uint32(0)

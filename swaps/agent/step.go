@@ -77,8 +77,14 @@ func (r Record) refunding(tip uint32, buried func(Deposit) bool) (Act, Phase) {
 		return ActNone, r.Phase
 	}
 	over, act := true, ActPublish
+	late := tip >= r.Terms.ExpiryHeight+lapseAfter
 	for _, d := range r.Deposits {
-		over = over && buried(d)
+		if d.Height == 0 && d.Spent == "" {
+			over = over && late // a reorg took it, and it may come back
+			continue
+		}
+		// What is worth no refund for so long is left.
+		over = over && (buried(d) || late && d.Spent == "" && d.Refund == nil)
 		if d.Spent == "" && (d.Refund == nil || tip >= d.Refund.Height+bumpEvery) {
 			act = ActRefund
 		}
@@ -90,6 +96,16 @@ func (r Record) refunding(tip uint32, buried func(Deposit) bool) (Act, Phase) {
 		return ActEnd, PhaseRefunded
 	}
 	return ActEnd, PhaseDone
+}
+
+// sawDeposit says that an output of the agreed amount was found.
+func (r Record) sawDeposit() bool {
+	for _, d := range r.Deposits {
+		if d.ValueSat == r.AmountSat {
+			return true
+		}
+	}
+	return false
 }
 
 // took says that a refund of ours was what spent a deposit.

@@ -65,6 +65,9 @@ func outLines(from, to out.State) ([]ledger.Line, string) {
 	}
 	live, isLive := out.LiveOf(to)
 	_, funded := from.(out.Funded)
+	if out.PrepayKept(to) && !out.PrepayKept(from) {
+		return []ledger.Line{{Account: ownInvoices, AmountMsat: prepay}, {Account: noShow, AmountMsat: -prepay}}, "prepay kept"
+	}
 	switch to.(type) {
 	case out.Published:
 		if funded {

@@ -72,7 +72,10 @@ type InConfig struct {
 	// MaxExposedSat caps what is paid for outputs with fewer than DeepConfs.
 	MaxExposedSat ln.Sat
 	DeepConfs     uint32
-	MaxProbes     int
+	// MaxProbes may be under way or held by clients, MaxProbesPerClient of one client.
+	MaxProbes, MaxProbesPerClient int
+	// ReserveBlocks is how long a swap without a deposit keeps room from others.
+	ReserveBlocks uint32
 	ProbeFor      time.Duration
 	KeyFor        time.Duration
 	MaxAttempts   int
@@ -98,6 +101,18 @@ type OpenConfig struct {
 type ConfsUpTo struct {
 	UpToSat ln.Sat
 	Confs   uint32
+}
+
+// waitsLonger: a larger amount never needs fewer confirmations than a smaller one.
+func (c InConfig) waitsLonger() bool {
+	var last ConfsUpTo
+	for _, step := range c.Confs {
+		if step.UpToSat <= last.UpToSat || step.Confs < max(last.Confs, 1) || step.Confs > c.DeepConfs {
+			return false
+		}
+		last = step
+	}
+	return true
 }
 
 // confs is what an amount needs; never less than one.
@@ -132,7 +147,7 @@ func Defaults() Config {
 			Price:       quote.InPolicy{BaseSat: 300, PPM: 1_000, RoutingBaseSat: 10, RoutingPPM: 2_000},
 			ExpiryDelta: 1_000, PayMarginBlocks: 100,
 			Confs:         []ConfsUpTo{{500_000, 2}, {2_000_000, 3}},
-			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
+			MaxExposedSat: 5_000_000, DeepConfs: 6, MaxProbes: 8, MaxProbesPerClient: 3, ReserveBlocks: 36, ProbeFor: 20 * time.Second, KeyFor: 30 * time.Second, MaxAttempts: 5, MaxParts: 16,
 			Batch: batch.Policy{MaxMembers: 50, JoinBlocks: 200}, WaitBlocks: 6,
 			Open: OpenConfig{Confs: 3, MaxOpens: 5, DepositBlocks: 144, MaxWaiting: 200, MaxPerClient: 3},
 		},
@@ -173,6 +188,7 @@ func (c Config) Validate() error {
 		{"batch_wait_blocks (up to 144)", c.In.WaitBlocks <= 144},
 		{"in_min_sat (at least 1,000 sat)", c.In.MinSat >= 1_000},
 		{"in_max_sat (at least in_min_sat)", c.In.MaxSat >= c.In.MinSat},
+		{"in_confirmations (from small amounts to large, and never fewer for a larger one; six beyond all)", c.In.waitsLonger()},
 		{"in_expiry_delta (in_pay_margin_blocks and 150 more, up to 1,400: stock clients take 100 to 1,500)", c.In.ExpiryDelta >= c.In.PayMarginBlocks+150 && c.In.ExpiryDelta <= 1_400},
 		{"in_pay_margin_blocks (at least 40: a payment of ours must be resolved in them)", c.In.PayMarginBlocks >= 40},
 		{"deep confirmations (at least 6)", c.In.DeepConfs >= 6},

@@ -71,6 +71,8 @@ type Engine struct {
 
 	tokens *Tokens
 	probes *probes
+	// unknownFor is the constant of its name; tests wait less.
+	unknownFor time.Duration
 	// offerings are stored together; rooms answers how much room there is.
 	offerings *groupcommit.Queue[*offering]
 	rooms     shared[ln.Sat]
@@ -97,7 +99,7 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log, ctx: ctx, cancel: cancel,
-		heard: make(chan struct{}), followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0), probes: newProbes(),
+		heard: make(chan struct{}), unknownFor: unknownFor, followed: make(map[string]bool), ids: ulid.Monotonic(opt.Random, 0), probes: newProbes(),
 	}
 	e.offerings = groupcommit.New(e.offers())
 	var err error

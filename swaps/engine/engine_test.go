@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 	"github.com/sluice-lsp/sluice/swaps/out"
 	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
@@ -36,9 +38,10 @@ type rig struct {
 	// keyFor and maxExposed change the configuration at the next start.
 	keyFor     time.Duration
 	maxExposed ln.Sat
-	// perClient and unpaidPerClient as well.
+	// perClient, unpaidPerClient and probeFor as well.
 	perClient       ln.Sat
 	unpaidPerClient int
+	probeFor        time.Duration
 }
 
 func newRig(t *testing.T, cfg store.Config) *rig {
@@ -66,6 +69,9 @@ func (r *rig) start() {
 	}
 	if r.perClient > 0 {
 		config.MaxPerClientSat, config.MaxSat, config.In.MaxSat = r.perClient, r.perClient, r.perClient
+	}
+	if r.probeFor > 0 {
+		config.In.ProbeFor = r.probeFor
 	}
 	if r.unpaidPerClient > 0 {
 		config.MaxUnpaidPerClient = r.unpaidPerClient
@@ -314,4 +320,84 @@ func TestQuotesOutliveARestart(t *testing.T) {
 	later, err := r.QuoteOut(r.ctx, 500_000, time.Now().Add(30*time.Minute))
 	require.NoError(t, err)
 	require.Less(t, later.FeeSat, dearer.FeeSat, "waiting is cheaper")
+}
+
+// The prepay is taken once, in time, and while the swap payment is held: what came
+// between is seen.
+func TestPrepayIsTakenInTime(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	const in, late = 500, 499
+	for name, c := range map[string]struct {
+		swap, prepay ln.InvoiceState
+		by           uint32
+		want         out.Event
+		after        ln.InvoiceState
+	}{
+		"both held":                     {ln.InvoiceAccepted, ln.InvoiceAccepted, in, out.PrepaySettled{}, ln.InvoiceSettled},
+		"an outage":                     {ln.InvoiceAccepted, ln.InvoiceAccepted, late, out.PrepayLost{}, ln.InvoiceAccepted},
+		"taken before the outage":       {ln.InvoiceAccepted, ln.InvoiceSettled, late, out.PrepaySettled{}, ln.InvoiceSettled},
+		"the payment went back":         {ln.InvoiceCanceled, ln.InvoiceAccepted, in, out.PrepayLost{}, ln.InvoiceAccepted},
+		"it went back after that":       {ln.InvoiceCanceled, ln.InvoiceSettled, in, out.PrepayLost{Kept: true}, ln.InvoiceSettled},
+		"the prepay went back":          {ln.InvoiceAccepted, ln.InvoiceCanceled, in, out.PrepayLost{}, ln.InvoiceCanceled},
+		"an older copy of the database": {ln.InvoiceSettled, ln.InvoiceSettled, late, out.PrepaySettled{}, ln.InvoiceSettled},
+	} {
+		secret := ln.Preimage(sha256.Sum256([]byte(name)))
+		swap := ln.Hash(sha256.Sum256(secret[:16]))
+		r.node.change(func() {
+			r.node.invoices[swap] = &ln.Invoice{Hash: swap, State: c.swap}
+			r.node.invoices[secret.Hash()] = &ln.Invoice{Hash: secret.Hash(), State: c.prepay}
+		})
+		events, err := r.settlePrepay(r.ctx, out.SettlePrepay{Swap: swap, Hash: secret.Hash(), Preimage: swaps.NewSecret(secret), ByHeight: c.by})
+		require.NoError(t, err, name)
+		require.Len(t, events, 1, name)
+		require.Equal(t, c.want.EventName(), events[0].EventName(), name)
+		if lost, ok := c.want.(out.PrepayLost); ok {
+			require.Equal(t, lost.Kept, events[0].(out.PrepayLost).Kept, name)
+		}
+		require.Equal(t, c.after, r.invoice(secret.Hash()).State, name)
+	}
+	// A prepay that was kept for nothing is in the books.
+	plan := r.offer(ln.Preimage{1})
+	lines, _ := outLines(out.Funded{Plan: plan}, out.Cancelling{Plan: plan, PrepayKept: true})
+	require.Equal(t, []ledger.Line{{Account: ownInvoices, AmountMsat: int64(plan.PrepaySat) * 1000}, {Account: noShow, AmountMsat: -int64(plan.PrepaySat) * 1000}}, lines)
+	lines, _ = outLines(out.Cancelling{Plan: plan, PrepayKept: true}, out.Cancelled{Plan: plan, PrepayKept: true})
+	require.Empty(t, lines, "once")
+}
+
+// The node has taken a payment of which the database does not know, since it is an
+// older copy: the output is the client's, it gets its signature, and nobody takes the
+// output back.
+func TestAnOlderDatabaseTakesNothingBack(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	l := r.published(p)
+	r.stop()
+	require.NoError(t, r.node.SettleInvoice(r.ctx, p))
+	r.start()
+	r.reaches(p, "settled")
+	_, _, err := r.SignSweep(r.ctx, sweepOf(t, l, l.PaymentAddr[:]))
+	require.NoError(t, err)
+	require.EqualValues(t, -l.FeeSat*1000, r.balance(swapFee))
+	r.node.mine(110, false)
+	r.reaches(p, "succeeded")
+	r.node.mu.Lock()
+	defer r.node.mu.Unlock()
+	require.Len(t, r.node.published, 1, "no refund")
+}
+
+// What was quoted as a late publication is one for as long as the quote is firm.
+func TestQuotesOutliveTheirDeadlines(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	later := 0
+	for minutes := range 60 {
+		deadline := time.Now().Add(time.Duration(minutes) * time.Minute)
+		if !r.later(deadline, r.cfg.FirmFor) {
+			continue
+		}
+		later++
+		for passed := time.Duration(0); passed < r.cfg.FirmFor; passed += 30 * time.Second {
+			require.True(t, r.later(deadline.Add(-passed), 0), "%d minutes, %s passed", minutes, passed)
+		}
+	}
+	require.Greater(t, later, 30, "the half hour of stock clients is late")
 }

@@ -74,6 +74,8 @@ func (e *Engine) executeOut(ctx context.Context, t fsm.Task[out.Effect]) ([]out.
 		return e.cancelInvoices(ctx, f)
 	case out.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
+	case out.ForgetTxs:
+		return nil, e.forgetTxs(ctx, t.ID, f.TxIDs)
 	case out.Alarm:
 		e.log.Error("a swap needs a person", zap.String("swap", t.ID), zap.String("reason", f.Text))
 		return nil, nil
@@ -249,27 +251,43 @@ func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
 	return err
 }
 
-// settlePrepay takes the prepay only while the swap payment is held: from here
-// on the output is published.
+// settlePrepay takes the prepay only while the swap payment is held, and in time:
+// from here on the output is published. One that an earlier attempt took stays taken.
 func (e *Engine) settlePrepay(ctx context.Context, f out.SettlePrepay) ([]out.Event, error) {
-	lost := func(text string) ([]out.Event, error) {
-		return []out.Event{out.PrepayLost{Moment: e.moment(), Text: text}}, nil
+	m := e.moment()
+	lost := func(kept bool, text string) ([]out.Event, error) {
+		return []out.Event{out.PrepayLost{Moment: m, Text: text, Kept: kept}}, nil
+	}
+	prepay, err := e.node.Invoices.LookupInvoice(ctx, f.Hash)
+	if err != nil {
+		return nil, err
 	}
 	swap, err := e.node.Invoices.LookupInvoice(ctx, f.Swap)
 	if err != nil {
 		return nil, err
 	}
-	if swap.State != ln.InvoiceAccepted {
-		return lost("the node no longer holds the swap payment")
+	taken := prepay.State == ln.InvoiceSettled
+	switch {
+	case swap.State == ln.InvoiceAccepted && taken, swap.State == ln.InvoiceSettled && taken:
+		return []out.Event{out.PrepaySettled{Moment: m}}, nil
+	case swap.State != ln.InvoiceAccepted:
+		return lost(taken, "the node no longer holds the swap payment")
+	}
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m = e.momentAt(info.BlockHeight); m.Height > f.ByHeight {
+		return lost(false, fmt.Sprintf("height %d is too late to publish", m.Height))
 	}
 	err = e.node.Invoices.SettleInvoice(ctx, f.Preimage.Preimage())
 	if err == nil {
-		return []out.Event{out.PrepaySettled{Moment: e.moment()}}, nil
+		return []out.Event{out.PrepaySettled{Moment: m}}, nil
 	}
 	if errors.Is(err, ln.ErrInvoiceClosed) {
 		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, f.Hash)
 		if lookErr == nil && inv.State == ln.InvoiceCanceled {
-			return lost("the node no longer holds it")
+			return lost(false, "the node no longer holds it")
 		}
 	}
 	return nil, err
@@ -330,6 +348,21 @@ func (e *Engine) mayBePublished(ctx context.Context, f out.CancelInvoices) (bool
 	}
 	swap, err := state(f.Swap)
 	return swap == ln.InvoiceAccepted, err
+}
+
+// forgetTxs takes out of lnd's wallet what can never confirm. Nothing depends on it but
+// what lnd calls its balance.
+func (e *Engine) forgetTxs(ctx context.Context, swap string, ids []ln.TxID) error {
+	for _, id := range ids {
+		err := e.node.Records.ForgetTx(ctx, id)
+		switch {
+		case errors.Is(err, ln.ErrUnavailable):
+			return err
+		case err != nil && !errors.Is(err, ln.ErrNotFound):
+			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and counts it", zap.String("swap", swap), zap.Stringer("txid", id), zap.Error(err))
+		}
+	}
+	return nil
 }
 
 // bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the

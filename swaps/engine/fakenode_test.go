@@ -47,6 +47,8 @@ type fakeNode struct {
 	probed []ln.RouteProbe
 	// away is set while lnd does not answer for payments.
 	away bool
+	// forgot are transactions that the wallet was to forget.
+	forgot []ln.TxID
 	// outputs are transactions that pay scripts, by script.
 	outputs map[string]ln.ConfEvent
 }
@@ -123,7 +125,7 @@ func newFakeNode() *fakeNode {
 }
 
 func (n *fakeNode) node() Node {
-	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Keys: n, Events: n, Payments: n}
+	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
 }
 
 // change runs f and wakes whoever follows something.
@@ -202,7 +204,7 @@ func (n *fakeNode) SettleInvoice(_ context.Context, p ln.Preimage) (err error) {
 		case inv == nil:
 			err = ln.ErrNotFound
 		case inv.State == ln.InvoiceAccepted || inv.State == ln.InvoiceSettled:
-			inv.State = ln.InvoiceSettled
+			inv.State, inv.Preimage = ln.InvoiceSettled, p
 		default:
 			err = ln.ErrInvoiceClosed
 		}
@@ -322,6 +324,13 @@ func (n *fakeNode) Publish(_ context.Context, raw []byte, _ string) error {
 	return nil
 }
 
+func (n *fakeNode) ForgetTx(_ context.Context, id ln.TxID) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.forgot = append(n.forgot, id)
+	return ln.ErrNotFound
+}
+
 func (n *fakeNode) BumpFee(context.Context, ln.Outpoint, uint64, ln.Sat) error { return nil }
 
 func (n *fakeNode) EstimateFee(_ context.Context, target int32) (rate, relay ln.FeeRateSatPerKW, err error) {
@@ -338,8 +347,8 @@ func (n *fakeNode) WatchConf(ctx context.Context, id ln.TxID, script []byte, _ u
 	return n.followed(ctx, func() bool {
 		n.mu.Lock()
 		ev := ln.ConfEvent{Height: n.confirmed[id]}
-		if id == (ln.TxID{}) {
-			ev = n.outputs[string(script)]
+		if pays, ok := n.outputs[string(script)]; id == (ln.TxID{}) || ok && idOf(pays.RawTx) == id {
+			ev = pays
 		}
 		n.mu.Unlock()
 		if ev.Height != last {
@@ -349,6 +358,14 @@ func (n *fakeNode) WatchConf(ctx context.Context, id ln.TxID, script []byte, _ u
 		}
 		return false
 	})
+}
+
+func idOf(raw []byte) ln.TxID {
+	var tx wire.MsgTx
+	if tx.Deserialize(bytes.NewReader(raw)) != nil {
+		return ln.TxID{}
+	}
+	return ln.TxID(tx.TxHash())
 }
 
 func (n *fakeNode) WatchSpend(ctx context.Context, op ln.Outpoint, _ []byte, _ uint32, handle func(ln.SpendEvent)) error {

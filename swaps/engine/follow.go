@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 	"github.com/sluice-lsp/sluice/swaps/out"
 )
@@ -29,12 +30,30 @@ func (e *Engine) watchInvoice(id string, leg out.Leg, hash ln.Hash) {
 					e.tellOut(id, out.PaymentReleased{Moment: e.moment(), Leg: leg})
 					done()
 				case ln.InvoiceSettled:
+					if leg == out.LegSwap {
+						e.heardTaken(ctx, id, inv)
+					}
 					done()
 				case ln.InvoiceOpen:
 				}
 			})
 		})
 	})
+}
+
+// heardTaken tells a swap that its payment is settled, unless it knows the preimage:
+// then whoever settled it tells. A database that is an older copy of itself does not.
+func (e *Engine) heardTaken(ctx context.Context, id string, inv ln.Invoice) {
+	if inst, err := e.outs.Get(ctx, id); err == nil {
+		if l, ok := out.LiveOf(inst.State); !ok || l.Preimage != nil {
+			return
+		}
+	}
+	if inv.Preimage.Hash() != inv.Hash {
+		e.log.Error("lnd calls a swap's payment settled and does not say with what", zap.String("swap", id))
+		return
+	}
+	e.tellOut(id, out.PaymentTaken{Moment: e.moment(), Preimage: swaps.NewSecret(inv.Preimage)})
 }
 
 // judgeHeld is law 12: money that came in over a channel which may yet be

@@ -66,6 +66,8 @@ func (e *Engine) executeIn(ctx context.Context, t fsm.Task[in.Effect]) ([]in.Eve
 		return nil, nil
 	case in.WatchSpend:
 		return nil, e.watchClaimed(t.ID, f)
+	case in.ForgetTxs:
+		return nil, e.forgetTxs(ctx, t.ID, f.TxIDs)
 	case in.Alarm:
 		e.log.Error("a swap needs a person", zap.String("swap", t.ID), zap.String("reason", f.Text))
 		return nil, nil
@@ -78,7 +80,8 @@ func (e *Engine) executeIn(ctx context.Context, t fsm.Task[in.Effect]) ([]in.Eve
 // back there: the route works.
 const declined = "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS"
 
-// probe pays an invoice that nobody can settle.
+// probe pays an invoice that nobody can settle, and waits for lnd's word for as long
+// as a client holds it.
 func (e *Engine) probe(ctx context.Context, p in.Plan) ([]in.Event, error) {
 	failed := func(text string) ([]in.Event, error) {
 		return []in.Event{in.ProbeFailed{Moment: e.moment(), Text: text}}, nil
@@ -88,12 +91,31 @@ func (e *Engine) probe(ctx context.Context, p in.Plan) ([]in.Event, error) {
 		return nil, err
 	}
 	if known.State == ln.PaymentUnknown {
+		inst, err := e.ins.Get(ctx, p.ID())
+		if err != nil {
+			return nil, err
+		}
+		if _, asked := inst.State.(in.Probing); !asked {
+			return failed("it was never sent")
+		}
 		known, err = e.node.Payments.PayInvoice(ctx, ln.InvoicePayment{
 			Bolt11: p.Probe, FeeLimitMsat: p.MaxRoutingMsat, CltvLimit: min(e.cltvLimit(p), p.MinCltvBlocks+probeRouteBlocks), LastHop: p.LastHop,
 			Timeout: e.cfg.In.ProbeFor, MaxParts: e.cfg.In.MaxParts,
 		})
 		if err != nil {
-			return failed(err.Error())
+			// Whether lnd goes on with it, only lnd's list of payments says.
+			why := err.Error()
+			if known, err = e.node.Payments.TrackPayment(ctx, p.ProbeHash); err != nil {
+				return nil, err
+			}
+			if known.State == ln.PaymentUnknown {
+				return failed(why)
+			}
+		}
+	}
+	if known.State == ln.PaymentInFlight {
+		if known, err = e.node.Payments.WaitPayment(ctx, p.ProbeHash); err != nil {
+			return nil, err
 		}
 	}
 	switch {
@@ -103,7 +125,7 @@ func (e *Engine) probe(ctx context.Context, p in.Plan) ([]in.Event, error) {
 		e.log.Error("a probe was settled, which nobody should be able to do", zap.String("swap", p.ID()))
 		return failed("the probe was settled")
 	case known.State == ln.PaymentInFlight:
-		return failed("the client holds the probe")
+		return nil, errors.New("the probe is still in flight")
 	}
 	return failed(known.Failure)
 }
@@ -125,6 +147,13 @@ func (e *Engine) payIn(ctx context.Context, f in.Pay) ([]in.Event, error) {
 	switch {
 	case known.State == ln.PaymentSucceeded, known.State == ln.PaymentInFlight, known.State == ln.PaymentFailed && f.Attempt <= 1:
 		return e.paymentIn(known), nil
+	}
+	inst, err := e.ins.Get(ctx, f.Plan.ID())
+	if err != nil {
+		return nil, err
+	}
+	if now := in.OutputOf(inst.State).Outpoint; now != f.Outpoint {
+		return []in.Event{in.PaymentNotSent{Moment: e.moment(), Text: "another transaction pays the swap since a reorg"}}, nil
 	}
 	info, err := e.node.Events.Info(ctx)
 	if err != nil {
@@ -168,7 +197,7 @@ func (e *Engine) stillThere(ctx context.Context, f in.Pay) (tip uint32, err erro
 	defer done()
 	var found in.OutputFound
 	// The watch ends with the first answer, or without one.
-	watchErr := e.node.Chain.WatchConf(look, ln.TxID{}, contract.PkScript, max(f.Plan.BeginHeight, 1), func(ev ln.ConfEvent) {
+	watchErr := e.node.Chain.WatchConf(look, f.Outpoint.TxID, contract.PkScript, max(f.Plan.BeginHeight, 1), func(ev ln.ConfEvent) {
 		if !ev.Reorged && found.ConfirmedHeight == 0 {
 			found, err = readOutput(contract.PkScript, ev)
 			done()
@@ -224,19 +253,28 @@ func (e *Engine) ownScript(ctx context.Context) ([]byte, error) {
 	return script, nil
 }
 
-// watchOutput follows the contract's script until a transaction that pays it is
-// beyond reorgs.
+// watchOutput follows the contract's script, and one transaction that pays it, until
+// they are beyond reorgs.
 func (e *Engine) watchOutput(id string, f in.WatchOutput) error {
 	contract, err := htlc.New(f.Terms)
 	if err != nil {
 		return fmt.Errorf("the contract of swap %s: %w", id, err)
 	}
-	followChain(e, "output/"+id, func(event in.Event) bool { return e.tellIn(id, event) },
-		func() in.Event { return in.OutputReorged{Moment: e.moment()} },
+	e.followOutput("output/"+id, id, contract, ln.TxID{}, f.SinceHeight)
+	if !f.Outpoint.IsZero() {
+		e.followOutput("output/"+id+"/"+f.Outpoint.TxID.String(), id, contract, f.Outpoint.TxID, f.SinceHeight)
+	}
+	return nil
+}
+
+func (e *Engine) followOutput(key, id string, contract *htlc.Contract, tx ln.TxID, since uint32) {
+	var last ln.Outpoint
+	followChain(e, key, func(event in.Event) bool { return e.tellIn(id, event) },
+		func() in.Event { return in.OutputReorged{Moment: e.moment(), Outpoint: last, Unsure: true} },
 		func(ctx context.Context, tell func(in.Event)) error {
-			return e.node.Chain.WatchConf(ctx, ln.TxID{}, contract.PkScript, max(f.SinceHeight, 1), func(ev ln.ConfEvent) {
+			return e.node.Chain.WatchConf(ctx, tx, contract.PkScript, max(since, 1), func(ev ln.ConfEvent) {
 				if ev.Reorged {
-					tell(in.OutputReorged{Moment: e.moment()})
+					tell(in.OutputReorged{Moment: e.moment(), Outpoint: last})
 					return
 				}
 				found, err := readOutput(contract.PkScript, ev)
@@ -244,6 +282,7 @@ func (e *Engine) watchOutput(id string, f in.WatchOutput) error {
 					e.log.Error("lnd tells of a transaction that cannot be read", zap.String("swap", id), zap.Error(err))
 					return
 				}
+				last = found.Outpoint
 				found.Moment = e.momentAt(ev.Height)
 				tell(found)
 				// After a restart it may have its confirmations already, and the next
@@ -251,7 +290,6 @@ func (e *Engine) watchOutput(id string, f in.WatchOutput) error {
 				e.tipIn(id)
 			})
 		})
-	return nil
 }
 
 func readOutput(script []byte, ev ln.ConfEvent) (in.OutputFound, error) {
@@ -278,12 +316,12 @@ func (e *Engine) watchClaimed(id string, f in.WatchSpend) error {
 	if err != nil {
 		return fmt.Errorf("the contract of swap %s: %w", id, err)
 	}
-	followChain(e, "claim/"+id, func(event in.Event) bool { return e.tellIn(id, event) },
-		func() in.Event { return in.SpendReorged{Moment: e.moment()} },
+	followChain(e, "claim/"+id+"/"+f.Outpoint.String(), func(event in.Event) bool { return e.tellIn(id, event) },
+		func() in.Event { return in.SpendReorged{Moment: e.moment(), Outpoint: f.Outpoint} },
 		func(ctx context.Context, tell func(in.Event)) error {
 			return e.node.Chain.WatchSpend(ctx, f.Outpoint, contract.PkScript, max(f.SinceHeight, 1), func(ev ln.SpendEvent) {
 				if ev.Reorged {
-					tell(in.SpendReorged{Moment: e.moment()})
+					tell(in.SpendReorged{Moment: e.moment(), Outpoint: f.Outpoint})
 					return
 				}
 				spent, err := readSpend(contract, f.AmountSat, ev)
@@ -291,7 +329,7 @@ func (e *Engine) watchClaimed(id string, f in.WatchSpend) error {
 					e.log.Error("a swap's output was spent in a way that its contract does not have", zap.String("swap", id), zap.Error(err))
 					return
 				}
-				tell(in.OutputSpent{Moment: e.momentAt(ev.Height), How: spent.How, By: spent.By, SpentHeight: ev.Height, FeeSat: spent.FeeSat})
+				tell(in.OutputSpent{Moment: e.momentAt(ev.Height), Outpoint: f.Outpoint, How: spent.How, By: spent.By, SpentHeight: ev.Height, FeeSat: spent.FeeSat})
 			})
 		})
 	return nil
@@ -301,22 +339,30 @@ func (e *Engine) watchClaimed(id string, f in.WatchSpend) error {
 // in flight has its effect pending, which asks lnd.
 func (e *Engine) reconcileIn(_ context.Context, id string, s in.State) ([]in.Event, error) {
 	p := in.PlanOf(s)
-	if _, probing := s.(in.Probing); probing {
+	switch s.(type) {
+	case in.Probing, in.ProbeHeld:
 		return nil, nil
 	}
 	// What is forgotten comes first: its effects follow the chain anew.
 	forget := in.ForgetChain(s, e.moment())
-	again := false
+	output, spend := false, false
 	for _, event := range forget {
-		_, again = event.(in.OutputReorged)
+		switch event.(type) {
+		case in.OutputReorged:
+			output = true
+		case in.SpendReorged:
+			spend = true
+		}
 	}
-	if !again {
-		if err := e.watchOutput(id, in.WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight}); err != nil {
+	if !output {
+		if err := e.watchOutput(id, in.WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight, Outpoint: in.OutputOf(s).Outpoint}); err != nil {
 			return nil, err
 		}
 	}
-	if s, claims := s.(in.Claiming); claims && len(forget) == 0 {
-		return nil, e.watchClaimed(id, in.WatchSpend{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: s.Outpoint, SinceHeight: p.BeginHeight})
+	if s, claims := s.(in.Claiming); claims && !spend {
+		if err := e.watchClaimed(id, in.WatchSpend{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: s.Outpoint, SinceHeight: p.BeginHeight}); err != nil {
+			return nil, err
+		}
 	}
 	return forget, nil
 }
@@ -329,7 +375,9 @@ func (e *Engine) blockIn() {
 		return
 	}
 	for _, inst := range live {
-		if _, probing := inst.State.(in.Probing); !probing {
+		switch inst.State.(type) {
+		case in.Probing, in.ProbeHeld:
+		default:
 			e.tipIn(inst.ID)
 		}
 	}

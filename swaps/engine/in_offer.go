@@ -73,24 +73,29 @@ func (e *Engine) inFree(ctx context.Context, tx *store.Tx, outbound ln.Sat, call
 	}
 	var promised, open ln.Sat
 	probing, waiting := 0, 0
+	tip := e.moment().Height
 	for _, inst := range live {
+		if in.Lapsed(inst.State, tip) {
+			continue
+		}
 		p := in.PlanOf(inst.State)
 		promised += in.Promised(inst.State)
 		open += p.AmountSat
-		unpaid := 0
+		unpaid, probes := 0, 0
 		switch s := inst.State.(type) {
-		case in.Probing:
-			probing++
-			unpaid = 1
+		case in.Probing, in.ProbeHeld:
+			unpaid, probes = 1, 1
 		case in.Waiting:
-			if s.ConfirmedHeight == 0 && s.Open == nil {
+			if s.Outpoint.IsZero() && s.Open == nil {
 				waiting++
 				unpaid = 1
 			}
 		}
+		probing += probes
 		if caller != "" && p.Caller == caller {
 			own.open += p.AmountSat
 			own.unpaid += unpaid
+			own.probes += probes
 		}
 	}
 	if probing >= e.cfg.In.MaxProbes || waiting >= e.cfg.MaxUnpaid {
@@ -161,6 +166,9 @@ func (e *Engine) OfferIn(ctx context.Context, w InWish) (InOffer, error) {
 		if err := own.check(w.AmountSat, e.cfg); err != nil {
 			return err
 		}
+		if own.probes >= e.cfg.In.MaxProbesPerClient {
+			return errkind.Newf(errkind.Exhausted, "%d probes to your wallet are under way or held: give them back first", own.probes)
+		}
 		if w.AmountSat > free {
 			return errkind.New(errkind.Exhausted, "the gateway has no room for a swap in of this amount now: try again later, or with less")
 		}
@@ -179,6 +187,9 @@ func (e *Engine) OfferIn(ctx context.Context, w InWish) (InOffer, error) {
 	})
 	if err != nil {
 		return InOffer{}, err
+	}
+	if _, held := s.(in.ProbeHeld); held {
+		return InOffer{}, errkind.New(errkind.Unavailable, "your wallet did not give the probe back in time: nothing is begun, and it counts among your swaps until it does")
 	}
 	if in.Final(s) {
 		return InOffer{}, errkind.New(errkind.Unavailable, in.ReasonOf(s).Text)
@@ -282,12 +293,12 @@ func (e *Engine) planIn(ctx context.Context, w InWish) (in.Plan, error) {
 			SenderInternal: w.SenderInternal, ReceiverInternal: internal.PubKey(),
 		},
 		AmountSat: w.AmountSat, Invoice: w.SwapInvoice, InvoiceMsat: invoice.AmountMsat, Probe: w.Probe, ProbeHash: probe.Hash,
-		LastHop: w.LastHop, MaxRoutingMsat: routing, ProbeBy: now.Add(c.ProbeFor + 5*time.Second).UTC(),
+		LastHop: w.LastHop, MaxRoutingMsat: routing, ProbeBy: now.Add(c.ProbeFor + c.ProbeFor/4).UTC(),
 		Confs: c.confs(w.AmountSat), DeepConfs: c.DeepConfs, PayMarginBlocks: c.PayMarginBlocks,
-		MinCltvBlocks: invoice.FinalCltvDelta + 10, MaxAttempts: c.MaxAttempts, KeyFor: c.KeyFor, WaitBlocks: c.WaitBlocks, BeginHeight: tip,
+		MinCltvBlocks: invoice.FinalCltvDelta + 10, MaxAttempts: c.MaxAttempts, KeyFor: c.KeyFor, WaitBlocks: c.WaitBlocks, BeginHeight: tip, ReserveBlocks: c.ReserveBlocks,
 		Client: ln.Clip(w.Client, 100), Caller: w.Caller,
 	}
-	if _, err := htlc.New(plan.Terms); err != nil {
+	if err := plan.Terms.Check(); err != nil {
 		return invalid("the swap's keys make no contract: %v", err)
 	}
 	return plan, nil

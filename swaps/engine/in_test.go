@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -297,6 +298,37 @@ func TestAPaymentThatNobodyKnowsOf(t *testing.T) {
 	require.Equal(t, 2, r.node.sent)
 }
 
+// A payment that was handed to lnd, and that lnd does not know at once: it may know it a
+// moment later.
+func TestAPaymentThatLndKnowsLater(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	r.unknownFor = 20 * time.Second
+	p := ln.Preimage{1}
+	_, err := r.OfferIn(r.ctx, r.wishIn(p, 500_000))
+	require.NoError(t, err)
+	asked := make(chan struct{})
+	r.node.change(func() {
+		r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+			close(asked)
+			return ln.Payment{Hash: h, State: ln.PaymentUnknown}, context.DeadlineExceeded
+		}
+	})
+	r.lock(p, 500_000)
+	r.inReaches(p, located)
+	r.node.mine(1, false)
+	<-asked
+	r.node.mine(3, false)
+	require.Equal(t, "paying", r.inState(p).StateName())
+	r.node.change(func() {
+		r.node.payments[p.Hash()] = ln.Payment{Hash: p.Hash(), State: ln.PaymentSucceeded, Preimage: p}
+	})
+	// The next look finds it, here after a restart.
+	r.stop()
+	r.start()
+	r.inReaches(p, func(s in.State) bool { _, paid := s.(in.Paid); return paid })
+	require.Equal(t, 2, r.sentSoFar())
+}
+
 // lnd died between the record of an attempt and its commitment, and calls it in flight
 // for ever: the swap ends once that is proved, and not before.
 func TestAPaymentThatLndLost(t *testing.T) {
@@ -395,4 +427,150 @@ func TestAReorgBeforeThePayment(t *testing.T) {
 	r.node.mine(1, false)
 	r.inReaches(p, named("paid"))
 	require.Equal(t, 2, sent())
+}
+
+// A reorg takes a deposit that was paid for, and the client's replacement of it confirms
+// instead: that is claimed, and each sat is in the books.
+func TestADepositThatIsReplaced(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	const amount = 500_000
+	_, err := r.OfferIn(r.ctx, r.wishIn(p, amount))
+	require.NoError(t, err)
+	r.lock(p, amount)
+	r.inReaches(p, located)
+	r.node.mine(1, false)
+	r.inReaches(p, named("paid"))
+	key, _ := secretKey(22)
+	require.NoError(t, r.PushKey(r.ctx, p.Hash(), key))
+	first := r.inReaches(p, named("claiming")).(in.Claiming)
+	contract, err := htlc.New(in.PlanOf(first).Terms)
+	require.NoError(t, err)
+	tx := wire.NewMsgTx(2)
+	tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Index: 99}, nil, nil))
+	tx.AddTxOut(wire.NewTxOut(7_000, []byte{0x51}))
+	tx.AddTxOut(wire.NewTxOut(amount, contract.PkScript))
+	var raw bytes.Buffer
+	require.NoError(t, tx.Serialize(&raw))
+	r.node.change(func() {
+		delete(r.node.outputs, string(contract.PkScript))
+	})
+	r.inReaches(p, func(s in.State) bool { return in.OutputOf(s).ConfirmedHeight == 0 })
+	o, err := r.Overview(r.ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, o.Troubled)
+	require.EqualValues(t, amount, o.ExposedSat)
+	r.node.change(func() {
+		r.node.outputs[string(contract.PkScript)] = ln.ConfEvent{Height: r.node.height, RawTx: raw.Bytes()}
+	})
+	r.inReaches(p, func(s in.State) bool { return in.OutputOf(s).OtherHeight > 0 })
+	r.node.mine(6, false)
+	want := ln.Outpoint{TxID: ln.TxID(tx.TxHash()), Index: 1}
+	second := r.inReaches(p, func(s in.State) bool { return s.StateName() == "claiming" && in.OutputOf(s).Outpoint == want }).(in.Claiming)
+	require.NotEqual(t, first.TxID, second.TxID)
+	// A restart in between changes nothing.
+	r.stop()
+	r.start()
+	r.inReaches(p, located)
+	r.sees("the claim", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return len(r.node.published) >= 2 })
+	claim := &wire.MsgTx{}
+	require.NoError(t, claim.Deserialize(bytes.NewReader(second.Raw)))
+	r.node.change(func() {
+		r.node.height++
+		r.node.confirmed[second.TxID] = r.node.height
+		r.node.spend(claim)
+	})
+	r.inReaches(p, func(s in.State) bool { c, ok := s.(in.Claiming); return ok && c.Spent == htlc.SpendKey })
+	r.node.mine(5, false)
+	r.inReaches(p, named("claimed"))
+	require.EqualValues(t, claim.TxOut[0].Value*1000, r.balance(outside))
+	require.EqualValues(t, (amount-claim.TxOut[0].Value)*1000, r.balance(chainFee))
+	r.sees("what can never confirm to be forgotten", func() bool {
+		r.node.mu.Lock()
+		defer r.node.mu.Unlock()
+		return slices.Contains(r.node.forgot, first.TxID)
+	})
+}
+
+// Clients that hold probes lock what they hold, and no more than they may.
+func TestClientsThatHoldTheirProbes(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	r.stop()
+	r.probeFor = 80 * time.Millisecond
+	r.start()
+	wishes := map[byte]InWish{}
+	for n := range byte(31) {
+		wishes[n] = r.wishIn(ln.Preimage{n}, 250_000)
+	}
+	r.node.change(func() {
+		r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+			return ln.Payment{Hash: h, State: ln.PaymentInFlight}, nil
+		}
+	})
+	hold := func(n byte, caller string) error {
+		w := wishes[n]
+		w.Caller = caller
+		_, err := r.OfferIn(r.ctx, w)
+		return err
+	}
+	for n := range byte(3) {
+		err := hold(n+1, "a")
+		require.ErrorIs(t, err, errkind.Unavailable)
+		require.Contains(t, errkind.Sentence(err), "probe")
+		require.Equal(t, "probe_held", r.inState(ln.Preimage{n + 1}).StateName())
+	}
+	require.ErrorIs(t, hold(4, "a"), errkind.Exhausted, "one client's")
+	for n := range byte(5) {
+		require.ErrorIs(t, hold(n+10, "b"+string(rune('0'+n))), errkind.Unavailable)
+	}
+	require.ErrorIs(t, hold(20, "c"), errkind.Exhausted, "all clients'")
+	sent := r.sentSoFar()
+	// A restart forgets none of them, and sends none again.
+	r.stop()
+	r.start()
+	_, err := r.QuoteIn(r.ctx, 250_000)
+	require.ErrorIs(t, err, errkind.Exhausted)
+	r.node.change(func() {
+		for n := range byte(3) {
+			h := ProbeHash(ln.Preimage{n + 1}.Hash())
+			r.node.payments[h] = ln.Payment{Hash: h, State: ln.PaymentFailed, Failure: declined}
+		}
+	})
+	for n := range byte(3) {
+		s := r.inReaches(ln.Preimage{n + 1}, in.Final)
+		require.Equal(t, swaps.ReasonProbe, in.ReasonOf(s).Code, "it was given up long ago")
+	}
+	require.Equal(t, sent, r.sentSoFar())
+	require.ErrorIs(t, hold(30, "a"), errkind.Unavailable, "there are places again")
+}
+
+// wishAgain has the wallet give every probe back.
+func (r *rig) wishAgain(p ln.Preimage) {
+	r.node.change(func() {
+		r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+			if h == ProbeHash(p.Hash()) {
+				return ln.Payment{Hash: h, State: ln.PaymentFailed, Failure: declined}, nil
+			}
+			return ln.Payment{}, errors.New("unknown")
+		}
+	})
+}
+
+// Who does not deposit keeps room from nobody for long.
+func TestRoomThatLapses(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	two, one := r.wishIn(ln.Preimage{2}, 6_000_000), r.wishIn(ln.Preimage{1}, 6_000_000)
+	_, err := r.OfferIn(r.ctx, one)
+	require.NoError(t, err)
+	r.wishAgain(ln.Preimage{2})
+	_, err = r.OfferIn(r.ctx, two)
+	require.ErrorIs(t, err, errkind.Exhausted, "there is room for one")
+	r.node.mine(int(r.cfg.In.ReserveBlocks)+1, false)
+	r.sees("the height", func() bool { return r.moment().Height >= 500+r.cfg.In.ReserveBlocks+1 })
+	_, err = r.OfferIn(r.ctx, two)
+	require.NoError(t, err)
+	_, _, err = r.InTerms(r.ctx)
+	require.NoError(t, err, "what is left is room for small ones")
+	_, err = r.QuoteIn(r.ctx, 6_000_000)
+	require.ErrorIs(t, err, errkind.Invalid)
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/swaps/in"
 )
 
@@ -16,14 +17,25 @@ import (
 // (in.LookForPayment), and then the swap ends without it.
 const trackFor = time.Minute
 
+// unknownFor is how long lnd must not know a payment that was handed to it before it
+// counts as never sent: the request may wait in lnd for its database, though nobody is
+// connected any more.
+const unknownFor = 3 * time.Second
+
 // trackIn waits for lnd's word, or until the swap needs none.
 func (e *Engine) trackIn(ctx context.Context, id string, hash ln.Hash) ([]in.Event, error) {
-	for {
+	for unknown := false; ; {
 		wait, done := context.WithTimeout(ctx, trackFor)
 		p, err := e.node.Payments.WaitPayment(wait, hash)
 		late := wait.Err() != nil && ctx.Err() == nil
 		done()
 		switch {
+		case err == nil && p.State == ln.PaymentUnknown && !unknown:
+			unknown = true
+			if err := pace.Pause(ctx, e.unknownFor); err != nil {
+				return nil, err
+			}
+			continue
 		case err == nil && p.State != ln.PaymentInFlight:
 			return e.paymentIn(p), nil
 		case err == nil:

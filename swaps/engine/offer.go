@@ -68,9 +68,10 @@ func noRoom() error {
 }
 
 // later says whether the client lets the publication wait. A deadline in the
-// past is how stock clients ask for a fast swap.
-func (e *Engine) later(publishBy time.Time) bool {
-	return publishBy.After(e.opt.Now().Add(e.cfg.SoonWithin))
+// past is how stock clients ask for a fast swap. A quote holds for as long as it is
+// firm: so it takes a deadline for a late one only if it will still be one then.
+func (e *Engine) later(publishBy time.Time, quoted time.Duration) bool {
+	return publishBy.After(e.opt.Now().Add(e.cfg.SoonWithin + quoted))
 }
 
 // QuoteOut prices a swap out from the latest rates.
@@ -89,7 +90,7 @@ func (e *Engine) QuoteOut(ctx context.Context, amount ln.Sat, publishBy time.Tim
 	if err != nil {
 		return quote.Price{}, err
 	}
-	return e.cfg.Price.Out(amount, rates.Of(e.later(publishBy)))
+	return e.cfg.Price.Out(amount, rates.Of(e.later(publishBy, e.cfg.FirmFor)))
 }
 
 func checkAmount(amount ln.Sat, t OutTerms) error {
@@ -226,7 +227,7 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 			w.ExpiryHeight, e.cfg.MinCltvDelta, e.cfg.MaxCltvDelta, tip)
 	}
 	now := e.opt.Now()
-	later := e.later(w.PublishBy)
+	later := e.later(w.PublishBy, 0)
 	rate, err := e.window().Firm(now, e.cfg.StaleAfter, e.cfg.FirmFor, later)
 	if err != nil {
 		return out.Plan{}, err
@@ -262,7 +263,7 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 		MarginBlocks: e.cfg.MarginBlocks, HoldExpiryDelta: delta, MinPublishBlocks: e.cfg.MinPublishBlocks,
 		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Caller: w.Caller, Token: w.Token,
 	}
-	if _, err := htlc.New(plan.Terms); err != nil {
+	if err := plan.Terms.Check(); err != nil {
 		return out.Plan{}, errkind.Newf(errkind.Invalid, "the swap's keys make no contract: %v", err)
 	}
 	return plan, nil

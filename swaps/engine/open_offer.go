@@ -157,11 +157,15 @@ func (e *Engine) admitOpen(ctx context.Context, tx *store.Tx, plan in.Plan, node
 	}
 	var open, coins ln.Sat
 	waiting, own := 0, 0
+	tip := e.moment().Height
 	for _, inst := range live {
+		if in.Lapsed(inst.State, tip) {
+			continue
+		}
 		p := in.PlanOf(inst.State)
 		open += p.AmountSat
 		coins += in.Coins(inst.State)
-		if s, waits := inst.State.(in.Waiting); waits && p.Open != nil && s.ConfirmedHeight == 0 {
+		if s, waits := inst.State.(in.Waiting); waits && p.Open != nil && s.Outpoint.IsZero() {
 			waiting++
 			if p.Open.Node == plan.Open.Node {
 				own++
@@ -243,7 +247,7 @@ func (e *Engine) planOpen(ctx context.Context, w OpenWish, q OpenQuote) (in.Plan
 			CapacitySat: q.CapacitySat, Confs: c.Open.Confs, MaxOpens: c.Open.MaxOpens, DepositByHeight: tip + c.depositBlocks(invoice.FinalCltvDelta),
 		},
 	}
-	if _, err := htlc.New(plan.Terms); err != nil {
+	if err := plan.Terms.Check(); err != nil {
 		return invalid("the swap's keys make no contract: %v", err)
 	}
 	return plan, nil

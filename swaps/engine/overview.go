@@ -70,6 +70,9 @@ func (e *Engine) Overview(ctx context.Context) (Overview, error) {
 			o.OpenIn++
 			o.OpenInSat += in.PlanOf(inst.State).AmountSat
 			o.ExposedSat += in.Exposed(inst.State, o.Height)
+			if in.ReasonOf(inst.State).Text != "" {
+				o.Troubled++
+			}
 			if p, _, ok := in.Claimable(inst.State); ok {
 				o.ClaimLeft = fewest(o.ClaimLeft, p.Terms.ExpiryHeight, o.Height)
 			}
@@ -152,7 +155,12 @@ func viewOut(inst fsm.Instance[out.State]) View {
 	}
 	v.Spent, v.ConfirmedHeight = string(l.Spent), l.ConfirmedHeight
 	switch {
+	case l.Settled && l.ConfirmedHeight > 0:
+		v.DueHeight, v.Due = l.ConfirmedHeight+max(l.BuriedConfs, 1)-1, "it is over"
+	case l.Settled:
+		v.Due = "its transaction must confirm"
 	case l.Preimage != nil:
+		v.DueHeight, v.Due = l.FinalBy(), "lnd gives the payment back: it must be settled"
 	case l.Refund != nil:
 		v.DueHeight, v.Due = l.FinalBy(), "lnd gives the payment back: the refund must be final"
 	default:
@@ -170,7 +178,14 @@ func viewIn(inst fsm.Instance[in.State]) View {
 		AmountSat: p.AmountSat, FeeSat: fee, ExpiryHeight: p.Terms.ExpiryHeight, Outpoint: o.Outpoint, ConfirmedHeight: o.ConfirmedHeight,
 		Created: inst.Created, Updated: inst.Updated, Client: p.Client,
 	}
+	if !o.Outpoint.IsZero() {
+		v.Transactions = append(v.Transactions, Transaction{What: "deposit", TxID: o.Outpoint.TxID})
+	}
 	switch s := inst.State.(type) {
+	case in.ProbeHeld:
+		v.DueHeight, v.Due = p.BeginHeight+p.MinCltvBlocks+probeRouteBlocks, "the client's wallet must have given the probe back"
+	case in.Paying:
+		v.DueHeight, v.Due = p.Terms.ExpiryHeight-min(p.Terms.ExpiryHeight, p.PayMarginBlocks), "the payment must be resolved"
 	case in.Waiting:
 		v.DueHeight, v.Due = p.LastPayHeight(), "it is given up if it is not paid"
 		if s.ConfirmedHeight > 0 {

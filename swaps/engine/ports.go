@@ -40,6 +40,12 @@ type Chain interface {
 	WatchSpend(ctx context.Context, op ln.Outpoint, script []byte, since uint32, handle func(ln.SpendEvent)) error
 }
 
+// Records are the wallet's transactions. ForgetTx takes one out that can never
+// confirm; ln.ErrNotFound says that there is none.
+type Records interface {
+	ForgetTx(ctx context.Context, id ln.TxID) error
+}
+
 // Keys come from the node's seed.
 type Keys interface {
 	// SharedKey gives the same secret for the same arguments, always.
@@ -111,6 +117,7 @@ type Node struct {
 	Sales    Sales
 	Wallet   Wallet
 	Chain    Chain
+	Records  Records
 	Keys     Keys
 	Events   Events
 	Payments Payments

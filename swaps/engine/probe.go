@@ -183,8 +183,8 @@ func (e *Engine) Caller(token, address string) string {
 
 // ofCaller caps what one client begins and locks.
 type ofCaller struct {
-	open   ln.Sat
-	unpaid int
+	open           ln.Sat
+	unpaid, probes int
 }
 
 func (c ofCaller) check(amount ln.Sat, cfg Config) error {

@@ -100,7 +100,7 @@ func (w *world) facts(s State) (events []Event) {
 		events = append(events, found)
 	}
 	if w.claimed {
-		events = append(events, OutputSpent{m, htlc.SpendKey, ln.TxID{}, w.spentHeight, 200})
+		events = append(events, OutputSpent{m, outpoint(), htlc.SpendKey, ln.TxID{}, w.spentHeight, 200})
 	}
 	return append(events, NewBlock{m, 500, 1_000_000, false})
 }
@@ -170,7 +170,7 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 		}
 		if w.final {
 			w.height = w.spentHeight + 6
-			return []Event{OutputSpent{w.moment(), htlc.SpendKey, ln.TxID{}, w.spentHeight, 200}}, nil
+			return []Event{OutputSpent{w.moment(), outpoint(), htlc.SpendKey, ln.TxID{}, w.spentHeight, 200}}, nil
 		}
 	}
 	return nil, nil
@@ -262,7 +262,7 @@ func (w *world) act(s State) []Event {
 		// A reorg undoes what is not buried and not paid for.
 		if w.confirmed > 0 && ln.Confirmations(w.confirmed, w.height) < 3 && w.pay == ln.PaymentUnknown {
 			w.confirmed = 0
-			return []Event{OutputReorged{w.moment()}}
+			return []Event{OutputReorged{w.moment(), outpoint(), false}}
 		}
 	case 4:
 		if _, paid := s.(Paid); paid && !w.keepsKey {

@@ -28,8 +28,13 @@ type (
 		Count           int         `json:"count"`
 		ConfirmedHeight uint32      `json:"confirmed_height"`
 	}
-	// OutputReorged: no block holds it any more.
-	OutputReorged struct{ swaps.Moment }
+	// OutputReorged: no block holds it any more. Unsure: nobody followed it for a
+	// while, and it is looked for anew.
+	OutputReorged struct {
+		swaps.Moment
+		Outpoint ln.Outpoint `json:"outpoint,omitzero"`
+		Unsure   bool        `json:"unsure,omitempty"`
+	}
 	// NewBlock carries the tip, what the chain asks now, how much more may be exposed
 	// to a short reorg, and whether other swaps may want to claim soon.
 	NewBlock struct {
@@ -90,12 +95,16 @@ type (
 	// OutputSpent, SpendReorged: the client's output in the best chain.
 	OutputSpent struct {
 		swaps.Moment
-		How         htlc.Spend `json:"how"`
-		By          ln.TxID    `json:"by,omitzero"`
-		SpentHeight uint32     `json:"spent_height"`
-		FeeSat      ln.Sat     `json:"fee_sat,omitempty"`
+		Outpoint    ln.Outpoint `json:"outpoint"`
+		How         htlc.Spend  `json:"how"`
+		By          ln.TxID     `json:"by,omitzero"`
+		SpentHeight uint32      `json:"spent_height"`
+		FeeSat      ln.Sat      `json:"fee_sat,omitempty"`
 	}
-	SpendReorged struct{ swaps.Moment }
+	SpendReorged struct {
+		swaps.Moment
+		Outpoint ln.Outpoint `json:"outpoint"`
+	}
 	// Tick is the time-out of the probe, and of waiting for the client's key.
 	Tick struct{ swaps.Moment }
 )
@@ -132,11 +141,13 @@ type (
 	Probe struct {
 		Plan Plan `json:"plan"`
 	}
-	// WatchOutput follows the contract's script, once per process: OutputFound,
-	// OutputReorged.
+	// WatchOutput follows the contract's script, and the transaction of an output that
+	// is paid for, once per process: OutputFound, OutputReorged. Of several that pay
+	// the script the node names one, and not the same one to whoever asks later.
 	WatchOutput struct {
-		Terms       htlc.Terms `json:"terms"`
-		SinceHeight uint32     `json:"since_height"`
+		Terms       htlc.Terms  `json:"terms"`
+		SinceHeight uint32      `json:"since_height"`
+		Outpoint    ln.Outpoint `json:"outpoint,omitzero"`
 	}
 	// OpenChannel opens a channel for the client under a name, or finds the one of
 	// that name: ChannelUsable or ChannelNotOpened.
@@ -199,12 +210,17 @@ type (
 		Raw   []byte `json:"raw"`
 		Label string `json:"label"`
 	}
-	// WatchSpend follows the output, once per process: OutputSpent, SpendReorged.
+	// WatchSpend follows an output, once per process: OutputSpent, SpendReorged.
 	WatchSpend struct {
 		Terms       htlc.Terms  `json:"terms"`
 		AmountSat   ln.Sat      `json:"amount_sat"`
 		Outpoint    ln.Outpoint `json:"outpoint"`
 		SinceHeight uint32      `json:"since_height"`
+	}
+	// ForgetTxs takes transactions out of the node's wallet that can never confirm, and
+	// that it would count for ever. One that it does not have is success.
+	ForgetTxs struct {
+		TxIDs []ln.TxID `json:"txids"`
 	}
 	// Alarm tells the operator.
 	Alarm struct {
@@ -225,4 +241,5 @@ func (LookForPayment) EffectName() string { return "look_for_payment" }
 func (SignClaim) EffectName() string      { return "sign_claim" }
 func (PublishClaim) EffectName() string   { return "publish_claim" }
 func (WatchSpend) EffectName() string     { return "watch_spend" }
+func (ForgetTxs) EffectName() string      { return "forget_txs" }
 func (Alarm) EffectName() string          { return "alarm" }

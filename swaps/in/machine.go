@@ -14,9 +14,9 @@ func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name:     Name,
 		Step:     Step,
-		States:   []State{Probing{}, Waiting{}, Opening{}, Paying{}, Paid{}, Claiming{}, Claimed{}, Failed{}, Lost{}},
+		States:   []State{Probing{}, ProbeHeld{}, Waiting{}, Opening{}, Paying{}, Paid{}, Claiming{}, Claimed{}, Failed{}, Lost{}},
 		Events:   []Event{Start{}, ProbePassed{}, ProbeFailed{}, OutputFound{}, OutputReorged{}, NewBlock{}, ChannelUsable{}, ChannelNotOpened{}, PaymentSucceeded{}, PaymentFailed{}, PaymentCutOff{}, PaymentNotSent{}, PaymentMissing{}, KeyPushed{}, ClaimSigned{}, ClaimRefused{}, OutputSpent{}, SpendReorged{}, Tick{}},
-		Effects:  []Effect{Probe{}, WatchOutput{}, OpenChannel{}, AbandonChannel{}, AskTip{}, ChannelPaid{}, Pay{}, TrackPayment{}, LookForPayment{}, SignClaim{}, PublishClaim{}, WatchSpend{}, Alarm{}},
+		Effects:  []Effect{Probe{}, WatchOutput{}, OpenChannel{}, AbandonChannel{}, AskTip{}, ChannelPaid{}, Pay{}, TrackPayment{}, LookForPayment{}, SignClaim{}, PublishClaim{}, WatchSpend{}, ForgetTxs{}, Alarm{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,7 +41,23 @@ func moment(height uint32) swaps.Moment { return swaps.Moment{At: testStart(), H
 
 func outpoint() ln.Outpoint { return ln.Outpoint{TxID: ln.TxID{7}, Index: 1} }
 
-func testEvents(State) []Event {
+// other pays the same contract.
+func other() ln.Outpoint { return ln.Outpoint{TxID: ln.TxID{77}} }
+
+func testEvents(s State) []Event {
+	switch o := OutputOf(s); {
+	case o.Outpoint == other():
+		return append(slices.DeleteFunc(events(), func(v Event) bool {
+			_, found := v.(OutputFound)
+			return found || v.EventName() == "channel_usable"
+		}), OutputSpent{moment(109), other(), htlc.SpendKey, ln.TxID{}, 104, 200})
+	case o.AwayHeight > 0:
+		return append(events(), OutputFound{moment(103), other(), 500_000, 1, 103}, OutputFound{moment(108), other(), 500_000, 1, 108}, OutputReorged{moment(101), other(), false})
+	}
+	return events()
+}
+
+func events() []Event {
 	m := moment(101)
 	late := swaps.Moment{At: testStart().Add(time.Hour), Height: 101}
 	preimage := swaps.NewSecret(ln.Preimage{1})
@@ -53,7 +70,8 @@ func testEvents(State) []Event {
 		OutputFound{m, outpoint(), 500_000, 1, 101},
 		OutputFound{m, outpoint(), 499_999, 1, 101},
 		OutputFound{m, outpoint(), 500_000, 2, 101},
-		OutputReorged{m},
+		OutputReorged{m, outpoint(), false},
+		OutputReorged{m, outpoint(), true},
 		NewBlock{moment(101), 500, 0, false},
 		NewBlock{moment(102), 500, 1_000_000, false},
 		NewBlock{moment(102), 500, 499_999, false},
@@ -73,11 +91,11 @@ func testEvents(State) []Event {
 		KeyPushed{m, swaps.NewSecret(ln.Preimage{3})},
 		ClaimSigned{moment(103), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}},
 		ClaimRefused{m, "dust"},
-		OutputSpent{moment(104), htlc.SpendKey, ln.TxID{}, 104, 200},
-		OutputSpent{moment(109), htlc.SpendSuccess, ln.TxID{}, 104, 200},
-		OutputSpent{moment(104), htlc.SpendTimeout, ln.TxID{}, 104, 200},
-		OutputSpent{moment(109), htlc.SpendTimeout, ln.TxID{}, 104, 200},
-		SpendReorged{m},
+		OutputSpent{moment(104), outpoint(), htlc.SpendKey, ln.TxID{}, 104, 200},
+		OutputSpent{moment(109), outpoint(), htlc.SpendSuccess, ln.TxID{}, 104, 200},
+		OutputSpent{moment(104), outpoint(), htlc.SpendTimeout, ln.TxID{}, 104, 200},
+		OutputSpent{moment(109), outpoint(), htlc.SpendTimeout, ln.TxID{}, 104, 200},
+		SpendReorged{m, outpoint()},
 		NewBlock{moment(109), 500, 0, false},
 		NewBlock{moment(109), 500, 0, true},
 		NewBlock{moment(1006), 500, 0, true},
@@ -195,7 +213,7 @@ func usual(t *rapid.T, s State) Event {
 	case Paid:
 		return ClaimSigned{moment(107), Claim{Raw: []byte("claim"), TxID: ln.TxID{8}, ClaimFeeSat: 200, Rate: 500}}
 	case Claiming:
-		return OutputSpent{moment(120), rapid.SampledFrom([]htlc.Spend{htlc.SpendKey, htlc.SpendTimeout}).Draw(t, "by"), ln.TxID{}, 110, 200}
+		return OutputSpent{moment(120), outpoint(), rapid.SampledFrom([]htlc.Spend{htlc.SpendKey, htlc.SpendTimeout}).Draw(t, "by"), ln.TxID{}, 110, 200}
 	}
 	return NewBlock{moment(101), 500, 0, false}
 }
@@ -239,7 +257,7 @@ func TestConfirmations(t *testing.T) {
 	s, _ := walk(t, waiting(t), NewBlock{moment(861), 500, 1_000_000, false})
 	require.Equal(t, "failed", s.StateName(), "a payment now could outlive the swap")
 	// A reorg before it was paid: back to waiting for it.
-	s, _ = walk(t, waiting(t), OutputReorged{moment(101)}, NewBlock{moment(120), 500, 1_000_000, false})
+	s, _ = walk(t, waiting(t), OutputReorged{moment(101), outpoint(), false}, NewBlock{moment(120), 500, 1_000_000, false})
 	require.Zero(t, s.(Waiting).ConfirmedHeight)
 }
 
@@ -285,7 +303,7 @@ func TestClaimsRise(t *testing.T) {
 	require.Greater(t, fee, ln.Sat(249_000), "all that is allowed")
 	// An earlier claim confirms: what it cost counts.
 	later, _ := walk(t, s, ClaimSigned{moment(109), Claim{Raw: []byte("two"), TxID: ln.TxID{2}, ClaimFeeSat: 90, Rate: 2_000}},
-		OutputSpent{moment(109), htlc.SpendKey, ln.TxID{1}, 109, 0})
+		OutputSpent{moment(109), outpoint(), htlc.SpendKey, ln.TxID{1}, 109, 0})
 	require.Equal(t, ln.Sat(70), later.(Claiming).SpentFeeSat)
 	require.Equal(t, ln.Sat(500_000), Exposed(s, 105))
 	require.Zero(t, Exposed(s, 106), "six confirmations are deep")
@@ -321,8 +339,9 @@ func TestADepositThatNeverComesBack(t *testing.T) {
 	s, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0, false}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
 	claiming, _ := walk(t, s, ClaimSigned{moment(106), Claim{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500}})
 	for _, s := range []State{s, claiming} {
-		s, effects := walk(t, s, OutputReorged{moment(107)})
+		s, effects := walk(t, s, OutputReorged{moment(107), outpoint(), false})
 		require.Equal(t, "alarm", effects[0].EffectName())
+		require.Equal(t, "watch_output", effects[1].EffectName())
 		again, _ := walk(t, s, OutputFound{moment(110), outpoint(), 500_000, 1, 109}, NewBlock{moment(1006), 500, 0, false})
 		require.NotEqual(t, "lost", again.StateName())
 		s, _ = walk(t, s, NewBlock{moment(1005), 500, 0, false})
@@ -331,6 +350,108 @@ func TestADepositThatNeverComesBack(t *testing.T) {
 		require.Equal(t, swaps.ReasonLost, ReasonOf(s).Code)
 		require.Equal(t, "alarm", effects[0].EffectName())
 	}
+}
+
+// A reorg takes a deposit that was paid for, and another transaction of the client's
+// pays the swap instead: that is claimed, once the first one stays away.
+func TestADepositThatIsReplaced(t *testing.T) {
+	paying, _ := walk(t, waiting(t), NewBlock{moment(102), 500, 1_000_000, false})
+	paid, _ := walk(t, paying, PaymentSucceeded{moment(102), swaps.NewSecret(ln.Preimage{1}), 5}, KeyPushed{moment(102), swaps.NewSecret(ln.Preimage{3})})
+	claiming, _ := walk(t, paid, ClaimSigned{moment(102), Claim{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500}})
+	gone, here := OutputReorged{moment(102), outpoint(), false}, OutputFound{moment(103), other(), 500_000, 1, 103}
+	for _, s := range []State{paying, paid, claiming} {
+		s, effects := walk(t, s, gone)
+		require.Equal(t, []string{"alarm", "watch_output"}, names(effects))
+		require.NotEmpty(t, ReasonOf(s).Text)
+		require.EqualValues(t, 500_000, Exposed(s, 120))
+		s, _ = walk(t, s, here, NewBlock{moment(107), 500, 0, false})
+		require.Equal(t, outpoint(), OutputOf(s).Outpoint, "it may come back yet")
+		back, _ := walk(t, s, OutputFound{moment(107), outpoint(), 500_000, 1, 107}, NewBlock{moment(130), 500, 0, false})
+		require.Equal(t, outpoint(), OutputOf(back).Outpoint, "the client has paid twice: the second is its own")
+		undone, _ := walk(t, s, OutputReorged{moment(107), other(), false}, NewBlock{moment(130), 500, 0, false})
+		require.Equal(t, outpoint(), OutputOf(undone).Outpoint, "the other one is away as well")
+		s, effects = walk(t, s, NewBlock{moment(108), 500, 0, false})
+		require.Equal(t, other(), OutputOf(s).Outpoint)
+		require.Contains(t, effects, Effect(WatchOutput{Terms: testPlan().Terms, SinceHeight: 100, Outpoint: other()}))
+		require.Empty(t, ReasonOf(s).Text)
+		// A deposit of another amount takes nobody's place.
+		wrong, _ := walk(t, paid, gone, OutputFound{moment(103), other(), 499_999, 1, 103}, NewBlock{moment(130), 500, 0, false})
+		require.Equal(t, outpoint(), OutputOf(wrong).Outpoint)
+	}
+	s, effects := walk(t, claiming, gone, here, NewBlock{moment(108), 500, 0, false})
+	require.Equal(t, []string{"watch_output", "ask_tip"}, names(effects))
+	s, effects = walk(t, s, NewBlock{moment(108), 500, 0, false})
+	require.Equal(t, other(), effects[0].(SignClaim).Outpoint)
+	s, _ = walk(t, s, SpendReorged{moment(108), outpoint()}, OutputSpent{moment(108), outpoint(), htlc.SpendTimeout, ln.TxID{}, 104, 200})
+	require.Equal(t, "paid", s.StateName(), "what is told of the one before says nothing")
+	s, effects = walk(t, s, ClaimSigned{moment(108), Claim{Raw: []byte("two"), TxID: ln.TxID{2}, Rate: 500}})
+	require.Equal(t, other(), effects[1].(WatchSpend).Outpoint)
+	s, effects = walk(t, s, OutputSpent{moment(115), other(), htlc.SpendKey, ln.TxID{2}, 109, 200})
+	require.Equal(t, "claimed", s.StateName())
+	require.Equal(t, []Effect{ForgetTxs{TxIDs: []ln.TxID{{1}}}}, effects, "the claim that can never confirm")
+}
+
+func names(effects []Effect) (out []string) {
+	for _, f := range effects {
+		out = append(out, f.EffectName())
+	}
+	return out
+}
+
+// After a restart nobody is sure of a deposit until the chain has told it again; what
+// others sent to the address meanwhile changes nothing.
+func TestADepositAfterARestart(t *testing.T) {
+	unsure := OutputReorged{moment(245), outpoint(), true}
+	open, _ := walk(t, Waiting{Plan: openPlan()}, OutputFound{moment(244), outpoint(), 500_000, 1, 244})
+	for _, s := range []State{waiting(t), open} {
+		require.Equal(t, []Event{OutputReorged{moment(245), outpoint(), true}}, ForgetChain(s, moment(245)))
+		s, effects := walk(t, s, unsure)
+		require.Equal(t, []Effect{WatchOutput{Terms: testPlan().Terms, SinceHeight: 100, Outpoint: outpoint()}}, effects)
+		s, _ = walk(t, s, OutputFound{moment(245), other(), 1_000, 1, 200}, NewBlock{moment(245), 500, 1_000_000, false})
+		require.Equal(t, "waiting", s.StateName())
+		s, effects = walk(t, s, OutputFound{moment(245), outpoint(), 500_000, 1, 244}, NewBlock{moment(245), 500, 1_000_000, false})
+		require.NotEqual(t, "failed", s.StateName())
+		require.NotEmpty(t, effects, "it goes on")
+	}
+	// One that was paid for is not given up because a restart came late.
+	paid, _ := walk(t, waiting(t), NewBlock{moment(106), 500, 0, false}, PaymentSucceeded{moment(106), swaps.NewSecret(ln.Preimage{1}), 5})
+	claiming, _ := walk(t, paid, ClaimSigned{moment(106), Claim{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500}})
+	for _, s := range []State{paid, claiming} {
+		s, effects := walk(t, s, OutputReorged{moment(1050), outpoint(), true}, NewBlock{moment(1055), 500, 0, false})
+		require.NotContains(t, names(effects), "alarm")
+		require.False(t, Final(s), "the chain has six blocks to tell of it")
+		s, _ = walk(t, s, NewBlock{moment(1056), 500, 0, false})
+		require.Equal(t, "lost", s.StateName())
+	}
+	_, effects := walk(t, claiming, OutputReorged{moment(1050), outpoint(), false}, NewBlock{moment(1056), 500, 0, false})
+	require.Contains(t, effects, Effect(ForgetTxs{TxIDs: []ln.TxID{{1}}}), "lnd would count the claim for ever")
+}
+
+// A client's wallet that holds the probe keeps a place until it gives it back.
+func TestAProbeThatIsHeld(t *testing.T) {
+	late := Tick{swaps.Moment{At: testStart().Add(time.Hour), Height: 101}}
+	s, effects := walk(t, Probing{testPlan()}, late)
+	require.Equal(t, "probe_held", s.StateName())
+	require.Empty(t, effects)
+	require.Zero(t, Promised(s), "the channel has it already")
+	for _, v := range []Event{ProbePassed{moment(300)}, ProbeFailed{moment(300), "expired"}} {
+		over, _ := walk(t, s, v)
+		require.Equal(t, swaps.ReasonProbe, ReasonOf(over).Code, "the client was told that nothing is begun")
+	}
+}
+
+// Who does not deposit keeps room from nobody for long, and is paid if it comes late.
+func TestLapsed(t *testing.T) {
+	p := testPlan()
+	p.ReserveBlocks = 36
+	s := State(Waiting{Plan: p})
+	require.False(t, Lapsed(s, 136))
+	require.True(t, Lapsed(s, 137))
+	s, _ = walk(t, s, OutputFound{moment(140), outpoint(), 500_000, 1, 140})
+	require.False(t, Lapsed(s, 140))
+	_, effects := walk(t, s, NewBlock{moment(141), 500, 1_000_000, false})
+	require.Equal(t, "pay", effects[0].EffectName())
+	require.False(t, Lapsed(Waiting{Plan: openPlan()}, 500), "these end by themselves")
 }
 
 // A client without a channel: the deposit's confirmations first, then the
@@ -371,7 +492,7 @@ func TestOpensAChannel(t *testing.T) {
 	require.Equal(t, "o", effects[0].(ChannelPaid).PaymentID)
 
 	// A reorg takes the deposit while the channel opens: nothing is paid until it is back.
-	s, _ = walk(t, again, OutputReorged{moment(105)}, ChannelUsable{moment(106), 77})
+	s, _ = walk(t, again, OutputReorged{moment(105), outpoint(), false}, ChannelUsable{moment(106), 77})
 	_, effects = walk(t, s, NewBlock{moment(106), 500, 500_000, false})
 	require.Empty(t, effects)
 	// Who never deposits keeps no place, and what comes too late opens nothing.

@@ -26,21 +26,23 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 		if v.ConfirmedHeight == 0 || v.Count < 1 {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		found, reason := s.judge(v)
+		found, reason := s.judge(s.Output, v)
 		if reason.Code != "" {
 			return Failed{Plan: s.Plan, Output: s.Output, Reason: reason}, []Effect{abandon}, nil
 		}
 		s.Output = found
 		return s, nil, nil
 	case OutputReorged:
-		s.Output = Output{}
-		return s, []Effect{watchOutput(s.Plan)}, nil
+		s.Output = s.unpaidUndone(v)
+		return s, []Effect{watchPaid(s.Plan, s.Output)}, nil
 	case NewBlock:
+		var effects []Effect
+		s.Output, effects = s.follow(s.Output, v.Height)
 		if v.Height > s.LastPayHeight() {
 			next, _, err := failed(s.Plan, s.Output, swaps.ReasonLate, "at height %d a payment could outlive the swap, which expires at %d: the client takes its output back", v.Height, s.Terms.ExpiryHeight)
 			return next, []Effect{abandon}, err
 		}
-		return s, nil, nil
+		return s, effects, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }

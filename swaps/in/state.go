@@ -2,6 +2,7 @@ package in
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -34,6 +35,8 @@ type Plan struct {
 	// WaitBlocks may a claim wait for others to share its transaction with.
 	WaitBlocks  uint32 `json:"wait_blocks,omitempty"`
 	BeginHeight uint32 `json:"begin_height"`
+	// ReserveBlocks after that a swap without a deposit keeps room from others no more.
+	ReserveBlocks uint32 `json:"reserve_blocks,omitempty"`
 	// Client is what it calls itself, Caller what it is capped by.
 	Client string `json:"client,omitempty"`
 	Caller string `json:"caller,omitempty"`
@@ -75,6 +78,66 @@ func (p Plan) LastPayHeight() uint32 {
 type Output struct {
 	Outpoint        ln.Outpoint `json:"outpoint,omitzero"`
 	ConfirmedHeight uint32      `json:"confirmed_height,omitempty"`
+	Away
+}
+
+func (o Output) trouble() swaps.Reason {
+	if o.ConfirmedHeight > 0 {
+		return swaps.Reason{}
+	}
+	return swaps.Reason{Text: fmt.Sprintf("no block holds the output %s any more, since height %d", o.Outpoint, o.AwayHeight)}
+}
+
+// Away is what is known of an output that is paid for, or may be, while no block
+// holds it.
+type Away struct {
+	// AwayHeight is the tip at which no block was known to hold it any more.
+	AwayHeight uint32 `json:"away_height,omitempty"`
+	// Other pays the contract exactly as well, in the block of OtherHeight: perhaps the
+	// client's own replacement, which another miner had.
+	Other       ln.Outpoint `json:"other,omitzero"`
+	OtherHeight uint32      `json:"other_height,omitempty"`
+}
+
+// undone: no block is known to hold it.
+func (o Output) undone(v OutputReorged) Output {
+	switch {
+	case v.Outpoint == o.Other && o.OtherHeight > 0:
+		o.Other, o.OtherHeight = ln.Outpoint{}, 0
+	case v.Outpoint == o.Outpoint && o.ConfirmedHeight > 0:
+		o.ConfirmedHeight, o.AwayHeight = 0, v.Height
+	}
+	return o
+}
+
+// unpaidUndone is undone of an output that nothing was paid for: the swap waits for
+// another one.
+func (o Output) unpaidUndone(v OutputReorged) Output {
+	if v.Unsure || v.Outpoint != o.Outpoint {
+		return o.undone(v)
+	}
+	return Output{Outpoint: o.Other, ConfirmedHeight: o.OtherHeight}
+}
+
+// found is what the chain says of an output that is paid for, or may be.
+func (p Plan) found(o Output, v OutputFound) Output {
+	switch {
+	case v.Outpoint == o.Outpoint:
+		o.ConfirmedHeight, o.AwayHeight = v.ConfirmedHeight, 0
+	case v.ValueSat == p.AmountSat:
+		o.Other, o.OtherHeight = v.Outpoint, v.ConfirmedHeight
+	}
+	return o
+}
+
+// moved: after a reorg another transaction pays the contract, and stands while the one
+// that was paid for does not come back. That is the one to claim then. A client that
+// pays twice moves nothing: what it paid first is there.
+func (p Plan) moved(o Output, tip uint32) (Output, bool) {
+	if o.ConfirmedHeight > 0 || o.OtherHeight == 0 || tip < o.AwayHeight+p.DeepConfs {
+		return o, false
+	}
+	return Output{Outpoint: o.Other, ConfirmedHeight: o.OtherHeight}, true
 }
 
 // Payment is ours to the client.
@@ -91,6 +154,8 @@ type Payment struct {
 	// ClientKey is the client's internal private key, once pushed: worth nothing
 	// without ours, and given to us to make the claim cheap.
 	ClientKey swaps.Secret `json:"client_key,omitzero"`
+	// OldClaims spend an output that another one took the place of.
+	OldClaims []ln.TxID `json:"old_claims,omitempty"`
 	// ChanID is the channel that was opened for it, Opens how many opens were
 	// begun and failed, ExpiryHeight the payment's own over that channel.
 	ChanID       ln.SCID `json:"chan_id,omitempty"`
@@ -129,6 +194,9 @@ type State interface {
 type (
 	// Probing: the client's wallet is being probed; it knows no address yet.
 	Probing struct{ Plan }
+	// ProbeHeld: the client's wallet did not give the probe back in time, and holds it.
+	// Nothing is begun, and the swap keeps its place until the money is back.
+	ProbeHeld struct{ Plan }
 	// Waiting: for the output, its confirmations, or the next attempt to pay.
 	Waiting struct {
 		Plan
@@ -187,15 +255,16 @@ type (
 func (p Plan) plan() Plan { return p }
 
 // StateName is the stable text under which the state is stored.
-func (Probing) StateName() string  { return "probing" }
-func (Waiting) StateName() string  { return "waiting" }
-func (Opening) StateName() string  { return "opening" }
-func (Paying) StateName() string   { return "paying" }
-func (Paid) StateName() string     { return "paid" }
-func (Claiming) StateName() string { return "claiming" }
-func (Claimed) StateName() string  { return "claimed" }
-func (Failed) StateName() string   { return "failed" }
-func (Lost) StateName() string     { return "lost" }
+func (Probing) StateName() string   { return "probing" }
+func (ProbeHeld) StateName() string { return "probe_held" }
+func (Waiting) StateName() string   { return "waiting" }
+func (Opening) StateName() string   { return "opening" }
+func (Paying) StateName() string    { return "paying" }
+func (Paid) StateName() string      { return "paid" }
+func (Claiming) StateName() string  { return "claiming" }
+func (Claimed) StateName() string   { return "claimed" }
+func (Failed) StateName() string    { return "failed" }
+func (Lost) StateName() string      { return "lost" }
 
 // PlanOf is what the state's swap agreed.
 func PlanOf(s State) Plan { return s.plan() }
@@ -212,6 +281,12 @@ func Final(s State) bool {
 // OutputOf is the client's output, as far as it is known.
 func OutputOf(s State) Output {
 	switch s := s.(type) {
+	case Claimed:
+		return s.Output
+	case Failed:
+		return s.Output
+	case Lost:
+		return s.Output
 	case Waiting:
 		return s.Output
 	case Opening:
@@ -256,6 +331,19 @@ func PaidOf(s State) (Payment, Claim, bool) {
 // ready: there is nothing to wait for but company.
 func (p Payment) ready() bool { return !p.ClientKey.IsZero() || p.KeyLate }
 
+// forget takes out of the wallet what can never confirm: claims of outputs that are
+// gone, and of this one if it is.
+func (p Payment) forget(claims []swaps.Version) []Effect {
+	ids := slices.Clone(p.OldClaims)
+	for _, c := range claims {
+		ids = append(ids, c.TxID)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return []Effect{ForgetTxs{TxIDs: ids}}
+}
+
 // MostClaimSat is the most that a claim ever pays.
 func (p Plan) MostClaimSat() ln.Sat { return p.AmountSat / 2 }
 
@@ -279,9 +367,15 @@ func Coming(s State) bool {
 	return false
 }
 
-// ReasonOf is why a swap ended.
+// ReasonOf is why a swap ended, or what troubles it.
 func ReasonOf(s State) swaps.Reason {
 	switch s := s.(type) {
+	case Paying:
+		return s.trouble()
+	case Paid:
+		return s.trouble()
+	case Claiming:
+		return s.trouble()
 	case Failed:
 		return s.Reason
 	case Lost:
@@ -303,6 +397,13 @@ func Exposed(s State, tip uint32) ln.Sat {
 		return 0
 	}
 	return p.AmountSat
+}
+
+// Lapsed says that a swap which nobody deposited to keeps no room from others any
+// more. It is paid all the same if a deposit comes in time, and there is room then.
+func Lapsed(s State, tip uint32) bool {
+	w, waits := s.(Waiting)
+	return waits && w.Open == nil && w.Outpoint.IsZero() && tip > w.BeginHeight+w.ReserveBlocks
 }
 
 // Coins is what the state may still take of the wallet's coins for a channel.

@@ -14,6 +14,8 @@ func Step(s State, v Event) (State, []Effect, error) {
 	switch s := s.(type) {
 	case Probing:
 		return stepProbing(s, v)
+	case ProbeHeld:
+		return stepProbeHeld(s, v)
 	case Waiting:
 		return stepWaiting(s, v)
 	case Opening:
@@ -44,15 +46,28 @@ func stepProbing(s Probing, v Event) (State, []Effect, error) {
 		if v.At.Before(s.ProbeBy) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		return failed(s.Plan, Output{}, swaps.ReasonProbe, "the client's wallet did not answer the probe in time")
+		return ProbeHeld(s), nil, nil
+	}
+	return nil, nil, fsm.Illegal(s, v)
+}
+
+// stepProbeHeld waits for the node's word about the probe, which locks money until
+// then. Whatever it is, the client has been told that its swap is not begun.
+func stepProbeHeld(s ProbeHeld, v Event) (State, []Effect, error) {
+	switch v.(type) {
+	case ProbePassed, ProbeFailed:
+		return failed(s.Plan, Output{}, swaps.ReasonProbe, "the client's wallet did not give the probe back in time")
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
 
 // judge reads what the chain found: an output that may be paid for, or why it is
-// not.
-func (p Plan) judge(v OutputFound) (Output, swaps.Reason) {
+// not. One that was found before is the swap's; what anybody sends to the address later
+// changes nothing about it.
+func (p Plan) judge(o Output, v OutputFound) (Output, swaps.Reason) {
 	switch {
+	case !o.Outpoint.IsZero():
+		return p.found(o, v), swaps.Reason{}
 	case v.Count > 1:
 		return Output{}, swaps.Because(swaps.ReasonOutputs, "the transaction pays the swap in %d outputs: none is taken, the client takes them back after height %d", v.Count, p.Terms.ExpiryHeight)
 	case v.ValueSat != p.AmountSat:
@@ -72,15 +87,15 @@ func stepWaiting(s Waiting, v Event) (State, []Effect, error) {
 		if v.ConfirmedHeight == 0 || v.Count < 1 {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		found, reason := s.judge(v)
+		found, reason := s.judge(s.Output, v)
 		if reason.Code != "" {
 			return Failed{Plan: s.Plan, Output: s.Output, Reason: reason}, nil, nil
 		}
 		s.Output = found
 		return s, nil, nil
 	case OutputReorged:
-		s.Output = Output{}
-		return s, []Effect{watchOutput(s.Plan)}, nil
+		s.Output = s.unpaidUndone(v)
+		return s, []Effect{watchPaid(s.Plan, s.Output)}, nil
 	case NewBlock:
 		return s.block(v)
 	}
@@ -93,18 +108,20 @@ func (s Waiting) block(v NewBlock) (State, []Effect, error) {
 	if v.Height > s.LastPayHeight() {
 		return failed(s.Plan, s.Output, swaps.ReasonLate, "at height %d a payment could outlive the swap, which expires at %d: the client takes its output back", v.Height, s.Terms.ExpiryHeight)
 	}
-	if s.Open != nil && s.ConfirmedHeight == 0 && s.ChanID == 0 && v.Height > s.Open.DepositByHeight {
+	if s.Open != nil && s.Outpoint.IsZero() && s.ChanID == 0 && v.Height > s.Open.DepositByHeight {
 		return failed(s.Plan, s.Output, swaps.ReasonNoDeposit, "no deposit confirmed up to height %d: what confirms later is not taken, the client takes it back after height %d", s.Open.DepositByHeight, s.Terms.ExpiryHeight)
 	}
+	var effects []Effect
+	s.Output, effects = s.follow(s.Output, v.Height)
 	d := ln.Confirmations(s.ConfirmedHeight, v.Height)
 	if d == 0 || d < max(s.Confs, 1) {
-		return s, nil, nil
+		return s, effects, nil
 	}
 	if s.Open != nil && s.ChanID == 0 {
-		return Opening(s), []Effect{OpenChannel{Plan: s.Plan, OpeningID: s.Open.OpeningID(s.Opens + 1)}}, nil
+		return Opening(s), []Effect{OpenChannel{Plan: s.Plan, OpeningID: s.Open.OpeningID(s.Opens + 1)}, watchPaid(s.Plan, s.Output)}, nil
 	}
 	if d < s.DeepConfs && s.AmountSat > v.FreeSat {
-		return s, nil, nil
+		return s, effects, nil
 	}
 	s.Attempts++
 	pay := Pay{Plan: s.Plan, Attempt: s.Attempts, Outpoint: s.Outpoint, MinConfs: min(d, max(s.DeepConfs, s.Confs, 1))}
@@ -112,7 +129,7 @@ func (s Waiting) block(v NewBlock) (State, []Effect, error) {
 		s.ExpiryHeight = v.Height + s.Open.FinalCltv + padBlocks
 		pay.ChanID, pay.ExpiryHeight = s.ChanID, s.ExpiryHeight
 	}
-	return Paying(s), []Effect{pay}, nil
+	return Paying(s), []Effect{pay, watchPaid(s.Plan, s.Output)}, nil
 }
 
 // padBlocks may arrive between the decision to pay over the client's channel and
@@ -148,19 +165,19 @@ func stepPaying(s Paying, v Event) (State, []Effect, error) {
 	case PaymentCutOff:
 		return s, []Effect{TrackPayment{Hash: s.Terms.Hash}}, nil
 	case OutputReorged:
-		s.ConfirmedHeight = 0
-		return s, []Effect{Alarm{Text: "the output of a swap in that is being paid was undone by a reorg"}}, nil
+		next := s
+		next.Output = s.undone(v)
+		return next, lookAgain(s.Plan, s.Output, next.Output, v, "the output of a swap in that is being paid was undone by a reorg"), nil
 	case OutputFound:
-		if v.Outpoint != s.Outpoint {
-			return s, nil, nil
-		}
-		s.ConfirmedHeight = v.ConfirmedHeight
+		s.Output = s.found(s.Output, v)
 		return s, nil, nil
 	case NewBlock:
-		if v.Height < s.lostHeight() {
-			return s, nil, nil
+		var effects []Effect
+		s.Output, effects = s.follow(s.Output, v.Height)
+		if v.Height >= s.lostHeight() {
+			effects = append(effects, LookForPayment{Hash: s.Terms.Hash})
 		}
-		return s, []Effect{LookForPayment{Hash: s.Terms.Hash}}, nil
+		return s, effects, nil
 	case PaymentMissing:
 		return failed(s.Plan, s.Output, swaps.ReasonPayment, "the gateway's node lost the payment in a restart; it has expired and was never sent: the client takes its output back after height %d", s.Terms.ExpiryHeight)
 	}
@@ -202,35 +219,57 @@ func stepPaid(s Paid, v Event) (State, []Effect, error) {
 	case ClaimRefused:
 		return s, []Effect{Alarm{Text: "the output of a swap in that was paid cannot be claimed: " + clip(v.Text)}}, nil
 	case OutputReorged:
-		s.ConfirmedHeight = 0
-		return s, []Effect{Alarm{Text: "the output of a swap in that was paid was undone by a reorg"}}, nil
+		next := s
+		next.Output = s.undone(v)
+		return next, lookAgain(s.Plan, s.Output, next.Output, v, "the output of a swap in that was paid was undone by a reorg"), nil
 	case OutputFound:
-		if v.Outpoint == s.Outpoint {
-			s.ConfirmedHeight = v.ConfirmedHeight
-		}
+		s.Output = s.found(s.Output, v)
 		return s, nil, nil
+	case OutputSpent, SpendReorged:
+		return s, nil, nil // of the output before this one
 	case NewBlock:
+		var effects []Effect
+		s.Output, effects = s.follow(s.Output, v.Height)
 		if s.gone(v.Height) {
 			return s.gaveUp(Claim{})
 		}
 		// Who is alone waits for nobody.
 		if s.ready() && (!v.Company || v.Height >= s.ClaimBy) {
-			return s, []Effect{signClaim(s, 0)}, nil
+			effects = append(effects, signClaim(s, 0))
 		}
-		return s, nil, nil
+		return s, effects, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
 
-// gone: the output that was paid for is in no block, and from now on the client
-// could take it back anyway.
+// gone: the output that was paid for has been in no block for a while, and the client
+// could take it back anyway by now.
 func (s Paid) gone(tip uint32) bool {
-	return s.ConfirmedHeight == 0 && tip >= s.Terms.ExpiryHeight+s.DeepConfs
+	return s.ConfirmedHeight == 0 && tip >= max(s.Terms.ExpiryHeight, s.AwayHeight)+s.DeepConfs
+}
+
+// follow goes over to another output that took the place of the one that is paid for.
+func (p Plan) follow(o Output, tip uint32) (Output, []Effect) {
+	to, moved := p.moved(o, tip)
+	if !moved {
+		return o, nil
+	}
+	return to, []Effect{watchPaid(p, to)}
+}
+
+// lookAgain has an output looked for that was paid for, and the operator told if it
+// was there a moment ago.
+func lookAgain(p Plan, before, after Output, v OutputReorged, text string) []Effect {
+	effects := []Effect{watchPaid(p, after)}
+	if !v.Unsure && before.ConfirmedHeight > 0 && after.ConfirmedHeight == 0 {
+		effects = append([]Effect{Alarm{Text: text}}, effects...)
+	}
+	return effects
 }
 
 func (s Paid) gaveUp(c Claim) (State, []Effect, error) {
 	reason := swaps.Because(swaps.ReasonLost, "the output that was paid for, of %s, was undone by a reorg and never came back: find out which transaction spent its coins instead", s.AmountSat)
-	return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: c, Reason: reason}, []Effect{Alarm{Text: reason.Text}}, nil
+	return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: c, Reason: reason}, append([]Effect{Alarm{Text: reason.Text}}, s.forget(c.Claims)...), nil
 }
 
 // signed takes a claim up, beside the earlier ones.
@@ -259,27 +298,40 @@ func stepClaiming(s Claiming, v Event) (State, []Effect, error) {
 	case ClaimRefused:
 		return s, []Effect{publishClaim(s)}, nil
 	case OutputReorged:
-		s.ConfirmedHeight = 0
-		return s, []Effect{Alarm{Text: "the output of a swap in that was paid was undone by a reorg: its claim is sent again until it is back"}}, nil
+		next := s
+		next.Output = s.undone(v)
+		return next, lookAgain(s.Plan, s.Output, next.Output, v, "the output of a swap in that was paid was undone by a reorg: its claim is sent again until it is back"), nil
 	case OutputFound:
-		if v.Outpoint == s.Outpoint {
-			s.ConfirmedHeight = v.ConfirmedHeight
-		}
+		s.Output = s.found(s.Output, v)
 		return s, nil, nil
 	case OutputSpent:
+		if v.Outpoint != s.Outpoint {
+			return s, nil, nil
+		}
 		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = v.How, v.By, v.SpentHeight, v.FeeSat
 		if part, ours := swaps.CostOf(s.Claims, v.By); ours {
 			s.SpentFeeSat = part
 		}
 		return s.settle(v.Height, nil)
 	case SpendReorged:
+		if v.Outpoint != s.Outpoint {
+			return s, nil, nil
+		}
 		s.Spent, s.SpentBy, s.SpentHeight, s.SpentFeeSat = "", ln.TxID{}, 0, 0
 		return s, []Effect{publishClaim(s), watchSpend(s.Plan, s.Output)}, nil
 	case NewBlock:
+		paid := Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}
+		if output, effects := s.follow(s.Output, v.Height); len(effects) > 0 {
+			// What was signed spends the one before: there is nothing to replace.
+			paid.Output = output
+			for _, c := range s.Claims {
+				paid.OldClaims = append(paid.OldClaims[:len(paid.OldClaims):len(paid.OldClaims)], c.TxID)
+			}
+			return paid, append(effects, AskTip{}), nil
+		}
 		if s.Spent != "" {
 			return s.settle(v.Height, nil)
 		}
-		paid := Paid{Plan: s.Plan, Output: s.Output, Payment: s.Payment}
 		if paid.gone(v.Height) {
 			return paid.gaveUp(s.Claim)
 		}
@@ -306,9 +358,9 @@ func (s Claiming) settle(tip uint32, effects []Effect) (State, []Effect, error) 
 	}
 	if s.Spent == htlc.SpendTimeout {
 		reason := swaps.Because(swaps.ReasonLost, "the client took back %s that it was paid for: find out why the claim did not confirm in time", s.AmountSat)
-		return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: s.Claim, Reason: reason}, append(effects, Alarm{Text: reason.Text}), nil
+		return Lost{Plan: s.Plan, Output: s.Output, Payment: s.Payment, Claim: s.Claim, Reason: reason}, append(append(effects, Alarm{Text: reason.Text}), s.forget(s.Claims)...), nil
 	}
-	return Claimed(s), effects, nil
+	return Claimed(s), append(effects, s.forget(nil)...), nil
 }
 
 // ForgetChain are the events after which a swap knows nothing of the chain, for
@@ -316,18 +368,20 @@ func (s Claiming) settle(tip uint32, effects []Effect) (State, []Effect, error) 
 func ForgetChain(s State, m swaps.Moment) []Event {
 	var events []Event
 	if c, ok := s.(Claiming); ok && c.Spent != "" {
-		events = append(events, SpendReorged{m})
+		events = append(events, SpendReorged{m, c.Outpoint})
 	}
-	switch s.(type) {
-	case Waiting, Opening:
-		if OutputOf(s).ConfirmedHeight != 0 {
-			events = append(events, OutputReorged{m})
-		}
+	if !Final(s) && OutputOf(s).ConfirmedHeight != 0 {
+		events = append(events, OutputReorged{Moment: m, Outpoint: OutputOf(s).Outpoint, Unsure: true})
 	}
 	return events
 }
 
 func watchOutput(p Plan) Effect { return WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight} }
+
+// watchPaid follows the one output that is paid for as well.
+func watchPaid(p Plan, o Output) Effect {
+	return WatchOutput{Terms: p.Terms, SinceHeight: p.BeginHeight, Outpoint: o.Outpoint}
+}
 
 func watchSpend(p Plan, o Output) Effect {
 	return WatchSpend{Terms: p.Terms, AmountSat: p.AmountSat, Outpoint: o.Outpoint, SinceHeight: p.BeginHeight}

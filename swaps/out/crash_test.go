@@ -146,7 +146,9 @@ func (w *world) execute(_ context.Context, t fsm.Task[Effect]) ([]Event, error) 
 	case SettlePrepay:
 		switch {
 		case w.prepay == ln.InvoiceCanceled, w.swap != ln.InvoiceAccepted && w.prepay != ln.InvoiceSettled:
-			return []Event{PrepayLost{m, "gone"}}, nil
+			return []Event{PrepayLost{m, "gone", false}}, nil
+		case w.swap == ln.InvoiceCanceled:
+			return []Event{PrepayLost{m, "gone", true}}, nil
 		}
 		w.prepay = ln.InvoiceSettled
 		if w.releasesLate && w.swap == ln.InvoiceAccepted {

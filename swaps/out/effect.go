@@ -29,12 +29,16 @@ type (
 	FundHtlc struct {
 		Plan Plan `json:"plan"`
 	}
-	// SettlePrepay takes the prepay (Hash), if the node still holds the swap
-	// payment: PrepaySettled, or PrepayLost when either was cancelled.
+	// SettlePrepay takes the prepay (Hash), if the node still holds the swap payment
+	// and the tip is not above ByHeight: PrepaySettled, or PrepayLost when either was
+	// cancelled or it is too late. Between the decision and now may lie an outage: an
+	// output that comes out at the end of its time could be taken after the node gave
+	// the payment back.
 	SettlePrepay struct {
 		Swap     ln.Hash      `json:"swap"`
 		Hash     ln.Hash      `json:"hash"`
 		Preimage swaps.Secret `json:"preimage"`
+		ByHeight uint32       `json:"by_height"`
 	}
 	// PublishHtlc hands exactly these bytes to the node: HtlcPublished (also
 	// when it knows them) or PublishFailed.
@@ -90,6 +94,11 @@ type (
 	ReleaseCoins struct {
 		LeaseID [32]byte `json:"lease_id"`
 	}
+	// ForgetTxs takes transactions out of the node's wallet that can never confirm, and
+	// that it would count for ever. One that it does not have is success.
+	ForgetTxs struct {
+		TxIDs []ln.TxID `json:"txids"`
+	}
 	// Alarm tells the operator.
 	Alarm struct {
 		Text string `json:"text"`
@@ -109,4 +118,5 @@ func (SignRefund) EffectName() string     { return "sign_refund" }
 func (PublishRefund) EffectName() string  { return "publish_refund" }
 func (CancelInvoices) EffectName() string { return "cancel_invoices" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
+func (ForgetTxs) EffectName() string      { return "forget_txs" }
 func (Alarm) EffectName() string          { return "alarm" }

@@ -60,11 +60,13 @@ type (
 		swaps.Moment
 		Text string `json:"text"`
 	}
-	// PrepaySettled and PrepayLost answer SettlePrepay.
+	// PrepaySettled and PrepayLost answer SettlePrepay. Kept: the prepay was taken,
+	// and then the node gave the swap payment back.
 	PrepaySettled struct{ swaps.Moment }
 	PrepayLost    struct {
 		swaps.Moment
 		Text string `json:"text"`
+		Kept bool   `json:"kept,omitempty"`
 	}
 	// HtlcPublished and PublishFailed answer PublishHtlc.
 	HtlcPublished struct{ swaps.Moment }
@@ -98,6 +100,12 @@ type (
 	CoinBack struct{ swaps.Moment }
 	// PreimagePushed: the client sent it.
 	PreimagePushed struct {
+		swaps.Moment
+		Preimage swaps.Secret `json:"preimage"`
+	}
+	// PaymentTaken: the node says that the swap payment is settled, and with what. It
+	// does so whatever the database remembers.
+	PaymentTaken struct {
 		swaps.Moment
 		Preimage swaps.Secret `json:"preimage"`
 	}
@@ -144,6 +152,7 @@ func (SpendReorged) EventName() string      { return "spend_reorged" }
 func (CoinTaken) EventName() string         { return "coin_taken" }
 func (CoinBack) EventName() string          { return "coin_back" }
 func (PreimagePushed) EventName() string    { return "preimage_pushed" }
+func (PaymentTaken) EventName() string      { return "payment_taken" }
 func (SwapSettled) EventName() string       { return "swap_settled" }
 func (SwapUnsettled) EventName() string     { return "swap_unsettled" }
 func (RefundSigned) EventName() string      { return "refund_signed" }

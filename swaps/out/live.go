@@ -74,6 +74,8 @@ func stepLive(s State, l Live, v Event) (State, []Effect, error) {
 		return l.settle(v.Height, []Effect{watch(l)})
 	case PreimagePushed:
 		return l.pushed(v)
+	case PaymentTaken:
+		return l.taken(v)
 	case SwapSettled:
 		if l.Preimage == nil {
 			return nil, nil, fsm.Illegal(s, v)
@@ -112,6 +114,21 @@ func (l Live) pushed(v PreimagePushed) (State, []Effect, error) {
 func (l Live) learn(p swaps.Secret, tip uint32, effects []Effect) (State, []Effect, error) {
 	l.Preimage = &p
 	return l.settle(tip, append(effects, SettleSwap{Preimage: p}))
+}
+
+// taken: the node has settled the payment. From a database that is an older copy of
+// itself this may be the first that is heard of the preimage: the output is the
+// client's, and no refund is signed or sent again.
+func (l Live) taken(v PaymentTaken) (State, []Effect, error) {
+	if v.Preimage.Preimage().Hash() != l.Terms.Hash {
+		return nil, nil, fmt.Errorf("swap %s: the node settled it with a preimage of another hash", l.ID())
+	}
+	var effects []Effect
+	if l.Spent == htlc.SpendTimeout && !l.Settled {
+		effects = append(effects, Alarm{Text: fmt.Sprintf("a swap's payment is taken and its output came back in %s: the client is owed %s", l.SpentBy, l.AmountSat)})
+	}
+	l.Preimage, l.Settled, l.Released = &v.Preimage, true, false
+	return l.settle(v.Height, effects)
 }
 
 // coinTaken: while that transaction stands, this one cannot confirm. It takes a
@@ -263,7 +280,7 @@ func (l Live) settle(tip uint32, effects []Effect) (State, []Effect, error) {
 	}
 	switch {
 	case l.Settled && ln.Confirmations(l.ConfirmedHeight, tip) >= buried:
-		return Succeeded(l), append(effects, ReleaseCoins{LeaseID: l.LeaseID()}), nil
+		return Succeeded(l), append(append(effects, ReleaseCoins{LeaseID: l.LeaseID()}), l.forget()...), nil
 	case l.Settled:
 		return Settled(l), effects, nil
 	case l.Preimage != nil:
@@ -280,6 +297,19 @@ func (l Live) settle(tip uint32, effects []Effect) (State, []Effect, error) {
 		return Refunding(l), effects, nil
 	}
 	return Published(l), effects, nil
+}
+
+// forget takes refunds out of the wallet that came too late. One that may still be
+// mined stays: a client that paid and was cosigned has not swept yet.
+func (l Live) forget() []Effect {
+	if len(l.Refunds) == 0 || l.Spent == "" || l.Spent == htlc.SpendTimeout {
+		return nil
+	}
+	var ids []ln.TxID
+	for _, r := range l.Refunds {
+		ids = append(ids, r.TxID)
+	}
+	return []Effect{ForgetTxs{TxIDs: ids}}
 }
 
 func publish(l Live) Effect {

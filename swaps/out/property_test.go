@@ -39,6 +39,9 @@ func TestRandomDays(t *testing.T) {
 				v = usual(t, s)
 			}
 			before := s
+			if _, taken := v.(PaymentTaken); taken {
+				settleAsked = true
+			}
 			next, effects, err := Step(again(t, s), again(t, v))
 			if errors.Is(err, fsm.ErrIllegal) {
 				continue
@@ -65,6 +68,7 @@ func TestRandomDays(t *testing.T) {
 					require.False(t, stored, "funded twice")
 				case SettlePrepay:
 					require.True(t, stored, "the prepay was taken before the transaction was stored")
+					require.LessOrEqual(t, v.(HtlcFunded).Height, f.ByHeight, "too late for the client")
 					prepaid = true
 				case PublishHtlc:
 					require.True(t, stored && prepaid)
@@ -87,6 +91,8 @@ func TestRandomDays(t *testing.T) {
 						require.True(t, live.Spent == htlc.SpendTimeout || live.TakenHeight > 0, "the payment went back while the output could be taken")
 						require.Nil(t, live.Preimage)
 					}
+				case ForgetTxs:
+					require.True(t, Final(s) && live.Spent != "")
 				case ReleaseCoins:
 					_, cancelling := s.(Cancelling)
 					require.True(t, Final(s) || cancelling)
@@ -292,6 +298,81 @@ func TestReleasedBeforePublication(t *testing.T) {
 	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
 		PaymentHeld{m, LegSwap, 500, ""}, PaymentHeld{m, LegPrepay, 500, ""}, HtlcFunded{m, testTx()}, PaymentReleased{m, LegSwap})
 	require.Equal(t, "cancelling", s.StateName())
-	_, effects := walk(t, s, PrepaySettled{m})
+	for _, v := range []Event{PrepaySettled{m}, PrepayLost{m, "gone", true}} {
+		s, effects := walk(t, s, v)
+		require.Equal(t, []string{"alarm"}, names(effects))
+		require.True(t, PrepayKept(s))
+		s, effects = walk(t, s, v, InvoicesCancelled{m})
+		require.Empty(t, effects, "once")
+		require.Equal(t, "cancelled", s.StateName())
+		require.True(t, PrepayKept(s))
+		require.Contains(t, ReasonOf(s).Text, "owed")
+	}
+	s, _ = walk(t, s, PrepayLost{m, "gone", false}, InvoicesCancelled{m})
+	require.False(t, PrepayKept(s))
+
+	// A restart between both: the node says that the prepay was taken.
+	s, effects := walk(t, funded(t), PrepayLost{m, "released", true})
+	require.Equal(t, []string{"alarm", "release_coins", "cancel_invoices"}, names(effects))
+	require.True(t, PrepayKept(s))
+}
+
+func funded(t *testing.T) State {
+	t.Helper()
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegSwap, 500, ""}, PaymentHeld{m, LegPrepay, 500, ""}, HtlcFunded{m, testTx()})
+	return s
+}
+
+// An outage between the payments and the publication: an output that comes out at the
+// end of its time could be taken after the payment went back, so none does.
+func TestTooLateToPublish(t *testing.T) {
+	const last = testExpiry - 30
+	m := moment(100)
+	funding, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegSwap, 500, ""}, PaymentHeld{moment(last), LegPrepay, 500, ""})
+	require.Equal(t, "funding", funding.StateName())
+	s, effects := walk(t, funding, HtlcFunded{moment(last), testTx()})
+	require.EqualValues(t, last, effects[0].(SettlePrepay).ByHeight)
+	for _, late := range []struct {
+		s State
+		v Event
+	}{{funding, HtlcFunded{moment(last + 1), testTx()}}, {s, PrepayLost{moment(last + 1), "late", false}}} {
+		s, effects := walk(t, late.s, late.v)
+		require.Equal(t, swaps.ReasonLate, ReasonOf(s).Code)
+		require.Equal(t, []string{"release_coins", "cancel_invoices"}, names(effects))
+	}
+}
+
+// The node has settled a payment that this database knows no preimage of, since it is
+// an older copy of itself: the output is the client's, and no refund takes it back.
+func TestAPaymentThatWasTakenBefore(t *testing.T) {
+	taken := PaymentTaken{moment(300), testPreimage()}
+	refunding, _ := walk(t, published(t), NewBlock{moment(300), 500}, RefundSigned{moment(300), Refund{Raw: []byte("refund"), Rate: 500}})
+	for _, s := range []State{published(t), refunding} {
+		s, effects := walk(t, s, taken)
+		require.Equal(t, []string{"release_coins"}, names(effects))
+		require.Equal(t, "succeeded", s.StateName())
+		require.True(t, MayCosign(s))
+	}
+	young, effects := walk(t, funded(t), PrepaySettled{moment(100)}, taken)
 	require.Empty(t, effects)
+	_, effects = walk(t, young, NewBlock{moment(310), 500})
+	require.NotContains(t, names(effects), "sign_refund")
+	robbed, _ := walk(t, refunding, HtlcSpent{moment(301), htlc.SpendTimeout, ln.TxID{6}, 301, 200, nil})
+	_, effects = walk(t, robbed, taken)
+	require.Equal(t, "alarm", effects[0].EffectName(), "a person must pay the client back")
+	_, _, err := Step(published(t), PaymentTaken{moment(300), swaps.NewSecret(ln.Preimage{9})})
+	require.ErrorContains(t, err, "another hash")
+}
+
+// A refund that came too late leaves the wallet: it can never confirm.
+func TestARefundThatLost(t *testing.T) {
+	preimage := testPreimage()
+	s, _ := walk(t, published(t), NewBlock{moment(300), 500}, RefundSigned{moment(300), Refund{Raw: []byte("one"), TxID: ln.TxID{1}, Rate: 500}},
+		RefundSigned{moment(303), Refund{Raw: []byte("two"), TxID: ln.TxID{2}, Rate: 900}}, HtlcSpent{moment(304), htlc.SpendSuccess, ln.TxID{5}, 304, 0, &preimage}, NewBlock{moment(309), 0})
+	s, effects := walk(t, s, SwapSettled{moment(309)})
+	require.Equal(t, "succeeded", s.StateName())
+	require.Contains(t, effects, Effect(ForgetTxs{TxIDs: []ln.TxID{{1}, {2}}}))
 }

@@ -51,6 +51,11 @@ func (p Plan) SwapInvoiceSat() ln.Sat { return p.AmountSat + p.FeeSat - p.Prepay
 // PrepayHash is the prepay invoice's hash.
 func (p Plan) PrepayHash() ln.Hash { return p.PrepayPreimage.Preimage().Hash() }
 
+// PublishByHeight is the last height at which the output may still be published.
+func (p Plan) PublishByHeight() uint32 {
+	return p.Terms.ExpiryHeight - min(p.Terms.ExpiryHeight, p.MinPublishBlocks)
+}
+
 // LeaseID is the id under which this swap's coins are leased. It does not
 // follow from the hash alone, which the client chose.
 func (p Plan) LeaseID() [32]byte {
@@ -197,16 +202,20 @@ type (
 		Life
 	}
 	// Cancelling: nothing was published; the payments are being given back.
+	// PrepayKept: the prepay was taken before that was known, and is owed to the client.
 	Cancelling struct {
 		Plan
 		Invoices
-		Reason swaps.Reason `json:"reason"`
+		Reason     swaps.Reason `json:"reason"`
+		PrepayKept bool         `json:"prepay_kept,omitempty"`
 	}
-	// Cancelled: final; nobody paid anything but routing attempts.
+	// Cancelled: final; nobody paid anything but routing attempts, and with PrepayKept
+	// the prepay.
 	Cancelled struct {
 		Plan
 		Invoices
-		Reason swaps.Reason `json:"reason"`
+		Reason     swaps.Reason `json:"reason"`
+		PrepayKept bool         `json:"prepay_kept,omitempty"`
 	}
 	// Succeeded: final. The client may still ask for its key-path signature.
 	Succeeded struct {
@@ -334,6 +343,17 @@ func ReasonOf(s State) swaps.Reason {
 		return swaps.Reason{Text: l.Trouble}
 	}
 	return swaps.Reason{}
+}
+
+// PrepayKept says that a swap of which nothing was published took the prepay.
+func PrepayKept(s State) bool {
+	switch s := s.(type) {
+	case Cancelling:
+		return s.PrepayKept
+	case Cancelled:
+		return s.PrepayKept
+	}
+	return false
 }
 
 // MayCosign reports that the client's key-path signature is due: the payment

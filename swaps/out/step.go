@@ -67,9 +67,8 @@ func stepInvoiced(s Invoiced, v Event) (State, []Effect, error) {
 		if !s.SwapHeld || !s.PrepayHeld {
 			return s, nil, nil
 		}
-		if v.Height+s.MinPublishBlocks > s.Terms.ExpiryHeight {
-			return cancelling(s.Plan, s.Invoices, swaps.Because(swaps.ReasonLate,
-				"the payments came at height %d: the output could not be taken safely before it expires at %d", v.Height, s.Terms.ExpiryHeight))
+		if v.Height > s.PublishByHeight() {
+			return late(s.Plan, s.Invoices, v.Height)
 		}
 		return Funding(s), []Effect{FundHtlc{Plan: s.Plan}}, nil
 	case PaymentReleased:
@@ -88,9 +87,12 @@ func stepFunding(s Funding, v Event) (State, []Effect, error) {
 		if len(v.Raw) == 0 || v.Outpoint.IsZero() {
 			return nil, nil, fmt.Errorf("swap %s: a funding transaction without bytes or outpoint", s.ID())
 		}
+		if v.Height > s.PublishByHeight() {
+			return late(s.Plan, s.Invoices, v.Height)
+		}
 		next := Funded{Plan: s.Plan, Invoices: s.Invoices, Held: s.Held, Tx: v.Tx}
 		next.SignedHeight = v.Height
-		return next, []Effect{SettlePrepay{Swap: s.Terms.Hash, Hash: s.PrepayHash(), Preimage: s.PrepayPreimage}}, nil
+		return next, []Effect{SettlePrepay{Swap: s.Terms.Hash, Hash: s.PrepayHash(), Preimage: s.PrepayPreimage, ByHeight: s.PublishByHeight()}}, nil
 	case FundingRefused:
 		return cancelling(s.Plan, s.Invoices, swaps.Because(swaps.ReasonCoins, "the output was not funded (%s): nothing was spent; try again later", clip(v.Text)))
 	case PaymentReleased:
@@ -111,6 +113,12 @@ func stepFunded(s Funded, v Event) (State, []Effect, error) {
 		l := Live{Plan: s.Plan, Invoices: s.Invoices, Held: s.Held, Tx: s.Tx}
 		return Published(l), []Effect{publish(l), watch(l)}, nil
 	case PrepayLost:
+		if v.Kept {
+			return kept(s.Plan, s.Invoices)
+		}
+		if v.Height > s.PublishByHeight() {
+			return late(s.Plan, s.Invoices, v.Height)
+		}
 		return cancelling(s.Plan, s.Invoices, swaps.Because(swaps.ReasonPrepayLost, "the prepay went back before it could be taken (%s): nothing was published", clip(v.Text)))
 	case PaymentHeld:
 		return s, nil, nil
@@ -127,15 +135,48 @@ func stepFunded(s Funded, v Event) (State, []Effect, error) {
 }
 
 func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
-	switch v.(type) {
+	switch v := v.(type) {
 	case InvoicesCancelled:
 		return Cancelled(s), nil, nil
-	case HtlcFunded, FundingRefused, PrepaySettled, PrepayLost, InvoicesMade, InvoicesRefused, PaymentHeld, PaymentReleased, CancelAsked:
+	case PrepaySettled:
+		return s.keeps()
+	case PrepayLost:
+		if v.Kept {
+			return s.keeps()
+		}
+		return s, nil, nil
+	case HtlcFunded, FundingRefused, InvoicesMade, InvoicesRefused, PaymentHeld, PaymentReleased, CancelAsked:
 		// What was under way when the swap was given up: the coins are released
 		// and the invoices cancelled by the effects that wait behind it.
 		return s, nil, nil
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// keeps: the prepay was being taken when the node gave the swap payment back.
+func (s Cancelling) keeps() (State, []Effect, error) {
+	if s.PrepayKept {
+		return s, nil, nil
+	}
+	s.PrepayKept = true
+	s.Reason.Text += fmt.Sprintf(". The prepay of %s had been taken: it is owed to the client", s.PrepaySat)
+	return s, []Effect{Alarm{Text: s.Reason.Text}}, nil
+}
+
+// kept is cancelling with the prepay in our hands.
+func kept(p Plan, inv Invoices) (State, []Effect, error) {
+	s, effects, err := released(p, inv, PaymentReleased{Leg: LegSwap})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, alarm, err := s.(Cancelling).keeps()
+	return s, append(alarm, effects...), err
+}
+
+// late gives a swap up whose output would come out too near to its expiry.
+func late(p Plan, inv Invoices, height uint32) (State, []Effect, error) {
+	return cancelling(p, inv, swaps.Because(swaps.ReasonLate,
+		"at height %d the output could not be taken safely before it expires at %d: nothing was published", height, p.Terms.ExpiryHeight))
 }
 
 func released(p Plan, inv Invoices, v PaymentReleased) (State, []Effect, error) {
