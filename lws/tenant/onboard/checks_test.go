@@ -71,6 +71,9 @@ func TestEveryRow(t *testing.T) {
 			s.allowed, in.Ops = []string{getInfo}, []onboard.Op{{Entity: "info", Actions: []string{"read"}}}
 		}, "takes the macaroon for nothing at all", []onboard.Name{onboard.Excess}},
 		{"a macaroon that was revoked", onboard.Permissions, func(_ *testing.T, s *fakeSigner, _ *onboard.Input) { s.allowed = nil }, "it was revoked", nil},
+		{"a macaroon that ends", onboard.Permissions, func(_ *testing.T, _ *fakeSigner, in *onboard.Input) {
+			in.Caveats = []string{"time-before 2027-01-01T00:00:00Z"}
+		}, "under conditions only (time-before", nil},
 		{"the documented macaroon", onboard.Permissions, func(_ *testing.T, s *fakeSigner, in *onboard.Input) {
 			s.allowed = append(without(onboard.Rights(), combined), "/walletrpc.WalletKit/FinalizePsbt", "/lnrpc.Lightning/SendCoins")
 			in.Ops = onboard.Documented()

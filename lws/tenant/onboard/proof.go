@@ -76,6 +76,10 @@ func proof(ctx context.Context, in Input, s Signer) (string, error) {
 	return "a message, a P2WKH and a P2TR spend and a MuSig2 session are signed with the bundle's keys", nil
 }
 
+// SignedBy says whether a signer signed a message of the onboarding with a key. lnd never
+// asks: a signer whose wallet was made anew answers every call.
+func SignedBy(key ln.PubKey, msg, sig []byte) bool { return validMessage(key, msg, sig) }
+
 // validMessage checks a DER signature over the SHA-256 of a message.
 func validMessage(key ln.PubKey, msg, raw []byte) bool {
 	sig, err := ecdsa.ParseDERSignature(raw)
