@@ -30,6 +30,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
+	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting/supervisor"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -47,6 +48,8 @@ type hostedNode struct {
 	Signer  string `json:"signer"`
 	// Node is its key, which its signer must have.
 	Node string `json:"node,omitempty"`
+	// Probe is a spend of nothing, by which the signer is timed.
+	Probe []byte `json:"probe_psbt,omitempty"`
 	// Unit is that of systemd; without it the supervisor runs Lnd itself.
 	Unit string `json:"unit,omitempty"`
 	// Set is that of Kubernetes, which starts it by itself.
@@ -55,8 +58,12 @@ type hostedNode struct {
 }
 
 // note tells the supervisor of a node.
-func (c TenantAddCmd) note(g *Globals, signer string, node ln.PubKey) error {
-	n := hostedNode{Tenant: c.Tenant, Dir: c.Dir, RPC: c.NodeRPC, Network: c.Network, Signer: signer, Node: node.String(), Lnd: c.Lnd}
+func (c TenantAddCmd) note(g *Globals, b bundle.Bundle, node ln.PubKey) error {
+	probe, err := onboard.ProbeSpend(b)
+	if err != nil {
+		return err
+	}
+	n := hostedNode{Tenant: c.Tenant, Dir: c.Dir, RPC: c.NodeRPC, Network: c.Network, Signer: b.Address, Node: node.String(), Probe: probe, Lnd: c.Lnd}
 	switch c.Form {
 	case formSystemd:
 		n.Unit = "lnd-" + c.Tenant
@@ -161,7 +168,7 @@ func readHosted(file string) (n hostedNode, err error) {
 }
 
 func (s *supervised) take(ctx context.Context, file string, n hostedNode) error {
-	probe := signerProbe{tenant: n.Tenant}
+	probe := signerProbe{tenant: n.Tenant, spend: n.Probe}
 	if n.Node != "" {
 		key, err := ln.ParsePubKey(n.Node)
 		if err != nil {
@@ -261,12 +268,14 @@ func (n hostedNode) dialSigner() (*remotesigner.Client, error) {
 }
 
 // signerProbe makes calls at a signer that do nothing, of the kinds that each payment
-// needs: a shared key with a stranger's key, and the onboarding's message.
+// needs: a shared key with a stranger's key, the onboarding's message, a spend of nothing.
 type signerProbe struct {
 	tenant string
 	// node is the key that the signer must have; zero for a node that was noted before
 	// this was asked.
-	node   ln.PubKey
+	node ln.PubKey
+	// spend is signed as well, unless it is empty: that is what channels and coins need.
+	spend  []byte
 	client prober
 }
 
@@ -274,6 +283,7 @@ type signerProbe struct {
 type prober interface {
 	SharedKey(ctx context.Context, key ln.KeyLocator, with ln.PubKey) error
 	SignMessage(ctx context.Context, key ln.KeyLocator, msg []byte) ([]byte, error)
+	SignPsbt(ctx context.Context, packet []byte) ([]byte, error)
 	Certificate(ctx context.Context) (*x509.Certificate, error)
 }
 
@@ -310,6 +320,13 @@ func (p signerProbe) Probe(ctx context.Context) (map[string]time.Duration, error
 	took["SignMessage"] = time.Since(began)
 	if !p.node.IsZero() && !onboard.SignedBy(p.node, msg, sig) {
 		return nil, errOtherSeed
+	}
+	if len(p.spend) > 0 {
+		began = time.Now()
+		if _, err := p.client.SignPsbt(ctx, p.spend); err != nil {
+			return nil, err
+		}
+		took["SignPsbt"] = time.Since(began)
 	}
 	return took, nil
 }

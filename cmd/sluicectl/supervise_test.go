@@ -86,10 +86,12 @@ func TestHostedNotes(t *testing.T) {
 	dir := t.TempDir()
 	c := TenantAddCmd{Tenant: "acme", Dir: "/var/lib/lnd-acme", NodeRPC: "127.0.0.1:10109", Network: "regtest", Form: "systemd", Lnd: "/usr/local/bin/lnd"}
 	key := ln.PubKey{2, 7}
-	require.NoError(t, c.note(&Globals{DataDir: dir}, "signer.example:10029", key))
+	require.NoError(t, c.note(&Globals{DataDir: dir}, sampleBundle(t, "signer.example:10029"), key))
 	file := filepath.Join(dir, hostedDir, "acme.json")
 	n, err := readHosted(file)
 	require.NoError(t, err)
+	require.NotEmpty(t, n.Probe)
+	n.Probe = nil
 	require.Equal(t, hostedNode{Tenant: "acme", Dir: "/var/lib/lnd-acme", RPC: "127.0.0.1:10109", Network: "regtest", Signer: "signer.example:10029", Node: key.String(), Unit: "lnd-acme", Lnd: "/usr/local/bin/lnd"}, n)
 	n.Signer = ""
 	raw, err := json.Marshal(n)
@@ -102,7 +104,7 @@ func TestHostedNotes(t *testing.T) {
 // TestSuperviseEnds when it is told to, with a node whose files are not there.
 func TestSuperviseEnds(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, "127.0.0.1:2", ln.PubKey{2}))
+	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, sampleBundle(t, "127.0.0.1:2"), ln.PubKey{2}))
 	ctx, cancel := context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	s := &supervised{dir: filepath.Join(dir, hostedDir), log: logTo(&errs)}
@@ -124,6 +126,7 @@ func (s seedSigner) SignMessage(_ context.Context, _ ln.KeyLocator, msg []byte) 
 	digest := sha256.Sum256(msg)
 	return ecdsa.Sign(s.secret, digest[:]).Serialize(), nil
 }
+func (s seedSigner) SignPsbt(context.Context, []byte) ([]byte, error) { return nil, s.err }
 func (s seedSigner) Certificate(context.Context) (*x509.Certificate, error) { return nil, s.err }
 
 // TestASignerWithAnotherSeed answers every call, and the node would not notice: the watch
@@ -138,6 +141,9 @@ func TestASignerWithAnotherSeed(t *testing.T) {
 	took, err := signerProbe{tenant: "acme", node: node, client: seedSigner{secret: right}}.Probe(t.Context())
 	require.NoError(t, err)
 	require.Len(t, took, 2)
+	took, err = signerProbe{tenant: "acme", node: node, spend: []byte{1}, client: seedSigner{secret: right}}.Probe(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, took, "SignPsbt")
 	_, err = signerProbe{tenant: "acme", node: node, client: seedSigner{secret: wrong}}.Probe(t.Context())
 	require.ErrorIs(t, err, errOtherSeed)
 	_, err = signerProbe{tenant: "acme", client: seedSigner{secret: wrong}}.Probe(t.Context())

@@ -186,7 +186,7 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 		if err != nil {
 			return err
 		}
-		if err := c.note(g, b.Address, report.Node); err != nil {
+		if err := c.note(g, b, report.Node); err != nil {
 			return err
 		}
 		opened, err := c.firstChannels(ctx, node, say)

@@ -197,3 +197,20 @@ func TestNothingForbiddenIsNeeded(t *testing.T) {
 	}
 	require.Len(t, onboard.Rights(), 11)
 }
+
+// TestProbeSpend: always the same transaction, so that it counts at a guard once.
+func TestProbeSpend(t *testing.T) {
+	_, in := day(t)
+	one, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	again, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	require.Equal(t, one, again)
+	p, err := psbt.NewFromRawBytes(bytes.NewReader(one), false)
+	require.NoError(t, err)
+	require.Len(t, p.Inputs, 2)
+	in.Bundle.Tenant = "bolt"
+	other, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	require.NotEqual(t, one, other)
+}

@@ -141,6 +141,19 @@ func dummySpend(b bundle.Bundle, nonce []byte) (*psbt.Packet, []coin, error) {
 	return packet, coins, nil
 }
 
+// ProbeSpend is a spend of coins that do not exist, always the same one of a tenant's:
+// signed again and again to see how long that takes, it counts once at a guard.
+func ProbeSpend(b bundle.Bundle) ([]byte, error) {
+	nonce := sha256.Sum256([]byte("sluice probe of the signer of " + b.Tenant))
+	packet, _, err := dummySpend(b, nonce[:])
+	if err != nil {
+		return nil, err
+	}
+	var raw bytes.Buffer
+	err = packet.Serialize(&raw)
+	return raw.Bytes(), err
+}
+
 // walletKey is the first key of an account of the wallet's own.
 func walletKey(b bundle.Bundle, purpose uint32) (ln.PubKey, error) {
 	for _, a := range b.Accounts {
