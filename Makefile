@@ -8,6 +8,8 @@ PEERS  := $(BUILD)/peers
 # Which cases of itest/ or which benchmark: make itest CASE=OnDemand, make bench NAME=jit.
 CASE ?= .
 NAME ?=
+# TENANT=1 has the demo add a tenant whose keys stay with it.
+TENANT ?=
 # How long make soak takes.
 MINUTES ?= 30
 # For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 80 -seed 1'.
@@ -52,8 +54,8 @@ ldk: ## the LDK Node of the tests, into .build/ldk (needs cargo; a few minutes a
 	  echo 'no cargo on this machine: the tests with LDK Node are skipped (they need Rust 1.85 or later)'; \
 	fi
 
-demo: build peers ## a real network, the main job played on it, and a table at the end
-	@$(BIN)/sluice-devnet demo
+demo: build peers ## a real network, the main job played on it, and a table at the end; TENANT=1 adds a tenant
+	@$(BIN)/sluice-devnet demo $(if $(filter 1,$(TENANT)),--tenant)
 
 test: build peers ldk ## unit and property tests, both databases, and the trusted cases on real nodes
 	$(GO) test -timeout 25m ./...

@@ -19,22 +19,37 @@ import (
 // TestDemo is `make demo` as a newcomer runs it: it ends well, and leaves no process
 // and no file behind.
 func TestDemo(t *testing.T) {
+	out := demo(t)
+	for _, part := range []string{"opening fee", "opened by this payment", "played on real nodes in"} {
+		require.Contains(t, out, part)
+	}
+}
+
+// TestDemoTenant is `make demo TENANT=1`.
+func TestDemoTenant(t *testing.T) {
+	untilTrusted(t)
+	out := demo(t, "--tenant")
+	for _, part := range []string{"10 checks passed", "paid in both directions", "played on real nodes in"} {
+		require.Contains(t, out, part)
+	}
+}
+
+func demo(t *testing.T, flags ...string) string {
+	t.Helper()
 	bin, err := devnet.FindSluice()
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
-	demo := exec.CommandContext(ctx, filepath.Join(bin, "sluice-devnet"), "demo", "--dir", dir)
+	demo := exec.CommandContext(ctx, filepath.Join(bin, "sluice-devnet"), append([]string{"demo", "--dir", dir}, flags...)...)
 	out, err := demo.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	t.Logf("%s", out)
-	for _, part := range []string{"opening fee", "opened by this payment", "played on real nodes in"} {
-		require.Contains(t, string(out), part)
-	}
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, left)
 	require.Empty(t, processesIn(t, dir))
+	return string(out)
 }
 
 // processesIn lists the processes that name a directory in their arguments.

@@ -40,7 +40,7 @@ func TestSupervisor(t *testing.T) {
 		"--server", h.s.GRPC, "--data-dir", h.s.Dir, "tenant", "supervise", "--every", "300ms", "--probe", "1s",
 	}})
 	require.NoError(t, supervisor.Start(ctx))
-	h.shows(ctx, "Node +running", "Signer +answers", "SignMessage +p50")
+	h.shows(ctx, "Node +running", "Signer +answers", "SignMessage +p50", "SignPsbt +p50")
 
 	require.NoError(t, x.signer.Kill())
 	// Its next signature is its end.

@@ -162,10 +162,8 @@ func startHosting(ctx context.Context, t *testing.T) *hosting {
 	h.key = strings.TrimSpace(out)
 	again, _ := h.ctl(ctx, "tenant", "key")
 	require.Equal(t, out, again, "the key is made once")
-	btcd := h.Miner().RPC()
 	h.backend = filepath.Join(h.dir, "backend.conf")
-	require.NoError(t, os.WriteFile(h.backend, []byte(fmt.Sprintf("bitcoin.node=btcd\nbtcd.rpchost=%s\nbtcd.rpcuser=%s\nbtcd.rpcpass=%s\nbtcd.rpccert=%s\nfee.url=%s\n",
-		btcd.Host, btcd.User, btcd.Pass, btcd.Cert, h.Fees().URL())), 0o600))
+	require.NoError(t, os.WriteFile(h.backend, []byte(h.BackendConf()), 0o600))
 	return h
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 type demoCmd struct {
-	Keep bool `help:"Leave the network's directory behind at the end, for reading logs."`
+	Keep   bool `help:"Leave the network's directory behind at the end, for reading logs."`
+	Tenant bool `help:"Add a tenant with its keys at home: a signer behind a guard, and a watch-only node."`
 }
 
 func (c *demoCmd) Help() string {
@@ -38,7 +39,11 @@ func (c *demoCmd) Run(e *env) (err error) {
 		err = errors.Join(err, story.net.Close())
 	}()
 	begin := time.Now()
-	for _, step := range append(story.steps(e.config(zap.NewNop()), c.Keep), story.swapSteps()...) {
+	steps := append(story.steps(e.config(zap.NewNop()), c.Keep), story.swapSteps()...)
+	if c.Tenant {
+		steps = append(steps, story.tenantSteps()...)
+	}
+	for _, step := range steps {
 		if err := show.run(e.ctx, step.limit, step.name, step.run); err != nil {
 			return err
 		}

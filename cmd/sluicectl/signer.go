@@ -25,9 +25,11 @@ import (
 
 // SignerCmd is what a tenant does at its own signer.
 type SignerCmd struct {
-	Init   SignerInitCmd   `cmd:"" help:"Prepare a signer lnd, wait for its wallet, and write the bundle for the operator."`
-	Revoke SignerRevokeCmd `cmd:"" help:"End the macaroon that the operator has: the node stops being able to sign."`
-	Guard  GuardCmd        `cmd:"" help:"Stand between the operator's machine and the signer, and hold each request to your policy."`
+	Init    SignerInitCmd    `cmd:"" help:"Prepare a signer lnd, wait for its wallet, and write the bundle for the operator."`
+	Revoke  SignerRevokeCmd  `cmd:"" help:"End the macaroon that the operator has: the node stops being able to sign."`
+	Replica SignerReplicaCmd `cmd:"" help:"Follow the node's database at the operator, so that you can close its channels without anybody."`
+	Recover SignerRecoverCmd `cmd:"" help:"When operator and gateway are gone: prove that the replica is fresh, run the node, close its channels."`
+	Guard   GuardCmd         `cmd:"" help:"Stand between the operator's machine and the signer, and hold each request to your policy."`
 }
 
 // signerAt is an lnd on this machine that is a signer.

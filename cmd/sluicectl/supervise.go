@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
+	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting/supervisor"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -44,16 +46,29 @@ type hostedNode struct {
 	RPC     string `json:"rpc"`
 	Network string `json:"network"`
 	Signer  string `json:"signer"`
+	// Node is its key, which its signer must have.
+	Node string `json:"node,omitempty"`
+	// Probe is a spend of nothing, by which the signer is timed.
+	Probe []byte `json:"probe_psbt,omitempty"`
 	// Unit is that of systemd; without it the supervisor runs Lnd itself.
 	Unit string `json:"unit,omitempty"`
-	Lnd  string `json:"lnd,omitempty"`
+	// Set is that of Kubernetes, which starts it by itself.
+	Set string `json:"stateful_set,omitempty"`
+	Lnd string `json:"lnd,omitempty"`
 }
 
 // note tells the supervisor of a node.
-func (c TenantAddCmd) note(g *Globals, signer string) error {
-	n := hostedNode{Tenant: c.Tenant, Dir: c.Dir, RPC: c.NodeRPC, Network: c.Network, Signer: signer, Lnd: c.Lnd}
-	if c.Form == "systemd" {
+func (c TenantAddCmd) note(g *Globals, b bundle.Bundle, node ln.PubKey) error {
+	probe, err := onboard.ProbeSpend(b)
+	if err != nil {
+		return err
+	}
+	n := hostedNode{Tenant: c.Tenant, Dir: c.Dir, RPC: c.NodeRPC, Network: c.Network, Signer: b.Address, Node: node.String(), Probe: probe, Lnd: c.Lnd}
+	switch c.Form {
+	case formSystemd:
 		n.Unit = "lnd-" + c.Tenant
+	case formKubernetes:
+		n.Set = "lnd-" + c.Tenant + " --namespace=" + c.Namespace
 	}
 	raw, err := json.MarshalIndent(n, "", "  ")
 	if err != nil {
@@ -153,12 +168,21 @@ func readHosted(file string) (n hostedNode, err error) {
 }
 
 func (s *supervised) take(ctx context.Context, file string, n hostedNode) error {
+	probe := signerProbe{tenant: n.Tenant, spend: n.Probe}
+	if n.Node != "" {
+		key, err := ln.ParsePubKey(n.Node)
+		if err != nil {
+			return err
+		}
+		probe.node = key
+	}
 	signer, err := n.dialSigner()
 	if err != nil {
 		return err
 	}
+	probe.client = signer
 	watch := supervisor.New(supervisor.Options{
-		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: signerProbe{tenant: n.Tenant, client: signer}, Desk: s.desk,
+		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: probe, Desk: s.desk,
 		Backoff: hosting.Backoff{First: 2 * time.Second, Most: 2 * time.Minute, Healthy: 5 * time.Minute},
 		Every:   s.cmd.Every, Probe: s.cmd.Probe, Timeout: signerTimeout, Now: s.now, Log: s.log,
 	})
@@ -244,11 +268,28 @@ func (n hostedNode) dialSigner() (*remotesigner.Client, error) {
 }
 
 // signerProbe makes calls at a signer that do nothing, of the kinds that each payment
-// needs: a shared key with a stranger's key, and the onboarding's message.
+// needs: a shared key with a stranger's key, the onboarding's message, a spend of nothing.
 type signerProbe struct {
 	tenant string
-	client *remotesigner.Client
+	// node is the key that the signer must have; zero for a node that was noted before
+	// this was asked.
+	node ln.PubKey
+	// spend is signed as well, unless it is empty: that is what channels and coins need.
+	spend  []byte
+	client prober
 }
+
+// prober is a signer that is probed.
+type prober interface {
+	SharedKey(ctx context.Context, key ln.KeyLocator, with ln.PubKey) error
+	SignMessage(ctx context.Context, key ln.KeyLocator, msg []byte) ([]byte, error)
+	SignPsbt(ctx context.Context, packet []byte) ([]byte, error)
+	Certificate(ctx context.Context) (*x509.Certificate, error)
+}
+
+// errOtherSeed: the node would not notice. Its signatures are worth nothing from then on,
+// and a peer closes its channels over them.
+var errOtherSeed = errors.New("the signer signs with ANOTHER SEED than the node's: open the right wallet there")
 
 // Probe implements supervisor.Signer.
 func (p signerProbe) Probe(ctx context.Context) (map[string]time.Duration, error) {
@@ -271,10 +312,22 @@ func (p signerProbe) Probe(ctx context.Context) (map[string]time.Duration, error
 		return nil, err
 	}
 	took["DeriveSharedKey"], began = time.Since(began), time.Now()
-	if _, err := p.client.SignMessage(ctx, node, onboard.ProofMessage(p.tenant, nonce)); err != nil {
+	msg := onboard.ProofMessage(p.tenant, nonce)
+	sig, err := p.client.SignMessage(ctx, node, msg)
+	if err != nil {
 		return nil, err
 	}
 	took["SignMessage"] = time.Since(began)
+	if !p.node.IsZero() && !onboard.SignedBy(p.node, msg, sig) {
+		return nil, errOtherSeed
+	}
+	if len(p.spend) > 0 {
+		began = time.Now()
+		if _, err := p.client.SignPsbt(ctx, p.spend); err != nil {
+			return nil, err
+		}
+		took["SignPsbt"] = time.Since(began)
+	}
 	return took, nil
 }
 
@@ -367,6 +420,9 @@ func (p *nodeProcess) SetDisabled(ctx context.Context, disabled bool) error {
 
 // Start implements supervisor.Node.
 func (p *nodeProcess) Start(ctx context.Context) error {
+	if p.n.Set != "" {
+		return nil
+	}
 	if p.n.Unit != "" {
 		return systemctl(ctx, "start", p.n.Unit)
 	}
@@ -392,6 +448,9 @@ func (p *nodeProcess) Start(ctx context.Context) error {
 
 // Stop implements supervisor.Node.
 func (p *nodeProcess) Stop(ctx context.Context) error {
+	if p.n.Set != "" {
+		return fmt.Errorf("it has no HTLC any more: kubectl scale statefulset/%s --replicas=0", p.n.Set)
+	}
 	if p.n.Unit != "" {
 		return systemctl(ctx, "stop", p.n.Unit)
 	}

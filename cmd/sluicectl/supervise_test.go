@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"net"
 	"os"
@@ -11,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/btcec/v2"
+	"github.com/btcsuite/btcd/btcec/v2/ecdsa"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 )
 
@@ -80,11 +85,14 @@ func TestNodeProcess(t *testing.T) {
 func TestHostedNotes(t *testing.T) {
 	dir := t.TempDir()
 	c := TenantAddCmd{Tenant: "acme", Dir: "/var/lib/lnd-acme", NodeRPC: "127.0.0.1:10109", Network: "regtest", Form: "systemd", Lnd: "/usr/local/bin/lnd"}
-	require.NoError(t, c.note(&Globals{DataDir: dir}, "signer.example:10029"))
+	key := ln.PubKey{2, 7}
+	require.NoError(t, c.note(&Globals{DataDir: dir}, sampleBundle(t, "signer.example:10029"), key))
 	file := filepath.Join(dir, hostedDir, "acme.json")
 	n, err := readHosted(file)
 	require.NoError(t, err)
-	require.Equal(t, hostedNode{Tenant: "acme", Dir: "/var/lib/lnd-acme", RPC: "127.0.0.1:10109", Network: "regtest", Signer: "signer.example:10029", Unit: "lnd-acme", Lnd: "/usr/local/bin/lnd"}, n)
+	require.NotEmpty(t, n.Probe)
+	n.Probe = nil
+	require.Equal(t, hostedNode{Tenant: "acme", Dir: "/var/lib/lnd-acme", RPC: "127.0.0.1:10109", Network: "regtest", Signer: "signer.example:10029", Node: key.String(), Unit: "lnd-acme", Lnd: "/usr/local/bin/lnd"}, n)
 	n.Signer = ""
 	raw, err := json.Marshal(n)
 	require.NoError(t, err)
@@ -96,7 +104,7 @@ func TestHostedNotes(t *testing.T) {
 // TestSuperviseEnds when it is told to, with a node whose files are not there.
 func TestSuperviseEnds(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, "127.0.0.1:2"))
+	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, sampleBundle(t, "127.0.0.1:2"), ln.PubKey{2}))
 	ctx, cancel := context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	s := &supervised{dir: filepath.Join(dir, hostedDir), log: logTo(&errs)}
@@ -105,4 +113,73 @@ func TestSuperviseEnds(t *testing.T) {
 	require.Empty(t, s.watches())
 	cancel()
 	s.tasks.Wait()
+}
+
+// seedSigner answers every call, with whatever seed it has.
+type seedSigner struct {
+	secret *btcec.PrivateKey
+	err    error
+}
+
+func (s seedSigner) SharedKey(context.Context, ln.KeyLocator, ln.PubKey) error { return s.err }
+func (s seedSigner) SignMessage(_ context.Context, _ ln.KeyLocator, msg []byte) ([]byte, error) {
+	digest := sha256.Sum256(msg)
+	return ecdsa.Sign(s.secret, digest[:]).Serialize(), nil
+}
+func (s seedSigner) SignPsbt(context.Context, []byte) ([]byte, error) { return nil, s.err }
+func (s seedSigner) Certificate(context.Context) (*x509.Certificate, error) { return nil, s.err }
+
+// TestASignerWithAnotherSeed answers every call, and the node would not notice: the watch
+// does, and calls it away.
+func TestASignerWithAnotherSeed(t *testing.T) {
+	right, err := btcec.NewPrivateKey()
+	require.NoError(t, err)
+	wrong, err := btcec.NewPrivateKey()
+	require.NoError(t, err)
+	node, err := ln.PubKeyFromBytes(right.PubKey().SerializeCompressed())
+	require.NoError(t, err)
+	took, err := signerProbe{tenant: "acme", node: node, client: seedSigner{secret: right}}.Probe(t.Context())
+	require.NoError(t, err)
+	require.Len(t, took, 2)
+	took, err = signerProbe{tenant: "acme", node: node, spend: []byte{1}, client: seedSigner{secret: right}}.Probe(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, took, "SignPsbt")
+	_, err = signerProbe{tenant: "acme", node: node, client: seedSigner{secret: wrong}}.Probe(t.Context())
+	require.ErrorIs(t, err, errOtherSeed)
+	_, err = signerProbe{tenant: "acme", client: seedSigner{secret: wrong}}.Probe(t.Context())
+	require.NoError(t, err, "a note of before names no node")
+	_, err = signerProbe{tenant: "acme", node: node, client: seedSigner{secret: right, err: context.DeadlineExceeded}}.Probe(t.Context())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestOneNodeOfATenant: two onboardings of one tenant, in one directory or in two, at once
+// or later; and a bundle of another seed.
+func TestOneNodeOfATenant(t *testing.T) {
+	g := &Globals{DataDir: t.TempDir()}
+	c := TenantAddCmd{Tenant: "acme", Dir: "/var/lib/lnd-acme"}
+	node := ln.PubKey{2, 1}
+	release, err := c.claim(g, node)
+	require.NoError(t, err)
+	_, err = c.claim(g, node)
+	require.ErrorContains(t, err, "another sluicectl works on")
+	other := c
+	other.Dir = "/elsewhere"
+	_, err = other.claim(g, node)
+	require.ErrorContains(t, err, "another sluicectl works on", "at once, in another directory")
+	release()
+	_, err = other.claim(g, node)
+	require.ErrorContains(t, err, "the node of acme is in /var/lib/lnd-acme: a second one of the same seed")
+	_, err = c.claim(g, ln.PubKey{2, 9})
+	require.ErrorContains(t, err, "its signer has another seed now")
+	release, err = c.claim(g, node)
+	require.NoError(t, err, "and the same again, as often as wished")
+	release()
+	bolt := TenantAddCmd{Tenant: "bolt", Dir: "/var/lib/lnd-bolt"}
+	release, err = bolt.claim(g, ln.PubKey{2, 9})
+	require.NoError(t, err)
+	release()
+	// Cut short by a crash of the disk's: said, not taken for nothing.
+	require.NoError(t, os.WriteFile(filepath.Join(g.DataDir, hostedDir, "acme.d", "node.json"), []byte("{"), 0o600))
+	_, err = c.claim(g, node)
+	require.ErrorContains(t, err, "node.json")
 }

@@ -74,7 +74,8 @@ type TenantAddCmd struct {
 	NodePeers   string        `name:"node-peers" default:"0.0.0.0:9736" placeholder:"HOST:PORT" help:"Where it shall listen for peers (${default})."`
 	Backend     string        `type:"path" placeholder:"FILE" help:"Lines of lnd.conf for the chain backend that all nodes share."`
 	DSNFile     string        `name:"dsn-file" type:"path" placeholder:"FILE" help:"Connection string of a PostgreSQL database of its own; SQLite without."`
-	Form        string        `default:"plain" enum:"plain,systemd" help:"How it shall run: plain or systemd (${default})."`
+	Form        string        `default:"plain" enum:"plain,systemd,kubernetes" help:"How it shall run: plain, systemd or kubernetes (${default})."`
+	Namespace   string        `default:"default" placeholder:"NAME" help:"The namespace in Kubernetes (${default})."`
 	User        string        `default:"lnd" help:"The user of the systemd unit (${default})."`
 	Lnd         string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
 	Plan        string        `default:"standard" help:"Its plan (${default})."`
@@ -86,6 +87,7 @@ type TenantAddCmd struct {
 	Out         string        `type:"path" placeholder:"FILE" help:"Where to write that user's macaroon (TENANT.macaroon)."`
 	CheckOnly   bool          `name:"check" help:"Run the checks and change nothing."`
 	AnyBirthday bool          `help:"Take a wallet of unknown age; the node searches the chain from August 2017."`
+	Migrate     bool          `help:"Its node is in --dir, runs, and has its keys: make it watch-only. This cannot be undone."`
 	Wait        time.Duration `default:"30m" help:"How long to wait for the node (${default})."`
 }
 
@@ -130,22 +132,35 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, c.Wait)
 	defer cancel()
+	if c.Migrate {
+		ready, err := c.migrate(ctx, b, report.Node, say)
+		if err != nil || !ready {
+			return errors.Join(err, p.Err)
+		}
+	}
 	return g.with(func(s *session) error {
 		unlock, err := lockDir(c.Dir)
 		if err != nil {
 			return err
 		}
 		defer unlock()
+		release, err := c.claim(g, report.Node)
+		if err != nil {
+			return err
+		}
+		defer release()
 		if err := c.free(ctx, s, report.Node); err != nil {
 			return err
 		}
 		if err := c.register(ctx, s); err != nil {
 			return err
 		}
-		if err := c.write(b, say); err != nil {
-			return err
+		if !c.Migrate {
+			if err := c.write(w, b, say); err != nil {
+				return err
+			}
 		}
-		node, err := c.make(ctx, b, say)
+		node, err := c.make(ctx, s, b, report.Node, say)
 		if err != nil {
 			return err
 		}
@@ -171,7 +186,7 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 		if err != nil {
 			return err
 		}
-		if err := c.note(g, b.Address); err != nil {
+		if err := c.note(g, b, report.Node); err != nil {
 			return err
 		}
 		opened, err := c.firstChannels(ctx, node, say)
@@ -235,7 +250,7 @@ func (c TenantAddCmd) checks(w *world, b bundle.Bundle) (onboard.Report, error) 
 	if err != nil {
 		return onboard.Report{}, err
 	}
-	in := onboard.Input{Bundle: b, Network: c.Network, AnyBirthday: c.AnyBirthday, Now: w.now(), Random: rand.Reader}
+	in := onboard.Input{Bundle: b, Caveats: mac.Caveats, Network: c.Network, AnyBirthday: c.AnyBirthday, Now: w.now(), Random: rand.Reader}
 	for _, op := range mac.Ops {
 		in.Ops = append(in.Ops, onboard.Op(op))
 	}
@@ -280,8 +295,11 @@ func (c TenantAddCmd) register(ctx context.Context, s *session) error {
 
 // write puts the node's configuration in place. Files that are right stay; a
 // configuration that is another one is the operator's, and is not overwritten.
-func (c TenantAddCmd) write(b bundle.Bundle, say func(string, ...any)) error {
+func (c TenantAddCmd) write(w *world, b bundle.Bundle, say func(string, ...any)) error {
 	conf := onboard.NodeConf{Tenant: c.Tenant, Network: c.Network, Dir: c.Dir, RPC: c.NodeRPC, Peers: c.NodePeers, Signer: b.Address}
+	if c.Form == formKubernetes {
+		conf.Dir, conf.Secrets, conf.RPC, conf.Peers = onboard.KubernetesDir, onboard.KubernetesSecrets, onboard.KubernetesRPC, onboard.KubernetesPeers
+	}
 	if c.Backend != "" {
 		raw, err := os.ReadFile(c.Backend)
 		if err != nil {
@@ -327,7 +345,10 @@ func (c TenantAddCmd) write(b bundle.Bundle, say func(string, ...any)) error {
 			return err
 		}
 	}
-	if c.Form == "systemd" {
+	switch c.Form {
+	case formKubernetes:
+		return c.manifests(w, say)
+	case formSystemd:
 		unit, err := onboard.Unit("lnd, the watch-only node of "+c.Tenant, c.User, c.Lnd, c.Dir)
 		if err != nil {
 			return err
@@ -351,18 +372,22 @@ func (c TenantAddCmd) dial(admin bool) (*remotesigner.Client, error) {
 	}
 	cfg := remotesigner.Config{Address: c.NodeRPC, Certificate: cert, Timeout: 2 * time.Minute}
 	if admin {
-		if cfg.Macaroon, err = os.ReadFile(filepath.Join(c.Dir, "data", "chain", "bitcoin", c.Network, "admin.macaroon")); err != nil {
-			return nil, fmt.Errorf("the node's macaroon: %w", err)
+		if cfg.Macaroon, err = os.ReadFile(c.adminMacaroon()); err != nil {
+			return nil, fmt.Errorf("the node's macaroon: %w%s", err, c.macaroonHint())
 		}
 	}
 	return remotesigner.Dial(cfg)
+}
+
+func (c TenantAddCmd) adminMacaroon() string {
+	return filepath.Join(c.Dir, "data", "chain", "bitcoin", c.Network, "admin.macaroon")
 }
 
 // recoveryWindow is how many unused addresses in a row end the search for coins.
 const recoveryWindow = 2500
 
 // make waits for the node, makes its wallet if it has none, and waits until it serves.
-func (c TenantAddCmd) make(ctx context.Context, b bundle.Bundle, say func(string, ...any)) (*remotesigner.Client, error) {
+func (c TenantAddCmd) make(ctx context.Context, s *session, b bundle.Bundle, key ln.PubKey, say func(string, ...any)) (*remotesigner.Client, error) {
 	if err := waitForCert(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
 		return nil, fmt.Errorf("the node did not start within %s: start it, and run this command again", c.Wait)
 	}
@@ -376,6 +401,9 @@ func (c TenantAddCmd) make(ctx context.Context, b bundle.Bundle, say func(string
 		return nil, fmt.Errorf("%w: see its log", err)
 	}
 	if state == remotesigner.NoWallet {
+		if err := c.noOther(ctx, s, key); err != nil {
+			return nil, err
+		}
 		w := remotesigner.WatchOnly{Birthday: b.Birthday, Fingerprint: b.Fingerprint, Window: recoveryWindow}
 		if w.Password, err = os.ReadFile(filepath.Join(c.Dir, onboard.FilePassword)); err != nil {
 			return nil, err
@@ -388,8 +416,15 @@ func (c TenantAddCmd) make(ctx context.Context, b bundle.Bundle, say func(string
 			w.Accounts = append(w.Accounts, remotesigner.WatchAccount{Purpose: purpose, Coin: coin, Account: account, Key: a.Key})
 		}
 		say("Making the watch-only wallet.\n")
-		if err := bare.InitWatchOnly(ctx, w); err != nil {
+		macaroon, err := bare.InitWatchOnly(ctx, w)
+		if err != nil {
 			return nil, err
+		}
+		if c.Form == formKubernetes {
+			// lnd's own is in the pod.
+			if err := auth.WriteFileAtomic(c.adminMacaroon(), macaroon); err != nil {
+				return nil, err
+			}
 		}
 		if _, err := bare.Await(ctx, remotesigner.Active); err != nil {
 			return nil, fmt.Errorf("%w: see its log", err)

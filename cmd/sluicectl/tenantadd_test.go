@@ -126,6 +126,51 @@ func TestTenantAddRefuses(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist, "nothing was written")
 }
 
+// TestBadBundles: each bad day of a bundle at the command that takes it, by its sentence,
+// with nothing written and the registry not asked.
+func TestBadBundles(t *testing.T) {
+	dir := t.TempDir()
+	out, _, code := ctl(t, dir, "tenant", "key")
+	require.Zero(t, code)
+	to, err := agelib.ParseX25519Recipient(strings.TrimSpace(out))
+	require.NoError(t, err)
+	whole := sampleBundle(t, "127.0.0.1:1")
+	file, err := bundle.Seal(whole, to)
+	require.NoError(t, err)
+	stranger, err := agelib.GenerateX25519Identity()
+	require.NoError(t, err)
+	others, err := bundle.Seal(whole, stranger.Recipient())
+	require.NoError(t, err)
+	altered := bytes.Clone(file)
+	altered[len(altered)/2] ^= 1
+	for name, row := range map[string]struct {
+		file            []byte
+		tenant, network string
+		said            string
+	}{
+		"altered":                         {altered, "acme", "regtest", "was altered after it was made"},
+		"cut short":                       {file[:len(file)-100], "acme", "regtest", "cut short"},
+		"cut to nothing":                  {nil, "acme", "regtest", "cut short after 0 bytes"},
+		"with something added":            {append(bytes.Clone(file), '\n'), "acme", "regtest", "Something was added"},
+		"for another network":             {file, "acme", "signet", "for a signer on regtest, and this gateway is on signet"},
+		"replayed for a second tenant":    {file, "bolt", "regtest", `made for the tenant "acme", not for "bolt"`},
+		"for another operator":            {others, "acme", "regtest", "encrypted to another operator's key"},
+		"another kind of file altogether": {[]byte("lnd.conf"), "acme", "regtest", "no onboarding bundle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, node := filepath.Join(t.TempDir(), "x.bundle"), filepath.Join(dir, "node")
+			require.NoError(t, os.WriteFile(path, row.file, 0o600))
+			_, errs, code := ctl(t, dir, "tenant", "add", row.tenant, path, "--dir", node, "--network", row.network)
+			require.Equal(t, 1, code)
+			require.Contains(t, errs, row.said)
+			_, err := os.Stat(node)
+			require.ErrorIs(t, err, os.ErrNotExist)
+			_, err = os.Stat(filepath.Join(dir, hostedDir))
+			require.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
+}
+
 // TestSignerInitPrepares a directory, and leaves what is there alone.
 func TestSignerInitPrepares(t *testing.T) {
 	dir := t.TempDir()

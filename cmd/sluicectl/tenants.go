@@ -22,6 +22,7 @@ type TenantCmd struct {
 	Key       TenantKeyCmd       `cmd:"" help:"Print the operator's key to which tenants encrypt their bundles; made at the first time."`
 	Add       TenantAddCmd       `cmd:"" help:"Onboard a tenant with a signer: check it, then make and verify its watch-only node."`
 	Supervise TenantSuperviseCmd `cmd:"" help:"Keep the hosted nodes of this machine running, watch their signers, and drain on request."`
+	Replica   TenantReplicaCmd   `cmd:"" help:"Have a hosted node's database followed by its tenant, which can then do without this gateway."`
 	Drain     TenantDrainCmd     `cmd:"" help:"Have a hosted node stop safely: no new HTLCs, then down."`
 	Register  TenantRegisterCmd  `cmd:"" help:"Register a tenant. It gets no service until it has a node and is active."`
 	Status    TenantStatusCmd    `cmd:"" help:"Activate, suspend or close a tenant; this takes effect at once."`

@@ -28,7 +28,7 @@ func services() []string {
 // domain packages are pure: they decide, others act.
 func domain() []string {
 	return []string{
-		"interceptor", "interceptor/ballot", "lsp", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "lws/tenant/guard", "lws/tenant/hosting", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "swaps/batch", "watchtower/credit", "backupsvc/vault", "backupsvc/recovery",
+		"interceptor", "interceptor/ballot", "lsp", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "lws/tenant/guard", "lws/tenant/hosting", "lws/tenant/recovery", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "swaps/batch", "watchtower/credit", "backupsvc/vault", "backupsvc/recovery",
 	}
 }
 

@@ -20,6 +20,8 @@ type Adopted struct {
 	// MakeWallet makes a wallet of a new seed, as a person would; otherwise somebody
 	// else makes it.
 	MakeWallet bool
+	// Seed are the words of the wallet to make instead of new ones.
+	Seed []string
 	// Chain says that it has a chain backend: it counts among the network's nodes.
 	Chain bool
 	// Args are added to the command line.
@@ -29,7 +31,7 @@ type Adopted struct {
 // Adopt runs it and returns once it has written its certificate. Its clients have every
 // right once Served has returned.
 func (n *Net) Adopt(ctx context.Context, a Adopted) (*Node, error) {
-	node := &Node{Name: a.Name, Dir: a.Dir, RPCAddr: a.RPC, P2PAddr: a.P2P, seeded: a.MakeWallet, password: "devnet-" + a.Name}
+	node := &Node{Name: a.Name, Dir: a.Dir, RPCAddr: a.RPC, P2PAddr: a.P2P, seeded: a.MakeWallet, restore: a.Seed, chainless: !a.Chain, password: "devnet-" + a.Name}
 	node.TLSCertPath = filepath.Join(node.Dir, "tls.cert")
 	node.MacaroonDir = filepath.Join(node.Dir, "data", "chain", "bitcoin", "regtest")
 	node.proc = NewProc(Command{

@@ -74,7 +74,9 @@ type Node struct {
 	seed     []string
 	restore  []string
 	seeded   bool
-	password string
+	// chainless: it has no chain to search for coins.
+	chainless bool
+	password  string
 }
 
 // defaultArgs are the flags of every lnd of a network. The short delays make
@@ -307,7 +309,7 @@ func (n *Node) createWallet(ctx context.Context) error {
 		words = seed.CipherSeedMnemonic
 	}
 	req := &lnrpc.InitWalletRequest{WalletPassword: []byte(n.password), CipherSeedMnemonic: words}
-	if len(n.restore) > 0 {
+	if len(n.restore) > 0 && !n.chainless {
 		req.RecoveryWindow = recoveryWindow
 	}
 	if _, err := unlocker.InitWallet(ctx, req, grpc.WaitForReady(true)); err != nil {

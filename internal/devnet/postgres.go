@@ -124,8 +124,17 @@ func startPostgres(ctx context.Context, dir, logFile string, ports *ports) (*Pos
 		return nil, fmt.Errorf("create the PostgreSQL cluster: %w", err)
 	}
 
+	pg.prepare("postgres", bin, base, logFile, port, cred)
+	if err := pg.proc.Start(ctx); err != nil {
+		return nil, err
+	}
+	return pg, nil
+}
+
+// prepare says how the server runs.
+func (pg *Postgres) prepare(name, bin, base, logFile string, port int, cred *syscall.Credential) {
 	pg.proc = NewProc(Command{
-		Name: "postgres", Path: filepath.Join(bin, "postgres"), LogFile: logFile, Dir: base, Credential: cred,
+		Name: name, Path: filepath.Join(bin, "postgres"), LogFile: logFile, Dir: base, Credential: cred,
 		Args: []string{
 			"-D", pg.data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", "",
 			"-c", "max_connections=200", "-c", "log_min_messages=warning", "-c", "fsync=on",
@@ -142,10 +151,6 @@ func startPostgres(ctx context.Context, dir, logFile string, ports *ports) (*Pos
 			})
 		},
 	})
-	if err := pg.proc.Start(ctx); err != nil {
-		return nil, err
-	}
-	return pg, nil
 }
 
 // runToEnd starts the process and waits for it to succeed.

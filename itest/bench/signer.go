@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -44,10 +40,7 @@ type signerArm struct {
 type signerNet struct {
 	*devnet.Net
 	gateway, own *devnet.Node
-	s            *devnet.Sluiced
-	sluicectl    string
-	backend      string
-	operator     string
+	tenancy      *devnet.Tenancy
 }
 
 func runSigner(ctx context.Context, b *bench) (_ result, err error) {
@@ -128,102 +121,33 @@ func (b *bench) signerNet(ctx context.Context) (_ *signerNet, err error) {
 		return nil, err
 	}
 	n := &signerNet{Net: net, gateway: list[0], own: list[1]}
-	bin, err := devnet.FindSluice()
+	s, err := net.StartSluiced(ctx, n.gateway, lnd.GatewayRights(), devnet.SluicedConfig{})
 	if err != nil {
 		return nil, err
 	}
-	n.sluicectl = filepath.Join(bin, "sluicectl")
-	if n.s, err = net.StartSluiced(ctx, n.gateway, lnd.GatewayRights(), devnet.SluicedConfig{}); err != nil {
-		return nil, err
-	}
-	out, err := n.ctl(ctx, "tenant", "key")
-	if err != nil {
-		return nil, err
-	}
-	n.operator = strings.TrimSpace(out)
-	n.backend = filepath.Join(net.Dir(), "backend.conf")
-	btcd := net.Miner().RPC()
-	return n, os.WriteFile(n.backend, []byte(fmt.Sprintf("bitcoin.node=btcd\nbtcd.rpchost=%s\nbtcd.rpcuser=%s\nbtcd.rpcpass=%s\nbtcd.rpccert=%s\nfee.url=%s\n",
-		btcd.Host, btcd.User, btcd.Pass, btcd.Cert, net.Fees().URL())), 0o600)
-}
-
-func (n *signerNet) ctl(ctx context.Context, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, n.sluicectl, append([]string{"--server", n.s.GRPC, "--data-dir", n.s.Dir}, args...)...).CombinedOutput() //nolint:gosec // our own program
-	if err != nil {
-		return "", fmt.Errorf("sluicectl %s: %w: %s", strings.Join(args[:2], " "), err, out)
-	}
-	return string(out), nil
-}
-
-// beside runs sluicectl while start runs what it waits for, once a file is there.
-func (n *signerNet) beside(ctx context.Context, file string, start func(context.Context) error, args ...string) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		_, err := n.ctl(ctx, args...)
-		return err
-	})
-	group.Go(func() error {
-		if err := devnet.WaitFor(ctx, file, func(context.Context) (bool, error) {
-			_, err := os.Stat(file)
-			return err == nil, nil
-		}); err != nil {
-			return err
-		}
-		return start(ctx)
-	})
-	return group.Wait()
+	n.tenancy, err = net.NewTenancy(ctx, n.gateway, s)
+	return n, err
 }
 
 // host onboards a tenant, and says how long it took from the bundle to the first payment.
 func (n *signerNet) host(ctx context.Context, b *bench, name string, line *slowLine, guard bool) (*devnet.Node, time.Duration, error) {
-	var ports [4]string
-	for i := range ports {
-		var err error
-		if ports[i], err = n.Port(); err != nil {
-			return nil, 0, err
+	up := devnet.SignUp{Name: name, Guarded: guard}
+	if line != nil {
+		up.Via = func(rpc string) string {
+			line.to(rpc)
+			return line.address()
 		}
 	}
-	signerRPC, guardRPC, nodeRPC, peers := ports[0], ports[1], ports[2], ports[3]
-	signerDir, nodeDir, guardDir := filepath.Join(n.Dir(), name+"-signer"), filepath.Join(n.Dir(), name+"-node"), filepath.Join(n.Dir(), name+"-guard")
-	file := filepath.Join(n.Dir(), name+".bundle")
-	init := []string{"signer", "init", "--dir", signerDir, "--rpc", signerRPC, "--listen", signerRPC, "--network", "regtest", "--tenant", name, "--operator", n.operator, "--out", file, "--wait", "3m"}
-	switch {
-	case guard:
-		init = append(init, "--address", guardRPC, "--guard", guardDir, "--guard-listen", guardRPC)
-	default:
-		line.to(signerRPC)
-		init = append(init, "--address", line.address())
-	}
-	if err := n.beside(ctx, filepath.Join(signerDir, "lnd.conf"), func(ctx context.Context) error {
-		signer, err := n.Adopt(ctx, devnet.Adopted{Name: name + "-signer", Dir: signerDir, RPC: signerRPC, MakeWallet: true})
-		if err != nil {
-			return err
-		}
-		return n.Served(ctx, signer)
-	}, init...); err != nil {
+	signer, err := n.tenancy.SignUp(ctx, up)
+	if err != nil {
 		return nil, 0, err
-	}
-	if guard {
-		proc := n.NewProc(devnet.Command{Name: name + "-guard", Path: n.sluicectl, Args: []string{"signer", "guard", "run", "--dir", guardDir, "--listen", guardRPC, "--signer", signerRPC}, Ready: func(ctx context.Context) error {
-			return devnet.WaitFor(ctx, "the guard to listen", func(ctx context.Context) (bool, error) { return reachable(ctx, guardRPC), nil })
-		}})
-		if err := proc.Start(ctx); err != nil {
-			return nil, 0, err
-		}
 	}
 	began := time.Now()
-	var node *devnet.Node
-	if err := n.beside(ctx, filepath.Join(nodeDir, "lnd.conf"), func(ctx context.Context) (err error) {
-		node, err = n.Adopt(ctx, devnet.Adopted{Name: name + "-node", Dir: nodeDir, RPC: nodeRPC, P2P: peers, Chain: true, Args: []string{"--nobootstrap", "--trickledelay=50"}})
-		return err
-	}, "tenant", "add", name, file, "--dir", nodeDir, "--network", "regtest", "--node-rpc", nodeRPC, "--node-peers", peers, "--backend", n.backend,
-		"--gateway", n.gateway.PubKey+"@"+n.gateway.P2PAddr, "--out", filepath.Join(n.Dir(), name+".macaroon"), "--wait", "3m"); err != nil {
+	node, _, err := n.tenancy.Host(ctx, signer)
+	if err != nil {
 		return nil, 0, err
 	}
-	if err := n.Served(ctx, node); err != nil {
-		return nil, 0, err
-	}
-	err := n.ready(ctx, node)
+	err = n.ready(ctx, node)
 	took := time.Since(began)
 	b.say("%s was onboarded and has paid after %.1f s", name, took.Seconds())
 	return node, took, err

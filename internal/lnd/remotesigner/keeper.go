@@ -163,8 +163,9 @@ type WatchAccount struct {
 	Key                    string
 }
 
-// InitWatchOnly makes the wallet. It cannot be undone but by removing lnd's directory.
-func (c *Client) InitWatchOnly(ctx context.Context, w WatchOnly) error {
+// InitWatchOnly makes the wallet, and gives the node's admin macaroon. It cannot be undone
+// but by removing lnd's directory.
+func (c *Client) InitWatchOnly(ctx context.Context, w WatchOnly) (macaroon []byte, err error) {
 	req := &lnrpc.InitWalletRequest{WalletPassword: w.Password, RecoveryWindow: w.Window, WatchOnly: &lnrpc.WatchOnly{}}
 	if !w.Birthday.IsZero() {
 		req.WatchOnly.MasterKeyBirthdayTimestamp = uint64(w.Birthday.Unix()) //nolint:gosec // after 1970
@@ -175,10 +176,25 @@ func (c *Client) InitWatchOnly(ctx context.Context, w WatchOnly) error {
 	for _, a := range w.Accounts {
 		req.WatchOnly.Accounts = append(req.WatchOnly.Accounts, &lnrpc.WatchOnlyAccount{Purpose: a.Purpose, CoinType: a.Coin, Account: a.Account, Xpub: a.Key})
 	}
-	if _, err := c.unlock.InitWallet(ctx, req); err != nil {
-		return fmt.Errorf("make the watch-only wallet: %w", err)
+	got, err := c.unlock.InitWallet(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("make the watch-only wallet: %w", err)
 	}
-	return nil
+	return got.AdminMacaroon, nil
+}
+
+// IsWatchOnly says whether the node's wallet has no private keys.
+func (c *Client) IsWatchOnly(ctx context.Context) (bool, error) {
+	got, err := c.wallet.ListAccounts(ctx, &walletrpc.ListAccountsRequest{})
+	if err != nil {
+		return false, fmt.Errorf("list the node's accounts: %w", err)
+	}
+	for _, a := range got.Accounts {
+		if !a.WatchOnly {
+			return false, nil
+		}
+	}
+	return len(got.Accounts) > 0, nil
 }
 
 // Identity is the node's key, as it shows it.

@@ -124,6 +124,8 @@ type Input struct {
 	Bundle bundle.Bundle
 	// Ops are what the bundle's macaroon says of itself.
 	Ops []Op
+	// Caveats narrow it further, in lnd's words.
+	Caveats []string
 	// Network is the gateway's.
 	Network string
 	// AnyBirthday takes a wallet of unknown age.

@@ -71,6 +71,9 @@ func TestEveryRow(t *testing.T) {
 			s.allowed, in.Ops = []string{getInfo}, []onboard.Op{{Entity: "info", Actions: []string{"read"}}}
 		}, "takes the macaroon for nothing at all", []onboard.Name{onboard.Excess}},
 		{"a macaroon that was revoked", onboard.Permissions, func(_ *testing.T, s *fakeSigner, _ *onboard.Input) { s.allowed = nil }, "it was revoked", nil},
+		{"a macaroon that ends", onboard.Permissions, func(_ *testing.T, _ *fakeSigner, in *onboard.Input) {
+			in.Caveats = []string{"time-before 2027-01-01T00:00:00Z"}
+		}, "under conditions only (time-before", nil},
 		{"the documented macaroon", onboard.Permissions, func(_ *testing.T, s *fakeSigner, in *onboard.Input) {
 			s.allowed = append(without(onboard.Rights(), combined), "/walletrpc.WalletKit/FinalizePsbt", "/lnrpc.Lightning/SendCoins")
 			in.Ops = onboard.Documented()
@@ -193,4 +196,21 @@ func TestNothingForbiddenIsNeeded(t *testing.T) {
 		require.NotContains(t, onboard.Rights(), m)
 	}
 	require.Len(t, onboard.Rights(), 11)
+}
+
+// TestProbeSpend: always the same transaction, so that it counts at a guard once.
+func TestProbeSpend(t *testing.T) {
+	_, in := day(t)
+	one, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	again, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	require.Equal(t, one, again)
+	p, err := psbt.NewFromRawBytes(bytes.NewReader(one), false)
+	require.NoError(t, err)
+	require.Len(t, p.Inputs, 2)
+	in.Bundle.Tenant = "bolt"
+	other, err := onboard.ProbeSpend(in.Bundle)
+	require.NoError(t, err)
+	require.NotEqual(t, one, other)
 }

@@ -135,6 +135,9 @@ type NodeConf struct {
 	// Dir is lnd's directory; the signer's certificate and macaroon and the wallet's
 	// password are files in it.
 	Dir string
+	// Secrets is where those files are if not in Dir; the node's own certificate is there
+	// as well then.
+	Secrets string
 	// RPC and Peers are where it listens, host:port.
 	RPC, Peers string
 	// Signer is the signer's address.
@@ -155,8 +158,12 @@ const (
 
 // LndConf is the node's lnd.conf.
 func (c NodeConf) LndConf() (string, error) {
-	if err := clean(c.Tenant, c.Network, c.Dir, c.RPC, c.Peers, c.Signer, c.DSN); err != nil {
+	if err := clean(c.Tenant, c.Network, c.Dir, c.Secrets, c.RPC, c.Peers, c.Signer, c.DSN); err != nil {
 		return "", err
+	}
+	secrets, cert := c.Dir, ""
+	if c.Secrets != "" {
+		secrets, cert = c.Secrets, fmt.Sprintf("tlscertpath=%s/%s\ntlskeypath=%s/%s\n", c.Secrets, FileTLSCert, c.Secrets, FileTLSKey)
 	}
 	for line := range strings.Lines(c.Backend) {
 		line = strings.TrimSpace(line)
@@ -175,7 +182,7 @@ alias=%s
 rpclisten=%s
 listen=%s
 norest=true
-wallet-unlock-password-file=%s/%s
+%swallet-unlock-password-file=%s/%s
 # The wallet is made by sluicectl tenant add, which then verifies whose it is.
 wallet-unlock-allow-create=true
 
@@ -192,7 +199,19 @@ remotesigner.timeout=5s
 protocol.option-scid-alias=true
 protocol.zero-conf=true
 
-%s`, c.Tenant, c.Tenant, c.RPC, c.Peers, c.Dir, FilePassword, c.Network, strings.TrimSpace(c.Backend), c.Signer, c.Dir, FileCert, c.Dir, FileMacaroon, db), nil
+%s`, c.Tenant, c.Tenant, c.RPC, c.Peers, cert, secrets, FilePassword, c.Network, strings.TrimSpace(c.Backend), c.Signer, secrets, FileCert, secrets, FileMacaroon, db), nil
+}
+
+// MigrateConf are the lines that make a node with keys watch-only at its next start. The
+// last one does it, and is taken out again.
+func MigrateConf(signer, dir string) string {
+	return fmt.Sprintf(`remotesigner.enable=true
+remotesigner.rpchost=%s
+remotesigner.tlscertpath=%s/%s
+remotesigner.macaroonpath=%s/%s
+remotesigner.timeout=5s
+remotesigner.migrate-wallet-to-watch-only=true
+`, signer, dir, FileCert, dir, FileMacaroon)
 }
 
 // CheckAccounts is the check of accounts alone, which the tenant's side asks as well,

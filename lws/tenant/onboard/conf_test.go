@@ -1,10 +1,14 @@
 package onboard_test
 
 import (
+	"encoding/base64"
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -62,4 +66,53 @@ func TestUnit(t *testing.T) {
 	require.Contains(t, text, "Restart=always\n")
 	_, err = onboard.Unit("a\nExecStartPre=x", "", "", "")
 	require.ErrorIs(t, err, errkind.Invalid)
+}
+
+// TestManifests: what Kubernetes reads has the node's files, one pod, and nothing that a
+// name could add.
+func TestManifests(t *testing.T) {
+	files := map[string][]byte{onboard.FileConf: []byte("alias=acme\n"), onboard.FileMacaroon: {0, 1, 2}, onboard.FilePassword: []byte("p: [x")}
+	text, err := onboard.Manifests{Tenant: "acme", Namespace: "tenants", Files: files}.Render()
+	require.NoError(t, err)
+	dec := yaml.NewDecoder(strings.NewReader(text))
+	kinds := map[string]map[string]any{}
+	for {
+		var one map[string]any
+		if err := dec.Decode(&one); errors.Is(err, io.EOF) {
+			break
+		} else {
+			require.NoError(t, err, text)
+		}
+		kinds[one["kind"].(string)] = one
+		meta := one["metadata"].(map[string]any)
+		require.Equal(t, "lnd-acme", meta["name"])
+		require.Equal(t, "tenants", meta["namespace"])
+	}
+	require.Len(t, kinds, 4)
+	data := kinds["Secret"]["data"].(map[string]any)
+	require.Len(t, data, len(files))
+	for name, content := range files {
+		raw, err := base64.StdEncoding.DecodeString(data[name].(string))
+		require.NoError(t, err)
+		require.Equal(t, content, raw)
+	}
+	spec := kinds["StatefulSet"]["spec"].(map[string]any)
+	require.Equal(t, 1, spec["replicas"])
+	pod := spec["template"].(map[string]any)["spec"].(map[string]any)
+	container := pod["containers"].([]any)[0].(map[string]any)
+	require.Equal(t, []any{"lnd", "--lnddir=/lnd", "--configfile=/secrets/lnd.conf"}, container["command"])
+	require.Equal(t, true, pod["securityContext"].(map[string]any)["runAsNonRoot"])
+	for _, left := range []string{"NAME", "TENANT", "SECRETS", "DATA", "PORT"} {
+		require.NotContains(t, text, left)
+	}
+	for _, bad := range []onboard.Manifests{{Tenant: "a\nb", Namespace: "x"}, {Tenant: "acme", Namespace: "x: y"}, {Tenant: "acme"}} {
+		_, err := bad.Render()
+		require.ErrorIs(t, err, errkind.Invalid)
+	}
+
+	conf, err := onboard.NodeConf{Tenant: "acme", Network: "mainnet", Dir: onboard.KubernetesDir, Secrets: onboard.KubernetesSecrets, RPC: onboard.KubernetesRPC, Peers: onboard.KubernetesPeers, Signer: "s:1"}.LndConf()
+	require.NoError(t, err)
+	for _, line := range []string{"tlscertpath=/secrets/tls.cert", "tlskeypath=/secrets/tls.key", "remotesigner.tlscertpath=/secrets/signer.cert", "wallet-unlock-password-file=/secrets/wallet.password", "rpclisten=0.0.0.0:10009"} {
+		require.Contains(t, strings.Split(conf, "\n"), line)
+	}
 }

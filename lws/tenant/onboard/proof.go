@@ -77,6 +77,10 @@ func proof(ctx context.Context, in Input, s Signer) (string, error) {
 	return "a message, a P2WKH and a P2TR spend and a MuSig2 session are signed with the bundle's keys", nil
 }
 
+// SignedBy says whether a signer signed a message of the onboarding with a key. lnd never
+// asks: a signer whose wallet was made anew answers every call.
+func SignedBy(key ln.PubKey, msg, sig []byte) bool { return validMessage(key, msg, sig) }
+
 // validMessage checks a DER signature over the SHA-256 of a message.
 func validMessage(key ln.PubKey, msg, raw []byte) bool {
 	sig, err := ecdsa.ParseDERSignature(raw)
@@ -136,6 +140,19 @@ func dummySpend(b bundle.Bundle, nonce []byte) (*psbt.Packet, []coin, error) {
 		}
 	}
 	return packet, coins, nil
+}
+
+// ProbeSpend is a spend of coins that do not exist, always the same one of a tenant's:
+// signed again and again to see how long that takes, it counts once at a guard.
+func ProbeSpend(b bundle.Bundle) ([]byte, error) {
+	nonce := sha256.Sum256([]byte("sluice probe of the signer of " + b.Tenant))
+	packet, _, err := dummySpend(b, nonce[:])
+	if err != nil {
+		return nil, err
+	}
+	var raw bytes.Buffer
+	err = packet.Serialize(&raw)
+	return raw.Bytes(), err
 }
 
 // walletKey is the first key of an account of the wallet's own.

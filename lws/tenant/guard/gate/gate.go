@@ -37,6 +37,7 @@ type Gate struct {
 	ring   *guard.Keyring
 	book   *guard.Book
 	log    *journal
+	states *states
 	policy watched[guard.Policy]
 	host   watched[[]byte]
 	// counts are what passed since the last summary, by what it was.
@@ -68,12 +69,15 @@ func Open(dir string, now func() time.Time) (*Gate, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if g.states, err = openStates(join(dir, FileStates)); err != nil {
+		return nil, errors.Join(err, g.log.close())
+	}
 	return g, g.log.write(Line{At: now(), Kind: Started}, true)
 }
 
 // Close ends it with a last summary.
 func (g *Gate) Close() error {
-	return errors.Join(g.Summarise(), g.log.close())
+	return errors.Join(g.Summarise(), g.states.close(), g.log.close())
 }
 
 // Node is the key of the node that is guarded.
@@ -162,6 +166,11 @@ func (g *Gate) Psbt(raw []byte) (pass []byte, err error) {
 			return "", nil, err
 		}
 		e, err := g.ring.Judge(p, g.book, s, g.now())
+		if c, ok := s.Signed(); ok && err == nil {
+			if werr := g.states.note(c); werr != nil {
+				err = guard.Refusal{Rule: guard.RuleUnavailable, Said: "the channel's state cannot be noted: " + werr.Error()}
+			}
+		}
 		pass = s.Packet
 		return s.What(), e, err
 	})

@@ -76,6 +76,8 @@ type Watch struct {
 	drain  bool
 	probed time.Time
 	said   string
+	// why the signer's last probe failed.
+	why string
 
 	mu   sync.Mutex
 	last Report
@@ -131,10 +133,10 @@ func (w *Watch) look(ctx context.Context) {
 		w.o.Log.Info("a hosted node stands otherwise", zap.String("tenant", w.o.Tenant), zap.String("from", string(before)), zap.String("to", string(w.node.State)))
 	}
 	switch {
-	case w.node.State == hosting.Running:
+	case w.node.State == hosting.Running && f.SignerUp:
 		w.said = ""
 	case w.node.State == hosting.Waiting && !f.SignerUp:
-		w.said = "it is down, and its signer does not answer: it is started once that does"
+		w.said = "it is down, and its signer does not answer as it should: it is started once that does: " + w.why
 	}
 	r.State, r.Said, r.Restarts, r.HTLCs = w.node.State, w.said, len(w.node.Starts), f.HTLCs
 	w.tell(ctx, r)
@@ -148,7 +150,7 @@ func (w *Watch) probe(ctx context.Context, now time.Time, r *Report) {
 	}
 	w.signer.Add(hosting.Sample{At: now, Up: err == nil, Took: took})
 	if err != nil {
-		w.said = err.Error()
+		w.said, w.why = err.Error(), err.Error()
 		return
 	}
 	if ends, err := w.o.Signer.CertificateEnds(ctx); err == nil {
