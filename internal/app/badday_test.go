@@ -324,11 +324,14 @@ func (r *rig) order(o order) (agreement, error) {
 	params := menu.OpeningFeeParamsMenu[0]
 	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true}
 	amount := r.job.amountSat * 1000
+	if r.job.trust {
+		wish.TrustMsat = uint64(amount)
+	}
 	var preimage ln.Preimage
 	for i := range 4 {
 		binary.BigEndian.PutUint64(preimage[8*i:], r.rng.Uint64())
 	}
-	a := agreement{hash: preimage.Hash(), walletMsat: amount, payerMsat: amount, opens: true}
+	a := agreement{preimage: preimage, hash: preimage.Hash(), walletMsat: amount, payerMsat: amount, opens: true}
 	invoice := func(value, expiry int64, hints ...*lnrpc.RouteHint) (string, error) {
 		if o.hold {
 			held, err := invoicesrpc.NewInvoicesClient(r.conns[r.wallet]).AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{

@@ -134,7 +134,9 @@ type Engine struct {
 	business business
 	// limitsSet are limits that were set at run time, by their names.
 	limitsSet map[string]uint64
-	ids       *ulid.MonotonicEntropy
+	// trusts is what the operator set for single clients, by node key.
+	trusts map[string]lsp.TrustMode
+	ids    *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 

@@ -34,7 +34,7 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 	case jit.OpenChannel:
 		refused, err := e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.AgreedFee(), zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
-			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
+			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor, withhold: f.Terms.ClientTrusts,
 		})
 		if err != nil || refused.IsZero() {
 			return nil, err
@@ -42,6 +42,8 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		return []jit.Event{jit.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: refused.Code != lsp.ReasonLimit}}, nil
 	case jit.AbandonOpening:
 		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
+	case jit.ReleaseOpening:
+		return nil, e.releaseOpening(ctx, f.OpeningID)
 	case jit.MapChannel:
 		return e.mapChannel(ctx, f)
 	case jit.ResumeParts:
@@ -104,6 +106,8 @@ type openingWish struct {
 	confs       uint32
 	maxLocalCSV uint32
 	openFor     time.Duration
+	// withhold keeps the funding back until the payment is claimed.
+	withhold bool
 	// ordered is set for a channel that was bought outright.
 	ordered *orderedChannel
 }
@@ -249,7 +253,14 @@ func (e *Engine) repeatNotice(ctx context.Context, openingID string) error {
 func (e *Engine) abandonOpening(ctx context.Context, openingID string, reason lsp.Reason) error {
 	_, err := e.openings.Send(ctx, openingID, opening.Abandon{Moment: e.moment(), Reason: reason})
 	if errors.Is(err, opening.ErrTooLate) {
-		return nil
+		inst, err := e.openings.Get(ctx, openingID)
+		if err != nil || !opening.PlanOf(inst.State).Withhold {
+			return err
+		}
+		// An owner that gave up a channel while its funding was withheld takes its
+		// fate for unknown; if it was published in the meantime it has been told
+		// already.
+		return e.repeatNotice(ctx, openingID)
 	}
 	return e.passOn(err)
 }

@@ -116,6 +116,15 @@ SELECT CAST(COUNT(*) AS BIGINT) AS opens,
        CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
 FROM lsp_openings WHERE created_ms >= sqlc.arg(since_ms);
 
+-- name: UnclaimedOpens :one
+-- Channels on demand that were negotiated and that no payment was claimed over: the
+-- young ones may still be on their way.
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN o.client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings o JOIN lsp_payments p ON p.id = o.payment_id
+WHERE o.created_ms >= sqlc.arg(since_ms) AND o.outpoint <> '' AND NOT o.paid AND NOT o.forgiven
+  AND (o.terminal OR o.created_ms < sqlc.arg(before_ms));
+
 -- name: UnconfirmedSat :one
 SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal;
 

@@ -1842,6 +1842,34 @@ func (q *Queries) SetPaymentOutcome(ctx context.Context, arg SetPaymentOutcomePa
 	return err
 }
 
+const unclaimedOpens = `-- name: UnclaimedOpens :one
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN o.client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings o JOIN lsp_payments p ON p.id = o.payment_id
+WHERE o.created_ms >= $2 AND o.outpoint <> '' AND NOT o.paid AND NOT o.forgiven
+  AND (o.terminal OR o.created_ms < $3)
+`
+
+type UnclaimedOpensParams struct {
+	Client   []byte
+	SinceMs  int64
+	BeforeMs int64
+}
+
+type UnclaimedOpensRow struct {
+	Opens       int64
+	ClientOpens int64
+}
+
+// Channels on demand that were negotiated and that no payment was claimed over: the
+// young ones may still be on their way.
+func (q *Queries) UnclaimedOpens(ctx context.Context, arg UnclaimedOpensParams) (UnclaimedOpensRow, error) {
+	row := q.db.QueryRowContext(ctx, unclaimedOpens, arg.Client, arg.SinceMs, arg.BeforeMs)
+	var i UnclaimedOpensRow
+	err := row.Scan(&i.Opens, &i.ClientOpens)
+	return i, err
+}
+
 const unconfirmedSat = `-- name: UnconfirmedSat :one
 SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal
 `
