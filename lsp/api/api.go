@@ -200,6 +200,9 @@ func (c *channels) GetMenu(ctx context.Context, _ *lspv1.GetMenuRequest) (*lspv1
 	for _, p := range menu.Items {
 		out.OpeningFeeParamsMenu = append(out.OpeningFeeParamsMenu, ParamsToWire(p))
 	}
+	if out.ClientTrustsLsp, err = e.WantsTrust(ctx, client); err != nil {
+		return nil, err
+	}
 	if menu.Refusal != nil {
 		out.Refusal, out.RetryAfterSeconds = errkind.Sentence(menu.Refusal), uint32(menu.RetryAfter/time.Second) //nolint:gosec // minutes
 	}

@@ -59,7 +59,7 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 	if err != nil {
 		return lsps2.BuyResult{}, err
 	}
-	trusts, err := e.wantsTrust(ctx, client)
+	trusts, err := e.WantsTrust(ctx, client)
 	if err != nil {
 		return lsps2.BuyResult{}, err
 	}

@@ -64,14 +64,14 @@ func (e *Engine) unclaimed(ctx context.Context, tx *store.Tx, client ln.PubKey) 
 	return lsp.Unclaimed{Client: int(row.ClientOpens), All: int(row.Opens)}, nil
 }
 
-// wantsTrust says whether the funding of a channel for this client is withheld.
-func (e *Engine) wantsTrust(ctx context.Context, client ln.PubKey) (wants bool, err error) {
+// WantsTrust says whether the funding of a channel for this client is withheld.
+func (e *Engine) WantsTrust(ctx context.Context, client ln.PubKey) (wants bool, err error) {
 	own, policy := e.TrustOf(client), e.trustPolicy()
 	if own == lsp.TrustNever || own == "" && policy.Mode == lsp.TrustNever {
 		return false, nil
 	}
-	var u lsp.Unclaimed
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+		var u lsp.Unclaimed
 		newcomer, err := newcomer(ctx, tx, client)
 		if err == nil {
 			u, err = e.unclaimed(ctx, tx, client)
@@ -79,16 +79,12 @@ func (e *Engine) wantsTrust(ctx context.Context, client ln.PubKey) (wants bool, 
 		wants = policy.Wants(own, newcomer, u)
 		return err
 	})
-	if wants {
-		e.log.Info("the funding of this client's channel is withheld until its payment is claimed", zap.Stringer("client", client),
-			zap.Int("unclaimed_of_client", u.Client), zap.Int("unclaimed", u.All))
-	}
 	return wants, err
 }
 
-// agreeOnTrust is wantsTrust for a wallet that says how far it trusts.
+// agreeOnTrust is WantsTrust for a wallet that says how far it trusts.
 func (e *Engine) agreeOnTrust(ctx context.Context, client ln.PubKey, amount ln.Msat, w Wish) (bool, error) {
-	wants, err := e.wantsTrust(ctx, client)
+	wants, err := e.WantsTrust(ctx, client)
 	switch {
 	case err != nil || !wants:
 		return false, err

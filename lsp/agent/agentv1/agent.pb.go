@@ -559,6 +559,8 @@ type GetStatusResponse struct {
 	Payments []*Payment `protobuf:"bytes,10,rep,name=payments,proto3" json:"payments,omitempty"`
 	// What stands against going offline; empty when it is safe.
 	Blockers []*Blocker `protobuf:"bytes,11,rep,name=blockers,proto3" json:"blockers,omitempty"`
+	// Promises of LSPs that should have been kept by now, for people.
+	Alarms []string `protobuf:"bytes,14,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	// The most that one payment can bring without a new channel.
 	InboundSat uint64 `protobuf:"varint,12,opt,name=inbound_sat,json=inboundSat,proto3" json:"inbound_sat,omitempty"`
 	// The most that can be sent in all.
@@ -670,6 +672,13 @@ func (x *GetStatusResponse) GetPayments() []*Payment {
 func (x *GetStatusResponse) GetBlockers() []*Blocker {
 	if x != nil {
 		return x.Blockers
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
 	}
 	return nil
 }
@@ -2930,7 +2939,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"created_ms\x18\f \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\r \x01(\x03R\texpiresMs\"\x12\n" +
-	"\x10GetStatusRequest\"\xf7\x03\n" +
+	"\x10GetStatusRequest\"\x8f\x04\n" +
 	"\x11GetStatusResponse\x12\x19\n" +
 	"\bnode_key\x18\x01 \x01(\tR\anodeKey\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12\x1f\n" +
@@ -2944,7 +2953,8 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\bchannels\x18\t \x03(\v2\x18.sluice.agent.v1.ChannelR\bchannels\x124\n" +
 	"\bpayments\x18\n" +
 	" \x03(\v2\x18.sluice.agent.v1.PaymentR\bpayments\x124\n" +
-	"\bblockers\x18\v \x03(\v2\x18.sluice.agent.v1.BlockerR\bblockers\x12\x1f\n" +
+	"\bblockers\x18\v \x03(\v2\x18.sluice.agent.v1.BlockerR\bblockers\x12\x16\n" +
+	"\x06alarms\x18\x0e \x03(\tR\x06alarms\x12\x1f\n" +
 	"\vinbound_sat\x18\f \x01(\x04R\n" +
 	"inboundSat\x12!\n" +
 	"\foutbound_sat\x18\r \x01(\x04R\voutboundSat\"5\n" +

@@ -337,8 +337,10 @@ type GetMenuResponse struct {
 	Refusal string `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// When to ask again, if there is a refusal.
 	RetryAfterSeconds uint32 `protobuf:"varint,10,opt,name=retry_after_seconds,json=retryAfterSeconds,proto3" json:"retry_after_seconds,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A channel that was agreed on now would be funded only once its payment is claimed.
+	ClientTrustsLsp bool `protobuf:"varint,11,opt,name=client_trusts_lsp,json=clientTrustsLsp,proto3" json:"client_trusts_lsp,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetMenuResponse) Reset() {
@@ -439,6 +441,13 @@ func (x *GetMenuResponse) GetRetryAfterSeconds() uint32 {
 		return x.RetryAfterSeconds
 	}
 	return 0
+}
+
+func (x *GetMenuResponse) GetClientTrustsLsp() bool {
+	if x != nil {
+		return x.ClientTrustsLsp
+	}
+	return false
 }
 
 // NegotiateRequest describes the payment that the wallet wants to receive.
@@ -3897,7 +3906,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x10hold_for_seconds\x18\x04 \x01(\rR\x0eholdForSeconds\x12\x1d\n" +
 	"\n" +
 	"trust_msat\x18\x05 \x01(\x04R\ttrustMsat\"\x1d\n" +
-	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xd1\x03\n" +
+	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xfd\x03\n" +
 	"\x0fGetMenuResponse\x12V\n" +
 	"\x17opening_fee_params_menu\x18\x01 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x14openingFeeParamsMenu\x12(\n" +
 	"\x10gateway_node_key\x18\x02 \x01(\fR\x0egatewayNodeKey\x12!\n" +
@@ -3909,7 +3918,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x0fmax_channel_sat\x18\b \x01(\x04R\rmaxChannelSat\x12\x18\n" +
 	"\arefusal\x18\t \x01(\tR\arefusal\x12.\n" +
 	"\x13retry_after_seconds\x18\n" +
-	" \x01(\rR\x11retryAfterSeconds\"\xc0\x02\n" +
+	" \x01(\rR\x11retryAfterSeconds\x12*\n" +
+	"\x11client_trusts_lsp\x18\v \x01(\bR\x0fclientTrustsLsp\"\xc0\x02\n" +
 	"\x10NegotiateRequest\x12!\n" +
 	"\fpayment_hash\x18\x01 \x01(\fR\vpaymentHash\x12\x1f\n" +
 	"\vamount_msat\x18\x02 \x01(\x04R\n" +
