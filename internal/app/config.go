@@ -112,6 +112,7 @@ type LSPConfig struct {
 	PoolMaxCoins     int             `toml:"pool_max_coins" help:"with many opens a day the pool grows up to so many; 0 keeps to pool_coins" min:"0" max:"500"`
 	PoolMaxCoin      config.Sat      `toml:"pool_max_coin_sat" help:"where channels are larger than pool_coin_sat the size is doubled up to this; 0 keeps to it"`
 	PoolJoinFrom     int             `toml:"pool_join_from" help:"in cheap blocks, so many coins below pool_coin_sat are joined into one; 0 never" min:"0" max:"500"`
+	CloseUnused      uint32          `toml:"close_unused_after_blocks" help:"close channels on demand over which nothing was paid for so many blocks, with their wallet's node and no earlier than the menu promised (min_lifetime_blocks);\n0 never, else at least 1008. The macaroon needs one right more"`
 	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
 	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate (250 sat/kw is 1 sat/vbyte)" min:"253"`
 	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate that is ever paid; while the network asks more, no channels are offered" min:"253"`
@@ -337,6 +338,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 		Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom,
 		MaxCoins: s.PoolMaxCoins, MaxCoinSat: s.PoolMaxCoin.Amount(),
 	}
+	out.Unused.AfterBlocks = s.CloseUnused
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
 	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
 	out.CollectFor, out.HoldFor, out.OpenFor = s.CollectFor.Std(), s.HoldFor.Std(), s.OpenFor.Std()

@@ -44,7 +44,9 @@ type Config struct {
 	KeepSat        ln.Sat
 	MaxUnconfirmed int
 	// Pool is how the wallet's coins shall be cut; the zero value leaves them alone.
-	Pool            liquidity.Policy
+	Pool liquidity.Policy
+	// Unused is when channels on demand that nobody uses are closed.
+	Unused          liquidity.UnusedPolicy
 	FundingTarget   int32
 	BumpAfterBlocks uint32
 	BuriedConfs     uint32
@@ -167,6 +169,7 @@ func (c Config) Validate() error {
 		{"fees.refresh", c.Fees.RefreshFor > 0},
 		{"buried_confs", c.BuriedConfs > 0},
 		{fmt.Sprintf("held_htlcs_per_channel (below %d, a channel's slots)", lsp.ChannelSlots), c.Caps.IncomingHtlcs >= 0 && c.Caps.IncomingHtlcs < lsp.ChannelSlots},
+		{"close_unused_after_blocks (0, or at least 1008: a week)", c.Unused.AfterBlocks == 0 || c.Unused.AfterBlocks >= 1008},
 		{"trust (never, under_attack or always)", c.Trust.Mode.Known()},
 		{"trust_window (at least 10 minutes)", c.Trust.Window >= 10*time.Minute},
 		{"newcomers_percent (1 to 100)", c.Caps.NewcomersPercent >= 1 && c.Caps.NewcomersPercent <= 100},

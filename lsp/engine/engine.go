@@ -146,6 +146,8 @@ type Engine struct {
 	blockMu sync.Mutex
 	// poolMu lets one look after the pool of coins at a time.
 	poolMu sync.Mutex
+	// unusedMu lets one look for unused channels at a time.
+	unusedMu sync.Mutex
 	// bookMu lets one reconciliation run at a time.
 	bookMu sync.Mutex
 	// noted are open channels that the books know.

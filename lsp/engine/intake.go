@@ -466,8 +466,9 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 		ID: openingID, Owner: owner(machine, paymentID), Client: w.client, CapacitySat: capacity, Type: e.cfg.Type,
 		FeeRate: rate, ZeroConf: w.zeroConf, Confs: w.confs, BuriedConfs: e.cfg.BuriedConfs,
 		Withhold: w.withhold && w.zeroConf, WithholdMarginBlocks: e.cfg.HoldMarginBlocks,
-		MaxLocalCSV: uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
-		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
+		MinLifetimeBlocks: w.minLifetime,
+		MaxLocalCSV:       uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
+		Deadline:          e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
 	plan.MaxFeeSat, _ = e.cfg.Prices.MaxOpeningFee(w.feeMsat)

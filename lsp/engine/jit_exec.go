@@ -35,6 +35,7 @@ func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.
 		refused, err := e.beginOpening(ctx, machineJit, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.AgreedFee(), zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor, withhold: f.Terms.ClientTrusts,
+			minLifetime: f.Terms.Params.MinLifetimeBlocks,
 		})
 		if err != nil || refused.IsZero() {
 			return nil, err
@@ -106,6 +107,7 @@ type openingWish struct {
 	confs       uint32
 	maxLocalCSV uint32
 	openFor     time.Duration
+	minLifetime uint32
 	// withhold keeps the funding back until the payment is claimed.
 	withhold bool
 	// ordered is set for a channel that was bought outright.

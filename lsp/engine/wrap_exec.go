@@ -50,6 +50,7 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 		refused, err := e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
 			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor, withhold: f.Terms.ClientTrusts,
+			minLifetime: f.Terms.Params.MinLifetimeBlocks,
 		})
 		if err != nil || refused.IsZero() {
 			return nil, err

@@ -40,6 +40,8 @@ type Plan struct {
 	// Confs are the confirmations that make the channel usable without
 	// zero-conf; with it they are ignored.
 	Confs uint32 `json:"confs,omitempty"`
+	// MinLifetimeBlocks is for how long the client was promised to have the channel.
+	MinLifetimeBlocks uint32 `json:"min_lifetime_blocks,omitempty"`
 	// BuriedConfs end the open: a reorg deeper than this is not undone.
 	BuriedConfs uint32 `json:"buried_confs"`
 	MaxLocalCSV uint16 `json:"max_local_csv,omitempty"`

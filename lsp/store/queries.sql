@@ -301,3 +301,13 @@ SELECT * FROM lsp_wakes WHERE payment_id = $1;
 
 -- name: DeleteWake :exec
 DELETE FROM lsp_wakes WHERE payment_id = $1;
+
+-- name: ChannelUses :many
+SELECT * FROM lsp_channel_use;
+
+-- name: PutChannelUse :exec
+INSERT INTO lsp_channel_use (outpoint, remote_sat, since_height, min_lifetime) VALUES ($1, $2, $3, $4)
+ON CONFLICT (outpoint) DO UPDATE SET remote_sat = excluded.remote_sat, since_height = excluded.since_height, min_lifetime = excluded.min_lifetime;
+
+-- name: DeleteChannelUse :exec
+DELETE FROM lsp_channel_use WHERE outpoint = $1;

@@ -90,6 +90,38 @@ func (q *Queries) BuriedUnpaid(ctx context.Context) ([]string, error) {
 	return items, nil
 }
 
+const channelUses = `-- name: ChannelUses :many
+SELECT outpoint, remote_sat, since_height, min_lifetime FROM lsp_channel_use
+`
+
+func (q *Queries) ChannelUses(ctx context.Context) ([]LspChannelUse, error) {
+	rows, err := q.db.QueryContext(ctx, channelUses)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspChannelUse
+	for rows.Next() {
+		var i LspChannelUse
+		if err := rows.Scan(
+			&i.Outpoint,
+			&i.RemoteSat,
+			&i.SinceHeight,
+			&i.MinLifetime,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const clientIsKnown = `-- name: ClientIsKnown :one
 SELECT CAST(COUNT(*) AS BIGINT) FROM (SELECT 1 AS one FROM lsp_openings WHERE client = $1 AND paid LIMIT 1) AS known
 `
@@ -161,6 +193,15 @@ type CountWakeParams struct {
 
 func (q *Queries) CountWake(ctx context.Context, arg CountWakeParams) error {
 	_, err := q.db.ExecContext(ctx, countWake, arg.PaymentID, arg.SinceMs, arg.How)
+	return err
+}
+
+const deleteChannelUse = `-- name: DeleteChannelUse :exec
+DELETE FROM lsp_channel_use WHERE outpoint = $1
+`
+
+func (q *Queries) DeleteChannelUse(ctx context.Context, outpoint string) error {
+	_, err := q.db.ExecContext(ctx, deleteChannelUse, outpoint)
 	return err
 }
 
@@ -1621,6 +1662,28 @@ type PutBookTxParams struct {
 
 func (q *Queries) PutBookTx(ctx context.Context, arg PutBookTxParams) error {
 	_, err := q.db.ExecContext(ctx, putBookTx, arg.Txid, arg.Settled, arg.Data)
+	return err
+}
+
+const putChannelUse = `-- name: PutChannelUse :exec
+INSERT INTO lsp_channel_use (outpoint, remote_sat, since_height, min_lifetime) VALUES ($1, $2, $3, $4)
+ON CONFLICT (outpoint) DO UPDATE SET remote_sat = excluded.remote_sat, since_height = excluded.since_height, min_lifetime = excluded.min_lifetime
+`
+
+type PutChannelUseParams struct {
+	Outpoint    string
+	RemoteSat   int64
+	SinceHeight int64
+	MinLifetime int64
+}
+
+func (q *Queries) PutChannelUse(ctx context.Context, arg PutChannelUseParams) error {
+	_, err := q.db.ExecContext(ctx, putChannelUse,
+		arg.Outpoint,
+		arg.RemoteSat,
+		arg.SinceHeight,
+		arg.MinLifetime,
+	)
 	return err
 }
 
