@@ -52,8 +52,17 @@ func (r *rig) leased() int {
 	return len(leases.LockedUtxos)
 }
 
+// leasedUntil is when the first lease ends.
+func (r *rig) leasedUntil() uint64 {
+	r.t.Helper()
+	leases, err := walletrpc.NewWalletKitClient(r.conns[r.gateway]).ListLeases(r.ctx, &walletrpc.ListLeasesRequest{})
+	require.NoError(r.t, err)
+	require.NotEmpty(r.t, leases.LockedUtxos)
+	return leases.LockedUtxos[0].Expiration
+}
+
 // The wallet holds its preimage back: nothing is published, the coins stay leased
-// over hours and restarts, and the gateway's promise names exactly the channel. It
+// over restarts, and the gateway's promise names exactly the channel. It
 // claims: the transaction is in the mempool at once. Or the payment goes back: no
 // chain fee was paid, the coins are free, and both nodes forget the channel.
 func TestTrustedFunding(t *testing.T) {
@@ -89,12 +98,18 @@ func TestTrustedFunding(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, gateway, signer)
 
-				// Far longer than a lease lasts by itself, with sluiced and lnd dying.
-				for range 8 {
-					r.pause(4 * time.Hour)
+				// Its lease is renewed while it waits, with sluiced and lnd dying.
+				until := r.leasedUntil()
+				for range 2 {
+					r.pause(15 * time.Minute)
 					r.killProcess()
+					r.pause(time.Second)
 					r.up()
 					r.w.Mine(1)
+				}
+				for i := 0; r.leasedUntil() < until+25*60; i++ {
+					require.Less(t, i, 100, "the lease is not renewed")
+					r.pause(r.step)
 				}
 				r.gateway.Kill()
 				require.NoError(t, r.gateway.Start())
