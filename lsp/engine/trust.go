@@ -110,10 +110,7 @@ func (e *Engine) SetTrust(ctx context.Context, client ln.PubKey, mode lsp.TrustM
 		return errkind.Newf(errkind.Invalid, "%q is none of never, under_attack and always", ln.Clip(string(mode), 40))
 	}
 	var set map[string]lsp.TrustMode
-	err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
-		if err := e.fence(ctx, tx); err != nil {
-			return err
-		}
+	err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) (err error) {
 		if set, err = readTrust(ctx, tx); err != nil {
 			return err
 		}

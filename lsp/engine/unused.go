@@ -67,10 +67,7 @@ func (e *Engine) lookForUnused(ctx context.Context) error {
 		}
 	}
 	if len(changed)+len(known) > 0 {
-		err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
-			if err := e.fence(ctx, tx); err != nil {
-				return err
-			}
+		err := e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
 			q := lspdb.New(tx)
 			for name, use := range changed {
 				if err := q.PutChannelUse(ctx, lspdb.PutChannelUseParams{
