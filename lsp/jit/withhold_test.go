@@ -188,7 +188,7 @@ func TestNothingBeginsAfterValidUntil(t *testing.T) {
 
 		y = complete()
 		y.step(WalletStatus{Moment: at(time.Millisecond), Online: true}, "opening", "open_channel")
-		y.step(OpeningUsable{at(-20 * time.Second), "offer-1-open-1", 43}, "mapping", "map_channel")
+		y.step(OpeningUsable{Moment: at(-20 * time.Second), OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 		y.step(Mapped{at(-21 * time.Second), 43}, "resuming", "resume_parts", "watch_parts")
 	}
 	// An attempt before left its open under way. Nothing waits for it past the end.
