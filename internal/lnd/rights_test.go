@@ -215,7 +215,8 @@ func TestRightsAreWhatEachProgramCalls(t *testing.T) {
 		{
 			GatewayRightsTable(),
 			[]string{"lsp/engine", "lsp/links", "lsp/peerrpc", "interceptor/engine", "interceptor/acceptor", "internal/app", "internal/doctor", "cmd/sluiced"},
-			[]string{hold}, nobody,
+			[]string{hold},
+			nobody,
 		},
 		{WalletRightsTable(), []string{"lsp/agent", "lsp/peerclient", "backupsvc/agent", "cmd/sluice-wallet"}, nil, truster},
 	} {

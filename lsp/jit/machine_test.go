@@ -116,13 +116,21 @@ func testEvents(s State) []Event {
 	if o.ClientTrusts {
 		// It differs in when a channel is let go of, and when it is released.
 		events := []Event{
-			PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}, PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)},
-			WalletStatus{Moment: m, Online: true}, WalletStatus{Moment: m, Online: true, Room: 42},
+			PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)},
+			PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)},
+			WalletStatus{Moment: m, Online: true},
+			WalletStatus{Moment: m, Online: true, Room: 42},
 			OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43, Withheld: true},
 			OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43},
 			OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenSlow, "slow"), true},
-			Mapped{m, 42}, Mapped{m, 43}, MapFailed{m, 43, "gone"}, PartsResumed{m}, NewBlock{m},
-			Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}}, Tick{late}, Cancel{m, lsp.Reason{}},
+			Mapped{m, 42},
+			Mapped{m, 43},
+			MapFailed{m, 43, "gone"},
+			PartsResumed{m},
+			NewBlock{m},
+			Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}},
+			Tick{late},
+			Cancel{m, lsp.Reason{}},
 		}
 		if _, forwarded := s.(Forwarded); forwarded {
 			events = events[:len(events)-1]
