@@ -35,7 +35,7 @@ func TestFundOnChain(t *testing.T) {
 
 	// The LSP's own bounds are its policy.
 	ask.AmountSat = 40_000
-	o, err = world.agent.FundOnChain(t.Context(), ask)
+	_, err = world.agent.FundOnChain(t.Context(), ask)
 	require.ErrorContains(t, err, "no such channel", "its smallest channel is larger than this and its least")
 	ask.InboundSat = 200_000
 	o, err = world.agent.FundOnChain(t.Context(), ask)

@@ -112,10 +112,10 @@ func (w *wallet) arrives(l *fakeLSP, hash ln.Hash) {
 	w.held(hash, 77)
 }
 
-func (l *fakeLSP) promises(p lsp.FundingPromise) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.promise = &p
+func (f *fakeLSP) promises(p lsp.FundingPromise) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.promise = &p
 }
 
 func eventually(t *testing.T, why string, f func() bool) {
