@@ -20,6 +20,7 @@ import (
 
 type fundCmd struct {
 	Open    fundOpenCmd    `cmd:"" default:"withargs" help:"Open a channel with coins of this wallet and of an LSP, after a review."`
+	Onchain fundChainCmd   `cmd:"" help:"Show an address: what is paid to it becomes a channel, with inbound liquidity on top. For who has bitcoin elsewhere."`
 	Sign    fundSignCmd    `cmd:"" help:"Sign one that was reviewed."`
 	List    fundListCmd    `cmd:"" help:"List them, and what needs attention; exit code 1 when something does."`
 	Abort   fundAbortCmd   `cmd:"" help:"End one that was not signed: the coins are free at once."`

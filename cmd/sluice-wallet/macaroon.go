@@ -16,6 +16,7 @@ type macaroonCmd struct {
 	Out       string `type:"path" placeholder:"FILE" help:"The file to save it to, where it is not sluice-wallet.macaroon in the data directory."`
 	Towers    bool   `help:"Also allow the towers commands: adding watchtowers, and asking lnd what it uploaded."`
 	Fund      bool   `help:"Also allow bringing coins to channels (for sluice-wallet fund). Whoever holds such a macaroon can spend the wallet's coins."`
+	Trust     bool   `help:"Also allow claiming payments over channels that their LSP funds afterwards (setting trust.max_sat): holding payments back, and forgetting channels that were never funded."`
 	Swap      bool   `help:"Also allow swaps that open a channel (for sluice-wallet swap in): watching the deposit, and publishing its refund. Nothing of this spends the wallet's coins."`
 	LongHolds bool   `help:"Also allow signing invoices anew (for sluice-wallet holds invoice). Whoever holds such a macaroon can have lnd sign anything with any of its keys, a channel's included."`
 	Pay       bool   `help:"Also allow paying invoices (for sluice-wallet pay). Whoever holds such a macaroon can spend the wallet's channels."`
@@ -33,6 +34,9 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 	}
 	if c.Fund {
 		rights = append(rights, lnd.WalletFundRights()...)
+	}
+	if c.Trust {
+		rights = append(rights, lnd.WalletTrustRights()...)
 	}
 	if c.Swap {
 		rights = append(rights, lnd.WalletSwapRights()...)

@@ -33,6 +33,10 @@ type settings struct {
 		MaxToSelfDelayBlocks uint32     `toml:"max_to_self_delay_blocks" help:"longest to_self_delay to accept from an LSP: for how long your money waits after you close a channel by force" min:"1" max:"4032"`
 		AcceptOthers         bool       `toml:"accept_others" help:"accept ordinary, confirmed channels from anybody, as lnd does by itself; zero-conf is for the LSPs only, always"`
 	} `toml:"channels" help:"what channels to accept"`
+	Trust struct {
+		MaxSat      config.Sat `toml:"max_sat" help:"payments of up to so much in all may be claimed over channels that their LSP publishes only afterwards: LSPs ask for that when they are under attack.\nWhat is claimed is lost if the LSP does not keep its signed promise. 0 trusts none with anything; more needs 'sluice-wallet macaroon --trust'"`
+		AlarmBlocks uint32     `toml:"alarm_blocks" help:"an alarm is raised when such a channel is not confirmed so many blocks after its payment was claimed" min:"1" max:"2016"`
+	} `toml:"trust" help:"how far LSPs are trusted with channels that they fund afterwards"`
 	Holds  holdSettings  `toml:"holds" help:"what gateways hold while this wallet is offline"`
 	Towers towerSettings `toml:"towers" help:"how watchtowers are checked"`
 	Log    obs.LogConfig `toml:"log" help:"what is logged"`
@@ -50,6 +54,7 @@ func defaultSettings(home, dataDir string) settings {
 	s.Channels.MaxChannelSat = config.Sat(p.MaxChannelSat)
 	s.Channels.MaxToSelfDelayBlocks = p.MaxToSelfDelayBlocks
 	s.Channels.AcceptOthers = p.AcceptOthers
+	s.Trust.AlarmBlocks = agent.DefaultAlarmBlocks
 	s.Holds = defaultHoldSettings()
 	s.Towers = defaultTowerSettings()
 	s.Log = obs.DefaultLogConfig()
@@ -137,12 +142,13 @@ func (c *runCmd) Run(w *world, g *Globals) error {
 	asking := peerclient.New(client, log)
 	a, err = agent.New(agent.Config{
 		DataDir: g.DataDir,
+		Trust:   agent.TrustConfig{MaxSat: s.Trust.MaxSat.Amount(), AlarmBlocks: s.Trust.AlarmBlocks},
 		Policy: agent.Policy{
 			MaxChannelSat:        s.Channels.MaxChannelSat.Amount(),
 			MaxToSelfDelayBlocks: s.Channels.MaxToSelfDelayBlocks, AcceptOthers: s.Channels.AcceptOthers,
 		},
 	}, agent.Ports{
-		Node: client, Channels: client, Peers: client, Invoices: client, Payer: payer{client},
+		Node: client, Channels: client, Peers: client, Invoices: client, Holder: client, Payer: payer{client},
 		LSPS: asking, Decode: lnd.DecodeBolt11, Expects: fund.Expects, Log: log,
 		Awaits: func(lsp ln.PubKey) (uint32, bool) { return swaps.Awaits(lsp) },
 	})

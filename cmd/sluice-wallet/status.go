@@ -50,6 +50,9 @@ func show(p *cli.Printer, s *agentv1.GetStatusResponse, holds *holdagentv1.GetHo
 	if !s.GetAcceptorAttached() {
 		p.Printf("  ! lnd's channel acceptor is not attached: no LSP can open a channel on demand now. The daemon's log says why.\n")
 	}
+	for _, text := range s.GetAlarms() {
+		p.Printf("  ! %s\n", cli.Clean(text))
+	}
 	p.Printf("\n")
 	lspTable(p, s.GetLsps())
 	p.Printf("\n")

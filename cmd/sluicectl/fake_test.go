@@ -113,6 +113,7 @@ func (f *fakeGateway) GetStatus(context.Context, *lspv1.GetStatusRequest) (*lspv
 		OpeningsByState: map[string]uint64{"usable": 40, "published": 1},
 		FeesEarnedMsat:  12_345_678, ChainFeesMsat: 1_500_000, UsableCoinsSat: 5_000_000, AnchorReserveSat: 100_000,
 		CoinPool:        &lspv1.CoinPool{Wanted: 40, CoinSat: 1_000_000, Ready: 38, Coming: 2, Small: 3, OpensLeft: 38, Promised: 7, Refill: "next_block"},
+		FundingTrust:    &lspv1.FundingTrust{Mode: "under_attack", Unclaimed: 21, AttackFrom: 20, AttackFromPerClient: 5, UnderAttack: true},
 		FeeRateSatPerKw: 1253, FeeRateEstimateSatPerKw: 1253, FeeRateAgeMs: 31_000, FeeRateFloorSatPerKw: 253, FeeRateCeilingSatPerKw: 50_000,
 		OpeningCostCoveredSat: 1_238, Menu: []*lspv1.OpeningFeeParams{
 			{MinFeeMsat: 2_000_000, ProportionalPpm: 10_000, MinLifetimeBlocks: 4_320, MinPaymentSizeMsat: 10_000_000, MaxPaymentSizeMsat: 10_000_000_000},
@@ -182,6 +183,10 @@ func (f *fakeGateway) ShowClient(_ context.Context, r *lspv1.ShowClientRequest) 
 	return &lspv1.ShowClientResponse{ClientNodeKey: r.GetClientNodeKey(), Newcomer: true, Exposures: []*lspv1.Exposure{
 		{Kind: "unpaid", Used: 250_000, Cap: 20_000_000, Unit: "sat"}, {Kind: "opens_this_hour", Used: 1, Cap: 10, Unit: "count"},
 	}}, nil
+}
+
+func (f *fakeGateway) SetClientTrust(context.Context, *lspv1.SetClientTrustRequest) (*lspv1.SetClientTrustResponse, error) {
+	return &lspv1.SetClientTrustResponse{}, nil
 }
 
 func (f *fakeGateway) ForgiveClient(context.Context, *lspv1.ForgiveClientRequest) (*lspv1.ForgiveClientResponse, error) {

@@ -37,6 +37,7 @@ type CLI struct {
 	Fundings   FundingsCmd   `cmd:"" help:"List channels that wallets fund together with the gateway, newest first."`
 	Funding    FundingCmd    `cmd:"" help:"One such funding's whole story; or end it."`
 	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
+	Trust      TrustCmd      `cmd:"" help:"Set for one client when the funding of its channels waits until their payment is claimed."`
 	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
 	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`
 	Holds      HoldsCmd      `cmd:"" help:"Payments that wait for wallets that are offline."`

@@ -132,6 +132,9 @@ func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusRespons
 	if pool := s.GetCoinPool(); pool != nil {
 		facts.Row("Pool", poolWords(pool))
 	}
+	if t := s.GetFundingTrust(); t != nil {
+		facts.Row("Fundings", trustWords(t))
+	}
 	priceFacts(facts, s, now)
 	p.Table(facts)
 	menuTable(p, s.GetMenu())
@@ -182,6 +185,22 @@ func counts(p *cli.Printer, title string, by map[string]uint64) {
 // statusOnce is for commands that poll.
 func statusOnce(ctx context.Context, s *session) (*lspv1.GetStatusResponse, error) {
 	return call(ctx, s, s.op.GetStatus, &lspv1.GetStatusRequest{})
+}
+
+// trustWords is when channels are funded, and what would change that.
+func trustWords(t *lspv1.FundingTrust) string {
+	unclaimed := fmt.Sprintf("%d channels of late that nobody paid for", t.GetUnclaimed())
+	switch {
+	case t.GetMode() == "always":
+		return "withheld until their payment is claimed, always; " + unclaimed
+	case t.GetMode() == "never":
+		return "published at once, whatever happens; " + unclaimed
+	case t.GetUnderAttack():
+		return "UNDER ATTACK: withheld until their payment is claimed, for clients that have not paid yet; " + unclaimed
+	case t.GetAttackFrom() > 0:
+		return fmt.Sprintf("published at once; %s (an attack from %d)", unclaimed, t.GetAttackFrom())
+	}
+	return "published at once; " + unclaimed
 }
 
 // poolWords is how many channels can be opened now, and what is on its way.

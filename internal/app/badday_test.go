@@ -211,6 +211,37 @@ func badDays() []badDay {
 		d.after = func() { d.r.faults.Set(storetest.Healthy) }
 		d.outcome()
 	}, refunded(""))
+	for _, trusted := range []job{trustedJobs()[0], trustedJobs()[2]} {
+		one("trusted, the wallet never claims", trusted, time.Hour, func(d *day) {
+			hold(d)
+			d.blocks(time.Second)
+			d.pay()
+			d.outcome()
+		}, refunded("did not take the payment"))
+		one("trusted, the wallet keeps the payment and is silent until it expires", trusted, 2*time.Hour, func(d *day) {
+			hold(d)
+			d.pay()
+			d.until("parts_resumed", "opening_usable")
+			d.r.pause(2 * time.Second)
+			d.r.w.Disconnect(d.r.gateway, d.r.wallet)
+			d.blocks(2 * time.Second)
+			d.outcome()
+			d.r.closed = true // funded in time, the gateway's node went on chain
+		}, refunded(""))
+		one("trusted, the wallet rejects the channel", trusted, soon, func(d *day) {
+			d.agree(order{})
+			d.r.refuseChannels("no room here")
+			d.pay()
+			d.outcome()
+		}, refunded("no room here"))
+		one("trusted, the wallet disconnects for good when it signs the channel", trusted, collected+opened, func(d *day) {
+			d.agree(order{})
+			d.on("FundingStateStep", func() { d.r.w.Disconnect(d.r.gateway, d.r.wallet) })
+			d.pay()
+			d.outcome()
+		}, refunded(""))
+		one("trusted, the database is gone for a while", trusted, collected, database(storetest.Gone), paid)
+	}
 	one("the wallet is offline and wants confirmations", confirmed, collected, func(d *day) {
 		d.agree(order{})
 		d.r.w.Disconnect(d.r.gateway, d.r.wallet)
@@ -324,11 +355,14 @@ func (r *rig) order(o order) (agreement, error) {
 	params := menu.OpeningFeeParamsMenu[0]
 	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true}
 	amount := r.job.amountSat * 1000
+	if r.job.trust {
+		wish.TrustMsat = uint64(amount)
+	}
 	var preimage ln.Preimage
 	for i := range 4 {
 		binary.BigEndian.PutUint64(preimage[8*i:], r.rng.Uint64())
 	}
-	a := agreement{hash: preimage.Hash(), walletMsat: amount, payerMsat: amount, opens: true}
+	a := agreement{preimage: preimage, hash: preimage.Hash(), walletMsat: amount, payerMsat: amount, opens: true}
 	invoice := func(value, expiry int64, hints ...*lnrpc.RouteHint) (string, error) {
 		if o.hold {
 			held, err := invoicesrpc.NewInvoicesClient(r.conns[r.wallet]).AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{

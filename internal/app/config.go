@@ -112,6 +112,7 @@ type LSPConfig struct {
 	PoolMaxCoins     int             `toml:"pool_max_coins" help:"with many opens a day the pool grows up to so many; 0 keeps to pool_coins" min:"0" max:"500"`
 	PoolMaxCoin      config.Sat      `toml:"pool_max_coin_sat" help:"where channels are larger than pool_coin_sat the size is doubled up to this; 0 keeps to it"`
 	PoolJoinFrom     int             `toml:"pool_join_from" help:"in cheap blocks, so many coins below pool_coin_sat are joined into one; 0 never" min:"0" max:"500"`
+	CloseUnused      uint32          `toml:"close_unused_after_blocks" help:"close channels on demand over which nothing was paid for so many blocks, with their wallet's node and no earlier than the menu promised (min_lifetime_blocks);\n0 never, else at least 1008. The macaroon needs one right more"`
 	FeeTarget        int32           `toml:"fee_target_blocks" help:"funding transactions aim to confirm within so many blocks" min:"1" max:"1008"`
 	FeeFloor         uint64          `toml:"fee_floor_sat_per_kw" help:"lowest fee rate (250 sat/kw is 1 sat/vbyte)" min:"253"`
 	FeeCeiling       uint64          `toml:"fee_ceiling_sat_per_kw" help:"highest fee rate that is ever paid; while the network asks more, no channels are offered" min:"253"`
@@ -143,6 +144,10 @@ type LSPConfig struct {
 	OpensPerHour     int             `toml:"opens_per_hour" help:"channels opened per hour in all; 0 no limit"`
 	NewcomersPercent uint32          `toml:"newcomers_percent" help:"share of each limit in all that clients may use together who have not paid for a channel yet" min:"1" max:"100"`
 	ForgetUnpaid     config.Duration `toml:"forget_unpaid_after" help:"a channel that nobody paid for no longer counts as unpaid when it is so old; 0s never"`
+	Trust            string          `toml:"trust" help:"when the funding of a channel on demand is published only once its payment is claimed, so that the wallet must trust this gateway with it:\nnever, under_attack (opens that nobody pays for), or always" oneof:"never|under_attack|always"`
+	TrustEach        int             `toml:"trust_unclaimed_per_client" help:"so many channels of one client that were negotiated within trust_window and not paid for are an attack of that client; 0 never" min:"0"`
+	TrustAll         int             `toml:"trust_unclaimed" help:"so many in all are one of which every client bears the consequence that has not paid for a channel yet; 0 never" min:"0"`
+	TrustWindow      config.Duration `toml:"trust_window" help:"how far back such channels are counted" min:"10m" max:"7d"`
 	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
 	ReconnectAfter   config.Duration `toml:"reconnect_after" help:"a connected peer whose channels stay inactive so long is connected anew, each time after a longer wait: lnd does not do it; 0s never"`
 	Orders           OrdersConfig    `toml:"orders" help:"channels that wallets buy outright (LSPS1)"`
@@ -228,7 +233,8 @@ func DefaultConfig() Config {
 			HoldCostEach: b.Caps.Client.HeldSatBlocks, HoldCost: b.Caps.All.HeldSatBlocks,
 			HeldHtlcsEach: b.Caps.Client.HeldHtlcs, HeldHtlcs: b.Caps.All.HeldHtlcs, HeldHtlcsChannel: b.Caps.IncomingHtlcs,
 			NewcomersPercent: b.Caps.NewcomersPercent, ForgetUnpaid: config.Duration(b.ForgetUnpaidAfter),
-			OpenForLostRoom:  b.OpenForLostRoom,
+			OpenForLostRoom: b.OpenForLostRoom,
+			Trust:           string(b.Trust.Mode), TrustEach: b.Trust.UnclaimedEach, TrustAll: b.Trust.Unclaimed, TrustWindow: config.Duration(b.Trust.Window),
 			OpensPerHourEach: b.Caps.Client.OpensLastHour, OpensPerHour: b.Caps.All.OpensLastHour,
 			KeepHistory: config.Duration(b.KeepHistory), Orders: defaultOrders(b),
 		},
@@ -332,6 +338,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 		Coins: s.PoolCoins, CoinSat: s.PoolCoin.Amount(), Low: s.PoolLow, CheapRate: ln.FeeRateSatPerKW(s.PoolCheap), JoinFrom: s.PoolJoinFrom,
 		MaxCoins: s.PoolMaxCoins, MaxCoinSat: s.PoolMaxCoin.Amount(),
 	}
+	out.Unused.AfterBlocks = s.CloseUnused
 	out.Fees.TargetBlocks, out.Fees.Floor, out.Fees.Ceiling = s.FeeTarget, ln.FeeRateSatPerKW(s.FeeFloor), ln.FeeRateSatPerKW(s.FeeCeiling)
 	out.Fees.StaleAfter, out.BumpAfterBlocks = s.FeeStaleAfter.Std(), s.BumpAfter
 	out.CollectFor, out.HoldFor, out.OpenFor = s.CollectFor.Std(), s.HoldFor.Std(), s.OpenFor.Std()
@@ -344,6 +351,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client.HeldHtlcs, all.HeldHtlcs, out.Caps.IncomingHtlcs = s.HeldHtlcsEach, s.HeldHtlcs, s.HeldHtlcsChannel
 	out.Caps.NewcomersPercent, out.ForgetUnpaidAfter, out.OpenForLostRoom = s.NewcomersPercent, s.ForgetUnpaid.Std(), s.OpenForLostRoom
 	client.OpensLastHour, all.OpensLastHour = s.OpensPerHourEach, s.OpensPerHour
+	out.Trust = lsp.TrustPolicy{Mode: lsp.TrustMode(s.Trust), UnclaimedEach: s.TrustEach, Unclaimed: s.TrustAll, Window: s.TrustWindow.Std()}
 	out.KeepHistory, out.Orders = s.KeepHistory.Std(), s.Orders.engine(s.MaxChannel.Amount())
 	return out, out.Validate()
 }

@@ -25,6 +25,12 @@ func lspsJobs() []job {
 		{name: "lsps2", lsps2: true, amountSat: 100_000, parts: 1, opens: true},
 		{name: "lsps2-in-two-parts", lsps2: true, amountSat: 600_000, parts: 2, opens: true},
 		{name: "lsps2-room", lsps2: true, amountSat: 100_000, parts: 1, channelSat: 500_000},
+		{name: "trusted-payer-pays", amountSat: 100_000, parts: 1, opens: true, trust: true},
+		{name: "trusted-in-two-parts", amountSat: 600_000, parts: 2, opens: true, trust: true},
+		{name: "trusted-receiver-pays", receiverPays: true, amountSat: 100_000, parts: 1, opens: true, trust: true},
+		{name: "trusted-second-channel", amountSat: 400_000, parts: 1, channelSat: 200_000, opens: true, trust: true},
+		{name: "trusted-lsps2", lsps2: true, amountSat: 100_000, parts: 1, opens: true, trust: true},
+		{name: "trusted-second-channel-in-two-parts", amountSat: 600_000, parts: 2, channelSat: 200_000, opens: true, trust: true},
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
@@ -58,6 +59,8 @@ type job struct {
 	holdFor time.Duration
 	// lsps2: the wallet is an LSPS2 client, which takes less than its onions ask.
 	lsps2 bool
+	// trust: the wallet trusts the gateway with the funding until it has claimed.
+	trust bool
 }
 
 func jobs() []job {
@@ -394,6 +397,9 @@ func (r *rig) process() error {
 	if r.job.lsps2 {
 		// An agreement whose answer was lost lasts as long as its offer.
 		cfg.LSP.OfferFor = config.Duration(10 * time.Minute)
+	}
+	if r.job.trust {
+		cfg.LSP.Trust = string(lsp.TrustAlways)
 	}
 	if r.configure != nil {
 		r.configure(&cfg)

@@ -7,6 +7,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -22,6 +23,7 @@ func (r *rig) settle() {
 		r.w.Connect(r.payer, r.gateway)
 		r.w.Connect(r.gateway, r.wallet)
 		if why = r.moving(); why == "" {
+			r.forgetGivenUp()
 			return
 		}
 		r.pause(r.step)
@@ -30,6 +32,37 @@ func (r *rig) settle() {
 		}
 	}
 	r.t.Fatalf("it does not come to rest: %s\n%s", why, r.stories())
+}
+
+// forgetGivenUp is what a wallet's agent does with channels that its gateway gave
+// up: nothing is in them, and only it can have its node forget them.
+func (r *rig) forgetGivenUp() {
+	if !r.job.trust {
+		return
+	}
+	r.t.Helper()
+	s := r.service.Load()
+	require.NotNil(r.t, s)
+	payments, err := s.channels.ListPayments(r.asWallet(), &lspv1.ListPaymentsRequest{Limit: 500})
+	require.NoError(r.t, err)
+	gone := make(map[string]bool)
+	for _, p := range payments.Payments {
+		for _, op := range p.GivenUpOutpoints {
+			gone[op] = true
+		}
+	}
+	open, err := r.ln(r.wallet).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+	require.NoError(r.t, err)
+	for _, c := range open.Channels {
+		if !gone[c.ChannelPoint] {
+			continue
+		}
+		require.Zero(r.t, c.LocalBalance, "a channel with money of the wallet's was given up\n%s", r.stories())
+		require.Empty(r.t, c.PendingHtlcs)
+		op, err := ln.ParseOutpoint(c.ChannelPoint)
+		require.NoError(r.t, err)
+		require.NoError(r.t, r.walletClient.AbandonChannel(r.ctx, op))
+	}
 }
 
 // moving names something that is not at rest.

@@ -35,6 +35,8 @@ type agreement struct {
 	// The wallet gets amount; the payer's fee on top of it, or the fee taken off.
 	walletMsat, payerMsat int64
 	opens                 bool
+	// preimage of an invoice that the wallet holds.
+	preimage ln.Preimage
 }
 
 // ask gets an invoice as a wallet's agent does: with a new hash for each try.
@@ -61,6 +63,9 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 	ctx := r.asWallet()
 	wish := &lspv1.ChannelWish{ZeroConf: r.job.confs == 0, MinConfirmations: r.job.confs, AllowAnotherChannel: true, HoldForSeconds: uint32(r.job.holdFor / time.Second)}
 	amount := r.job.amountSat * 1000
+	if r.job.trust {
+		wish.TrustMsat = uint64(amount)
+	}
 	var preimage ln.Preimage
 	for i := range 4 {
 		binary.BigEndian.PutUint64(preimage[8*i:], r.rng.Uint64())

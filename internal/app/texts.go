@@ -41,7 +41,7 @@ func MacaroonRecipe(roles Roles) string {
 	b.WriteString(lnd.BakeCommand("sluice.macaroon", rights))
 	b.WriteString("\n\n")
 	if roles != (Roles{Watchtower: true}) {
-		b.WriteString("Only with lsp.orders.close_at_lease_end, besides:\n\n")
+		b.WriteString("Only with lsp.orders.close_at_lease_end or lsp.close_unused_after_blocks, besides:\n\n")
 		for _, uri := range lnd.ClosingRights() {
 			fmt.Fprintf(&b, "  %s\n", uri)
 		}

@@ -40,6 +40,9 @@ const (
 	// selling marks what a sluiced that runs nothing but the watchtower calls besides
 	// while its updates have a price.
 	selling party = 1 << 10
+	// truster is what a wallet's macaroon has only if it claims payments over channels
+	// that their LSP funds afterwards.
+	truster party = 1 << 11
 	// nobody marks what only tests, the devnet and people with admin.macaroon
 	// call: no macaroon of ours carries it, so a stolen one cannot do it either.
 	nobody party = 0
@@ -91,7 +94,7 @@ func rights() []Right {
 		{lightning + "SendCustomMessage", "to answer them; to ask LSPs", both},
 		{lightning + "OpenChannel", "to open channels on demand", gateway},
 		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
-		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway | funder},
+		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway | funder | truster},
 		{lightning + "UpdateChannelPolicy", "to set the fees of a channel on demand", gateway},
 		{lightning + "CloseChannel", "to close channels whose lease is over; only for gateways that want that", closing},
 
@@ -108,10 +111,10 @@ func rights() []Right {
 		{lightning + "ListPayments", "to reconcile the books", gateway},
 		{lightning + "ListInvoices", "settled invoices, for the books; of a wallet the open ones, whose preimages are backed up", both},
 		{router + "SendPaymentV2", "to pay swaps in, and to probe for them", swaps},
-		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid, or credit at the watchtower is recorded", gateway | selling},
+		{invoices + "AddHoldInvoice", "to hold a payment until the wallet is paid, or credit at the watchtower is recorded; of a wallet, until its LSP has signed what it will publish", gateway | selling | truster},
 		{invoices + "LookupInvoiceV2", "how an invoice stands", both | selling},
 		{invoices + "SubscribeSingleInvoice", "the moment an invoice is paid", both | selling},
-		{invoices + "SettleInvoice", "to take a held payment", gateway | selling},
+		{invoices + "SettleInvoice", "to take a held payment", gateway | selling | truster},
 		{invoices + "CancelInvoice", "to give a held payment back", both | selling},
 		{lightning + "AddInvoice", "to ask for a payment; to sell tokens (L402) to swap clients", wallet | swaps},
 
@@ -200,6 +203,10 @@ func WalletFundRights() []string { return uris(rightsOf(funder)) }
 
 // WalletRights are the same for the wallet's agent.
 func WalletRights() []string { return uris(WalletRightsTable()) }
+
+// WalletTrustRights are what the wallet's macaroon needs besides to claim payments
+// over channels that are funded afterwards.
+func WalletTrustRights() []string { return uris(rightsOf(truster)) }
 
 // WalletSwapRights are what the wallet's macaroon needs besides to swap in for a
 // channel.

@@ -28,6 +28,8 @@ type Config struct {
 	// KeepEvery is how often a lost connection to an LSP's node is tried again
 	// (default 10 s).
 	KeepEvery time.Duration
+	// Trust is how far LSPs are trusted to fund channels afterwards.
+	Trust TrustConfig
 }
 
 // The files in DataDir.
@@ -47,6 +49,7 @@ type Agent struct {
 	book       *Book
 	agreements *agreements
 	orders     *ordered
+	trusts     *trusts
 	gateways   gateways
 
 	accepting atomic.Bool
@@ -105,8 +108,12 @@ func New(cfg Config, ports Ports) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	trusted, err := openTrusts(filepath.Join(cfg.DataDir, trustedFile))
+	if err != nil {
+		return nil, err
+	}
 	return &Agent{
-		cfg: cfg, ports: ports, log: ports.Log, now: ports.Now, book: book, agreements: agreed, orders: bought,
+		cfg: cfg, ports: ports, log: ports.Log, now: ports.Now, book: book, agreements: agreed, orders: bought, trusts: trusted,
 		gateways: gateways{connect: ports.Connect}, ready: make(chan struct{}), keepers: map[ln.PubKey]keeper{},
 	}, nil
 }
@@ -143,6 +150,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.spawn(func() { a.again(ctx, "lnd's peer events", a.watchPeers) })
 	for _, l := range a.book.List() {
 		a.keep(l)
+	}
+	for _, p := range a.trusts.all() {
+		a.followTrusted(p.Hash)
 	}
 	<-ctx.Done()
 	return nil

@@ -22,13 +22,15 @@ type Negotiated struct {
 	OpensChannel bool
 	CapacitySat  ln.Sat
 	ExpiresAt    time.Time
+	// Trusts: the channel is funded once the payment is claimed.
+	Trusts bool
 }
 
 // CheckNegotiated is the wallet's check of an LSP's answer before it writes
 // the hint into its invoice. The fee and the hint may promise no more than the
 // offer's own terms give, and no less than the LSP will then ask for, or the
 // payment would come back.
-func CheckNegotiated(c Candidate, policy Policy, r *lspv1.NegotiateResponse, now time.Time) (Negotiated, error) {
+func CheckNegotiated(c Candidate, policy Policy, trust ln.Msat, r *lspv1.NegotiateResponse, now time.Time) (Negotiated, error) {
 	amount := c.Quote.WalletMsat
 	bad := func(format string, args ...any) (Negotiated, error) {
 		return Negotiated{}, errkind.Newf(errkind.Invalid, "LSP %s answered with terms that were not offered: "+format, append([]any{c.Menu.LSP.Name}, args...)...)
@@ -53,10 +55,13 @@ func CheckNegotiated(c Candidate, policy Policy, r *lspv1.NegotiateResponse, now
 	n := Negotiated{
 		PaymentID: r.GetPaymentId(), FeeMsat: fee, PayerMsat: total, OpensChannel: r.GetOpensChannel(),
 		CapacitySat: ln.Sat(r.GetChannelCapacitySat()), ExpiresAt: time.UnixMilli(r.GetExpiresMs()).UTC(),
+		Trusts: r.GetClientTrustsLsp(),
 	}
 	switch delta := r.GetHintCltvDeltaBlocks(); {
 	case n.PaymentID == "" || len(n.PaymentID) > maxIDLen:
 		return bad("it names no payment")
+	case n.Trusts && trust < amount:
+		return bad("it would fund the channel only after it was claimed, which was not agreed")
 	case fee > limit:
 		return bad("a fee of %s instead of %s", fee, limit)
 	case r.GetHintBaseFeeMsat() != 0:
@@ -82,11 +87,13 @@ func CheckNegotiated(c Candidate, policy Policy, r *lspv1.NegotiateResponse, now
 // it: the LSP's answer against its offer, and the invoice itself by
 // wrap.CheckWrap. own is the wallet's invoice, confirmations what the payment
 // will wait for, holdFor how long for the wallet.
-func CheckWrapped(c Candidate, policy Policy, own, wrapped ln.Bolt11, r *lspv1.WrapResponse, confirmations uint32, holdFor time.Duration, now time.Time) error {
+func CheckWrapped(c Candidate, policy Policy, trust ln.Msat, own, wrapped ln.Bolt11, r *lspv1.WrapResponse, confirmations uint32, holdFor time.Duration, now time.Time) error {
 	bad := func(format string, args ...any) error {
 		return errkind.Newf(errkind.Invalid, "LSP %s answered with terms that were not offered: "+format, append([]any{c.Menu.LSP.Name}, args...)...)
 	}
 	switch fee, capacity := ln.Msat(r.GetFeeMsat()), ln.Sat(r.GetChannelCapacitySat()); {
+	case r.GetClientTrustsLsp() && trust < own.AmountMsat:
+		return bad("it would fund the channel only after it was claimed, which was not agreed")
 	case r.GetPaymentId() == "" || len(r.GetPaymentId()) > maxIDLen:
 		return bad("it names no payment")
 	case fee > c.Quote.FeeMsat:

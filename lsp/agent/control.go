@@ -120,7 +120,7 @@ func (c *control) GetStatus(ctx context.Context, _ *agentv1.GetStatusRequest) (*
 	out := &agentv1.GetStatusResponse{
 		NodeKey: s.Node.PubKey.String(), Alias: s.Node.Alias, LndVersion: release(s.Node.Version), Network: s.Node.Network,
 		BlockHeight: s.Node.BlockHeight, Synced: s.Node.SyncedToChain, AcceptorAttached: s.Acceptor,
-		InboundSat: uint64(s.InboundSat), OutboundSat: uint64(s.OutboundSat), Blockers: blockersToProto(s.Blockers),
+		InboundSat: uint64(s.InboundSat), OutboundSat: uint64(s.OutboundSat), Blockers: blockersToProto(s.Blockers), Alarms: s.Alarms,
 	}
 	for _, l := range s.LSPs {
 		out.Lsps = append(out.Lsps, lspToProto(l))

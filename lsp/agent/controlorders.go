@@ -34,6 +34,21 @@ func (c *control) CreateOrder(ctx context.Context, r *agentv1.CreateOrderRequest
 	return &agentv1.CreateOrderResponse{Order: orderToProto(o)}, nil
 }
 
+func (c *control) FundOnChain(ctx context.Context, r *agentv1.FundOnChainRequest) (*agentv1.FundOnChainResponse, error) {
+	confs := -1
+	if r.Confirmations != nil {
+		confs = int(min(r.GetConfirmations(), 1<<16))
+	}
+	o, err := c.agent.FundOnChain(ctx, OnChainRequest{
+		LSP: r.GetLsp(), AmountSat: ln.Sat(r.GetAmountSat()), InboundSat: ln.Sat(r.GetInboundSat()), Confirmations: confs,
+		RefundAddress: r.GetRefundAddress(), MaxFeeSat: ln.Sat(r.GetMaxFeeSat()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &agentv1.FundOnChainResponse{Order: orderToProto(o)}, nil
+}
+
 func (c *control) ListOrders(context.Context, *agentv1.ListOrdersRequest) (*agentv1.ListOrdersResponse, error) {
 	out := &agentv1.ListOrdersResponse{}
 	for _, o := range c.agent.Orders() {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/btcec/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -47,6 +48,10 @@ type wallet struct {
 	connects  chan ln.PubKey
 	propose   chan proposal
 	cancelled int
+	// trustSat is what the agent may trust with; abandoned are channels that it had lnd forget.
+	trustSat  ln.Sat
+	abandoned []ln.Outpoint
+	height    uint32
 }
 
 type proposal struct {
@@ -62,7 +67,19 @@ func newWallet() *wallet {
 }
 
 func (w *wallet) Info(context.Context) (ln.NodeInfo, error) {
-	return ln.NodeInfo{PubKey: w.key, Network: network, Version: "0.21.2", SyncedToChain: true}, nil
+	return ln.NodeInfo{PubKey: w.key, Network: network, Version: "0.21.2", SyncedToChain: true, BlockHeight: w.blockHeight()}, nil
+}
+
+func (w *wallet) blockHeight() uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.height
+}
+
+func (w *wallet) setHeight(height uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.height = height
 }
 
 func (w *wallet) SignMessage(context.Context, []byte) (string, error) {
@@ -240,6 +257,13 @@ type fakeLSP struct {
 	states    chan *lspv1.Payment
 	// waiting: nil ends the stream.
 	waiting chan *lspv1.WatchWaitingResponse
+	// trusts: it funds channels only once they are claimed; refuseTrust, that it
+	// refuses whoever does not trust it. signer signs promise.
+	trusts, refuseTrust bool
+	signer              *btcec.PrivateKey
+	promise             *lsp.FundingPromise
+	promisesAsked       int
+	givenUp             []string
 }
 
 func newFakeLSP(w *wallet, key ln.PubKey, minFee ln.Msat, ppm uint32) *fakeLSP {
@@ -259,6 +283,7 @@ func (f *fakeLSP) GetMenu(context.Context, *lspv1.GetMenuRequest) (*lspv1.GetMen
 			MinPaymentSizeMsat: uint64(p.MinPaymentSizeMsat), MaxPaymentSizeMsat: uint64(p.MaxPaymentSizeMsat), Promise: p.Promise,
 		}},
 	}
+	r.ClientTrustsLsp = f.trusts
 	if f.bendMenu != nil {
 		f.bendMenu(r)
 	}
@@ -272,6 +297,9 @@ func (f *fakeLSP) Negotiate(_ context.Context, r *lspv1.NegotiateRequest) (*lspv
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
+	if f.refuseTrust && r.Channel.TrustMsat < r.AmountMsat {
+		return nil, status.Error(codes.Unavailable, "it wants trust")
+	}
 	resp := &lspv1.NegotiateResponse{
 		PaymentId: "pay-1", JitScid: "16100000x1x1", HintCltvDeltaBlocks: 80, PayerPaysMsat: r.AmountMsat,
 		ExpiresMs: min(r.InvoiceExpiresMs, f.params.ValidUntil.UnixMilli()),
@@ -284,6 +312,7 @@ func (f *fakeLSP) Negotiate(_ context.Context, r *lspv1.NegotiateRequest) (*lspv
 		resp.OpensChannel, resp.ChannelCapacitySat = true, 200_000
 		resp.FeeMsat, resp.HintFeePpm, resp.PayerPaysMsat = uint64(q.FeeMsat), q.HintPPM, uint64(q.PayerMsat)
 	}
+	resp.ClientTrustsLsp = f.trusts
 	if f.bendHint != nil {
 		f.bendHint(resp)
 	}
@@ -297,6 +326,9 @@ func (f *fakeLSP) Wrap(_ context.Context, r *lspv1.WrapRequest) (*lspv1.WrapResp
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
+	if f.refuseTrust && r.Channel.TrustMsat == 0 {
+		return nil, status.Error(codes.Unavailable, "it wants trust")
+	}
 	own, err := f.w.decode(network, r.Bolt11)
 	if err != nil {
 		return nil, err
@@ -308,6 +340,7 @@ func (f *fakeLSP) Wrap(_ context.Context, r *lspv1.WrapRequest) (*lspv1.WrapResp
 	if n := r.Channel.MinConfirmations; n > 0 {
 		resp.MaxWaitBlocks = 6 + 6*n
 	}
+	resp.ClientTrustsLsp = f.trusts
 	if f.bendWrap != nil {
 		f.bendWrap(resp, &b)
 	}
@@ -394,8 +427,8 @@ func startWith(t *testing.T, lsps map[string]*fakeLSP, w *wallet, over agent.LSP
 		conns[name] = conn
 	}
 	dir := t.TempDir()
-	a, err := agent.New(agent.Config{DataDir: dir, Policy: agent.DefaultPolicy(), CallTimeout: 5 * time.Second, KeepEvery: time.Hour}, agent.Ports{
-		Node: w, Channels: w, Peers: w, Invoices: w, LSPS: over, Decode: w.decode, Now: startTime, Log: zap.NewNop(),
+	a, err := agent.New(agent.Config{DataDir: dir, Policy: agent.DefaultPolicy(), CallTimeout: 5 * time.Second, KeepEvery: time.Hour, Trust: agent.TrustConfig{MaxSat: w.trustSat}}, agent.Ports{
+		Holder: w, Node: w, Channels: w, Peers: w, Invoices: w, LSPS: over, Decode: w.decode, Now: startTime, Log: zap.NewNop(),
 		Connect: func(l agent.LSP, _ ln.PubKey) (lspv1.ChannelsServiceClient, func() error, error) {
 			conn, ok := conns[l.Name]
 			if !ok {

@@ -25,7 +25,9 @@ type Menu struct {
 	// Withheld: its fee is withheld from what is forwarded (LSPS2), which an lnd
 	// does not take. Serves are the LSPS that it serves, where that was asked.
 	Withheld bool
-	Serves   []int
+	// Trusts: a channel would be funded only once its payment is claimed.
+	Trusts bool
+	Serves []int
 	// Refused is why it offers no channels at the moment, in its words; nil
 	// when it does.
 	Refused error
@@ -43,7 +45,7 @@ const (
 func menuFromProto(l LSP, network string, r *lspv1.GetMenuResponse) (Menu, error) {
 	m := Menu{
 		LSP: l, CltvDelta: r.GetCltvDeltaBlocks(), Accepting: r.GetAccepting(), Network: r.GetNetwork(),
-		MaxWalletCSV: r.GetMaxWalletToSelfDelayBlocks(), MaxChannelSat: ln.Sat(r.GetMaxChannelSat()),
+		Trusts: r.GetClientTrustsLsp(), MaxWalletCSV: r.GetMaxWalletToSelfDelayBlocks(), MaxChannelSat: ln.Sat(r.GetMaxChannelSat()),
 	}
 	key, err := ln.PubKeyFromBytes(r.GetGatewayNodeKey())
 	switch {

@@ -152,7 +152,7 @@ func TestNegotiatedProperty(t *testing.T) {
 			HintCltvDeltaBlocks: rapid.Uint32Range(0, 2000).Draw(t, "cltv"), OpensChannel: rapid.Bool().Draw(t, "opens"),
 			ExpiresMs: startTime().UnixMilli() + 1000,
 		}
-		n, err := agent.CheckNegotiated(c, agent.DefaultPolicy(), r, startTime())
+		n, err := agent.CheckNegotiated(c, agent.DefaultPolicy(), 0, r, startTime())
 		if err != nil {
 			require.ErrorIs(t, err, errkind.Invalid)
 			return
@@ -236,7 +236,7 @@ func FuzzNegotiated(f *testing.F) {
 		if proto.Unmarshal(raw, &r) != nil {
 			return
 		}
-		n, err := agent.CheckNegotiated(agent.Candidate{Params: p, Quote: q}, agent.DefaultPolicy(), &r, startTime())
+		n, err := agent.CheckNegotiated(agent.Candidate{Params: p, Quote: q}, agent.DefaultPolicy(), 0, &r, startTime())
 		if err == nil {
 			require.LessOrEqual(t, n.PayerMsat, q.PayerMsat)
 		}

@@ -63,6 +63,8 @@ type Ports struct {
 	Channels Channels
 	Peers    Peers
 	Invoices Invoices
+	// Holder may be nil: then no LSP is trusted with a funding.
+	Holder Holder
 	// Payer may be nil: then Pay is refused.
 	Payer Payer
 	// LSPS may be nil: then nothing is asked over the peer connection.

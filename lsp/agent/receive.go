@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -94,9 +93,10 @@ func (r ReceiveRequest) normal() (ReceiveRequest, error) {
 	return r, nil
 }
 
-func (r ReceiveRequest) wish() *lspv1.ChannelWish {
+func (r ReceiveRequest) wish(trust ln.Msat) *lspv1.ChannelWish {
 	return &lspv1.ChannelWish{
-		ZeroConf: !r.NoZeroConf, MinConfirmations: r.Confirmations, AllowAnotherChannel: !r.NoFurtherChannel,
+		TrustMsat: uint64(trust),
+		ZeroConf:  !r.NoZeroConf, MinConfirmations: r.Confirmations, AllowAnotherChannel: !r.NoFurtherChannel,
 		HoldForSeconds: uint32(r.HoldFor / time.Second), //nolint:gosec // at most maxHoldFor
 	}
 }
@@ -303,31 +303,42 @@ func (a *Agent) receivePayerPays(ctx context.Context, r ReceiveRequest, c Candid
 	if err != nil {
 		return Agreement{}, err
 	}
-	var preimage ln.Preimage
-	if _, err := io.ReadFull(a.ports.Random, preimage[:]); err != nil {
-		return Agreement{}, fmt.Errorf("make a preimage: %w", err)
+	preimage, err := a.newPreimage()
+	if err != nil {
+		return Agreement{}, err
 	}
-	hash := preimage.Hash()
+	hash, trust := preimage.Hash(), a.trustFor(c.Menu, r.AmountMsat)
 	call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
 	resp, err := client.Negotiate(call, &lspv1.NegotiateRequest{
 		PaymentHash: hash[:], AmountMsat: uint64(r.AmountMsat), OpeningFeeParams: paramsToProto(c.Params),
-		Channel: r.wish(), FinalCltvDeltaBlocks: finalCltv, InvoiceExpiresMs: a.now().Add(r.Expiry).UnixMilli(),
+		Channel: r.wish(trust), FinalCltvDeltaBlocks: finalCltv, InvoiceExpiresMs: a.now().Add(r.Expiry).UnixMilli(),
 	})
 	if err != nil {
 		return Agreement{}, fromGateway(l, err)
 	}
-	n, err := CheckNegotiated(c, a.cfg.Policy, resp, a.now())
+	n, err := CheckNegotiated(c, a.cfg.Policy, trust, resp, a.now())
 	if err != nil {
 		a.withdraw(l, client, resp.GetPaymentId())
 		return Agreement{}, err
 	}
 	// Nobody shall pay an invoice whose hint leads nowhere any more.
 	life := min(r.Expiry, n.ExpiresAt.Sub(a.now()).Truncate(time.Second))
-	bolt11, made, err := a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
-		Preimage: preimage, AmountMsat: r.AmountMsat, Memo: r.Description,
-		Expiry: max(life, time.Second), FinalCltvDelta: finalCltv, RouteHints: []ln.RouteHint{n.Hint},
-	})
+	var bolt11 string
+	made := hash
+	if n.Trusts {
+		bolt11, err = a.holdBack(ctx, trustedPayment{
+			LSP: l.Name, NodeKey: l.NodeKey, PaymentID: n.PaymentID, Hash: hash, AmountMsat: r.AmountMsat, Preimage: lsp.NewSecret(preimage),
+		}, ln.HoldInvoiceRequest{
+			Hash: hash, AmountMsat: r.AmountMsat, Memo: r.Description,
+			Expiry: max(life, time.Second), FinalCltvDelta: finalCltv, RouteHints: []ln.RouteHint{n.Hint},
+		})
+	} else {
+		bolt11, made, err = a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
+			Preimage: preimage, AmountMsat: r.AmountMsat, Memo: r.Description,
+			Expiry: max(life, time.Second), FinalCltvDelta: finalCltv, RouteHints: []ln.RouteHint{n.Hint},
+		})
+	}
 	if err == nil && made != hash {
 		err = fmt.Errorf("lnd made an invoice of another hash")
 	}
@@ -352,18 +363,40 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 	if err != nil {
 		return Agreement{}, err
 	}
-	bolt11, hash, err := a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
-		AmountMsat: c.Quote.WalletMsat, Memo: r.Description, FinalCltvDelta: finalCltv,
-		Expiry: r.Expiry + claimTime + time.Duration(r.Confirmations)*blockTime + r.HoldFor,
-	})
-	if err != nil {
-		return Agreement{}, nodeError(err)
+	expiry := r.Expiry + claimTime + time.Duration(r.Confirmations)*blockTime + r.HoldFor
+	trust := a.trustFor(c.Menu, c.Quote.WalletMsat)
+	record := trustedPayment{LSP: l.Name, NodeKey: l.NodeKey, AmountMsat: c.Quote.WalletMsat}
+	var bolt11 string
+	var hash ln.Hash
+	if trust > 0 {
+		preimage, err := a.newPreimage()
+		if err != nil {
+			return Agreement{}, err
+		}
+		hash = preimage.Hash()
+		record.Hash, record.Preimage = hash, lsp.NewSecret(preimage)
+		bolt11, err = a.holdBack(ctx, record, ln.HoldInvoiceRequest{
+			Hash: hash, AmountMsat: c.Quote.WalletMsat, Memo: r.Description, FinalCltvDelta: finalCltv, Expiry: expiry,
+		})
+		if err != nil {
+			return Agreement{}, err
+		}
+	} else {
+		bolt11, hash, err = a.ports.Invoices.AddInvoice(ctx, ln.InvoiceRequest{
+			AmountMsat: c.Quote.WalletMsat, Memo: r.Description, FinalCltvDelta: finalCltv, Expiry: expiry,
+		})
+		if err != nil {
+			return Agreement{}, nodeError(err)
+		}
 	}
 	abandon := func(paymentID string) {
 		if paymentID != "" {
 			a.withdraw(l, client, paymentID)
 		}
 		a.cancelInvoice(hash)
+		if err := a.trusts.remove(hash); err != nil {
+			a.log.Warn("a record is left over", zap.Error(err))
+		}
 	}
 	own, err := a.ports.Decode(c.Menu.Network, bolt11)
 	if err != nil {
@@ -373,7 +406,7 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 	call, cancel := context.WithTimeout(ctx, a.cfg.CallTimeout)
 	defer cancel()
 	resp, err := client.Wrap(call, &lspv1.WrapRequest{
-		Bolt11: bolt11, AmountMsat: uint64(c.Quote.PayerMsat), OpeningFeeParams: paramsToProto(c.Params), Channel: r.wish(),
+		Bolt11: bolt11, AmountMsat: uint64(c.Quote.PayerMsat), OpeningFeeParams: paramsToProto(c.Params), Channel: r.wish(trust),
 	})
 	if err != nil {
 		abandon("")
@@ -383,7 +416,11 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 	if err != nil {
 		err = errkind.Wrap(errkind.Invalid, err, "LSP "+l.Name+" answered with something that is no invoice")
 	} else {
-		err = CheckWrapped(c, a.cfg.Policy, own, wrapped, resp, r.Confirmations, r.HoldFor, a.now())
+		err = CheckWrapped(c, a.cfg.Policy, trust, own, wrapped, resp, r.Confirmations, r.HoldFor, a.now())
+	}
+	if err == nil && trust > 0 {
+		record.PaymentID, record.State, record.CreatedAt = resp.GetPaymentId(), trustWaiting, a.now().UTC()
+		err = a.trusts.put(record, a.cfg.Trust.MaxSat)
 	}
 	if err != nil {
 		abandon(resp.GetPaymentId())

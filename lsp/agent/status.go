@@ -61,12 +61,14 @@ type Blocker struct {
 
 // Status is the overview.
 type Status struct {
-	Node        ln.NodeInfo
-	Acceptor    bool
-	LSPs        []LSPStatus
-	Channels    []ChannelStatus
-	Payments    []Payment
-	Blockers    []Blocker
+	Node     ln.NodeInfo
+	Acceptor bool
+	LSPs     []LSPStatus
+	Channels []ChannelStatus
+	Payments []Payment
+	Blockers []Blocker
+	// Alarms are promises of LSPs that should have been kept by now.
+	Alarms      []string
 	InboundSat  ln.Sat
 	OutboundSat ln.Sat
 }
@@ -90,7 +92,7 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, nodeError(err)
 	}
-	s := Status{Node: info, Acceptor: a.accepting.Load()}
+	s := Status{Node: info, Acceptor: a.accepting.Load(), Alarms: a.alarms(info.BlockHeight)}
 	open, err := a.ports.Channels.ListChannels(ctx)
 	if err != nil {
 		return Status{}, nodeError(err)

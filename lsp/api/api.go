@@ -98,6 +98,7 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.ChannelsService_ListPayments_FullMethodName:         wallets,
 		lspv1.ChannelsService_WatchPayment_FullMethodName:         wallets,
 		lspv1.ChannelsService_WatchWaiting_FullMethodName:         wallets,
+		lspv1.ChannelsService_PromiseFunding_FullMethodName:       wallets,
 		lspv1.ChannelsService_CancelPayment_FullMethodName:        wallets,
 		lspv1.OperatorService_GetStatus_FullMethodName:            operators,
 		lspv1.OperatorService_FindPayments_FullMethodName:         operators,
@@ -106,6 +107,7 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OperatorService_ListOpenings_FullMethodName:         operators,
 		lspv1.OperatorService_ShowClient_FullMethodName:           operators,
 		lspv1.OperatorService_ForgiveClient_FullMethodName:        operators,
+		lspv1.OperatorService_SetClientTrust_FullMethodName:       operators,
 		lspv1.OperatorService_SetBusiness_FullMethodName:          operators,
 		lspv1.OperatorService_Reconcile_FullMethodName:            operators,
 		lspv1.OperatorService_GetReconcileProgress_FullMethodName: operators,
@@ -198,6 +200,9 @@ func (c *channels) GetMenu(ctx context.Context, _ *lspv1.GetMenuRequest) (*lspv1
 	for _, p := range menu.Items {
 		out.OpeningFeeParamsMenu = append(out.OpeningFeeParamsMenu, ParamsToWire(p))
 	}
+	if out.ClientTrustsLsp, err = e.WantsTrust(ctx, client); err != nil {
+		return nil, err
+	}
 	if menu.Refusal != nil {
 		out.Refusal, out.RetryAfterSeconds = errkind.Sentence(menu.Refusal), uint32(menu.RetryAfter/time.Second) //nolint:gosec // minutes
 	}
@@ -234,7 +239,7 @@ func (c *channels) Negotiate(ctx context.Context, r *lspv1.NegotiateRequest) (*l
 	return &lspv1.NegotiateResponse{
 		PaymentId: a.PaymentID, JitScid: a.SCID.String(), HintFeePpm: a.Quote.HintPPM, HintCltvDeltaBlocks: a.CltvDelta,
 		FeeMsat: uint64(a.Quote.FeeMsat), PayerPaysMsat: uint64(a.Quote.PayerMsat), ExpiresMs: a.ExpiresAt.UnixMilli(),
-		OpensChannel: a.OpensChannel, ChannelCapacitySat: uint64(a.CapacitySat),
+		OpensChannel: a.OpensChannel, ChannelCapacitySat: uint64(a.CapacitySat), ClientTrustsLsp: a.ClientTrusts,
 	}, nil
 }
 
@@ -258,7 +263,21 @@ func (c *channels) Wrap(ctx context.Context, r *lspv1.WrapRequest) (*lspv1.WrapR
 	}
 	return &lspv1.WrapResponse{
 		PaymentId: a.PaymentID, Bolt11: a.Bolt11, FeeMsat: uint64(a.Quote.FeeMsat), ExpiresMs: a.ExpiresAt.UnixMilli(), MaxWaitBlocks: a.MaxWaitBlocks,
-		OpensChannel: a.OpensChannel, ChannelCapacitySat: uint64(a.CapacitySat),
+		OpensChannel: a.OpensChannel, ChannelCapacitySat: uint64(a.CapacitySat), ClientTrustsLsp: a.ClientTrusts,
+	}, nil
+}
+
+func (c *channels) PromiseFunding(ctx context.Context, r *lspv1.PromiseFundingRequest) (*lspv1.PromiseFundingResponse, error) {
+	e, client, err := c.s.wallet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.PromiseFunding(ctx, client, r.PaymentId)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.PromiseFundingResponse{
+		FundingOutpoint: p.Outpoint.String(), ChannelCapacitySat: uint64(p.CapacitySat), Text: p.Text(), Signature: p.Signature,
 	}, nil
 }
 
@@ -331,7 +350,7 @@ func (c *channels) CancelPayment(ctx context.Context, r *lspv1.CancelPaymentRequ
 }
 
 func wish(w *lspv1.ChannelWish) engine.Wish {
-	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel(), HoldFor: time.Duration(w.GetHoldForSeconds()) * time.Second}
+	return engine.Wish{ZeroConf: w.GetZeroConf(), Confs: w.GetMinConfirmations(), AllowAnother: w.GetAllowAnotherChannel(), HoldFor: time.Duration(w.GetHoldForSeconds()) * time.Second, TrustMsat: ln.Msat(w.GetTrustMsat())}
 }
 
 // ParamsToWire gives an item of the menu as a message.
@@ -369,7 +388,7 @@ func paymentToWire(p engine.Payment) *lspv1.Payment {
 		PaymentId: p.ID, ClientNodeKey: p.Client[:], Mode: mode, PaymentHash: p.Hash[:], AmountMsat: uint64(p.AmountMsat),
 		FeeMsat: uint64(p.FeeMsat), ReceivedMsat: uint64(p.HeldMsat), State: p.State, Reason: p.Reason, Terminal: p.Terminal,
 		CreatedMs: p.Created.UnixMilli(), UpdatedMs: p.Updated.UnixMilli(), ExpiresMs: p.Expires.UnixMilli(),
-		FundingOutpoint: p.Outpoint, BlocksLeft: p.BlocksLeft, JitScid: scid,
+		FundingOutpoint: p.Outpoint, BlocksLeft: p.BlocksLeft, JitScid: scid, GivenUpOutpoints: p.GivenUp,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/engine"
 )
@@ -42,6 +43,14 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 			Small: uint32(pool.Small), OpensLeft: uint32(pool.OpensLeft), //nolint:gosec // counts
 			Promised: uint32(pool.Promised), Refill: string(pool.Refill), //nolint:gosec // a count
 		}
+	}
+	trust, err := e.TrustNow(ctx, ln.PubKey{})
+	if err != nil {
+		return nil, err
+	}
+	out.FundingTrust = &lspv1.FundingTrust{
+		Mode: string(trust.Policy.Mode), Unclaimed: uint32(trust.Opens.All), UnderAttack: trust.Attacked, //nolint:gosec // a count
+		AttackFrom: uint32(trust.Policy.Unclaimed), AttackFromPerClient: uint32(trust.Policy.UnclaimedEach), //nolint:gosec // counts
 	}
 	return out, nil
 }
@@ -93,7 +102,26 @@ func (o *operator) ShowClient(ctx context.Context, r *lspv1.ShowClientRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &lspv1.ShowClientResponse{ClientNodeKey: client[:], Newcomer: c.Newcomer, Exposures: exposuresToWire(c.Exposures)}, nil
+	trust, err := e.TrustNow(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.ShowClientResponse{
+		ClientNodeKey: client[:], Newcomer: c.Newcomer, Exposures: exposuresToWire(c.Exposures),
+		Trust: string(e.TrustOf(client)), Unclaimed: uint32(trust.Opens.Client), //nolint:gosec // a count
+	}, nil
+}
+
+func (o *operator) SetClientTrust(ctx context.Context, r *lspv1.SetClientTrustRequest) (*lspv1.SetClientTrustResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientKey(r.ClientNodeKey)
+	if err != nil {
+		return nil, err
+	}
+	return &lspv1.SetClientTrustResponse{}, e.SetTrust(ctx, client, lsp.TrustMode(r.Mode))
 }
 
 func (o *operator) ForgiveClient(ctx context.Context, r *lspv1.ForgiveClientRequest) (*lspv1.ForgiveClientResponse, error) {

@@ -44,7 +44,9 @@ type Config struct {
 	KeepSat        ln.Sat
 	MaxUnconfirmed int
 	// Pool is how the wallet's coins shall be cut; the zero value leaves them alone.
-	Pool            liquidity.Policy
+	Pool liquidity.Policy
+	// Unused is when channels on demand that nobody uses are closed.
+	Unused          liquidity.UnusedPolicy
 	FundingTarget   int32
 	BumpAfterBlocks uint32
 	BuriedConfs     uint32
@@ -85,6 +87,8 @@ type Config struct {
 
 	Fees FeeConfig
 	Caps lsp.Caps
+	// Trust is when fundings are withheld until their payment is claimed.
+	Trust lsp.TrustPolicy
 	// ForgetUnpaidAfter is how old a channel that nobody paid for is when it no
 	// longer counts as unpaid; 0: never.
 	ForgetUnpaidAfter time.Duration
@@ -131,6 +135,7 @@ func Defaults() Config {
 			},
 			IncomingHtlcs: 150, NewcomersPercent: 50,
 		},
+		Trust:             lsp.TrustPolicy{Mode: lsp.TrustAuto, UnclaimedEach: 5, Unclaimed: 20, Window: time.Hour},
 		ForgetUnpaidAfter: 90 * 24 * time.Hour,
 	}
 }
@@ -164,6 +169,9 @@ func (c Config) Validate() error {
 		{"fees.refresh", c.Fees.RefreshFor > 0},
 		{"buried_confs", c.BuriedConfs > 0},
 		{fmt.Sprintf("held_htlcs_per_channel (below %d, a channel's slots)", lsp.ChannelSlots), c.Caps.IncomingHtlcs >= 0 && c.Caps.IncomingHtlcs < lsp.ChannelSlots},
+		{"close_unused_after_blocks (0, or at least 1008: a week)", c.Unused.AfterBlocks == 0 || c.Unused.AfterBlocks >= 1008},
+		{"trust (never, under_attack or always)", c.Trust.Mode.Known()},
+		{"trust_window (at least 10 minutes)", c.Trust.Window >= 10*time.Minute},
 		{"newcomers_percent (1 to 100)", c.Caps.NewcomersPercent >= 1 && c.Caps.NewcomersPercent <= 100},
 	}
 	for _, p := range positive {

@@ -134,7 +134,9 @@ type Engine struct {
 	business business
 	// limitsSet are limits that were set at run time, by their names.
 	limitsSet map[string]uint64
-	ids       *ulid.MonotonicEntropy
+	// trusts is what the operator set for single clients, by node key.
+	trusts map[string]lsp.TrustMode
+	ids    *ulid.MonotonicEntropy
 	// pruned counts stories that were deleted since start.
 	pruned uint64
 
@@ -144,6 +146,8 @@ type Engine struct {
 	blockMu sync.Mutex
 	// poolMu lets one look after the pool of coins at a time.
 	poolMu sync.Mutex
+	// unusedMu lets one look for unused channels at a time.
+	unusedMu sync.Mutex
 	// bookMu lets one reconciliation run at a time.
 	bookMu sync.Mutex
 	// noted are open channels that the books know.

@@ -25,6 +25,9 @@ type Wish struct {
 	ZeroConf     bool
 	Confs        uint32
 	AllowAnother bool
+	// TrustMsat is the largest payment for which the wallet trusts the gateway to
+	// fund the channel once it has claimed.
+	TrustMsat ln.Msat
 	// HoldFor is how long the complete payment shall wait for a wallet that is offline;
 	// 0 is the usual time.
 	HoldFor time.Duration
@@ -53,6 +56,8 @@ type Agreement struct {
 	OpensChannel bool
 	CapacitySat  ln.Sat
 	Bolt11       string
+	// ClientTrusts: the channel is funded once the payment is claimed.
+	ClientTrusts bool
 	// MaxWaitBlocks bounds how long the payment waits for confirmations.
 	MaxWaitBlocks uint32
 }
@@ -103,6 +108,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	}()
 	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
 	var asked offerRequest
+	trusts := false
 	if room == 0 {
 		if r.Params == nil {
 			return Agreement{}, errkind.New(errkind.Conflict, "your channels cannot receive this payment: ask for the menu and choose an item, or receive less")
@@ -111,6 +117,9 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 			return Agreement{}, err
 		}
 		if asked, err = e.sizeOffer(ctx, r.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
+			return Agreement{}, err
+		}
+		if trusts, err = e.agreeOnTrust(ctx, r.Client, r.AmountMsat, r.Wish); err != nil {
 			return Agreement{}, err
 		}
 	}
@@ -128,7 +137,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 			AmountMsat: r.AmountMsat, FeeMsat: quote.FeeMsat, CltvDelta: e.cfg.CltvDelta, FinalCltvDelta: r.FinalCltvDelta,
 			MarginBlocks: 0, HtlcMinimumMsat: 1_000, MaxParts: e.cfg.MaxParts,
 		},
-		Params: params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs,
+		Params: params, ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, ClientTrusts: trusts,
 		MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
 		ExpiresAt: expires, CollectFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor, HoldFor: r.Wish.HoldFor,
 		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.maxOpens(room),
@@ -160,7 +169,7 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 	kept = true
 	return Agreement{
 		PaymentID: id, SCID: scid, Quote: quote, CltvDelta: e.cfg.CltvDelta, ExpiresAt: expires,
-		OpensChannel: room == 0, CapacitySat: asked.capacity,
+		OpensChannel: room == 0, CapacitySat: asked.capacity, ClientTrusts: trusts,
 	}, nil
 }
 
@@ -223,6 +232,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	}()
 	quote := lsp.Quote{PayerMsat: r.AmountMsat, WalletMsat: r.AmountMsat}
 	var asked offerRequest
+	trusts := false
 	if room != 0 {
 		if own.AmountMsat != r.AmountMsat {
 			return Agreement{}, errkind.Newf(errkind.Conflict, "your present channels can receive this payment without an opening fee: send an invoice over the full %s", r.AmountMsat)
@@ -238,6 +248,9 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		if asked, err = e.sizeOffer(ctx, own.AmountMsat, quote.FeeMsat, r.Wish, channels); err != nil {
 			return Agreement{}, err
 		}
+		if trusts, err = e.agreeOnTrust(ctx, r.Client, own.AmountMsat, r.Wish); err != nil {
+			return Agreement{}, err
+		}
 	}
 	terms := wrap.Terms{
 		ID: id, Client: r.Client, Hash: own.Hash,
@@ -245,7 +258,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		WalletPaymentAddr: own.PaymentAddr, WalletFinalCltv: own.FinalCltvDelta, Params: r.Params,
 		Description: own.Description, DescriptionHash: own.DescriptionHash,
 		PadBlocks: e.cfg.PadBlocks, MarginBlocks: e.cfg.PayMarginBlocks, HoldExpiryDelta: holdDelta,
-		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
+		ZeroConf: r.Wish.ZeroConf, Confs: r.Wish.Confs, ClientTrusts: trusts, MayOpenMore: r.Wish.AllowAnother && e.mayOpen(room), Room: room,
 		ExpiresAt: expires, WaitFor: e.cfg.CollectFor, OpenFor: e.cfg.OpenFor, HoldFor: r.Wish.HoldFor,
 		MaxOpens: e.maxOpens(room), MaxPayments: e.cfg.MaxPayments,
 	}
@@ -272,7 +285,7 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 		return Agreement{}, err
 	}
 	a := Agreement{
-		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: room == 0, CapacitySat: asked.capacity, Bolt11: bolt11,
+		PaymentID: id, Quote: quote, ExpiresAt: expires, OpensChannel: room == 0, CapacitySat: asked.capacity, Bolt11: bolt11, ClientTrusts: trusts,
 	}
 	if (a.OpensChannel && !r.Wish.ZeroConf) || r.Wish.HoldFor > 0 {
 		a.MaxWaitBlocks = e.cfg.waitBlocks(r.Wish)
@@ -452,8 +465,10 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 	plan := opening.Plan{
 		ID: openingID, Owner: owner(machine, paymentID), Client: w.client, CapacitySat: capacity, Type: e.cfg.Type,
 		FeeRate: rate, ZeroConf: w.zeroConf, Confs: w.confs, BuriedConfs: e.cfg.BuriedConfs,
-		MaxLocalCSV: uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
-		Deadline:    e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
+		Withhold: w.withhold && w.zeroConf, WithholdMarginBlocks: e.cfg.HoldMarginBlocks,
+		MinLifetimeBlocks: w.minLifetime,
+		MaxLocalCSV:       uint16(min(w.maxLocalCSV, 1<<16-1)), //nolint:gosec // bounded just here
+		Deadline:          e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
 	plan.MaxFeeSat, _ = e.cfg.Prices.MaxOpeningFee(w.feeMsat)

@@ -28,10 +28,15 @@ type limitSet struct {
 	reservePerChan ln.Sat
 	maxReserve     ln.Sat
 	keep           ln.Sat
+	// trustEach and trustAll are how many unclaimed opens are an attack.
+	trustEach, trustAll int
 }
 
 func configuredLimits(c Config) limitSet {
-	return limitSet{caps: c.Caps, reservePerChan: c.ReservePerChan, maxReserve: c.MaxReserveSat, keep: c.KeepSat}
+	return limitSet{
+		caps: c.Caps, reservePerChan: c.ReservePerChan, maxReserve: c.MaxReserveSat, keep: c.KeepSat,
+		trustEach: c.Trust.UnclaimedEach, trustAll: c.Trust.Unclaimed,
+	}
 }
 
 // limitField is one limit under the name that it has in the configuration.
@@ -92,6 +97,8 @@ func limitFields() []limitField {
 		sat("reserve_per_channel_sat", func(l *limitSet) *ln.Sat { return &l.reservePerChan }),
 		sat("max_reserve_sat", func(l *limitSet) *ln.Sat { return &l.maxReserve }),
 		sat("keep_sat", func(l *limitSet) *ln.Sat { return &l.keep }),
+		count("trust_unclaimed_per_client", func(l *limitSet) *int { return &l.trustEach }),
+		count("trust_unclaimed", func(l *limitSet) *int { return &l.trustAll }),
 	}
 }
 

@@ -45,6 +45,9 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.loadLimits(ctx); err != nil {
 		return err
 	}
+	if err := e.loadTrust(ctx); err != nil {
+		return err
+	}
 	if err := e.loadLoads(ctx); err != nil {
 		return err
 	}

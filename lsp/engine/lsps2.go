@@ -59,6 +59,10 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 	if err != nil {
 		return lsps2.BuyResult{}, err
 	}
+	trusts, err := e.WantsTrust(ctx, client)
+	if err != nil {
+		return lsps2.BuyResult{}, err
+	}
 	// Whoever is refused shall cost no claim.
 	if err := e.admitsNow(ctx, client, asked); err != nil {
 		return lsps2.BuyResult{}, err
@@ -83,7 +87,7 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 			AmountMsat: r.SizeMsat, CltvDelta: e.cfg.CltvDelta, FinalCltvDelta: minFinalCltv,
 			HtlcMinimumMsat: htlcMinimum, MaxParts: e.cfg.MaxParts,
 		},
-		Withhold: &terms, Params: r.Params, ZeroConf: true, MayOpenMore: true,
+		Withhold: &terms, Params: r.Params, ZeroConf: true, ClientTrusts: trusts, MayOpenMore: true,
 		ExpiresAt: r.Params.ValidUntil, CollectFor: max(e.cfg.CollectFor, collectAtLeast), OpenFor: e.cfg.OpenFor, MapFor: e.cfg.MapFor,
 		HoldMarginBlocks: e.cfg.HoldMarginBlocks, MaxOpens: e.cfg.MaxOpens,
 	}}
@@ -108,7 +112,7 @@ func (l LSPS2) Buy(ctx context.Context, client ln.PubKey, r lsps2.BuyRequest) (l
 		}
 		return lsps2.BuyResult{}, err
 	}
-	return lsps2.BuyResult{SCID: scid, CltvExpiryDelta: e.cfg.CltvDelta}, nil
+	return lsps2.BuyResult{SCID: scid, CltvExpiryDelta: e.cfg.CltvDelta, ClientTrustsLSP: trusts}, nil
 }
 
 const (

@@ -21,6 +21,12 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	failed := func(text string) ([]jit.Event, error) {
 		return []jit.Event{jit.MapFailed{Moment: e.moment(), Via: f.Via, Text: text}}, nil
 	}
+	// Only the payment that a channel with a withheld funding was opened for may
+	// use it.
+	own := ""
+	if f.Withheld {
+		own = f.OpeningID
+	}
 	err := e.mapAlias(ctx, f)
 	switch {
 	case errors.Is(err, ln.ErrUnavailable):
@@ -35,7 +41,9 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	if !active {
 		return failed("the channel is not active")
 	}
-	if !e.isFunded(op) {
+	if ok, err := e.carries(ctx, op, own); err != nil {
+		return nil, err
+	} else if !ok {
 		return failed("the channel's funding transaction is in doubt")
 	}
 	if l.rebuilt {

@@ -121,6 +121,23 @@ func (m *menus) of(token string, now time.Time) ([]lsp.OpeningFeeParams, error) 
 	return nil, lsps2.ErrToken
 }
 
+// longestLifetime is the longest that any menu promises a channel to stay.
+func (m *menus) longestLifetime() (blocks uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, items := range m.configured {
+		for _, item := range items {
+			blocks = max(blocks, item.MinLifetimeBlocks)
+		}
+	}
+	for _, set := range m.set {
+		for _, item := range set.Items {
+			blocks = max(blocks, item.MinLifetimeBlocks)
+		}
+	}
+	return blocks
+}
+
 func (s setMenu) params() []lsp.OpeningFeeParams {
 	out := make([]lsp.OpeningFeeParams, 0, len(s.Items))
 	for _, i := range s.Items {

@@ -38,7 +38,7 @@ type negotiation struct {
 // up must not queue behind them.
 func concurrentOpening(f opening.Effect) bool {
 	switch f.(type) {
-	case opening.Negotiate, opening.Verify, opening.AskNode, opening.WatchChain, opening.NotifyOwner:
+	case opening.Negotiate, opening.Verify, opening.AskNode, opening.WatchChain, opening.AskUse, opening.NotifyOwner:
 		return true
 	}
 	return false
@@ -60,6 +60,8 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 		return e.publish(ctx, f)
 	case opening.WatchChain:
 		return nil, e.watchChain(ctx, f)
+	case opening.AskUse:
+		return e.askUse(ctx, f)
 	case opening.AbandonChannel:
 		return nil, e.abandonChannel(ctx, f)
 	case opening.ReleaseCoins:
@@ -347,6 +349,9 @@ func (e *Engine) sign(ctx context.Context, f opening.Sign) ([]opening.Event, err
 		return nil, err
 	}
 	if err != nil {
+		if known := e.published(ctx, f.Outpoint); known != nil {
+			return []opening.Event{opening.FundingSigned{Moment: e.moment(), TxID: f.Outpoint.TxID, Raw: known}}, nil
+		}
 		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: err.Error()}}, nil
 	}
 	var tx wire.MsgTx
@@ -387,7 +392,8 @@ const forgetBlocks = 4_032
 
 // forgetChannel makes lnd forget a channel that nothing funds. lnd's wallet is
 // asked first: a database that is an older copy may not know that the funding
-// transaction was signed since, and forgetting a funded channel loses it.
+// transaction was signed since, and forgetting a funded channel loses it. Nor may
+// it know that the channel's funding was withheld and a payment claimed over it.
 func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 	tip := e.world.tip()
 	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, forgetBlocks))) //nolint:gosec // a height
@@ -399,6 +405,18 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 			e.log.Error("a channel that the database has given up is funded: it is kept, and a person must look", zap.Stringer("outpoint", op))
 			return nil
 		}
+	}
+	use, err := e.useOf(ctx, op)
+	if err != nil {
+		return err
+	}
+	switch {
+	case use.Claimed:
+		e.log.Error("a channel that the database has given up, and that nothing funds, has brought its client money: it is kept, and a person must look",
+			zap.Stringer("outpoint", op))
+		return nil
+	case use.Htlcs > 0:
+		return fmt.Errorf("channel %s, which nothing funds, carries %d HTLCs: it is forgotten when they are gone: %w", op, use.Htlcs, ln.ErrUnavailable)
 	}
 	return e.node.Opener.AbandonChannel(ctx, op)
 }
@@ -483,6 +501,12 @@ func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.Stat
 		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
 	case opening.Pending:
 		return e.reconcileLink(ctx, s.Outpoint)
+	case opening.Withheld:
+		use, err := e.useOf(ctx, s.Outpoint)
+		if err != nil {
+			return nil, err
+		}
+		return []opening.Event{use}, nil
 	case opening.Signed:
 		return e.reconcileLink(ctx, s.Outpoint)
 	case opening.Published:

@@ -50,7 +50,7 @@ func (e *Engine) passOn(err error) error {
 }
 
 func jitOpeningUsable(m lsp.Moment, f opening.NotifyOwner) jit.Event {
-	return jit.OpeningUsable{Moment: m, OpeningID: f.OpeningID, ChanID: f.ChanID}
+	return jit.OpeningUsable{Moment: m, OpeningID: f.OpeningID, ChanID: f.ChanID, Withheld: f.Withheld}
 }
 
 func jitOpeningFailed(m lsp.Moment, f opening.NotifyOwner, r lsp.Reason) jit.Event {
@@ -58,7 +58,7 @@ func jitOpeningFailed(m lsp.Moment, f opening.NotifyOwner, r lsp.Reason) jit.Eve
 }
 
 func wrapOpeningUsable(m lsp.Moment, f opening.NotifyOwner) wrap.Event {
-	return wrap.OpeningUsable{Moment: m, OpeningID: f.OpeningID, ChanID: f.ChanID}
+	return wrap.OpeningUsable{Moment: m, OpeningID: f.OpeningID, ChanID: f.ChanID, Withheld: f.Withheld}
 }
 
 func wrapOpeningFailed(m lsp.Moment, f opening.NotifyOwner, r lsp.Reason) wrap.Event {

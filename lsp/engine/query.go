@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
@@ -40,7 +41,9 @@ type Payment struct {
 	Expires      time.Time
 	SCID         ln.SCID
 	Outpoint     string
-	BlocksLeft   int32
+	// GivenUp are channels that were negotiated for it and never funded.
+	GivenUp    []string
+	BlocksLeft int32
 }
 
 // StoryEvent is one entry of a payment's history.
@@ -188,7 +191,11 @@ func (e *Engine) paymentFromRow(ctx context.Context, tx *store.Tx, row lspdb.Lsp
 		return Payment{}, err
 	}
 	for _, o := range opens {
-		if o.Outpoint != "" && o.State != "failed" && o.State != "rejected" {
+		switch {
+		case o.Outpoint == "":
+		case o.State == (opening.Failed{}).StateName(), o.State == (opening.Rejected{}).StateName():
+			p.GivenUp = append(p.GivenUp, o.Outpoint)
+		default:
 			p.Outpoint = o.Outpoint
 		}
 	}

@@ -53,6 +53,7 @@ func (e *Engine) onBlock(height uint32) {
 		}
 		e.ordersOnBlock(e.ctx)
 		e.tendPool(e.ctx)
+		e.tendUnused(e.ctx)
 		e.lookForClosed(e.ctx)
 		e.noteChannels(e.ctx)
 	})

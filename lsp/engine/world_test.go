@@ -135,6 +135,9 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"fees.floor":      func(c *Config) { c.Fees.Floor = 1 },
 		"fees.ceiling":    func(c *Config) { c.Fees.Ceiling = c.Fees.Floor - 1 },
 		"buried_confs":    func(c *Config) { c.BuriedConfs = 0 },
+		"close_unused":    func(c *Config) { c.Unused.AfterBlocks = 100 },
+		"trust (never":    func(c *Config) { c.Trust.Mode = "sometimes" },
+		"trust_window":    func(c *Config) { c.Trust.Window = time.Minute },
 		"menu":            func(c *Config) { c.Menu = nil },
 	} {
 		c := good

@@ -49,13 +49,16 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 	case wrap.OpenChannel:
 		refused, err := e.beginOpening(ctx, machineWrap, f.OfferID, f.OpeningID, openingWish{
 			client: f.Terms.Client, amountMsat: f.AmountMsat, feeMsat: f.Terms.FeeMsat, zeroConf: f.Terms.ZeroConf, confs: f.Terms.Confs,
-			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor,
+			maxLocalCSV: f.Terms.Params.MaxClientToSelfDelay, openFor: f.Terms.OpenFor, withhold: f.Terms.ClientTrusts,
+			minLifetime: f.Terms.Params.MinLifetimeBlocks,
 		})
 		if err != nil || refused.IsZero() {
 			return nil, err
 		}
 		// What a limit refuses is not tried again at once.
 		return []wrap.Event{wrap.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: refused.Code != lsp.ReasonLimit}}, nil
+	case wrap.ReleaseOpening:
+		return nil, e.releaseOpening(ctx, f.OpeningID)
 	case wrap.AbandonOpening:
 		return nil, e.abandonOpening(ctx, f.OpeningID, f.Reason)
 	case wrap.Pay:
@@ -287,8 +290,14 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 			Text:   fmt.Sprintf("the chain is at height %d, past %d: paying now could outlive the held payment", info.BlockHeight, f.SendUntilHeight),
 		}}, nil
 	}
-	if op, _, found := e.world.byChanID(f.Payment.ChanID); found && !e.isFunded(op) {
-		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the channel's funding transaction is in doubt"}}, nil
+	if op, _, found := e.world.byChanID(f.Payment.ChanID); found {
+		ok, err := e.carries(ctx, op, f.Withheld)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the channel's funding transaction is in doubt"}}, nil
+		}
 	}
 	// What is being handed on to the wallet right now may be put into the channel
 	// that was chosen for this one; whoever comes later sees this one's spot.

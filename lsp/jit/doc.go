@@ -11,6 +11,9 @@
 //     resumed again;
 //   - at most one channel is opened per payment: while an open's fate is not
 //     known, and once its channel exists, no other is begun;
+//   - where the client trusts the gateway with the funding (client_trusts_lsp),
+//     nothing is published before a part was claimed, and then at once; if all
+//     parts come back the channel is given up, and nothing more is handed on over it;
 //   - unknown_next_peer (made by resuming an unmapped SCID, law 6) is asked for
 //     only while the SCID has never been mapped;
 //   - every ending carries a reason that operator and client can read.

@@ -60,7 +60,13 @@ type (
 		Terms      Terms   `json:"terms"`
 		AmountMsat ln.Msat `json:"amount_msat"`
 	}
-	// AbandonOpening asks the open to end if it still can; too late is fine.
+	// ReleaseOpening has the withheld funding published: the client has claimed.
+	ReleaseOpening struct {
+		OfferID   string `json:"offer_id"`
+		OpeningID string `json:"opening_id"`
+	}
+	// AbandonOpening asks the open to end if it still can; too late is fine. Of one
+	// whose funding was withheld it answers OpeningFailed or OpeningUsable.
 	AbandonOpening struct {
 		OfferID   string     `json:"offer_id"`
 		OpeningID string     `json:"opening_id"`
@@ -74,6 +80,10 @@ type (
 		Client  ln.PubKey `json:"client"`
 		SCID    ln.SCID   `json:"jit_channel_scid"`
 		Via     ln.SCID   `json:"via"`
+		// Withheld: Via was opened for this payment by OpeningID, and its funding is
+		// withheld.
+		Withheld  bool   `json:"withheld,omitempty"`
+		OpeningID string `json:"opening_id,omitempty"`
 	}
 	// ResumeParts stores and sends RESUME for every key, then PartsResumed; a
 	// key that lnd no longer knows is PartFailed once lnd says how it ended.
@@ -110,6 +120,7 @@ type (
 func (AskWallet) EffectName() string      { return "ask_wallet" }
 func (WakeWallet) EffectName() string     { return "wake_wallet" }
 func (OpenChannel) EffectName() string    { return "open_channel" }
+func (ReleaseOpening) EffectName() string { return "release_opening" }
 func (AbandonOpening) EffectName() string { return "abandon_opening" }
 func (MapChannel) EffectName() string     { return "map_channel" }
 func (ResumeParts) EffectName() string    { return "resume_parts" }

@@ -59,6 +59,8 @@ type (
 		lsp.Moment
 		OpeningID string  `json:"opening_id"`
 		ChanID    ln.SCID `json:"chan_id"`
+		// Withheld says that nothing funds the channel until ReleaseOpening.
+		Withheld bool `json:"withheld,omitempty"`
 	}
 	// OpeningFailed: the named open is over; it made no channel and never will.
 	OpeningFailed struct {

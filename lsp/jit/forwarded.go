@@ -123,8 +123,12 @@ func (s Forwarded) step(from State, v Event) (State, []Effect, error) {
 	case PartSettled:
 		return s.ended(from, v, v.Moment, v.Key, OutcomeSettled, lsp.Reason{})
 	case PartFailed:
+		stays := "the channel stays, pay again"
+		if s.Withheld {
+			stays = "its channel was never funded and is given up; pay again"
+		}
 		return s.ended(from, v, v.Moment, v.Key, OutcomeFailed, lsp.Because(lsp.ReasonWalletRefused,
-			"the wallet did not take the payment (%s): it went back; the channel stays, pay again", clip(v.Text)))
+			"the wallet did not take the payment (%s): it went back; %s", clip(v.Text), stays))
 	case PartGone:
 		if i := slices.IndexFunc(s.Spares, func(p Part) bool { return p.Htlc.Key == v.Key }); i >= 0 {
 			s.Spares = slices.Delete(slices.Clone(s.Spares), i, i+1)
@@ -156,6 +160,13 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 	}
 	s.Parts = slices.Clone(s.Parts)
 	s.Parts[i].Outcome = outcome
+	var effects []Effect
+	if outcome == OutcomeSettled && s.Withheld {
+		// The client has given its preimage for a channel that is not funded: it is
+		// now, whatever becomes of the other parts.
+		s.Withheld = false
+		effects = append(effects, ReleaseOpening{OfferID: s.ID, OpeningID: OpeningID(s.ID, s.Opens)})
+	}
 	open, settled := 0, 0
 	var in, out ln.Msat
 	for _, p := range s.Parts {
@@ -169,12 +180,11 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 		}
 	}
 	if open > 0 {
-		next, effects := s.admit()
-		return next.like(from), effects, nil
+		next, more := s.admit()
+		return next.like(from), append(effects, more...), nil
 	}
 	o := s.Offer
 	var next State
-	var effects []Effect
 	if settled > 0 {
 		// in >= out for every part: CheckPart let no other join.
 		next = Paid{Offer: o, Held: s.Held, Via: s.Via, ForwardedMsat: out, FeeEarnedMsat: in - out, At: m.At}
@@ -183,6 +193,9 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 		}
 	} else {
 		o.Last = failed
+		if o.Withheld {
+			o, effects = o.leave(lsp.Because(lsp.ReasonOpenSlow, "%s", failed.Text))
+		}
 		o.Terms = o.release()
 		next = Offered{Offer: o}
 		if !m.At.Before(o.ExpiresAt) {

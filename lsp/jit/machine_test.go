@@ -66,7 +66,7 @@ func withheldEvents(s State) []Event {
 		WalletStatus{Moment: m, Online: true, Wait: true},
 		WalletStatus{Moment: m, Online: true, Room: 42},
 		WalletStatus{Moment: late, Online: true},
-		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
+		OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43},
 		Mapped{m, 42},
 		Mapped{m, 43},
 		PartsResumed{m},
@@ -113,6 +113,40 @@ func testEvents(s State) []Event {
 	soon := testPart(93, 100_000_000)
 	soon.AutoFailHeight = testHeight + 5
 	late := lsp.Moment{At: o.ExpiresAt, Height: testHeight}
+	if o.ClientTrusts {
+		// It differs in when a channel is let go of, and when it is released.
+		events := []Event{
+			PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)},
+			PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)},
+			WalletStatus{Moment: m, Online: true},
+			WalletStatus{Moment: m, Online: true, Room: 42},
+			OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43, Withheld: true},
+			OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43},
+			OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenSlow, "slow"), true},
+			Mapped{m, 42},
+			Mapped{m, 43},
+			MapFailed{m, 43, "gone"},
+			PartsResumed{m},
+			NewBlock{m},
+			Tick{lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}},
+			Tick{late},
+			Cancel{m, lsp.Reason{}},
+		}
+		if _, forwarded := s.(Forwarded); forwarded {
+			events = events[:len(events)-1]
+		}
+		if _, resuming := s.(Resuming); resuming {
+			events = events[:len(events)-1]
+		}
+		if o.Last.Code != lsp.ReasonNone && o.Last.Code != lsp.ReasonWalletRefused && o.Last.Code != lsp.ReasonOpenSlow && !Final(s) {
+			return nil
+		}
+		for _, p := range PartsOf(s) {
+			key := p.Htlc.Key
+			events = append(events, PartSettled{m, key}, PartFailed{m, key, "no"}, PartFailed{late, key, "no"}, PartGone{m, key, "taken back"})
+		}
+		return events
+	}
 	events := []Event{
 		Start{m},
 		PartArrived{Moment: m, Htlc: testPart(4, 100_000_000)},
@@ -128,8 +162,8 @@ func testEvents(s State) []Event {
 		WalletStatus{Moment: m, Online: true, Room: 42},
 		WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")},
 		WalletOnline{m},
-		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
-		OpeningUsable{m, "another", 43},
+		OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43, Withheld: o.ClientTrusts && !o.LetGo},
+		OpeningUsable{Moment: m, OpeningID: "another", ChanID: 43},
 		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenFailed, "no"), true},
 		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenSlow, "slow"), true},
 		Mapped{m, 42},
@@ -174,6 +208,12 @@ func testEvents(s State) []Event {
 	return events
 }
 
+// trusting are terms of a client that trusts the gateway to publish.
+func trusting(t Terms) Terms {
+	t.ClientTrusts = true
+	return t
+}
+
 // patient are terms of a wallet that asked to be waited for.
 func patient(t Terms, d time.Duration) Terms {
 	t.HoldFor = d
@@ -182,7 +222,7 @@ func patient(t Terms, d time.Duration) Terms {
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}, Offered{Offer{Terms: withheldTerms(100_000_000)}}},
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}, Offered{Offer{Terms: withheldTerms(100_000_000)}}, Offered{Offer{Terms: trusting(testTerms(true))}}},
 		Events:  testEvents,
 	})
 }
@@ -200,7 +240,7 @@ func TestWhatPayersAreTold(t *testing.T) {
 	online := WalletStatus{Moment: m, Online: true}
 	after := func(d time.Duration) lsp.Moment { return lsp.Moment{At: testStart.Add(d), Height: testHeight} }
 	opened := []Event{PartArrived{Moment: m, Htlc: whole(1)}, online}
-	mapped := append(append([]Event{}, opened...), OpeningUsable{m, "offer-1-open-1", 43}, Mapped{m, 43}, PartsResumed{m})
+	mapped := append(append([]Event{}, opened...), OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, Mapped{m, 43}, PartsResumed{m})
 	failed := func(code lsp.ReasonCode) Event {
 		return OpeningFailed{m, "offer-1-open-1", lsp.Because(code, "no"), false}
 	}

@@ -97,29 +97,57 @@ func refuse(o Offer, keys []ln.CircuitKey, how Refusal, reason lsp.Reason) Effec
 
 // letGo refuses all held parts and asks an open that is still under way to
 // end if it can.
-func letGo(o Offer, h Held, how Refusal, reason lsp.Reason) []Effect {
+func letGo(o Offer, h Held, how Refusal, reason lsp.Reason) (Offer, []Effect) {
 	var effects []Effect
 	if len(h.Parts) > 0 {
 		effects = append(effects, refuse(o, h.keys(), how, reason))
 	}
-	if o.OpenLive {
-		effects = append(effects, AbandonOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment it was for went back: %s", reason.Text)})
+	o, more := o.leave(lsp.Because(lsp.ReasonOpenSlow, "the payment it was for went back: %s", reason.Text))
+	return o, append(effects, more...)
+}
+
+// leave asks an open whose channel is not used, or not funded, to end if it can.
+// Its fate is not known until it says so.
+func (o Offer) leave(reason lsp.Reason) (Offer, []Effect) {
+	if !o.OpenLive && !o.Withheld {
+		return o, nil
 	}
-	return effects
+	if o.Withheld {
+		o.Withheld, o.OpenLive, o.Chan = false, true, 0
+	}
+	o.LetGo = true
+	return o, []Effect{AbandonOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Reason: reason}}
+}
+
+// begin counts another open.
+func (o Offer) begin() Offer {
+	o.Opens++
+	o.OpenLive, o.LetGo = true, false
+	return o
+}
+
+// usable takes an open's word that its channel can be used; false if it is about
+// to go.
+func (o Offer) usable(v OpeningUsable) (Offer, bool) {
+	if v.Withheld && o.LetGo {
+		return o, false
+	}
+	o.OpenLive, o.Chan, o.Withheld = false, v.ChanID, v.Withheld
+	return o, true
 }
 
 // back refuses the parts and waits for the payment to be tried again. Between
 // the refusal and a mapping lies another complete set, so even a RefuseUnknown
 // meets an unmapped SCID (effects of one offer run in order).
 func back(o Offer, h Held, how Refusal, reason lsp.Reason) (State, []Effect, error) {
-	effects := letGo(o, h, how, reason)
+	o, effects := letGo(o, h, how, reason)
 	o.Last = reason
 	o.Terms = o.release()
 	return Offered{Offer: o}, effects, nil
 }
 
 func refunded(o Offer, h Held, how Refusal, reason lsp.Reason) (State, []Effect, error) {
-	effects := letGo(o, h, how, reason)
+	o, effects := letGo(o, h, how, reason)
 	o.Last = reason
 	return Refunded{Offer: o, Reason: reason}, effects, nil
 }
@@ -130,7 +158,7 @@ func offerOver() lsp.Reason {
 
 // expire: bLIP-52 asks for unknown_next_peer past valid_until.
 func expire(o Offer, h Held, reason lsp.Reason) (State, []Effect, error) {
-	effects := letGo(o, h, o.never(), reason)
+	o, effects := letGo(o, h, o.never(), reason)
 	o.Last = reason
 	return Expired{Offer: o, Reason: reason}, effects, nil
 }
@@ -139,7 +167,7 @@ func cancel(o Offer, h Held, reason lsp.Reason) (State, []Effect, error) {
 	if reason.IsZero() {
 		reason = lsp.Because(lsp.ReasonCancelled, "the offer was cancelled: ask the receiver for a new invoice")
 	}
-	effects := letGo(o, h, o.never(), reason)
+	o, effects := letGo(o, h, o.never(), reason)
 	o.Last = reason
 	return Cancelled{Offer: o, Reason: reason}, effects, nil
 }
@@ -156,8 +184,12 @@ func opening(o Offer, h Held, at time.Time, amount ln.Msat) (State, []Effect, er
 
 func mapping(o Offer, h Held, via ln.SCID, at time.Time) (State, []Effect, error) {
 	o.Mapped = true
+	m := MapChannel{OfferID: o.ID, Client: o.Client, SCID: o.SCID, Via: via}
+	if o.Withheld && via == o.Chan {
+		m.Withheld, m.OpeningID = true, OpeningID(o.ID, o.Opens)
+	}
 	return Mapping{Offer: o, Held: h, Via: via, Deadline: at.Add(o.MapFor)},
-		[]Effect{MapChannel{OfferID: o.ID, Client: o.Client, SCID: o.SCID, Via: via}}, nil
+		[]Effect{m}, nil
 }
 
 func attemptsUsed(o Offer) lsp.Reason {

@@ -40,6 +40,43 @@ type world struct {
 	lastOpen string
 	extra    map[ln.CircuitKey]ln.Msat
 	made     bool
+	// unfunded are opens whose channel nothing funds; left those that were asked to
+	// end, released those that were funded for what was claimed.
+	unfunded, left, released map[string]bool
+}
+
+// checkTrust holds what becomes of withheld fundings against what was promised.
+func (w *world) checkTrust(s State, v Event, effects []Effect) {
+	t, o := w.t, OfferOf(s)
+	for _, f := range effects {
+		switch f := f.(type) {
+		case ReleaseOpening:
+			_, claimed := v.(PartSettled)
+			require.True(t, claimed, "published for nothing")
+			require.True(t, w.unfunded[f.OpeningID])
+			require.False(t, w.left[f.OpeningID], "released after it was given up")
+			delete(w.unfunded, f.OpeningID)
+			w.released[f.OpeningID] = true
+		case AbandonOpening:
+			require.False(t, w.released[f.OpeningID], "given up after it was released")
+			w.left[f.OpeningID] = true
+			if w.unfunded[f.OpeningID] {
+				// What becomes of it is told later.
+				w.opens[f.OpeningID] = ""
+				delete(w.unfunded, f.OpeningID)
+			}
+		case ResumeParts:
+			require.False(t, o.Withheld && w.left[OpeningID(o.ID, o.Opens)], "handed on over a channel that is about to go")
+		}
+	}
+	if settled, ok := v.(PartSettled); ok {
+		require.Empty(t, w.unfunded, "%s was claimed, and nothing funds its channel", settled.Key)
+	}
+	switch s.(type) {
+	case Mapping, Resuming, Forwarded:
+	default:
+		require.Empty(t, w.unfunded, "%s: nobody gives the channel up", s.StateName())
+	}
 }
 
 // checkWithheld holds what is taken out of parts against what was agreed.
@@ -163,11 +200,13 @@ func TestRandomDays(t *testing.T) {
 		case 1:
 			terms = withheldTerms(0)
 		}
+		terms.ClientTrusts = terms.ZeroConf && rapid.Bool().Draw(t, "trust")
 		terms.Part.MaxParts = 3
 		w := &world{
 			extra: map[ln.CircuitKey]ln.Msat{},
 			t:     t, terms: terms, resumed: map[ln.CircuitKey]bool{}, refused: map[ln.CircuitKey]bool{},
 			arrived: map[ln.CircuitKey]ln.InterceptedHtlc{}, gone: map[ln.CircuitKey]bool{}, opens: map[string]string{},
+			unfunded: map[string]bool{}, left: map[string]bool{}, released: map[string]bool{},
 		}
 		var s State = Offered{Offer{Terms: terms}}
 		now, height, next := testStart, uint32(testHeight), uint64(0)
@@ -198,9 +237,18 @@ func TestRandomDays(t *testing.T) {
 				if w.lastOpen == "" || w.opens[w.lastOpen] == "failed" {
 					continue
 				}
-				w.opens[w.lastOpen] = "usable"
-				w.made = true
-				v = OpeningUsable{m, w.lastOpen, 43}
+				// One that was asked to end may say that it is usable first, or that
+				// another payment was claimed over it and it is funded after all.
+				withheld := terms.ClientTrusts && !w.released[w.lastOpen] && (!w.left[w.lastOpen] || rapid.Bool().Draw(t, "stale"))
+				if !withheld || !w.left[w.lastOpen] {
+					w.opens[w.lastOpen] = "usable"
+					w.made = true
+				}
+				_, waits := s.(Opening)
+				if withheld && waits && !w.left[w.lastOpen] {
+					w.unfunded[w.lastOpen] = true
+				}
+				v = OpeningUsable{Moment: m, OpeningID: w.lastOpen, ChanID: 43, Withheld: withheld}
 			case 7:
 				if w.lastOpen == "" || w.opens[w.lastOpen] == "usable" {
 					continue
@@ -261,6 +309,7 @@ func TestRandomDays(t *testing.T) {
 				}
 			}
 			s = after
+			w.checkTrust(s, v, effects)
 			w.take(s, effects)
 		}
 		if paid, ok := s.(Paid); ok {
@@ -277,9 +326,12 @@ func TestRandomDays(t *testing.T) {
 		if terms.Withhold != nil {
 			ended["withheld "+s.StateName()]++
 		}
+		if len(w.released) > 0 {
+			ended["released"]++
+		}
 	}
 	seen := func() bool {
-		for _, name := range []string{"paid", "offered", "refunded", "withheld paid", "withheld offered"} {
+		for _, name := range []string{"paid", "offered", "refunded", "withheld paid", "withheld offered", "released"} {
 			if ended[name] == 0 {
 				return false
 			}
@@ -320,7 +372,7 @@ func TestHappyDay(t *testing.T) {
 	step(PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)}, "collecting", "ask_wallet")
 	step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
 	step(PartArrived{Moment: m, Htlc: testPart(3, 50_000_000)}, "opening", "refuse_parts")
-	step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+	step(OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 	step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 	_, _, err := Step(s, Cancel{m, lsp.Reason{}})
 	require.ErrorIs(t, err, ErrTooLate)
@@ -340,7 +392,7 @@ func TestRetryUsesLateChannel(t *testing.T) {
 		PartArrived{Moment: m, Htlc: testPart(1, 100_000_000)},
 		WalletStatus{Moment: m, Online: true},
 		Tick{late},
-		OpeningUsable{late, "offer-1-open-1", 43},
+		OpeningUsable{Moment: late, OpeningID: "offer-1-open-1", ChanID: 43},
 		PartArrived{Moment: late, Htlc: testPart(2, 100_000_000)},
 		WalletStatus{Moment: late, Online: true, Room: 43},
 	} {
@@ -565,4 +617,68 @@ func TestSparesBeginTheNextAttempt(t *testing.T) {
 		s = next
 	}
 	require.Equal(t, []Part{{Htlc: testPart(2, 100_000_000), At: testStart, SatBlocks: 102_000 * 144}}, s.(Collecting).Parts)
+}
+
+// A client that trusts the gateway: its channel is funded when the payment is
+// claimed, and given up when it goes back, whichever way.
+func TestTrustedFunding(t *testing.T) {
+	m := moment()
+	step := func(s State, events ...Event) (State, []Effect) {
+		t.Helper()
+		var effects []Effect
+		for _, v := range events {
+			var err error
+			s, effects, err = Step(again(t, s), again(t, v))
+			require.NoError(t, err, v.EventName())
+		}
+		return s, effects
+	}
+	usable := OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43, Withheld: true}
+	opening, _ := step(Offered{Offer{Terms: trusting(testTerms(true))}},
+		PartArrived{Moment: m, Htlc: testPart(1, 50_000_000)}, PartArrived{Moment: m, Htlc: testPart(2, 50_000_000)}, WalletStatus{Moment: m, Online: true})
+	mapping, effects := step(opening, usable)
+	require.Equal(t, MapChannel{OfferID: "offer-1", Client: ln.PubKey{2, 1}, SCID: testTerms(true).SCID, Via: 43, Withheld: true, OpeningID: "offer-1-open-1"}, effects[0])
+	forwarded, _ := step(mapping, Mapped{m, 43}, PartsResumed{m})
+
+	// The first part that is claimed is enough.
+	s, effects := step(forwarded, PartSettled{m, testPart(1, 0).Key})
+	require.Equal(t, []Effect{ReleaseOpening{OfferID: "offer-1", OpeningID: "offer-1-open-1"}}, effects)
+	s, effects = step(s, PartSettled{m, testPart(2, 0).Key})
+	require.Equal(t, "paid", s.StateName())
+	require.Empty(t, effects)
+
+	late := lsp.Moment{At: testStart.Add(2 * time.Minute), Height: testHeight}
+	for name, end := range map[string]struct {
+		from   State
+		events []Event
+	}{
+		"the wallet refuses":         {forwarded, []Event{PartFailed{m, testPart(1, 0).Key, "no"}, PartFailed{m, testPart(2, 0).Key, "no"}}},
+		"the channel is not mapped":  {mapping, []Event{MapFailed{m, 43, "no"}}},
+		"the mapping takes too long": {mapping, []Event{Tick{late}}},
+		"the payment is withdrawn":   {mapping, []Event{Cancel{m, lsp.Reason{}}}},
+		"a part goes back":           {mapping, []Event{PartGone{m, testPart(1, 0).Key, "on chain"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, effects := step(end.from, end.events...)
+			abandoned := effects[len(effects)-1].(AbandonOpening)
+			require.Equal(t, "offer-1-open-1", abandoned.OpeningID)
+			o := OfferOf(s)
+			require.True(t, o.OpenLive && !o.Withheld && o.Chan == 0)
+			if Final(s) {
+				return
+			}
+			// The payer tries again: nothing is opened beside a channel that is
+			// going, and its late word is not believed.
+			s, _ = step(s, PartArrived{Moment: late, Htlc: testPart(3, 100_000_000)}, WalletStatus{Moment: late, Online: true}, usable)
+			require.Equal(t, "opening", s.StateName())
+			// It is gone: another.
+			next, effects := step(s, OpeningFailed{late, "offer-1-open-1", abandoned.Reason, true})
+			require.Equal(t, "offer-1-open-2", next.(Opening).OpeningID)
+			require.Equal(t, "open_channel", effects[0].EffectName())
+			// Or it was funded for another payment that lnd put onto it: it is used.
+			next, _ = step(s, OpeningUsable{Moment: late, OpeningID: "offer-1-open-1", ChanID: 43})
+			require.Equal(t, "mapping", next.StateName())
+			require.False(t, OfferOf(next).Withheld)
+		})
+	}
 }

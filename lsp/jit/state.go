@@ -25,6 +25,9 @@ type Terms struct {
 	// ZeroConf, or Confs confirmations before the payment is forwarded.
 	ZeroConf bool   `json:"zero_conf"`
 	Confs    uint32 `json:"confs,omitempty"`
+	// ClientTrusts is bLIP-52's client_trusts_lsp: the funding of a channel opened
+	// for this payment is withheld until the client has claimed it.
+	ClientTrusts bool `json:"client_trusts_lsp,omitempty"`
 	// MayOpenMore: a wallet that has a channel agreed to another on demand.
 	MayOpenMore bool `json:"may_open_more"`
 	// Room is the channel whose room this payment was promised, and no fee for
@@ -52,8 +55,13 @@ type Progress struct {
 	Opens uint32 `json:"opens,omitempty"`
 	// OpenLive says that the last open's fate is not known yet.
 	OpenLive bool `json:"open_live,omitempty"`
+	// LetGo says that the last open was asked to end: if it reports a channel whose
+	// funding is withheld after that, that channel is about to go.
+	LetGo bool `json:"let_go,omitempty"`
 	// Chan is the channel that an open of this offer made.
 	Chan ln.SCID `json:"chan,omitempty"`
+	// Withheld says that nothing funds Chan until ReleaseOpening.
+	Withheld bool `json:"withheld,omitempty"`
 	// Mapped is set before the SCID may be mapped, and stays.
 	Mapped bool `json:"mapped,omitempty"`
 	// Unsure: the offer is of an older copy of the database, and may have been paid

@@ -187,11 +187,14 @@ func stepOffered(s Offered, v Event) (State, []Effect, error) {
 		s.Unsure = true
 		return s, nil, nil
 	case OpeningUsable:
-		// An open that outlived its attempt: the retry will use its channel.
+		// An open that outlived its attempt: the retry will use its channel, unless
+		// nothing funds it.
 		if !s.isLast(v.OpeningID) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		s.OpenLive, s.Chan = false, v.ChanID
+		if s.Offer, _ = s.usable(v); s.Withheld {
+			return nil, nil, fsm.Illegal(s, v)
+		}
 		return s, nil, nil
 	case OpeningFailed:
 		if !s.isLast(v.OpeningID) || !s.OpenLive {
@@ -243,8 +246,10 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		if !s.isLast(v.OpeningID) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		s.OpenLive, s.Chan = false, v.ChanID
-		if !s.complete() {
+		if s.Offer, _ = s.usable(v); s.Withheld {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		if !s.complete() || s.OpenLive {
 			return s, nil, nil
 		}
 		return s, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
@@ -296,23 +301,16 @@ func (s Collecting) wallet(v WalletStatus) (State, []Effect, error) {
 	case o.Opens >= o.MaxOpens:
 		return refunded(o, s.Held, o.never(), attemptsUsed(o))
 	}
-	o.Opens++
-	o.OpenLive = true
-	return opening(o, s.Held, v.At, amount)
+	return opening(o.begin(), s.Held, v.At, amount)
 }
 
 // use takes a channel that has room. An open still under way for this payment
 // is not needed then. If it made this very channel, it is too late to end it:
 // a channel has room only once its funding transaction is published.
 func (s Collecting) use(via ln.SCID, m lsp.Moment) (State, []Effect, error) {
-	next, effects, err := mapping(s.Offer, s.Held, via, m.At)
-	if s.OpenLive {
-		effects = append(effects, AbandonOpening{
-			OfferID: s.ID, OpeningID: OpeningID(s.ID, s.Opens),
-			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment goes over a channel that has room for it"),
-		})
-	}
-	return next, effects, err
+	o, leave := s.leave(lsp.Because(lsp.ReasonOpenSlow, "the payment goes over a channel that has room for it"))
+	next, effects, err := mapping(o, s.Held, via, m.At)
+	return next, append(effects, leave...), err
 }
 
 func stepOpening(s Opening, v Event) (State, []Effect, error) {
@@ -321,7 +319,10 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 		if v.OpeningID != s.OpeningID {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		s.OpenLive, s.Chan = false, v.ChanID
+		var stays bool
+		if s.Offer, stays = s.usable(v); !stays {
+			return s, nil, nil
+		}
 		if reason, near := s.near(s.Offer, v.Height); near {
 			return back(s.Offer, s.Held, RefuseTemporary, reason)
 		}
@@ -341,9 +342,7 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 			// Given up by an earlier attempt of this very payment, whose parts
 			// went back, or cut off by a restart: this attempt has time left and
 			// begins its own.
-			s.Opens++
-			s.OpenLive = true
-			return opening(s.Offer, s.Held, v.At, s.outgoing())
+			return opening(s.begin(), s.Held, v.At, s.outgoing())
 		}
 		return back(s.Offer, s.Held, RefuseTemporary, v.Reason)
 	case Tick:
@@ -429,10 +428,7 @@ func handedOn(s State, o Offer, h Held, v PartSettled) (State, []Effect, error) 
 	}
 	var effects []Effect
 	if o.OpenLive {
-		effects = append(effects, AbandonOpening{
-			OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens),
-			Reason: lsp.Because(lsp.ReasonOpenSlow, "the payment had arrived before, as lnd shows: the database is an older copy"),
-		})
+		o, effects = o.leave(lsp.Because(lsp.ReasonOpenSlow, "the payment had arrived before, as lnd shows: the database is an older copy"))
 	}
 	next := Forwarded{Offer: o}
 	for _, p := range h.Parts {

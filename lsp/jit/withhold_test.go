@@ -60,7 +60,7 @@ func TestWithheldHappyDay(t *testing.T) {
 	open := y.asked[0].(OpenChannel)
 	require.Equal(t, ln.Msat(98_000_000), open.AmountMsat, "the channel carries the size less the fee")
 	require.Equal(t, ln.Msat(2_000_000), open.Terms.AgreedFee())
-	y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+	y.step(OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 	y.step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 	require.Equal(t, []ln.Msat{2_000_000}, y.asked[0].(ResumeParts).ExtraFees)
 	y.step(PartsResumed{m}, "forwarded")
@@ -101,7 +101,7 @@ func TestThePaymentThatFollowsItsProbeAtOnce(t *testing.T) {
 		y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}
 		y.step(PartArrived{Moment: m, Htlc: of(1, 1, 100_000_000)}, "collecting", "ask_wallet")
 		y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
-		y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+		y.step(OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 		y.step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 		y.step(PartArrived{Moment: m, Htlc: of(2, 2, 50_000_000)}, "resuming")
 		y.step(PartsResumed{m}, "forwarded")
@@ -188,7 +188,7 @@ func TestNothingBeginsAfterValidUntil(t *testing.T) {
 
 		y = complete()
 		y.step(WalletStatus{Moment: at(time.Millisecond), Online: true}, "opening", "open_channel")
-		y.step(OpeningUsable{at(-20 * time.Second), "offer-1-open-1", 43}, "mapping", "map_channel")
+		y.step(OpeningUsable{Moment: at(-20 * time.Second), OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 		y.step(Mapped{at(-21 * time.Second), 43}, "resuming", "resume_parts", "watch_parts")
 	}
 	// An attempt before left its open under way. Nothing waits for it past the end.
@@ -238,7 +238,7 @@ func TestVariableSize(t *testing.T) {
 	y.step(PartArrived{Moment: m, Htlc: of(1, 2, 50_000_000)}, "collecting", "refuse_parts")
 	y.step(PartArrived{Moment: m, Htlc: of(2, 3, 50_000_000)}, "collecting", "refuse_parts")
 	y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
-	y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+	y.step(OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 	y.step(Mapped{m, 43}, "resuming", "resume_parts", "watch_parts")
 	y.step(PartsResumed{m}, "forwarded")
 	y.step(PartFailed{m, of(1, 1, 0).Key, "no"}, "offered")
@@ -258,7 +258,7 @@ func TestAnOlderCopyHoldsWhatWasClaimed(t *testing.T) {
 			y.step(WalletStatus{Moment: m, Online: true}, "opening", "open_channel")
 		}
 		if at == "mapping" {
-			y.step(OpeningUsable{m, "offer-1-open-1", 43}, "mapping", "map_channel")
+			y.step(OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43}, "mapping", "map_channel")
 		}
 		_, _, err := Step(y.s, PartSettled{m, testPart(7, 0).Key})
 		require.ErrorIs(t, err, fsm.ErrIllegal, "another's part")

@@ -12,7 +12,10 @@
 //   - leased coins end spent or released, in every state in which it ends;
 //   - an owner is told of "usable" only when the funding transaction has been
 //     handed to the network and the channel is active (and, without zero-conf,
-//     has the confirmations asked for).
+//     has the confirmations asked for); or, where the client trusts the gateway
+//     with it, when the transaction is stored, the channel is active, and the
+//     owner knows that nothing funds it yet. From the owner's Release on, and once
+//     the client has money in it, such a channel is never abandoned either.
 //
 // The machine never learns time or height by itself: events carry both.
 package opening

@@ -77,6 +77,13 @@ type (
 		Inputs      []ln.Outpoint `json:"inputs"`
 		SinceHeight uint32        `json:"since_height"`
 	}
+	// AskUse looks what is on a channel that nothing funds: ChannelUse. With
+	// Emptying it waits a moment for HTLCs that are about to go.
+	AskUse struct {
+		OpeningID string      `json:"opening_id"`
+		Outpoint  ln.Outpoint `json:"outpoint"`
+		Emptying  bool        `json:"emptying,omitempty"`
+	}
 	// AbandonChannel makes lnd forget a channel that can never exist: cancel
 	// the shims, AbandonChannel(i_know_what_i_am_doing) where lnd lists the
 	// outpoint. Only ever asked for while no signed transaction was stored.
@@ -110,6 +117,9 @@ type (
 		Reason    lsp.Reason  `json:"reason,omitzero"`
 		// Temporary qualifies NoticeFailed.
 		Temporary bool `json:"temporary,omitempty"`
+		// Withheld qualifies NoticeUsable: nothing funds the channel until the owner
+		// says Release.
+		Withheld bool `json:"withheld,omitempty"`
 	}
 )
 
@@ -137,6 +147,7 @@ func (AskNode) EffectName() string        { return "ask_node" }
 func (Sign) EffectName() string           { return "sign" }
 func (Publish) EffectName() string        { return "publish" }
 func (WatchChain) EffectName() string     { return "watch_chain" }
+func (AskUse) EffectName() string         { return "ask_use" }
 func (AbandonChannel) EffectName() string { return "abandon_channel" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
 func (BumpFee) EffectName() string        { return "bump_fee" }

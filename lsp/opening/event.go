@@ -130,6 +130,17 @@ type (
 		lsp.Moment
 		Reason lsp.Reason `json:"reason"`
 	}
+	// Release: the payment over a withheld channel was claimed; it is funded now.
+	Release struct{ lsp.Moment }
+	// ChannelUse answers AskUse.
+	ChannelUse struct {
+		lsp.Moment
+		// Claimed says that the client has a balance that we did not push.
+		Claimed bool `json:"claimed,omitempty"`
+		// Htlcs are on the channel; the first of ours to expire does so at Expiry.
+		Htlcs  int    `json:"htlcs,omitempty"`
+		Expiry uint32 `json:"expiry,omitempty"`
+	}
 )
 
 func (Start) EventName() string             { return "start" }
@@ -154,3 +165,5 @@ func (FundingConflicted) EventName() string { return "funding_conflicted" }
 func (NewBlock) EventName() string          { return "new_block" }
 func (Tick) EventName() string              { return "tick" }
 func (Abandon) EventName() string           { return "abandon" }
+func (Release) EventName() string           { return "release" }
+func (ChannelUse) EventName() string        { return "channel_use" }

@@ -117,12 +117,15 @@ func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Ef
 	if signedOnly {
 		return Signed(l), effects, nil
 	}
-	if !l.Told && l.ready(tip) && l.SpenderHeight == 0 {
+	buried := l.ConfirmedHeight > 0 && ln.Confirmations(l.ConfirmedHeight, tip) >= max(l.BuriedConfs, 1)
+	// A channel that was used while it was withheld may be closed by now: it is told
+	// of all the same, and the open ends.
+	if !l.Told && (l.ready(tip) || l.Withhold && buried) && l.SpenderHeight == 0 {
 		l.Told = true
 		effects = append(effects, notify(l, NoticeUsable))
 	}
 	switch {
-	case l.Told && l.ConfirmedHeight > 0 && ln.Confirmations(l.ConfirmedHeight, tip) >= max(l.BuriedConfs, 1):
+	case l.Told && buried:
 		return Buried(l), append(effects, ReleaseCoins{OpeningID: l.ID, LeaseID: l.LeaseID()}), nil
 	case l.Told && l.ConfirmedHeight > 0:
 		return Confirmed(l), effects, nil

@@ -18,18 +18,19 @@ func Machine() fsm.Machine[State, Event, Effect] {
 	return fsm.Machine[State, Event, Effect]{
 		Name:     Name,
 		Step:     Step,
-		States:   []State{Planned{}, Leased{}, Built{}, Unknown{}, Pending{}, Signed{}, Published{}, Usable{}, Confirmed{}, Buried{}, Rejected{}, Failed{}, Conflicted{}},
-		Events:   []Event{Start{}, CoinsLeased{}, CoinsRefused{}, FundingBuilt{}, PeerRejected{}, NegotiationFailed{}, NegotiationLost{}, PeerGone{}, FundingPending{}, NodeAnswered{}, FundingSigned{}, SigningFailed{}, FundingPublished{}, PublishFailed{}, ChannelActive{}, ChannelInactive{}, FundingConfirmed{}, FundingReorged{}, FundingConflicted{}, NewBlock{}, Tick{}, Abandon{}},
-		Effects:  []Effect{LeaseCoins{}, Negotiate{}, Verify{}, AskNode{}, Sign{}, Publish{}, WatchChain{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, NotifyOwner{}},
+		States:   []State{Planned{}, Leased{}, Built{}, Unknown{}, Pending{}, Withheld{}, Released{}, Signed{}, Published{}, Usable{}, Confirmed{}, Buried{}, Rejected{}, Failed{}, Conflicted{}},
+		Events:   []Event{Start{}, CoinsLeased{}, CoinsRefused{}, FundingBuilt{}, PeerRejected{}, NegotiationFailed{}, NegotiationLost{}, PeerGone{}, FundingPending{}, NodeAnswered{}, FundingSigned{}, SigningFailed{}, FundingPublished{}, PublishFailed{}, ChannelActive{}, ChannelInactive{}, FundingConfirmed{}, FundingReorged{}, FundingConflicted{}, NewBlock{}, Tick{}, Abandon{}, Release{}, ChannelUse{}},
+		Effects:  []Effect{LeaseCoins{}, Negotiate{}, Verify{}, AskNode{}, Sign{}, Publish{}, WatchChain{}, AskUse{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, NotifyOwner{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),
 	}
 }
 
-// deadline bounds an open until it is signed; afterwards only the chain ends it.
+// deadline bounds an open until it is used or signed; afterwards only its owner or
+// the chain ends it.
 func deadline(s State) (time.Time, Event, bool) {
-	if !CanAbandon(s) {
+	if _, withheld := s.(Withheld); withheld || !CanAbandon(s) {
 		return time.Time{}, nil, false
 	}
 	due := PlanOf(s).Deadline

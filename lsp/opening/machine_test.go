@@ -27,6 +27,13 @@ func orderedPlan() Plan {
 	return p
 }
 
+// trustedPlan is of a client that trusts the gateway to publish.
+func trustedPlan() Plan {
+	p := testPlan(true)
+	p.Withhold, p.WithholdMarginBlocks = true, 10
+	return p
+}
+
 func testSelection() funding.Selection {
 	return funding.Selection{
 		Inputs:     []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}, Index: 1}, AmountSat: 300_000, PkScript: []byte{0x51, 32}}},
@@ -80,6 +87,10 @@ func testEvents(s State) []Event {
 		id := p.PendingID(n)
 		events = append(events, FundingBuilt{m, id, unsigned}, PeerRejected{m, id, "no"}, NegotiationFailed{m, id, "lnd"})
 	}
+	if p.Withhold {
+		events = append(events, Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Claimed: true},
+			ChannelUse{Moment: m, Htlcs: 1, Expiry: 150}, ChannelUse{Moment: m, Htlcs: 1, Expiry: 110})
+	}
 	if CanAbandon(s) {
 		events = append(events, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough")})
 	}
@@ -88,7 +99,7 @@ func testEvents(s State) []Event {
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}, Planned{orderedPlan()}},
+		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}, Planned{orderedPlan()}, Planned{trustedPlan()}},
 		Events:  testEvents,
 	})
 }

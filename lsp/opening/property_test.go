@@ -31,8 +31,14 @@ func again[T any](t require.TestingT, v T) T {
 func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		var s State = Planned{testPlan(rapid.Bool().Draw(t, "zero conf"))}
+		plan := testPlan(rapid.Bool().Draw(t, "zero conf"))
+		if rapid.IntRange(0, 2).Draw(t, "trust") == 0 {
+			plan = trustedPlan()
+		}
+		var s State = Planned{plan}
 		var verified, signAsked, signed, released, told bool
+		// claimed: the client has money in the channel, or an HTLC is about to expire.
+		var claimed bool
 		var published []byte
 		height := uint32(100)
 		for range rapid.IntRange(1, 80).Draw(t, "events") {
@@ -43,6 +49,11 @@ func TestRandomDays(t *testing.T) {
 				v = usual(t, s, &height)
 			}
 			before := s
+			if _, used := s.(Withheld); used {
+				use, is := v.(ChannelUse)
+				_, release := v.(Release)
+				claimed = claimed || release || is && (use.Claimed || use.Expiry == 110)
+			}
 			next, effects, err := Step(again(t, s), again(t, v))
 			if errors.Is(err, fsm.ErrIllegal) {
 				continue
@@ -57,6 +68,7 @@ func TestRandomDays(t *testing.T) {
 					verified = true
 				case Sign:
 					require.True(t, verified)
+					require.True(t, claimed || !plan.Withhold, "signed before anything was claimed")
 					signAsked = true
 				case Publish:
 					require.True(t, signAsked)
@@ -68,11 +80,15 @@ func TestRandomDays(t *testing.T) {
 					require.Equal(t, published, f.Raw, "other bytes were published")
 				case AbandonChannel:
 					require.False(t, signed, "abandoned after it was signed")
+					require.False(t, claimed, "abandoned after the client had claimed")
 				case ReleaseCoins:
 					released = true
 					require.True(t, Final(s), "coins released in %s", s.StateName())
 				case NotifyOwner:
-					if f.Notice == NoticeUsable {
+					if f.Notice == NoticeUsable && f.Withheld {
+						require.True(t, plan.Withhold && verified)
+						require.Nil(t, published)
+					} else if f.Notice == NoticeUsable {
 						require.False(t, told, "told twice")
 						told = true
 						require.NotNil(t, published)
@@ -85,6 +101,11 @@ func TestRandomDays(t *testing.T) {
 			}
 			if _, ok := s.(Signed); ok {
 				signed = true
+			}
+			if claimed {
+				require.False(t, CanAbandon(s), "%s led from %s back to %s", v.EventName(), before.StateName(), s.StateName())
+				_, failed := s.(Failed)
+				require.False(t, failed)
 			}
 			if signed {
 				require.False(t, CanAbandon(s), "%s led from %s back to %s", v.EventName(), before.StateName(), s.StateName())
@@ -113,6 +134,13 @@ func usual(t *rapid.T, s State, height *uint32) Event {
 	case Unknown:
 		return NodeAnswered{m, PresencePending, 0}
 	case Pending:
+		if p.Withhold {
+			return ChannelActive{m, 42}
+		}
+		return FundingSigned{m, testTxID, []byte("raw")}
+	case Withheld:
+		return rapid.SampledFrom([]Event{Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Htlcs: 2, Expiry: 150}, NewBlock{m, 0}}).Draw(t, "use")
+	case Released:
 		return FundingSigned{m, testTxID, []byte("raw")}
 	case Signed:
 		return FundingPublished{m}
@@ -225,4 +253,59 @@ func TestBumpAndConflict(t *testing.T) {
 	require.Equal(t, "conflicted", s.StateName())
 	require.Equal(t, NoticeConflicted, effects[1].(NotifyOwner).Notice)
 	require.NotEmpty(t, s.(Conflicted).Reason.Text)
+}
+
+// A client that trusts the gateway uses a channel that nobody has signed. What
+// becomes of it is what became of its payment.
+func TestWithheld(t *testing.T) {
+	m := moment(100)
+	used, effects := walk(t, Planned{trustedPlan()}, append(built(true), FundingPending{m, testOutpoint}, ChannelActive{m, 42})...)
+	require.Equal(t, "withheld", used.StateName())
+	require.Equal(t, []Effect{NotifyOwner{
+		OpeningID: "open-1", Owner: "offer-1", Notice: NoticeUsable, Outpoint: testOutpoint, ChanID: 42, Withheld: true,
+	}}, effects)
+	require.False(t, Funded(used), "nobody else's payment may use it")
+	_, _, bounded := deadline(used)
+	require.False(t, bounded, "money may be on its way over it")
+
+	// Claimed: signed and published at once, and never given up again.
+	s, effects := walk(t, used, Release{m})
+	require.Equal(t, []Effect{Sign{OpeningID: "open-1", Psbt: []byte("psbt"), Outpoint: testOutpoint}}, effects)
+	_, _, err := Step(s, Abandon{m, lsp.Reason{}})
+	require.ErrorIs(t, err, ErrTooLate)
+	s, effects = walk(t, s, SigningFailed{m, "locked"})
+	require.Empty(t, effects)
+	require.Contains(t, ReasonOf(s).Text, "has money")
+	s, effects = walk(t, s, NewBlock{moment(101), 0})
+	require.Equal(t, "sign", effects[0].EffectName(), "it is asked again")
+	s, effects = walk(t, s, FundingSigned{moment(101), testTxID, []byte("raw")})
+	require.Equal(t, "publish", effects[0].EffectName())
+	s, effects = walk(t, s, FundingPublished{moment(101)})
+	require.Equal(t, "usable", s.StateName())
+	require.False(t, effects[0].(NotifyOwner).Withheld)
+
+	// Gone back: given up once the channel is empty, its coins free.
+	s, effects = walk(t, used, Abandon{m, lsp.Because(lsp.ReasonOpenSlow, "it went back")})
+	require.Equal(t, []Effect{AskUse{OpeningID: "open-1", Outpoint: testOutpoint, Emptying: true}}, effects)
+	_, told := NoticeFor(s)
+	require.False(t, told, "it is about to go")
+	s, effects = walk(t, s, ChannelUse{Moment: m, Htlcs: 1, Expiry: 150})
+	require.Empty(t, effects, "an HTLC is still on it")
+	s, effects = walk(t, s, NewBlock{moment(101), 0})
+	require.Equal(t, "ask_use", effects[0].EffectName())
+	withdrawn := s
+	s, effects = walk(t, s, ChannelUse{Moment: m})
+	require.Equal(t, "failed", s.StateName())
+	require.Equal(t, []string{"abandon_channel", "release_coins", "notify_owner"}, []string{effects[0].EffectName(), effects[1].EffectName(), effects[2].EffectName()})
+	require.Equal(t, "it went back", effects[2].(NotifyOwner).Reason.Text)
+
+	// lnd put another payment onto the channel, and the client has claimed that;
+	// or an HTLC is about to expire, and can only be resolved on chain.
+	for _, use := range []ChannelUse{{Moment: m, Claimed: true}, {Moment: m, Htlcs: 1, Expiry: 110}} {
+		for _, s := range []State{used, withdrawn} {
+			s, effects = walk(t, s, use)
+			require.Equal(t, "released", s.StateName())
+			require.Equal(t, "sign", effects[0].EffectName())
+		}
+	}
 }

@@ -30,9 +30,18 @@ type Plan struct {
 	// MaxFeeSat is the most that the funding transaction may pay; 0 is no bound.
 	MaxFeeSat ln.Sat `json:"max_fee_sat,omitempty"`
 	ZeroConf  bool   `json:"zero_conf"`
+	// Withhold keeps the funding transaction back, though the owner uses the
+	// channel, until the owner says Release: the client trusts the gateway with it
+	// (bLIP-52, client_trusts_lsp). It needs ZeroConf.
+	Withhold bool `json:"withhold,omitempty"`
+	// WithholdMarginBlocks before an HTLC on such a channel expires it is funded
+	// after all: only then can the HTLC be resolved on chain.
+	WithholdMarginBlocks uint32 `json:"withhold_margin_blocks,omitempty"`
 	// Confs are the confirmations that make the channel usable without
 	// zero-conf; with it they are ignored.
 	Confs uint32 `json:"confs,omitempty"`
+	// MinLifetimeBlocks is for how long the client was promised to have the channel.
+	MinLifetimeBlocks uint32 `json:"min_lifetime_blocks,omitempty"`
 	// BuriedConfs end the open: a reorg deeper than this is not undone.
 	BuriedConfs uint32 `json:"buried_confs"`
 	MaxLocalCSV uint16 `json:"max_local_csv,omitempty"`
@@ -152,6 +161,28 @@ type (
 		Unsigned
 		Link
 	}
+	// Withheld: as Pending, and the owner uses the channel, which nothing funds.
+	// Only the owner ends this, or what lnd shows of the channel's use: money may
+	// be on its way over it, so no deadline does.
+	Withheld struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		// Withdrawn is why the owner wants the channel no more. It is given up once
+		// nothing is on it; if the client has money in it, it is funded instead.
+		Withdrawn lsp.Reason `json:"withdrawn,omitzero"`
+	}
+	// Released: the client has money in the channel, or may get some. It must be
+	// signed and published, whatever happens. No way back.
+	Released struct {
+		Plan
+		Coins
+		Unsigned
+		Link
+		// Trouble is why the wallet would not sign, if it did not.
+		Trouble lsp.Reason `json:"trouble,omitzero"`
+	}
 	// Signed: the raw transaction is stored; it may be public. No way back.
 	Signed struct {
 		Plan
@@ -229,6 +260,8 @@ func (Leased) StateName() string     { return "leased" }
 func (Built) StateName() string      { return "built" }
 func (Unknown) StateName() string    { return "unknown" }
 func (Pending) StateName() string    { return "pending" }
+func (Withheld) StateName() string   { return "withheld" }
+func (Released) StateName() string   { return "released" }
 func (Signed) StateName() string     { return "signed" }
 func (Published) StateName() string  { return "published" }
 func (Usable) StateName() string     { return "usable" }
@@ -254,17 +287,17 @@ func Final(s State) bool {
 // waits for it to become so.
 func CarriesPayments(s State) bool {
 	switch s.(type) {
-	case Usable, Confirmed, Buried:
+	case Withheld, Released, Usable, Confirmed, Buried:
 		return true
 	}
 	return false
 }
 
 // CanAbandon reports that the open can still be given up with no transaction
-// of it anywhere.
+// of it anywhere. A Withheld one is given up once its channel is empty.
 func CanAbandon(s State) bool {
 	switch s.(type) {
-	case Planned, Leased, Built, Unknown, Pending:
+	case Planned, Leased, Built, Unknown, Pending, Withheld:
 		return true
 	}
 	return false

@@ -21,6 +21,10 @@ func Step(s State, v Event) (State, []Effect, error) {
 		return stepUnknown(s, v)
 	case Pending:
 		return stepPending(s, v)
+	case Withheld:
+		return stepWithheld(s, v)
+	case Released:
+		return stepReleased(s, v)
 	case Signed:
 		return stepLive(s, live(s), v)
 	case Published:
@@ -97,10 +101,10 @@ func stepBuilt(s Built, v Event) (State, []Effect, error) {
 		if v.Outpoint != s.Outpoint {
 			return nil, nil, otherOutpoint(s.ID, s.Outpoint, v.Outpoint)
 		}
-		return Pending(s), []Effect{sign(Pending(s))}, nil
+		return committed(Pending(s))
 	case ChannelActive:
 		s.Active, s.ChanID = true, v.ChanID
-		return Pending(s), []Effect{sign(Pending(s))}, nil
+		return committed(Pending(s))
 	case PeerRejected:
 		if v.PendingID != s.PendingID(s.Negotiation) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -130,15 +134,15 @@ func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
 		default:
 			return nil, nil, fmt.Errorf("open %s: presence %q is not known", s.ID, v.Presence)
 		}
-		return Pending(s), []Effect{sign(Pending(s))}, nil
+		return committed(Pending(s))
 	case FundingPending:
 		if v.Outpoint != s.Outpoint {
 			return nil, nil, otherOutpoint(s.ID, s.Outpoint, v.Outpoint)
 		}
-		return Pending(s), []Effect{sign(Pending(s))}, nil
+		return committed(Pending(s))
 	case ChannelActive:
 		s.Active, s.ChanID = true, v.ChanID
-		return Pending(s), []Effect{sign(Pending(s))}, nil
+		return committed(Pending(s))
 	case PeerRejected:
 		if v.PendingID != s.PendingID(s.Negotiation) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -158,12 +162,14 @@ func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
 func stepPending(s Pending, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case FundingSigned:
-		if v.TxID != s.Outpoint.TxID || len(v.Raw) == 0 {
-			return nil, nil, fmt.Errorf("open %s: the signed transaction is %s, but the commitments are for %s: it must not be published", s.ID, v.TxID, s.Outpoint.TxID)
+		if s.Withhold {
+			return nil, nil, fsm.Illegal(s, v)
 		}
-		next := Signed{Plan: s.Plan, Coins: s.Coins, Unsigned: s.Unsigned, Link: s.Link, Tx: Tx{Raw: v.Raw, SignedHeight: v.Height}}
-		return next, []Effect{publish(live(next)), watch(live(next)), notify(live(next), NoticeSigned)}, nil
+		return signed(Signed{Plan: s.Plan, Coins: s.Coins, Unsigned: s.Unsigned, Link: s.Link}, v)
 	case SigningFailed:
+		if s.Withhold {
+			return nil, nil, fsm.Illegal(s, v)
+		}
 		return ended(s, openFailed("the wallet would not sign the funding transaction: "+v.Text))
 	case NodeAnswered:
 		if v.Presence == PresenceAbsent {
@@ -172,15 +178,33 @@ func stepPending(s Pending, v Event) (State, []Effect, error) {
 		if v.Presence == PresenceActive {
 			s.Active, s.ChanID = true, v.ChanID
 		}
-		return s, nil, nil
+		return s.withhold()
 	case ChannelActive:
 		s.Active, s.ChanID = true, v.ChanID
-		return s, nil, nil
+		return s.withhold()
 	case ChannelInactive:
 		s.Active = false
 		return s, nil, nil
 	}
 	return early(s, v)
+}
+
+// committed: both sides hold the other's commitment signature. The transaction is
+// signed at once, unless it is withheld.
+func committed(s Pending) (State, []Effect, error) {
+	if s.Withhold {
+		return s.withhold()
+	}
+	return s, []Effect{sign(s)}, nil
+}
+
+// signed stores the transaction, if it is the one that the commitments are for.
+func signed(next Signed, v FundingSigned) (State, []Effect, error) {
+	if v.TxID != next.Outpoint.TxID || len(v.Raw) == 0 {
+		return nil, nil, fmt.Errorf("open %s: the signed transaction is %s, but the commitments are for %s: it must not be published", next.ID, v.TxID, next.Outpoint.TxID)
+	}
+	next.Tx = Tx{Raw: v.Raw, SignedHeight: v.Height}
+	return next, []Effect{publish(live(next)), watch(live(next)), notify(live(next), NoticeSigned)}, nil
 }
 
 // early is what every state before Signed has in common: it may be given up.
@@ -242,6 +266,9 @@ func ended(s State, e ending) (State, []Effect, error) {
 		outpoint = s.Outpoint
 		forget(s.Negotiation)
 	case Pending:
+		outpoint = s.Outpoint
+		forget(s.Negotiation)
+	case Withheld:
 		outpoint = s.Outpoint
 		forget(s.Negotiation)
 	}

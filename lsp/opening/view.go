@@ -36,6 +36,10 @@ func SelectionOf(s State) (funding.Selection, bool) {
 		return s.Selection, true
 	case Pending:
 		return s.Selection, true
+	case Withheld:
+		return s.Selection, true
+	case Released:
+		return s.Selection, true
 	case Signed:
 		return s.Selection, true
 	case Published:
@@ -60,6 +64,10 @@ func UnsignedOf(s State) (Unsigned, bool) {
 	case Unknown:
 		return s.Unsigned, true
 	case Pending:
+		return s.Unsigned, true
+	case Withheld:
+		return s.Unsigned, true
+	case Released:
 		return s.Unsigned, true
 	case Signed:
 		return s.Unsigned, true
@@ -111,6 +119,10 @@ func ReasonOf(s State) lsp.Reason {
 		return s.Reason
 	case Conflicted:
 		return s.Reason
+	case Withheld:
+		return s.Withdrawn
+	case Released:
+		return s.Trouble
 	}
 	if tx, ok := TxOf(s); ok {
 		return tx.Trouble
@@ -130,6 +142,9 @@ func NoticeFor(s State) (n NotifyOwner, ok bool) {
 		n.Notice, n.Reason, n.Temporary = NoticeFailed, s.Reason, s.Temporary
 	case Conflicted:
 		n.Notice, n.Reason = NoticeConflicted, s.Reason
+	case Withheld:
+		n.Notice, n.ChanID, n.Withheld = NoticeUsable, s.ChanID, true
+		return n, s.Withdrawn.IsZero()
 	case Published:
 		n.Notice, n.ChanID, ok = NoticeUsable, s.ChanID, s.Told
 		return n, ok

@@ -116,6 +116,15 @@ SELECT CAST(COUNT(*) AS BIGINT) AS opens,
        CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
 FROM lsp_openings WHERE created_ms >= sqlc.arg(since_ms);
 
+-- name: UnclaimedOpens :one
+-- Channels on demand that were negotiated and that no payment was claimed over: the
+-- young ones may still be on their way.
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN o.client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings o JOIN lsp_payments p ON p.id = o.payment_id
+WHERE o.created_ms >= sqlc.arg(since_ms) AND o.outpoint <> '' AND NOT o.paid AND NOT o.forgiven
+  AND (o.terminal OR o.created_ms < sqlc.arg(before_ms));
+
 -- name: UnconfirmedSat :one
 SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal;
 
@@ -292,3 +301,13 @@ SELECT * FROM lsp_wakes WHERE payment_id = $1;
 
 -- name: DeleteWake :exec
 DELETE FROM lsp_wakes WHERE payment_id = $1;
+
+-- name: ChannelUses :many
+SELECT * FROM lsp_channel_use;
+
+-- name: PutChannelUse :exec
+INSERT INTO lsp_channel_use (outpoint, remote_sat, since_height, min_lifetime) VALUES ($1, $2, $3, $4)
+ON CONFLICT (outpoint) DO UPDATE SET remote_sat = excluded.remote_sat, since_height = excluded.since_height, min_lifetime = excluded.min_lifetime;
+
+-- name: DeleteChannelUse :exec
+DELETE FROM lsp_channel_use WHERE outpoint = $1;

@@ -58,6 +58,11 @@ type (
 		Terms      Terms   `json:"terms"`
 		AmountMsat ln.Msat `json:"amount_msat"`
 	}
+	// ReleaseOpening has the withheld funding published: the client has claimed.
+	ReleaseOpening struct {
+		OfferID   string `json:"offer_id"`
+		OpeningID string `json:"opening_id"`
+	}
 	// AbandonOpening asks the open to end if it still can.
 	AbandonOpening struct {
 		OfferID   string     `json:"offer_id"`
@@ -78,6 +83,8 @@ type (
 		Payment         ln.DirectPayment `json:"payment"`
 		SendUntilHeight uint32           `json:"send_until_height"`
 		MarginBlocks    uint32           `json:"margin_blocks"`
+		// Withheld names the open whose channel is paid over before it is funded.
+		Withheld string `json:"withheld,omitempty"`
 	}
 	// TrackPayment follows TrackPaymentV2 until it is terminal. Read-only.
 	// Answers: PaymentSucceeded, PaymentFailed; PaymentNotSent when lnd, whose
@@ -141,6 +148,7 @@ func (CheckIncoming) EffectName() string  { return "check_incoming" }
 func (AskWallet) EffectName() string      { return "ask_wallet" }
 func (WakeWallet) EffectName() string     { return "wake_wallet" }
 func (OpenChannel) EffectName() string    { return "open_channel" }
+func (ReleaseOpening) EffectName() string { return "release_opening" }
 func (AbandonOpening) EffectName() string { return "abandon_opening" }
 func (Pay) EffectName() string            { return "pay" }
 func (TrackPayment) EffectName() string   { return "track_payment" }

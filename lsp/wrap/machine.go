@@ -21,7 +21,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Step:     Step,
 		States:   []State{Offered{}, InvoiceMade{}, Accepted{}, Opening{}, Paying{}, PaymentUnknown{}, Settling{}, Cancelling{}, Settled{}, Refunded{}, Expired{}, Cancelled{}, Lost{}},
 		Events:   []Event{Start{}, InvoiceAdded{}, InvoiceRefused{}, SetAccepted{}, IncomingChecked{}, WalletStatus{}, WalletOnline{}, OpeningUsable{}, OpeningFailed{}, PaymentSucceeded{}, PaymentFailed{}, PaymentNotSent{}, PaymentCutOff{}, PaymentMissing{}, PaidAfterAll{}, InvoiceSettled{}, InvoiceCanceled{}, NewBlock{}, Tick{}, Cancel{}},
-		Effects:  []Effect{MakeInvoice{}, WatchInvoice{}, CheckIncoming{}, AskWallet{}, WakeWallet{}, OpenChannel{}, AbandonOpening{}, Pay{}, TrackPayment{}, LookForPayment{}, SettleInvoice{}, CancelInvoice{}, Alarm{}},
+		Effects:  []Effect{MakeInvoice{}, WatchInvoice{}, CheckIncoming{}, AskWallet{}, WakeWallet{}, OpenChannel{}, ReleaseOpening{}, AbandonOpening{}, Pay{}, TrackPayment{}, LookForPayment{}, SettleInvoice{}, CancelInvoice{}, Alarm{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),

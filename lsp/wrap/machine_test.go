@@ -56,8 +56,8 @@ func testEvents(s State) []Event {
 		WalletStatus{Moment: high, Online: true, Room: 42},
 		WalletStatus{Moment: m, Online: true, Refusal: lsp.Because(lsp.ReasonLimit, "full")},
 		WalletOnline{m},
-		OpeningUsable{m, OpeningID(o.ID, o.Opens), 43},
-		OpeningUsable{high, OpeningID(o.ID, o.Opens), 43},
+		OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43},
+		OpeningUsable{Moment: high, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43},
 		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonOpenFailed, "no"), true},
 		OpeningFailed{m, OpeningID(o.ID, o.Opens), lsp.Because(lsp.ReasonWalletRejected, "no"), false},
 		PaymentSucceeded{m, lsp.NewSecret(testPreimage)},
@@ -76,10 +76,19 @@ func testEvents(s State) []Event {
 		Tick{m},
 		Tick{late},
 	}
+	if o.ClientTrusts {
+		events = append(events, OpeningUsable{Moment: m, OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43, Withheld: true})
+	}
 	if !InFlight(s) {
 		events = append(events, Cancel{m, lsp.Reason{}})
 	}
 	return events
+}
+
+// trusting are terms of a client that trusts the gateway to publish.
+func trusting(t Terms) Terms {
+	t.ClientTrusts = true
+	return t
 }
 
 // patient are terms of a wallet that asked to be waited for.
@@ -90,7 +99,7 @@ func patient(t Terms, d time.Duration) Terms {
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}},
+		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}, Offered{Offer{Terms: trusting(testTerms(true))}}},
 		Events:  testEvents,
 	})
 }

@@ -37,6 +37,9 @@ func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		terms := testTerms(rapid.Bool().Draw(t, "zero conf"))
+		terms.ClientTrusts = terms.ZeroConf && rapid.Bool().Draw(t, "trust")
+		// unfunded: a channel is used that nothing funds, for money that may be claimed.
+		unfunded := false
 		var s State = Offered{Offer{Terms: terms}}
 		var inFlight, settled bool
 		var live string
@@ -62,6 +65,7 @@ func TestRandomDays(t *testing.T) {
 				}
 				channels++
 				live = ""
+				unfunded = v.Withheld
 			case OpeningFailed:
 				if v.OpeningID != live {
 					continue
@@ -97,6 +101,13 @@ func TestRandomDays(t *testing.T) {
 					require.LessOrEqual(t, f.Payment.ExpiryHeight+terms.MarginBlocks+terms.HoldExpiryDelta, h.EarliestExpiry)
 					require.GreaterOrEqual(t, f.SendUntilHeight, height)
 					require.Equal(t, terms.WalletMsat, f.Payment.AmountMsat)
+				case ReleaseOpening:
+					_, claimed := v.(PaymentSucceeded)
+					require.True(t, claimed && unfunded, "published for nothing")
+					unfunded = false
+				case AbandonOpening:
+					require.False(t, inFlight, "given up while a payment may be in flight")
+					unfunded = false
 				case CancelInvoice:
 					require.False(t, inFlight, "cancelled while a payment may be in flight")
 					require.False(t, settled)
@@ -109,6 +120,8 @@ func TestRandomDays(t *testing.T) {
 					live = f.OpeningID
 				}
 			}
+			_, claimed := v.(PaymentSucceeded)
+			require.False(t, unfunded && (claimed || !InFlight(s)), "%s: nothing funds the channel, and nobody gives it up", s.StateName())
 			require.Equal(t, inFlight || settled && !Final(s), InFlight(s), s.StateName())
 			switch s := s.(type) {
 			case Settled:
@@ -144,7 +157,7 @@ func likely(s State) []Event {
 			v = IncomingChecked{Safe: true}
 		}
 	case Opening:
-		v = OpeningUsable{OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43}
+		v = OpeningUsable{OpeningID: OpeningID(o.ID, o.Opens), ChanID: 43, Withheld: o.ClientTrusts}
 	case Paying, PaymentUnknown:
 		v = PaymentSucceeded{Preimage: lsp.NewSecret(testPreimage)}
 	case Settling:
@@ -186,7 +199,7 @@ func paying() []Event {
 		SetAccepted{Moment: m, Htlcs: testHtlcs()},
 		IncomingChecked{m, true, ""},
 		WalletStatus{Moment: m, Online: true},
-		OpeningUsable{m, "offer-1-open-1", 43},
+		OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43},
 	}
 }
 
@@ -208,9 +221,9 @@ func TestMarginToTheBlock(t *testing.T) {
 	last := lsp.Moment{At: testStart, Height: testHeight + 20}
 	first := lsp.Moment{At: testStart, Height: testHeight + 21}
 	s, _ := walk(t, Offered{Offer{Terms: testTerms(true)}}, paying()[:5]...)
-	ok, _ := walk(t, s, NewBlock{last}, OpeningUsable{last, "offer-1-open-1", 43})
+	ok, _ := walk(t, s, NewBlock{last}, OpeningUsable{Moment: last, OpeningID: "offer-1-open-1", ChanID: 43})
 	require.Equal(t, "paying", ok.StateName())
-	over, effects := walk(t, s, OpeningUsable{first, "offer-1-open-1", 43})
+	over, effects := walk(t, s, OpeningUsable{Moment: first, OpeningID: "offer-1-open-1", ChanID: 43})
 	require.Equal(t, lsp.ReasonMargin, over.(Cancelling).Reason.Code)
 	require.Equal(t, "cancel_invoice", effects[0].EffectName())
 	over, _ = walk(t, s, NewBlock{first})
@@ -276,4 +289,35 @@ func TestPaidAfterAll(t *testing.T) {
 	require.ErrorContains(t, err, "does not open its hash")
 	_, _, err = Step(s, PaidAfterAll{m, lsp.NewSecret(testPreimage), nil})
 	require.ErrorContains(t, err, "has only")
+}
+
+// A client that trusts the gateway: its channel is funded as soon as its preimage
+// is known, also where the hold invoice is gone, and given up when nothing of the
+// payment is in flight any more.
+func TestTrustedFunding(t *testing.T) {
+	m := moment()
+	s, _ := walk(t, Offered{Offer{Terms: trusting(testTerms(true))}}, paying()[:5]...)
+	s, effects := walk(t, s, OpeningUsable{Moment: m, OpeningID: "offer-1-open-1", ChanID: 43, Withheld: true})
+	require.Equal(t, "offer-1-open-1", effects[0].(Pay).Withheld)
+	preimage := PaymentSucceeded{m, lsp.NewSecret(testPreimage)}
+	release := ReleaseOpening{OfferID: "offer-1", OpeningID: "offer-1-open-1"}
+	_, effects = walk(t, s, preimage)
+	require.Equal(t, release, effects[0])
+	unknown, _ := walk(t, s, PaymentCutOff{m, "eof"}, InvoiceCanceled{m})
+	_, effects = walk(t, unknown, preimage)
+	require.Equal(t, release, effects[0])
+	for name, v := range map[string]struct {
+		from  State
+		event Event
+	}{
+		"the wallet refuses":           {s, PaymentFailed{m, "no", false}},
+		"it was never sent, too late":  {s, PaymentNotSent{lsp.Moment{At: testStart, Height: testHeight + 21}, "late"}},
+		"it failed, the hold is gone":  {unknown, PaymentFailed{m, "no", true}},
+		"lnd lost it, the hold stands": {s, PaymentMissing{m}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, effects := walk(t, v.from, v.event)
+			require.Equal(t, "offer-1-open-1", effects[len(effects)-1].(AbandonOpening).OpeningID)
+		})
+	}
 }

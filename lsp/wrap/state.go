@@ -34,7 +34,10 @@ type Terms struct {
 	HoldExpiryDelta uint32 `json:"hold_expiry_delta"`
 	ZeroConf        bool   `json:"zero_conf"`
 	Confs           uint32 `json:"confs,omitempty"`
-	MayOpenMore     bool   `json:"may_open_more"`
+	// ClientTrusts: the funding of a channel opened for this payment is withheld
+	// until the client has claimed it.
+	ClientTrusts bool `json:"client_trusts_lsp,omitempty"`
+	MayOpenMore  bool `json:"may_open_more"`
 	// Room is the channel whose room this payment was promised, and no fee for
 	// it; zero when a channel is to be opened.
 	Room ln.SCID `json:"room,omitempty"`
@@ -57,7 +60,9 @@ type Progress struct {
 	Opens    uint32  `json:"opens,omitempty"`
 	OpenLive bool    `json:"open_live,omitempty"`
 	Chan     ln.SCID `json:"chan,omitempty"`
-	Payments uint32  `json:"payments,omitempty"`
+	// Withheld says that nothing funds Chan until ReleaseOpening.
+	Withheld bool   `json:"withheld,omitempty"`
+	Payments uint32 `json:"payments,omitempty"`
 	// InvoiceGone: the node cancelled the hold invoice while a payment was in
 	// flight.
 	InvoiceGone bool       `json:"invoice_gone,omitempty"`

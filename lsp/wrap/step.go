@@ -186,7 +186,7 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 		if v.OpeningID != s.OpeningID {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		s.OpenLive, s.Chan = false, v.ChanID
+		s.OpenLive, s.Chan, s.Withheld = false, v.ChanID, v.Withheld
 		return pay(s.Offer, s.Held, v.ChanID, v.Height)
 	case OpeningFailed:
 		if v.OpeningID != s.OpeningID {
@@ -237,10 +237,11 @@ func stepPaying(s State, o Offer, h Held, r Route, v Event) (State, []Effect, er
 		if v.Preimage.Preimage().Hash() != o.Hash {
 			return nil, nil, fmt.Errorf("offer %s: the payment's preimage does not open its hash", o.ID)
 		}
+		o, effects := fund(o)
 		if o.InvoiceGone {
-			return lost(o, h, r, v.Preimage)
+			return lost(o, h, r, v.Preimage, effects)
 		}
-		return Settling{Offer: o, Held: h, Route: r, Preimage: v.Preimage}, []Effect{settle(o, v.Preimage)}, nil
+		return Settling{Offer: o, Held: h, Route: r, Preimage: v.Preimage}, append(effects, settle(o, v.Preimage)), nil
 	case PaymentFailed:
 		reason := lsp.Because(lsp.ReasonPaymentFailed, "the wallet did not take the payment (%s): it went back; ask for a new invoice", clip(v.Text))
 		return notPaid(o, h, r, v.Height, v.Retry, reason)
@@ -273,12 +274,13 @@ func stepPaying(s State, o Offer, h Held, r Route, v Event) (State, []Effect, er
 		return s, []Effect{LookForPayment{OfferID: o.ID, Hash: o.Hash, Missing: r.missing()}}, nil
 	case PaymentMissing:
 		if o.InvoiceGone {
-			return Refunded{Offer: o, Reason: takenBack()}, nil, nil
+			return Refunded{Offer: o, Reason: takenBack()}, giveUpOpen(o, takenBack()), nil
 		}
 		missing := r.missing()
 		reason := lsp.Because(lsp.ReasonPaymentFailed, "the gateway's node lost the payment to the wallet in a restart; it has expired and was never sent: the payment went back; ask for a new invoice")
 		o.Last = reason
-		return Cancelling{Offer: o, Ending: EndRefunded, Reason: reason}, []Effect{CancelInvoice{OfferID: o.ID, Hash: o.Hash, Missing: &missing}}, nil
+		return Cancelling{Offer: o, Ending: EndRefunded, Reason: reason},
+			append([]Effect{CancelInvoice{OfferID: o.ID, Hash: o.Hash, Missing: &missing}}, giveUpOpen(o, reason)...), nil
 	case InvoiceSettled:
 		// Somebody settled it by hand; the payment's preimage still ends it.
 		return s, nil, nil
@@ -292,7 +294,7 @@ func stepPaying(s State, o Offer, h Held, r Route, v Event) (State, []Effect, er
 func notPaid(o Offer, h Held, r Route, height uint32, retry bool, reason lsp.Reason) (State, []Effect, error) {
 	o.Last = reason
 	if o.InvoiceGone {
-		return Refunded{Offer: o, Reason: takenBack()}, nil, nil
+		return Refunded{Offer: o, Reason: takenBack()}, giveUpOpen(o, takenBack()), nil
 	}
 	// What went wrong is the reason to read, not that it is too late by now.
 	if _, late := o.outgoingExpiry(h, height); retry && late.IsZero() && o.Payments < o.MaxPayments {
@@ -306,7 +308,7 @@ func stepSettling(s Settling, v Event) (State, []Effect, error) {
 	case InvoiceSettled:
 		return Settled{Offer: s.Offer, Held: s.Held, Route: s.Route, FeeEarnedMsat: s.HeldMsat - s.AmountMsat, At: v.At}, nil, nil
 	case InvoiceCanceled:
-		return lost(s.Offer, s.Held, s.Route, s.Preimage)
+		return lost(s.Offer, s.Held, s.Route, s.Preimage, nil)
 	case NewBlock:
 		return s, []Effect{settle(s.Offer, s.Preimage)}, nil
 	case Cancel:
@@ -339,7 +341,8 @@ func stepCancelling(s Cancelling, v Event) (State, []Effect, error) {
 		if h.HeldMsat < s.WalletMsat {
 			return nil, nil, fmt.Errorf("offer %s: the hold invoice has only %s of the %s that the wallet was paid", s.ID, h.HeldMsat, s.WalletMsat)
 		}
-		return Settling{Offer: s.Offer, Held: h, Route: Route{AmountMsat: s.WalletMsat}, Preimage: v.Preimage}, []Effect{settle(s.Offer, v.Preimage)}, nil
+		o, effects := fund(s.Offer)
+		return Settling{Offer: o, Held: h, Route: Route{AmountMsat: o.WalletMsat}, Preimage: v.Preimage}, append(effects, settle(o, v.Preimage)), nil
 	case InvoiceSettled:
 		return s, []Effect{Alarm{OfferID: s.ID, Reason: lsp.Because(lsp.ReasonLost,
 			"the hold invoice of an offer that was being cancelled is settled: somebody settled it by hand; the wallet may be owed %s", s.WalletMsat)}}, nil
@@ -396,8 +399,12 @@ func pay(o Offer, h Held, via ln.SCID, height uint32) (State, []Effect, error) {
 	}
 	o.Payments++
 	r := Route{ChanID: via, ExpiryHeight: expiry, AmountMsat: o.WalletMsat}
+	withheld := ""
+	if o.Withheld && via == o.Chan {
+		withheld = OpeningID(o.ID, o.Opens)
+	}
 	return Paying{Offer: o, Held: h, Route: r}, []Effect{Pay{
-		OfferID: o.ID, Attempt: o.Payments, SendUntilHeight: expiry - o.WalletFinalCltv, MarginBlocks: o.MarginBlocks,
+		OfferID: o.ID, Attempt: o.Payments, SendUntilHeight: expiry - o.WalletFinalCltv, MarginBlocks: o.MarginBlocks, Withheld: withheld,
 		Payment: ln.DirectPayment{
 			Hash: o.Hash, PaymentAddr: o.WalletPaymentAddr, AmountMsat: r.AmountMsat,
 			ChanID: via, Peer: o.Client, ExpiryHeight: expiry,
@@ -420,16 +427,25 @@ func settledBefore(o Offer) (State, []Effect, error) {
 	return cancelling(o, EndRefunded, lsp.Because(lsp.ReasonLost, "the hold invoice was settled by something that this database does not know: the node is asked about the payment to the wallet"))
 }
 
+// fund has a withheld channel funded: the wallet has given its preimage for it.
+func fund(o Offer) (Offer, []Effect) {
+	if !o.Withheld {
+		return o, nil
+	}
+	o.Withheld = false
+	return o, []Effect{ReleaseOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens)}}
+}
+
 func giveUpOpen(o Offer, reason lsp.Reason) []Effect {
-	if !o.OpenLive {
+	if !o.OpenLive && !o.Withheld {
 		return nil
 	}
 	return []Effect{AbandonOpening{OfferID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Reason: reason}}
 }
 
-func lost(o Offer, h Held, r Route, p lsp.Secret) (State, []Effect, error) {
+func lost(o Offer, h Held, r Route, p lsp.Secret, effects []Effect) (State, []Effect, error) {
 	reason := lsp.Because(lsp.ReasonLost, "the wallet was paid %s, but the node had cancelled the hold invoice: look at the incoming channels, an HTLC on chain can still be claimed with the stored preimage", o.WalletMsat)
-	return Lost{Offer: o, Held: h, Route: r, Preimage: p, Reason: reason}, []Effect{Alarm{OfferID: o.ID, Reason: reason}}, nil
+	return Lost{Offer: o, Held: h, Route: r, Preimage: p, Reason: reason}, append(effects, Alarm{OfferID: o.ID, Reason: reason}), nil
 }
 
 func nobodyPaid() lsp.Reason {

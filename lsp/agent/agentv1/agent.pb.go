@@ -559,6 +559,8 @@ type GetStatusResponse struct {
 	Payments []*Payment `protobuf:"bytes,10,rep,name=payments,proto3" json:"payments,omitempty"`
 	// What stands against going offline; empty when it is safe.
 	Blockers []*Blocker `protobuf:"bytes,11,rep,name=blockers,proto3" json:"blockers,omitempty"`
+	// Promises of LSPs that should have been kept by now, for people.
+	Alarms []string `protobuf:"bytes,14,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	// The most that one payment can bring without a new channel.
 	InboundSat uint64 `protobuf:"varint,12,opt,name=inbound_sat,json=inboundSat,proto3" json:"inbound_sat,omitempty"`
 	// The most that can be sent in all.
@@ -670,6 +672,13 @@ func (x *GetStatusResponse) GetPayments() []*Payment {
 func (x *GetStatusResponse) GetBlockers() []*Blocker {
 	if x != nil {
 		return x.Blockers
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
 	}
 	return nil
 }
@@ -2375,6 +2384,143 @@ func (x *CreateOrderResponse) GetOrder() *Order {
 	return nil
 }
 
+// FundOnChainRequest describes the payment.
+type FundOnChainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LSP's name; may be empty if there is one only.
+	Lsp string `protobuf:"bytes,1,opt,name=lsp,proto3" json:"lsp,omitempty"`
+	// What will be paid, to the satoshi: the fee comes out of it.
+	AmountSat uint64 `protobuf:"varint,2,opt,name=amount_sat,json=amountSat,proto3" json:"amount_sat,omitempty"`
+	// What the LSP puts on top; 0 is as much again, within what it sells.
+	InboundSat uint64 `protobuf:"varint,3,opt,name=inbound_sat,json=inboundSat,proto3" json:"inbound_sat,omitempty"`
+	// As in CreateOrderRequest.
+	Confirmations *uint32 `protobuf:"varint,4,opt,name=confirmations,proto3,oneof" json:"confirmations,omitempty"`
+	// Where the money goes back if no channel comes of it.
+	RefundAddress string `protobuf:"bytes,5,opt,name=refund_address,json=refundAddress,proto3" json:"refund_address,omitempty"`
+	// Refuse a fee above this; 0 means no limit.
+	MaxFeeSat     uint64 `protobuf:"varint,6,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FundOnChainRequest) Reset() {
+	*x = FundOnChainRequest{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FundOnChainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FundOnChainRequest) ProtoMessage() {}
+
+func (x *FundOnChainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FundOnChainRequest.ProtoReflect.Descriptor instead.
+func (*FundOnChainRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *FundOnChainRequest) GetLsp() string {
+	if x != nil {
+		return x.Lsp
+	}
+	return ""
+}
+
+func (x *FundOnChainRequest) GetAmountSat() uint64 {
+	if x != nil {
+		return x.AmountSat
+	}
+	return 0
+}
+
+func (x *FundOnChainRequest) GetInboundSat() uint64 {
+	if x != nil {
+		return x.InboundSat
+	}
+	return 0
+}
+
+func (x *FundOnChainRequest) GetConfirmations() uint32 {
+	if x != nil && x.Confirmations != nil {
+		return *x.Confirmations
+	}
+	return 0
+}
+
+func (x *FundOnChainRequest) GetRefundAddress() string {
+	if x != nil {
+		return x.RefundAddress
+	}
+	return ""
+}
+
+func (x *FundOnChainRequest) GetMaxFeeSat() uint64 {
+	if x != nil {
+		return x.MaxFeeSat
+	}
+	return 0
+}
+
+// FundOnChainResponse is what is to be paid, and to where.
+type FundOnChainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order.
+	Order         *Order `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FundOnChainResponse) Reset() {
+	*x = FundOnChainResponse{}
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FundOnChainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FundOnChainResponse) ProtoMessage() {}
+
+func (x *FundOnChainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FundOnChainResponse.ProtoReflect.Descriptor instead.
+func (*FundOnChainResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FundOnChainResponse) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
 // ListOrdersRequest has no fields.
 type ListOrdersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2384,7 +2530,7 @@ type ListOrdersRequest struct {
 
 func (x *ListOrdersRequest) Reset() {
 	*x = ListOrdersRequest{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2542,7 @@ func (x *ListOrdersRequest) String() string {
 func (*ListOrdersRequest) ProtoMessage() {}
 
 func (x *ListOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[28]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2555,7 @@ func (x *ListOrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrdersRequest.ProtoReflect.Descriptor instead.
 func (*ListOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{28}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 // ListOrdersResponse lists orders as they were last known.
@@ -2423,7 +2569,7 @@ type ListOrdersResponse struct {
 
 func (x *ListOrdersResponse) Reset() {
 	*x = ListOrdersResponse{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2581,7 @@ func (x *ListOrdersResponse) String() string {
 func (*ListOrdersResponse) ProtoMessage() {}
 
 func (x *ListOrdersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[29]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2594,7 @@ func (x *ListOrdersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrdersResponse.ProtoReflect.Descriptor instead.
 func (*ListOrdersResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{29}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListOrdersResponse) GetOrders() []*Order {
@@ -2471,7 +2617,7 @@ type WatchOrderRequest struct {
 
 func (x *WatchOrderRequest) Reset() {
 	*x = WatchOrderRequest{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2629,7 @@ func (x *WatchOrderRequest) String() string {
 func (*WatchOrderRequest) ProtoMessage() {}
 
 func (x *WatchOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[30]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2642,7 @@ func (x *WatchOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOrderRequest.ProtoReflect.Descriptor instead.
 func (*WatchOrderRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{30}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchOrderRequest) GetOrderId() string {
@@ -2524,7 +2670,7 @@ type WatchOrderResponse struct {
 
 func (x *WatchOrderResponse) Reset() {
 	*x = WatchOrderResponse{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2682,7 @@ func (x *WatchOrderResponse) String() string {
 func (*WatchOrderResponse) ProtoMessage() {}
 
 func (x *WatchOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[31]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2695,7 @@ func (x *WatchOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOrderResponse.ProtoReflect.Descriptor instead.
 func (*WatchOrderResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{31}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchOrderResponse) GetOrder() *Order {
@@ -2574,7 +2720,7 @@ type SetWebhookRequest struct {
 
 func (x *SetWebhookRequest) Reset() {
 	*x = SetWebhookRequest{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2732,7 @@ func (x *SetWebhookRequest) String() string {
 func (*SetWebhookRequest) ProtoMessage() {}
 
 func (x *SetWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[32]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2745,7 @@ func (x *SetWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWebhookRequest.ProtoReflect.Descriptor instead.
 func (*SetWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{32}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetWebhookRequest) GetLsp() string {
@@ -2638,7 +2784,7 @@ type SetWebhookResponse struct {
 
 func (x *SetWebhookResponse) Reset() {
 	*x = SetWebhookResponse{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2796,7 @@ func (x *SetWebhookResponse) String() string {
 func (*SetWebhookResponse) ProtoMessage() {}
 
 func (x *SetWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[33]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2809,7 @@ func (x *SetWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWebhookResponse.ProtoReflect.Descriptor instead.
 func (*SetWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{33}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetWebhookResponse) GetWebhooks() uint32 {
@@ -2698,7 +2844,7 @@ type ListWebhooksRequest struct {
 
 func (x *ListWebhooksRequest) Reset() {
 	*x = ListWebhooksRequest{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2856,7 @@ func (x *ListWebhooksRequest) String() string {
 func (*ListWebhooksRequest) ProtoMessage() {}
 
 func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[34]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2869,7 @@ func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{34}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListWebhooksRequest) GetLsp() string {
@@ -2746,7 +2892,7 @@ type ListWebhooksResponse struct {
 
 func (x *ListWebhooksResponse) Reset() {
 	*x = ListWebhooksResponse{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2904,7 @@ func (x *ListWebhooksResponse) String() string {
 func (*ListWebhooksResponse) ProtoMessage() {}
 
 func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[35]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +2917,7 @@ func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{35}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListWebhooksResponse) GetAppNames() []string {
@@ -2801,7 +2947,7 @@ type RemoveWebhookRequest struct {
 
 func (x *RemoveWebhookRequest) Reset() {
 	*x = RemoveWebhookRequest{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2959,7 @@ func (x *RemoveWebhookRequest) String() string {
 func (*RemoveWebhookRequest) ProtoMessage() {}
 
 func (x *RemoveWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[36]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2972,7 @@ func (x *RemoveWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWebhookRequest.ProtoReflect.Descriptor instead.
 func (*RemoveWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{36}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveWebhookRequest) GetLsp() string {
@@ -2852,7 +2998,7 @@ type RemoveWebhookResponse struct {
 
 func (x *RemoveWebhookResponse) Reset() {
 	*x = RemoveWebhookResponse{}
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3010,7 @@ func (x *RemoveWebhookResponse) String() string {
 func (*RemoveWebhookResponse) ProtoMessage() {}
 
 func (x *RemoveWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[37]
+	mi := &file_lsp_agent_agentv1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3023,7 @@ func (x *RemoveWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWebhookResponse.ProtoReflect.Descriptor instead.
 func (*RemoveWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{37}
+	return file_lsp_agent_agentv1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 var File_lsp_agent_agentv1_agent_proto protoreflect.FileDescriptor
@@ -2930,7 +3076,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"created_ms\x18\f \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\r \x01(\x03R\texpiresMs\"\x12\n" +
-	"\x10GetStatusRequest\"\xf7\x03\n" +
+	"\x10GetStatusRequest\"\x8f\x04\n" +
 	"\x11GetStatusResponse\x12\x19\n" +
 	"\bnode_key\x18\x01 \x01(\tR\anodeKey\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12\x1f\n" +
@@ -2944,7 +3090,8 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\bchannels\x18\t \x03(\v2\x18.sluice.agent.v1.ChannelR\bchannels\x124\n" +
 	"\bpayments\x18\n" +
 	" \x03(\v2\x18.sluice.agent.v1.PaymentR\bpayments\x124\n" +
-	"\bblockers\x18\v \x03(\v2\x18.sluice.agent.v1.BlockerR\bblockers\x12\x1f\n" +
+	"\bblockers\x18\v \x03(\v2\x18.sluice.agent.v1.BlockerR\bblockers\x12\x16\n" +
+	"\x06alarms\x18\x0e \x03(\tR\x06alarms\x12\x1f\n" +
 	"\vinbound_sat\x18\f \x01(\x04R\n" +
 	"inboundSat\x12!\n" +
 	"\foutbound_sat\x18\r \x01(\x04R\voutboundSat\"5\n" +
@@ -3080,6 +3227,18 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\vmax_fee_sat\x18\t \x01(\x04R\tmaxFeeSatB\x10\n" +
 	"\x0e_confirmations\"C\n" +
 	"\x13CreateOrderResponse\x12,\n" +
+	"\x05order\x18\x01 \x01(\v2\x16.sluice.agent.v1.OrderR\x05order\"\xea\x01\n" +
+	"\x12FundOnChainRequest\x12\x10\n" +
+	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
+	"\n" +
+	"amount_sat\x18\x02 \x01(\x04R\tamountSat\x12\x1f\n" +
+	"\vinbound_sat\x18\x03 \x01(\x04R\n" +
+	"inboundSat\x12)\n" +
+	"\rconfirmations\x18\x04 \x01(\rH\x00R\rconfirmations\x88\x01\x01\x12%\n" +
+	"\x0erefund_address\x18\x05 \x01(\tR\rrefundAddress\x12\x1e\n" +
+	"\vmax_fee_sat\x18\x06 \x01(\x04R\tmaxFeeSatB\x10\n" +
+	"\x0e_confirmations\"C\n" +
+	"\x13FundOnChainResponse\x12,\n" +
 	"\x05order\x18\x01 \x01(\v2\x16.sluice.agent.v1.OrderR\x05order\"\x13\n" +
 	"\x11ListOrdersRequest\"D\n" +
 	"\x12ListOrdersResponse\x12.\n" +
@@ -3109,8 +3268,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\bFeePayer\x12\x19\n" +
 	"\x15FEE_PAYER_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fFEE_PAYER_PAYER\x10\x01\x12\x16\n" +
-	"\x12FEE_PAYER_RECEIVER\x10\x022\xec\n" +
-	"\n" +
+	"\x12FEE_PAYER_RECEIVER\x10\x022\xc6\v\n" +
 	"\x06Wallet\x12R\n" +
 	"\tGetStatus\x12!.sluice.agent.v1.GetStatusRequest\x1a\".sluice.agent.v1.GetStatusResponse\x12]\n" +
 	"\fWatchOffline\x12$.sluice.agent.v1.WatchOfflineRequest\x1a%.sluice.agent.v1.WatchOfflineResponse0\x01\x12O\n" +
@@ -3123,7 +3281,8 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\fWatchReceive\x12$.sluice.agent.v1.WatchReceiveRequest\x1a%.sluice.agent.v1.WatchReceiveResponse0\x01\x12[\n" +
 	"\fListPayments\x12$.sluice.agent.v1.ListPaymentsRequest\x1a%.sluice.agent.v1.ListPaymentsResponse\x12@\n" +
 	"\x03Pay\x12\x1b.sluice.agent.v1.PayRequest\x1a\x1c.sluice.agent.v1.PayResponse\x12X\n" +
-	"\vCreateOrder\x12#.sluice.agent.v1.CreateOrderRequest\x1a$.sluice.agent.v1.CreateOrderResponse\x12U\n" +
+	"\vCreateOrder\x12#.sluice.agent.v1.CreateOrderRequest\x1a$.sluice.agent.v1.CreateOrderResponse\x12X\n" +
+	"\vFundOnChain\x12#.sluice.agent.v1.FundOnChainRequest\x1a$.sluice.agent.v1.FundOnChainResponse\x12U\n" +
 	"\n" +
 	"ListOrders\x12\".sluice.agent.v1.ListOrdersRequest\x1a#.sluice.agent.v1.ListOrdersResponse\x12W\n" +
 	"\n" +
@@ -3146,7 +3305,7 @@ func file_lsp_agent_agentv1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_agent_agentv1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_agent_agentv1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_lsp_agent_agentv1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_lsp_agent_agentv1_agent_proto_goTypes = []any{
 	(FeePayer)(0),                 // 0: sluice.agent.v1.FeePayer
 	(*Lsp)(nil),                   // 1: sluice.agent.v1.Lsp
@@ -3177,16 +3336,18 @@ var file_lsp_agent_agentv1_agent_proto_goTypes = []any{
 	(*Order)(nil),                 // 26: sluice.agent.v1.Order
 	(*CreateOrderRequest)(nil),    // 27: sluice.agent.v1.CreateOrderRequest
 	(*CreateOrderResponse)(nil),   // 28: sluice.agent.v1.CreateOrderResponse
-	(*ListOrdersRequest)(nil),     // 29: sluice.agent.v1.ListOrdersRequest
-	(*ListOrdersResponse)(nil),    // 30: sluice.agent.v1.ListOrdersResponse
-	(*WatchOrderRequest)(nil),     // 31: sluice.agent.v1.WatchOrderRequest
-	(*WatchOrderResponse)(nil),    // 32: sluice.agent.v1.WatchOrderResponse
-	(*SetWebhookRequest)(nil),     // 33: sluice.agent.v1.SetWebhookRequest
-	(*SetWebhookResponse)(nil),    // 34: sluice.agent.v1.SetWebhookResponse
-	(*ListWebhooksRequest)(nil),   // 35: sluice.agent.v1.ListWebhooksRequest
-	(*ListWebhooksResponse)(nil),  // 36: sluice.agent.v1.ListWebhooksResponse
-	(*RemoveWebhookRequest)(nil),  // 37: sluice.agent.v1.RemoveWebhookRequest
-	(*RemoveWebhookResponse)(nil), // 38: sluice.agent.v1.RemoveWebhookResponse
+	(*FundOnChainRequest)(nil),    // 29: sluice.agent.v1.FundOnChainRequest
+	(*FundOnChainResponse)(nil),   // 30: sluice.agent.v1.FundOnChainResponse
+	(*ListOrdersRequest)(nil),     // 31: sluice.agent.v1.ListOrdersRequest
+	(*ListOrdersResponse)(nil),    // 32: sluice.agent.v1.ListOrdersResponse
+	(*WatchOrderRequest)(nil),     // 33: sluice.agent.v1.WatchOrderRequest
+	(*WatchOrderResponse)(nil),    // 34: sluice.agent.v1.WatchOrderResponse
+	(*SetWebhookRequest)(nil),     // 35: sluice.agent.v1.SetWebhookRequest
+	(*SetWebhookResponse)(nil),    // 36: sluice.agent.v1.SetWebhookResponse
+	(*ListWebhooksRequest)(nil),   // 37: sluice.agent.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),  // 38: sluice.agent.v1.ListWebhooksResponse
+	(*RemoveWebhookRequest)(nil),  // 39: sluice.agent.v1.RemoveWebhookRequest
+	(*RemoveWebhookResponse)(nil), // 40: sluice.agent.v1.RemoveWebhookResponse
 }
 var file_lsp_agent_agentv1_agent_proto_depIdxs = []int32{
 	0,  // 0: sluice.agent.v1.Payment.fee_payer:type_name -> sluice.agent.v1.FeePayer
@@ -3206,45 +3367,48 @@ var file_lsp_agent_agentv1_agent_proto_depIdxs = []int32{
 	3,  // 14: sluice.agent.v1.ListPaymentsResponse.payments:type_name -> sluice.agent.v1.Payment
 	1,  // 15: sluice.agent.v1.ListPaymentsResponse.unreachable:type_name -> sluice.agent.v1.Lsp
 	26, // 16: sluice.agent.v1.CreateOrderResponse.order:type_name -> sluice.agent.v1.Order
-	26, // 17: sluice.agent.v1.ListOrdersResponse.orders:type_name -> sluice.agent.v1.Order
-	26, // 18: sluice.agent.v1.WatchOrderResponse.order:type_name -> sluice.agent.v1.Order
-	4,  // 19: sluice.agent.v1.Wallet.GetStatus:input_type -> sluice.agent.v1.GetStatusRequest
-	7,  // 20: sluice.agent.v1.Wallet.WatchOffline:input_type -> sluice.agent.v1.WatchOfflineRequest
-	9,  // 21: sluice.agent.v1.Wallet.ListLsps:input_type -> sluice.agent.v1.ListLspsRequest
-	11, // 22: sluice.agent.v1.Wallet.AddLsp:input_type -> sluice.agent.v1.AddLspRequest
-	13, // 23: sluice.agent.v1.Wallet.RemoveLsp:input_type -> sluice.agent.v1.RemoveLspRequest
-	15, // 24: sluice.agent.v1.Wallet.ListOffers:input_type -> sluice.agent.v1.ListOffersRequest
-	18, // 25: sluice.agent.v1.Wallet.Receive:input_type -> sluice.agent.v1.ReceiveRequest
-	20, // 26: sluice.agent.v1.Wallet.WatchReceive:input_type -> sluice.agent.v1.WatchReceiveRequest
-	22, // 27: sluice.agent.v1.Wallet.ListPayments:input_type -> sluice.agent.v1.ListPaymentsRequest
-	24, // 28: sluice.agent.v1.Wallet.Pay:input_type -> sluice.agent.v1.PayRequest
-	27, // 29: sluice.agent.v1.Wallet.CreateOrder:input_type -> sluice.agent.v1.CreateOrderRequest
-	29, // 30: sluice.agent.v1.Wallet.ListOrders:input_type -> sluice.agent.v1.ListOrdersRequest
-	31, // 31: sluice.agent.v1.Wallet.WatchOrder:input_type -> sluice.agent.v1.WatchOrderRequest
-	33, // 32: sluice.agent.v1.Wallet.SetWebhook:input_type -> sluice.agent.v1.SetWebhookRequest
-	35, // 33: sluice.agent.v1.Wallet.ListWebhooks:input_type -> sluice.agent.v1.ListWebhooksRequest
-	37, // 34: sluice.agent.v1.Wallet.RemoveWebhook:input_type -> sluice.agent.v1.RemoveWebhookRequest
-	5,  // 35: sluice.agent.v1.Wallet.GetStatus:output_type -> sluice.agent.v1.GetStatusResponse
-	8,  // 36: sluice.agent.v1.Wallet.WatchOffline:output_type -> sluice.agent.v1.WatchOfflineResponse
-	10, // 37: sluice.agent.v1.Wallet.ListLsps:output_type -> sluice.agent.v1.ListLspsResponse
-	12, // 38: sluice.agent.v1.Wallet.AddLsp:output_type -> sluice.agent.v1.AddLspResponse
-	14, // 39: sluice.agent.v1.Wallet.RemoveLsp:output_type -> sluice.agent.v1.RemoveLspResponse
-	17, // 40: sluice.agent.v1.Wallet.ListOffers:output_type -> sluice.agent.v1.ListOffersResponse
-	19, // 41: sluice.agent.v1.Wallet.Receive:output_type -> sluice.agent.v1.ReceiveResponse
-	21, // 42: sluice.agent.v1.Wallet.WatchReceive:output_type -> sluice.agent.v1.WatchReceiveResponse
-	23, // 43: sluice.agent.v1.Wallet.ListPayments:output_type -> sluice.agent.v1.ListPaymentsResponse
-	25, // 44: sluice.agent.v1.Wallet.Pay:output_type -> sluice.agent.v1.PayResponse
-	28, // 45: sluice.agent.v1.Wallet.CreateOrder:output_type -> sluice.agent.v1.CreateOrderResponse
-	30, // 46: sluice.agent.v1.Wallet.ListOrders:output_type -> sluice.agent.v1.ListOrdersResponse
-	32, // 47: sluice.agent.v1.Wallet.WatchOrder:output_type -> sluice.agent.v1.WatchOrderResponse
-	34, // 48: sluice.agent.v1.Wallet.SetWebhook:output_type -> sluice.agent.v1.SetWebhookResponse
-	36, // 49: sluice.agent.v1.Wallet.ListWebhooks:output_type -> sluice.agent.v1.ListWebhooksResponse
-	38, // 50: sluice.agent.v1.Wallet.RemoveWebhook:output_type -> sluice.agent.v1.RemoveWebhookResponse
-	35, // [35:51] is the sub-list for method output_type
-	19, // [19:35] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	26, // 17: sluice.agent.v1.FundOnChainResponse.order:type_name -> sluice.agent.v1.Order
+	26, // 18: sluice.agent.v1.ListOrdersResponse.orders:type_name -> sluice.agent.v1.Order
+	26, // 19: sluice.agent.v1.WatchOrderResponse.order:type_name -> sluice.agent.v1.Order
+	4,  // 20: sluice.agent.v1.Wallet.GetStatus:input_type -> sluice.agent.v1.GetStatusRequest
+	7,  // 21: sluice.agent.v1.Wallet.WatchOffline:input_type -> sluice.agent.v1.WatchOfflineRequest
+	9,  // 22: sluice.agent.v1.Wallet.ListLsps:input_type -> sluice.agent.v1.ListLspsRequest
+	11, // 23: sluice.agent.v1.Wallet.AddLsp:input_type -> sluice.agent.v1.AddLspRequest
+	13, // 24: sluice.agent.v1.Wallet.RemoveLsp:input_type -> sluice.agent.v1.RemoveLspRequest
+	15, // 25: sluice.agent.v1.Wallet.ListOffers:input_type -> sluice.agent.v1.ListOffersRequest
+	18, // 26: sluice.agent.v1.Wallet.Receive:input_type -> sluice.agent.v1.ReceiveRequest
+	20, // 27: sluice.agent.v1.Wallet.WatchReceive:input_type -> sluice.agent.v1.WatchReceiveRequest
+	22, // 28: sluice.agent.v1.Wallet.ListPayments:input_type -> sluice.agent.v1.ListPaymentsRequest
+	24, // 29: sluice.agent.v1.Wallet.Pay:input_type -> sluice.agent.v1.PayRequest
+	27, // 30: sluice.agent.v1.Wallet.CreateOrder:input_type -> sluice.agent.v1.CreateOrderRequest
+	29, // 31: sluice.agent.v1.Wallet.FundOnChain:input_type -> sluice.agent.v1.FundOnChainRequest
+	31, // 32: sluice.agent.v1.Wallet.ListOrders:input_type -> sluice.agent.v1.ListOrdersRequest
+	33, // 33: sluice.agent.v1.Wallet.WatchOrder:input_type -> sluice.agent.v1.WatchOrderRequest
+	35, // 34: sluice.agent.v1.Wallet.SetWebhook:input_type -> sluice.agent.v1.SetWebhookRequest
+	37, // 35: sluice.agent.v1.Wallet.ListWebhooks:input_type -> sluice.agent.v1.ListWebhooksRequest
+	39, // 36: sluice.agent.v1.Wallet.RemoveWebhook:input_type -> sluice.agent.v1.RemoveWebhookRequest
+	5,  // 37: sluice.agent.v1.Wallet.GetStatus:output_type -> sluice.agent.v1.GetStatusResponse
+	8,  // 38: sluice.agent.v1.Wallet.WatchOffline:output_type -> sluice.agent.v1.WatchOfflineResponse
+	10, // 39: sluice.agent.v1.Wallet.ListLsps:output_type -> sluice.agent.v1.ListLspsResponse
+	12, // 40: sluice.agent.v1.Wallet.AddLsp:output_type -> sluice.agent.v1.AddLspResponse
+	14, // 41: sluice.agent.v1.Wallet.RemoveLsp:output_type -> sluice.agent.v1.RemoveLspResponse
+	17, // 42: sluice.agent.v1.Wallet.ListOffers:output_type -> sluice.agent.v1.ListOffersResponse
+	19, // 43: sluice.agent.v1.Wallet.Receive:output_type -> sluice.agent.v1.ReceiveResponse
+	21, // 44: sluice.agent.v1.Wallet.WatchReceive:output_type -> sluice.agent.v1.WatchReceiveResponse
+	23, // 45: sluice.agent.v1.Wallet.ListPayments:output_type -> sluice.agent.v1.ListPaymentsResponse
+	25, // 46: sluice.agent.v1.Wallet.Pay:output_type -> sluice.agent.v1.PayResponse
+	28, // 47: sluice.agent.v1.Wallet.CreateOrder:output_type -> sluice.agent.v1.CreateOrderResponse
+	30, // 48: sluice.agent.v1.Wallet.FundOnChain:output_type -> sluice.agent.v1.FundOnChainResponse
+	32, // 49: sluice.agent.v1.Wallet.ListOrders:output_type -> sluice.agent.v1.ListOrdersResponse
+	34, // 50: sluice.agent.v1.Wallet.WatchOrder:output_type -> sluice.agent.v1.WatchOrderResponse
+	36, // 51: sluice.agent.v1.Wallet.SetWebhook:output_type -> sluice.agent.v1.SetWebhookResponse
+	38, // 52: sluice.agent.v1.Wallet.ListWebhooks:output_type -> sluice.agent.v1.ListWebhooksResponse
+	40, // 53: sluice.agent.v1.Wallet.RemoveWebhook:output_type -> sluice.agent.v1.RemoveWebhookResponse
+	37, // [37:54] is the sub-list for method output_type
+	20, // [20:37] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_lsp_agent_agentv1_agent_proto_init() }
@@ -3253,13 +3417,14 @@ func file_lsp_agent_agentv1_agent_proto_init() {
 		return
 	}
 	file_lsp_agent_agentv1_agent_proto_msgTypes[26].OneofWrappers = []any{}
+	file_lsp_agent_agentv1_agent_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_agent_agentv1_agent_proto_rawDesc), len(file_lsp_agent_agentv1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

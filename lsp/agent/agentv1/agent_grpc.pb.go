@@ -34,6 +34,7 @@ const (
 	Wallet_ListPayments_FullMethodName  = "/sluice.agent.v1.Wallet/ListPayments"
 	Wallet_Pay_FullMethodName           = "/sluice.agent.v1.Wallet/Pay"
 	Wallet_CreateOrder_FullMethodName   = "/sluice.agent.v1.Wallet/CreateOrder"
+	Wallet_FundOnChain_FullMethodName   = "/sluice.agent.v1.Wallet/FundOnChain"
 	Wallet_ListOrders_FullMethodName    = "/sluice.agent.v1.Wallet/ListOrders"
 	Wallet_WatchOrder_FullMethodName    = "/sluice.agent.v1.Wallet/WatchOrder"
 	Wallet_SetWebhook_FullMethodName    = "/sluice.agent.v1.Wallet/SetWebhook"
@@ -72,6 +73,9 @@ type WalletClient interface {
 	// CreateOrder buys a channel outright (LSPS1), from any LSP that speaks LSPS, and
 	// gives what is to be paid.
 	CreateOrder(ctx context.Context, in *CreateOrderRequest, opts ...grpc.CallOption) (*CreateOrderResponse, error)
+	// FundOnChain orders a channel that holds what a person pays to an address, with
+	// inbound liquidity on top.
+	FundOnChain(ctx context.Context, in *FundOnChainRequest, opts ...grpc.CallOption) (*FundOnChainResponse, error)
 	// ListOrders lists the channels that were ordered here, newest first.
 	ListOrders(ctx context.Context, in *ListOrdersRequest, opts ...grpc.CallOption) (*ListOrdersResponse, error)
 	// WatchOrder asks the LSP how an order stands, and sends it now and at every
@@ -221,6 +225,16 @@ func (c *walletClient) CreateOrder(ctx context.Context, in *CreateOrderRequest, 
 	return out, nil
 }
 
+func (c *walletClient) FundOnChain(ctx context.Context, in *FundOnChainRequest, opts ...grpc.CallOption) (*FundOnChainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FundOnChainResponse)
+	err := c.cc.Invoke(ctx, Wallet_FundOnChain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *walletClient) ListOrders(ctx context.Context, in *ListOrdersRequest, opts ...grpc.CallOption) (*ListOrdersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListOrdersResponse)
@@ -311,6 +325,9 @@ type WalletServer interface {
 	// CreateOrder buys a channel outright (LSPS1), from any LSP that speaks LSPS, and
 	// gives what is to be paid.
 	CreateOrder(context.Context, *CreateOrderRequest) (*CreateOrderResponse, error)
+	// FundOnChain orders a channel that holds what a person pays to an address, with
+	// inbound liquidity on top.
+	FundOnChain(context.Context, *FundOnChainRequest) (*FundOnChainResponse, error)
 	// ListOrders lists the channels that were ordered here, newest first.
 	ListOrders(context.Context, *ListOrdersRequest) (*ListOrdersResponse, error)
 	// WatchOrder asks the LSP how an order stands, and sends it now and at every
@@ -364,6 +381,9 @@ func (UnimplementedWalletServer) Pay(context.Context, *PayRequest) (*PayResponse
 }
 func (UnimplementedWalletServer) CreateOrder(context.Context, *CreateOrderRequest) (*CreateOrderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateOrder not implemented")
+}
+func (UnimplementedWalletServer) FundOnChain(context.Context, *FundOnChainRequest) (*FundOnChainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FundOnChain not implemented")
 }
 func (UnimplementedWalletServer) ListOrders(context.Context, *ListOrdersRequest) (*ListOrdersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOrders not implemented")
@@ -585,6 +605,24 @@ func _Wallet_CreateOrder_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Wallet_FundOnChain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FundOnChainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletServer).FundOnChain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Wallet_FundOnChain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletServer).FundOnChain(ctx, req.(*FundOnChainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Wallet_ListOrders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListOrdersRequest)
 	if err := dec(in); err != nil {
@@ -710,6 +748,10 @@ var Wallet_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateOrder",
 			Handler:    _Wallet_CreateOrder_Handler,
+		},
+		{
+			MethodName: "FundOnChain",
+			Handler:    _Wallet_FundOnChain_Handler,
 		},
 		{
 			MethodName: "ListOrders",

@@ -203,8 +203,12 @@ type ChannelWish struct {
 	// the gateway's usual time, a minute or two. The onion of a payer who pays the fee
 	// leaves the wallet only what its invoice shows: to wait long, let the receiver pay.
 	HoldForSeconds uint32 `protobuf:"varint,4,opt,name=hold_for_seconds,json=holdForSeconds,proto3" json:"hold_for_seconds,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Up to this payment the gateway may publish the channel's funding transaction only
+	// once the wallet has claimed (bLIP-52, client_trusts_lsp); 0: never. A gateway that
+	// wants more trust than that refuses. PromiseFunding gives its signed promise.
+	TrustMsat     uint64 `protobuf:"varint,5,opt,name=trust_msat,json=trustMsat,proto3" json:"trust_msat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ChannelWish) Reset() {
@@ -261,6 +265,13 @@ func (x *ChannelWish) GetAllowAnotherChannel() bool {
 func (x *ChannelWish) GetHoldForSeconds() uint32 {
 	if x != nil {
 		return x.HoldForSeconds
+	}
+	return 0
+}
+
+func (x *ChannelWish) GetTrustMsat() uint64 {
+	if x != nil {
+		return x.TrustMsat
 	}
 	return 0
 }
@@ -326,8 +337,10 @@ type GetMenuResponse struct {
 	Refusal string `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// When to ask again, if there is a refusal.
 	RetryAfterSeconds uint32 `protobuf:"varint,10,opt,name=retry_after_seconds,json=retryAfterSeconds,proto3" json:"retry_after_seconds,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A channel that was agreed on now would be funded only once its payment is claimed.
+	ClientTrustsLsp bool `protobuf:"varint,11,opt,name=client_trusts_lsp,json=clientTrustsLsp,proto3" json:"client_trusts_lsp,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetMenuResponse) Reset() {
@@ -428,6 +441,13 @@ func (x *GetMenuResponse) GetRetryAfterSeconds() uint32 {
 		return x.RetryAfterSeconds
 	}
 	return 0
+}
+
+func (x *GetMenuResponse) GetClientTrustsLsp() bool {
+	if x != nil {
+		return x.ClientTrustsLsp
+	}
+	return false
 }
 
 // NegotiateRequest describes the payment that the wallet wants to receive.
@@ -548,8 +568,10 @@ type NegotiateResponse struct {
 	OpensChannel bool `protobuf:"varint,9,opt,name=opens_channel,json=opensChannel,proto3" json:"opens_channel,omitempty"`
 	// The capacity of the channel that would be opened.
 	ChannelCapacitySat uint64 `protobuf:"varint,10,opt,name=channel_capacity_sat,json=channelCapacitySat,proto3" json:"channel_capacity_sat,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The channel's funding is withheld until the wallet has claimed.
+	ClientTrustsLsp bool `protobuf:"varint,11,opt,name=client_trusts_lsp,json=clientTrustsLsp,proto3" json:"client_trusts_lsp,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NegotiateResponse) Reset() {
@@ -652,6 +674,13 @@ func (x *NegotiateResponse) GetChannelCapacitySat() uint64 {
 	return 0
 }
 
+func (x *NegotiateResponse) GetClientTrustsLsp() bool {
+	if x != nil {
+		return x.ClientTrustsLsp
+	}
+	return false
+}
+
 // WrapRequest hands over the wallet's own invoice.
 type WrapRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -744,8 +773,10 @@ type WrapResponse struct {
 	// confirmations that were asked for: then it goes back to its payer. 0 if it
 	// does not wait for any.
 	MaxWaitBlocks uint32 `protobuf:"varint,7,opt,name=max_wait_blocks,json=maxWaitBlocks,proto3" json:"max_wait_blocks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The channel's funding is withheld until the wallet has claimed.
+	ClientTrustsLsp bool `protobuf:"varint,8,opt,name=client_trusts_lsp,json=clientTrustsLsp,proto3" json:"client_trusts_lsp,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WrapResponse) Reset() {
@@ -827,6 +858,13 @@ func (x *WrapResponse) GetMaxWaitBlocks() uint32 {
 	return 0
 }
 
+func (x *WrapResponse) GetClientTrustsLsp() bool {
+	if x != nil {
+		return x.ClientTrustsLsp
+	}
+	return false
+}
+
 // Payment is one payment that was agreed with a wallet.
 type Payment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -861,9 +899,12 @@ type Payment struct {
 	// How many blocks are left until the payer is refunded; 0 without HTLCs.
 	BlocksLeft int32 `protobuf:"varint,15,opt,name=blocks_left,json=blocksLeft,proto3" json:"blocks_left,omitempty"`
 	// The short channel id of the route hint, as BLOCKxTXxOUTPUT.
-	JitScid       string `protobuf:"bytes,16,opt,name=jit_scid,json=jitScid,proto3" json:"jit_scid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	JitScid string `protobuf:"bytes,16,opt,name=jit_scid,json=jitScid,proto3" json:"jit_scid,omitempty"`
+	// Channels that were negotiated for this payment and given up, as TXID:INDEX. They
+	// were never funded and never will be: the wallet's node can forget them.
+	GivenUpOutpoints []string `protobuf:"bytes,17,rep,name=given_up_outpoints,json=givenUpOutpoints,proto3" json:"given_up_outpoints,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Payment) Reset() {
@@ -1006,6 +1047,13 @@ func (x *Payment) GetJitScid() string {
 		return x.JitScid
 	}
 	return ""
+}
+
+func (x *Payment) GetGivenUpOutpoints() []string {
+	if x != nil {
+		return x.GivenUpOutpoints
+	}
+	return nil
 }
 
 // StoryEvent is one entry of a payment's history.
@@ -1513,6 +1561,126 @@ func (x *WatchWaitingResponse) GetUntilMs() int64 {
 	return 0
 }
 
+// PromiseFundingRequest names a payment.
+type PromiseFundingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The payment's id.
+	PaymentId     string `protobuf:"bytes,1,opt,name=payment_id,json=paymentId,proto3" json:"payment_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseFundingRequest) Reset() {
+	*x = PromiseFundingRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseFundingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseFundingRequest) ProtoMessage() {}
+
+func (x *PromiseFundingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseFundingRequest.ProtoReflect.Descriptor instead.
+func (*PromiseFundingRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PromiseFundingRequest) GetPaymentId() string {
+	if x != nil {
+		return x.PaymentId
+	}
+	return ""
+}
+
+// PromiseFundingResponse is the promise.
+type PromiseFundingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The funding output of the channel, as TXID:INDEX.
+	FundingOutpoint string `protobuf:"bytes,1,opt,name=funding_outpoint,json=fundingOutpoint,proto3" json:"funding_outpoint,omitempty"`
+	// The channel's capacity.
+	ChannelCapacitySat uint64 `protobuf:"varint,2,opt,name=channel_capacity_sat,json=channelCapacitySat,proto3" json:"channel_capacity_sat,omitempty"`
+	// What is promised, in words that name the gateway, the wallet, the payment's hash
+	// and the two above.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// The signature of the gateway's node over the text, as lnd's signmessage makes it.
+	Signature     string `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseFundingResponse) Reset() {
+	*x = PromiseFundingResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseFundingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseFundingResponse) ProtoMessage() {}
+
+func (x *PromiseFundingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseFundingResponse.ProtoReflect.Descriptor instead.
+func (*PromiseFundingResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PromiseFundingResponse) GetFundingOutpoint() string {
+	if x != nil {
+		return x.FundingOutpoint
+	}
+	return ""
+}
+
+func (x *PromiseFundingResponse) GetChannelCapacitySat() uint64 {
+	if x != nil {
+		return x.ChannelCapacitySat
+	}
+	return 0
+}
+
+func (x *PromiseFundingResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *PromiseFundingResponse) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
 // CancelPaymentRequest names a payment.
 type CancelPaymentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1524,7 +1692,7 @@ type CancelPaymentRequest struct {
 
 func (x *CancelPaymentRequest) Reset() {
 	*x = CancelPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1704,7 @@ func (x *CancelPaymentRequest) String() string {
 func (*CancelPaymentRequest) ProtoMessage() {}
 
 func (x *CancelPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1717,7 @@ func (x *CancelPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPaymentRequest.ProtoReflect.Descriptor instead.
 func (*CancelPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{18}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelPaymentRequest) GetPaymentId() string {
@@ -1570,7 +1738,7 @@ type CancelPaymentResponse struct {
 
 func (x *CancelPaymentResponse) Reset() {
 	*x = CancelPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1750,7 @@ func (x *CancelPaymentResponse) String() string {
 func (*CancelPaymentResponse) ProtoMessage() {}
 
 func (x *CancelPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[19]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1763,7 @@ func (x *CancelPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelPaymentResponse.ProtoReflect.Descriptor instead.
 func (*CancelPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{19}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CancelPaymentResponse) GetPayment() *Payment {
@@ -1625,7 +1793,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1805,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[20]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1818,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{20}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Exposure) GetKind() string {
@@ -1690,7 +1858,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1870,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[21]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1883,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{21}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
 }
 
 // GetStatusResponse is the operator's overview.
@@ -1768,14 +1936,16 @@ type GetStatusResponse struct {
 	// The keys under which offers are promised, oldest first.
 	PromiseKeys []*PromiseKey `protobuf:"bytes,23,rep,name=promise_keys,json=promiseKeys,proto3" json:"promise_keys,omitempty"`
 	// The pool of coins; not set when the operator wants none.
-	CoinPool      *CoinPool `protobuf:"bytes,24,opt,name=coin_pool,json=coinPool,proto3" json:"coin_pool,omitempty"`
+	CoinPool *CoinPool `protobuf:"bytes,24,opt,name=coin_pool,json=coinPool,proto3" json:"coin_pool,omitempty"`
+	// When fundings are withheld until their payment is claimed.
+	FundingTrust  *FundingTrust `protobuf:"bytes,25,opt,name=funding_trust,json=fundingTrust,proto3" json:"funding_trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1957,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[22]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1970,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{22}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetStatusResponse) GetAccepting() bool {
@@ -1971,6 +2141,97 @@ func (x *GetStatusResponse) GetCoinPool() *CoinPool {
 	return nil
 }
 
+func (x *GetStatusResponse) GetFundingTrust() *FundingTrust {
+	if x != nil {
+		return x.FundingTrust
+	}
+	return nil
+}
+
+// FundingTrust is when the gateway funds channels on demand only once their payment
+// is claimed.
+type FundingTrust struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "never", "under_attack" or "always".
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Opens of late that nobody claimed.
+	Unclaimed uint32 `protobuf:"varint,2,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	// As many are an attack, of which clients that have not paid yet bear the
+	// consequence; 0: never.
+	AttackFrom uint32 `protobuf:"varint,3,opt,name=attack_from,json=attackFrom,proto3" json:"attack_from,omitempty"`
+	// As many of one client are one of that client; 0: never.
+	AttackFromPerClient uint32 `protobuf:"varint,4,opt,name=attack_from_per_client,json=attackFromPerClient,proto3" json:"attack_from_per_client,omitempty"`
+	// Whether there is one now.
+	UnderAttack   bool `protobuf:"varint,5,opt,name=under_attack,json=underAttack,proto3" json:"under_attack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FundingTrust) Reset() {
+	*x = FundingTrust{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FundingTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FundingTrust) ProtoMessage() {}
+
+func (x *FundingTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FundingTrust.ProtoReflect.Descriptor instead.
+func (*FundingTrust) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *FundingTrust) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *FundingTrust) GetUnclaimed() uint32 {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return 0
+}
+
+func (x *FundingTrust) GetAttackFrom() uint32 {
+	if x != nil {
+		return x.AttackFrom
+	}
+	return 0
+}
+
+func (x *FundingTrust) GetAttackFromPerClient() uint32 {
+	if x != nil {
+		return x.AttackFromPerClient
+	}
+	return 0
+}
+
+func (x *FundingTrust) GetUnderAttack() bool {
+	if x != nil {
+		return x.UnderAttack
+	}
+	return false
+}
+
 // CoinPool is how the wallet's coins are cut, and how many opens are left.
 type CoinPool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1999,7 +2260,7 @@ type CoinPool struct {
 
 func (x *CoinPool) Reset() {
 	*x = CoinPool{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2272,7 @@ func (x *CoinPool) String() string {
 func (*CoinPool) ProtoMessage() {}
 
 func (x *CoinPool) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[23]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2285,7 @@ func (x *CoinPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoinPool.ProtoReflect.Descriptor instead.
 func (*CoinPool) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{23}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CoinPool) GetWanted() uint32 {
@@ -2100,7 +2361,7 @@ type PromiseKey struct {
 
 func (x *PromiseKey) Reset() {
 	*x = PromiseKey{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2373,7 @@ func (x *PromiseKey) String() string {
 func (*PromiseKey) ProtoMessage() {}
 
 func (x *PromiseKey) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[24]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2386,7 @@ func (x *PromiseKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseKey.ProtoReflect.Descriptor instead.
 func (*PromiseKey) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{24}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PromiseKey) GetVersion() uint32 {
@@ -2177,7 +2438,7 @@ type FindPaymentsRequest struct {
 
 func (x *FindPaymentsRequest) Reset() {
 	*x = FindPaymentsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2450,7 @@ func (x *FindPaymentsRequest) String() string {
 func (*FindPaymentsRequest) ProtoMessage() {}
 
 func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2463,7 @@ func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FindPaymentsRequest) GetLimit() uint32 {
@@ -2258,7 +2519,7 @@ type FindPaymentsResponse struct {
 
 func (x *FindPaymentsResponse) Reset() {
 	*x = FindPaymentsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2531,7 @@ func (x *FindPaymentsResponse) String() string {
 func (*FindPaymentsResponse) ProtoMessage() {}
 
 func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2544,7 @@ func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FindPaymentsResponse) GetPayments() []*Payment {
@@ -2304,7 +2565,7 @@ type ShowPaymentRequest struct {
 
 func (x *ShowPaymentRequest) Reset() {
 	*x = ShowPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2577,7 @@ func (x *ShowPaymentRequest) String() string {
 func (*ShowPaymentRequest) ProtoMessage() {}
 
 func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2590,7 @@ func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentRequest.ProtoReflect.Descriptor instead.
 func (*ShowPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ShowPaymentRequest) GetIdOrHash() string {
@@ -2354,7 +2615,7 @@ type ShowPaymentResponse struct {
 
 func (x *ShowPaymentResponse) Reset() {
 	*x = ShowPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2627,7 @@ func (x *ShowPaymentResponse) String() string {
 func (*ShowPaymentResponse) ProtoMessage() {}
 
 func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2640,7 @@ func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentResponse.ProtoReflect.Descriptor instead.
 func (*ShowPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShowPaymentResponse) GetPayment() *Payment {
@@ -2416,7 +2677,7 @@ type WithdrawPaymentRequest struct {
 
 func (x *WithdrawPaymentRequest) Reset() {
 	*x = WithdrawPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2689,7 @@ func (x *WithdrawPaymentRequest) String() string {
 func (*WithdrawPaymentRequest) ProtoMessage() {}
 
 func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2702,7 @@ func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WithdrawPaymentRequest) GetPaymentId() string {
@@ -2469,7 +2730,7 @@ type WithdrawPaymentResponse struct {
 
 func (x *WithdrawPaymentResponse) Reset() {
 	*x = WithdrawPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2742,7 @@ func (x *WithdrawPaymentResponse) String() string {
 func (*WithdrawPaymentResponse) ProtoMessage() {}
 
 func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2755,7 @@ func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WithdrawPaymentResponse) GetPayment() *Payment {
@@ -2545,7 +2806,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2818,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2831,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Opening) GetOpeningId() string {
@@ -2704,7 +2965,7 @@ type ListOpeningsRequest struct {
 
 func (x *ListOpeningsRequest) Reset() {
 	*x = ListOpeningsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2977,7 @@ func (x *ListOpeningsRequest) String() string {
 func (*ListOpeningsRequest) ProtoMessage() {}
 
 func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2990,7 @@ func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsRequest.ProtoReflect.Descriptor instead.
 func (*ListOpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListOpeningsRequest) GetLimit() uint32 {
@@ -2778,7 +3039,7 @@ type ListOpeningsResponse struct {
 
 func (x *ListOpeningsResponse) Reset() {
 	*x = ListOpeningsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3051,7 @@ func (x *ListOpeningsResponse) String() string {
 func (*ListOpeningsResponse) ProtoMessage() {}
 
 func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +3064,7 @@ func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsResponse.ProtoReflect.Descriptor instead.
 func (*ListOpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListOpeningsResponse) GetOpenings() []*Opening {
@@ -2824,7 +3085,7 @@ type ShowClientRequest struct {
 
 func (x *ShowClientRequest) Reset() {
 	*x = ShowClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3097,7 @@ func (x *ShowClientRequest) String() string {
 func (*ShowClientRequest) ProtoMessage() {}
 
 func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3110,7 @@ func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientRequest.ProtoReflect.Descriptor instead.
 func (*ShowClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowClientRequest) GetClientNodeKey() []byte {
@@ -2868,14 +3129,19 @@ type ShowClientResponse struct {
 	// newcomers' part of the limits.
 	Newcomer bool `protobuf:"varint,2,opt,name=newcomer,proto3" json:"newcomer,omitempty"`
 	// Exposure by kind, against the caps of one client.
-	Exposures     []*Exposure `protobuf:"bytes,3,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	Exposures []*Exposure `protobuf:"bytes,3,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	// When the funding of its channels is withheld, as the operator set it for this
+	// client: "never", "under_attack" or "always"; empty where nothing is set.
+	Trust string `protobuf:"bytes,4,opt,name=trust,proto3" json:"trust,omitempty"`
+	// Its opens of late that nobody claimed.
+	Unclaimed     uint32 `protobuf:"varint,5,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShowClientResponse) Reset() {
 	*x = ShowClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3153,7 @@ func (x *ShowClientResponse) String() string {
 func (*ShowClientResponse) ProtoMessage() {}
 
 func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3166,7 @@ func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientResponse.ProtoReflect.Descriptor instead.
 func (*ShowClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowClientResponse) GetClientNodeKey() []byte {
@@ -2924,6 +3190,20 @@ func (x *ShowClientResponse) GetExposures() []*Exposure {
 	return nil
 }
 
+func (x *ShowClientResponse) GetTrust() string {
+	if x != nil {
+		return x.Trust
+	}
+	return ""
+}
+
+func (x *ShowClientResponse) GetUnclaimed() uint32 {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return 0
+}
+
 // ForgiveClientRequest names a client and says why.
 type ForgiveClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2937,7 +3217,7 @@ type ForgiveClientRequest struct {
 
 func (x *ForgiveClientRequest) Reset() {
 	*x = ForgiveClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3229,7 @@ func (x *ForgiveClientRequest) String() string {
 func (*ForgiveClientRequest) ProtoMessage() {}
 
 func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3242,7 @@ func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientRequest.ProtoReflect.Descriptor instead.
 func (*ForgiveClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ForgiveClientRequest) GetClientNodeKey() []byte {
@@ -2992,7 +3272,7 @@ type ForgiveClientResponse struct {
 
 func (x *ForgiveClientResponse) Reset() {
 	*x = ForgiveClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3284,7 @@ func (x *ForgiveClientResponse) String() string {
 func (*ForgiveClientResponse) ProtoMessage() {}
 
 func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3297,7 @@ func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientResponse.ProtoReflect.Descriptor instead.
 func (*ForgiveClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ForgiveClientResponse) GetChannels() uint32 {
@@ -3034,6 +3314,98 @@ func (x *ForgiveClientResponse) GetCapacitySat() uint64 {
 	return 0
 }
 
+// SetClientTrustRequest names a client and a mode.
+type SetClientTrustRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The wallet's node key.
+	ClientNodeKey []byte `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	// "never", "under_attack" or "always"; empty goes back to what holds for all.
+	Mode          string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClientTrustRequest) Reset() {
+	*x = SetClientTrustRequest{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClientTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClientTrustRequest) ProtoMessage() {}
+
+func (x *SetClientTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClientTrustRequest.ProtoReflect.Descriptor instead.
+func (*SetClientTrustRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SetClientTrustRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+func (x *SetClientTrustRequest) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+// SetClientTrustResponse has no fields.
+type SetClientTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClientTrustResponse) Reset() {
+	*x = SetClientTrustResponse{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClientTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClientTrustResponse) ProtoMessage() {}
+
+func (x *SetClientTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClientTrustResponse.ProtoReflect.Descriptor instead.
+func (*SetClientTrustResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+}
+
 // SetBusinessRequest stops or starts new business.
 type SetBusinessRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3047,7 +3419,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3431,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3444,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -3100,7 +3472,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3484,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3497,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -3144,7 +3516,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3528,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3541,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{45}
 }
 
 // ReconcileLine compares one account.
@@ -3191,7 +3563,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3575,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3588,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -3273,7 +3645,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3285,7 +3657,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3298,7 +3670,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -3350,7 +3722,7 @@ type ReconcileDetail struct {
 
 func (x *ReconcileDetail) Reset() {
 	*x = ReconcileDetail{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3734,7 @@ func (x *ReconcileDetail) String() string {
 func (*ReconcileDetail) ProtoMessage() {}
 
 func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3747,7 @@ func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileDetail.ProtoReflect.Descriptor instead.
 func (*ReconcileDetail) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReconcileDetail) GetAccount() string {
@@ -3429,7 +3801,7 @@ type GetReconcileProgressRequest struct {
 
 func (x *GetReconcileProgressRequest) Reset() {
 	*x = GetReconcileProgressRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3813,7 @@ func (x *GetReconcileProgressRequest) String() string {
 func (*GetReconcileProgressRequest) ProtoMessage() {}
 
 func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3826,7 @@ func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressRequest.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{49}
 }
 
 // GetReconcileProgressResponse tells what is being done.
@@ -3470,7 +3842,7 @@ type GetReconcileProgressResponse struct {
 
 func (x *GetReconcileProgressResponse) Reset() {
 	*x = GetReconcileProgressResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3854,7 @@ func (x *GetReconcileProgressResponse) String() string {
 func (*GetReconcileProgressResponse) ProtoMessage() {}
 
 func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3867,7 @@ func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressResponse.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{45}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetReconcileProgressResponse) GetStep() string {
@@ -3526,13 +3898,15 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x1fmax_client_to_self_delay_blocks\x18\x05 \x01(\rR\x1amaxClientToSelfDelayBlocks\x121\n" +
 	"\x15min_payment_size_msat\x18\x06 \x01(\x04R\x12minPaymentSizeMsat\x121\n" +
 	"\x15max_payment_size_msat\x18\a \x01(\x04R\x12maxPaymentSizeMsat\x12\x18\n" +
-	"\apromise\x18\b \x01(\tR\apromise\"\xb5\x01\n" +
+	"\apromise\x18\b \x01(\tR\apromise\"\xd4\x01\n" +
 	"\vChannelWish\x12\x1b\n" +
 	"\tzero_conf\x18\x01 \x01(\bR\bzeroConf\x12+\n" +
 	"\x11min_confirmations\x18\x02 \x01(\rR\x10minConfirmations\x122\n" +
 	"\x15allow_another_channel\x18\x03 \x01(\bR\x13allowAnotherChannel\x12(\n" +
-	"\x10hold_for_seconds\x18\x04 \x01(\rR\x0eholdForSeconds\"\x1d\n" +
-	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xd1\x03\n" +
+	"\x10hold_for_seconds\x18\x04 \x01(\rR\x0eholdForSeconds\x12\x1d\n" +
+	"\n" +
+	"trust_msat\x18\x05 \x01(\x04R\ttrustMsat\"\x1d\n" +
+	"\x0eGetMenuRequestJ\x04\b\x01\x10\x02R\x05token\"\xfd\x03\n" +
 	"\x0fGetMenuResponse\x12V\n" +
 	"\x17opening_fee_params_menu\x18\x01 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x14openingFeeParamsMenu\x12(\n" +
 	"\x10gateway_node_key\x18\x02 \x01(\fR\x0egatewayNodeKey\x12!\n" +
@@ -3544,7 +3918,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x0fmax_channel_sat\x18\b \x01(\x04R\rmaxChannelSat\x12\x18\n" +
 	"\arefusal\x18\t \x01(\tR\arefusal\x12.\n" +
 	"\x13retry_after_seconds\x18\n" +
-	" \x01(\rR\x11retryAfterSeconds\"\xc0\x02\n" +
+	" \x01(\rR\x11retryAfterSeconds\x12*\n" +
+	"\x11client_trusts_lsp\x18\v \x01(\bR\x0fclientTrustsLsp\"\xc0\x02\n" +
 	"\x10NegotiateRequest\x12!\n" +
 	"\fpayment_hash\x18\x01 \x01(\fR\vpaymentHash\x12\x1f\n" +
 	"\vamount_msat\x18\x02 \x01(\x04R\n" +
@@ -3552,7 +3927,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x12opening_fee_params\x18\x03 \x01(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x10openingFeeParams\x124\n" +
 	"\achannel\x18\x04 \x01(\v2\x1a.sluice.lsp.v1.ChannelWishR\achannel\x125\n" +
 	"\x17final_cltv_delta_blocks\x18\x05 \x01(\rR\x14finalCltvDeltaBlocks\x12,\n" +
-	"\x12invoice_expires_ms\x18\x06 \x01(\x03R\x10invoiceExpiresMs\"\x8a\x03\n" +
+	"\x12invoice_expires_ms\x18\x06 \x01(\x03R\x10invoiceExpiresMs\"\xb6\x03\n" +
 	"\x11NegotiateResponse\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x19\n" +
@@ -3567,13 +3942,14 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"expires_ms\x18\b \x01(\x03R\texpiresMs\x12#\n" +
 	"\ropens_channel\x18\t \x01(\bR\fopensChannel\x120\n" +
 	"\x14channel_capacity_sat\x18\n" +
-	" \x01(\x04R\x12channelCapacitySat\"\xcb\x01\n" +
+	" \x01(\x04R\x12channelCapacitySat\x12*\n" +
+	"\x11client_trusts_lsp\x18\v \x01(\bR\x0fclientTrustsLsp\"\xcb\x01\n" +
 	"\vWrapRequest\x12\x16\n" +
 	"\x06bolt11\x18\x01 \x01(\tR\x06bolt11\x12\x1f\n" +
 	"\vamount_msat\x18\x02 \x01(\x04R\n" +
 	"amountMsat\x12M\n" +
 	"\x12opening_fee_params\x18\x03 \x01(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x10openingFeeParams\x124\n" +
-	"\achannel\x18\x04 \x01(\v2\x1a.sluice.lsp.v1.ChannelWishR\achannel\"\xfe\x01\n" +
+	"\achannel\x18\x04 \x01(\v2\x1a.sluice.lsp.v1.ChannelWishR\achannel\"\xaa\x02\n" +
 	"\fWrapResponse\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12\x16\n" +
@@ -3583,7 +3959,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12#\n" +
 	"\ropens_channel\x18\x05 \x01(\bR\fopensChannel\x120\n" +
 	"\x14channel_capacity_sat\x18\x06 \x01(\x04R\x12channelCapacitySat\x12&\n" +
-	"\x0fmax_wait_blocks\x18\a \x01(\rR\rmaxWaitBlocks\"\x92\x04\n" +
+	"\x0fmax_wait_blocks\x18\a \x01(\rR\rmaxWaitBlocks\x12*\n" +
+	"\x11client_trusts_lsp\x18\b \x01(\bR\x0fclientTrustsLsp\"\xc0\x04\n" +
 	"\aPayment\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\x12&\n" +
@@ -3607,7 +3984,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x10funding_outpoint\x18\x0e \x01(\tR\x0ffundingOutpoint\x12\x1f\n" +
 	"\vblocks_left\x18\x0f \x01(\x05R\n" +
 	"blocksLeft\x12\x19\n" +
-	"\bjit_scid\x18\x10 \x01(\tR\ajitScid\"\x8d\x01\n" +
+	"\bjit_scid\x18\x10 \x01(\tR\ajitScid\x12,\n" +
+	"\x12given_up_outpoints\x18\x11 \x03(\tR\x10givenUpOutpoints\"\x8d\x01\n" +
 	"\n" +
 	"StoryEvent\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12\x14\n" +
@@ -3640,7 +4018,15 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\fpayment_hash\x18\x02 \x01(\fR\vpaymentHash\x12\x1f\n" +
 	"\vamount_msat\x18\x03 \x01(\x04R\n" +
 	"amountMsat\x12\x19\n" +
-	"\buntil_ms\x18\x04 \x01(\x03R\auntilMs\"5\n" +
+	"\buntil_ms\x18\x04 \x01(\x03R\auntilMs\"6\n" +
+	"\x15PromiseFundingRequest\x12\x1d\n" +
+	"\n" +
+	"payment_id\x18\x01 \x01(\tR\tpaymentId\"\xa7\x01\n" +
+	"\x16PromiseFundingResponse\x12)\n" +
+	"\x10funding_outpoint\x18\x01 \x01(\tR\x0ffundingOutpoint\x120\n" +
+	"\x14channel_capacity_sat\x18\x02 \x01(\x04R\x12channelCapacitySat\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\tR\tsignature\"5\n" +
 	"\x14CancelPaymentRequest\x12\x1d\n" +
 	"\n" +
 	"payment_id\x18\x01 \x01(\tR\tpaymentId\"I\n" +
@@ -3651,8 +4037,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x04R\x03cap\x12\x12\n" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\"\x12\n" +
-	"\x10GetStatusRequest\"\xd8\n" +
-	"\n" +
+	"\x10GetStatusRequest\"\x9a\v\n" +
 	"\x11GetStatusResponse\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12%\n" +
 	"\x0estopped_reason\x18\x02 \x01(\tR\rstoppedReason\x125\n" +
@@ -3678,13 +4063,21 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04menu\x18\x15 \x03(\v2\x1f.sluice.lsp.v1.OpeningFeeParamsR\x04menu\x12!\n" +
 	"\fmenu_refusal\x18\x16 \x01(\tR\vmenuRefusal\x12<\n" +
 	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x124\n" +
-	"\tcoin_pool\x18\x18 \x01(\v2\x17.sluice.lsp.v1.CoinPoolR\bcoinPool\x1aB\n" +
+	"\tcoin_pool\x18\x18 \x01(\v2\x17.sluice.lsp.v1.CoinPoolR\bcoinPool\x12@\n" +
+	"\rfunding_trust\x18\x19 \x01(\v2\x1b.sluice.lsp.v1.FundingTrustR\ffundingTrust\x1aB\n" +
 	"\x14PaymentsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
 	"\x14OpeningsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd4\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb9\x01\n" +
+	"\fFundingTrust\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x1c\n" +
+	"\tunclaimed\x18\x02 \x01(\rR\tunclaimed\x12\x1f\n" +
+	"\vattack_from\x18\x03 \x01(\rR\n" +
+	"attackFrom\x123\n" +
+	"\x16attack_from_per_client\x18\x04 \x01(\rR\x13attackFromPerClient\x12!\n" +
+	"\funder_attack\x18\x05 \x01(\bR\vunderAttack\"\xd4\x01\n" +
 	"\bCoinPool\x12\x16\n" +
 	"\x06wanted\x18\x01 \x01(\rR\x06wanted\x12\x19\n" +
 	"\bcoin_sat\x18\x02 \x01(\x04R\acoinSat\x12\x14\n" +
@@ -3755,17 +4148,23 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x14ListOpeningsResponse\x122\n" +
 	"\bopenings\x18\x01 \x03(\v2\x16.sluice.lsp.v1.OpeningR\bopenings\";\n" +
 	"\x11ShowClientRequest\x12&\n" +
-	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\"\x8f\x01\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\"\xc3\x01\n" +
 	"\x12ShowClientResponse\x12&\n" +
 	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x1a\n" +
 	"\bnewcomer\x18\x02 \x01(\bR\bnewcomer\x125\n" +
-	"\texposures\x18\x03 \x03(\v2\x17.sluice.lsp.v1.ExposureR\texposures\"V\n" +
+	"\texposures\x18\x03 \x03(\v2\x17.sluice.lsp.v1.ExposureR\texposures\x12\x14\n" +
+	"\x05trust\x18\x04 \x01(\tR\x05trust\x12\x1c\n" +
+	"\tunclaimed\x18\x05 \x01(\rR\tunclaimed\"V\n" +
 	"\x14ForgiveClientRequest\x12&\n" +
 	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"V\n" +
 	"\x15ForgiveClientResponse\x12\x1a\n" +
 	"\bchannels\x18\x01 \x01(\rR\bchannels\x12!\n" +
-	"\fcapacity_sat\x18\x02 \x01(\x04R\vcapacitySat\"J\n" +
+	"\fcapacity_sat\x18\x02 \x01(\x04R\vcapacitySat\"S\n" +
+	"\x15SetClientTrustRequest\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\"\x18\n" +
+	"\x16SetClientTrustResponse\"J\n" +
 	"\x12SetBusinessRequest\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"3\n" +
@@ -3799,7 +4198,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\vPaymentMode\x12\x1c\n" +
 	"\x18PAYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17PAYMENT_MODE_PAYER_PAYS\x10\x01\x12\x1e\n" +
-	"\x1aPAYMENT_MODE_RECEIVER_PAYS\x10\x022\xaa\x05\n" +
+	"\x1aPAYMENT_MODE_RECEIVER_PAYS\x10\x022\x89\x06\n" +
 	"\x0fChannelsService\x12H\n" +
 	"\aGetMenu\x12\x1d.sluice.lsp.v1.GetMenuRequest\x1a\x1e.sluice.lsp.v1.GetMenuResponse\x12N\n" +
 	"\tNegotiate\x12\x1f.sluice.lsp.v1.NegotiateRequest\x1a .sluice.lsp.v1.NegotiateResponse\x12?\n" +
@@ -3808,8 +4207,9 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"GetPayment\x12 .sluice.lsp.v1.GetPaymentRequest\x1a!.sluice.lsp.v1.GetPaymentResponse\x12W\n" +
 	"\fListPayments\x12\".sluice.lsp.v1.ListPaymentsRequest\x1a#.sluice.lsp.v1.ListPaymentsResponse\x12Y\n" +
 	"\fWatchPayment\x12\".sluice.lsp.v1.WatchPaymentRequest\x1a#.sluice.lsp.v1.WatchPaymentResponse0\x01\x12Y\n" +
-	"\fWatchWaiting\x12\".sluice.lsp.v1.WatchWaitingRequest\x1a#.sluice.lsp.v1.WatchWaitingResponse0\x01\x12Z\n" +
-	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\x91\a\n" +
+	"\fWatchWaiting\x12\".sluice.lsp.v1.WatchWaitingRequest\x1a#.sluice.lsp.v1.WatchWaitingResponse0\x01\x12]\n" +
+	"\x0ePromiseFunding\x12$.sluice.lsp.v1.PromiseFundingRequest\x1a%.sluice.lsp.v1.PromiseFundingResponse\x12Z\n" +
+	"\rCancelPayment\x12#.sluice.lsp.v1.CancelPaymentRequest\x1a$.sluice.lsp.v1.CancelPaymentResponse2\xf0\a\n" +
 	"\x0fOperatorService\x12N\n" +
 	"\tGetStatus\x12\x1f.sluice.lsp.v1.GetStatusRequest\x1a .sluice.lsp.v1.GetStatusResponse\x12W\n" +
 	"\fFindPayments\x12\".sluice.lsp.v1.FindPaymentsRequest\x1a#.sluice.lsp.v1.FindPaymentsResponse\x12T\n" +
@@ -3818,7 +4218,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\fListOpenings\x12\".sluice.lsp.v1.ListOpeningsRequest\x1a#.sluice.lsp.v1.ListOpeningsResponse\x12Q\n" +
 	"\n" +
 	"ShowClient\x12 .sluice.lsp.v1.ShowClientRequest\x1a!.sluice.lsp.v1.ShowClientResponse\x12Z\n" +
-	"\rForgiveClient\x12#.sluice.lsp.v1.ForgiveClientRequest\x1a$.sluice.lsp.v1.ForgiveClientResponse\x12T\n" +
+	"\rForgiveClient\x12#.sluice.lsp.v1.ForgiveClientRequest\x1a$.sluice.lsp.v1.ForgiveClientResponse\x12]\n" +
+	"\x0eSetClientTrust\x12$.sluice.lsp.v1.SetClientTrustRequest\x1a%.sluice.lsp.v1.SetClientTrustResponse\x12T\n" +
 	"\vSetBusiness\x12!.sluice.lsp.v1.SetBusinessRequest\x1a\".sluice.lsp.v1.SetBusinessResponse\x12N\n" +
 	"\tReconcile\x12\x1f.sluice.lsp.v1.ReconcileRequest\x1a .sluice.lsp.v1.ReconcileResponse\x12o\n" +
 	"\x14GetReconcileProgress\x12*.sluice.lsp.v1.GetReconcileProgressRequest\x1a+.sluice.lsp.v1.GetReconcileProgressResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
@@ -3836,7 +4237,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                     // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),             // 1: sluice.lsp.v1.OpeningFeeParams
@@ -3857,36 +4258,41 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*WatchPaymentResponse)(nil),         // 16: sluice.lsp.v1.WatchPaymentResponse
 	(*WatchWaitingRequest)(nil),          // 17: sluice.lsp.v1.WatchWaitingRequest
 	(*WatchWaitingResponse)(nil),         // 18: sluice.lsp.v1.WatchWaitingResponse
-	(*CancelPaymentRequest)(nil),         // 19: sluice.lsp.v1.CancelPaymentRequest
-	(*CancelPaymentResponse)(nil),        // 20: sluice.lsp.v1.CancelPaymentResponse
-	(*Exposure)(nil),                     // 21: sluice.lsp.v1.Exposure
-	(*GetStatusRequest)(nil),             // 22: sluice.lsp.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),            // 23: sluice.lsp.v1.GetStatusResponse
-	(*CoinPool)(nil),                     // 24: sluice.lsp.v1.CoinPool
-	(*PromiseKey)(nil),                   // 25: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),          // 26: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),         // 27: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),           // 28: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),          // 29: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),       // 30: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil),      // 31: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                      // 32: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),          // 33: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),         // 34: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),            // 35: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),           // 36: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),         // 37: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),        // 38: sluice.lsp.v1.ForgiveClientResponse
-	(*SetBusinessRequest)(nil),           // 39: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),          // 40: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),             // 41: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),                // 42: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),            // 43: sluice.lsp.v1.ReconcileResponse
-	(*ReconcileDetail)(nil),              // 44: sluice.lsp.v1.ReconcileDetail
-	(*GetReconcileProgressRequest)(nil),  // 45: sluice.lsp.v1.GetReconcileProgressRequest
-	(*GetReconcileProgressResponse)(nil), // 46: sluice.lsp.v1.GetReconcileProgressResponse
-	nil,                                  // 47: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                                  // 48: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*PromiseFundingRequest)(nil),        // 19: sluice.lsp.v1.PromiseFundingRequest
+	(*PromiseFundingResponse)(nil),       // 20: sluice.lsp.v1.PromiseFundingResponse
+	(*CancelPaymentRequest)(nil),         // 21: sluice.lsp.v1.CancelPaymentRequest
+	(*CancelPaymentResponse)(nil),        // 22: sluice.lsp.v1.CancelPaymentResponse
+	(*Exposure)(nil),                     // 23: sluice.lsp.v1.Exposure
+	(*GetStatusRequest)(nil),             // 24: sluice.lsp.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),            // 25: sluice.lsp.v1.GetStatusResponse
+	(*FundingTrust)(nil),                 // 26: sluice.lsp.v1.FundingTrust
+	(*CoinPool)(nil),                     // 27: sluice.lsp.v1.CoinPool
+	(*PromiseKey)(nil),                   // 28: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),          // 29: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),         // 30: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),           // 31: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),          // 32: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),       // 33: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil),      // 34: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                      // 35: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),          // 36: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),         // 37: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),            // 38: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),           // 39: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),         // 40: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),        // 41: sluice.lsp.v1.ForgiveClientResponse
+	(*SetClientTrustRequest)(nil),        // 42: sluice.lsp.v1.SetClientTrustRequest
+	(*SetClientTrustResponse)(nil),       // 43: sluice.lsp.v1.SetClientTrustResponse
+	(*SetBusinessRequest)(nil),           // 44: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),          // 45: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),             // 46: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),                // 47: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),            // 48: sluice.lsp.v1.ReconcileResponse
+	(*ReconcileDetail)(nil),              // 49: sluice.lsp.v1.ReconcileDetail
+	(*GetReconcileProgressRequest)(nil),  // 50: sluice.lsp.v1.GetReconcileProgressRequest
+	(*GetReconcileProgressResponse)(nil), // 51: sluice.lsp.v1.GetReconcileProgressResponse
+	nil,                                  // 52: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                                  // 53: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -3900,62 +4306,67 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 8: sluice.lsp.v1.ListPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	21, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	47, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	48, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	23, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	52, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	53, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
-	25, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
-	24, // 16: sluice.lsp.v1.GetStatusResponse.coin_pool:type_name -> sluice.lsp.v1.CoinPool
-	9,  // 17: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
-	9,  // 18: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	10, // 19: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	32, // 20: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
-	9,  // 21: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	32, // 22: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	21, // 23: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	42, // 24: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	44, // 25: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
-	3,  // 26: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 27: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 28: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 29: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 30: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 31: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 32: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
-	19, // 33: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	22, // 34: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	26, // 35: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	28, // 36: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	30, // 37: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	33, // 38: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	35, // 39: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	37, // 40: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	39, // 41: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	41, // 42: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	45, // 43: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
-	4,  // 44: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 45: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 46: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 47: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 48: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 49: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 50: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
-	20, // 51: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	23, // 52: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	27, // 53: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	29, // 54: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	31, // 55: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	34, // 56: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	36, // 57: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	38, // 58: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	40, // 59: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	43, // 60: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	46, // 61: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
-	44, // [44:62] is the sub-list for method output_type
-	26, // [26:44] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	28, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
+	27, // 16: sluice.lsp.v1.GetStatusResponse.coin_pool:type_name -> sluice.lsp.v1.CoinPool
+	26, // 17: sluice.lsp.v1.GetStatusResponse.funding_trust:type_name -> sluice.lsp.v1.FundingTrust
+	9,  // 18: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
+	9,  // 19: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	10, // 20: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	35, // 21: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
+	9,  // 22: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	35, // 23: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
+	23, // 24: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	47, // 25: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	49, // 26: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
+	3,  // 27: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 28: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 29: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 30: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 31: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 32: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 33: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
+	19, // 34: sluice.lsp.v1.ChannelsService.PromiseFunding:input_type -> sluice.lsp.v1.PromiseFundingRequest
+	21, // 35: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	24, // 36: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	29, // 37: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	31, // 38: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	33, // 39: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	36, // 40: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	38, // 41: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	40, // 42: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	42, // 43: sluice.lsp.v1.OperatorService.SetClientTrust:input_type -> sluice.lsp.v1.SetClientTrustRequest
+	44, // 44: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	46, // 45: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	50, // 46: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
+	4,  // 47: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 48: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 49: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 50: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 51: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 52: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 53: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
+	20, // 54: sluice.lsp.v1.ChannelsService.PromiseFunding:output_type -> sluice.lsp.v1.PromiseFundingResponse
+	22, // 55: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	25, // 56: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	30, // 57: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	32, // 58: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	34, // 59: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	37, // 60: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	39, // 61: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	41, // 62: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	43, // 63: sluice.lsp.v1.OperatorService.SetClientTrust:output_type -> sluice.lsp.v1.SetClientTrustResponse
+	45, // 64: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	48, // 65: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	51, // 66: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
+	47, // [47:67] is the sub-list for method output_type
+	27, // [27:47] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -3969,7 +4380,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -233,6 +233,51 @@ func request_ChannelsService_WatchWaiting_0(ctx context.Context, marshaler runti
 	return stream, metadata, nil
 }
 
+func request_ChannelsService_PromiseFunding_0(ctx context.Context, marshaler runtime.Marshaler, client ChannelsServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq PromiseFundingRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["payment_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "payment_id")
+	}
+	protoReq.PaymentId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "payment_id", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.PromiseFunding(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ChannelsService_PromiseFunding_0(ctx context.Context, marshaler runtime.Marshaler, server ChannelsServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq PromiseFundingRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["payment_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "payment_id")
+	}
+	protoReq.PaymentId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "payment_id", err)
+	}
+	msg, err := server.PromiseFunding(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_ChannelsService_CancelPayment_0(ctx context.Context, marshaler runtime.Marshaler, client ChannelsServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq CancelPaymentRequest
@@ -515,6 +560,33 @@ func local_request_OperatorService_ForgiveClient_0(ctx context.Context, marshale
 	return msg, metadata, err
 }
 
+func request_OperatorService_SetClientTrust_0(ctx context.Context, marshaler runtime.Marshaler, client OperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq SetClientTrustRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.SetClientTrust(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_OperatorService_SetClientTrust_0(ctx context.Context, marshaler runtime.Marshaler, server OperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq SetClientTrustRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.SetClientTrust(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_OperatorService_SetBusiness_0(ctx context.Context, marshaler runtime.Marshaler, client OperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq SetBusinessRequest
@@ -710,6 +782,26 @@ func RegisterChannelsServiceHandlerServer(ctx context.Context, mux *runtime.Serv
 		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
 		return
 	})
+	mux.Handle(http.MethodPost, pattern_ChannelsService_PromiseFunding_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.lsp.v1.ChannelsService/PromiseFunding", runtime.WithHTTPPathPattern("/v1/lsp/payments/{payment_id}:promise"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ChannelsService_PromiseFunding_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ChannelsService_PromiseFunding_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_ChannelsService_CancelPayment_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -879,6 +971,26 @@ func RegisterOperatorServiceHandlerServer(ctx context.Context, mux *runtime.Serv
 			return
 		}
 		forward_OperatorService_ForgiveClient_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPost, pattern_OperatorService_SetClientTrust_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.lsp.v1.OperatorService/SetClientTrust", runtime.WithHTTPPathPattern("/v1/operator/lsp/client/trust"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_OperatorService_SetClientTrust_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_OperatorService_SetClientTrust_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPost, pattern_OperatorService_SetBusiness_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1099,6 +1211,23 @@ func RegisterChannelsServiceHandlerClient(ctx context.Context, mux *runtime.Serv
 		}
 		forward_ChannelsService_WatchWaiting_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ChannelsService_PromiseFunding_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.lsp.v1.ChannelsService/PromiseFunding", runtime.WithHTTPPathPattern("/v1/lsp/payments/{payment_id}:promise"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ChannelsService_PromiseFunding_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ChannelsService_PromiseFunding_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_ChannelsService_CancelPayment_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1120,25 +1249,27 @@ func RegisterChannelsServiceHandlerClient(ctx context.Context, mux *runtime.Serv
 }
 
 var (
-	pattern_ChannelsService_GetMenu_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "menu"}, ""))
-	pattern_ChannelsService_Negotiate_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, "negotiate"))
-	pattern_ChannelsService_Wrap_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, "wrap"))
-	pattern_ChannelsService_GetPayment_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, ""))
-	pattern_ChannelsService_ListPayments_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, ""))
-	pattern_ChannelsService_WatchPayment_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "lsp", "payments", "payment_id", "watch"}, ""))
-	pattern_ChannelsService_WatchWaiting_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "waiting"}, ""))
-	pattern_ChannelsService_CancelPayment_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, "cancel"))
+	pattern_ChannelsService_GetMenu_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "menu"}, ""))
+	pattern_ChannelsService_Negotiate_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, "negotiate"))
+	pattern_ChannelsService_Wrap_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, "wrap"))
+	pattern_ChannelsService_GetPayment_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, ""))
+	pattern_ChannelsService_ListPayments_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "payments"}, ""))
+	pattern_ChannelsService_WatchPayment_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "lsp", "payments", "payment_id", "watch"}, ""))
+	pattern_ChannelsService_WatchWaiting_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "lsp", "waiting"}, ""))
+	pattern_ChannelsService_PromiseFunding_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, "promise"))
+	pattern_ChannelsService_CancelPayment_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "lsp", "payments", "payment_id"}, "cancel"))
 )
 
 var (
-	forward_ChannelsService_GetMenu_0       = runtime.ForwardResponseMessage
-	forward_ChannelsService_Negotiate_0     = runtime.ForwardResponseMessage
-	forward_ChannelsService_Wrap_0          = runtime.ForwardResponseMessage
-	forward_ChannelsService_GetPayment_0    = runtime.ForwardResponseMessage
-	forward_ChannelsService_ListPayments_0  = runtime.ForwardResponseMessage
-	forward_ChannelsService_WatchPayment_0  = runtime.ForwardResponseStream
-	forward_ChannelsService_WatchWaiting_0  = runtime.ForwardResponseStream
-	forward_ChannelsService_CancelPayment_0 = runtime.ForwardResponseMessage
+	forward_ChannelsService_GetMenu_0        = runtime.ForwardResponseMessage
+	forward_ChannelsService_Negotiate_0      = runtime.ForwardResponseMessage
+	forward_ChannelsService_Wrap_0           = runtime.ForwardResponseMessage
+	forward_ChannelsService_GetPayment_0     = runtime.ForwardResponseMessage
+	forward_ChannelsService_ListPayments_0   = runtime.ForwardResponseMessage
+	forward_ChannelsService_WatchPayment_0   = runtime.ForwardResponseStream
+	forward_ChannelsService_WatchWaiting_0   = runtime.ForwardResponseStream
+	forward_ChannelsService_PromiseFunding_0 = runtime.ForwardResponseMessage
+	forward_ChannelsService_CancelPayment_0  = runtime.ForwardResponseMessage
 )
 
 // RegisterOperatorServiceHandlerFromEndpoint is same as RegisterOperatorServiceHandler but
@@ -1296,6 +1427,23 @@ func RegisterOperatorServiceHandlerClient(ctx context.Context, mux *runtime.Serv
 		}
 		forward_OperatorService_ForgiveClient_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_OperatorService_SetClientTrust_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.lsp.v1.OperatorService/SetClientTrust", runtime.WithHTTPPathPattern("/v1/operator/lsp/client/trust"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_OperatorService_SetClientTrust_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_OperatorService_SetClientTrust_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_OperatorService_SetBusiness_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1358,6 +1506,7 @@ var (
 	pattern_OperatorService_ListOpenings_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "openings"}, ""))
 	pattern_OperatorService_ShowClient_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "client"}, ""))
 	pattern_OperatorService_ForgiveClient_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "client", "forgive"}, ""))
+	pattern_OperatorService_SetClientTrust_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "client", "trust"}, ""))
 	pattern_OperatorService_SetBusiness_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "business"}, ""))
 	pattern_OperatorService_Reconcile_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "reconcile"}, ""))
 	pattern_OperatorService_GetReconcileProgress_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "reconcile"}, ""))
@@ -1371,6 +1520,7 @@ var (
 	forward_OperatorService_ListOpenings_0         = runtime.ForwardResponseMessage
 	forward_OperatorService_ShowClient_0           = runtime.ForwardResponseMessage
 	forward_OperatorService_ForgiveClient_0        = runtime.ForwardResponseMessage
+	forward_OperatorService_SetClientTrust_0       = runtime.ForwardResponseMessage
 	forward_OperatorService_SetBusiness_0          = runtime.ForwardResponseMessage
 	forward_OperatorService_Reconcile_0            = runtime.ForwardResponseMessage
 	forward_OperatorService_GetReconcileProgress_0 = runtime.ForwardResponseMessage

@@ -24,14 +24,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ChannelsService_GetMenu_FullMethodName       = "/sluice.lsp.v1.ChannelsService/GetMenu"
-	ChannelsService_Negotiate_FullMethodName     = "/sluice.lsp.v1.ChannelsService/Negotiate"
-	ChannelsService_Wrap_FullMethodName          = "/sluice.lsp.v1.ChannelsService/Wrap"
-	ChannelsService_GetPayment_FullMethodName    = "/sluice.lsp.v1.ChannelsService/GetPayment"
-	ChannelsService_ListPayments_FullMethodName  = "/sluice.lsp.v1.ChannelsService/ListPayments"
-	ChannelsService_WatchPayment_FullMethodName  = "/sluice.lsp.v1.ChannelsService/WatchPayment"
-	ChannelsService_WatchWaiting_FullMethodName  = "/sluice.lsp.v1.ChannelsService/WatchWaiting"
-	ChannelsService_CancelPayment_FullMethodName = "/sluice.lsp.v1.ChannelsService/CancelPayment"
+	ChannelsService_GetMenu_FullMethodName        = "/sluice.lsp.v1.ChannelsService/GetMenu"
+	ChannelsService_Negotiate_FullMethodName      = "/sluice.lsp.v1.ChannelsService/Negotiate"
+	ChannelsService_Wrap_FullMethodName           = "/sluice.lsp.v1.ChannelsService/Wrap"
+	ChannelsService_GetPayment_FullMethodName     = "/sluice.lsp.v1.ChannelsService/GetPayment"
+	ChannelsService_ListPayments_FullMethodName   = "/sluice.lsp.v1.ChannelsService/ListPayments"
+	ChannelsService_WatchPayment_FullMethodName   = "/sluice.lsp.v1.ChannelsService/WatchPayment"
+	ChannelsService_WatchWaiting_FullMethodName   = "/sluice.lsp.v1.ChannelsService/WatchWaiting"
+	ChannelsService_PromiseFunding_FullMethodName = "/sluice.lsp.v1.ChannelsService/PromiseFunding"
+	ChannelsService_CancelPayment_FullMethodName  = "/sluice.lsp.v1.ChannelsService/CancelPayment"
 )
 
 // ChannelsServiceClient is the client API for ChannelsService service.
@@ -61,6 +62,10 @@ type ChannelsServiceClient interface {
 	// wallet to come online: those that wait now, and others as they come. It
 	// stays open, and may send one payment more than once.
 	WatchWaiting(ctx context.Context, in *WatchWaitingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchWaitingResponse], error)
+	// PromiseFunding signs what the gateway owes a wallet that trusts it: that the
+	// funding transaction of the payment's channel is published once the wallet has
+	// claimed. A wallet asks for it, and checks it, before it gives its preimage.
+	PromiseFunding(ctx context.Context, in *PromiseFundingRequest, opts ...grpc.CallOption) (*PromiseFundingResponse, error)
 	// CancelPayment withdraws an agreement that no money has reached yet.
 	CancelPayment(ctx context.Context, in *CancelPaymentRequest, opts ...grpc.CallOption) (*CancelPaymentResponse, error)
 }
@@ -161,6 +166,16 @@ func (c *channelsServiceClient) WatchWaiting(ctx context.Context, in *WatchWaiti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChannelsService_WatchWaitingClient = grpc.ServerStreamingClient[WatchWaitingResponse]
 
+func (c *channelsServiceClient) PromiseFunding(ctx context.Context, in *PromiseFundingRequest, opts ...grpc.CallOption) (*PromiseFundingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromiseFundingResponse)
+	err := c.cc.Invoke(ctx, ChannelsService_PromiseFunding_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *channelsServiceClient) CancelPayment(ctx context.Context, in *CancelPaymentRequest, opts ...grpc.CallOption) (*CancelPaymentResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelPaymentResponse)
@@ -198,6 +213,10 @@ type ChannelsServiceServer interface {
 	// wallet to come online: those that wait now, and others as they come. It
 	// stays open, and may send one payment more than once.
 	WatchWaiting(*WatchWaitingRequest, grpc.ServerStreamingServer[WatchWaitingResponse]) error
+	// PromiseFunding signs what the gateway owes a wallet that trusts it: that the
+	// funding transaction of the payment's channel is published once the wallet has
+	// claimed. A wallet asks for it, and checks it, before it gives its preimage.
+	PromiseFunding(context.Context, *PromiseFundingRequest) (*PromiseFundingResponse, error)
 	// CancelPayment withdraws an agreement that no money has reached yet.
 	CancelPayment(context.Context, *CancelPaymentRequest) (*CancelPaymentResponse, error)
 	mustEmbedUnimplementedChannelsServiceServer()
@@ -230,6 +249,9 @@ func (UnimplementedChannelsServiceServer) WatchPayment(*WatchPaymentRequest, grp
 }
 func (UnimplementedChannelsServiceServer) WatchWaiting(*WatchWaitingRequest, grpc.ServerStreamingServer[WatchWaitingResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchWaiting not implemented")
+}
+func (UnimplementedChannelsServiceServer) PromiseFunding(context.Context, *PromiseFundingRequest) (*PromiseFundingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromiseFunding not implemented")
 }
 func (UnimplementedChannelsServiceServer) CancelPayment(context.Context, *CancelPaymentRequest) (*CancelPaymentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelPayment not implemented")
@@ -367,6 +389,24 @@ func _ChannelsService_WatchWaiting_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChannelsService_WatchWaitingServer = grpc.ServerStreamingServer[WatchWaitingResponse]
 
+func _ChannelsService_PromiseFunding_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromiseFundingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelsServiceServer).PromiseFunding(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelsService_PromiseFunding_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelsServiceServer).PromiseFunding(ctx, req.(*PromiseFundingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ChannelsService_CancelPayment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CancelPaymentRequest)
 	if err := dec(in); err != nil {
@@ -413,6 +453,10 @@ var ChannelsService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ChannelsService_ListPayments_Handler,
 		},
 		{
+			MethodName: "PromiseFunding",
+			Handler:    _ChannelsService_PromiseFunding_Handler,
+		},
+		{
 			MethodName: "CancelPayment",
 			Handler:    _ChannelsService_CancelPayment_Handler,
 		},
@@ -440,6 +484,7 @@ const (
 	OperatorService_ListOpenings_FullMethodName         = "/sluice.lsp.v1.OperatorService/ListOpenings"
 	OperatorService_ShowClient_FullMethodName           = "/sluice.lsp.v1.OperatorService/ShowClient"
 	OperatorService_ForgiveClient_FullMethodName        = "/sluice.lsp.v1.OperatorService/ForgiveClient"
+	OperatorService_SetClientTrust_FullMethodName       = "/sluice.lsp.v1.OperatorService/SetClientTrust"
 	OperatorService_SetBusiness_FullMethodName          = "/sluice.lsp.v1.OperatorService/SetBusiness"
 	OperatorService_Reconcile_FullMethodName            = "/sluice.lsp.v1.OperatorService/Reconcile"
 	OperatorService_GetReconcileProgress_FullMethodName = "/sluice.lsp.v1.OperatorService/GetReconcileProgress"
@@ -468,6 +513,9 @@ type OperatorServiceClient interface {
 	// ForgiveClient takes the channels that a client has not paid for off its
 	// account. The channels stay.
 	ForgiveClient(ctx context.Context, in *ForgiveClientRequest, opts ...grpc.CallOption) (*ForgiveClientResponse, error)
+	// SetClientTrust sets for one client when the funding of its channels on demand
+	// is withheld until their payment is claimed.
+	SetClientTrust(ctx context.Context, in *SetClientTrustRequest, opts ...grpc.CallOption) (*SetClientTrustResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(ctx context.Context, in *SetBusinessRequest, opts ...grpc.CallOption) (*SetBusinessResponse, error)
 	// Reconcile takes lnd's records into the books and compares them with lnd to
@@ -555,6 +603,16 @@ func (c *operatorServiceClient) ForgiveClient(ctx context.Context, in *ForgiveCl
 	return out, nil
 }
 
+func (c *operatorServiceClient) SetClientTrust(ctx context.Context, in *SetClientTrustRequest, opts ...grpc.CallOption) (*SetClientTrustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetClientTrustResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SetClientTrust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) SetBusiness(ctx context.Context, in *SetBusinessRequest, opts ...grpc.CallOption) (*SetBusinessResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetBusinessResponse)
@@ -608,6 +666,9 @@ type OperatorServiceServer interface {
 	// ForgiveClient takes the channels that a client has not paid for off its
 	// account. The channels stay.
 	ForgiveClient(context.Context, *ForgiveClientRequest) (*ForgiveClientResponse, error)
+	// SetClientTrust sets for one client when the funding of its channels on demand
+	// is withheld until their payment is claimed.
+	SetClientTrust(context.Context, *SetClientTrustRequest) (*SetClientTrustResponse, error)
 	// SetBusiness stops or starts new business; what is under way goes on.
 	SetBusiness(context.Context, *SetBusinessRequest) (*SetBusinessResponse, error)
 	// Reconcile takes lnd's records into the books and compares them with lnd to
@@ -645,6 +706,9 @@ func (UnimplementedOperatorServiceServer) ShowClient(context.Context, *ShowClien
 }
 func (UnimplementedOperatorServiceServer) ForgiveClient(context.Context, *ForgiveClientRequest) (*ForgiveClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ForgiveClient not implemented")
+}
+func (UnimplementedOperatorServiceServer) SetClientTrust(context.Context, *SetClientTrustRequest) (*SetClientTrustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetClientTrust not implemented")
 }
 func (UnimplementedOperatorServiceServer) SetBusiness(context.Context, *SetBusinessRequest) (*SetBusinessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetBusiness not implemented")
@@ -802,6 +866,24 @@ func _OperatorService_ForgiveClient_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_SetClientTrust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetClientTrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SetClientTrust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SetClientTrust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SetClientTrust(ctx, req.(*SetClientTrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_SetBusiness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetBusinessRequest)
 	if err := dec(in); err != nil {
@@ -890,6 +972,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ForgiveClient",
 			Handler:    _OperatorService_ForgiveClient_Handler,
+		},
+		{
+			MethodName: "SetClientTrust",
+			Handler:    _OperatorService_SetClientTrust_Handler,
 		},
 		{
 			MethodName: "SetBusiness",

@@ -16,6 +16,13 @@ type LspBookTx struct {
 	Data    []byte
 }
 
+type LspChannelUse struct {
+	Outpoint    string
+	RemoteSat   int64
+	SinceHeight int64
+	MinLifetime int64
+}
+
 type LspCollab struct {
 	ID          string
 	Client      []byte

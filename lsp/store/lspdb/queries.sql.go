@@ -90,6 +90,38 @@ func (q *Queries) BuriedUnpaid(ctx context.Context) ([]string, error) {
 	return items, nil
 }
 
+const channelUses = `-- name: ChannelUses :many
+SELECT outpoint, remote_sat, since_height, min_lifetime FROM lsp_channel_use
+`
+
+func (q *Queries) ChannelUses(ctx context.Context) ([]LspChannelUse, error) {
+	rows, err := q.db.QueryContext(ctx, channelUses)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspChannelUse
+	for rows.Next() {
+		var i LspChannelUse
+		if err := rows.Scan(
+			&i.Outpoint,
+			&i.RemoteSat,
+			&i.SinceHeight,
+			&i.MinLifetime,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const clientIsKnown = `-- name: ClientIsKnown :one
 SELECT CAST(COUNT(*) AS BIGINT) FROM (SELECT 1 AS one FROM lsp_openings WHERE client = $1 AND paid LIMIT 1) AS known
 `
@@ -161,6 +193,15 @@ type CountWakeParams struct {
 
 func (q *Queries) CountWake(ctx context.Context, arg CountWakeParams) error {
 	_, err := q.db.ExecContext(ctx, countWake, arg.PaymentID, arg.SinceMs, arg.How)
+	return err
+}
+
+const deleteChannelUse = `-- name: DeleteChannelUse :exec
+DELETE FROM lsp_channel_use WHERE outpoint = $1
+`
+
+func (q *Queries) DeleteChannelUse(ctx context.Context, outpoint string) error {
+	_, err := q.db.ExecContext(ctx, deleteChannelUse, outpoint)
 	return err
 }
 
@@ -1624,6 +1665,28 @@ func (q *Queries) PutBookTx(ctx context.Context, arg PutBookTxParams) error {
 	return err
 }
 
+const putChannelUse = `-- name: PutChannelUse :exec
+INSERT INTO lsp_channel_use (outpoint, remote_sat, since_height, min_lifetime) VALUES ($1, $2, $3, $4)
+ON CONFLICT (outpoint) DO UPDATE SET remote_sat = excluded.remote_sat, since_height = excluded.since_height, min_lifetime = excluded.min_lifetime
+`
+
+type PutChannelUseParams struct {
+	Outpoint    string
+	RemoteSat   int64
+	SinceHeight int64
+	MinLifetime int64
+}
+
+func (q *Queries) PutChannelUse(ctx context.Context, arg PutChannelUseParams) error {
+	_, err := q.db.ExecContext(ctx, putChannelUse,
+		arg.Outpoint,
+		arg.RemoteSat,
+		arg.SinceHeight,
+		arg.MinLifetime,
+	)
+	return err
+}
+
 const putOrderCoin = `-- name: PutOrderCoin :exec
 INSERT INTO lsp_order_coins (outpoint, order_id, amount_sat) VALUES ($1, $2, $3) ON CONFLICT (outpoint) DO NOTHING
 `
@@ -1840,6 +1903,34 @@ func (q *Queries) SetPaymentOutcome(ctx context.Context, arg SetPaymentOutcomePa
 		arg.FeeMsat,
 	)
 	return err
+}
+
+const unclaimedOpens = `-- name: UnclaimedOpens :one
+SELECT CAST(COUNT(*) AS BIGINT) AS opens,
+       CAST(COALESCE(SUM(CASE WHEN o.client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
+FROM lsp_openings o JOIN lsp_payments p ON p.id = o.payment_id
+WHERE o.created_ms >= $2 AND o.outpoint <> '' AND NOT o.paid AND NOT o.forgiven
+  AND (o.terminal OR o.created_ms < $3)
+`
+
+type UnclaimedOpensParams struct {
+	Client   []byte
+	SinceMs  int64
+	BeforeMs int64
+}
+
+type UnclaimedOpensRow struct {
+	Opens       int64
+	ClientOpens int64
+}
+
+// Channels on demand that were negotiated and that no payment was claimed over: the
+// young ones may still be on their way.
+func (q *Queries) UnclaimedOpens(ctx context.Context, arg UnclaimedOpensParams) (UnclaimedOpensRow, error) {
+	row := q.db.QueryRowContext(ctx, unclaimedOpens, arg.Client, arg.SinceMs, arg.BeforeMs)
+	var i UnclaimedOpensRow
+	err := row.Scan(&i.Opens, &i.ClientOpens)
+	return i, err
 }
 
 const unconfirmedSat = `-- name: UnconfirmedSat :one

@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/opening"
+)
+
+// emptiesWithin is how long an HTLC that failed stays on a channel at most: until
+// both sides have signed without it.
+const emptiesWithin = 5 * time.Second
+
+// askUse looks what is on a channel that nothing funds. lnd forwards over any
+// channel of a peer, so that there may be more than the payment that it is for.
+func (e *Engine) askUse(ctx context.Context, f opening.AskUse) ([]opening.Event, error) {
+	for until := e.opt.Now().Add(emptiesWithin); ; {
+		use, err := e.useOf(ctx, f.Outpoint)
+		if err != nil {
+			return nil, err
+		}
+		if use.Htlcs == 0 || !f.Emptying || !e.opt.Now().Before(until) {
+			return []opening.Event{use}, nil
+		}
+		if err := pace.Pause(ctx, emptiesWithin/100); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	use := opening.ChannelUse{Moment: e.moment()}
+	if err != nil {
+		return use, err
+	}
+	for _, c := range channels {
+		if c.Outpoint != op {
+			continue
+		}
+		use.Claimed = c.RemoteSat > c.PushSat
+		for _, h := range c.Htlcs {
+			use.Htlcs++
+			if !h.Incoming && (use.Expiry == 0 || h.Expiry < use.Expiry) {
+				use.Expiry = h.Expiry
+			}
+		}
+	}
+	return use, nil
+}
+
+// releaseOpening has a withheld funding signed and published.
+func (e *Engine) releaseOpening(ctx context.Context, openingID string) error {
+	_, err := e.openings.Send(ctx, openingID, opening.Release{Moment: e.moment()})
+	return e.passOn(err)
+}
+
+// carries says that a payment may go over the channel: it is funded, or nothing
+// funds it and it was opened for this very payment, which does not want it gone.
+func (e *Engine) carries(ctx context.Context, op ln.Outpoint, openingID string) (bool, error) {
+	if e.isFunded(op) {
+		return true, nil
+	}
+	if openingID == "" {
+		return false, nil
+	}
+	inst, err := e.openings.Get(ctx, openingID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	switch s := inst.State.(type) {
+	case opening.Withheld:
+		return s.Outpoint == op && s.Withdrawn.IsZero(), nil
+	case opening.Released:
+		return s.Outpoint == op, nil
+	case opening.Signed:
+		return s.Outpoint == op && s.Withhold, nil
+	}
+	return false, nil
+}
+
+// published looks for a transaction that an older copy of the database holds for
+// unsigned: lnd's wallet signs no coin that is spent.
+func (e *Engine) published(ctx context.Context, op ln.Outpoint) []byte {
+	tip := e.world.tip()
+	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, forgetBlocks))) //nolint:gosec // a height
+	if err != nil {
+		e.log.Warn("the wallet's transactions cannot be looked at", zap.Error(err))
+		return nil
+	}
+	for _, tx := range txs {
+		if tx.TxID == op.TxID {
+			return tx.RawTx
+		}
+	}
+	return nil
+}
