@@ -126,7 +126,7 @@ func (s seedSigner) SignMessage(_ context.Context, _ ln.KeyLocator, msg []byte) 
 	digest := sha256.Sum256(msg)
 	return ecdsa.Sign(s.secret, digest[:]).Serialize(), nil
 }
-func (s seedSigner) SignPsbt(context.Context, []byte) ([]byte, error) { return nil, s.err }
+func (s seedSigner) SignPsbt(context.Context, []byte) ([]byte, error)       { return nil, s.err }
 func (s seedSigner) Certificate(context.Context) (*x509.Certificate, error) { return nil, s.err }
 
 // TestASignerWithAnotherSeed answers every call, and the node would not notice: the watch

@@ -89,7 +89,6 @@ type simSwap struct {
 	key      htlc.Key
 	internal [32]byte
 	contract *htlc.Contract
-	invoices OutOffer
 	// What the client does in this life.
 	pays, prepays, noShow, onChain, cancels bool
 	takes, givesKey, refunds, wrongAmount   bool
