@@ -563,3 +563,26 @@ func TestForget(t *testing.T) {
 		require.ErrorIs(t, forget("c"), fsm.ErrUnfinished)
 	})
 }
+
+// A list of states that are at hand is what the database has, also of what another
+// process moved meanwhile.
+func TestSharedLists(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		one, two := newEngine(t, db, escrow(), options{}), newEngine(t, db, escrow(), options{})
+		for _, id := range []string{"a", "b", "c"} {
+			_, err := one.Create(t.Context(), id, stNew{}, evOffered{7})
+			require.NoError(t, err)
+		}
+		_, err := two.Send(t.Context(), "b", evRejected{"no route"})
+		require.NoError(t, err)
+		for _, e := range []*engine{one, two} {
+			read, err := e.List(t.Context(), fsm.Filter{Live: true})
+			require.NoError(t, err)
+			shared, err := e.List(t.Context(), fsm.Filter{Live: true, Shared: true})
+			require.NoError(t, err)
+			require.Equal(t, read, shared)
+			require.Equal(t, state(stRefunding{7, "no route"}), shared[1].State)
+		}
+	})
+}

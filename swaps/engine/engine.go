@@ -248,7 +248,7 @@ func (e *Engine) allLive(ctx context.Context) (all []fsm.Instance[out.State], er
 func (e *Engine) allLiveTx(ctx context.Context, tx *store.Tx) (all []fsm.Instance[out.State], err error) {
 	const page = 500
 	for after := ""; ; after = all[len(all)-1].ID {
-		list, err := e.outs.ListTx(ctx, tx, fsm.Filter{Live: true, After: after, Limit: page})
+		list, err := e.outs.ListTx(ctx, tx, fsm.Filter{Live: true, After: after, Limit: page, Shared: true})
 		if err != nil {
 			return nil, err
 		}

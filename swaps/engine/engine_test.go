@@ -242,6 +242,41 @@ func TestRefundWhenTheClientIsGone(t *testing.T) {
 	require.Positive(t, r.balance(chainFee))
 }
 
+// A block that makes a refund look buried comes before the word that a reorg undid it: the
+// payment stays held until the refund stands again.
+func TestARefundThatDoesNotStand(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	l := r.published(p)
+	r.node.mine(99, false)
+	r.reaches(p, "refunding")
+	r.sees("the refund", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return len(r.node.published) == 2 })
+	r.node.mine(1, true)
+	_, err := r.await(r.ctx, p.Hash().String(), func(s out.State) bool { l, _ := out.LiveOf(s); return l.Spent == htlc.SpendTimeout })
+	require.NoError(t, err)
+	spend := r.node.spends[l.Outpoint]
+	// Nobody is woken by this.
+	r.node.mu.Lock()
+	delete(r.node.spends, l.Outpoint)
+	r.node.mu.Unlock()
+	_, err = r.outs.Send(r.ctx, p.Hash().String(), out.NewBlock{Moment: r.momentAt(spend.Height + 5)})
+	require.NoError(t, err)
+	r.reaches(p, "refunded")
+	require.Error(t, r.refundStands(shortly(r), p.Hash().String()))
+	require.Equal(t, ln.InvoiceAccepted, r.invoice(p.Hash()).State)
+	r.node.change(func() { r.node.spends[l.Outpoint] = spend; r.node.height = spend.Height + 4 })
+	require.ErrorContains(t, r.refundStands(r.ctx, p.Hash().String()), "5 confirmations")
+	r.node.change(func() { r.node.height++ })
+	r.sees("the payment to go back", func() bool { return r.invoice(p.Hash()).State == ln.InvoiceCanceled })
+}
+
+// shortly is for a look at the chain that finds nothing.
+func shortly(r *rig) context.Context {
+	ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
 // What an older copy of the database believes is asked of the node first: a
 // settled prepay says that an output exists.
 func TestAnOlderDatabaseFundsNothingTwice(t *testing.T) {
@@ -254,7 +289,7 @@ func TestAnOlderDatabaseFundsNothingTwice(t *testing.T) {
 	require.Empty(t, events, "the state does not ask for it")
 	prepay := plan.PrepayHash()
 	r.node.pay(p.Hash())
-	_, err = r.cancelInvoices(r.ctx, out.CancelInvoices{Swap: p.Hash(), Prepay: &prepay})
+	_, err = r.cancelInvoices(r.ctx, plan.ID(), out.CancelInvoices{Swap: p.Hash(), Prepay: &prepay})
 	require.ErrorContains(t, err, "older copy")
 	require.Equal(t, ln.InvoiceAccepted, r.node.invoices[p.Hash()].State)
 }

@@ -71,7 +71,7 @@ func (e *Engine) executeOut(ctx context.Context, t fsm.Task[out.Effect]) ([]out.
 		}
 		return nil, nil
 	case out.CancelInvoices:
-		return e.cancelInvoices(ctx, f)
+		return e.cancelInvoices(ctx, t.ID, f)
 	case out.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case out.ForgetTxs:
@@ -310,7 +310,12 @@ func (e *Engine) settleSwap(ctx context.Context, f out.SettleSwap) ([]out.Event,
 // cancelInvoices gives payments back. Before any output is published both are,
 // unless lnd knows better: a settled prepay beside a held payment says that the
 // output exists, and that the database is an older copy of itself.
-func (e *Engine) cancelInvoices(ctx context.Context, f out.CancelInvoices) ([]out.Event, error) {
+func (e *Engine) cancelInvoices(ctx context.Context, id string, f out.CancelInvoices) ([]out.Event, error) {
+	if f.Prepay == nil {
+		if err := e.refundStands(ctx, id); err != nil {
+			return nil, err
+		}
+	}
 	if f.Prepay != nil {
 		published, err := e.mayBePublished(ctx, f)
 		if err != nil {
@@ -332,6 +337,45 @@ func (e *Engine) cancelInvoices(ctx context.Context, f out.CancelInvoices) ([]ou
 		}
 	}
 	return []out.Event{out.InvoicesCancelled{Moment: e.moment()}}, nil
+}
+
+// refundStands asks the chain once more before a payment goes back for a refund: what a
+// reorg undid may be told after the block that made it look buried. If it does not stand,
+// the error has the payment held until it does.
+func (e *Engine) refundStands(ctx context.Context, id string) error {
+	inst, err := e.outs.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	r, ok := inst.State.(out.Refunded)
+	if !ok || r.Spent != htlc.SpendTimeout {
+		return nil
+	}
+	contract, err := htlc.New(r.Terms)
+	if err != nil {
+		return fmt.Errorf("the contract of swap %s: %w", id, err)
+	}
+	look, done := context.WithTimeout(ctx, lookFor)
+	defer done()
+	var height uint32
+	// The watch ends with the first answer, or without one.
+	watchErr := e.node.Chain.WatchSpend(look, r.Outpoint, contract.PkScript, max(r.SignedHeight, 1), func(ev ln.SpendEvent) {
+		if spent, err := readSpend(contract, r.AmountSat, ev); !ev.Reorged && err == nil && spent.How == htlc.SpendTimeout {
+			height = ev.Height
+			done()
+		}
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if d := ln.Confirmations(height, info.BlockHeight); height == 0 || d < max(r.BuriedConfs, 1) {
+		return fmt.Errorf("the payment of swap %s does not go back yet: its refund has %d confirmations (%w)", id, d, watchErr)
+	}
+	return nil
 }
 
 func (e *Engine) mayBePublished(ctx context.Context, f out.CancelInvoices) (bool, error) {

@@ -117,7 +117,7 @@ func (e *Engine) liveIns(ctx context.Context) (all []fsm.Instance[in.State], err
 func (e *Engine) liveInsTx(ctx context.Context, tx *store.Tx) (all []fsm.Instance[in.State], err error) {
 	const page = 500
 	for after := ""; ; after = all[len(all)-1].ID {
-		list, err := e.ins.ListTx(ctx, tx, fsm.Filter{Live: true, After: after, Limit: page})
+		list, err := e.ins.ListTx(ctx, tx, fsm.Filter{Live: true, After: after, Limit: page, Shared: true})
 		if err != nil {
 			return nil, err
 		}

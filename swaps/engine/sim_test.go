@@ -75,6 +75,7 @@ type sim struct {
 
 	e    *Engine
 	stop func()
+	up   bool
 
 	swaps []*simSwap
 	log   []string
@@ -131,7 +132,7 @@ func (s *sim) start() error {
 		go func() { done <- e.Run(ctx, func() { close(ready) }) }()
 		select {
 		case <-ready:
-			s.e, s.stop = e, func() { cancel(); <-done }
+			s.e, s.up, s.stop = e, true, func() { cancel(); <-done; s.up = false }
 			return nil
 		case err := <-done:
 			cancel()
@@ -224,7 +225,9 @@ func (s *sim) act() error {
 			if s.one(3) {
 				s.reorg(2, sw)
 			}
-			return s.start()
+			err := s.start()
+			s.hears()
+			return err
 		}
 	default:
 		s.client(sw)
@@ -283,6 +286,48 @@ func (s *sim) reorg(depth int, sw *simSwap) {
 		s.node.chain.reorg(depth, instead...)
 		s.node.deadlines()
 	})
+	if s.up {
+		s.hears()
+	}
+}
+
+// hears waits until the engine has heard what the chain says now: blocks take minutes, and
+// a reorg is told before six more of them have come.
+func (s *sim) hears() {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && !s.faults.Crashed() && !s.agrees(); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (s *sim) agrees() bool {
+	outs, err := s.e.allLive(s.ctx)
+	if err != nil {
+		return false
+	}
+	ins, err := s.e.liveIns(s.ctx)
+	if err != nil {
+		return false
+	}
+	s.node.mu.Lock()
+	defer s.node.mu.Unlock()
+	point := func(op ln.Outpoint) uint32 {
+		return s.node.chain.spent[wire.OutPoint{Hash: chainhash.Hash(op.TxID), Index: op.Index}].height
+	}
+	for _, inst := range outs {
+		if l, ok := out.LiveOf(inst.State); ok && (l.ConfirmedHeight != s.node.chain.where[l.Outpoint.TxID] || l.SpentHeight != point(l.Outpoint)) {
+			return false
+		}
+	}
+	for _, inst := range ins {
+		o := in.OutputOf(inst.State)
+		if !o.Outpoint.IsZero() && o.ConfirmedHeight != s.node.chain.where[o.Outpoint.TxID] {
+			return false
+		}
+		if c, ok := inst.State.(in.Claiming); ok && c.SpentHeight != point(c.Outpoint) {
+			return false
+		}
+	}
+	return true
 }
 
 // client lets a client do what it would do now.
