@@ -506,7 +506,9 @@ func (s *sim) refund(sw *simSwap) {
 	if err == nil {
 		err = s.send(raw)
 	}
-	s.note("client %d takes its deposit back: %v", sw.preimage[0], err)
+	if err == nil {
+		s.note("client %d takes its deposit back", sw.preimage[0])
+	}
 }
 
 // rest brings everything to its end: nothing fails any more, and blocks come.

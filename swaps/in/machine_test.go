@@ -370,6 +370,10 @@ func TestADepositThatIsReplaced(t *testing.T) {
 		require.Equal(t, outpoint(), OutputOf(back).Outpoint, "the client has paid twice: the second is its own")
 		undone, _ := walk(t, s, OutputReorged{moment(107), other(), false}, NewBlock{moment(130), 500, 0, false})
 		require.Equal(t, outpoint(), OutputOf(undone).Outpoint, "the other one is away as well")
+		// So it may be after a restart.
+		require.Equal(t, []Event{OutputReorged{moment(107), other(), true}}, ForgetChain(s, moment(107)))
+		unsure, _ := walk(t, s, OutputReorged{moment(107), other(), true}, NewBlock{moment(130), 500, 0, false})
+		require.Equal(t, outpoint(), OutputOf(unsure).Outpoint)
 		s, effects = walk(t, s, NewBlock{moment(108), 500, 0, false})
 		require.Equal(t, other(), OutputOf(s).Outpoint)
 		require.Contains(t, effects, Effect(WatchOutput{Terms: testPlan().Terms, SinceHeight: 100, Outpoint: other()}))

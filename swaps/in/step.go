@@ -370,8 +370,15 @@ func ForgetChain(s State, m swaps.Moment) []Event {
 	if c, ok := s.(Claiming); ok && c.Spent != "" {
 		events = append(events, SpendReorged{m, c.Outpoint})
 	}
-	if !Final(s) && OutputOf(s).ConfirmedHeight != 0 {
-		events = append(events, OutputReorged{Moment: m, Outpoint: OutputOf(s).Outpoint, Unsure: true})
+	if Final(s) {
+		return events
+	}
+	o := OutputOf(s)
+	if o.OtherHeight != 0 {
+		events = append(events, OutputReorged{Moment: m, Outpoint: o.Other, Unsure: true})
+	}
+	if o.ConfirmedHeight != 0 {
+		events = append(events, OutputReorged{Moment: m, Outpoint: o.Outpoint, Unsure: true})
 	}
 	return events
 }
