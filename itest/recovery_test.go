@@ -53,6 +53,7 @@ func TestRecovery(t *testing.T) {
 	x.follows(ctx, dsn)
 	h.paysAndIsPaid(ctx, x.hosted)
 	x.waitsForItsTenant(ctx)
+	x.crashesWithout(ctx)
 	old := x.older(ctx)
 	h.pay(ctx, x.node, h.Payer)
 	h.pay(ctx, h.Payer, x.node)
@@ -195,6 +196,46 @@ func (x *homeless) waitsForItsTenant(ctx context.Context) {
 	}
 	require.NoError(t, x.standby.Thaw())
 	require.NoError(t, group.Wait())
+}
+
+// crashesWithout: PostgreSQL shows after a crash what it had committed and not sent yet.
+// The node must tell nobody of it while the replica is away: it comes to its peers only
+// once that answers.
+func (x *homeless) crashesWithout(ctx context.Context) {
+	t := x.h.t
+	require.NoError(t, x.node.WaitNoHTLCs(ctx))
+	invoice, err := x.h.Gateway.Invoice(ctx, 1_000_000)
+	require.NoError(t, err)
+	require.NoError(t, x.standby.Freeze())
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		// It ends with the node.
+		_, _ = x.node.Pay(groupCtx, invoice.PaymentRequest)
+		return nil
+	})
+	pause := func(d time.Duration) {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		<-timer.C
+	}
+	pause(2 * time.Second)
+	require.NoError(t, x.primary.Kill())
+	require.NoError(t, x.node.Kill())
+	require.NoError(t, group.Wait())
+	require.NoError(t, x.primary.Start(ctx))
+	require.NoError(t, x.node.Start(ctx))
+	for range 20 {
+		pause(500 * time.Millisecond)
+		peers, err := x.h.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
+		require.NoError(t, err)
+		for _, p := range peers.Peers {
+			require.NotEqual(t, x.node.PubKey, p.PubKey, "the node speaks to its peer while its tenant's replica is away")
+		}
+	}
+	require.NoError(t, x.standby.Thaw())
+	require.NoError(t, x.h.Served(ctx, x.node))
+	x.h.pay(ctx, x.node, x.h.Payer)
+	x.h.pay(ctx, x.h.Payer, x.node)
 }
 
 // older copies the replica as it is now.
