@@ -50,7 +50,7 @@ func TestOfflineOnChain(t *testing.T) {
 		w.wakeUp(ctx)
 		_, err := net.Gateway.WaitChannelActive(ctx, w.point.Point)
 		require.NoError(t, err)
-		day.resolve(ctx)
+		resolveOnChain(ctx, t, net, net.Payer, net.Gateway)
 		day.payment.ends(lnrpc.Payment_FAILED)
 		own, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: day.hash})
 		require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestOfflineOnChain(t *testing.T) {
 		require.Empty(t, own.Htlcs, "nothing was forwarded")
 		w.waitWaiting(ctx, 0)
 
-		tree := day.transactions(ctx)
+		tree := treeOf(ctx, t, net, day.closing, net.Payer, net.Gateway)
 		require.Equal(t, net.Payer, tree.takers[day.htlc], "the payer took the HTLC")
 		require.Equal(t, net.Gateway, tree.takers[day.gatewayOutput])
 		require.Equal(t, day.walletMsat, channelMsat(ctx, t, net.Wallet))
@@ -77,11 +77,11 @@ func TestOfflineOnChain(t *testing.T) {
 			return err == nil && own.State == lnrpc.Invoice_SETTLED, nil
 		}))
 		require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
-		day.resolve(ctx)
+		resolveOnChain(ctx, t, net, net.Payer, net.Gateway)
 		day.payment.ends(lnrpc.Payment_SUCCEEDED)
 		w.waitWaiting(ctx, 0)
 
-		tree := day.transactions(ctx)
+		tree := treeOf(ctx, t, net, day.closing, net.Payer, net.Gateway)
 		require.Equal(t, net.Gateway, tree.takers[day.htlc], "the gateway took the HTLC")
 		require.Equal(t, net.Gateway, tree.takers[day.gatewayOutput])
 		require.Equal(t, day.walletMsat+chainDayMsat, channelMsat(ctx, t, net.Wallet))
@@ -154,19 +154,7 @@ func newChainDay(ctx context.Context, t *testing.T, w *sleeper) *chainDay {
 	held := w.waitWaiting(ctx, 1)[0]
 	require.EqualValues(t, chainDayMsat, held.AmountMsat)
 
-	stream, err := net.Payer.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: d.channel.RPCPoint(), Force: true})
-	require.NoError(t, err)
-	for {
-		update, err := stream.Recv()
-		require.NoError(t, err)
-		if p := update.GetClosePending(); p != nil {
-			hash, err := chainhash.NewHash(p.Txid)
-			require.NoError(t, err)
-			d.closing = *hash
-			break
-		}
-	}
-	require.NoError(t, net.Miner().WaitSpendInMempool(ctx, d.channel.Point))
+	d.closing = forceClose(ctx, t, net, net.Payer, d.channel)
 	tx, _, err := net.Miner().Tx(ctx, d.closing)
 	require.NoError(t, err)
 	for i, out := range tx.TxOut {
@@ -183,114 +171,10 @@ func newChainDay(ctx context.Context, t *testing.T, w *sleeper) *chainDay {
 	return d
 }
 
-// resolve mines until both sides have brought everything home.
-func (d *chainDay) resolve(ctx context.Context) {
-	d.t.Helper()
-	for blocks := 0; ; blocks++ {
-		require.Less(d.t, blocks, 600)
-		left := 0
-		for _, n := range []*devnet.Node{d.net.Payer, d.net.Gateway} {
-			pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
-			require.NoError(d.t, err)
-			left += len(pending.PendingForceClosingChannels) + len(pending.WaitingCloseChannels)
-		}
-		if left == 0 {
-			return
-		}
-		require.NoError(d.t, d.net.Mine(ctx, 1))
-		// lnd's sweeper works by blocks, and needs a moment for each.
-		timer := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			require.NoError(d.t, ctx.Err())
-		}
-	}
-}
-
-// chainTree are the transactions that took the channel's money apart.
-type chainTree struct {
-	// takers say whose transaction spent an output of the closing one.
-	takers map[wire.OutPoint]*devnet.Node
-	// gains are what these brought each node's wallet, less what they all cost it.
-	gains map[*devnet.Node]int64
-}
-
-// transactions finds them in the blocks since the close.
-func (d *chainDay) transactions(ctx context.Context) *chainTree {
-	d.t.Helper()
-	miner := d.net.Miner()
-	require.NoError(d.t, d.net.Mine(ctx, 1))
-	closing, confirmations, err := miner.Tx(ctx, d.closing)
-	require.NoError(d.t, err)
-	tip, err := miner.Height(ctx)
-	require.NoError(d.t, err)
-	whose := d.whose(ctx)
-	tree := &chainTree{takers: map[wire.OutPoint]*devnet.Node{}, gains: map[*devnet.Node]int64{}}
-	ours := map[chainhash.Hash]bool{d.closing: true}
-	for height := tip - confirmations + 1; height <= tip; height++ {
-		hash, err := miner.BlockHash(ctx, height)
-		require.NoError(d.t, err)
-		block, err := miner.Block(ctx, hash)
-		require.NoError(d.t, err)
-		for _, tx := range block.Transactions[1:] {
-			id := tx.TxHash()
-			taken, fee := int64(0), int64(0)
-			mine := false
-			for _, in := range tx.TxIn {
-				from, _, err := miner.Tx(ctx, in.PreviousOutPoint.Hash)
-				require.NoError(d.t, err)
-				value := from.TxOut[in.PreviousOutPoint.Index].Value
-				fee += value
-				mine = mine || ours[in.PreviousOutPoint.Hash]
-				if in.PreviousOutPoint.Hash == d.closing {
-					taken += value
-					tree.takers[in.PreviousOutPoint] = whose[id]
-				}
-			}
-			if !mine {
-				continue
-			}
-			for _, out := range tx.TxOut {
-				fee -= out.Value
-			}
-			require.NotNil(d.t, whose[id], "transaction %s is somebody's", id)
-			ours[id] = true
-			tree.gains[whose[id]] += taken - fee
-			d.t.Logf("%s took %d sat of the closing transaction with %s, which cost %d sat", whose[id].Name, taken, id, fee)
-		}
-	}
-	for i, out := range closing.TxOut {
-		op := wire.OutPoint{Hash: d.closing, Index: uint32(i)} //nolint:gosec // a handful
-		if tree.takers[op] == nil {
-			require.LessOrEqual(d.t, out.Value, int64(330), "only an anchor is left behind")
-		}
-	}
-	return tree
-}
-
-// whose says which node's wallet knows a transaction.
-func (d *chainDay) whose(ctx context.Context) map[chainhash.Hash]*devnet.Node {
-	d.t.Helper()
-	out := map[chainhash.Hash]*devnet.Node{}
-	for _, n := range []*devnet.Node{d.net.Payer, d.net.Gateway} {
-		list, err := n.LN.GetTransactions(ctx, &lnrpc.GetTransactionsRequest{})
-		require.NoError(d.t, err)
-		for _, tx := range list.Transactions {
-			id, err := chainhash.NewHashFromStr(tx.TxHash)
-			require.NoError(d.t, err)
-			out[*id] = n
-		}
-	}
-	return out
-}
-
 // ends demands that both wallets have what the tree brought, to the sat.
 func (d *chainDay) ends(ctx context.Context, tree *chainTree) {
 	d.t.Helper()
 	for n, before := range map[*devnet.Node]int64{d.net.Gateway: d.gatewaySat, d.net.Payer: d.payerSat} {
-		require.NoError(d.t, devnet.WaitFor(ctx, n.Name+"'s wallet to have what it took", func(ctx context.Context) (bool, error) {
-			return onChainSat(ctx, d.t, n)-before == tree.gains[n], nil
-		}))
+		tree.arrived(ctx, n, before)
 	}
 }

@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
@@ -61,11 +63,45 @@ func (p *rawProgram) detach() {
 	}
 }
 
+// lndGaveUp is what lnd 0.21.2 logs when it has given a link up for good (runbook.md, "A
+// channel stays inactive").
+const lndGaveUp = "unable to settle htlc: No HTLC with ID"
+
+// soak is a wallet that comes and goes, for so many minutes.
+type soak struct {
+	t       *testing.T
+	seed    uint64
+	rng     *rand.Rand
+	net     *devnet.Standard
+	s       *devnet.Sluiced
+	program *rawProgram
+	w       *sleeper
+
+	// channelMsat and chainSat are what the wallet must have once nothing is in flight.
+	channelMsat uint64
+	chainSat    int64
+
+	rounds, paid, failed  int
+	arrivedMsat           uint64
+	gaveUp, closed        int
+	walletLog, gatewayLog int
+}
+
+// soaking is a payment of a round.
+type soaking struct {
+	bolt11  string
+	hash    []byte
+	msat    uint64
+	wrapped bool
+	payment *paying
+}
+
 // TestOfflineSoak: for SLUICE_SOAK_MINUTES a wallet comes and goes, payments of three kinds
 // (ordinary, signed anew, wrapped) come in one part and in several, links flap, blocks come
-// in bursts, sluiced and the gateway's lnd are killed, and a program of somebody else's
-// shares the interceptor, comes and goes. Everybody has what is theirs, to the
-// millisatoshi, and no channel is closed.
+// in bursts, sluiced, the gateway's lnd and the wallet's are killed, a program of somebody
+// else's shares the interceptor, comes and goes, and now and then the wallet's channel is
+// closed by force with what is on its way. Everybody has what is theirs, to the millisatoshi
+// in channels and to the satoshi on chain, and nobody else closes a channel.
 func TestOfflineSoak(t *testing.T) {
 	minutes, _ := strconv.Atoi(os.Getenv("SLUICE_SOAK_MINUTES"))
 	if minutes <= 0 {
@@ -78,138 +114,290 @@ func TestOfflineSoak(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Logf("%d minutes, seed %d", minutes, seed)
-	rng := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // repeatable
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(minutes)*time.Minute+20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(minutes)*time.Minute+30*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
+	// What the wallet claims on chain with a preimage is paid for with coins of its own.
+	require.NoError(t, net.Fund(ctx, devnet.Funding{Node: net.Wallet, CoinSat: 100_000, Coins: 20}))
 	config := holding()
 	program := soakProgram(ctx, t, net, &config)
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
 	program.cert = s.TLSCert
+	op := newOperator(t, s)
+	op.reconcile(ctx)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
 	require.NoError(t, err)
 	require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
-	balance := func(n *devnet.Node) uint64 {
-		b, err := n.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
-		require.NoError(t, err)
-		return b.LocalBalance.Msat
+	k := &soak{
+		t: t, seed: seed, net: net, s: s, program: program, w: w,
+		rng:         rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // repeatable
+		channelMsat: channelMsat(ctx, t, net.Wallet), chainSat: onChainSat(ctx, t, net.Wallet),
 	}
-	before := balance(net.Wallet)
-	var paid, failed, rounds int
-	var received uint64
-	for until := time.Now().Add(time.Duration(minutes) * time.Minute); time.Now().Before(until); rounds++ {
-		var payments []*paying
-		amounts := make(map[*paying]uint64)
-		// Invoices are made while the wallet is there; payments come once it sleeps.
-		type ready struct {
-			bolt11  string
-			hash    []byte
-			msat    uint64
-			wrapped bool
-		}
-		var invoices []ready
-		for range 1 + rng.IntN(8) {
-			msat := 1_000_000 + rng.Uint64N(2_000_000)
-			switch rng.IntN(3) {
-			case 0:
-				inv := w.longInvoice(ctx, ln.Msat(msat), 20*time.Hour)
-				invoices = append(invoices, ready{inv.Bolt11, inv.Hash[:], msat, false})
-			case 1:
-				inv := w.wrapped(ctx, msat/1000)
-				invoices = append(invoices, ready{inv.bolt11, inv.hash, inv.sat * 1000, true})
-			case 2:
-				inv := w.invoice(ctx, int64(msat)) //nolint:gosec // small
-				invoices = append(invoices, ready{inv.PaymentRequest, inv.RHash, msat, false})
-			}
-		}
-		if rng.IntN(3) == 0 {
-			program.detach()
-		} else {
-			program.attach(ctx)
-		}
-		w.sleep(ctx)
-		_, err := net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
-		require.NoError(t, err)
-		for _, inv := range invoices {
-			parts := uint64(1 + rng.IntN(3))
-			if inv.wrapped {
-				parts = 1
-			}
-			p := sendInParts(ctx, t, net, inv.bolt11, inv.hash, inv.msat/parts+1)
-			payments, amounts[p] = append(payments, p), inv.msat
-			if !inv.wrapped {
-				continue
-			}
-			// Of two HTLCs of one commitment that end at the gateway lnd 0.21.2 settles one twice
-			// if its link restarts in between, and gives the channel up for good (runbook.md, "A
-			// channel stays inactive"). So each has its own.
-			require.NoError(t, devnet.WaitFor(ctx, "the wrapped payment to be held", func(ctx context.Context) (bool, error) {
-				held, err := net.Gateway.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: inv.hash})
-				return err == nil && held.State == lnrpc.Invoice_ACCEPTED, err
-			}), "seed %d", seed)
-		}
-		time.Sleep(time.Duration(rng.IntN(4000)) * time.Millisecond)
-		for range rng.IntN(4) {
-			switch rng.IntN(6) {
-			case 0:
-				net.PayerLink.Flap()
-			case 1:
-				require.NoError(t, s.Kill())
-				require.NoError(t, s.Start(ctx))
-			case 2:
-				require.NoError(t, net.Gateway.Kill())
-				require.NoError(t, net.Gateway.Start(ctx))
-			case 3:
-				require.NoError(t, net.Mine(ctx, 1+rng.IntN(6)))
-			case 4:
-				w.wakeUp(ctx)
-				time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
-				require.NoError(t, net.Wallet.Kill())
-			case 5:
-				time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond)
-			}
-		}
-		if rng.IntN(3) == 0 {
-			require.NoError(t, net.Mine(ctx, 20))
-		}
-		w.wakeUp(ctx)
-		_, err = net.Gateway.WaitChannelActive(ctx, w.point.Point)
-		require.NoError(t, err)
-		for _, p := range payments {
-			select {
-			case m := <-p.done:
-				if m.Status == lnrpc.Payment_SUCCEEDED {
-					paid++
-					received += amounts[p]
-				} else {
-					failed++
-				}
-			case <-time.After(6 * time.Minute):
-				require.Fail(t, "a payment does not end", "seed %d", seed)
-			}
-		}
-		for _, n := range []*devnet.Node{net.Payer, net.Gateway, net.Wallet} {
-			require.NoError(t, n.WaitNoHTLCs(ctx))
-			pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
-			require.NoError(t, err)
-			require.Empty(t, pending.PendingForceClosingChannels, "%s, seed %d", n.Name, seed)
-			require.Empty(t, pending.WaitingCloseChannels, "%s, seed %d", n.Name, seed)
-		}
-		require.Equal(t, before+received, balance(net.Wallet), "seed %d", seed)
-		if received > 900_000_000 {
-			// The wallet gives it back, so that there is room.
-			inv, err := net.Payer.Invoice(ctx, int64(received/2)) //nolint:gosec // small
-			require.NoError(t, err)
-			back, err := net.Wallet.Pay(ctx, inv.PaymentRequest)
-			require.NoError(t, err)
-			require.Equal(t, lnrpc.Payment_SUCCEEDED, back.Status)
-			require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
-			before, received = balance(net.Wallet), 0
+	for until := time.Now().Add(time.Duration(minutes) * time.Minute); time.Now().Before(until); k.rounds++ {
+		k.round(ctx)
+		if k.rounds%10 == 9 {
+			t.Log(k.soFar())
 		}
 	}
 	w.waitWaiting(ctx, 0)
-	t.Logf("%d rounds, %d payments arrived, %d went back", rounds, paid, failed)
-	require.Positive(t, paid)
+	op.waitBalanced(ctx)
+	t.Log(k.soFar())
+	require.Positive(t, k.paid)
+}
+
+func (k *soak) soFar() string {
+	return fmt.Sprintf("%d rounds: %d payments arrived with %d msat, %d went back; the channel was closed by force %d times, %d of them because lnd had given its link up",
+		k.rounds, k.paid, k.arrivedMsat, k.failed, k.closed, k.gaveUp)
+}
+
+// round is one absence of the wallet.
+func (k *soak) round(ctx context.Context) {
+	payments := k.invoices(ctx)
+	if k.rng.IntN(3) == 0 {
+		k.program.detach()
+	} else {
+		k.program.attach(ctx)
+	}
+	k.w.sleep(ctx)
+	k.pay(ctx, payments)
+	time.Sleep(time.Duration(k.rng.IntN(4000)) * time.Millisecond)
+	for range k.rng.IntN(4) {
+		k.happens(ctx)
+	}
+	if k.rng.IntN(3) == 0 {
+		require.NoError(k.t, k.net.Mine(ctx, 20))
+	}
+	k.w.wakeUp(ctx)
+	var closing *chainhash.Hash
+	if k.rng.IntN(12) == 0 && k.activeOrGivenUp(ctx) {
+		time.Sleep(time.Duration(k.rng.IntN(2000)) * time.Millisecond)
+		closing = k.close(ctx)
+	}
+	if closing == nil && !k.activeOrGivenUp(ctx) {
+		closing = k.closeGivenUp(ctx)
+	}
+	closing = k.waitEnds(ctx, payments, closing)
+	k.account(ctx, payments, closing)
+	if k.channelMsat > 900_000_000 {
+		k.giveBack(ctx)
+	}
+}
+
+// invoices are made while the wallet is there.
+func (k *soak) invoices(ctx context.Context) (out []*soaking) {
+	for range 1 + k.rng.IntN(8) {
+		// On chain each of three parts is worth its fees.
+		msat := 12_000_000 + k.rng.Uint64N(12_000_000)
+		switch k.rng.IntN(3) {
+		case 0:
+			inv := k.w.longInvoice(ctx, ln.Msat(msat), 20*time.Hour)
+			out = append(out, &soaking{bolt11: inv.Bolt11, hash: inv.Hash[:], msat: msat})
+		case 1:
+			inv := k.w.wrapped(ctx, msat/1000)
+			out = append(out, &soaking{bolt11: inv.bolt11, hash: inv.hash, msat: inv.sat * 1000, wrapped: true})
+		case 2:
+			inv := k.w.invoice(ctx, int64(msat)) //nolint:gosec // small
+			out = append(out, &soaking{bolt11: inv.PaymentRequest, hash: inv.RHash, msat: msat})
+		}
+	}
+	return out
+}
+
+func (k *soak) pay(ctx context.Context, payments []*soaking) {
+	_, err := k.net.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
+	require.NoError(k.t, err)
+	for _, p := range payments {
+		parts := uint64(1 + k.rng.IntN(3))
+		if p.wrapped {
+			parts = 1
+		}
+		p.payment = sendInParts(ctx, k.t, k.net, p.bolt11, p.hash, p.msat/parts+1)
+		if !p.wrapped {
+			continue
+		}
+		// Of two HTLCs of one commitment that end at the gateway lnd 0.21.2 settles one twice
+		// if its link restarts in between, and gives the payer's channel up for good. So each
+		// has its own.
+		require.NoError(k.t, devnet.WaitFor(ctx, "the wrapped payment to be held", func(ctx context.Context) (bool, error) {
+			held, err := k.net.Gateway.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: p.hash})
+			return err == nil && held.State == lnrpc.Invoice_ACCEPTED, err
+		}), "seed %d", k.seed)
+	}
+}
+
+// happens is something of a bad day.
+func (k *soak) happens(ctx context.Context) {
+	switch k.rng.IntN(6) {
+	case 0:
+		k.net.PayerLink.Flap()
+	case 1:
+		require.NoError(k.t, k.s.Kill())
+		require.NoError(k.t, k.s.Start(ctx))
+	case 2:
+		require.NoError(k.t, k.net.Gateway.Kill())
+		require.NoError(k.t, k.net.Gateway.Start(ctx))
+	case 3:
+		require.NoError(k.t, k.net.Mine(ctx, 1+k.rng.IntN(6)))
+	case 4:
+		k.w.wakeUp(ctx)
+		time.Sleep(time.Duration(k.rng.IntN(1500)) * time.Millisecond)
+		require.NoError(k.t, k.net.Wallet.Kill())
+	case 5:
+		time.Sleep(time.Duration(k.rng.IntN(5000)) * time.Millisecond)
+	}
+}
+
+// activeOrGivenUp waits until the wallet's channel is active, or lnd has given its link up.
+func (k *soak) activeOrGivenUp(ctx context.Context) (active bool) {
+	require.NoError(k.t, devnet.WaitFor(ctx, "the wallet's channel to be active, or given up", func(ctx context.Context) (bool, error) {
+		c, err := k.net.Gateway.FindChannel(ctx, k.w.point.Point)
+		if err != nil {
+			return false, err
+		}
+		active = c != nil && c.Active
+		return active || k.givenUp(), nil
+	}), "seed %d", k.seed)
+	return active
+}
+
+// givenUp reads it in the logs of both.
+func (k *soak) givenUp() bool {
+	return k.countGaveUp(k.net.Wallet) > k.walletLog || k.countGaveUp(k.net.Gateway) > k.gatewayLog
+}
+
+func (k *soak) countGaveUp(n *devnet.Node) int {
+	log, err := os.ReadFile(n.Proc().LogFile())
+	require.NoError(k.t, err)
+	return strings.Count(string(log), lndGaveUp)
+}
+
+// close is what an operator does at last: by force.
+func (k *soak) close(ctx context.Context) *chainhash.Hash {
+	k.closed++
+	// lnd stores what it has decided before it closes; both do, now and then.
+	by := []*devnet.Node{k.net.Wallet, k.net.Gateway}[k.rng.IntN(2)]
+	id := forceClose(ctx, k.t, k.net, by, k.w.point)
+	k.t.Logf("round %d: %s closes the channel by force", k.rounds, by.Name)
+	return &id
+}
+
+// closeGivenUp plays what the runbook says.
+func (k *soak) closeGivenUp(ctx context.Context) *chainhash.Hash {
+	k.gaveUp++
+	return k.close(ctx)
+}
+
+const (
+	// aliveFor is how long a payment may take with its wallet there. Then blocks come: what
+	// is on chain needs them.
+	aliveFor = 90 * time.Second
+	// unpaidAfter bounds the blocks until a payment ends: expiries of everything on its way,
+	// and the expiry after which an HTLC is gone that lnd lost in a restart.
+	unpaidAfter = 700
+)
+
+// waitEnds waits until all have ended one way or the other. If lnd gives the channel's link
+// up meanwhile the operator closes it; what is on chain gets blocks.
+func (k *soak) waitEnds(ctx context.Context, payments []*soaking, closing *chainhash.Hash) *chainhash.Hash {
+	k.t.Helper()
+	began, blocks := time.Now(), 0
+	for _, p := range payments {
+		for ended := false; !ended; {
+			select {
+			case m := <-p.payment.done:
+				k.ended(m)
+				ended = true
+			case <-ctx.Done():
+				require.NoError(k.t, ctx.Err(), "seed %d", k.seed)
+			case <-time.After(time.Second):
+				if closing == nil && !k.activeOrGivenUp(ctx) {
+					closing = k.closeGivenUp(ctx)
+				}
+				if closing != nil || time.Since(began) > aliveFor {
+					blocks++
+					require.Less(k.t, blocks, unpaidAfter, "a payment does not end; seed %d", k.seed)
+					require.NoError(k.t, k.net.Mine(ctx, 1))
+				}
+			}
+		}
+	}
+	return closing
+}
+
+// ended counts what the payer's lnd says to have paid: of a set that went on chain some may
+// have been settled only.
+func (k *soak) ended(m *lnrpc.Payment) {
+	if m.Status != lnrpc.Payment_SUCCEEDED {
+		k.failed++
+		return
+	}
+	k.paid++
+	for _, h := range m.Htlcs {
+		if h.Status == lnrpc.HTLCAttempt_SUCCEEDED {
+			msat := uint64(h.Route.TotalAmtMsat - h.Route.TotalFeesMsat) //nolint:gosec // not negative
+			k.arrivedMsat += msat
+			k.channelMsat += msat
+		}
+	}
+}
+
+// account compares everything with what everybody has.
+func (k *soak) account(ctx context.Context, payments []*soaking, closing *chainhash.Hash) {
+	k.t.Helper()
+	if closing != nil {
+		k.takeHome(ctx, len(payments), *closing)
+	}
+	for _, n := range []*devnet.Node{k.net.Payer, k.net.Gateway, k.net.Wallet} {
+		require.NoError(k.t, n.WaitNoHTLCs(ctx), "seed %d", k.seed)
+		pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+		require.NoError(k.t, err)
+		require.Empty(k.t, pending.PendingForceClosingChannels, "%s, seed %d", n.Name, k.seed)
+		require.Empty(k.t, pending.WaitingCloseChannels, "%s, seed %d", n.Name, k.seed)
+	}
+	payer, err := k.net.Gateway.FindChannel(ctx, k.net.PayerChannel.Point)
+	require.NoError(k.t, err)
+	require.NotNil(k.t, payer, "the payer's channel is open; seed %d", k.seed)
+	require.Equal(k.t, k.channelMsat, channelMsat(ctx, k.t, k.net.Wallet), "seed %d", k.seed)
+	require.Equal(k.t, k.chainSat, onChainSat(ctx, k.t, k.net.Wallet), "seed %d", k.seed)
+}
+
+// takeHome waits until all of the closed channel is on chain, counts it, and opens another.
+func (k *soak) takeHome(ctx context.Context, payments int, closing chainhash.Hash) {
+	k.t.Helper()
+	resolveOnChain(ctx, k.t, k.net, k.net.Gateway, k.net.Wallet)
+	tree := treeOf(ctx, k.t, k.net, closing, k.net.Gateway, k.net.Wallet)
+	// A commitment leaves fractions of a satoshi to the fee: of its balance and of each HTLC.
+	owed, outputs := int64(k.channelMsat/1000), int64(1+3*payments) //nolint:gosec // small
+	require.LessOrEqual(k.t, tree.taken[k.net.Wallet], owed, "seed %d", k.seed)
+	require.GreaterOrEqual(k.t, tree.taken[k.net.Wallet], owed-outputs, "seed %d", k.seed)
+	tree.arrived(ctx, k.net.Wallet, k.chainSat)
+	k.channelMsat, k.chainSat = 0, k.chainSat+tree.gains[k.net.Wallet]
+	k.walletLog, k.gatewayLog = k.countGaveUp(k.net.Wallet), k.countGaveUp(k.net.Gateway)
+	require.NoError(k.t, devnet.WaitFor(ctx, "the wallet to be connected", func(ctx context.Context) (bool, error) {
+		peers, err := k.net.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
+		for _, p := range peers.GetPeers() {
+			if p.PubKey == k.net.Wallet.PubKey {
+				return true, nil
+			}
+		}
+		return false, err
+	}))
+	var err error
+	k.w.point, err = k.net.OpenChannel(ctx, k.net.Gateway, k.net.Wallet, devnet.ChannelParams{CapacitySat: 1_900_000, Private: true})
+	require.NoError(k.t, err)
+}
+
+// giveBack has the wallet pay half of it, so that there is room.
+func (k *soak) giveBack(ctx context.Context) {
+	half := k.channelMsat / 2
+	inv, err := k.net.Payer.Invoice(ctx, int64(half)) //nolint:gosec // small
+	require.NoError(k.t, err)
+	back, err := k.net.Wallet.Pay(ctx, inv.PaymentRequest)
+	require.NoError(k.t, err)
+	require.Equal(k.t, lnrpc.Payment_SUCCEEDED, back.Status)
+	require.NoError(k.t, k.net.Wallet.WaitNoHTLCs(ctx))
+	k.channelMsat -= half + uint64(back.FeeMsat) //nolint:gosec // not negative
+	require.Equal(k.t, k.channelMsat, channelMsat(ctx, k.t, k.net.Wallet), "seed %d", k.seed)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -230,6 +231,8 @@ func (e *Engine) prepare(t *tenure, requests []*request) (insert, update []inter
 	for _, key := range order {
 		update = append(update, edited[key])
 	}
+	// lnd is answered in this order: as the HTLCs came.
+	slices.SortFunc(update, func(a, b interceptor.Row) int { return cmp.Compare(a.ID, b.ID) })
 	return insert, update, accepted
 }
 

@@ -43,6 +43,8 @@ type fakeLnd struct {
 	forgetful bool
 	// gone is a channel that is on chain.
 	gone ln.SCID
+	// answered are the HTLCs in the order of their answers.
+	answered []ln.CircuitKey
 }
 
 type fakeHtlc struct {
@@ -394,6 +396,7 @@ func (s *fakeSession) Answer(a interceptor.Answer) error {
 		return fmt.Errorf("%s is not outstanding", a.Key)
 	}
 	delete(f.held, a.Key)
+	f.answered = append(f.answered, a.Key)
 	h := f.htlcs[a.Key]
 	switch a.Action {
 	case interceptor.AnswerResume:

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -298,6 +299,29 @@ func TestADecisionIsDurableBeforeItIsSent(t *testing.T) {
 			lnd.until("sent", func() bool { return !lnd.held[key] })
 		})
 	}
+}
+
+// TestAnswersGoOutAsTheHtlcsCame: answered in another order than that, 400 HTLCs cost lnd
+// twice the commitments.
+func TestAnswersGoOutAsTheHtlcsCame(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
+	c.connected()
+	var came []ln.CircuitKey
+	for range 20 {
+		// Each is on record before the next comes.
+		key := lnd.add(1, jitSCID)
+		c.waitEvent(interceptor.EventOffered, key)
+		came = append(came, key)
+	}
+	var decisions []interceptor.Decision
+	for _, key := range came {
+		decisions = append(decisions, decide(key, interceptor.ActionResume)...)
+	}
+	rand.Shuffle(len(decisions), func(i, j int) { decisions[i], decisions[j] = decisions[j], decisions[i] })
+	require.NoError(t, c.engine.Decide(t.Context(), decisions))
+	lnd.until("all are answered", func() bool { return len(lnd.answered) == len(came) })
+	require.Equal(t, came, lnd.answered)
 }
 
 // TestAStreamThatEndsComesBackAtOnce is law 1: with requireinterceptor lnd
