@@ -168,6 +168,8 @@ func (h *hosting) opensItsFirst(ctx context.Context, x *hosted) {
 		require.LessOrEqual(h.t, len(list.Channels), 1)
 		return len(list.Channels) == 1 && list.Channels[0].Capacity == 900_000, nil
 	}))
+	// Twice, so that the gateway has more to pay with than what it must keep.
+	h.pay(ctx, x.node, h.Payer)
 	h.pay(ctx, x.node, h.Payer)
 	h.pay(ctx, h.Payer, x.node)
 	out, code := h.ctl(ctx, append(x.addFlags, "--first-channels", "3", "--first-channel-sat", "900000000")...)

@@ -240,7 +240,10 @@ func (h *hosting) pay(ctx context.Context, from, to *devnet.Node) {
 			return false, err
 		}
 		p, err := from.Send(ctx, &routerrpc.SendPaymentRequest{PaymentRequest: invoice.PaymentRequest, TimeoutSeconds: 20, FeeLimitMsat: 1_000_000})
-		return err == nil && p.Status == lnrpc.Payment_SUCCEEDED, nil
+		if err == nil && p.Status != lnrpc.Payment_SUCCEEDED {
+			err = fmt.Errorf("the last payment ended %s, %s", p.Status, p.FailureReason)
+		}
+		return err == nil, err
 	}))
 }
 
