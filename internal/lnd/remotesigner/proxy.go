@@ -263,6 +263,11 @@ func (p *Proxy) MuSig2CombineSig(_ context.Context, r *signrpc.MuSig2CombineSigR
 type walletPart struct{ p *Proxy }
 
 func (w walletPart) signPsbt(ctx context.Context, r *walletrpc.SignPsbtRequest) (*walletrpc.SignPsbtResponse, error) {
+	if len(r.FundedPsbt) == 0 {
+		// As the onboarding asks whether the method is allowed: nothing that a tenant
+		// should find among what was refused.
+		return nil, status.Error(codes.InvalidArgument, "a PSBT is needed")
+	}
 	pass, err := w.p.judge.Psbt(r.FundedPsbt)
 	if err != nil {
 		return nil, denied(err)

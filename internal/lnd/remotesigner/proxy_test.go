@@ -29,6 +29,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
+	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
 )
 
 // upstream is a signer that notes every call.
@@ -195,7 +196,7 @@ func TestProxyPassesWhatIsJudged(t *testing.T) {
 		g.up.mu.Lock()
 		g.up.fail = status.Error(code, "as it is")
 		g.up.mu.Unlock()
-		_, err = g.host.SignPsbt(ctx, nil)
+		_, err = g.host.SignPsbt(ctx, []byte("asked"))
 		require.Equal(t, code, status.Code(errors.Unwrap(err)))
 		require.ErrorContains(t, err, "as it is")
 	}
@@ -226,11 +227,18 @@ func TestProxyRefuses(t *testing.T) {
 		require.False(t, ok, method)
 		require.Equal(t, method[len(method)-len(g.refused[len(g.refused)-1]):], g.refused[len(g.refused)-1])
 	}
-	for _, method := range []string{"MuSig2RegisterNonces", "MuSig2RegisterCombinedNonce", "MuSig2GetCombinedNonce", "MuSig2Sign", "MuSig2CombineSig"} {
-		ok, err := g.host.Try(ctx, "/signrpc.Signer/"+method)
+	refused := len(g.refused)
+	g.judge.err = errors.New("not that")
+	for _, method := range onboard.Rights() {
+		if method == "/walletrpc.WalletKit/DeriveKey" || method == "/signrpc.Signer/MuSig2Cleanup" {
+			continue // these have nothing that could be missing
+		}
+		ok, err := g.host.Try(ctx, method)
 		require.NoError(t, err)
 		require.True(t, ok, "the onboarding asks with nothing in it")
 	}
+	require.Len(t, g.refused, refused, "and is in no list of what was refused")
+	g.judge.err = nil
 	err = g.conn.Invoke(ctx, "/signrpc.Signer/MuSig2Sign", &signrpc.MuSig2SignRequest{SessionId: []byte("x"), MessageDigest: make([]byte, 32)}, &signrpc.MuSig2SignResponse{})
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 	require.Equal(t, "MuSig2Sign", g.refused[len(g.refused)-1])
