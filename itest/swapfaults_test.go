@@ -341,7 +341,11 @@ func TestSwapFaultsDoubleSpend(t *testing.T) {
 	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
 	after = n.sides(ctx)
 	require.Equal(t, int64(amount)-int64(got.FeeSat), before.gateway.channel-after.gateway.channel)
-	require.Equal(t, n.claimOf(ctx, replacement.TxHash()).TxOut[0].Value, after.gateway.onchain-before.gateway.onchain)
+	claim := n.claimOf(ctx, replacement.TxHash()).TxOut[0].Value
+	require.NoError(t, devnet.WaitFor(ctx, "the gateway's wallet to have the claim, and to forget that of the first deposit", func(ctx context.Context) (bool, error) {
+		wallet, err := n.Gateway.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+		return err == nil && wallet.TotalBalance == before.gateway.onchain+claim, err
+	}))
 	n.op.waitBalanced(ctx)
 }
 
