@@ -14,8 +14,9 @@ TENANT ?=
 MINUTES ?= 30
 # For a longer or a repeated benchmark, e.g. BENCH_FLAGS='-blocks 80 -seed 1'.
 BENCH_FLAGS ?=
-# Real nodes and compilers share the machine: packages with real nodes run one at a time.
-ITEST_FLAGS ?= -tags itest -count=1 -p 1 -timeout 40m
+# Real nodes and compilers share the machine: packages with real nodes run one at a time,
+# and two cases of each beside each other.
+ITEST_FLAGS ?= -tags itest -count=1 -p 1 -parallel 2 -timeout 40m
 
 # The packages that have tests on real nodes.
 REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./itest/...

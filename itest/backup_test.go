@@ -83,6 +83,7 @@ func (m *machine) onChain(ctx context.Context) int64 {
 // back to an older copy without a word: the new machine finds that out, and proves
 // it. The restore is killed in its middle, and lnd with it.
 func TestBackup(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{Wallet: devnet.NodeConfig{Seeded: true}})

@@ -26,6 +26,7 @@ import (
 // TestOnDemandBadDaysOfTheGateway are the days on which the gateway is short
 // of coins, and the days on which its funding transactions wait.
 func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{GatewayCoins: 1, GatewayCoinSat: 700_000}, devnet.SluicedConfig{
@@ -228,6 +229,7 @@ func mineEmpty(ctx context.Context, m *devnet.Miner) error {
 // TestOnDemandTwentyAtOnce: 20 payments at once, to two wallets in turn, each
 // for itself and in parts in turn. All are paid, over at most one channel each.
 func TestOnDemandTwentyAtOnce(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{
@@ -306,6 +308,7 @@ func bothWays(ctx context.Context, sc *scene, w *person) {
 // TestOnDemandTaprootOnPostgres is the main job over simple taproot channels,
 // with PostgreSQL as the database: paid, both ways.
 func TestOnDemandTaprootOnPostgres(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -20,6 +20,7 @@ import (
 // TestOnDemandBadDaysOfTheOffer are the days on which what was agreed, and
 // what is paid, differ.
 func TestOnDemandBadDaysOfTheOffer(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{})

@@ -20,6 +20,7 @@ import (
 // TestOnDemandBadDaysOfTheWallet are the days on which the wallet's node fails
 // its own payment, or nearly.
 func TestOnDemandBadDaysOfTheWallet(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{})

@@ -19,6 +19,7 @@ import (
 // TestDemo is `make demo` as a newcomer runs it: it ends well, and leaves no process
 // and no file behind.
 func TestDemo(t *testing.T) {
+	together(t)
 	out := demo(t)
 	for _, part := range []string{"opening fee", "opened by this payment", "played on real nodes in"} {
 		require.Contains(t, out, part)

@@ -102,6 +102,7 @@ func (w *ldkWallet) channels(ctx context.Context) []ldkChannel {
 // TestLDKNode is bLIP-52 with a client that nobody here wrote: LDK Node buys
 // channels, is paid less than its onions ask, and pays out again.
 func TestLDKNode(t *testing.T) {
+	together(t)
 	needLDK(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -251,6 +252,7 @@ func (w *ldkWallet) completed(ctx context.Context, id string) (o ldkOrder) {
 // TestLDKNodeOrders is bLIP-51 with a client that nobody here wrote: LDK Node orders
 // channels, one that is paid over Lightning while its node is away, and one on chain.
 func TestLDKNodeOrders(t *testing.T) {
+	together(t)
 	needLDK(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()

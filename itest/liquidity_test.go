@@ -17,6 +17,7 @@ import (
 // TestLiquidity: a gateway with one large coin cuts it, so that there is one for
 // each channel, with the rights that it has anyway; the books follow to the sat.
 func TestLiquidity(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{GatewayCoins: 1, GatewayCoinSat: 60_000_000})

@@ -23,6 +23,7 @@ import (
 // stock lnd: one over Lightning, usable at once and private, and one on chain,
 // announced, with too much paid, part of which comes back.
 func TestLSPS1OnStockLnd(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -23,6 +23,7 @@ import (
 // lnd wallet buys a channel as an LSPS2 client; that it does not take the
 // reduced HTLC, and that nobody loses by it, is what docs/lsps.md says.
 func TestLSPSOnStockLnd(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

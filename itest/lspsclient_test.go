@@ -20,6 +20,7 @@ import (
 // and nothing else: every request goes over the peer connection between two
 // unpatched lnds.
 func TestLSPSWalletAgent(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -18,6 +18,7 @@ import (
 // TestOnDemandMainJob is the main job, step by step, on one network: a wallet
 // without a channel is paid over a channel that the payment itself opened.
 func TestOnDemandMainJob(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -96,6 +96,7 @@ func (f *fuzz) done(r record) {
 // and sluiced are killed. At the end every payment has ended the same way at
 // both ends, and not a millisatoshi is missing, whatever lnd offers again later.
 func TestReplayFuzz(t *testing.T) {
+	together(t)
 	trouble, seed := replayTime(t), replaySeed(t)
 	t.Logf("%s of trouble; SLUICE_SEED=%d repeats its plan", trouble, seed)
 	ctx, cancel := context.WithTimeout(context.Background(), trouble+8*time.Minute)

@@ -20,6 +20,7 @@ import (
 // tells the operator. Sluiced, which connects peers anew whose channels are
 // inactive, does. Closing the channel brings all of the money back.
 func TestReplayDeadLink(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	// The payer signs two HTLCs in one commitment, also on a machine that is slow

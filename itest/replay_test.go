@@ -227,6 +227,7 @@ func (s *street) sluiced(ctx context.Context) *scene {
 // is offered again. A naive sidecar that was restarted takes it for new, fails
 // it, and pays for it. Sluiced, started in the same moment, does not.
 func TestReplayWindow(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	// Wide enough for a sidecar to die, and for sluiced to start, in it.
@@ -285,6 +286,7 @@ func TestReplayWindow(t *testing.T) {
 // failed back already. A sidecar that resumes what it does not know pays it out
 // of the gateway's pocket. Sluiced, which knows it no better, does not.
 func TestReplayPhantom(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	// The payer signs two HTLCs in one commitment.

@@ -41,6 +41,7 @@ func unlimited(settings map[string]string) map[string]string {
 // TestRestartSluiced kills sluiced at one moment after the other of payments
 // that open their channel. Every payer ends paid, over one channel.
 func TestRestartSluiced(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, patient())
@@ -116,6 +117,7 @@ func TestRestartSluiced(t *testing.T) {
 // TestRestartLnd kills the gateway's lnd with an HTLC held, with one resumed,
 // and together with sluiced.
 func TestRestartLnd(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, patient())
@@ -194,6 +196,7 @@ func TestRestartLnd(t *testing.T) {
 // TestRestartPostgres kills PostgreSQL under sluiced, alone and with all the
 // others, and shows what ordinary forwards do without it.
 func TestRestartPostgres(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
@@ -277,6 +280,7 @@ func TestRestartPostgres(t *testing.T) {
 // and all of it is done when the lock is gone. Then an older copy of the
 // database is put back.
 func TestRestartSqlite(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, patient())

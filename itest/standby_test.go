@@ -32,6 +32,7 @@ type replica struct {
 // frozen, and cut off from the database, each time with an HTLC held; the
 // standby completes the payment, and the former owner decides nothing.
 func TestStandbyTakesOver(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
@@ -149,6 +150,7 @@ func TestStandbyTakesOver(t *testing.T) {
 // TestStandbyInterceptorApart runs the interceptor as a process of its own.
 // Whatever happens to the services, lnd's stream stays.
 func TestStandbyInterceptorApart(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -40,6 +40,7 @@ func (n *swapNet) out(ctx context.Context, amount, confs int) (devnet.LoopSwap, 
 
 // TestSwapFaults: who has which sats when one side is away.
 func TestSwapFaults(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	n := startSwaps(ctx, t)

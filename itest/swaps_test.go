@@ -93,6 +93,7 @@ func (n *swapNet) balances(ctx context.Context, node *devnet.Node) balances {
 // TestLoopOut: the unmodified loopd swaps out through sluiced: cooperative
 // sweep, and who has which sats at the end.
 func TestLoopOut(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	n := startSwaps(ctx, t)
@@ -128,6 +129,7 @@ func TestLoopOut(t *testing.T) {
 // once the output has its confirmations and not before, the client's key, and
 // a claim of the size of a key spend.
 func TestLoopIn(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	n := startSwaps(ctx, t)
@@ -220,6 +222,7 @@ func decodeTx(t *testing.T, text string) *wire.MsgTx {
 // TestSwapToken: a gateway that begins nothing without a token. The unmodified loopd buys
 // one, once, swaps with it, and keeps it over a restart.
 func TestSwapToken(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	const price, amount = 123, 300_000

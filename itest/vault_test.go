@@ -58,6 +58,7 @@ type keeper struct {
 // writes and of an upload, its database goes back, with and without its saying so,
 // and its disk fills up.
 func TestVault(t *testing.T) {
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
