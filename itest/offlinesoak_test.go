@@ -8,12 +8,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
@@ -81,10 +83,11 @@ type soak struct {
 	channelMsat uint64
 	chainSat    int64
 
-	rounds, paid, failed  int
-	arrivedMsat           uint64
-	gaveUp, closed        int
-	walletLog, gatewayLog int
+	rounds, paid, failed int
+	arrivedMsat          uint64
+	gaveUp, closed       int
+	// closing are the channels that are on their way to the chain, by whose they are.
+	closing map[*devnet.Node]chainhash.Hash
 }
 
 // soaking is a payment of a round.
@@ -117,8 +120,9 @@ func TestOfflineSoak(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(minutes)*time.Minute+30*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
-	// What the wallet claims on chain with a preimage is paid for with coins of its own.
-	require.NoError(t, net.Fund(ctx, devnet.Funding{Node: net.Wallet, CoinSat: 100_000, Coins: 20}))
+	// What the wallet claims on chain with a preimage is paid for with coins of its own, and
+	// the payer has coins for more channels.
+	require.NoError(t, net.Fund(ctx, devnet.Funding{Node: net.Wallet, CoinSat: 100_000, Coins: 20}, devnet.Funding{Node: net.Payer, CoinSat: payerSat + 100_000, Coins: 5}))
 	config := holding()
 	program := soakProgram(ctx, t, net, &config)
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
@@ -131,7 +135,7 @@ func TestOfflineSoak(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
 	k := &soak{
-		t: t, seed: seed, net: net, s: s, program: program, w: w,
+		t: t, seed: seed, net: net, s: s, program: program, w: w, closing: map[*devnet.Node]chainhash.Hash{},
 		rng:         rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // repeatable
 		channelMsat: channelMsat(ctx, t, net.Wallet), chainSat: onChainSat(ctx, t, net.Wallet),
 	}
@@ -170,16 +174,13 @@ func (k *soak) round(ctx context.Context) {
 		require.NoError(k.t, k.net.Mine(ctx, 20))
 	}
 	k.w.wakeUp(ctx)
-	var closing *chainhash.Hash
-	if k.rng.IntN(12) == 0 && k.activeOrGivenUp(ctx) {
+	if k.rng.IntN(12) == 0 && k.usable(ctx, k.net.Wallet) {
 		time.Sleep(time.Duration(k.rng.IntN(2000)) * time.Millisecond)
-		closing = k.close(ctx)
+		k.close(ctx, k.net.Wallet)
 	}
-	if closing == nil && !k.activeOrGivenUp(ctx) {
-		closing = k.closeGivenUp(ctx)
-	}
-	closing = k.waitEnds(ctx, payments, closing)
-	k.account(ctx, payments, closing)
+	k.waitEnds(ctx, payments)
+	k.takeHome(ctx, len(payments))
+	k.account(ctx)
 	if k.channelMsat > 900_000_000 {
 		k.giveBack(ctx)
 	}
@@ -249,44 +250,54 @@ func (k *soak) happens(ctx context.Context) {
 	}
 }
 
-// activeOrGivenUp waits until the wallet's channel is active, or lnd has given its link up.
-func (k *soak) activeOrGivenUp(ctx context.Context) (active bool) {
-	require.NoError(k.t, devnet.WaitFor(ctx, "the wallet's channel to be active, or given up", func(ctx context.Context) (bool, error) {
-		c, err := k.net.Gateway.FindChannel(ctx, k.w.point.Point)
+// channel is the one that somebody has with the gateway.
+func (k *soak) channel(of *devnet.Node) *devnet.Channel {
+	if of == k.net.Payer {
+		return &k.net.PayerChannel
+	}
+	return &k.w.point
+}
+
+// usable waits until a channel with the gateway is active, unless lnd has given its link
+// up for good. Then the operator does what the runbook says: closes it by force.
+func (k *soak) usable(ctx context.Context, of *devnet.Node) (active bool) {
+	if _, closing := k.closing[of]; closing {
+		return false
+	}
+	point := k.channel(of).Point
+	require.NoError(k.t, devnet.WaitFor(ctx, of.Name+"'s channel to be active, or given up", func(ctx context.Context) (bool, error) {
+		c, err := k.net.Gateway.FindChannel(ctx, point)
 		if err != nil {
 			return false, err
 		}
 		active = c != nil && c.Active
-		return active || k.givenUp(), nil
+		return active || k.givenUp(of, point) || k.givenUp(k.net.Gateway, point), nil
 	}), "seed %d", k.seed)
+	if !active {
+		k.gaveUp++
+		k.close(ctx, of)
+	}
 	return active
 }
 
-// givenUp reads it in the logs of both.
-func (k *soak) givenUp() bool {
-	return k.countGaveUp(k.net.Wallet) > k.walletLog || k.countGaveUp(k.net.Gateway) > k.gatewayLog
-}
-
-func (k *soak) countGaveUp(n *devnet.Node) int {
+// givenUp reads it in a node's log.
+func (k *soak) givenUp(n *devnet.Node, point wire.OutPoint) bool {
 	log, err := os.ReadFile(n.Proc().LogFile())
 	require.NoError(k.t, err)
-	return strings.Count(string(log), lndGaveUp)
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, lndGaveUp) && strings.Contains(line, "ChannelLink("+point.String()+")") {
+			return true
+		}
+	}
+	return false
 }
 
 // close is what an operator does at last: by force.
-func (k *soak) close(ctx context.Context) *chainhash.Hash {
+func (k *soak) close(ctx context.Context, of *devnet.Node) {
 	k.closed++
-	// lnd stores what it has decided before it closes; both do, now and then.
-	by := []*devnet.Node{k.net.Wallet, k.net.Gateway}[k.rng.IntN(2)]
-	id := forceClose(ctx, k.t, k.net, by, k.w.point)
-	k.t.Logf("round %d: %s closes the channel by force", k.rounds, by.Name)
-	return &id
-}
-
-// closeGivenUp plays what the runbook says.
-func (k *soak) closeGivenUp(ctx context.Context) *chainhash.Hash {
-	k.gaveUp++
-	return k.close(ctx)
+	by := []*devnet.Node{of, k.net.Gateway}[k.rng.IntN(2)]
+	k.t.Logf("round %d: %s closes %s's channel by force", k.rounds, by.Name, of.Name)
+	k.closing[of] = forceClose(ctx, k.t, k.net, by, *k.channel(of))
 }
 
 const (
@@ -298,9 +309,8 @@ const (
 	unpaidAfter = 700
 )
 
-// waitEnds waits until all have ended one way or the other. If lnd gives the channel's link
-// up meanwhile the operator closes it; what is on chain gets blocks.
-func (k *soak) waitEnds(ctx context.Context, payments []*soaking, closing *chainhash.Hash) *chainhash.Hash {
+// waitEnds waits until all have ended one way or the other. What is on chain gets blocks.
+func (k *soak) waitEnds(ctx context.Context, payments []*soaking) {
 	k.t.Helper()
 	began, blocks := time.Now(), 0
 	for _, p := range payments {
@@ -312,10 +322,9 @@ func (k *soak) waitEnds(ctx context.Context, payments []*soaking, closing *chain
 			case <-ctx.Done():
 				require.NoError(k.t, ctx.Err(), "seed %d", k.seed)
 			case <-time.After(time.Second):
-				if closing == nil && !k.activeOrGivenUp(ctx) {
-					closing = k.closeGivenUp(ctx)
-				}
-				if closing != nil || time.Since(began) > aliveFor {
+				k.usable(ctx, k.net.Wallet)
+				k.usable(ctx, k.net.Payer)
+				if len(k.closing) > 0 || time.Since(began) > aliveFor {
 					blocks++
 					require.Less(k.t, blocks, unpaidAfter, "a payment does not end; seed %d", k.seed)
 					require.NoError(k.t, k.net.Mine(ctx, 1))
@@ -323,7 +332,8 @@ func (k *soak) waitEnds(ctx context.Context, payments []*soaking, closing *chain
 			}
 		}
 	}
-	return closing
+	k.usable(ctx, k.net.Wallet)
+	k.usable(ctx, k.net.Payer)
 }
 
 // ended counts what the payer's lnd says to have paid: of a set that went on chain some may
@@ -344,11 +354,8 @@ func (k *soak) ended(m *lnrpc.Payment) {
 }
 
 // account compares everything with what everybody has.
-func (k *soak) account(ctx context.Context, payments []*soaking, closing *chainhash.Hash) {
+func (k *soak) account(ctx context.Context) {
 	k.t.Helper()
-	if closing != nil {
-		k.takeHome(ctx, len(payments), *closing)
-	}
 	for _, n := range []*devnet.Node{k.net.Payer, k.net.Gateway, k.net.Wallet} {
 		require.NoError(k.t, n.WaitNoHTLCs(ctx), "seed %d", k.seed)
 		pending, err := n.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
@@ -356,37 +363,52 @@ func (k *soak) account(ctx context.Context, payments []*soaking, closing *chainh
 		require.Empty(k.t, pending.PendingForceClosingChannels, "%s, seed %d", n.Name, k.seed)
 		require.Empty(k.t, pending.WaitingCloseChannels, "%s, seed %d", n.Name, k.seed)
 	}
-	payer, err := k.net.Gateway.FindChannel(ctx, k.net.PayerChannel.Point)
-	require.NoError(k.t, err)
-	require.NotNil(k.t, payer, "the payer's channel is open; seed %d", k.seed)
+	for _, of := range []*devnet.Node{k.net.Payer, k.net.Wallet} {
+		open, err := k.net.Gateway.FindChannel(ctx, k.channel(of).Point)
+		require.NoError(k.t, err)
+		require.NotNil(k.t, open, "%s's channel is open; seed %d", of.Name, k.seed)
+	}
 	require.Equal(k.t, k.channelMsat, channelMsat(ctx, k.t, k.net.Wallet), "seed %d", k.seed)
 	require.Equal(k.t, k.chainSat, onChainSat(ctx, k.t, k.net.Wallet), "seed %d", k.seed)
 }
 
-// takeHome waits until all of the closed channel is on chain, counts it, and opens another.
-func (k *soak) takeHome(ctx context.Context, payments int, closing chainhash.Hash) {
+const payerSat, walletSat = 16_000_000, 1_900_000
+
+// takeHome waits until all of what was closed is on chain, counts it, and opens other
+// channels.
+func (k *soak) takeHome(ctx context.Context, payments int) {
 	k.t.Helper()
-	resolveOnChain(ctx, k.t, k.net, k.net.Gateway, k.net.Wallet)
-	tree := treeOf(ctx, k.t, k.net, closing, k.net.Gateway, k.net.Wallet)
-	// A commitment leaves fractions of a satoshi to the fee: of its balance and of each HTLC.
-	owed, outputs := int64(k.channelMsat/1000), int64(1+3*payments) //nolint:gosec // small
-	require.LessOrEqual(k.t, tree.taken[k.net.Wallet], owed, "seed %d", k.seed)
-	require.GreaterOrEqual(k.t, tree.taken[k.net.Wallet], owed-outputs, "seed %d", k.seed)
-	tree.arrived(ctx, k.net.Wallet, k.chainSat)
-	k.channelMsat, k.chainSat = 0, k.chainSat+tree.gains[k.net.Wallet]
-	k.walletLog, k.gatewayLog = k.countGaveUp(k.net.Wallet), k.countGaveUp(k.net.Gateway)
-	require.NoError(k.t, devnet.WaitFor(ctx, "the wallet to be connected", func(ctx context.Context) (bool, error) {
-		peers, err := k.net.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
-		for _, p := range peers.GetPeers() {
-			if p.PubKey == k.net.Wallet.PubKey {
-				return true, nil
-			}
+	if len(k.closing) == 0 {
+		return
+	}
+	nodes := []*devnet.Node{k.net.Payer, k.net.Gateway, k.net.Wallet}
+	resolveOnChain(ctx, k.t, k.net, nodes...)
+	if id, closed := k.closing[k.net.Payer]; closed {
+		treeOf(ctx, k.t, k.net, id, nodes...)
+	}
+	if id, closed := k.closing[k.net.Wallet]; closed {
+		tree := treeOf(ctx, k.t, k.net, id, nodes...)
+		// A commitment leaves fractions of a satoshi to the fee: of its balance and of each HTLC.
+		owed, outputs := int64(k.channelMsat/1000), int64(1+3*payments) //nolint:gosec // small
+		require.LessOrEqual(k.t, tree.taken[k.net.Wallet], owed, "seed %d", k.seed)
+		require.GreaterOrEqual(k.t, tree.taken[k.net.Wallet], owed-outputs, "seed %d", k.seed)
+		tree.arrived(ctx, k.net.Wallet, k.chainSat)
+		k.channelMsat, k.chainSat = 0, k.chainSat+tree.gains[k.net.Wallet]
+	}
+	for of := range k.closing {
+		require.NoError(k.t, devnet.WaitFor(ctx, of.Name+" to be connected", func(ctx context.Context) (bool, error) {
+			peers, err := k.net.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
+			return slices.ContainsFunc(peers.GetPeers(), func(p *lnrpc.Peer) bool { return p.PubKey == of.PubKey }), err
+		}), "seed %d", k.seed)
+		from, to, params := k.net.Gateway, of, devnet.ChannelParams{CapacitySat: walletSat, Private: true}
+		if of == k.net.Payer {
+			from, to, params = of, k.net.Gateway, devnet.ChannelParams{CapacitySat: payerSat, PushSat: payerSat / 4}
 		}
-		return false, err
-	}))
-	var err error
-	k.w.point, err = k.net.OpenChannel(ctx, k.net.Gateway, k.net.Wallet, devnet.ChannelParams{CapacitySat: 1_900_000, Private: true})
-	require.NoError(k.t, err)
+		var err error
+		*k.channel(of), err = k.net.OpenChannel(ctx, from, to, params)
+		require.NoError(k.t, err, "seed %d", k.seed)
+	}
+	clear(k.closing)
 }
 
 // giveBack has the wallet pay half of it, so that there is room.

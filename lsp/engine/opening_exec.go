@@ -344,6 +344,12 @@ func (e *Engine) presence(ctx context.Context, op ln.Outpoint) (opening.NodeAnsw
 }
 
 func (e *Engine) sign(ctx context.Context, f opening.Sign) ([]opening.Event, error) {
+	switch why, err := e.signedInVain(ctx, f.OpeningID); {
+	case err != nil:
+		return nil, err
+	case why != "" && e.published(ctx, f.Outpoint) == nil:
+		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: why}}, nil
+	}
 	raw, err := e.node.Chain.FinalizePsbt(ctx, f.Psbt)
 	if errors.Is(err, ln.ErrUnavailable) {
 		return nil, err

@@ -159,6 +159,18 @@ func (e *Engine) openOrdered(ctx context.Context, f order.OpenChannel) ([]order.
 	if err != nil {
 		return nil, err
 	}
+	switch _, err := e.openings.Get(ctx, f.OpeningID); {
+	case errors.Is(err, store.ErrNotFound):
+		why, err := e.unpaid(ctx, f.OrderID)
+		if err != nil {
+			return nil, err
+		}
+		if !why.IsZero() {
+			return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: why}}, nil
+		}
+	case err != nil:
+		return nil, err
+	}
 	bump := e.cfg.BumpAfterBlocks
 	if bump > 0 {
 		// In time for the confirmation that was ordered.
