@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lndfake"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/funding"
@@ -510,4 +512,58 @@ func randomOrderDay(t *testing.T, seed uint64) {
 	leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
 	require.NoError(t, err)
 	require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
+}
+
+// The channel that brought an order's payment goes on chain while the client's node stays
+// away, or while its channel is negotiated. Nothing is opened for it: on chain a claim
+// costs a transaction, and parts too small for one are nobody's. The invoice is lnd's to
+// call accepted all the same.
+func TestLSPS1IncomingChannelClosed(t *testing.T) {
+	for name, when := range map[string]func(b *buyer, o lsps1.Order) <-chan *lnrpc.Payment{
+		"before the client comes": func(b *buyer, o lsps1.Order) <-chan *lnrpc.Payment {
+			b.w.Disconnect(b.gateway, b.wallet)
+			paid := b.payOverFirst(o.Payment.Bolt11.Invoice)
+			b.pause(time.Second)
+			b.closePayersFirst()
+			b.pause(time.Second)
+			b.w.Mine(4)
+			b.pause(5 * time.Second)
+			b.w.Connect(b.gateway, b.wallet)
+			return paid
+		},
+		"before it is signed": func(b *buyer, o lsps1.Order) <-chan *lnrpc.Payment {
+			var once sync.Once
+			b.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
+				if c.Node == b.gateway.Name() && c.Method == "/lnrpc.Lightning/FundingStateStep" && c.Phase == lndfake.BeforeCall {
+					once.Do(func() {
+						b.closePayersFirst()
+						time.Sleep(time.Second)
+						b.w.Mine(4)
+						time.Sleep(5 * time.Second)
+					})
+				}
+				return lndfake.Pass
+			})
+			return b.payOverFirst(o.Payment.Bolt11.Invoice)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 9, nil)
+				o := b.order()
+				paid := when(b, o)
+				o = b.until(o.OrderID, true, "failed", func(o lsps1.Order) bool { return o.State == ordering.WireFailed })
+				require.Nil(t, o.Channel)
+				open, err := b.ln(b.gateway).ListChannels(b.ctx, &lnrpc.ListChannelsRequest{})
+				require.NoError(t, err)
+				require.Empty(t, open.Channels, "the gateway has forgotten what it did not sign")
+				for range 60 {
+					b.w.Mine(10)
+					b.pause(2 * time.Second)
+				}
+				require.Equal(t, lnrpc.Payment_FAILED, b.outcome(paid).Status)
+				require.GreaterOrEqual(t, b.w.Wealth(b.gateway).TotalMsat(), b.before[b.gateway], "the gateway lost money")
+			})
+		})
+	}
 }

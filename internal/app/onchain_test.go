@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/lndfake"
@@ -21,6 +22,17 @@ func (r *rig) closePayersFirst() {
 	list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
 	require.NoError(r.t, err)
 	require.NoError(r.t, r.w.ForceClose(r.payer, list.Channels[0].ChannelPoint))
+}
+
+// payOverFirst pays over the channel that closePayersFirst closes.
+func (r *rig) payOverFirst(bolt11 string) <-chan *lnrpc.Payment {
+	r.t.Helper()
+	list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+	require.NoError(r.t, err)
+	return r.send(&routerrpc.SendPaymentRequest{
+		PaymentRequest: bolt11, TimeoutSeconds: 120, NoInflightUpdates: true, FeeLimitMsat: 100_000_000, MaxParts: 1,
+		OutgoingChanIds: []uint64{list.Channels[0].ChanId},
+	})
 }
 
 func (r *rig) payment(a agreement) *lspv1.Payment {
