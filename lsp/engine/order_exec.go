@@ -143,11 +143,12 @@ func (e *Engine) judgeOrderSet(id string, htlcs []ln.InvoiceHtlc) judge[order.Ev
 		if err != nil {
 			return nil, nil, err
 		}
-		if accepted.Refusal, err = order.Claimable(htlcs, e.fees.current().Rate); err != nil || !accepted.Refusal.IsZero() {
-			return accepted, nil, err
-		}
 		var settle func()
 		accepted.Refusal, settle, err = e.holdFor(ctx, tx, id, "set", o.Client, held)
+		if err != nil || !accepted.Refusal.IsZero() {
+			return accepted, settle, err
+		}
+		accepted.Refusal, err = order.Claimable(htlcs, e.fees.current().Rate)
 		return accepted, settle, err
 	}
 }
