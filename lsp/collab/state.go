@@ -2,6 +2,7 @@ package collab
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -54,6 +55,13 @@ type Plan struct {
 // nobody can name another wallet's.
 func PendingID(client ln.PubKey, nonce [32]byte) ln.PendingChanID {
 	return sha256.Sum256(append(append([]byte("sluice/collab/pending/"), client[:]...), nonce[:]...))
+}
+
+// ID names a wallet's joint funding by its nonce: offering again finds it, and the
+// wallet knows it beforehand.
+func ID(client ln.PubKey, nonce [32]byte) string {
+	sum := sha256.Sum256(append(append([]byte("sluice/collab/id/"), client[:]...), nonce[:]...))
+	return hex.EncodeToString(sum[:12])
 }
 
 // PendingID is the plan's.

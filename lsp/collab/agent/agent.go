@@ -318,6 +318,8 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 	if err != nil {
 		return r, err
 	}
+	// The LSP's name for it follows from ours: it can be ended even if the answer is lost.
+	r.ID = collab.ID(r.Self, r.Nonce)
 	if err := a.save(r); err != nil {
 		return r, err
 	}
@@ -337,7 +339,9 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 		if err != nil {
 			return err
 		}
-		r.ID = got.GetFunding().GetFundingId()
+		if got.GetFunding().GetFundingId() != r.ID {
+			return errkind.New(errkind.Conflict, "it answers for another funding")
+		}
 		stream, err := c.WatchFunding(ctx, &collabv1.WatchFundingRequest{FundingId: r.ID})
 		if err != nil {
 			return err
@@ -348,18 +352,23 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 				return err
 			}
 			f := word.GetFunding()
-			r.State, r.Reason, r.Psbt = f.GetState(), ln.Clip(f.GetReason(), 500), f.GetPsbt()
+			r = r.heard(f)
 			switch {
 			case f.GetTerminal():
 				return errkind.New(errkind.Conflict, r.Reason)
 			case f.GetState() != (collab.Ready{}).StateName():
 				continue
 			}
-			r.Channel, err = ln.ParseOutpoint(f.GetChannel())
-			return err
+			if r.Channel.IsZero() {
+				return errkind.New(errkind.Conflict, "it names no channel")
+			}
+			return nil
 		}
 	})
 	if err != nil {
+		return r, err
+	}
+	if err := a.save(r); err != nil {
 		return r, err
 	}
 	if r, err = a.check(ctx, r); err != nil {

@@ -45,7 +45,7 @@ type net5 struct {
 	stop              func()
 	mu                sync.Mutex
 	lie               func(*collabv1.Funding)
-	fail              func(method string) error
+	fail              func(method string, done bool) error
 	script            func([]byte) []byte
 	signed            int
 	before            int64
@@ -152,17 +152,30 @@ func newNet(t *testing.T) *net5 {
 			fail, lie := n.fail, n.lie
 			n.mu.Unlock()
 			if fail != nil {
-				if err := fail(info.FullMethod); err != nil {
+				if err := fail(info.FullMethod, false); err != nil {
 					return nil, err
 				}
 			}
 			resp, err := handle(who(ctx), req)
+			if fail != nil {
+				if err := fail(info.FullMethod, true); err != nil {
+					return nil, err
+				}
+			}
 			if with, ok := resp.(interface{ GetFunding() *collabv1.Funding }); ok && err == nil && lie != nil {
 				lie(with.GetFunding())
 			}
 			return resp, err
 		}),
-		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			n.mu.Lock()
+			fail := n.fail
+			n.mu.Unlock()
+			if fail != nil {
+				if err := fail(info.FullMethod, false); err != nil {
+					return err
+				}
+			}
 			return handle(srv, &named{ServerStream: s, ctx: who(s.Context()), n: n})
 		}),
 	)
@@ -211,8 +224,13 @@ func (s *named) Context() context.Context { return s.ctx }
 
 func (s *named) SendMsg(m any) error {
 	s.n.mu.Lock()
-	lie := s.n.lie
+	lie, fail := s.n.lie, s.n.fail
 	s.n.mu.Unlock()
+	if fail != nil {
+		if err := fail(collabv1.JointFundingService_WatchFunding_FullMethodName, true); err != nil {
+			return err
+		}
+	}
 	if with, ok := m.(interface{ GetFunding() *collabv1.Funding }); ok && lie != nil {
 		lie(with.GetFunding())
 	}
@@ -320,8 +338,8 @@ func TestNothingIsSignedForALiar(t *testing.T) {
 				f.Channel = ln.Outpoint{TxID: ln.TxID{1}}.String()
 			}
 		}, says: "does not show a channel"},
-		"no channel":       {lie: func(f *collabv1.Funding) { f.Channel = "" }, says: ""},
-		"no transaction":   {lie: func(f *collabv1.Funding) { f.Psbt = nil }, says: "cannot be read"},
+		"no channel":       {lie: func(f *collabv1.Funding) { f.Channel = "" }, says: "names no channel"},
+		"no transaction":   {lie: func(f *collabv1.Funding) { f.Psbt = nil }, says: "names no channel"},
 		"another script":   {script: func(s []byte) []byte { s[5]++; return s }, says: "keys of both nodes"},
 		"given up at once": {lie: func(f *collabv1.Funding) { f.Terminal, f.Reason = true, "no coins" }, says: "no coins"},
 	} {
@@ -388,7 +406,7 @@ func TestReclaim(t *testing.T) {
 	require.NoError(t, err)
 	// It swallows the signature and lies.
 	n.mu.Lock()
-	n.fail = func(method string) error {
+	n.fail = func(method string, _ bool) error {
 		if method == collabv1.JointFundingService_SignFunding_FullMethodName {
 			return errors.New("the line went dead")
 		}

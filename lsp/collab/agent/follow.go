@@ -24,15 +24,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer wg.Wait()
 	spends := newSpends()
 	watched := make(map[string]bool)
-	first := true
 	for ctx.Err() == nil {
 		for _, r := range a.List() {
 			switch r.Phase {
 			case PhaseChosen:
-				// Nobody works on it in this process: it was cut off before its review.
-				if first {
-					a.attend(ctx, r.Key(), func(r Record) error { return a.giveUp(ctx, r, "cut off before it was ready") })
-				}
+				// Nobody works on it: it was cut off before its review, by the end of a
+				// process or of lnd.
+				a.attend(ctx, r.Key(), func(r Record) error { return a.giveUp(ctx, r, "cut off before it was ready") })
 			case PhaseReady:
 				a.attend(ctx, r.Key(), func(r Record) error { return a.renew(ctx, r) })
 			case PhaseSigned:
@@ -46,7 +44,6 @@ func (a *Agent) Run(ctx context.Context) error {
 			case PhaseDone, PhaseGivenUp, PhaseVoid:
 			}
 		}
-		first = false
 		select {
 		case <-time.After(lookEvery):
 		case <-a.poke:

@@ -175,6 +175,13 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 	if r.Phase == PhaseSigned || r.Phase.Over() {
 		return fmt.Errorf("joint funding %s is %s and cannot be given up", r.Key(), r.Phase)
 	}
+	// On disk before the LSP forgets it: lnd may be away for a while.
+	known := r.Channel
+	if r = a.learn(ctx, r); r.Channel != known {
+		if err := a.save(r); err != nil {
+			return err
+		}
+	}
 	if r.ID != "" {
 		// A courtesy: the LSP's coins are free at once, not after its time-out.
 		if l, err := a.lsp(r.LSP); err == nil {
@@ -189,7 +196,7 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 			}
 		}
 	}
-	if !r.Channel.IsZero() {
+	if a.isOwn(r) {
 		if err := a.ports.Channels.AbandonChannel(ctx, r.Channel); err != nil {
 			return err
 		}

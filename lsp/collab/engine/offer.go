@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -51,15 +49,9 @@ type Offer struct {
 	ZeroConf, Taproot                bool
 }
 
-// ID names a wallet's joint funding by its nonce: offering again finds it.
-func ID(client ln.PubKey, nonce [32]byte) string {
-	sum := sha256.Sum256(append(append([]byte("sluice/collab/id/"), client[:]...), nonce[:]...))
-	return hex.EncodeToString(sum[:12])
-}
-
 // Offer begins a joint funding, or finds the one of the same nonce.
 func (e *Engine) Offer(ctx context.Context, o Offer) (View, error) {
-	id := ID(o.Client, o.Nonce)
+	id := collab.ID(o.Client, o.Nonce)
 	if view, err := e.Get(ctx, o.Client, id); !errors.Is(err, store.ErrNotFound) && !errors.Is(err, errNone) {
 		return view, err
 	}
