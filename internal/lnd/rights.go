@@ -149,7 +149,7 @@ func rights() []Right {
 		{walletKit + "RemoveTransaction", "to take a swap's claim or refund out of the wallet that can never confirm", swaps},
 		{walletKit + "SignPsbt", "to sign a wallet's part of a channel's funding", funder},
 		{walletKit + "DeriveKey", "its public key in a channel, to check what it signs; whoever may call it can read channel backups", funder},
-		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps | swapper},
+		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms; of a wallet, which blocks hold coins that another wallet brings to a channel", swaps | funder | swapper},
 		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output, or a coin in a joint funding, is spent", swaps | collab | funder | swapper},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},

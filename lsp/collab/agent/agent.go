@@ -104,6 +104,8 @@ type Request struct {
 	// the review.
 	MaxServiceFeeSat ln.Sat
 	MaxFeeRate       ln.FeeRateSatPerKW
+	// Elsewhere are coins of another wallet; nil takes this wallet's.
+	Elsewhere *Elsewhere
 }
 
 func (a *Agent) lsp(name string) (wallet.LSP, error) {
@@ -256,7 +258,7 @@ func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
 	if err := a.save(r); err != nil {
 		return Record{}, err
 	}
-	opened, err := a.open(ctx, l, r, terms)
+	opened, err := a.open(ctx, l, r, q.Elsewhere, terms)
 	if err != nil {
 		return Record{}, errors.Join(err, a.giveUp(context.WithoutCancel(ctx), opened, "it could not be opened: "+err.Error()))
 	}
@@ -312,9 +314,14 @@ func serviceFee(t *collabv1.GetTermsResponse, inbound ln.Sat) ln.Sat {
 
 // open is Open once the record is on disk; the record that it returns says how far
 // it came, also with an error.
-func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv1.GetTermsResponse) (Record, error) {
+func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, from *Elsewhere, terms *collabv1.GetTermsResponse) (Record, error) {
 	rate := ln.FeeRateSatPerKW(terms.GetFeeRateSatPerKw())
-	r, err := a.choose(ctx, r, rate, max(int32(terms.GetMinInputConfirmations()), 1)) //nolint:gosec // a small count
+	var err error
+	if from != nil {
+		r, err = a.bring(ctx, r, *from, rate)
+	} else {
+		r, err = a.choose(ctx, r, rate, max(int32(terms.GetMinInputConfirmations()), 1)) //nolint:gosec // a small count
+	}
 	if err != nil {
 		return r, err
 	}
@@ -433,10 +440,7 @@ func (a *Agent) choose(ctx context.Context, r Record, rate ln.FeeRateSatPerKW, m
 // ownFee is what the wallet's share of the chain fee comes to, by its own reckoning:
 // it does not depend on how many coins the LSP brings.
 func ownFee(r Record, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
-	mine := funding.Party{OutlaySat: r.WalletSat + r.ServiceFeeSat, ChangeScript: r.ChangeScript}
-	for _, in := range r.Inputs {
-		mine.Inputs = append(mine.Inputs, in.Coin)
-	}
+	mine := funding.Party{Inputs: r.coins(), OutlaySat: r.WalletSat + r.ServiceFeeSat, ChangeScript: r.ChangeScript}
 	theirs := funding.Party{OutlaySat: r.InboundSat - min(r.InboundSat, r.ServiceFeeSat), Inputs: []ln.Coin{{AmountSat: r.InboundSat * 2, PkScript: mine.Inputs[0].PkScript}}}
 	j, err := funding.Divide(r.CapacitySat(), rate, theirs, mine)
 	return j.Wallet.FeeSat, err

@@ -308,7 +308,7 @@ func TestFund(t *testing.T) {
 			require.Equal(t, PhaseReady, r.Phase)
 			require.Zero(t, n.signed, "nothing is signed before the user has seen it")
 			n.restart()
-			signed, err := n.a.Sign(t.Context(), r.Key())
+			signed, err := n.a.Sign(t.Context(), r.Key(), nil)
 			require.NoError(t, err)
 			require.Equal(t, PhaseSigned, signed.Phase)
 			_, err = n.a.Abort(t.Context(), r.Key())
@@ -413,7 +413,7 @@ func TestReclaim(t *testing.T) {
 		return nil
 	}
 	n.mu.Unlock()
-	_, err = n.a.Sign(t.Context(), r.Key())
+	_, err = n.a.Sign(t.Context(), r.Key(), nil)
 	require.Error(t, err)
 	require.Equal(t, PhaseSigned, n.a.List()[0].Phase, "it may have arrived")
 	_, err = n.a.Abort(t.Context(), r.Key())

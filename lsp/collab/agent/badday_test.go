@@ -62,7 +62,7 @@ func TestTheLSPDisappearsAtEachCall(t *testing.T) {
 				r, err := n.a.Open(t.Context(), request())
 				if method == "SignFunding" {
 					require.NoError(t, err)
-					_, err = n.a.Sign(t.Context(), r.Key())
+					_, err = n.a.Sign(t.Context(), r.Key(), nil)
 					require.Error(t, err)
 					require.Equal(t, PhaseSigned, n.a.List()[0].Phase)
 					n.mu.Lock()
@@ -95,7 +95,7 @@ func TestPublishedLate(t *testing.T) {
 	r, err := n.a.Open(t.Context(), request())
 	require.NoError(t, err)
 	n.w.RejectPublications(errors.New("not yet"))
-	_, err = n.a.Sign(t.Context(), r.Key())
+	_, err = n.a.Sign(t.Context(), r.Key(), nil)
 	require.NoError(t, err)
 	n.w.Mine(30)
 	n.restart()
@@ -142,7 +142,7 @@ func TestTheWalletsNodeDiesAtEachCall(t *testing.T) {
 		})
 		r, err := n.a.Open(t.Context(), request())
 		if err == nil {
-			_, err = n.a.Sign(t.Context(), r.Key())
+			_, err = n.a.Sign(t.Context(), r.Key(), nil)
 		}
 		if err != nil {
 			t.Log(err)
@@ -160,7 +160,7 @@ func TestTheWalletsNodeDiesAtEachCall(t *testing.T) {
 			r = list[0]
 			switch r.Phase {
 			case PhaseReady:
-				_, _ = n.a.Sign(t.Context(), r.Key())
+				_, _ = n.a.Sign(t.Context(), r.Key(), nil)
 			case PhaseSigned:
 				n.w.Mine(1)
 			}

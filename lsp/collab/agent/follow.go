@@ -67,10 +67,8 @@ func (a *Agent) attend(ctx context.Context, key string, f func(Record) error) {
 
 // renew keeps the coins, and ends what the LSP has ended.
 func (a *Agent) renew(ctx context.Context, r Record) error {
-	for _, in := range r.Inputs {
-		if err := a.ports.Wallet.LeaseCoin(ctx, r.leaseID(), in.Outpoint, leaseFor); err != nil {
-			return err
-		}
+	if err := a.lease(ctx, r); err != nil {
+		return err
 	}
 	l, err := a.lsp(r.LSP)
 	if err != nil {
@@ -179,10 +177,8 @@ func (a *Agent) settle(ctx context.Context, r Record, s *spends) error {
 		return nil
 	}
 	// In no block yet: the coins stay ours, and the LSP has the signature for sure.
-	for _, in := range r.Inputs {
-		if err := a.ports.Wallet.LeaseCoin(ctx, r.leaseID(), in.Outpoint, leaseFor); err != nil {
-			break // lnd knows that it is spent, or it is being taken back
-		}
+	if err := a.lease(ctx, r); err != nil {
+		a.log.Debug("a signed coin is not leased anew: it is spent, or being taken back", zap.String("joint", r.Key()), zap.Error(err))
 	}
 	_, err = a.deliver(ctx, r)
 	return err

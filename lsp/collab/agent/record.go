@@ -58,8 +58,12 @@ type Record struct {
 	Inputs        []collab.Input `json:"inputs,omitempty"`
 	ChangeScript  []byte         `json:"change_script,omitempty"`
 	// Own is the wallet's packet of its coins: it has the paths of their keys, and
-	// is itself a transaction that pays them back to the wallet.
+	// is itself a transaction that pays them back to the wallet, unless it is of
+	// another wallet.
 	Own []byte `json:"own,omitempty"`
+	// Elsewhere: the coins are another wallet's. FeeRate is set then.
+	Elsewhere bool               `json:"elsewhere,omitempty"`
+	FeeRate   ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw,omitempty"`
 
 	Channel     ln.Outpoint `json:"channel,omitzero"`
 	Psbt        []byte      `json:"psbt,omitempty"`

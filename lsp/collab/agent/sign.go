@@ -43,9 +43,7 @@ func (a *Agent) check(ctx context.Context, r Record) (Record, error) {
 	want := funding.Expected{
 		ChangeScript: r.ChangeScript, FundingScript: script, CapacitySat: r.CapacitySat(), OutlaySat: r.WalletSat + r.ServiceFeeSat, MaxFeeSat: r.MaxChainFee,
 	}
-	for _, in := range r.Inputs {
-		want.Inputs = append(want.Inputs, in.Coin)
-	}
+	want.Inputs = r.coins()
 	r.ChainFeeSat, r.ChangeSat, err = want.Examine(r.Psbt, r.Channel)
 	if err != nil {
 		return r, errkind.Wrap(errkind.Conflict, err, "what the LSP wants signed is not what was agreed, and nothing is signed: "+err.Error())
@@ -84,8 +82,9 @@ func (a *Agent) shown(ctx context.Context, r Record) (bool, error) {
 }
 
 // Sign checks everything once more, signs, and hands the signature over. That it
-// leaves is on disk before it leaves.
-func (a *Agent) Sign(ctx context.Context, key string) (Record, error) {
+// leaves is on disk before it leaves. The signatures of another wallet's coins come
+// from there; elsewhere is nil where the coins are this wallet's.
+func (a *Agent) Sign(ctx context.Context, key string, elsewhere []byte) (Record, error) {
 	r, release, err := a.claim(ctx, key)
 	if err != nil {
 		return r, err
@@ -100,16 +99,9 @@ func (a *Agent) Sign(ctx context.Context, key string) (Record, error) {
 	if r, err = a.check(ctx, r); err != nil {
 		return r, err
 	}
-	raw, err := funding.ForSigner(r.Psbt, r.Own)
+	signed, err := a.sign(ctx, r, elsewhere)
 	if err != nil {
 		return r, err
-	}
-	signed, inputs, err := a.ports.Wallet.SignPsbt(ctx, raw)
-	if err != nil {
-		return r, err
-	}
-	if inputs != len(r.Inputs) {
-		return r, fmt.Errorf("lnd signed %d inputs, and the wallet brought %d: nothing is handed over", inputs, len(r.Inputs))
 	}
 	r.Phase, r.Signed = PhaseSigned, signed
 	if err := a.save(r); err != nil {
@@ -224,6 +216,9 @@ func (a *Agent) Reclaim(ctx context.Context, key string) (Record, error) {
 	defer release()
 	if r.Phase != PhaseSigned {
 		return r, errkind.Newf(errkind.Conflict, "the joint funding is %s: only what is signed and not confirmed is taken back", r.Phase)
+	}
+	if r.Elsewhere {
+		return r, errkind.Newf(errkind.Conflict, "its coins are another wallet's: have that sign and broadcast what `sluice-wallet fund export %s FILE` writes, or spend one of them otherwise", key)
 	}
 	raw, err := a.ports.Spender.FinalizePsbt(ctx, r.Own)
 	if err != nil {

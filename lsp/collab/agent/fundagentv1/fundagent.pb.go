@@ -51,10 +51,17 @@ type Funding struct {
 	State  string `protobuf:"bytes,15,opt,name=state,proto3" json:"state,omitempty"`
 	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What the person must know; empty when all is well.
-	Alarm         string `protobuf:"bytes,17,opt,name=alarm,proto3" json:"alarm,omitempty"`
-	CreatedMs     int64  `protobuf:"varint,18,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Alarm     string `protobuf:"bytes,17,opt,name=alarm,proto3" json:"alarm,omitempty"`
+	CreatedMs int64  `protobuf:"varint,18,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// The coins are another wallet's.
+	Elsewhere bool `protobuf:"varint,19,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// What that wallet is to sign, and not to broadcast: set while it is "ready".
+	PsbtToSign []byte `protobuf:"bytes,20,opt,name=psbt_to_sign,json=psbtToSign,proto3" json:"psbt_to_sign,omitempty"`
+	// A transaction that takes its coins back, for it to sign and to broadcast: set
+	// while it is "signed".
+	PsbtToTakeBack []byte `protobuf:"bytes,21,opt,name=psbt_to_take_back,json=psbtToTakeBack,proto3" json:"psbt_to_take_back,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Funding) Reset() {
@@ -213,6 +220,27 @@ func (x *Funding) GetCreatedMs() int64 {
 	return 0
 }
 
+func (x *Funding) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
+}
+
+func (x *Funding) GetPsbtToSign() []byte {
+	if x != nil {
+		return x.PsbtToSign
+	}
+	return nil
+}
+
+func (x *Funding) GetPsbtToTakeBack() []byte {
+	if x != nil {
+		return x.PsbtToTakeBack
+	}
+	return nil
+}
+
 // OpenRequest asks for a channel.
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -227,8 +255,15 @@ type OpenRequest struct {
 	// The most that the transaction may pay, in sat per 1000 weight units; 0 leaves
 	// it to the review.
 	MaxFeeRateSatPerKw uint64 `protobuf:"varint,7,opt,name=max_fee_rate_sat_per_kw,json=maxFeeRateSatPerKw,proto3" json:"max_fee_rate_sat_per_kw,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Coins of another wallet: a payment that it made ready and did not sign. Empty
+	// takes this wallet's coins.
+	Psbt []byte `protobuf:"bytes,8,opt,name=psbt,proto3" json:"psbt,omitempty"`
+	// Where that wallet's change goes; empty where the PSBT tells it.
+	ChangeAddress string `protobuf:"bytes,9,opt,name=change_address,json=changeAddress,proto3" json:"change_address,omitempty"`
+	// A block at or before those that hold its coins; 0: a month ago.
+	SinceHeight   uint32 `protobuf:"varint,10,opt,name=since_height,json=sinceHeight,proto3" json:"since_height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenRequest) Reset() {
@@ -310,6 +345,27 @@ func (x *OpenRequest) GetMaxFeeRateSatPerKw() uint64 {
 	return 0
 }
 
+func (x *OpenRequest) GetPsbt() []byte {
+	if x != nil {
+		return x.Psbt
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetChangeAddress() string {
+	if x != nil {
+		return x.ChangeAddress
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetSinceHeight() uint32 {
+	if x != nil {
+		return x.SinceHeight
+	}
+	return 0
+}
+
 // OpenResponse is what is to be signed.
 type OpenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -357,8 +413,11 @@ func (x *OpenResponse) GetFunding() *Funding {
 
 // SignRequest names one.
 type SignRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The signatures of the wallet that has the coins; empty where they are this
+	// wallet's.
+	SignedPsbt    []byte `protobuf:"bytes,2,opt,name=signed_psbt,json=signedPsbt,proto3" json:"signed_psbt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +457,13 @@ func (x *SignRequest) GetKey() string {
 		return x.Key
 	}
 	return ""
+}
+
+func (x *SignRequest) GetSignedPsbt() []byte {
+	if x != nil {
+		return x.SignedPsbt
+	}
+	return nil
 }
 
 // SignResponse is how it stands.
@@ -711,7 +777,7 @@ var File_lsp_collab_agent_fundagentv1_fundagent_proto protoreflect.FileDescripto
 
 const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\n" +
-	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xe9\x03\n" +
+	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xd4\x04\n" +
 	"\aFunding\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03lsp\x18\x02 \x01(\tR\x03lsp\x12\x14\n" +
@@ -735,7 +801,11 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05alarm\x18\x11 \x01(\tR\x05alarm\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x12 \x01(\x03R\tcreatedMs\"\xfa\x01\n" +
+	"created_ms\x18\x12 \x01(\x03R\tcreatedMs\x12\x1c\n" +
+	"\telsewhere\x18\x13 \x01(\bR\telsewhere\x12 \n" +
+	"\fpsbt_to_sign\x18\x14 \x01(\fR\n" +
+	"psbtToSign\x12)\n" +
+	"\x11psbt_to_take_back\x18\x15 \x01(\fR\x0epsbtToTakeBack\"\xd8\x02\n" +
 	"\vOpenRequest\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
 	"\n" +
@@ -745,11 +815,17 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\tzero_conf\x18\x04 \x01(\bR\bzeroConf\x12\x18\n" +
 	"\ataproot\x18\x05 \x01(\bR\ataproot\x12-\n" +
 	"\x13max_service_fee_sat\x18\x06 \x01(\x04R\x10maxServiceFeeSat\x123\n" +
-	"\x17max_fee_rate_sat_per_kw\x18\a \x01(\x04R\x12maxFeeRateSatPerKw\"F\n" +
+	"\x17max_fee_rate_sat_per_kw\x18\a \x01(\x04R\x12maxFeeRateSatPerKw\x12\x12\n" +
+	"\x04psbt\x18\b \x01(\fR\x04psbt\x12%\n" +
+	"\x0echange_address\x18\t \x01(\tR\rchangeAddress\x12!\n" +
+	"\fsince_height\x18\n" +
+	" \x01(\rR\vsinceHeight\"F\n" +
 	"\fOpenResponse\x126\n" +
-	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\x1f\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"@\n" +
 	"\vSignRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"F\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1f\n" +
+	"\vsigned_psbt\x18\x02 \x01(\fR\n" +
+	"signedPsbt\"F\n" +
 	"\fSignResponse\x126\n" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\" \n" +
 	"\fAbortRequest\x12\x10\n" +
