@@ -22,6 +22,7 @@ type fundCmd struct {
 	Open    fundOpenCmd    `cmd:"" default:"withargs" help:"Open a channel with coins of this wallet and of an LSP, after a review."`
 	Onchain fundChainCmd   `cmd:"" help:"Show an address: what is paid to it becomes a channel, with inbound liquidity on top. For who has bitcoin elsewhere."`
 	Sign    fundSignCmd    `cmd:"" help:"Sign one that was reviewed."`
+	Replace fundReplaceCmd `cmd:"" help:"Negotiate another transaction of the same coins, which pays more, for a signed one that does not confirm."`
 	Export  fundExportCmd  `cmd:"" help:"Write the PSBT that another wallet is to sign, for one that was opened with --psbt."`
 	List    fundListCmd    `cmd:"" help:"List them, and what needs attention; exit code 1 when something does."`
 	Abort   fundAbortCmd   `cmd:"" help:"End one that was not signed: the coins are free at once."`
@@ -75,8 +76,13 @@ func (c *fundOpenCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return fundRights(err)
 	}
+	return decide(w, g, f, c.Yes)
+}
+
+// decide shows what was negotiated, and signs it or not.
+func decide(w *world, g *Globals, f *fundagentv1.Funding, sign bool) error {
 	switch {
-	case c.Yes:
+	case sign && !f.GetElsewhere():
 		if !g.JSON {
 			if err := review(w, f); err != nil {
 				return err
@@ -113,6 +119,26 @@ func (c *fundOpenCmd) Run(w *world, g *Globals) error {
 	return (&fundSignCmd{Key: f.GetKey()}).Run(w, g)
 }
 
+type fundReplaceCmd struct {
+	Key        string `arg:"" help:"The funding, as fund list names it."`
+	MaxFeeRate uint64 `placeholder:"SAT/VB" help:"The most that the transaction may pay, in sat per vbyte."`
+	Yes        bool   `short:"y" help:"Sign without asking."`
+}
+
+// Run negotiates, shows what it means, and signs.
+func (c *fundReplaceCmd) Run(w *world, g *Globals) error {
+	var f *fundagentv1.Funding
+	err := g.control(w.ctx, func(ctx context.Context, d *daemon) error {
+		got, err := d.funding.Replace(ctx, &fundagentv1.ReplaceRequest{Key: c.Key, MaxFeeRateSatPerKw: c.MaxFeeRate * 250})
+		f = got.GetFunding()
+		return err
+	})
+	if err != nil {
+		return fundRights(err)
+	}
+	return decide(w, g, f, c.Yes)
+}
+
 // review shows what signing means, in sats.
 func review(w *world, f *fundagentv1.Funding) error {
 	p := w.printer()
@@ -125,6 +151,9 @@ func review(w *world, f *fundagentv1.Funding) error {
 	t.Row("  change, back to your wallet", cli.Group(f.GetChangeSat()))
 	t.Row("What you can receive (the LSP's part)", cli.Group(f.GetInboundSat()))
 	p.Table(t)
+	if f.GetReplaces() != "" {
+		p.Printf("\nIt takes the place of %s, and spends the same coins. Whichever confirms counts; both are kept until one is buried.\n", cli.Clean(f.GetReplaces()))
+	}
 	if f.GetZeroConf() {
 		p.Printf("\nIt is used before it confirms: receiving works at once, sending once it is buried.\n")
 	}

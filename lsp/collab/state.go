@@ -49,6 +49,8 @@ type Plan struct {
 	// long the wallet has to sign once it has.
 	NegotiateBy time.Time     `json:"negotiate_by"`
 	SignFor     time.Duration `json:"sign_for"`
+	// Replaces is an open of the same wallet's whose place this one takes.
+	Replaces string `json:"replaces,omitempty"`
 }
 
 // PendingID is the id of the channel's negotiation. It covers the wallet's key:

@@ -188,6 +188,9 @@ func (e Expected) Examine(raw []byte, channel ln.Outpoint) (feeSat, changeSat ln
 	}
 	for i, in := range tx.TxIn {
 		op := ln.Outpoint{TxID: ln.TxID(in.PreviousOutPoint.Hash), Index: in.PreviousOutPoint.Index}
+		if in.Sequence&wire.SequenceLockTimeDisabled == 0 {
+			return 0, 0, fmt.Errorf("the transaction cannot confirm before coin %s has an age (BIP 68)", op)
+		}
 		utxo := p.Inputs[i].WitnessUtxo
 		if utxo == nil {
 			return 0, 0, fmt.Errorf("input %s has no amount and script", op)

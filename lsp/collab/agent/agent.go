@@ -215,7 +215,10 @@ func (a *Agent) List() []Record {
 
 // Open chooses coins, offers them, and returns once all is checked and ready to be
 // signed. Whatever goes wrong, the coins are free again.
-func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
+func (a *Agent) Open(ctx context.Context, q Request) (Record, error) { return a.begin(ctx, q, nil) }
+
+// begin is Open; old is what the channel takes the place of, if it is not nil.
+func (a *Agent) begin(ctx context.Context, q Request, old *Record) (Record, error) {
 	l, err := a.lsp(q.LSP)
 	if err != nil {
 		return Record{}, err
@@ -246,6 +249,9 @@ func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
 	}
 	r.ServiceFeeSat = serviceFee(terms, q.InboundSat)
 	r.BuriedConfs = max(terms.GetBuriedConfirmations(), 1)
+	if old != nil {
+		r.Replaces = old.Key()
+	}
 	// On disk before a coin is leased, so that it is let go after a crash.
 	a.mu.Lock()
 	a.busy[r.Key()] = true
@@ -258,7 +264,7 @@ func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
 	if err := a.save(r); err != nil {
 		return Record{}, err
 	}
-	opened, err := a.open(ctx, l, r, q.Elsewhere, terms)
+	opened, err := a.open(ctx, l, r, q.Elsewhere, old, terms)
 	if err != nil {
 		return Record{}, errors.Join(err, a.giveUp(context.WithoutCancel(ctx), opened, "it could not be opened: "+err.Error()))
 	}
@@ -314,12 +320,17 @@ func serviceFee(t *collabv1.GetTermsResponse, inbound ln.Sat) ln.Sat {
 
 // open is Open once the record is on disk; the record that it returns says how far
 // it came, also with an error.
-func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, from *Elsewhere, terms *collabv1.GetTermsResponse) (Record, error) {
+func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, from *Elsewhere, old *Record, terms *collabv1.GetTermsResponse) (Record, error) {
 	rate := ln.FeeRateSatPerKW(terms.GetFeeRateSatPerKw())
 	var err error
-	if from != nil {
+	replaces := ""
+	switch {
+	case old != nil:
+		r, err = r.again(*old, rate)
+		replaces = old.ID
+	case from != nil:
 		r, err = a.bring(ctx, r, *from, rate)
-	} else {
+	default:
 		r, err = a.choose(ctx, r, rate, max(int32(terms.GetMinInputConfirmations()), 1)) //nolint:gosec // a small count
 	}
 	if err != nil {
@@ -336,6 +347,7 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, from *Elsewher
 		offer := &collabv1.OfferInputsRequest{
 			Nonce: r.Nonce[:], WalletSat: uint64(r.WalletSat), InboundSat: uint64(r.InboundSat), ChangeScript: r.ChangeScript,
 			MaxServiceFeeSat: uint64(r.ServiceFeeSat), MaxChainFeeSat: uint64(r.MaxChainFee), ZeroConf: r.ZeroConf, Taproot: r.Taproot,
+			ReplacesFundingId: replaces,
 		}
 		for _, in := range r.Inputs {
 			offer.Inputs = append(offer.Inputs, &collabv1.Input{

@@ -49,13 +49,18 @@ type net5 struct {
 	script            func([]byte) []byte
 	signed            int
 	before            int64
+	rate              ln.FeeRateSatPerKW
 }
 
-type desk struct{}
+type desk struct{ n *net5 }
 
 func (desk) Spendable(c []ln.Coin) []ln.Coin { return c }
 func (desk) ReserveSat() ln.Sat              { return 0 }
-func (desk) Rate() funding.Rate              { return funding.Rate{Rate: 500, Asked: 500} }
+func (d desk) Rate() funding.Rate {
+	d.n.mu.Lock()
+	defer d.n.mu.Unlock()
+	return funding.Rate{Rate: d.n.rate, Asked: d.n.rate}
+}
 
 type opener struct{ *lnd.Client }
 
@@ -102,9 +107,9 @@ func (w walletNode) SignPsbt(ctx context.Context, psbt []byte) ([]byte, int, err
 
 func newNet(t *testing.T) *net5 {
 	t.Helper()
-	n := &net5{t: t, w: lndfake.New(lndfake.Config{Seed: 9}), dir: t.TempDir()}
+	n := &net5{t: t, w: lndfake.New(lndfake.Config{Seed: 9}), dir: t.TempDir(), rate: 500}
 	add := func(name string) (*lndfake.Node, *lnd.Client, ln.PubKey) {
-		node, err := n.w.AddNode(name, lndfake.NodeConfig{})
+		node, err := n.w.AddNode(name, lndfake.NodeConfig{MaxPendingChannels: 3})
 		require.NoError(t, err)
 		client, err := lnd.Dial(lnd.Config{Address: "passthrough:///" + name, Network: "regtest", DialOptions: node.DialOptions()})
 		require.NoError(t, err)
@@ -132,7 +137,7 @@ func newNet(t *testing.T) *net5 {
 	cfg := engine.Defaults()
 	cfg.Network, cfg.Self, cfg.ZeroConf, cfg.BuriedConfs, cfg.MaxEach = "regtest", n.gatewayKey, true, 3, 10
 	e, err := engine.New(engine.Options{
-		Node: engine.Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: n.gateway}, Desk: desk{}, DB: db, Config: cfg, Log: zaptest.NewLogger(t),
+		Node: engine.Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: n.gateway}, Desk: desk{n}, DB: db, Config: cfg, Log: zaptest.NewLogger(t),
 	})
 	require.NoError(t, err)
 	n.e = e

@@ -50,6 +50,14 @@ func (c *control) Abort(ctx context.Context, r *fundagentv1.AbortRequest) (*fund
 	return &fundagentv1.AbortResponse{Funding: toWire(got)}, nil
 }
 
+func (c *control) Replace(ctx context.Context, r *fundagentv1.ReplaceRequest) (*fundagentv1.ReplaceResponse, error) {
+	got, err := c.a.Replace(ctx, r.GetKey(), ln.FeeRateSatPerKW(r.GetMaxFeeRateSatPerKw()))
+	if err != nil {
+		return nil, err
+	}
+	return &fundagentv1.ReplaceResponse{Funding: toWire(got)}, nil
+}
+
 func (c *control) Reclaim(ctx context.Context, r *fundagentv1.ReclaimRequest) (*fundagentv1.ReclaimResponse, error) {
 	got, err := c.a.Reclaim(ctx, r.GetKey())
 	if err != nil {
@@ -71,7 +79,7 @@ func toWire(r Record) *fundagentv1.Funding {
 		Key: r.Key(), Lsp: r.LSP, Phase: string(r.Phase), Over: r.Phase.Over(), WalletSat: uint64(r.WalletSat), InboundSat: uint64(r.InboundSat),
 		ServiceFeeSat: uint64(r.ServiceFeeSat), ChainFeeSat: uint64(r.ChainFeeSat), ChangeSat: uint64(r.ChangeSat), Coins: uint32(len(r.Inputs)), //nolint:gosec // few
 		ZeroConf: r.ZeroConf, Taproot: r.Taproot, State: r.State, Reason: r.Reason, Alarm: r.Alarm, CreatedMs: r.CreatedAt.UnixMilli(),
-		Elsewhere: r.Elsewhere, PsbtToSign: r.ToSign(), PsbtToTakeBack: r.ToTakeBack(),
+		Elsewhere: r.Elsewhere, PsbtToSign: r.ToSign(), PsbtToTakeBack: r.ToTakeBack(), Replaces: r.Replaces,
 	}
 	for _, in := range r.Inputs {
 		out.CoinsSat += uint64(in.AmountSat)

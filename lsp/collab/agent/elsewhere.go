@@ -146,9 +146,10 @@ func (a *Agent) sign(ctx context.Context, r Record, elsewhere []byte) ([]byte, e
 	return signed, nil
 }
 
-// lease keeps the coins of a record. Another wallet's cannot be kept.
+// lease keeps the coins of a record. Another wallet's cannot be kept, and those of a
+// replacement are kept for what it replaces.
 func (a *Agent) lease(ctx context.Context, r Record) error {
-	if r.Elsewhere {
+	if r.Elsewhere || r.Replaces != "" {
 		return nil
 	}
 	for _, in := range r.Inputs {

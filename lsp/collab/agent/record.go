@@ -65,6 +65,11 @@ type Record struct {
 	Elsewhere bool               `json:"elsewhere,omitempty"`
 	FeeRate   ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw,omitempty"`
 
+	// Replaces is the record whose place this one takes, LeasedAs the nonce under
+	// which the coins of both are leased.
+	Replaces string   `json:"replaces,omitempty"`
+	LeasedAs [32]byte `json:"leased_as,omitzero"`
+
 	Channel     ln.Outpoint `json:"channel,omitzero"`
 	Psbt        []byte      `json:"psbt,omitempty"`
 	ChainFeeSat ln.Sat      `json:"chain_fee_sat,omitempty"`
@@ -87,7 +92,11 @@ func (r Record) CapacitySat() ln.Sat { return r.WalletSat + r.InboundSat }
 
 // leaseID is the id of the leases of its coins.
 func (r Record) leaseID() [32]byte {
-	return sha256.Sum256(append([]byte("sluice/wallet/joint/"), r.Nonce[:]...))
+	nonce := r.Nonce
+	if r.LeasedAs != [32]byte{} {
+		nonce = r.LeasedAs
+	}
+	return sha256.Sum256(append([]byte("sluice/wallet/joint/"), nonce[:]...))
 }
 
 // records keeps them, one file each.

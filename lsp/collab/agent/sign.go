@@ -193,8 +193,11 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 			return err
 		}
 	}
-	if err := a.release(ctx, r); err != nil {
-		return err
+	if r.Replaces == "" {
+		// The coins of a replacement are still those of what it was to replace.
+		if err := a.release(ctx, r); err != nil {
+			return err
+		}
 	}
 	r.Phase, r.Reason = PhaseGivenUp, ln.Clip(why, 500)
 	return a.save(r)

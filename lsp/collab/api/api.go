@@ -137,8 +137,11 @@ func (w *wallets) OfferInputs(ctx context.Context, r *collabv1.OfferInputsReques
 	o := engine.Offer{
 		Client: client, WalletSat: ln.Sat(r.WalletSat), InboundSat: ln.Sat(r.InboundSat), ChangeScript: r.ChangeScript,
 		MaxServiceFeeSat: ln.Sat(r.MaxServiceFeeSat), MaxChainFeeSat: ln.Sat(r.MaxChainFeeSat), ZeroConf: r.ZeroConf, Taproot: r.Taproot,
+		Replaces: r.ReplacesFundingId,
 	}
 	switch {
+	case len(r.ReplacesFundingId) > maxID:
+		return nil, errkind.New(errkind.Invalid, "the id of the funding to be replaced is too long")
 	case len(r.Nonce) != len(o.Nonce):
 		return nil, errkind.Newf(errkind.Invalid, "nonce has %d bytes, not %d", len(r.Nonce), len(o.Nonce))
 	case len(r.Inputs) > maxInputs:
@@ -252,7 +255,7 @@ func toWire(v engine.View, withTx bool) *collabv1.Funding {
 		WalletChainFeeSat: uint64(v.Ours.Joint.Wallet.FeeSat), GatewayChainFeeSat: uint64(v.Ours.Joint.Gateway.FeeSat),
 		WalletChangeSat: uint64(v.Ours.Joint.Wallet.ChangeSat), FeeRateSatPerKw: uint64(p.FeeRate), ZeroConf: p.ZeroConf,
 		Taproot: p.Type == ln.CommitmentSimpleTaproot, ConfirmedHeight: v.ConfirmedHeight,
-		CreatedMs: v.Created.UnixMilli(), UpdatedMs: v.Updated.UnixMilli(),
+		CreatedMs: v.Created.UnixMilli(), UpdatedMs: v.Updated.UnixMilli(), ReplacesFundingId: p.Replaces,
 	}
 	if !v.Tx.Funding.IsZero() {
 		out.Channel = v.Tx.Funding.String()

@@ -62,7 +62,7 @@ func newNet(t *testing.T, cfg store.Config) *net {
 	n := &net{t: t, w: lndfake.New(lndfake.Config{Seed: 7}), rate: 500, cfg: Defaults()}
 	n.cfg.Network, n.cfg.BuriedConfs, n.cfg.ZeroConf = "regtest", 3, true
 	add := func(name string) (*lndfake.Node, *lnd.Client) {
-		node, err := n.w.AddNode(name, lndfake.NodeConfig{})
+		node, err := n.w.AddNode(name, lndfake.NodeConfig{MaxPendingChannels: 3})
 		require.NoError(t, err)
 		client, err := lnd.Dial(lnd.Config{Address: "passthrough:///" + name, Network: "regtest", DialOptions: node.DialOptions()})
 		require.NoError(t, err)

@@ -137,6 +137,11 @@ func (e *Engine) leaseCoins(ctx context.Context, f collab.LeaseCoins) ([]collab.
 		if ours.Joint, err = funding.Divide(f.Plan.CapacitySat, f.Plan.FeeRate, ours.Gateway, collab.WalletParty(f.Plan)); err != nil {
 			return refused(false, err)
 		}
+		if enough, err := e.outbids(ctx, f.Plan, ours); err != nil {
+			return nil, err
+		} else if !enough {
+			return refused(false, errors.New("the transaction would pay less than the one that it shall replace: try again when fees have risen further"))
+		}
 		err = leases.All(ctx, e.node.Coins, f.Plan.LeaseID(), chosen.Inputs, leaseFor)
 		if err == nil {
 			return []collab.Event{collab.CoinsLeased{Moment: e.moment(), Ours: ours}}, nil

@@ -47,6 +47,9 @@ type Offer struct {
 	// MaxServiceFeeSat and MaxChainFeeSat are the most that the wallet pays.
 	MaxServiceFeeSat, MaxChainFeeSat ln.Sat
 	ZeroConf, Taproot                bool
+	// Replaces is an open of the same wallet's that is signed and lags; empty where
+	// there is none.
+	Replaces string
 }
 
 // Offer begins a joint funding, or finds the one of the same nonce.
@@ -64,9 +67,16 @@ func (e *Engine) Offer(ctx context.Context, o Offer) (View, error) {
 		if err != nil {
 			return fmt.Errorf("sum the joint fundings: %w", store.MapError(err))
 		}
+		most := int64(e.cfg.MaxEach)
+		if plan.Replaces != "" {
+			if err := e.mayReplace(ctx, tx, plan); err != nil {
+				return err
+			}
+			most += maxReplacements
+		}
 		switch {
-		case loads.ClientCollabs >= int64(e.cfg.MaxEach):
-			return errkind.Newf(errkind.Exhausted, "this wallet has %d joint fundings that are not confirmed, and may have %d: wait for them, or end them", loads.ClientCollabs, e.cfg.MaxEach)
+		case loads.ClientCollabs >= most:
+			return errkind.Newf(errkind.Exhausted, "this wallet has %d joint fundings that are not confirmed, and may have %d: wait for them, or end them", loads.ClientCollabs, most)
 		case loads.Collabs >= int64(e.cfg.MaxLive), loads.UnconfirmedSat+int64(o.InboundSat) > int64(e.cfg.MaxUnconfirmedSat): //nolint:gosec // bounded by the capacity
 			return errkind.New(errkind.Exhausted, "the gateway has as much in unconfirmed channels as it risks: try again after the next block")
 		}
@@ -136,7 +146,7 @@ func (e *Engine) plan(id string, o Offer) (collab.Plan, error) {
 		Inputs: o.Inputs, ChangeScript: o.ChangeScript, MaxWalletFeeSat: o.MaxChainFeeSat, FeeRate: terms.FeeRate,
 		Type: kind, ZeroConf: o.ZeroConf, MaxLocalCSV: e.cfg.MaxLocalCSV, MinInputConfs: e.cfg.MinInputConfs,
 		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks,
-		NegotiateBy: e.opt.Now().UTC().Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor,
+		NegotiateBy: e.opt.Now().UTC().Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor, Replaces: o.Replaces,
 	}, nil
 }
 

@@ -60,8 +60,10 @@ type Funding struct {
 	// A transaction that takes its coins back, for it to sign and to broadcast: set
 	// while it is "signed".
 	PsbtToTakeBack []byte `protobuf:"bytes,21,opt,name=psbt_to_take_back,json=psbtToTakeBack,proto3" json:"psbt_to_take_back,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The key of the one whose place this one takes.
+	Replaces      string `protobuf:"bytes,22,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Funding) Reset() {
@@ -239,6 +241,13 @@ func (x *Funding) GetPsbtToTakeBack() []byte {
 		return x.PsbtToTakeBack
 	}
 	return nil
+}
+
+func (x *Funding) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
 }
 
 // OpenRequest asks for a channel.
@@ -601,6 +610,105 @@ func (x *AbortResponse) GetFunding() *Funding {
 	return nil
 }
 
+// ReplaceRequest names one.
+type ReplaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// As in OpenRequest.
+	MaxFeeRateSatPerKw uint64 `protobuf:"varint,2,opt,name=max_fee_rate_sat_per_kw,json=maxFeeRateSatPerKw,proto3" json:"max_fee_rate_sat_per_kw,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReplaceRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetMaxFeeRateSatPerKw() uint64 {
+	if x != nil {
+		return x.MaxFeeRateSatPerKw
+	}
+	return 0
+}
+
+// ReplaceResponse is what is to be signed.
+type ReplaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Funding       *Funding               `protobuf:"bytes,1,opt,name=funding,proto3" json:"funding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReplaceResponse) GetFunding() *Funding {
+	if x != nil {
+		return x.Funding
+	}
+	return nil
+}
+
 // ReclaimRequest names one.
 type ReclaimRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -611,7 +719,7 @@ type ReclaimRequest struct {
 
 func (x *ReclaimRequest) Reset() {
 	*x = ReclaimRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +731,7 @@ func (x *ReclaimRequest) String() string {
 func (*ReclaimRequest) ProtoMessage() {}
 
 func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +744,7 @@ func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimRequest.ProtoReflect.Descriptor instead.
 func (*ReclaimRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{7}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReclaimRequest) GetKey() string {
@@ -656,7 +764,7 @@ type ReclaimResponse struct {
 
 func (x *ReclaimResponse) Reset() {
 	*x = ReclaimResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +776,7 @@ func (x *ReclaimResponse) String() string {
 func (*ReclaimResponse) ProtoMessage() {}
 
 func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +789,7 @@ func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimResponse.ProtoReflect.Descriptor instead.
 func (*ReclaimResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{8}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReclaimResponse) GetFunding() *Funding {
@@ -700,7 +808,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +820,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +833,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{11}
 }
 
 // ListResponse is all of them.
@@ -738,7 +846,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +858,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +871,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResponse) GetFundings() []*Funding {
@@ -777,7 +885,7 @@ var File_lsp_collab_agent_fundagentv1_fundagent_proto protoreflect.FileDescripto
 
 const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\n" +
-	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xd4\x04\n" +
+	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xf0\x04\n" +
 	"\aFunding\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03lsp\x18\x02 \x01(\tR\x03lsp\x12\x14\n" +
@@ -805,7 +913,8 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\telsewhere\x18\x13 \x01(\bR\telsewhere\x12 \n" +
 	"\fpsbt_to_sign\x18\x14 \x01(\fR\n" +
 	"psbtToSign\x12)\n" +
-	"\x11psbt_to_take_back\x18\x15 \x01(\fR\x0epsbtToTakeBack\"\xd8\x02\n" +
+	"\x11psbt_to_take_back\x18\x15 \x01(\fR\x0epsbtToTakeBack\x12\x1a\n" +
+	"\breplaces\x18\x16 \x01(\tR\breplaces\"\xd8\x02\n" +
 	"\vOpenRequest\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
 	"\n" +
@@ -831,6 +940,11 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\fAbortRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"G\n" +
 	"\rAbortResponse\x126\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"W\n" +
+	"\x0eReplaceRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x17max_fee_rate_sat_per_kw\x18\x02 \x01(\x04R\x12maxFeeRateSatPerKw\"I\n" +
+	"\x0fReplaceResponse\x126\n" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\"\n" +
 	"\x0eReclaimRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"I\n" +
@@ -838,11 +952,12 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\r\n" +
 	"\vListRequest\"H\n" +
 	"\fListResponse\x128\n" +
-	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\x9c\x03\n" +
+	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\xf2\x03\n" +
 	"\rWalletFunding\x12K\n" +
 	"\x04Open\x12 .sluice.fundagent.v1.OpenRequest\x1a!.sluice.fundagent.v1.OpenResponse\x12K\n" +
 	"\x04Sign\x12 .sluice.fundagent.v1.SignRequest\x1a!.sluice.fundagent.v1.SignResponse\x12N\n" +
 	"\x05Abort\x12!.sluice.fundagent.v1.AbortRequest\x1a\".sluice.fundagent.v1.AbortResponse\x12T\n" +
+	"\aReplace\x12#.sluice.fundagent.v1.ReplaceRequest\x1a$.sluice.fundagent.v1.ReplaceResponse\x12T\n" +
 	"\aReclaim\x12#.sluice.fundagent.v1.ReclaimRequest\x1a$.sluice.fundagent.v1.ReclaimResponse\x12K\n" +
 	"\x04List\x12 .sluice.fundagent.v1.ListRequest\x1a!.sluice.fundagent.v1.ListResponseBGZEgithub.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1;fundagentv1b\x06proto3"
 
@@ -858,7 +973,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP() []byte {
 	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescData
 }
 
-var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*Funding)(nil),         // 0: sluice.fundagent.v1.Funding
 	(*OpenRequest)(nil),     // 1: sluice.fundagent.v1.OpenRequest
@@ -867,32 +982,37 @@ var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*SignResponse)(nil),    // 4: sluice.fundagent.v1.SignResponse
 	(*AbortRequest)(nil),    // 5: sluice.fundagent.v1.AbortRequest
 	(*AbortResponse)(nil),   // 6: sluice.fundagent.v1.AbortResponse
-	(*ReclaimRequest)(nil),  // 7: sluice.fundagent.v1.ReclaimRequest
-	(*ReclaimResponse)(nil), // 8: sluice.fundagent.v1.ReclaimResponse
-	(*ListRequest)(nil),     // 9: sluice.fundagent.v1.ListRequest
-	(*ListResponse)(nil),    // 10: sluice.fundagent.v1.ListResponse
+	(*ReplaceRequest)(nil),  // 7: sluice.fundagent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil), // 8: sluice.fundagent.v1.ReplaceResponse
+	(*ReclaimRequest)(nil),  // 9: sluice.fundagent.v1.ReclaimRequest
+	(*ReclaimResponse)(nil), // 10: sluice.fundagent.v1.ReclaimResponse
+	(*ListRequest)(nil),     // 11: sluice.fundagent.v1.ListRequest
+	(*ListResponse)(nil),    // 12: sluice.fundagent.v1.ListResponse
 }
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_depIdxs = []int32{
 	0,  // 0: sluice.fundagent.v1.OpenResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 1: sluice.fundagent.v1.SignResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 2: sluice.fundagent.v1.AbortResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 3: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 4: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
-	1,  // 5: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
-	3,  // 6: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
-	5,  // 7: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
-	7,  // 8: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
-	9,  // 9: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
-	2,  // 10: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
-	4,  // 11: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
-	6,  // 12: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
-	8,  // 13: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
-	10, // 14: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	0,  // 3: sluice.fundagent.v1.ReplaceResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 4: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 5: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
+	1,  // 6: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
+	3,  // 7: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
+	5,  // 8: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
+	7,  // 9: sluice.fundagent.v1.WalletFunding.Replace:input_type -> sluice.fundagent.v1.ReplaceRequest
+	9,  // 10: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
+	11, // 11: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
+	2,  // 12: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
+	4,  // 13: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
+	6,  // 14: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
+	8,  // 15: sluice.fundagent.v1.WalletFunding.Replace:output_type -> sluice.fundagent.v1.ReplaceResponse
+	10, // 16: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
+	12, // 17: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_lsp_collab_agent_fundagentv1_fundagent_proto_init() }
@@ -906,7 +1026,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc), len(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

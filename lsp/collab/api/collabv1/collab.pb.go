@@ -310,9 +310,13 @@ type OfferInputsRequest struct {
 	MaxChainFeeSat   uint64 `protobuf:"varint,7,opt,name=max_chain_fee_sat,json=maxChainFeeSat,proto3" json:"max_chain_fee_sat,omitempty"`
 	ZeroConf         bool   `protobuf:"varint,8,opt,name=zero_conf,json=zeroConf,proto3" json:"zero_conf,omitempty"`
 	// A simple taproot channel instead of one with anchors.
-	Taproot       bool `protobuf:"varint,9,opt,name=taproot,proto3" json:"taproot,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Taproot bool `protobuf:"varint,9,opt,name=taproot,proto3" json:"taproot,omitempty"`
+	// A funding of the caller's that is signed, in no block and not zero-conf: this one
+	// takes its place. It spends one of its coins and pays more; whichever confirms
+	// counts, and both channels are kept until one is buried.
+	ReplacesFundingId string `protobuf:"bytes,10,opt,name=replaces_funding_id,json=replacesFundingId,proto3" json:"replaces_funding_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *OfferInputsRequest) Reset() {
@@ -408,6 +412,13 @@ func (x *OfferInputsRequest) GetTaproot() bool {
 	return false
 }
 
+func (x *OfferInputsRequest) GetReplacesFundingId() string {
+	if x != nil {
+		return x.ReplacesFundingId
+	}
+	return ""
+}
+
 // Funding is one joint funding as it stands.
 type Funding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -438,8 +449,10 @@ type Funding struct {
 	ConfirmedHeight uint32 `protobuf:"varint,19,opt,name=confirmed_height,json=confirmedHeight,proto3" json:"confirmed_height,omitempty"`
 	CreatedMs       int64  `protobuf:"varint,20,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	UpdatedMs       int64  `protobuf:"varint,21,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The funding whose place this one takes.
+	ReplacesFundingId string `protobuf:"bytes,22,opt,name=replaces_funding_id,json=replacesFundingId,proto3" json:"replaces_funding_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Funding) Reset() {
@@ -617,6 +630,13 @@ func (x *Funding) GetUpdatedMs() int64 {
 		return x.UpdatedMs
 	}
 	return 0
+}
+
+func (x *Funding) GetReplacesFundingId() string {
+	if x != nil {
+		return x.ReplacesFundingId
+	}
+	return ""
 }
 
 // OfferInputsResponse is the funding that was begun.
@@ -1539,7 +1559,7 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\n" +
 	"amount_sat\x18\x02 \x01(\x04R\tamountSat\x12\x1b\n" +
 	"\tpk_script\x18\x03 \x01(\fR\bpkScript\x12\x16\n" +
-	"\x06height\x18\x04 \x01(\rR\x06height\"\xd1\x02\n" +
+	"\x06height\x18\x04 \x01(\rR\x06height\"\x81\x03\n" +
 	"\x12OfferInputsRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1d\n" +
 	"\n" +
@@ -1551,7 +1571,9 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\x13max_service_fee_sat\x18\x06 \x01(\x04R\x10maxServiceFeeSat\x12)\n" +
 	"\x11max_chain_fee_sat\x18\a \x01(\x04R\x0emaxChainFeeSat\x12\x1b\n" +
 	"\tzero_conf\x18\b \x01(\bR\bzeroConf\x12\x18\n" +
-	"\ataproot\x18\t \x01(\bR\ataproot\"\xcf\x05\n" +
+	"\ataproot\x18\t \x01(\bR\ataproot\x12.\n" +
+	"\x13replaces_funding_id\x18\n" +
+	" \x01(\tR\x11replacesFundingId\"\xff\x05\n" +
 	"\aFunding\x12\x1d\n" +
 	"\n" +
 	"funding_id\x18\x01 \x01(\tR\tfundingId\x12&\n" +
@@ -1580,7 +1602,8 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\x14 \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"updated_ms\x18\x15 \x01(\x03R\tupdatedMs\"J\n" +
+	"updated_ms\x18\x15 \x01(\x03R\tupdatedMs\x12.\n" +
+	"\x13replaces_funding_id\x18\x16 \x01(\tR\x11replacesFundingId\"J\n" +
 	"\x13OfferInputsResponse\x123\n" +
 	"\afunding\x18\x01 \x01(\v2\x19.sluice.collab.v1.FundingR\afunding\"2\n" +
 	"\x11GetFundingRequest\x12\x1d\n" +
