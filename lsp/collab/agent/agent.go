@@ -248,7 +248,7 @@ func (a *Agent) begin(ctx context.Context, q Request, old *Record) (Record, erro
 		return Record{}, err
 	}
 	r.ServiceFeeSat = serviceFee(terms, q.InboundSat)
-	r.BuriedConfs = max(terms.GetBuriedConfirmations(), 1)
+	r.BuriedConfs = buriedConfs(terms.GetBuriedConfirmations())
 	if old != nil {
 		r.Replaces = old.Key()
 	}
@@ -313,6 +313,13 @@ func judgeTerms(q Request, l wallet.LSP, info ln.NodeInfo, t *collabv1.GetTermsR
 	}
 	return nil
 }
+
+// leastBuried and mostBuried bound after how many confirmations an LSP may say that
+// nothing is undone: a channel that is forgotten too soon is worth nothing if a reorg
+// brings it back.
+const leastBuried, mostBuried = 3, 144
+
+func buriedConfs(said uint32) uint32 { return min(max(said, leastBuried), mostBuried) }
 
 func serviceFee(t *collabv1.GetTermsResponse, inbound ln.Sat) ln.Sat {
 	return ln.Sat(t.GetBaseFeeSat() + (uint64(inbound)*t.GetFeePpm()+999_999)/1_000_000)

@@ -131,8 +131,13 @@ func (a *Agent) deliver(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.State == (collab.Failed{}).StateName() {
+	switch {
+	case r.Alarm == takingBack:
+	case r.State == collab.Failed{}.StateName():
 		r.Alarm = "the LSP says that it gave the channel up, and it has this wallet's signature: take the coins back with `sluice-wallet fund reclaim " + r.Key() + "`"
+	case r.State == collab.Conflicted{}.StateName():
+		// Of this wallet's coins none is spent in a block, or it would not be asked.
+		r.Alarm = "the LSP says that the channel can never exist, because a coin of its own was spent otherwise: take the coins back with `sluice-wallet fund reclaim " + r.Key() + "`"
 	}
 	if r.State == before.State && r.Reason == before.Reason && r.Alarm == before.Alarm {
 		return r, nil
@@ -208,6 +213,8 @@ func (a *Agent) release(ctx context.Context, r Record) error {
 	return err
 }
 
+const takingBack = "the coins are being taken back: the channel is kept until that is buried"
+
 // Reclaim takes the coins of a signed joint funding back, by spending them to the
 // wallet itself. If the LSP publishes at the same time, one of the two confirms;
 // the channel is kept until it is known which.
@@ -233,6 +240,6 @@ func (a *Agent) Reclaim(ctx context.Context, key string) (Record, error) {
 		}
 		return r, err
 	}
-	r.Alarm = "the coins are being taken back: the channel is kept until that is buried"
+	r.Alarm = takingBack
 	return r, a.save(r)
 }

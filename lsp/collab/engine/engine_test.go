@@ -350,8 +350,13 @@ func TestGivenUp(t *testing.T) {
 				v = n.wait(v.ID, "failed")
 				require.Equal(t, "failed", v.State)
 				require.Contains(t, v.Reason, c.says)
+				if name == "a double-spend before" {
+					n.nothingCame(2_000)
+					return
+				}
 				n.eventually("its coins are free", func() bool { return n.leases() == 0 })
 				n.eventually("its channel is forgotten", func() bool { return n.channels() == 0 })
+				require.Equal(t, n.before, n.wealth(), "it cost nobody anything")
 				require.NoError(t, n.w.Err())
 			})
 		})
@@ -424,8 +429,7 @@ func TestDoubleSpendAfterSigning(t *testing.T) {
 		require.Equal(t, 1, n.channels(), "the channel is kept: a reorg could bring it back")
 		n.w.Mine(2)
 		v = n.wait(v.ID, "conflicted")
-		n.eventually("the channel is forgotten", func() bool { return n.channels() == 0 })
-		n.eventually("its coins are free", func() bool { return n.leases() == 0 })
+		n.nothingCame(2_000)
 		var balances map[ledger.Account]int64
 		require.NoError(t, n.db.Read(t.Context(), func(ctx context.Context, tx *store.Tx) (err error) {
 			balances, err = ledger.Balances(ctx, tx)
