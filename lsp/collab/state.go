@@ -51,6 +51,10 @@ type Plan struct {
 	SignFor     time.Duration `json:"sign_for"`
 	// Replaces is an open of the same wallet's whose place this one takes.
 	Replaces string `json:"replaces,omitempty"`
+	// SpendSat is what the wallet may spend over the channel before it is buried, as
+	// was agreed at OfferedAt.
+	SpendSat  ln.Sat    `json:"spend_sat,omitempty"`
+	OfferedAt time.Time `json:"offered_at,omitzero"`
 }
 
 // PendingID is the id of the channel's negotiation. It covers the wallet's key:
@@ -83,9 +87,11 @@ func (p Plan) LeaseID() [32]byte {
 // IsLeaseID reports that a lease was taken for a joint funding.
 func IsLeaseID(id [32]byte) bool { return string(id[:len(leaseMark)]) == leaseMark }
 
-// Memo marks the channel in lnd. It begins with ln.SharedFundingMemo, by which
-// everybody knows that another's coins are in its funding.
-func (p Plan) Memo() string { return ln.SharedFundingMemo + p.ID }
+// Memo marks the channel in lnd: by it everybody knows that another's coins are in
+// its funding, and what may be spent over it all the same.
+func (p Plan) Memo() string {
+	return ln.JointTerms{ID: p.ID, SpendSat: p.SpendSat, Since: p.OfferedAt}.Memo()
+}
 
 // Ours are the gateway's leased coins and where its change goes.
 type Ours struct {

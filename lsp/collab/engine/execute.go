@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/btcsuite/btcd/wire"
@@ -432,11 +431,11 @@ func (e *Engine) sweepStrays(ctx context.Context) error {
 		memos[c.Outpoint] = c.Memo
 	}
 	for op, memo := range memos {
-		id, ours := strings.CutPrefix(memo, ln.SharedFundingMemo)
+		terms, ours := ln.ReadJointTerms(memo)
 		if !ours {
 			continue
 		}
-		inst, err := e.opens.Get(ctx, id)
+		inst, err := e.opens.Get(ctx, terms.ID)
 		if errors.Is(err, store.ErrNotFound) {
 			continue // an older copy of the database does not know it
 		}

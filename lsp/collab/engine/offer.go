@@ -80,6 +80,11 @@ func (e *Engine) Offer(ctx context.Context, o Offer) (View, error) {
 		case loads.Collabs >= int64(e.cfg.MaxLive), loads.UnconfirmedSat+int64(o.InboundSat) > int64(e.cfg.MaxUnconfirmedSat): //nolint:gosec // bounded by the capacity
 			return errkind.New(errkind.Exhausted, "the gateway has as much in unconfirmed channels as it risks: try again after the next block")
 		}
+		spend, err := spendOf(ctx, tx, o.Client)
+		if err != nil {
+			return err
+		}
+		plan.SpendSat = min(spend.LeftSat(), plan.CapacitySat)
 		_, err = e.opens.CreateTx(ctx, tx, id, collab.Checking{Plan: plan}, collab.Start{Moment: e.moment()})
 		return err
 	})
@@ -141,12 +146,13 @@ func (e *Engine) plan(id string, o Offer) (collab.Plan, error) {
 	if o.Taproot {
 		kind = ln.CommitmentSimpleTaproot
 	}
+	now := e.opt.Now().UTC()
 	return collab.Plan{
 		ID: id, Client: o.Client, Nonce: o.Nonce, CapacitySat: o.WalletSat + o.InboundSat, WalletSat: o.WalletSat, ServiceFeeSat: fee,
 		Inputs: o.Inputs, ChangeScript: o.ChangeScript, MaxWalletFeeSat: o.MaxChainFeeSat, FeeRate: terms.FeeRate,
 		Type: kind, ZeroConf: o.ZeroConf, MaxLocalCSV: e.cfg.MaxLocalCSV, MinInputConfs: e.cfg.MinInputConfs,
 		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks,
-		NegotiateBy: e.opt.Now().UTC().Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor, Replaces: o.Replaces,
+		NegotiateBy: now.Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor, Replaces: o.Replaces, OfferedAt: now,
 	}, nil
 }
 
