@@ -114,7 +114,12 @@ func TestCollaborativeSpends(t *testing.T) {
 		return err == nil && len(list.GetChannels()) == 0, err
 	}))
 	require.LessOrEqual(t, spent, int64(limit))
-	require.Equal(t, before-spent*1000+p.ValueMsat+p.FeeMsat, msat(n.Gateway), "what it passed on, less what came in")
+	want := before - spent*1000 + p.ValueMsat + p.FeeMsat
+	var have int64
+	require.NoError(t, devnet.WaitFor(ctx, "the gateway's coins to be free", func(context.Context) (bool, error) {
+		have = msat(n.Gateway)
+		return have == want, nil
+	}), "it has %d, not %d: what it had, less what it passed on, and what came in", have, want)
 	n.op.waitBalanced(ctx)
 }
 

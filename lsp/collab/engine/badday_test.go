@@ -341,7 +341,6 @@ func TestReorgOfTheFunding(t *testing.T) {
 				n.over(n.wait(v.ID, "buried"))
 				return
 			}
-			n.w.DropFromMempool([32]byte(v.Tx.Funding.TxID))
 			n.doubleSpend(packet)
 			n.w.Mine(3)
 			n.wait(v.ID, "conflicted")
