@@ -190,8 +190,8 @@ func TestConflicts(t *testing.T) {
 
 	s, effects = walk(t, s, NewBlock{moment(testHeight + 3), 0})
 	require.IsType(t, Conflicted{}, s)
-	require.Equal(t, Publish{ID: PlanOf(s).ID, Raw: []byte("raw"), Label: effects[0].(Publish).Label}, effects[0], "lnd shall hear from the network that it is void")
-	require.Equal(t, tx.Funding, effects[1].(AbandonChannel).Channel)
+	require.Equal(t, tx.Funding, effects[0].(AbandonChannel).Channel)
+	require.Equal(t, ForgetTx{ID: PlanOf(s).ID, TxID: tx.Funding.TxID}, effects[1])
 	require.True(t, Final(s))
 	require.False(t, Funded(s))
 	require.True(t, AtRisk(s), "its channel may still be there in lnd")

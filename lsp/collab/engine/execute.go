@@ -44,6 +44,8 @@ func (e *Engine) execute(ctx context.Context, t fsm.Task[collab.Effect]) ([]coll
 		return nil, nil
 	case collab.AbandonChannel:
 		return nil, e.abandon(ctx, f)
+	case collab.ForgetTx:
+		return nil, e.forgetTx(ctx, f)
 	case collab.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case collab.BumpFee:
@@ -373,6 +375,19 @@ func (e *Engine) abandon(ctx context.Context, f collab.AbandonChannel) error {
 		return e.drop(ctx, f.Channel)
 	}
 	return e.forget(ctx, f.Channel)
+}
+
+// forgetTx: nothing depends on it but what lnd takes for our coins, until it starts
+// again.
+func (e *Engine) forgetTx(ctx context.Context, f collab.ForgetTx) error {
+	err := e.node.Channels.ForgetTx(ctx, f.TxID)
+	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
+		if !errors.Is(err, ln.ErrNotFound) {
+			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and takes its coins for spent until lnd starts again", zap.String("joint", f.ID), zap.Stringer("txid", f.TxID), zap.Error(err))
+		}
+		return nil
+	}
+	return err
 }
 
 // forgetBlocks is how far back forget looks for a funding transaction.
