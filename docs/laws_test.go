@@ -37,9 +37,19 @@ func TestBadDaysNameTestsThatExist(t *testing.T) {
 	}
 }
 
-// TestFundingNamesTestsThatExist: the same of the clauses of joint fundings.
+// TestFundingNamesTestsThatExist: the same of the clauses of joint fundings, and of
+// their bad days.
 func TestFundingNamesTestsThatExist(t *testing.T) {
 	exists := tests(t)
+	days := rows(t, read(t, "funding.md"), "## Bad days")
+	require.NotEmpty(t, days)
+	for _, day := range days {
+		named := regexp.MustCompile(`\b(Test[A-Z]\w+)`).FindAllStringSubmatch(day[1], -1)
+		require.NotEmpty(t, named, day[0])
+		for _, m := range named {
+			require.True(t, exists[m[1]], "%s: %s does not exist", day[0], m[1])
+		}
+	}
 	for _, clause := range rows(t, read(t, "funding.md"), "## Clause by clause") {
 		named := regexp.MustCompile(`\b(Test[A-Z]\w+)`).FindAllStringSubmatch(clause[2], -1)
 		if strings.Contains(clause[2], "the same") {

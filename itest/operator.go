@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/devnet"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
 	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 )
 
@@ -27,6 +28,7 @@ type operator struct {
 	api lspv1.OperatorServiceClient
 	// swaps are shown where they are offered.
 	swaps swapsv1.SwapsOperatorServiceClient
+	joint collabv1.JointFundingOperatorServiceClient
 }
 
 func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
@@ -38,7 +40,7 @@ func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
 	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithPerRPCCredentials(macaroon))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn)}
+	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn), joint: collabv1.NewJointFundingOperatorServiceClient(conn)}
 }
 
 // reconcile opens the books, or takes in what happened.

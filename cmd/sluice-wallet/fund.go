@@ -22,6 +22,8 @@ type fundCmd struct {
 	Open    fundOpenCmd    `cmd:"" default:"withargs" help:"Open a channel with coins of this wallet and of an LSP, after a review."`
 	Onchain fundChainCmd   `cmd:"" help:"Show an address: what is paid to it becomes a channel, with inbound liquidity on top. For who has bitcoin elsewhere."`
 	Sign    fundSignCmd    `cmd:"" help:"Sign one that was reviewed."`
+	Replace fundReplaceCmd `cmd:"" help:"Negotiate another transaction of the same coins, which pays more, for a signed one that does not confirm."`
+	Export  fundExportCmd  `cmd:"" help:"Write the PSBT that another wallet is to sign, for one that was opened with --psbt."`
 	List    fundListCmd    `cmd:"" help:"List them, and what needs attention; exit code 1 when something does."`
 	Abort   fundAbortCmd   `cmd:"" help:"End one that was not signed: the coins are free at once."`
 	Reclaim fundReclaimCmd `cmd:"" help:"Take the coins of a signed one back that the LSP does not publish, by spending them."`
@@ -43,16 +45,30 @@ type fundOpenCmd struct {
 	Taproot       bool   `help:"A simple taproot channel."`
 	MaxServiceFee uint64 `placeholder:"SAT" help:"The most that the LSP may ask for its part."`
 	MaxFeeRate    uint64 `placeholder:"SAT/VB" help:"The most that the transaction may pay, in sat per vbyte."`
+	Psbt          string `type:"existingfile" placeholder:"FILE" help:"Bring the coins of another wallet, a hardware wallet's for example: a payment of its coins that it has not signed."`
+	Change        string `placeholder:"ADDRESS" help:"Where the change of --psbt goes, if the PSBT does not mark it."`
+	Since         uint32 `placeholder:"HEIGHT" help:"A block at or before those that hold the coins of --psbt, if they are older than a month."`
 	Yes           bool   `short:"y" help:"Sign without asking."`
 }
 
 // Run opens, shows what it means, and signs.
 func (c *fundOpenCmd) Run(w *world, g *Globals) error {
+	psbt, err := readPsbt(c.Psbt)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.Psbt == "" && (c.Change != "" || c.Since != 0):
+		return errkind.New(errkind.Invalid, "--change and --since are about the coins of --psbt")
+	case c.Psbt != "" && c.Yes:
+		return errkind.New(errkind.Invalid, "another wallet signs the coins of --psbt: leave --yes out")
+	}
 	var f *fundagentv1.Funding
-	err := g.control(w.ctx, func(ctx context.Context, d *daemon) error {
+	err = g.control(w.ctx, func(ctx context.Context, d *daemon) error {
 		got, err := d.funding.Open(ctx, &fundagentv1.OpenRequest{
 			Lsp: c.Lsp, WalletSat: c.Amount, InboundSat: c.Inbound, ZeroConf: c.ZeroConf, Taproot: c.Taproot,
 			MaxServiceFeeSat: c.MaxServiceFee, MaxFeeRateSatPerKw: c.MaxFeeRate * 250,
+			Psbt: psbt, ChangeAddress: c.Change, SinceHeight: c.Since,
 		})
 		f = got.GetFunding()
 		return err
@@ -60,17 +76,28 @@ func (c *fundOpenCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return fundRights(err)
 	}
+	return decide(w, g, f, c.Yes)
+}
+
+// decide shows what was negotiated, and signs it or not.
+func decide(w *world, g *Globals, f *fundagentv1.Funding, sign bool) error {
 	switch {
-	case c.Yes:
+	case sign && !f.GetElsewhere():
 		if !g.JSON {
 			if err := review(w, f); err != nil {
 				return err
 			}
 		}
-	case g.JSON || !askable(w):
-		if g.JSON {
-			return cli.WriteJSON(w.stdout, f)
+	case g.JSON:
+		return cli.WriteJSON(w.stdout, f)
+	case f.GetElsewhere():
+		if err := review(w, f); err != nil {
+			return err
 		}
+		p := w.printer()
+		p.Printf("\nNothing is signed. Write what the other wallet is to sign with `sluice-wallet fund export %s FILE`, or end it with `sluice-wallet fund abort %s`.\n", f.GetKey(), f.GetKey())
+		return p.Err
+	case !askable(w):
 		if err := review(w, f); err != nil {
 			return err
 		}
@@ -92,6 +119,26 @@ func (c *fundOpenCmd) Run(w *world, g *Globals) error {
 	return (&fundSignCmd{Key: f.GetKey()}).Run(w, g)
 }
 
+type fundReplaceCmd struct {
+	Key        string `arg:"" help:"The funding, as fund list names it."`
+	MaxFeeRate uint64 `placeholder:"SAT/VB" help:"The most that the transaction may pay, in sat per vbyte."`
+	Yes        bool   `short:"y" help:"Sign without asking."`
+}
+
+// Run negotiates, shows what it means, and signs.
+func (c *fundReplaceCmd) Run(w *world, g *Globals) error {
+	var f *fundagentv1.Funding
+	err := g.control(w.ctx, func(ctx context.Context, d *daemon) error {
+		got, err := d.funding.Replace(ctx, &fundagentv1.ReplaceRequest{Key: c.Key, MaxFeeRateSatPerKw: c.MaxFeeRate * 250})
+		f = got.GetFunding()
+		return err
+	})
+	if err != nil {
+		return fundRights(err)
+	}
+	return decide(w, g, f, c.Yes)
+}
+
 // review shows what signing means, in sats.
 func review(w *world, f *fundagentv1.Funding) error {
 	p := w.printer()
@@ -104,6 +151,9 @@ func review(w *world, f *fundagentv1.Funding) error {
 	t.Row("  change, back to your wallet", cli.Group(f.GetChangeSat()))
 	t.Row("What you can receive (the LSP's part)", cli.Group(f.GetInboundSat()))
 	p.Table(t)
+	if f.GetReplaces() != "" {
+		p.Printf("\nIt takes the place of %s, and spends the same coins. Whichever confirms counts; both are kept until one is buried.\n", cli.Clean(f.GetReplaces()))
+	}
 	if f.GetZeroConf() {
 		p.Printf("\nIt is used before it confirms: receiving works at once, sending once it is buried.\n")
 	}
@@ -139,13 +189,18 @@ func fundRights(err error) error {
 }
 
 type fundSignCmd struct {
-	Key string `arg:"" help:"The funding, as fund list names it."`
+	Key  string `arg:"" help:"The funding, as fund list names it."`
+	Psbt string `type:"existingfile" placeholder:"FILE" help:"What the wallet that has the coins signed of it."`
 }
 
 // Run signs.
 func (c *fundSignCmd) Run(w *world, g *Globals) error {
+	psbt, err := readPsbt(c.Psbt)
+	if err != nil {
+		return err
+	}
 	return c.show(w, g, func(ctx context.Context, d *daemon) (*fundagentv1.Funding, error) {
-		got, err := d.funding.Sign(ctx, &fundagentv1.SignRequest{Key: c.Key})
+		got, err := d.funding.Sign(ctx, &fundagentv1.SignRequest{Key: c.Key, SignedPsbt: psbt})
 		return got.GetFunding(), err
 	}, "Signed and handed over. The LSP publishes it; `sluice-wallet fund list` shows when it is buried.")
 }

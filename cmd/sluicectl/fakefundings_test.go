@@ -46,3 +46,11 @@ func (fakeFundings) EndFunding(_ context.Context, r *collabv1.EndFundingRequest)
 	}
 	return nil, errkind.New(errkind.Conflict, "A signature of the gateway's has left: the funding can no longer be ended.")
 }
+
+func (fakeFundings) GetSpendLimit(_ context.Context, r *collabv1.GetSpendLimitRequest) (*collabv1.GetSpendLimitResponse, error) {
+	return &collabv1.GetSpendLimitResponse{Limit: &collabv1.SpendLimit{ClientNodeKey: r.GetClientNodeKey()}}, nil
+}
+
+func (fakeFundings) SetSpendLimit(_ context.Context, r *collabv1.SetSpendLimitRequest) (*collabv1.SetSpendLimitResponse, error) {
+	return &collabv1.SetSpendLimitResponse{Limit: &collabv1.SpendLimit{ClientNodeKey: r.GetClientNodeKey(), LimitSat: r.GetLimitSat(), UsedSat: 20_000}}, nil
+}

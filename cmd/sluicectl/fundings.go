@@ -93,6 +93,46 @@ func (c FundingCmd) Run(w *world, g *Globals) error {
 	})
 }
 
+// SpendCmd shows or sets what a wallet may spend before its channel is buried.
+type SpendCmd struct {
+	Key string  `arg:"" name:"node-key" help:"The wallet's node key (66 hex digits)."`
+	Sat *uint64 `arg:"" name:"sat" optional:"" help:"Set it: what the gateway loses at most if this wallet takes its own coins back after spending. 0 is nothing, as for everybody at first. It holds for fundings from now on, and forgives what was lost before."`
+}
+
+// Run implements the command.
+func (c SpendCmd) Run(w *world, g *Globals) error {
+	key, err := ln.ParsePubKey(c.Key)
+	if err != nil {
+		return err
+	}
+	return g.with(func(s *session) error {
+		var limit *collabv1.SpendLimit
+		if c.Sat != nil {
+			got, err := call(w.ctx, s, fundingsOf(s).SetSpendLimit, &collabv1.SetSpendLimitRequest{ClientNodeKey: key[:], LimitSat: *c.Sat})
+			if err != nil {
+				return err
+			}
+			limit = got.GetLimit()
+		} else {
+			got, err := call(w.ctx, s, fundingsOf(s).GetSpendLimit, &collabv1.GetSpendLimitRequest{ClientNodeKey: key[:]})
+			if err != nil {
+				return err
+			}
+			limit = got.GetLimit()
+		}
+		if g.JSON {
+			return cli.WriteJSON(w.stdout, limit)
+		}
+		p := w.printer()
+		t := cli.NewTable("", "")
+		t.Row("Client", cli.Hex(limit.GetClientNodeKey()))
+		t.Row("May spend before its channels are buried", cli.Sat(limit.GetLimitSat()))
+		t.Row("Of that in use, or lost since it was set", cli.Sat(limit.GetUsedSat()))
+		p.Table(t)
+		return p.Err
+	})
+}
+
 func fundingFacts(x *collabv1.Funding, now time.Time) *cli.Table {
 	t := cli.NewTable("", "")
 	t.Row("Funding", x.GetFundingId())
@@ -115,6 +155,9 @@ func fundingFacts(x *collabv1.Funding, now time.Time) *cli.Table {
 		kind += ", used before it confirms"
 	}
 	t.Row("Channel", strings.TrimSpace(kind+" "+x.GetChannel()))
+	if x.GetSpendSat() > 0 {
+		t.Row("May be spent before it is buried", cli.Sat(x.GetSpendSat()))
+	}
 	switch {
 	case x.GetConfirmedHeight() > 0:
 		t.Row("Confirmed", "block "+cli.Group(uint64(x.GetConfirmedHeight())))

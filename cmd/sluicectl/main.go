@@ -36,6 +36,7 @@ type CLI struct {
 	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
 	Fundings   FundingsCmd   `cmd:"" help:"List channels that wallets fund together with the gateway, newest first."`
 	Funding    FundingCmd    `cmd:"" help:"One such funding's whole story; or end it."`
+	Spend      SpendCmd      `cmd:"" help:"What a wallet may spend over a channel that it funded together with the gateway before that is buried; or set it."`
 	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
 	Trust      TrustCmd      `cmd:"" help:"Set for one client when the funding of its channels waits until their payment is claimed."`
 	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`

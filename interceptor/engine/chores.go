@@ -250,7 +250,7 @@ func (e *Engine) recordDistrust(t *tenure) {
 	if !due {
 		return
 	}
-	if err := e.cfg.Handlers.Begin(t.ctx, epoch, false); err != nil {
+	if _, err := e.cfg.Handlers.Begin(t.ctx, epoch, false, e.cfg.Now()); err != nil {
 		e.log.Warn("the guards of routes cannot be ended yet", zap.Error(err))
 		return
 	}

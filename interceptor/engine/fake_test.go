@@ -39,6 +39,11 @@ type fakeLnd struct {
 	young ln.SCID
 	// seen says that lnd has seen it confirmed, in a block that is not deep.
 	seen bool
+	// limit is what its peer may spend over it, in HTLCs of 2 sat.
+	limit int
+	since time.Time
+	// spentBefore is what of it went another way, as to invoices.
+	spentBefore int
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
 	// gone is a channel that is on chain.
@@ -233,7 +238,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 	for _, ch := range []ln.SCID{1, 2, 3} {
 		byChan[ch] = &ln.Channel{ChanID: ch}
 		if ch == f.young {
-			*byChan[ch] = ln.Channel{ChanID: ch, Initiator: true, ZeroConf: true, Memo: ln.SharedFundingMemo + "x"}
+			*byChan[ch] = ln.Channel{ChanID: ch, Initiator: true, ZeroConf: true, Memo: ln.JointTerms{ID: "x", SpendSat: ln.Sat(2 * f.limit), Since: f.since}.Memo(), PushSat: 9_000, RemoteSat: 9_000 - ln.Sat(2*f.spent(ch))}
 			if f.seen {
 				byChan[ch].ConfirmedSCID = ln.NewSCID(f.height, 1, 0)
 			}
@@ -253,6 +258,27 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 		}
 	}
 	return slices.DeleteFunc([]ln.Channel{*byChan[1], *byChan[2], *byChan[3]}, func(c ln.Channel) bool { return c.ChanID == f.gone && f.gone != 0 }), nil
+}
+
+// spent counts a channel's HTLCs that did not come back (under mu).
+func (f *fakeLnd) spent(ch ln.SCID) (n int) {
+	n = f.spentBefore
+	for key, h := range f.htlcs {
+		if key.ChanID == ch && (h.pending || h.settled) {
+			n++
+		}
+	}
+	return n
+}
+
+// passedOn counts those of them that were resumed (under mu).
+func (f *fakeLnd) passedOn(ch ln.SCID) (n int) {
+	for key, h := range f.htlcs {
+		if key.ChanID == ch && h.moved && (h.pending || h.settled) {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
@@ -407,6 +433,9 @@ func (s *fakeSession) Answer(a interceptor.Answer) error {
 			h.unseen = f.lag()
 		}
 		h.moved = true
+		if n := f.passedOn(f.young); f.young != 0 && a.Key.ChanID == f.young && !f.seen && n > f.limit {
+			f.t.Errorf("LOSS: %d HTLCs of a channel that is not buried were passed on, and %d may be", n, f.limit)
+		}
 	case interceptor.AnswerFail:
 		if h.moved && h.pending {
 			f.t.Errorf("LOSS: failed %s after a RESUME", a.Key)

@@ -79,7 +79,8 @@ func TestGuardsEndWhereTheyProveNothing(t *testing.T) {
 			ledger := icstore.New(db, leaseName)
 			l, err := ledger.Acquire(t.Context(), store.LeaseConfig{Owner: "a"})
 			require.NoError(t, err)
-			require.NoError(t, ledger.Begin(t.Context(), l.Epoch(), true))
+			_, err = ledger.Begin(t.Context(), l.Epoch(), true, time.Now())
+			require.NoError(t, err)
 			require.NoError(t, ledger.PutRoutes(t.Context(), l.Epoch(), "jit", []interceptor.Route{{SCID: jitSCID, Guarded: true}}))
 			require.NoError(t, l.Release(t.Context()))
 		}},

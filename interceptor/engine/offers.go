@@ -32,8 +32,8 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	delete(t.waiting, o.Key)
 	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
 	case interceptor.VerdictNew:
-		if _, barred := t.barred[o.Key.ChanID]; barred {
-			// It may have become safe since it was listed.
+		if _, is := t.young[o.Key.ChanID]; is {
+			// It may have become safe since it was listed, and this one counts.
 			t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 			wake(t.list)
 			return
@@ -56,13 +56,13 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		t.recording[o.Key] = p
 		return
 	}
-	if _, barred := t.barred[o.Key.ChanID]; barred {
-		e.bar(t, o)
+	if y, is := t.young[o.Key.ChanID]; is && y.over {
+		e.bar(t, o, y)
 		return
 	}
 	if _, asking := t.asking[o.Key]; asking || !t.chain.Claimed(o.OutgoingSCID) {
 		if !e.screen(t, o) {
-			e.resume(t, o)
+			e.pass(t, o)
 		}
 		return
 	}
@@ -208,9 +208,7 @@ func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFai
 func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 	o := w.offer
 	en, recorded := t.rows[o.Key]
-	// Nothing that came in over a channel which was barred from its first day was
-	// ever resumed.
-	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.barred[o.Key.ChanID]}
+	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.young[o.Key.ChanID].guards(t)}
 	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
@@ -279,7 +277,7 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 		failures = 0
 		e.mu.Lock()
 		if t.gen == gen && t.session != nil {
-			t.barred = barredOf(channels, e.height)
+			t.young = youngOf(channels, e.height)
 			e.onListing(t, interceptor.NewListing(ticket, channels))
 		}
 		e.mu.Unlock()

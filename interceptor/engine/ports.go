@@ -52,8 +52,9 @@ type Handlers interface {
 	// Begin records that the owner of this epoch writes a row before it resumes
 	// an HTLC of a claimed route. Unless the ledger is trusted, and the owner of
 	// the epoch before recorded itself as well, every guard ends, in the same
-	// transaction: who owned the stream meanwhile may not have kept the rule.
-	Begin(ctx context.Context, epoch int64, trusted bool) error
+	// transaction: who owned the stream meanwhile may not have kept the rule. doubt is
+	// when that was last.
+	Begin(ctx context.Context, epoch int64, trusted bool, now time.Time) (doubt time.Time, err error)
 	Handlers(ctx context.Context) ([]interceptor.HandlerConfig, map[string][]interceptor.Route, error)
 	PutHandler(ctx context.Context, epoch int64, h interceptor.HandlerConfig) error
 	PutRoutes(ctx context.Context, epoch int64, handler string, routes []interceptor.Route) error

@@ -64,7 +64,7 @@ func (e *Engine) unask(t *tenure, key ln.CircuitKey) {
 
 func (e *Engine) letPass(t *tenure, a *asked) {
 	delete(t.asking, a.offer.Key)
-	e.resume(t, a.offer)
+	e.pass(t, a.offer)
 }
 
 // tooLateToPass: lnd may fail it in this moment, and a RESUME could meet a phantom.

@@ -40,9 +40,11 @@ type tenure struct {
 	// parked offers are in flight already: they are left until they are gone,
 	// or until lnd's auto-fail comes near.
 	parked map[ln.CircuitKey]interceptor.Offer
-	// barred are channels over which nothing is forwarded, as of the last listing;
-	// true for those over which nothing ever was.
-	barred map[ln.SCID]bool
+	// young are channels over which little or nothing is forwarded, as of the last
+	// listing.
+	young map[ln.SCID]young
+	// doubt is when HTLCs may have been resumed last without a row that should have one.
+	doubt time.Time
 	// refusals wait for lnd's word on payments before they are recorded.
 	refusals []ln.CircuitKey
 	requests []*request
@@ -144,9 +146,11 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 }
 
 func (e *Engine) load(ctx context.Context, t *tenure) error {
-	if err := e.cfg.Handlers.Begin(ctx, t.lease.Epoch(), !e.cfg.DistrustRows); err != nil {
+	doubt, err := e.cfg.Handlers.Begin(ctx, t.lease.Epoch(), !e.cfg.DistrustRows, e.cfg.Now())
+	if err != nil {
 		return err
 	}
+	t.doubt = doubt
 	handlers, routes, err := e.cfg.Handlers.Handlers(ctx)
 	if err != nil {
 		return err
@@ -243,7 +247,7 @@ func (e *Engine) watchLease(t *tenure) {
 			return
 		}
 		e.log.Info("the lease is back", zap.Int64("epoch", next.Epoch()))
-		if err := e.cfg.Handlers.Begin(t.ctx, next.Epoch(), true); err != nil {
+		if _, err := e.cfg.Handlers.Begin(t.ctx, next.Epoch(), true, e.cfg.Now()); err != nil {
 			// What it costs: the guards end at the next start.
 			e.log.Warn("this epoch is not on record", zap.Int64("epoch", next.Epoch()), zap.Error(err))
 		}
@@ -337,7 +341,7 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 // endGuards ends every guard, here and in the database (under mu).
 func (e *Engine) endGuards(t *tenure) {
 	t.chain.EndGuards()
-	t.distrust = true
+	t.distrust, t.doubt = true, e.cfg.Now()
 	t.guardEnds++
 	wake(t.chores)
 }

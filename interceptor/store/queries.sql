@@ -66,8 +66,8 @@ SELECT * FROM interceptor_routes ORDER BY handler, scid;
 UPDATE interceptor_routes SET guarded = FALSE WHERE guarded;
 
 -- name: GetTenure :one
-SELECT epoch FROM interceptor_tenures WHERE lease = $1;
+SELECT epoch, doubt_ms FROM interceptor_tenures WHERE lease = $1;
 
 -- name: PutTenure :exec
-INSERT INTO interceptor_tenures (lease, epoch) VALUES ($1, $2)
-ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch;
+INSERT INTO interceptor_tenures (lease, epoch, doubt_ms) VALUES ($1, $2, $3)
+ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch, doubt_ms = excluded.doubt_ms;

@@ -186,20 +186,28 @@ func (s *Store) Prune(ctx context.Context, epoch int64, finished, lapsed time.Ti
 }
 
 // Begin records the owner of an epoch. Unless the ledger is trusted, and the
-// owner of the epoch before is on record as well, every guard ends.
-func (s *Store) Begin(ctx context.Context, epoch int64, trusted bool) error {
-	return s.write(ctx, "begin a tenure", epoch, func(ctx context.Context, q *storedb.Queries) error {
+// owner of the epoch before is on record as well, every guard ends. A ledger without
+// any owner is new, and lnd need not be: it is in doubt as well.
+func (s *Store) Begin(ctx context.Context, epoch int64, trusted bool, now time.Time) (doubt time.Time, err error) {
+	err = s.write(ctx, "begin a tenure", epoch, func(ctx context.Context, q *storedb.Queries) error {
 		last, err := q.GetTenure(ctx, s.lease)
-		if err != nil && !errors.Is(store.MapError(err), store.ErrNotFound) {
+		fresh := errors.Is(store.MapError(err), store.ErrNotFound)
+		if err != nil && !fresh {
 			return err
 		}
-		if !trusted || last < epoch-1 {
+		if !trusted || last.Epoch < epoch-1 {
 			if _, err := q.EndGuards(ctx); err != nil {
 				return err
 			}
+			fresh = true
 		}
-		return q.PutTenure(ctx, storedb.PutTenureParams{Lease: s.lease, Epoch: epoch})
+		if fresh {
+			last.DoubtMs = now.UnixMilli()
+		}
+		doubt = time.UnixMilli(last.DoubtMs)
+		return q.PutTenure(ctx, storedb.PutTenureParams{Lease: s.lease, Epoch: epoch, DoubtMs: last.DoubtMs})
 	})
+	return doubt, err
 }
 
 // Handlers loads every registration, and the routes by handler.

@@ -17,7 +17,7 @@ import (
 // gateway.
 type JointConfig struct {
 	Enabled        bool            `toml:"enabled" help:"let wallets bring their own coins to a channel; read docs/funding.md before: it says what is missing"`
-	ZeroConf       bool            `toml:"zero_conf" help:"let such channels be used before they confirm; what a wallet sends over one is refused until then, because it could still take its coins away"`
+	ZeroConf       bool            `toml:"zero_conf" help:"let such channels be used before they confirm; what a wallet sends over one is refused until then, because it could still take its coins away (sluicectl spend lends it something)"`
 	MinWallet      config.Sat      `toml:"min_wallet_sat" help:"the least that a wallet brings" min:"10000"`
 	MinInbound     config.Sat      `toml:"min_inbound_sat" help:"the least that the gateway brings" min:"20000"`
 	MaxCapacity    config.Sat      `toml:"max_capacity_sat" help:"the largest channel"`

@@ -1,6 +1,11 @@
 package ln
 
-import "strings"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Channel is one open channel as the gateway's (or a wallet's) lnd lists it.
 type Channel struct {
@@ -24,7 +29,9 @@ type Channel struct {
 	CommitFeeSat Sat
 	UnsettledSat Sat
 	// PushSat is what the opener gave the other side at the start.
-	PushSat          Sat
+	PushSat Sat
+	// SentSat is what we have sent to the peer over it, settled.
+	SentSat          Sat
 	LocalReserveSat  Sat
 	RemoteReserveSat Sat
 	// LocalCSV is how long our own funds wait after we force-close; RemoteCSV
@@ -299,6 +306,44 @@ type ChannelPolicy struct {
 // of another's in its funding transaction.
 const SharedFundingMemo = "sluice joint "
 
+// JointTerms are what the memo of such a channel says.
+type JointTerms struct {
+	// ID is the joint funding's.
+	ID string
+	// SpendSat is what the peer may spend over the channel before it is buried.
+	SpendSat Sat
+	// Since is when that was agreed, before the channel was there. In seconds.
+	Since time.Time
+}
+
+// Memo writes them. lnd keeps it for the life of the channel: whoever decides on that
+// money needs no database for it, and it never changes.
+func (t JointTerms) Memo() string {
+	if t.SpendSat == 0 {
+		return SharedFundingMemo + t.ID
+	}
+	return fmt.Sprintf("%s%s spend %d since %d", SharedFundingMemo, t.ID, uint64(t.SpendSat), t.Since.Unix())
+}
+
+// ReadJointTerms is the reverse. A limit that cannot be read is none.
+func ReadJointTerms(memo string) (t JointTerms, ok bool) {
+	rest, ok := strings.CutPrefix(memo, SharedFundingMemo)
+	if !ok {
+		return JointTerms{}, false
+	}
+	words := strings.Split(rest, " ")
+	t.ID = words[0]
+	if len(words) != 5 || words[1] != "spend" || words[3] != "since" {
+		return t, true
+	}
+	spend, err := strconv.ParseUint(words[2], 10, 64)
+	since, sinceErr := strconv.ParseInt(words[4], 10, 64)
+	if err == nil && sinceErr == nil {
+		t.SpendSat, t.Since = Sat(spend), time.Unix(since, 0)
+	}
+	return t, true
+}
+
 // IsJoint says that another's coins are in the funding of a channel that we opened.
 func (c Channel) IsJoint() bool {
 	return c.Initiator && strings.HasPrefix(c.Memo, SharedFundingMemo)
@@ -319,8 +364,35 @@ func (c Channel) IsYoung(tip uint32) bool {
 }
 
 // FundingIsSafe says that nobody but us could still take the channel's funding
-// away: it is buried, or all of its coins were ours. Money that comes in over
-// another channel is not accepted.
+// away: it is buried, or all of its coins were ours.
 func (c Channel) FundingIsSafe(tip uint32) bool {
 	return !c.IsYoung(tip) || c.Initiator && !c.IsJoint()
 }
+
+// Joint are the terms of a joint channel; zero for others.
+func (c Channel) Joint() JointTerms {
+	if !c.IsJoint() {
+		return JointTerms{}
+	}
+	t, _ := ReadJointTerms(c.Memo)
+	return t
+}
+
+// WithinLimit says that all that the peer of a joint channel has offered over it and
+// did not get back, what it offers right now included, is within what it may spend. It
+// is what its balance lacks of its first one and of what we sent it. That balance is of
+// one commitment: an HTLC is neither missing in it nor counted twice. What we sent may
+// be counted a moment late; it was paid for.
+//
+// Whoever asks for each HTLC before the first step that cannot be undone, by a listing
+// that was requested after lnd offered it, takes no more than the limit in all: the
+// last one that was taken saw every other.
+func (c Channel) WithinLimit() bool {
+	limit := c.Joint().SpendSat
+	had, err := c.PushSat.Add(c.SentSat)
+	return limit > 0 && err == nil && had <= c.RemoteSat+min(limit, had)
+}
+
+// TakesMoney says that what comes in over the channel may be accepted or passed on:
+// its funding is safe, or the loss is one that the operator agreed to (law 12).
+func (c Channel) TakesMoney(tip uint32) bool { return c.FundingIsSafe(tip) || c.WithinLimit() }

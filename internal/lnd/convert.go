@@ -74,7 +74,7 @@ func channelFromRPC(c *lnrpc.Channel) (ln.Channel, error) {
 		Active: c.Active, Private: c.Private, Initiator: c.Initiator, ZeroConf: c.ZeroConf,
 		ConfirmedSCID: ln.SCID(c.ZeroConfConfirmedScid),
 		CapacitySat:   sat(c.Capacity), LocalSat: sat(c.LocalBalance), RemoteSat: sat(c.RemoteBalance),
-		CommitFeeSat: sat(c.CommitFee), UnsettledSat: sat(c.UnsettledBalance), PushSat: ln.Sat(c.PushAmountSat),
+		CommitFeeSat: sat(c.CommitFee), UnsettledSat: sat(c.UnsettledBalance), PushSat: ln.Sat(c.PushAmountSat), SentSat: sat(c.TotalSatoshisSent),
 		CommitmentType: c.CommitmentType.String(), Memo: c.Memo,
 	}
 	if !c.ZeroConf {

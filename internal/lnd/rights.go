@@ -146,10 +146,10 @@ func rights() []Right {
 		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders; of a wallet, which blocks hold its coins", gateway | funder},
 		{lightning + "SubscribeTransactions", "the moment an order is paid on chain", gateway},
 		{walletKit + "FundPsbt", "to fund a swap's output with leased coins; of a wallet, to choose coins for a channel", swaps | funder},
-		{walletKit + "RemoveTransaction", "to take a swap's claim or refund out of the wallet that can never confirm", swaps},
+		{walletKit + "RemoveTransaction", "to take a transaction out of the wallet that can never confirm, of a swap or a joint funding", swaps | collab},
 		{walletKit + "SignPsbt", "to sign a wallet's part of a channel's funding", funder},
 		{walletKit + "DeriveKey", "its public key in a channel, to check what it signs; whoever may call it can read channel backups", funder},
-		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms", swaps | swapper},
+		{"/chainrpc.ChainNotifier/RegisterConfirmationsNtfn", "when a swap's output confirms; of a wallet, which blocks hold coins that another wallet brings to a channel", swaps | funder | swapper},
 		{"/chainrpc.ChainNotifier/RegisterSpendNtfn", "how a swap's output, or a coin in a joint funding, is spent", swaps | collab | funder | swapper},
 		// It shows all of lnd's settings, passwords blanked, and its log.
 		{lightning + "GetDebugInfo", "how early lnd cancels a hold invoice (invoices.holdexpirydelta)", gateway},

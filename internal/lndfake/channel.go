@@ -33,6 +33,7 @@ type channel struct {
 	capacity int64 // sat
 	sides    [2]*side
 	balance  [2]int64 // msat, HTLCs in flight taken out of their offerer's
+	sent     [2]int64 // msat, settled
 	htlcs    []*htlc
 	rounds   []*round
 	phase    phase
@@ -312,6 +313,7 @@ func (s *side) rpc() *lnrpc.Channel {
 		LocalChanReserveSat: int64(reserve), RemoteChanReserveSat: int64(reserve), ZeroConf: c.zeroConf,
 		AliasScids: append([]uint64{s.alias}, s.node.addedAlias[s]...), PeerScidAlias: o.alias,
 		PushAmountSat: uint64(c.pushSat), Memo: s.memo(),
+		TotalSatoshisSent: c.sent[s.i] / 1000, TotalSatoshisReceived: c.sent[1-s.i] / 1000,
 		LocalConstraints: s.constraints(), RemoteConstraints: o.constraints(),
 	}
 	if c.zeroConf && c.scid != 0 {

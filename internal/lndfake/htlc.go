@@ -293,6 +293,7 @@ func (c *channel) remove(h *htlc) {
 	c.htlcs = slices.Delete(c.htlcs, i, i+1)
 	if h.res.preimage != nil {
 		c.balance[1-h.from] += h.amt
+		c.sent[h.from] += h.amt
 	} else {
 		c.balance[h.from] += h.amt
 	}

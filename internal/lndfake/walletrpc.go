@@ -284,6 +284,11 @@ func (s *walletServer) PublishTransaction(_ context.Context, r *walletrpc.Transa
 	return &walletrpc.PublishResponse{}, err
 }
 
+// RemoveTransaction implements walletrpc.WalletKitServer. Nobody's wallet here keeps what the mempool does not.
+func (s *walletServer) RemoveTransaction(_ context.Context, r *walletrpc.GetTransactionRequest) (*walletrpc.RemoveTransactionResponse, error) {
+	return nil, fmt.Errorf("transaction with txid=%v not found in the internal wallet store", r.Txid)
+}
+
 // EstimateFee implements walletrpc.WalletKitServer.
 func (s *walletServer) EstimateFee(_ context.Context, r *walletrpc.EstimateFeeRequest) (*walletrpc.EstimateFeeResponse, error) {
 	out := &walletrpc.EstimateFeeResponse{}

@@ -13,7 +13,8 @@
 //     may the node forget the channel: the wallet holds nothing that it could
 //     publish without us, and we hold all of it;
 //   - the transaction is never replaced: another id would void both
-//     commitments. It is hurried by a child of our own change;
+//     commitments. It is hurried by a child of our own change. What takes its
+//     place is another open that shares a coin, and neither forgets the other;
 //   - leased coins end spent or released, in every state in which it ends.
 //
 // The machine never learns time or height by itself: events carry both.

@@ -68,6 +68,13 @@ type (
 		Channel   ln.Outpoint      `json:"channel,omitzero"`
 		Signed    bool             `json:"signed,omitempty"`
 	}
+	// ForgetTx takes a transaction that can never confirm out of lnd's wallet, which
+	// takes it for on its way, and our coins for spent. One that is not there is
+	// success.
+	ForgetTx struct {
+		ID   string  `json:"id"`
+		TxID ln.TxID `json:"txid"`
+	}
 	// ReleaseCoins lets go of what is leased under the id.
 	ReleaseCoins struct {
 		ID      string   `json:"id"`
@@ -97,6 +104,7 @@ func (WatchInputs) EffectName() string    { return "watch_inputs" }
 func (AbandonChannel) EffectName() string { return "abandon_channel" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
 func (BumpFee) EffectName() string        { return "bump_fee" }
+func (ForgetTx) EffectName() string       { return "forget_tx" }
 
 // Parties are both sides of the transaction.
 func Parties(p Plan, o Ours) (gateway, wallet funding.Party) { return o.Gateway, p.wallet() }

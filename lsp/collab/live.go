@@ -140,8 +140,10 @@ func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Ef
 	release := ReleaseCoins{ID: l.ID, LeaseID: l.LeaseID()}
 	if spend, conflicts := l.conflict(); conflicts && ln.Confirmations(spend.Height, tip) >= max(l.BuriedConfs, 1) {
 		reason := lsp.Because(lsp.ReasonConflict, "transaction %s spent a coin of this channel's funding and is buried: the channel can never exist", spend.By)
+		// Where the wallet's coin was spent, nothing in that transaction is ours, and
+		// lnd's wallet does not see it.
 		return Conflicted{Plan: l.Plan, Ours: l.Ours, JointTx: l.JointTx, Tx: l.Tx, Reason: reason},
-			append(effects, AbandonChannel{ID: l.ID, PendingID: l.PendingID(), Channel: l.Funding, Signed: true}, release), nil
+			append(effects, AbandonChannel{ID: l.ID, PendingID: l.PendingID(), Channel: l.Funding, Signed: true}, ForgetTx{ID: l.ID, TxID: l.Funding.TxID}, release), nil
 	}
 	switch height := l.confirmed(); {
 	case height > 0 && ln.Confirmations(height, tip) >= max(l.BuriedConfs, 1):

@@ -20,7 +20,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Step:     Step,
 		States:   []State{Checking{}, Choosing{}, Negotiating{}, Built{}, Ready{}, Countersigning{}, Signed{}, Published{}, Confirmed{}, Buried{}, Failed{}, Conflicted{}},
 		Events:   []Event{Start{}, InputsChecked{}, InputsRefused{}, CoinsLeased{}, CoinsRefused{}, FundingBuilt{}, NegotiationEnded{}, FundingPending{}, WalletSigned{}, FundingSigned{}, SigningFailed{}, FundingPublished{}, PublishFailed{}, InputSpent{}, SpendReorged{}, NewBlock{}, Tick{}, Abort{}},
-		Effects:  []Effect{CheckInputs{}, LeaseCoins{}, Negotiate{}, Verify{}, Sign{}, Publish{}, WatchInputs{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}},
+		Effects:  []Effect{CheckInputs{}, LeaseCoins{}, Negotiate{}, Verify{}, Sign{}, Publish{}, WatchInputs{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, ForgetTx{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),

@@ -191,6 +191,7 @@ func TestConflicts(t *testing.T) {
 	s, effects = walk(t, s, NewBlock{moment(testHeight + 3), 0})
 	require.IsType(t, Conflicted{}, s)
 	require.Equal(t, tx.Funding, effects[0].(AbandonChannel).Channel)
+	require.Equal(t, ForgetTx{ID: PlanOf(s).ID, TxID: tx.Funding.TxID}, effects[1])
 	require.True(t, Final(s))
 	require.False(t, Funded(s))
 	require.True(t, AtRisk(s), "its channel may still be there in lnd")

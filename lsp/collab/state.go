@@ -2,6 +2,7 @@ package collab
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -48,12 +49,25 @@ type Plan struct {
 	// long the wallet has to sign once it has.
 	NegotiateBy time.Time     `json:"negotiate_by"`
 	SignFor     time.Duration `json:"sign_for"`
+	// Replaces is an open of the same wallet's whose place this one takes.
+	Replaces string `json:"replaces,omitempty"`
+	// SpendSat is what the wallet may spend over the channel before it is buried, as
+	// was agreed at OfferedAt.
+	SpendSat  ln.Sat    `json:"spend_sat,omitempty"`
+	OfferedAt time.Time `json:"offered_at,omitzero"`
 }
 
 // PendingID is the id of the channel's negotiation. It covers the wallet's key:
 // nobody can name another wallet's.
 func PendingID(client ln.PubKey, nonce [32]byte) ln.PendingChanID {
 	return sha256.Sum256(append(append([]byte("sluice/collab/pending/"), client[:]...), nonce[:]...))
+}
+
+// ID names a wallet's joint funding by its nonce: offering again finds it, and the
+// wallet knows it beforehand.
+func ID(client ln.PubKey, nonce [32]byte) string {
+	sum := sha256.Sum256(append(append([]byte("sluice/collab/id/"), client[:]...), nonce[:]...))
+	return hex.EncodeToString(sum[:12])
 }
 
 // PendingID is the plan's.
@@ -73,9 +87,11 @@ func (p Plan) LeaseID() [32]byte {
 // IsLeaseID reports that a lease was taken for a joint funding.
 func IsLeaseID(id [32]byte) bool { return string(id[:len(leaseMark)]) == leaseMark }
 
-// Memo marks the channel in lnd. It begins with ln.SharedFundingMemo, by which
-// everybody knows that another's coins are in its funding.
-func (p Plan) Memo() string { return ln.SharedFundingMemo + p.ID }
+// Memo marks the channel in lnd: by it everybody knows that another's coins are in
+// its funding, and what may be spent over it all the same.
+func (p Plan) Memo() string {
+	return ln.JointTerms{ID: p.ID, SpendSat: p.SpendSat, Since: p.OfferedAt}.Memo()
+}
 
 // Ours are the gateway's leased coins and where its change goes.
 type Ours struct {

@@ -218,7 +218,7 @@ func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.Invoice
 	}
 	known := make(map[ln.SCID]bool)
 	for _, c := range channels {
-		ok := c.FundingIsSafe(e.world.tip())
+		ok := c.TakesMoney(e.world.tip())
 		for _, scid := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
 			if scid != 0 {
 				known[scid] = ok

@@ -158,7 +158,11 @@ func BuildJoint(j Joint, gateway, wallet Party, fundingScript []byte) (JointTx, 
 		if i > 0 && inputs[i-1].Outpoint == c.Outpoint {
 			return JointTx{}, errkind.Newf(errkind.Invalid, "coin %s is named twice, or is the gateway's", c.Outpoint)
 		}
-		tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: [32]byte(c.Outpoint.TxID), Index: c.Outpoint.Index}, nil, nil))
+		in := wire.NewTxIn(&wire.OutPoint{Hash: [32]byte(c.Outpoint.TxID), Index: c.Outpoint.Index}, nil, nil)
+		// BIP 125: an open of the same coins that pays more may take its place. Nobody
+		// else can, and who has the key could spend its coin otherwise anyway.
+		in.Sequence = wire.MaxTxInSequenceNum - 2
+		tx.AddTxIn(in)
 	}
 	type output struct {
 		what   int

@@ -209,9 +209,10 @@ func TestExamineRefuses(t *testing.T) {
 		"another script": {
 			edit: func(p *psbt.Packet) { p.UnsignedTx.TxOut[tx.Funding.Index].PkScript[5]++ }, says: "keys of both nodes",
 		},
-		"another channel": {op: func(op ln.Outpoint) ln.Outpoint { op.TxID[0]++; return op }, says: "is not that of channel"},
-		"no such output":  {op: func(op ln.Outpoint) ln.Outpoint { op.Index = 9; return op }, says: "is not that of channel"},
-		"a later block":   {edit: func(p *psbt.Packet) { p.UnsignedTx.LockTime = 500 }, says: "cannot confirm before"},
+		"another channel":    {op: func(op ln.Outpoint) ln.Outpoint { op.TxID[0]++; return op }, says: "is not that of channel"},
+		"no such output":     {op: func(op ln.Outpoint) ln.Outpoint { op.Index = 9; return op }, says: "is not that of channel"},
+		"a later block":      {edit: func(p *psbt.Packet) { p.UnsignedTx.LockTime = 500 }, says: "cannot confirm before"},
+		"an age of an input": {edit: func(p *psbt.Packet) { p.UnsignedTx.TxIn[0].Sequence = 500 }, says: "BIP 68"},
 		"a coin left out": {
 			edit: func(p *psbt.Packet) { p.UnsignedTx.TxIn[1].PreviousOutPoint.Index++ }, says: "not in the transaction",
 		},

@@ -188,6 +188,9 @@ func (e Expected) Examine(raw []byte, channel ln.Outpoint) (feeSat, changeSat ln
 	}
 	for i, in := range tx.TxIn {
 		op := ln.Outpoint{TxID: ln.TxID(in.PreviousOutPoint.Hash), Index: in.PreviousOutPoint.Index}
+		if in.Sequence&wire.SequenceLockTimeDisabled == 0 {
+			return 0, 0, fmt.Errorf("the transaction cannot confirm before coin %s has an age (BIP 68)", op)
+		}
 		utxo := p.Inputs[i].WitnessUtxo
 		if utxo == nil {
 			return 0, 0, fmt.Errorf("input %s has no amount and script", op)
@@ -239,7 +242,7 @@ func (e Expected) Examine(raw []byte, channel ln.Outpoint) (feeSat, changeSat ln
 
 // ForSigner makes the PSBT that a wallet is given to sign: the transaction, what
 // its inputs hold, and of the wallet's own packet (made when its coins were
-// chosen) the paths of its keys. Nothing else of the other side's packet is kept:
+// chosen) the paths of its keys, of its coins and of its change. Nothing else of the other side's packet is kept:
 // a key path that the other side wrote beside some other coin of the wallet would
 // have it sign that coin away.
 func ForSigner(agreed, own []byte) ([]byte, error) {
@@ -254,6 +257,10 @@ func ForSigner(agreed, own []byte) ([]byte, error) {
 	paths := make(map[wire.OutPoint]psbt.PInput, len(wallet.Inputs))
 	for i, in := range wallet.UnsignedTx.TxIn {
 		paths[in.PreviousOutPoint] = wallet.Inputs[i]
+	}
+	change := make(map[string]psbt.POutput, len(wallet.Outputs))
+	for i, o := range wallet.UnsignedTx.TxOut {
+		change[string(o.PkScript)] = wallet.Outputs[i]
 	}
 	p, err := psbt.NewFromUnsignedTx(theirs.UnsignedTx.Copy())
 	if err != nil {
@@ -273,6 +280,14 @@ func ForSigner(agreed, own []byte) ([]byte, error) {
 		p.Inputs[i].TaprootBip32Derivation = mine.TaprootBip32Derivation
 		p.Inputs[i].TaprootInternalKey = mine.TaprootInternalKey
 		p.Inputs[i].SighashType = mine.SighashType
+	}
+	for i, o := range p.UnsignedTx.TxOut {
+		// A hardware wallet shows as its own what it finds the key of.
+		if mine, own := change[string(o.PkScript)]; own {
+			p.Outputs[i].Bip32Derivation = mine.Bip32Derivation
+			p.Outputs[i].TaprootBip32Derivation = mine.TaprootBip32Derivation
+			p.Outputs[i].TaprootInternalKey = mine.TaprootInternalKey
+		}
 	}
 	var raw bytes.Buffer
 	if err := p.Serialize(&raw); err != nil {

@@ -259,8 +259,8 @@ DELETE FROM lsp_refunds WHERE order_id = $1 AND terminal;
 SELECT CAST(COUNT(*) AS BIGINT) AS payments FROM (SELECT 1 FROM lsp_payments WHERE client = $1 LIMIT 1) AS one;
 
 -- name: InsertCollab :exec
-INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $10, $10);
+INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, spend_sat, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $11, $10, $10);
 
 -- name: UpdateCollab :execrows
 UPDATE lsp_collabs SET state = $2, reason = $3, terminal = $4, funded = $5, confirmed = $6, channel = $7, fee_sat = $8, updated_ms = $9
@@ -284,6 +284,22 @@ SELECT CAST(COUNT(*) AS BIGINT) AS collabs,
        CAST(COALESCE(SUM(CASE WHEN confirmed THEN 0 ELSE capacity_sat - wallet_sat END), 0) AS BIGINT) AS unconfirmed_sat,
        CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) AND NOT confirmed THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_collabs
 FROM lsp_collabs WHERE NOT terminal;
+
+-- name: SetJointSpend :exec
+INSERT INTO lsp_joint_spend (client, limit_sat, set_ms) VALUES ($1, $2, $3)
+ON CONFLICT (client) DO UPDATE SET limit_sat = EXCLUDED.limit_sat, set_ms = EXCLUDED.set_ms;
+
+-- name: JointSpend :one
+SELECT * FROM lsp_joint_spend WHERE client = $1;
+
+-- name: JointSpent :one
+-- What fundings of a wallet have got of its limit: those that are not over, and those
+-- since the limit was set over which it may have spent, and which were not buried. A
+-- funding that failed had a channel in use only where that was zero-conf.
+SELECT CAST(COALESCE(SUM(spend_sat), 0) AS BIGINT) AS sat FROM lsp_collabs
+WHERE client = sqlc.arg(client)
+  AND (NOT terminal
+       OR (created_ms >= sqlc.arg(since_ms) AND state <> 'buried' AND (state <> 'failed' OR (zero_conf AND channel <> ''))));
 
 -- name: UnfundedCollabs :many
 SELECT channel FROM lsp_collabs WHERE NOT funded AND channel <> '';

@@ -74,7 +74,7 @@ func (e *Engine) judgeHeld(ctx context.Context, leg out.Leg, inv ln.Invoice) (ou
 	held := out.PaymentHeld{Moment: e.moment(), Leg: leg}
 	safe := make(map[ln.SCID]bool)
 	for _, c := range channels {
-		ok := c.FundingIsSafe(held.Height)
+		ok := c.TakesMoney(held.Height)
 		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
 			if id != 0 {
 				safe[id] = ok

@@ -377,7 +377,7 @@ func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 	}
 	safe := map[ln.SCID]bool{}
 	for _, c := range channels {
-		ok := c.FundingIsSafe(uint32(max(tip, 0))) //nolint:gosec // a height
+		ok := c.TakesMoney(uint32(max(tip, 0))) //nolint:gosec // a height
 		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
 			if id != 0 {
 				safe[id] = ok

@@ -49,6 +49,7 @@ type InterceptorRow struct {
 }
 
 type InterceptorTenure struct {
-	Lease string
-	Epoch int64
+	Lease   string
+	Epoch   int64
+	DoubtMs int64
 }

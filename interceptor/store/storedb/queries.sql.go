@@ -113,14 +113,19 @@ func (q *Queries) GetRow(ctx context.Context, arg GetRowParams) (InterceptorRow,
 }
 
 const getTenure = `-- name: GetTenure :one
-SELECT epoch FROM interceptor_tenures WHERE lease = $1
+SELECT epoch, doubt_ms FROM interceptor_tenures WHERE lease = $1
 `
 
-func (q *Queries) GetTenure(ctx context.Context, lease string) (int64, error) {
+type GetTenureRow struct {
+	Epoch   int64
+	DoubtMs int64
+}
+
+func (q *Queries) GetTenure(ctx context.Context, lease string) (GetTenureRow, error) {
 	row := q.db.QueryRowContext(ctx, getTenure, lease)
-	var epoch int64
-	err := row.Scan(&epoch)
-	return epoch, err
+	var i GetTenureRow
+	err := row.Scan(&i.Epoch, &i.DoubtMs)
+	return i, err
 }
 
 const insertRow = `-- name: InsertRow :execrows
@@ -507,17 +512,18 @@ func (q *Queries) PutRoute(ctx context.Context, arg PutRouteParams) error {
 }
 
 const putTenure = `-- name: PutTenure :exec
-INSERT INTO interceptor_tenures (lease, epoch) VALUES ($1, $2)
-ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch
+INSERT INTO interceptor_tenures (lease, epoch, doubt_ms) VALUES ($1, $2, $3)
+ON CONFLICT (lease) DO UPDATE SET epoch = excluded.epoch, doubt_ms = excluded.doubt_ms
 `
 
 type PutTenureParams struct {
-	Lease string
-	Epoch int64
+	Lease   string
+	Epoch   int64
+	DoubtMs int64
 }
 
 func (q *Queries) PutTenure(ctx context.Context, arg PutTenureParams) error {
-	_, err := q.db.ExecContext(ctx, putTenure, arg.Lease, arg.Epoch)
+	_, err := q.db.ExecContext(ctx, putTenure, arg.Lease, arg.Epoch, arg.DoubtMs)
 	return err
 }
 

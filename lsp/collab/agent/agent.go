@@ -104,6 +104,8 @@ type Request struct {
 	// the review.
 	MaxServiceFeeSat ln.Sat
 	MaxFeeRate       ln.FeeRateSatPerKW
+	// Elsewhere are coins of another wallet; nil takes this wallet's.
+	Elsewhere *Elsewhere
 }
 
 func (a *Agent) lsp(name string) (wallet.LSP, error) {
@@ -213,7 +215,10 @@ func (a *Agent) List() []Record {
 
 // Open chooses coins, offers them, and returns once all is checked and ready to be
 // signed. Whatever goes wrong, the coins are free again.
-func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
+func (a *Agent) Open(ctx context.Context, q Request) (Record, error) { return a.begin(ctx, q, nil) }
+
+// begin is Open; old is what the channel takes the place of, if it is not nil.
+func (a *Agent) begin(ctx context.Context, q Request, old *Record) (Record, error) {
 	l, err := a.lsp(q.LSP)
 	if err != nil {
 		return Record{}, err
@@ -243,7 +248,10 @@ func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
 		return Record{}, err
 	}
 	r.ServiceFeeSat = serviceFee(terms, q.InboundSat)
-	r.BuriedConfs = max(terms.GetBuriedConfirmations(), 1)
+	r.BuriedConfs = buriedConfs(terms.GetBuriedConfirmations())
+	if old != nil {
+		r.Replaces = old.Key()
+	}
 	// On disk before a coin is leased, so that it is let go after a crash.
 	a.mu.Lock()
 	a.busy[r.Key()] = true
@@ -256,7 +264,7 @@ func (a *Agent) Open(ctx context.Context, q Request) (Record, error) {
 	if err := a.save(r); err != nil {
 		return Record{}, err
 	}
-	opened, err := a.open(ctx, l, r, terms)
+	opened, err := a.open(ctx, l, r, q.Elsewhere, old, terms)
 	if err != nil {
 		return Record{}, errors.Join(err, a.giveUp(context.WithoutCancel(ctx), opened, "it could not be opened: "+err.Error()))
 	}
@@ -306,18 +314,37 @@ func judgeTerms(q Request, l wallet.LSP, info ln.NodeInfo, t *collabv1.GetTermsR
 	return nil
 }
 
+// leastBuried and mostBuried bound after how many confirmations an LSP may say that
+// nothing is undone: a channel that is forgotten too soon is worth nothing if a reorg
+// brings it back.
+const leastBuried, mostBuried = 3, 144
+
+func buriedConfs(said uint32) uint32 { return min(max(said, leastBuried), mostBuried) }
+
 func serviceFee(t *collabv1.GetTermsResponse, inbound ln.Sat) ln.Sat {
 	return ln.Sat(t.GetBaseFeeSat() + (uint64(inbound)*t.GetFeePpm()+999_999)/1_000_000)
 }
 
 // open is Open once the record is on disk; the record that it returns says how far
 // it came, also with an error.
-func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv1.GetTermsResponse) (Record, error) {
+func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, from *Elsewhere, old *Record, terms *collabv1.GetTermsResponse) (Record, error) {
 	rate := ln.FeeRateSatPerKW(terms.GetFeeRateSatPerKw())
-	r, err := a.choose(ctx, r, rate, max(int32(terms.GetMinInputConfirmations()), 1)) //nolint:gosec // a small count
+	var err error
+	replaces := ""
+	switch {
+	case old != nil:
+		r, err = r.again(*old, rate)
+		replaces = old.ID
+	case from != nil:
+		r, err = a.bring(ctx, r, *from, rate)
+	default:
+		r, err = a.choose(ctx, r, rate, max(int32(terms.GetMinInputConfirmations()), 1)) //nolint:gosec // a small count
+	}
 	if err != nil {
 		return r, err
 	}
+	// The LSP's name for it follows from ours: it can be ended even if the answer is lost.
+	r.ID = collab.ID(r.Self, r.Nonce)
 	if err := a.save(r); err != nil {
 		return r, err
 	}
@@ -327,6 +354,7 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 		offer := &collabv1.OfferInputsRequest{
 			Nonce: r.Nonce[:], WalletSat: uint64(r.WalletSat), InboundSat: uint64(r.InboundSat), ChangeScript: r.ChangeScript,
 			MaxServiceFeeSat: uint64(r.ServiceFeeSat), MaxChainFeeSat: uint64(r.MaxChainFee), ZeroConf: r.ZeroConf, Taproot: r.Taproot,
+			ReplacesFundingId: replaces,
 		}
 		for _, in := range r.Inputs {
 			offer.Inputs = append(offer.Inputs, &collabv1.Input{
@@ -337,7 +365,9 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 		if err != nil {
 			return err
 		}
-		r.ID = got.GetFunding().GetFundingId()
+		if got.GetFunding().GetFundingId() != r.ID {
+			return errkind.New(errkind.Conflict, "it answers for another funding")
+		}
 		stream, err := c.WatchFunding(ctx, &collabv1.WatchFundingRequest{FundingId: r.ID})
 		if err != nil {
 			return err
@@ -348,18 +378,23 @@ func (a *Agent) open(ctx context.Context, l wallet.LSP, r Record, terms *collabv
 				return err
 			}
 			f := word.GetFunding()
-			r.State, r.Reason, r.Psbt = f.GetState(), ln.Clip(f.GetReason(), 500), f.GetPsbt()
+			r = r.heard(f)
 			switch {
 			case f.GetTerminal():
 				return errkind.New(errkind.Conflict, r.Reason)
 			case f.GetState() != (collab.Ready{}).StateName():
 				continue
 			}
-			r.Channel, err = ln.ParseOutpoint(f.GetChannel())
-			return err
+			if r.Channel.IsZero() {
+				return errkind.New(errkind.Conflict, "it names no channel")
+			}
+			return nil
 		}
 	})
 	if err != nil {
+		return r, err
+	}
+	if err := a.save(r); err != nil {
 		return r, err
 	}
 	if r, err = a.check(ctx, r); err != nil {
@@ -424,10 +459,7 @@ func (a *Agent) choose(ctx context.Context, r Record, rate ln.FeeRateSatPerKW, m
 // ownFee is what the wallet's share of the chain fee comes to, by its own reckoning:
 // it does not depend on how many coins the LSP brings.
 func ownFee(r Record, rate ln.FeeRateSatPerKW) (ln.Sat, error) {
-	mine := funding.Party{OutlaySat: r.WalletSat + r.ServiceFeeSat, ChangeScript: r.ChangeScript}
-	for _, in := range r.Inputs {
-		mine.Inputs = append(mine.Inputs, in.Coin)
-	}
+	mine := funding.Party{Inputs: r.coins(), OutlaySat: r.WalletSat + r.ServiceFeeSat, ChangeScript: r.ChangeScript}
 	theirs := funding.Party{OutlaySat: r.InboundSat - min(r.InboundSat, r.ServiceFeeSat), Inputs: []ln.Coin{{AmountSat: r.InboundSat * 2, PkScript: mine.Inputs[0].PkScript}}}
 	j, err := funding.Divide(r.CapacitySat(), rate, theirs, mine)
 	return j.Wallet.FeeSat, err

@@ -45,17 +45,22 @@ type net5 struct {
 	stop              func()
 	mu                sync.Mutex
 	lie               func(*collabv1.Funding)
-	fail              func(method string) error
+	fail              func(method string, done bool) error
 	script            func([]byte) []byte
 	signed            int
 	before            int64
+	rate              ln.FeeRateSatPerKW
 }
 
-type desk struct{}
+type desk struct{ n *net5 }
 
 func (desk) Spendable(c []ln.Coin) []ln.Coin { return c }
 func (desk) ReserveSat() ln.Sat              { return 0 }
-func (desk) Rate() funding.Rate              { return funding.Rate{Rate: 500, Asked: 500} }
+func (d desk) Rate() funding.Rate {
+	d.n.mu.Lock()
+	defer d.n.mu.Unlock()
+	return funding.Rate{Rate: d.n.rate, Asked: d.n.rate}
+}
 
 type opener struct{ *lnd.Client }
 
@@ -102,9 +107,9 @@ func (w walletNode) SignPsbt(ctx context.Context, psbt []byte) ([]byte, int, err
 
 func newNet(t *testing.T) *net5 {
 	t.Helper()
-	n := &net5{t: t, w: lndfake.New(lndfake.Config{Seed: 9}), dir: t.TempDir()}
+	n := &net5{t: t, w: lndfake.New(lndfake.Config{Seed: 9}), dir: t.TempDir(), rate: 500}
 	add := func(name string) (*lndfake.Node, *lnd.Client, ln.PubKey) {
-		node, err := n.w.AddNode(name, lndfake.NodeConfig{})
+		node, err := n.w.AddNode(name, lndfake.NodeConfig{MaxPendingChannels: 3})
 		require.NoError(t, err)
 		client, err := lnd.Dial(lnd.Config{Address: "passthrough:///" + name, Network: "regtest", DialOptions: node.DialOptions()})
 		require.NoError(t, err)
@@ -132,7 +137,7 @@ func newNet(t *testing.T) *net5 {
 	cfg := engine.Defaults()
 	cfg.Network, cfg.Self, cfg.ZeroConf, cfg.BuriedConfs, cfg.MaxEach = "regtest", n.gatewayKey, true, 3, 10
 	e, err := engine.New(engine.Options{
-		Node: engine.Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: n.gateway}, Desk: desk{}, DB: db, Config: cfg, Log: zaptest.NewLogger(t),
+		Node: engine.Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: n.gateway}, Desk: desk{n}, DB: db, Config: cfg, Log: zaptest.NewLogger(t),
 	})
 	require.NoError(t, err)
 	n.e = e
@@ -152,17 +157,30 @@ func newNet(t *testing.T) *net5 {
 			fail, lie := n.fail, n.lie
 			n.mu.Unlock()
 			if fail != nil {
-				if err := fail(info.FullMethod); err != nil {
+				if err := fail(info.FullMethod, false); err != nil {
 					return nil, err
 				}
 			}
 			resp, err := handle(who(ctx), req)
+			if fail != nil {
+				if err := fail(info.FullMethod, true); err != nil {
+					return nil, err
+				}
+			}
 			if with, ok := resp.(interface{ GetFunding() *collabv1.Funding }); ok && err == nil && lie != nil {
 				lie(with.GetFunding())
 			}
 			return resp, err
 		}),
-		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			n.mu.Lock()
+			fail := n.fail
+			n.mu.Unlock()
+			if fail != nil {
+				if err := fail(info.FullMethod, false); err != nil {
+					return err
+				}
+			}
 			return handle(srv, &named{ServerStream: s, ctx: who(s.Context()), n: n})
 		}),
 	)
@@ -211,8 +229,13 @@ func (s *named) Context() context.Context { return s.ctx }
 
 func (s *named) SendMsg(m any) error {
 	s.n.mu.Lock()
-	lie := s.n.lie
+	lie, fail := s.n.lie, s.n.fail
 	s.n.mu.Unlock()
+	if fail != nil {
+		if err := fail(collabv1.JointFundingService_WatchFunding_FullMethodName, true); err != nil {
+			return err
+		}
+	}
 	if with, ok := m.(interface{ GetFunding() *collabv1.Funding }); ok && lie != nil {
 		lie(with.GetFunding())
 	}
@@ -290,7 +313,7 @@ func TestFund(t *testing.T) {
 			require.Equal(t, PhaseReady, r.Phase)
 			require.Zero(t, n.signed, "nothing is signed before the user has seen it")
 			n.restart()
-			signed, err := n.a.Sign(t.Context(), r.Key())
+			signed, err := n.a.Sign(t.Context(), r.Key(), nil)
 			require.NoError(t, err)
 			require.Equal(t, PhaseSigned, signed.Phase)
 			_, err = n.a.Abort(t.Context(), r.Key())
@@ -320,8 +343,8 @@ func TestNothingIsSignedForALiar(t *testing.T) {
 				f.Channel = ln.Outpoint{TxID: ln.TxID{1}}.String()
 			}
 		}, says: "does not show a channel"},
-		"no channel":       {lie: func(f *collabv1.Funding) { f.Channel = "" }, says: ""},
-		"no transaction":   {lie: func(f *collabv1.Funding) { f.Psbt = nil }, says: "cannot be read"},
+		"no channel":       {lie: func(f *collabv1.Funding) { f.Channel = "" }, says: "names no channel"},
+		"no transaction":   {lie: func(f *collabv1.Funding) { f.Psbt = nil }, says: "names no channel"},
 		"another script":   {script: func(s []byte) []byte { s[5]++; return s }, says: "keys of both nodes"},
 		"given up at once": {lie: func(f *collabv1.Funding) { f.Terminal, f.Reason = true, "no coins" }, says: "no coins"},
 	} {
@@ -388,14 +411,14 @@ func TestReclaim(t *testing.T) {
 	require.NoError(t, err)
 	// It swallows the signature and lies.
 	n.mu.Lock()
-	n.fail = func(method string) error {
+	n.fail = func(method string, _ bool) error {
 		if method == collabv1.JointFundingService_SignFunding_FullMethodName {
 			return errors.New("the line went dead")
 		}
 		return nil
 	}
 	n.mu.Unlock()
-	_, err = n.a.Sign(t.Context(), r.Key())
+	_, err = n.a.Sign(t.Context(), r.Key(), nil)
 	require.Error(t, err)
 	require.Equal(t, PhaseSigned, n.a.List()[0].Phase, "it may have arrived")
 	_, err = n.a.Abort(t.Context(), r.Key())

@@ -20,10 +20,14 @@ type control struct {
 }
 
 func (c *control) Open(ctx context.Context, r *fundagentv1.OpenRequest) (*fundagentv1.OpenResponse, error) {
-	got, err := c.a.Open(ctx, Request{
+	q := Request{
 		LSP: r.GetLsp(), WalletSat: ln.Sat(r.GetWalletSat()), InboundSat: ln.Sat(r.GetInboundSat()), ZeroConf: r.GetZeroConf(), Taproot: r.GetTaproot(),
 		MaxServiceFeeSat: ln.Sat(r.GetMaxServiceFeeSat()), MaxFeeRate: ln.FeeRateSatPerKW(r.GetMaxFeeRateSatPerKw()),
-	})
+	}
+	if len(r.GetPsbt()) > 0 {
+		q.Elsewhere = &Elsewhere{Psbt: r.GetPsbt(), Change: r.GetChangeAddress(), Since: r.GetSinceHeight()}
+	}
+	got, err := c.a.Open(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +35,7 @@ func (c *control) Open(ctx context.Context, r *fundagentv1.OpenRequest) (*fundag
 }
 
 func (c *control) Sign(ctx context.Context, r *fundagentv1.SignRequest) (*fundagentv1.SignResponse, error) {
-	got, err := c.a.Sign(ctx, r.GetKey())
+	got, err := c.a.Sign(ctx, r.GetKey(), r.GetSignedPsbt())
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +48,14 @@ func (c *control) Abort(ctx context.Context, r *fundagentv1.AbortRequest) (*fund
 		return nil, err
 	}
 	return &fundagentv1.AbortResponse{Funding: toWire(got)}, nil
+}
+
+func (c *control) Replace(ctx context.Context, r *fundagentv1.ReplaceRequest) (*fundagentv1.ReplaceResponse, error) {
+	got, err := c.a.Replace(ctx, r.GetKey(), ln.FeeRateSatPerKW(r.GetMaxFeeRateSatPerKw()))
+	if err != nil {
+		return nil, err
+	}
+	return &fundagentv1.ReplaceResponse{Funding: toWire(got)}, nil
 }
 
 func (c *control) Reclaim(ctx context.Context, r *fundagentv1.ReclaimRequest) (*fundagentv1.ReclaimResponse, error) {
@@ -67,6 +79,7 @@ func toWire(r Record) *fundagentv1.Funding {
 		Key: r.Key(), Lsp: r.LSP, Phase: string(r.Phase), Over: r.Phase.Over(), WalletSat: uint64(r.WalletSat), InboundSat: uint64(r.InboundSat),
 		ServiceFeeSat: uint64(r.ServiceFeeSat), ChainFeeSat: uint64(r.ChainFeeSat), ChangeSat: uint64(r.ChangeSat), Coins: uint32(len(r.Inputs)), //nolint:gosec // few
 		ZeroConf: r.ZeroConf, Taproot: r.Taproot, State: r.State, Reason: r.Reason, Alarm: r.Alarm, CreatedMs: r.CreatedAt.UnixMilli(),
+		Elsewhere: r.Elsewhere, PsbtToSign: r.ToSign(), PsbtToTakeBack: r.ToTakeBack(), Replaces: r.Replaces,
 	}
 	for _, in := range r.Inputs {
 		out.CoinsSat += uint64(in.AmountSat)

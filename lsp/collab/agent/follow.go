@@ -24,15 +24,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer wg.Wait()
 	spends := newSpends()
 	watched := make(map[string]bool)
-	first := true
 	for ctx.Err() == nil {
 		for _, r := range a.List() {
 			switch r.Phase {
 			case PhaseChosen:
-				// Nobody works on it in this process: it was cut off before its review.
-				if first {
-					a.attend(ctx, r.Key(), func(r Record) error { return a.giveUp(ctx, r, "cut off before it was ready") })
-				}
+				// Nobody works on it: it was cut off before its review, by the end of a
+				// process or of lnd.
+				a.attend(ctx, r.Key(), func(r Record) error { return a.giveUp(ctx, r, "cut off before it was ready") })
 			case PhaseReady:
 				a.attend(ctx, r.Key(), func(r Record) error { return a.renew(ctx, r) })
 			case PhaseSigned:
@@ -46,7 +44,6 @@ func (a *Agent) Run(ctx context.Context) error {
 			case PhaseDone, PhaseGivenUp, PhaseVoid:
 			}
 		}
-		first = false
 		select {
 		case <-time.After(lookEvery):
 		case <-a.poke:
@@ -70,10 +67,8 @@ func (a *Agent) attend(ctx context.Context, key string, f func(Record) error) {
 
 // renew keeps the coins, and ends what the LSP has ended.
 func (a *Agent) renew(ctx context.Context, r Record) error {
-	for _, in := range r.Inputs {
-		if err := a.ports.Wallet.LeaseCoin(ctx, r.leaseID(), in.Outpoint, leaseFor); err != nil {
-			return err
-		}
+	if err := a.lease(ctx, r); err != nil {
+		return err
 	}
 	l, err := a.lsp(r.LSP)
 	if err != nil {
@@ -182,10 +177,8 @@ func (a *Agent) settle(ctx context.Context, r Record, s *spends) error {
 		return nil
 	}
 	// In no block yet: the coins stay ours, and the LSP has the signature for sure.
-	for _, in := range r.Inputs {
-		if err := a.ports.Wallet.LeaseCoin(ctx, r.leaseID(), in.Outpoint, leaseFor); err != nil {
-			break // lnd knows that it is spent, or it is being taken back
-		}
+	if err := a.lease(ctx, r); err != nil {
+		a.log.Debug("a signed coin is not leased anew: it is spent, or being taken back", zap.String("joint", r.Key()), zap.Error(err))
 	}
 	_, err = a.deliver(ctx, r)
 	return err

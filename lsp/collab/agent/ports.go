@@ -31,6 +31,9 @@ type Chain interface {
 	NewChangeAddress(ctx context.Context) (string, error)
 	// Transactions are the wallet's own from a height on.
 	Transactions(ctx context.Context, fromHeight int32) ([]ln.WalletTx, error)
+	// WatchConf tells the block that holds a transaction with this output, looked for
+	// from a height on.
+	WatchConf(ctx context.Context, id ln.TxID, script []byte, since uint32, handle func(ln.ConfEvent)) error
 	// WatchSpend tells the present state first, if there is one; nil says that
 	// nothing can undo what it told last.
 	WatchSpend(ctx context.Context, op ln.Outpoint, script []byte, since uint32, handle func(ln.SpendEvent)) error

@@ -58,8 +58,17 @@ type Record struct {
 	Inputs        []collab.Input `json:"inputs,omitempty"`
 	ChangeScript  []byte         `json:"change_script,omitempty"`
 	// Own is the wallet's packet of its coins: it has the paths of their keys, and
-	// is itself a transaction that pays them back to the wallet.
+	// is itself a transaction that pays them back to the wallet, unless it is of
+	// another wallet.
 	Own []byte `json:"own,omitempty"`
+	// Elsewhere: the coins are another wallet's. FeeRate is set then.
+	Elsewhere bool               `json:"elsewhere,omitempty"`
+	FeeRate   ln.FeeRateSatPerKW `json:"fee_rate_sat_per_kw,omitempty"`
+
+	// Replaces is the record whose place this one takes, LeasedAs the nonce under
+	// which the coins of both are leased.
+	Replaces string   `json:"replaces,omitempty"`
+	LeasedAs [32]byte `json:"leased_as,omitzero"`
 
 	Channel     ln.Outpoint `json:"channel,omitzero"`
 	Psbt        []byte      `json:"psbt,omitempty"`
@@ -83,7 +92,11 @@ func (r Record) CapacitySat() ln.Sat { return r.WalletSat + r.InboundSat }
 
 // leaseID is the id of the leases of its coins.
 func (r Record) leaseID() [32]byte {
-	return sha256.Sum256(append([]byte("sluice/wallet/joint/"), r.Nonce[:]...))
+	nonce := r.Nonce
+	if r.LeasedAs != [32]byte{} {
+		nonce = r.LeasedAs
+	}
+	return sha256.Sum256(append([]byte("sluice/wallet/joint/"), nonce[:]...))
 }
 
 // records keeps them, one file each.

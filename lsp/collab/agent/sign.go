@@ -43,9 +43,7 @@ func (a *Agent) check(ctx context.Context, r Record) (Record, error) {
 	want := funding.Expected{
 		ChangeScript: r.ChangeScript, FundingScript: script, CapacitySat: r.CapacitySat(), OutlaySat: r.WalletSat + r.ServiceFeeSat, MaxFeeSat: r.MaxChainFee,
 	}
-	for _, in := range r.Inputs {
-		want.Inputs = append(want.Inputs, in.Coin)
-	}
+	want.Inputs = r.coins()
 	r.ChainFeeSat, r.ChangeSat, err = want.Examine(r.Psbt, r.Channel)
 	if err != nil {
 		return r, errkind.Wrap(errkind.Conflict, err, "what the LSP wants signed is not what was agreed, and nothing is signed: "+err.Error())
@@ -84,8 +82,9 @@ func (a *Agent) shown(ctx context.Context, r Record) (bool, error) {
 }
 
 // Sign checks everything once more, signs, and hands the signature over. That it
-// leaves is on disk before it leaves.
-func (a *Agent) Sign(ctx context.Context, key string) (Record, error) {
+// leaves is on disk before it leaves. The signatures of another wallet's coins come
+// from there; elsewhere is nil where the coins are this wallet's.
+func (a *Agent) Sign(ctx context.Context, key string, elsewhere []byte) (Record, error) {
 	r, release, err := a.claim(ctx, key)
 	if err != nil {
 		return r, err
@@ -100,16 +99,9 @@ func (a *Agent) Sign(ctx context.Context, key string) (Record, error) {
 	if r, err = a.check(ctx, r); err != nil {
 		return r, err
 	}
-	raw, err := funding.ForSigner(r.Psbt, r.Own)
+	signed, err := a.sign(ctx, r, elsewhere)
 	if err != nil {
 		return r, err
-	}
-	signed, inputs, err := a.ports.Wallet.SignPsbt(ctx, raw)
-	if err != nil {
-		return r, err
-	}
-	if inputs != len(r.Inputs) {
-		return r, fmt.Errorf("lnd signed %d inputs, and the wallet brought %d: nothing is handed over", inputs, len(r.Inputs))
 	}
 	r.Phase, r.Signed = PhaseSigned, signed
 	if err := a.save(r); err != nil {
@@ -139,8 +131,13 @@ func (a *Agent) deliver(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.State == (collab.Failed{}).StateName() {
+	switch {
+	case r.Alarm == takingBack:
+	case r.State == collab.Failed{}.StateName():
 		r.Alarm = "the LSP says that it gave the channel up, and it has this wallet's signature: take the coins back with `sluice-wallet fund reclaim " + r.Key() + "`"
+	case r.State == collab.Conflicted{}.StateName():
+		// Of this wallet's coins none is spent in a block, or it would not be asked.
+		r.Alarm = "the LSP says that the channel can never exist, because a coin of its own was spent otherwise: take the coins back with `sluice-wallet fund reclaim " + r.Key() + "`"
 	}
 	if r.State == before.State && r.Reason == before.Reason && r.Alarm == before.Alarm {
 		return r, nil
@@ -175,6 +172,13 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 	if r.Phase == PhaseSigned || r.Phase.Over() {
 		return fmt.Errorf("joint funding %s is %s and cannot be given up", r.Key(), r.Phase)
 	}
+	// On disk before the LSP forgets it: lnd may be away for a while.
+	known := r.Channel
+	if r = a.learn(ctx, r); r.Channel != known {
+		if err := a.save(r); err != nil {
+			return err
+		}
+	}
 	if r.ID != "" {
 		// A courtesy: the LSP's coins are free at once, not after its time-out.
 		if l, err := a.lsp(r.LSP); err == nil {
@@ -189,13 +193,16 @@ func (a *Agent) giveUp(ctx context.Context, r Record, why string) error {
 			}
 		}
 	}
-	if !r.Channel.IsZero() {
+	if a.isOwn(r) {
 		if err := a.ports.Channels.AbandonChannel(ctx, r.Channel); err != nil {
 			return err
 		}
 	}
-	if err := a.release(ctx, r); err != nil {
-		return err
+	if r.Replaces == "" {
+		// The coins of a replacement are still those of what it was to replace.
+		if err := a.release(ctx, r); err != nil {
+			return err
+		}
 	}
 	r.Phase, r.Reason = PhaseGivenUp, ln.Clip(why, 500)
 	return a.save(r)
@@ -205,6 +212,8 @@ func (a *Agent) release(ctx context.Context, r Record) error {
 	_, err := leases.Release(ctx, a.ports.Wallet, r.leaseID())
 	return err
 }
+
+const takingBack = "the coins are being taken back: the channel is kept until that is buried"
 
 // Reclaim takes the coins of a signed joint funding back, by spending them to the
 // wallet itself. If the LSP publishes at the same time, one of the two confirms;
@@ -218,6 +227,9 @@ func (a *Agent) Reclaim(ctx context.Context, key string) (Record, error) {
 	if r.Phase != PhaseSigned {
 		return r, errkind.Newf(errkind.Conflict, "the joint funding is %s: only what is signed and not confirmed is taken back", r.Phase)
 	}
+	if r.Elsewhere {
+		return r, errkind.Newf(errkind.Conflict, "its coins are another wallet's: have that sign and broadcast what `sluice-wallet fund export %s FILE` writes, or spend one of them otherwise", key)
+	}
 	raw, err := a.ports.Spender.FinalizePsbt(ctx, r.Own)
 	if err != nil {
 		return r, err
@@ -228,6 +240,6 @@ func (a *Agent) Reclaim(ctx context.Context, key string) (Record, error) {
 		}
 		return r, err
 	}
-	r.Alarm = "the coins are being taken back: the channel is kept until that is buried"
+	r.Alarm = takingBack
 	return r, a.save(r)
 }

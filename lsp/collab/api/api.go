@@ -137,8 +137,11 @@ func (w *wallets) OfferInputs(ctx context.Context, r *collabv1.OfferInputsReques
 	o := engine.Offer{
 		Client: client, WalletSat: ln.Sat(r.WalletSat), InboundSat: ln.Sat(r.InboundSat), ChangeScript: r.ChangeScript,
 		MaxServiceFeeSat: ln.Sat(r.MaxServiceFeeSat), MaxChainFeeSat: ln.Sat(r.MaxChainFeeSat), ZeroConf: r.ZeroConf, Taproot: r.Taproot,
+		Replaces: r.ReplacesFundingId,
 	}
 	switch {
+	case len(r.ReplacesFundingId) > maxID:
+		return nil, errkind.New(errkind.Invalid, "the id of the funding to be replaced is too long")
 	case len(r.Nonce) != len(o.Nonce):
 		return nil, errkind.Newf(errkind.Invalid, "nonce has %d bytes, not %d", len(r.Nonce), len(o.Nonce))
 	case len(r.Inputs) > maxInputs:
@@ -252,7 +255,7 @@ func toWire(v engine.View, withTx bool) *collabv1.Funding {
 		WalletChainFeeSat: uint64(v.Ours.Joint.Wallet.FeeSat), GatewayChainFeeSat: uint64(v.Ours.Joint.Gateway.FeeSat),
 		WalletChangeSat: uint64(v.Ours.Joint.Wallet.ChangeSat), FeeRateSatPerKw: uint64(p.FeeRate), ZeroConf: p.ZeroConf,
 		Taproot: p.Type == ln.CommitmentSimpleTaproot, ConfirmedHeight: v.ConfirmedHeight,
-		CreatedMs: v.Created.UnixMilli(), UpdatedMs: v.Updated.UnixMilli(),
+		CreatedMs: v.Created.UnixMilli(), UpdatedMs: v.Updated.UnixMilli(), ReplacesFundingId: p.Replaces, SpendSat: uint64(p.SpendSat),
 	}
 	if !v.Tx.Funding.IsZero() {
 		out.Channel = v.Tx.Funding.String()
@@ -278,8 +281,8 @@ func (o *operator) FindFundings(ctx context.Context, r *collabv1.FindFundingsReq
 	}
 	f := engine.Filter{OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)}
 	if len(r.ClientNodeKey) > 0 {
-		if f.Client, err = ln.PubKeyFromBytes(r.ClientNodeKey); err != nil {
-			return nil, errkind.New(errkind.Invalid, "client_node_key must have 33 bytes")
+		if f.Client, err = clientKey(r.ClientNodeKey); err != nil {
+			return nil, err
 		}
 	}
 	list, err := e.List(ctx, f)
@@ -324,4 +327,48 @@ func (o *operator) EndFunding(ctx context.Context, r *collabv1.EndFundingRequest
 		return nil, err
 	}
 	return &collabv1.EndFundingResponse{Funding: toWire(v, false)}, nil
+}
+
+func clientKey(raw []byte) (ln.PubKey, error) {
+	key, err := ln.PubKeyFromBytes(raw)
+	if err != nil {
+		return key, errkind.New(errkind.Invalid, "client_node_key must have 33 bytes")
+	}
+	return key, nil
+}
+
+func limitOf(s engine.Spend) *collabv1.SpendLimit {
+	return &collabv1.SpendLimit{ClientNodeKey: s.Client[:], LimitSat: uint64(s.LimitSat), UsedSat: uint64(s.UsedSat)}
+}
+
+func (o *operator) GetSpendLimit(ctx context.Context, r *collabv1.GetSpendLimitRequest) (*collabv1.GetSpendLimitResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientKey(r.ClientNodeKey)
+	if err != nil {
+		return nil, err
+	}
+	got, err := e.Spend(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return &collabv1.GetSpendLimitResponse{Limit: limitOf(got)}, nil
+}
+
+func (o *operator) SetSpendLimit(ctx context.Context, r *collabv1.SetSpendLimitRequest) (*collabv1.SetSpendLimitResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientKey(r.ClientNodeKey)
+	if err != nil {
+		return nil, err
+	}
+	got, err := e.SetSpend(ctx, client, ln.Sat(r.LimitSat))
+	if err != nil {
+		return nil, err
+	}
+	return &collabv1.SetSpendLimitResponse{Limit: limitOf(got)}, nil
 }

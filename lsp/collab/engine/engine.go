@@ -193,9 +193,18 @@ func (e *Engine) eachBlock(ctx context.Context) {
 		if rate.Stale {
 			target = 0
 		}
+		states := make([]collab.State, 0, len(live))
+		for _, inst := range live {
+			states = append(states, inst.State)
+		}
+		outbid := replaced(states)
 		for _, inst := range live {
 			if _, signed := collab.SignedOf(inst.State); signed {
-				e.tell(inst.ID, collab.NewBlock{Moment: e.moment(), TargetRate: target})
+				block := collab.NewBlock{Moment: e.moment(), TargetRate: target}
+				if outbid[inst.ID] {
+					block.TargetRate = 0
+				}
+				e.tell(inst.ID, block)
 			}
 			if err := e.renewLeases(ctx, inst.ID); err != nil && ctx.Err() == nil {
 				e.log.Warn("a lease could not be renewed", zap.String("joint", inst.ID), zap.Error(err))

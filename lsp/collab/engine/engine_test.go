@@ -62,7 +62,7 @@ func newNet(t *testing.T, cfg store.Config) *net {
 	n := &net{t: t, w: lndfake.New(lndfake.Config{Seed: 7}), rate: 500, cfg: Defaults()}
 	n.cfg.Network, n.cfg.BuriedConfs, n.cfg.ZeroConf = "regtest", 3, true
 	add := func(name string) (*lndfake.Node, *lnd.Client) {
-		node, err := n.w.AddNode(name, lndfake.NodeConfig{})
+		node, err := n.w.AddNode(name, lndfake.NodeConfig{MaxPendingChannels: 3})
 		require.NoError(t, err)
 		client, err := lnd.Dial(lnd.Config{Address: "passthrough:///" + name, Network: "regtest", DialOptions: node.DialOptions()})
 		require.NoError(t, err)
@@ -350,8 +350,13 @@ func TestGivenUp(t *testing.T) {
 				v = n.wait(v.ID, "failed")
 				require.Equal(t, "failed", v.State)
 				require.Contains(t, v.Reason, c.says)
+				if name == "a double-spend before" {
+					n.nothingCame(2_000)
+					return
+				}
 				n.eventually("its coins are free", func() bool { return n.leases() == 0 })
 				n.eventually("its channel is forgotten", func() bool { return n.channels() == 0 })
+				require.Equal(t, n.before, n.wealth(), "it cost nobody anything")
 				require.NoError(t, n.w.Err())
 			})
 		})
@@ -398,7 +403,15 @@ func (n *net) doubleSpend(packet []byte) {
 	}
 	raw, err := n.wallet.FinalizePsbt(ctx, packet)
 	require.NoError(n.t, err)
-	require.NoError(n.t, n.wallet.Publish(ctx, raw, "double-spend"))
+	n.eventually("the double-spend takes the place of whatever is there", func() bool {
+		// The gateway may have published meanwhile.
+		if list, err := n.e.List(ctx, Filter{}); err == nil {
+			for _, v := range list {
+				n.w.DropFromMempool([32]byte(v.Tx.Funding.TxID))
+			}
+		}
+		return n.wallet.Publish(ctx, raw, "double-spend") == nil
+	})
 }
 
 // A wallet that takes its coins away after both have signed gets nothing by it:
@@ -414,7 +427,6 @@ func TestDoubleSpendAfterSigning(t *testing.T) {
 		n.wait(v.ID, "published")
 		_, err = n.e.Abort(t.Context(), n.key, v.ID)
 		require.ErrorIs(t, err, collab.ErrTooLate)
-		n.w.DropFromMempool([32]byte(v.Tx.Funding.TxID))
 		n.doubleSpend(packet)
 		n.w.Mine(1)
 		n.eventually("the double-spend is seen", func() bool {
@@ -424,8 +436,7 @@ func TestDoubleSpendAfterSigning(t *testing.T) {
 		require.Equal(t, 1, n.channels(), "the channel is kept: a reorg could bring it back")
 		n.w.Mine(2)
 		v = n.wait(v.ID, "conflicted")
-		n.eventually("the channel is forgotten", func() bool { return n.channels() == 0 })
-		n.eventually("its coins are free", func() bool { return n.leases() == 0 })
+		n.nothingCame(2_000)
 		var balances map[ledger.Account]int64
 		require.NoError(t, n.db.Read(t.Context(), func(ctx context.Context, tx *store.Tx) (err error) {
 			balances, err = ledger.Balances(ctx, tx)

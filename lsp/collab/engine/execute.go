@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/btcsuite/btcd/wire"
@@ -45,6 +44,8 @@ func (e *Engine) execute(ctx context.Context, t fsm.Task[collab.Effect]) ([]coll
 		return nil, nil
 	case collab.AbandonChannel:
 		return nil, e.abandon(ctx, f)
+	case collab.ForgetTx:
+		return nil, e.forgetTx(ctx, f)
 	case collab.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case collab.BumpFee:
@@ -136,6 +137,11 @@ func (e *Engine) leaseCoins(ctx context.Context, f collab.LeaseCoins) ([]collab.
 		}}
 		if ours.Joint, err = funding.Divide(f.Plan.CapacitySat, f.Plan.FeeRate, ours.Gateway, collab.WalletParty(f.Plan)); err != nil {
 			return refused(false, err)
+		}
+		if enough, err := e.outbids(ctx, f.Plan, ours); err != nil {
+			return nil, err
+		} else if !enough {
+			return refused(false, errors.New("the transaction would pay less than the one that it shall replace: try again when fees have risen further"))
 		}
 		err = leases.All(ctx, e.node.Coins, f.Plan.LeaseID(), chosen.Inputs, leaseFor)
 		if err == nil {
@@ -371,6 +377,19 @@ func (e *Engine) abandon(ctx context.Context, f collab.AbandonChannel) error {
 	return e.forget(ctx, f.Channel)
 }
 
+// forgetTx: nothing depends on it but what lnd takes for our coins, until it starts
+// again.
+func (e *Engine) forgetTx(ctx context.Context, f collab.ForgetTx) error {
+	err := e.node.Channels.ForgetTx(ctx, f.TxID)
+	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
+		if !errors.Is(err, ln.ErrNotFound) {
+			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and takes its coins for spent until lnd starts again", zap.String("joint", f.ID), zap.Stringer("txid", f.TxID), zap.Error(err))
+		}
+		return nil
+	}
+	return err
+}
+
 // forgetBlocks is how far back forget looks for a funding transaction.
 const forgetBlocks = 4_032
 
@@ -427,11 +446,11 @@ func (e *Engine) sweepStrays(ctx context.Context) error {
 		memos[c.Outpoint] = c.Memo
 	}
 	for op, memo := range memos {
-		id, ours := strings.CutPrefix(memo, ln.SharedFundingMemo)
+		terms, ours := ln.ReadJointTerms(memo)
 		if !ours {
 			continue
 		}
-		inst, err := e.opens.Get(ctx, id)
+		inst, err := e.opens.Get(ctx, terms.ID)
 		if errors.Is(err, store.ErrNotFound) {
 			continue // an older copy of the database does not know it
 		}

@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -49,17 +47,14 @@ type Offer struct {
 	// MaxServiceFeeSat and MaxChainFeeSat are the most that the wallet pays.
 	MaxServiceFeeSat, MaxChainFeeSat ln.Sat
 	ZeroConf, Taproot                bool
-}
-
-// ID names a wallet's joint funding by its nonce: offering again finds it.
-func ID(client ln.PubKey, nonce [32]byte) string {
-	sum := sha256.Sum256(append(append([]byte("sluice/collab/id/"), client[:]...), nonce[:]...))
-	return hex.EncodeToString(sum[:12])
+	// Replaces is an open of the same wallet's that is signed and lags; empty where
+	// there is none.
+	Replaces string
 }
 
 // Offer begins a joint funding, or finds the one of the same nonce.
 func (e *Engine) Offer(ctx context.Context, o Offer) (View, error) {
-	id := ID(o.Client, o.Nonce)
+	id := collab.ID(o.Client, o.Nonce)
 	if view, err := e.Get(ctx, o.Client, id); !errors.Is(err, store.ErrNotFound) && !errors.Is(err, errNone) {
 		return view, err
 	}
@@ -72,12 +67,24 @@ func (e *Engine) Offer(ctx context.Context, o Offer) (View, error) {
 		if err != nil {
 			return fmt.Errorf("sum the joint fundings: %w", store.MapError(err))
 		}
+		most := int64(e.cfg.MaxEach)
+		if plan.Replaces != "" {
+			if err := e.mayReplace(ctx, tx, plan); err != nil {
+				return err
+			}
+			most += maxReplacements
+		}
 		switch {
-		case loads.ClientCollabs >= int64(e.cfg.MaxEach):
-			return errkind.Newf(errkind.Exhausted, "this wallet has %d joint fundings that are not confirmed, and may have %d: wait for them, or end them", loads.ClientCollabs, e.cfg.MaxEach)
+		case loads.ClientCollabs >= most:
+			return errkind.Newf(errkind.Exhausted, "this wallet has %d joint fundings that are not confirmed, and may have %d: wait for them, or end them", loads.ClientCollabs, most)
 		case loads.Collabs >= int64(e.cfg.MaxLive), loads.UnconfirmedSat+int64(o.InboundSat) > int64(e.cfg.MaxUnconfirmedSat): //nolint:gosec // bounded by the capacity
 			return errkind.New(errkind.Exhausted, "the gateway has as much in unconfirmed channels as it risks: try again after the next block")
 		}
+		spend, err := spendOf(ctx, tx, o.Client)
+		if err != nil {
+			return err
+		}
+		plan.SpendSat = min(spend.LeftSat(), plan.CapacitySat)
 		_, err = e.opens.CreateTx(ctx, tx, id, collab.Checking{Plan: plan}, collab.Start{Moment: e.moment()})
 		return err
 	})
@@ -139,12 +146,13 @@ func (e *Engine) plan(id string, o Offer) (collab.Plan, error) {
 	if o.Taproot {
 		kind = ln.CommitmentSimpleTaproot
 	}
+	now := e.opt.Now().UTC()
 	return collab.Plan{
 		ID: id, Client: o.Client, Nonce: o.Nonce, CapacitySat: o.WalletSat + o.InboundSat, WalletSat: o.WalletSat, ServiceFeeSat: fee,
 		Inputs: o.Inputs, ChangeScript: o.ChangeScript, MaxWalletFeeSat: o.MaxChainFeeSat, FeeRate: terms.FeeRate,
 		Type: kind, ZeroConf: o.ZeroConf, MaxLocalCSV: e.cfg.MaxLocalCSV, MinInputConfs: e.cfg.MinInputConfs,
 		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks,
-		NegotiateBy: e.opt.Now().UTC().Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor,
+		NegotiateBy: now.Add(e.cfg.NegotiateFor), SignFor: e.cfg.SignFor, Replaces: o.Replaces, OfferedAt: now,
 	}, nil
 }
 

@@ -29,6 +29,8 @@ type Channels interface {
 	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
 	// Transactions are the wallet's own from a height on, unconfirmed too.
 	Transactions(ctx context.Context, fromHeight int32) ([]ln.WalletTx, error)
+	// ForgetTx takes one out of the wallet that can never confirm.
+	ForgetTx(ctx context.Context, id ln.TxID) error
 	SubscribeBlocks(ctx context.Context, handle func(ln.Block)) error
 }
 

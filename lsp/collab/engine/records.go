@@ -27,7 +27,7 @@ func (e *Engine) record(ctx context.Context, tx *store.Tx, t fsm.Transition[coll
 	if t.Seq == 1 {
 		err := q.InsertCollab(ctx, lspdb.InsertCollabParams{
 			ID: t.ID, Client: p.Client[:], State: t.To.StateName(), Reason: "", Terminal: false, ZeroConf: p.ZeroConf,
-			CapacitySat: int64(p.CapacitySat), WalletSat: int64(p.WalletSat), ServiceSat: int64(p.ServiceFeeSat), CreatedMs: at, //nolint:gosec // bounded by the largest channel
+			CapacitySat: int64(p.CapacitySat), WalletSat: int64(p.WalletSat), ServiceSat: int64(p.ServiceFeeSat), SpendSat: int64(p.SpendSat), CreatedMs: at, //nolint:gosec // bounded by the largest channel
 		})
 		if err != nil {
 			return fmt.Errorf("index the joint funding: %w", err)

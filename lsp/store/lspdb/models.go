@@ -39,6 +39,13 @@ type LspCollab struct {
 	FeeSat      int64
 	CreatedMs   int64
 	UpdatedMs   int64
+	SpendSat    int64
+}
+
+type LspJointSpend struct {
+	Client   []byte
+	LimitSat int64
+	SetMs    int64
 }
 
 type LspOpening struct {

@@ -134,7 +134,7 @@ func (q *Queries) ClientIsKnown(ctx context.Context, client []byte) (int64, erro
 }
 
 const collabByChannel = `-- name: CollabByChannel :one
-SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs WHERE channel = $1
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms, spend_sat FROM lsp_collabs WHERE channel = $1
 `
 
 func (q *Queries) CollabByChannel(ctx context.Context, channel string) (LspCollab, error) {
@@ -156,6 +156,7 @@ func (q *Queries) CollabByChannel(ctx context.Context, channel string) (LspColla
 		&i.FeeSat,
 		&i.CreatedMs,
 		&i.UpdatedMs,
+		&i.SpendSat,
 	)
 	return i, err
 }
@@ -272,7 +273,7 @@ func (q *Queries) DeleteWake(ctx context.Context, paymentID string) error {
 }
 
 const findCollabs = `-- name: FindCollabs :many
-SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms, spend_sat FROM lsp_collabs
 WHERE id < $1
   AND (CAST($2 AS BIGINT) = 0 OR client = $3)
   AND (CAST($4 AS BIGINT) = 0 OR NOT terminal)
@@ -318,6 +319,7 @@ func (q *Queries) FindCollabs(ctx context.Context, arg FindCollabsParams) ([]Lsp
 			&i.FeeSat,
 			&i.CreatedMs,
 			&i.UpdatedMs,
+			&i.SpendSat,
 		); err != nil {
 			return nil, err
 		}
@@ -700,7 +702,7 @@ func (q *Queries) GetBookTx(ctx context.Context, txid string) (LspBookTx, error)
 }
 
 const getCollab = `-- name: GetCollab :one
-SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms FROM lsp_collabs WHERE id = $1
+SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms, spend_sat FROM lsp_collabs WHERE id = $1
 `
 
 func (q *Queries) GetCollab(ctx context.Context, id string) (LspCollab, error) {
@@ -722,6 +724,7 @@ func (q *Queries) GetCollab(ctx context.Context, id string) (LspCollab, error) {
 		&i.FeeSat,
 		&i.CreatedMs,
 		&i.UpdatedMs,
+		&i.SpendSat,
 	)
 	return i, err
 }
@@ -877,8 +880,8 @@ func (q *Queries) HasPayment(ctx context.Context, client []byte) (int64, error) 
 }
 
 const insertCollab = `-- name: InsertCollab :exec
-INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $10, $10)
+INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, spend_sat, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $11, $10, $10)
 `
 
 type InsertCollabParams struct {
@@ -892,6 +895,7 @@ type InsertCollabParams struct {
 	WalletSat   int64
 	ServiceSat  int64
 	CreatedMs   int64
+	SpendSat    int64
 }
 
 func (q *Queries) InsertCollab(ctx context.Context, arg InsertCollabParams) error {
@@ -906,6 +910,7 @@ func (q *Queries) InsertCollab(ctx context.Context, arg InsertCollabParams) erro
 		arg.WalletSat,
 		arg.ServiceSat,
 		arg.CreatedMs,
+		arg.SpendSat,
 	)
 	return err
 }
@@ -1065,6 +1070,39 @@ func (q *Queries) InsertPromiseKey(ctx context.Context, arg InsertPromiseKeyPara
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const jointSpend = `-- name: JointSpend :one
+SELECT client, limit_sat, set_ms FROM lsp_joint_spend WHERE client = $1
+`
+
+func (q *Queries) JointSpend(ctx context.Context, client []byte) (LspJointSpend, error) {
+	row := q.db.QueryRowContext(ctx, jointSpend, client)
+	var i LspJointSpend
+	err := row.Scan(&i.Client, &i.LimitSat, &i.SetMs)
+	return i, err
+}
+
+const jointSpent = `-- name: JointSpent :one
+SELECT CAST(COALESCE(SUM(spend_sat), 0) AS BIGINT) AS sat FROM lsp_collabs
+WHERE client = $1
+  AND (NOT terminal
+       OR (created_ms >= $2 AND state <> 'buried' AND (state <> 'failed' OR (zero_conf AND channel <> ''))))
+`
+
+type JointSpentParams struct {
+	Client  []byte
+	SinceMs int64
+}
+
+// What fundings of a wallet have got of its limit: those that are not over, and those
+// since the limit was set over which it may have spent, and which were not buried. A
+// funding that failed had a channel in use only where that was zero-conf.
+func (q *Queries) JointSpent(ctx context.Context, arg JointSpentParams) (int64, error) {
+	row := q.db.QueryRowContext(ctx, jointSpent, arg.Client, arg.SinceMs)
+	var sat int64
+	err := row.Scan(&sat)
+	return sat, err
 }
 
 const leasesEnding = `-- name: LeasesEnding :one
@@ -1831,6 +1869,22 @@ func (q *Queries) RefundsOfOrder(ctx context.Context, orderID string) ([]LspRefu
 		return nil, err
 	}
 	return items, nil
+}
+
+const setJointSpend = `-- name: SetJointSpend :exec
+INSERT INTO lsp_joint_spend (client, limit_sat, set_ms) VALUES ($1, $2, $3)
+ON CONFLICT (client) DO UPDATE SET limit_sat = EXCLUDED.limit_sat, set_ms = EXCLUDED.set_ms
+`
+
+type SetJointSpendParams struct {
+	Client   []byte
+	LimitSat int64
+	SetMs    int64
+}
+
+func (q *Queries) SetJointSpend(ctx context.Context, arg SetJointSpendParams) error {
+	_, err := q.db.ExecContext(ctx, setJointSpend, arg.Client, arg.LimitSat, arg.SetMs)
+	return err
 }
 
 const setOrderFunded = `-- name: SetOrderFunded :execrows

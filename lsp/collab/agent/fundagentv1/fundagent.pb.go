@@ -51,8 +51,17 @@ type Funding struct {
 	State  string `protobuf:"bytes,15,opt,name=state,proto3" json:"state,omitempty"`
 	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What the person must know; empty when all is well.
-	Alarm         string `protobuf:"bytes,17,opt,name=alarm,proto3" json:"alarm,omitempty"`
-	CreatedMs     int64  `protobuf:"varint,18,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	Alarm     string `protobuf:"bytes,17,opt,name=alarm,proto3" json:"alarm,omitempty"`
+	CreatedMs int64  `protobuf:"varint,18,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// The coins are another wallet's.
+	Elsewhere bool `protobuf:"varint,19,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// What that wallet is to sign, and not to broadcast: set while it is "ready".
+	PsbtToSign []byte `protobuf:"bytes,20,opt,name=psbt_to_sign,json=psbtToSign,proto3" json:"psbt_to_sign,omitempty"`
+	// A transaction that takes its coins back, for it to sign and to broadcast: set
+	// while it is "signed".
+	PsbtToTakeBack []byte `protobuf:"bytes,21,opt,name=psbt_to_take_back,json=psbtToTakeBack,proto3" json:"psbt_to_take_back,omitempty"`
+	// The key of the one whose place this one takes.
+	Replaces      string `protobuf:"bytes,22,opt,name=replaces,proto3" json:"replaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +222,34 @@ func (x *Funding) GetCreatedMs() int64 {
 	return 0
 }
 
+func (x *Funding) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
+}
+
+func (x *Funding) GetPsbtToSign() []byte {
+	if x != nil {
+		return x.PsbtToSign
+	}
+	return nil
+}
+
+func (x *Funding) GetPsbtToTakeBack() []byte {
+	if x != nil {
+		return x.PsbtToTakeBack
+	}
+	return nil
+}
+
+func (x *Funding) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
+}
+
 // OpenRequest asks for a channel.
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -227,8 +264,15 @@ type OpenRequest struct {
 	// The most that the transaction may pay, in sat per 1000 weight units; 0 leaves
 	// it to the review.
 	MaxFeeRateSatPerKw uint64 `protobuf:"varint,7,opt,name=max_fee_rate_sat_per_kw,json=maxFeeRateSatPerKw,proto3" json:"max_fee_rate_sat_per_kw,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Coins of another wallet: a payment that it made ready and did not sign. Empty
+	// takes this wallet's coins.
+	Psbt []byte `protobuf:"bytes,8,opt,name=psbt,proto3" json:"psbt,omitempty"`
+	// Where that wallet's change goes; empty where the PSBT tells it.
+	ChangeAddress string `protobuf:"bytes,9,opt,name=change_address,json=changeAddress,proto3" json:"change_address,omitempty"`
+	// A block at or before those that hold its coins; 0: a month ago.
+	SinceHeight   uint32 `protobuf:"varint,10,opt,name=since_height,json=sinceHeight,proto3" json:"since_height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenRequest) Reset() {
@@ -310,6 +354,27 @@ func (x *OpenRequest) GetMaxFeeRateSatPerKw() uint64 {
 	return 0
 }
 
+func (x *OpenRequest) GetPsbt() []byte {
+	if x != nil {
+		return x.Psbt
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetChangeAddress() string {
+	if x != nil {
+		return x.ChangeAddress
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetSinceHeight() uint32 {
+	if x != nil {
+		return x.SinceHeight
+	}
+	return 0
+}
+
 // OpenResponse is what is to be signed.
 type OpenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -357,8 +422,11 @@ func (x *OpenResponse) GetFunding() *Funding {
 
 // SignRequest names one.
 type SignRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The signatures of the wallet that has the coins; empty where they are this
+	// wallet's.
+	SignedPsbt    []byte `protobuf:"bytes,2,opt,name=signed_psbt,json=signedPsbt,proto3" json:"signed_psbt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +466,13 @@ func (x *SignRequest) GetKey() string {
 		return x.Key
 	}
 	return ""
+}
+
+func (x *SignRequest) GetSignedPsbt() []byte {
+	if x != nil {
+		return x.SignedPsbt
+	}
+	return nil
 }
 
 // SignResponse is how it stands.
@@ -535,6 +610,105 @@ func (x *AbortResponse) GetFunding() *Funding {
 	return nil
 }
 
+// ReplaceRequest names one.
+type ReplaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// As in OpenRequest.
+	MaxFeeRateSatPerKw uint64 `protobuf:"varint,2,opt,name=max_fee_rate_sat_per_kw,json=maxFeeRateSatPerKw,proto3" json:"max_fee_rate_sat_per_kw,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReplaceRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetMaxFeeRateSatPerKw() uint64 {
+	if x != nil {
+		return x.MaxFeeRateSatPerKw
+	}
+	return 0
+}
+
+// ReplaceResponse is what is to be signed.
+type ReplaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Funding       *Funding               `protobuf:"bytes,1,opt,name=funding,proto3" json:"funding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReplaceResponse) GetFunding() *Funding {
+	if x != nil {
+		return x.Funding
+	}
+	return nil
+}
+
 // ReclaimRequest names one.
 type ReclaimRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -545,7 +719,7 @@ type ReclaimRequest struct {
 
 func (x *ReclaimRequest) Reset() {
 	*x = ReclaimRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +731,7 @@ func (x *ReclaimRequest) String() string {
 func (*ReclaimRequest) ProtoMessage() {}
 
 func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[7]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +744,7 @@ func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimRequest.ProtoReflect.Descriptor instead.
 func (*ReclaimRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{7}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReclaimRequest) GetKey() string {
@@ -590,7 +764,7 @@ type ReclaimResponse struct {
 
 func (x *ReclaimResponse) Reset() {
 	*x = ReclaimResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +776,7 @@ func (x *ReclaimResponse) String() string {
 func (*ReclaimResponse) ProtoMessage() {}
 
 func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[8]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +789,7 @@ func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimResponse.ProtoReflect.Descriptor instead.
 func (*ReclaimResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{8}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReclaimResponse) GetFunding() *Funding {
@@ -634,7 +808,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +820,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +833,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{11}
 }
 
 // ListResponse is all of them.
@@ -672,7 +846,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +858,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +871,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResponse) GetFundings() []*Funding {
@@ -711,7 +885,7 @@ var File_lsp_collab_agent_fundagentv1_fundagent_proto protoreflect.FileDescripto
 
 const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\n" +
-	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xe9\x03\n" +
+	",lsp/collab/agent/fundagentv1/fundagent.proto\x12\x13sluice.fundagent.v1\"\xf0\x04\n" +
 	"\aFunding\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
 	"\x03lsp\x18\x02 \x01(\tR\x03lsp\x12\x14\n" +
@@ -735,7 +909,12 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05alarm\x18\x11 \x01(\tR\x05alarm\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x12 \x01(\x03R\tcreatedMs\"\xfa\x01\n" +
+	"created_ms\x18\x12 \x01(\x03R\tcreatedMs\x12\x1c\n" +
+	"\telsewhere\x18\x13 \x01(\bR\telsewhere\x12 \n" +
+	"\fpsbt_to_sign\x18\x14 \x01(\fR\n" +
+	"psbtToSign\x12)\n" +
+	"\x11psbt_to_take_back\x18\x15 \x01(\fR\x0epsbtToTakeBack\x12\x1a\n" +
+	"\breplaces\x18\x16 \x01(\tR\breplaces\"\xd8\x02\n" +
 	"\vOpenRequest\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12\x1d\n" +
 	"\n" +
@@ -745,16 +924,27 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\tzero_conf\x18\x04 \x01(\bR\bzeroConf\x12\x18\n" +
 	"\ataproot\x18\x05 \x01(\bR\ataproot\x12-\n" +
 	"\x13max_service_fee_sat\x18\x06 \x01(\x04R\x10maxServiceFeeSat\x123\n" +
-	"\x17max_fee_rate_sat_per_kw\x18\a \x01(\x04R\x12maxFeeRateSatPerKw\"F\n" +
+	"\x17max_fee_rate_sat_per_kw\x18\a \x01(\x04R\x12maxFeeRateSatPerKw\x12\x12\n" +
+	"\x04psbt\x18\b \x01(\fR\x04psbt\x12%\n" +
+	"\x0echange_address\x18\t \x01(\tR\rchangeAddress\x12!\n" +
+	"\fsince_height\x18\n" +
+	" \x01(\rR\vsinceHeight\"F\n" +
 	"\fOpenResponse\x126\n" +
-	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\x1f\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"@\n" +
 	"\vSignRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"F\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1f\n" +
+	"\vsigned_psbt\x18\x02 \x01(\fR\n" +
+	"signedPsbt\"F\n" +
 	"\fSignResponse\x126\n" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\" \n" +
 	"\fAbortRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"G\n" +
 	"\rAbortResponse\x126\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"W\n" +
+	"\x0eReplaceRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x17max_fee_rate_sat_per_kw\x18\x02 \x01(\x04R\x12maxFeeRateSatPerKw\"I\n" +
+	"\x0fReplaceResponse\x126\n" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\"\n" +
 	"\x0eReclaimRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"I\n" +
@@ -762,11 +952,12 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\r\n" +
 	"\vListRequest\"H\n" +
 	"\fListResponse\x128\n" +
-	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\x9c\x03\n" +
+	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\xf2\x03\n" +
 	"\rWalletFunding\x12K\n" +
 	"\x04Open\x12 .sluice.fundagent.v1.OpenRequest\x1a!.sluice.fundagent.v1.OpenResponse\x12K\n" +
 	"\x04Sign\x12 .sluice.fundagent.v1.SignRequest\x1a!.sluice.fundagent.v1.SignResponse\x12N\n" +
 	"\x05Abort\x12!.sluice.fundagent.v1.AbortRequest\x1a\".sluice.fundagent.v1.AbortResponse\x12T\n" +
+	"\aReplace\x12#.sluice.fundagent.v1.ReplaceRequest\x1a$.sluice.fundagent.v1.ReplaceResponse\x12T\n" +
 	"\aReclaim\x12#.sluice.fundagent.v1.ReclaimRequest\x1a$.sluice.fundagent.v1.ReclaimResponse\x12K\n" +
 	"\x04List\x12 .sluice.fundagent.v1.ListRequest\x1a!.sluice.fundagent.v1.ListResponseBGZEgithub.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1;fundagentv1b\x06proto3"
 
@@ -782,7 +973,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP() []byte {
 	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescData
 }
 
-var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*Funding)(nil),         // 0: sluice.fundagent.v1.Funding
 	(*OpenRequest)(nil),     // 1: sluice.fundagent.v1.OpenRequest
@@ -791,32 +982,37 @@ var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*SignResponse)(nil),    // 4: sluice.fundagent.v1.SignResponse
 	(*AbortRequest)(nil),    // 5: sluice.fundagent.v1.AbortRequest
 	(*AbortResponse)(nil),   // 6: sluice.fundagent.v1.AbortResponse
-	(*ReclaimRequest)(nil),  // 7: sluice.fundagent.v1.ReclaimRequest
-	(*ReclaimResponse)(nil), // 8: sluice.fundagent.v1.ReclaimResponse
-	(*ListRequest)(nil),     // 9: sluice.fundagent.v1.ListRequest
-	(*ListResponse)(nil),    // 10: sluice.fundagent.v1.ListResponse
+	(*ReplaceRequest)(nil),  // 7: sluice.fundagent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil), // 8: sluice.fundagent.v1.ReplaceResponse
+	(*ReclaimRequest)(nil),  // 9: sluice.fundagent.v1.ReclaimRequest
+	(*ReclaimResponse)(nil), // 10: sluice.fundagent.v1.ReclaimResponse
+	(*ListRequest)(nil),     // 11: sluice.fundagent.v1.ListRequest
+	(*ListResponse)(nil),    // 12: sluice.fundagent.v1.ListResponse
 }
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_depIdxs = []int32{
 	0,  // 0: sluice.fundagent.v1.OpenResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 1: sluice.fundagent.v1.SignResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 2: sluice.fundagent.v1.AbortResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 3: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 4: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
-	1,  // 5: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
-	3,  // 6: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
-	5,  // 7: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
-	7,  // 8: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
-	9,  // 9: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
-	2,  // 10: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
-	4,  // 11: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
-	6,  // 12: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
-	8,  // 13: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
-	10, // 14: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	0,  // 3: sluice.fundagent.v1.ReplaceResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 4: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 5: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
+	1,  // 6: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
+	3,  // 7: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
+	5,  // 8: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
+	7,  // 9: sluice.fundagent.v1.WalletFunding.Replace:input_type -> sluice.fundagent.v1.ReplaceRequest
+	9,  // 10: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
+	11, // 11: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
+	2,  // 12: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
+	4,  // 13: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
+	6,  // 14: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
+	8,  // 15: sluice.fundagent.v1.WalletFunding.Replace:output_type -> sluice.fundagent.v1.ReplaceResponse
+	10, // 16: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
+	12, // 17: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_lsp_collab_agent_fundagentv1_fundagent_proto_init() }
@@ -830,7 +1026,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc), len(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

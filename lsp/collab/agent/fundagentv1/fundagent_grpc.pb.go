@@ -26,6 +26,7 @@ const (
 	WalletFunding_Open_FullMethodName    = "/sluice.fundagent.v1.WalletFunding/Open"
 	WalletFunding_Sign_FullMethodName    = "/sluice.fundagent.v1.WalletFunding/Sign"
 	WalletFunding_Abort_FullMethodName   = "/sluice.fundagent.v1.WalletFunding/Abort"
+	WalletFunding_Replace_FullMethodName = "/sluice.fundagent.v1.WalletFunding/Replace"
 	WalletFunding_Reclaim_FullMethodName = "/sluice.fundagent.v1.WalletFunding/Reclaim"
 	WalletFunding_List_FullMethodName    = "/sluice.fundagent.v1.WalletFunding/List"
 )
@@ -43,6 +44,9 @@ type WalletFundingClient interface {
 	Sign(ctx context.Context, in *SignRequest, opts ...grpc.CallOption) (*SignResponse, error)
 	// Abort ends what was not signed.
 	Abort(ctx context.Context, in *AbortRequest, opts ...grpc.CallOption) (*AbortResponse, error)
+	// Replace negotiates another transaction of the same coins, which pays more, for
+	// one that is signed and does not confirm. Nothing of it is signed yet.
+	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
 	// Reclaim takes the coins of what was signed and is not confirmed back, by
 	// spending them.
 	Reclaim(ctx context.Context, in *ReclaimRequest, opts ...grpc.CallOption) (*ReclaimResponse, error)
@@ -88,6 +92,16 @@ func (c *walletFundingClient) Abort(ctx context.Context, in *AbortRequest, opts 
 	return out, nil
 }
 
+func (c *walletFundingClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceResponse)
+	err := c.cc.Invoke(ctx, WalletFunding_Replace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *walletFundingClient) Reclaim(ctx context.Context, in *ReclaimRequest, opts ...grpc.CallOption) (*ReclaimResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReclaimResponse)
@@ -121,6 +135,9 @@ type WalletFundingServer interface {
 	Sign(context.Context, *SignRequest) (*SignResponse, error)
 	// Abort ends what was not signed.
 	Abort(context.Context, *AbortRequest) (*AbortResponse, error)
+	// Replace negotiates another transaction of the same coins, which pays more, for
+	// one that is signed and does not confirm. Nothing of it is signed yet.
+	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 	// Reclaim takes the coins of what was signed and is not confirmed back, by
 	// spending them.
 	Reclaim(context.Context, *ReclaimRequest) (*ReclaimResponse, error)
@@ -144,6 +161,9 @@ func (UnimplementedWalletFundingServer) Sign(context.Context, *SignRequest) (*Si
 }
 func (UnimplementedWalletFundingServer) Abort(context.Context, *AbortRequest) (*AbortResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Abort not implemented")
+}
+func (UnimplementedWalletFundingServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
 }
 func (UnimplementedWalletFundingServer) Reclaim(context.Context, *ReclaimRequest) (*ReclaimResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reclaim not implemented")
@@ -226,6 +246,24 @@ func _WalletFunding_Abort_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _WalletFunding_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletFundingServer).Replace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: WalletFunding_Replace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletFundingServer).Replace(ctx, req.(*ReplaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _WalletFunding_Reclaim_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReclaimRequest)
 	if err := dec(in); err != nil {
@@ -280,6 +318,10 @@ var WalletFunding_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Abort",
 			Handler:    _WalletFunding_Abort_Handler,
+		},
+		{
+			MethodName: "Replace",
+			Handler:    _WalletFunding_Replace_Handler,
 		},
 		{
 			MethodName: "Reclaim",

@@ -310,9 +310,13 @@ type OfferInputsRequest struct {
 	MaxChainFeeSat   uint64 `protobuf:"varint,7,opt,name=max_chain_fee_sat,json=maxChainFeeSat,proto3" json:"max_chain_fee_sat,omitempty"`
 	ZeroConf         bool   `protobuf:"varint,8,opt,name=zero_conf,json=zeroConf,proto3" json:"zero_conf,omitempty"`
 	// A simple taproot channel instead of one with anchors.
-	Taproot       bool `protobuf:"varint,9,opt,name=taproot,proto3" json:"taproot,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Taproot bool `protobuf:"varint,9,opt,name=taproot,proto3" json:"taproot,omitempty"`
+	// A funding of the caller's that is signed, in no block and not zero-conf: this one
+	// takes its place. It spends one of its coins and pays more; whichever confirms
+	// counts, and both channels are kept until one is buried.
+	ReplacesFundingId string `protobuf:"bytes,10,opt,name=replaces_funding_id,json=replacesFundingId,proto3" json:"replaces_funding_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *OfferInputsRequest) Reset() {
@@ -408,6 +412,13 @@ func (x *OfferInputsRequest) GetTaproot() bool {
 	return false
 }
 
+func (x *OfferInputsRequest) GetReplacesFundingId() string {
+	if x != nil {
+		return x.ReplacesFundingId
+	}
+	return ""
+}
+
 // Funding is one joint funding as it stands.
 type Funding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -438,8 +449,12 @@ type Funding struct {
 	ConfirmedHeight uint32 `protobuf:"varint,19,opt,name=confirmed_height,json=confirmedHeight,proto3" json:"confirmed_height,omitempty"`
 	CreatedMs       int64  `protobuf:"varint,20,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	UpdatedMs       int64  `protobuf:"varint,21,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The funding whose place this one takes.
+	ReplacesFundingId string `protobuf:"bytes,22,opt,name=replaces_funding_id,json=replacesFundingId,proto3" json:"replaces_funding_id,omitempty"`
+	// What the wallet may spend over the channel before it is buried.
+	SpendSat      uint64 `protobuf:"varint,23,opt,name=spend_sat,json=spendSat,proto3" json:"spend_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Funding) Reset() {
@@ -615,6 +630,20 @@ func (x *Funding) GetCreatedMs() int64 {
 func (x *Funding) GetUpdatedMs() int64 {
 	if x != nil {
 		return x.UpdatedMs
+	}
+	return 0
+}
+
+func (x *Funding) GetReplacesFundingId() string {
+	if x != nil {
+		return x.ReplacesFundingId
+	}
+	return ""
+}
+
+func (x *Funding) GetSpendSat() uint64 {
+	if x != nil {
+		return x.SpendSat
 	}
 	return 0
 }
@@ -1510,6 +1539,259 @@ func (x *EndFundingResponse) GetFunding() *Funding {
 	return nil
 }
 
+// GetSpendLimitRequest names a wallet.
+type GetSpendLimitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientNodeKey []byte                 `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSpendLimitRequest) Reset() {
+	*x = GetSpendLimitRequest{}
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSpendLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSpendLimitRequest) ProtoMessage() {}
+
+func (x *GetSpendLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSpendLimitRequest.ProtoReflect.Descriptor instead.
+func (*GetSpendLimitRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetSpendLimitRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+// SpendLimit is what a wallet may spend over channels that it funded together with the
+// gateway before they are buried: what the gateway loses at most if it takes its coins
+// back.
+type SpendLimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientNodeKey []byte                 `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	LimitSat      uint64                 `protobuf:"varint,2,opt,name=limit_sat,json=limitSat,proto3" json:"limit_sat,omitempty"`
+	// What of it went into fundings that are not over, and into those since it was set
+	// whose channel was used and never came to be.
+	UsedSat       uint64 `protobuf:"varint,3,opt,name=used_sat,json=usedSat,proto3" json:"used_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpendLimit) Reset() {
+	*x = SpendLimit{}
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendLimit) ProtoMessage() {}
+
+func (x *SpendLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendLimit.ProtoReflect.Descriptor instead.
+func (*SpendLimit) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SpendLimit) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+func (x *SpendLimit) GetLimitSat() uint64 {
+	if x != nil {
+		return x.LimitSat
+	}
+	return 0
+}
+
+func (x *SpendLimit) GetUsedSat() uint64 {
+	if x != nil {
+		return x.UsedSat
+	}
+	return 0
+}
+
+// GetSpendLimitResponse is a wallet's.
+type GetSpendLimitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         *SpendLimit            `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSpendLimitResponse) Reset() {
+	*x = GetSpendLimitResponse{}
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSpendLimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSpendLimitResponse) ProtoMessage() {}
+
+func (x *GetSpendLimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSpendLimitResponse.ProtoReflect.Descriptor instead.
+func (*GetSpendLimitResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetSpendLimitResponse) GetLimit() *SpendLimit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// SetSpendLimitRequest sets a wallet's; 0 is nothing, as for everybody at first.
+type SetSpendLimitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientNodeKey []byte                 `protobuf:"bytes,1,opt,name=client_node_key,json=clientNodeKey,proto3" json:"client_node_key,omitempty"`
+	LimitSat      uint64                 `protobuf:"varint,2,opt,name=limit_sat,json=limitSat,proto3" json:"limit_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSpendLimitRequest) Reset() {
+	*x = SetSpendLimitRequest{}
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSpendLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSpendLimitRequest) ProtoMessage() {}
+
+func (x *SetSpendLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSpendLimitRequest.ProtoReflect.Descriptor instead.
+func (*SetSpendLimitRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SetSpendLimitRequest) GetClientNodeKey() []byte {
+	if x != nil {
+		return x.ClientNodeKey
+	}
+	return nil
+}
+
+func (x *SetSpendLimitRequest) GetLimitSat() uint64 {
+	if x != nil {
+		return x.LimitSat
+	}
+	return 0
+}
+
+// SetSpendLimitResponse is what holds now.
+type SetSpendLimitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         *SpendLimit            `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSpendLimitResponse) Reset() {
+	*x = SetSpendLimitResponse{}
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSpendLimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSpendLimitResponse) ProtoMessage() {}
+
+func (x *SetSpendLimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_api_collabv1_collab_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSpendLimitResponse.ProtoReflect.Descriptor instead.
+func (*SetSpendLimitResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SetSpendLimitResponse) GetLimit() *SpendLimit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
 var File_lsp_collab_api_collabv1_collab_proto protoreflect.FileDescriptor
 
 const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
@@ -1539,7 +1821,7 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\n" +
 	"amount_sat\x18\x02 \x01(\x04R\tamountSat\x12\x1b\n" +
 	"\tpk_script\x18\x03 \x01(\fR\bpkScript\x12\x16\n" +
-	"\x06height\x18\x04 \x01(\rR\x06height\"\xd1\x02\n" +
+	"\x06height\x18\x04 \x01(\rR\x06height\"\x81\x03\n" +
 	"\x12OfferInputsRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1d\n" +
 	"\n" +
@@ -1551,7 +1833,9 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\x13max_service_fee_sat\x18\x06 \x01(\x04R\x10maxServiceFeeSat\x12)\n" +
 	"\x11max_chain_fee_sat\x18\a \x01(\x04R\x0emaxChainFeeSat\x12\x1b\n" +
 	"\tzero_conf\x18\b \x01(\bR\bzeroConf\x12\x18\n" +
-	"\ataproot\x18\t \x01(\bR\ataproot\"\xcf\x05\n" +
+	"\ataproot\x18\t \x01(\bR\ataproot\x12.\n" +
+	"\x13replaces_funding_id\x18\n" +
+	" \x01(\tR\x11replacesFundingId\"\x9c\x06\n" +
 	"\aFunding\x12\x1d\n" +
 	"\n" +
 	"funding_id\x18\x01 \x01(\tR\tfundingId\x12&\n" +
@@ -1580,7 +1864,9 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\x14 \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"updated_ms\x18\x15 \x01(\x03R\tupdatedMs\"J\n" +
+	"updated_ms\x18\x15 \x01(\x03R\tupdatedMs\x12.\n" +
+	"\x13replaces_funding_id\x18\x16 \x01(\tR\x11replacesFundingId\x12\x1b\n" +
+	"\tspend_sat\x18\x17 \x01(\x04R\bspendSat\"J\n" +
 	"\x13OfferInputsResponse\x123\n" +
 	"\afunding\x18\x01 \x01(\v2\x19.sluice.collab.v1.FundingR\afunding\"2\n" +
 	"\x11GetFundingRequest\x12\x1d\n" +
@@ -1633,7 +1919,21 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\n" +
 	"funding_id\x18\x01 \x01(\tR\tfundingId\"I\n" +
 	"\x12EndFundingResponse\x123\n" +
-	"\afunding\x18\x01 \x01(\v2\x19.sluice.collab.v1.FundingR\afunding2\x98\x05\n" +
+	"\afunding\x18\x01 \x01(\v2\x19.sluice.collab.v1.FundingR\afunding\">\n" +
+	"\x14GetSpendLimitRequest\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\"l\n" +
+	"\n" +
+	"SpendLimit\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x1b\n" +
+	"\tlimit_sat\x18\x02 \x01(\x04R\blimitSat\x12\x19\n" +
+	"\bused_sat\x18\x03 \x01(\x04R\ausedSat\"K\n" +
+	"\x15GetSpendLimitResponse\x122\n" +
+	"\x05limit\x18\x01 \x01(\v2\x1c.sluice.collab.v1.SpendLimitR\x05limit\"[\n" +
+	"\x14SetSpendLimitRequest\x12&\n" +
+	"\x0fclient_node_key\x18\x01 \x01(\fR\rclientNodeKey\x12\x1b\n" +
+	"\tlimit_sat\x18\x02 \x01(\x04R\blimitSat\"K\n" +
+	"\x15SetSpendLimitResponse\x122\n" +
+	"\x05limit\x18\x01 \x01(\v2\x1c.sluice.collab.v1.SpendLimitR\x05limit2\x98\x05\n" +
 	"\x13JointFundingService\x12Q\n" +
 	"\bGetTerms\x12!.sluice.collab.v1.GetTermsRequest\x1a\".sluice.collab.v1.GetTermsResponse\x12Z\n" +
 	"\vOfferInputs\x12$.sluice.collab.v1.OfferInputsRequest\x1a%.sluice.collab.v1.OfferInputsResponse\x12W\n" +
@@ -1642,12 +1942,14 @@ const file_lsp_collab_api_collabv1_collab_proto_rawDesc = "" +
 	"\fListFundings\x12%.sluice.collab.v1.ListFundingsRequest\x1a&.sluice.collab.v1.ListFundingsResponse\x12_\n" +
 	"\fWatchFunding\x12%.sluice.collab.v1.WatchFundingRequest\x1a&.sluice.collab.v1.WatchFundingResponse0\x01\x12Z\n" +
 	"\vSignFunding\x12$.sluice.collab.v1.SignFundingRequest\x1a%.sluice.collab.v1.SignFundingResponse\x12]\n" +
-	"\fAbortFunding\x12%.sluice.collab.v1.AbortFundingRequest\x1a&.sluice.collab.v1.AbortFundingResponse2\xb1\x02\n" +
+	"\fAbortFunding\x12%.sluice.collab.v1.AbortFundingRequest\x1a&.sluice.collab.v1.AbortFundingResponse2\xf5\x03\n" +
 	"\x1bJointFundingOperatorService\x12]\n" +
 	"\fFindFundings\x12%.sluice.collab.v1.FindFundingsRequest\x1a&.sluice.collab.v1.FindFundingsResponse\x12Z\n" +
 	"\vShowFunding\x12$.sluice.collab.v1.ShowFundingRequest\x1a%.sluice.collab.v1.ShowFundingResponse\x12W\n" +
 	"\n" +
-	"EndFunding\x12#.sluice.collab.v1.EndFundingRequest\x1a$.sluice.collab.v1.EndFundingResponseB?Z=github.com/sluice-lsp/sluice/lsp/collab/api/collabv1;collabv1b\x06proto3"
+	"EndFunding\x12#.sluice.collab.v1.EndFundingRequest\x1a$.sluice.collab.v1.EndFundingResponse\x12`\n" +
+	"\rGetSpendLimit\x12&.sluice.collab.v1.GetSpendLimitRequest\x1a'.sluice.collab.v1.GetSpendLimitResponse\x12`\n" +
+	"\rSetSpendLimit\x12&.sluice.collab.v1.SetSpendLimitRequest\x1a'.sluice.collab.v1.SetSpendLimitResponseB?Z=github.com/sluice-lsp/sluice/lsp/collab/api/collabv1;collabv1b\x06proto3"
 
 var (
 	file_lsp_collab_api_collabv1_collab_proto_rawDescOnce sync.Once
@@ -1661,31 +1963,36 @@ func file_lsp_collab_api_collabv1_collab_proto_rawDescGZIP() []byte {
 	return file_lsp_collab_api_collabv1_collab_proto_rawDescData
 }
 
-var file_lsp_collab_api_collabv1_collab_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_lsp_collab_api_collabv1_collab_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_lsp_collab_api_collabv1_collab_proto_goTypes = []any{
-	(*GetTermsRequest)(nil),      // 0: sluice.collab.v1.GetTermsRequest
-	(*GetTermsResponse)(nil),     // 1: sluice.collab.v1.GetTermsResponse
-	(*Input)(nil),                // 2: sluice.collab.v1.Input
-	(*OfferInputsRequest)(nil),   // 3: sluice.collab.v1.OfferInputsRequest
-	(*Funding)(nil),              // 4: sluice.collab.v1.Funding
-	(*OfferInputsResponse)(nil),  // 5: sluice.collab.v1.OfferInputsResponse
-	(*GetFundingRequest)(nil),    // 6: sluice.collab.v1.GetFundingRequest
-	(*GetFundingResponse)(nil),   // 7: sluice.collab.v1.GetFundingResponse
-	(*ListFundingsRequest)(nil),  // 8: sluice.collab.v1.ListFundingsRequest
-	(*ListFundingsResponse)(nil), // 9: sluice.collab.v1.ListFundingsResponse
-	(*WatchFundingRequest)(nil),  // 10: sluice.collab.v1.WatchFundingRequest
-	(*WatchFundingResponse)(nil), // 11: sluice.collab.v1.WatchFundingResponse
-	(*SignFundingRequest)(nil),   // 12: sluice.collab.v1.SignFundingRequest
-	(*SignFundingResponse)(nil),  // 13: sluice.collab.v1.SignFundingResponse
-	(*AbortFundingRequest)(nil),  // 14: sluice.collab.v1.AbortFundingRequest
-	(*AbortFundingResponse)(nil), // 15: sluice.collab.v1.AbortFundingResponse
-	(*FindFundingsRequest)(nil),  // 16: sluice.collab.v1.FindFundingsRequest
-	(*FindFundingsResponse)(nil), // 17: sluice.collab.v1.FindFundingsResponse
-	(*ShowFundingRequest)(nil),   // 18: sluice.collab.v1.ShowFundingRequest
-	(*Step)(nil),                 // 19: sluice.collab.v1.Step
-	(*ShowFundingResponse)(nil),  // 20: sluice.collab.v1.ShowFundingResponse
-	(*EndFundingRequest)(nil),    // 21: sluice.collab.v1.EndFundingRequest
-	(*EndFundingResponse)(nil),   // 22: sluice.collab.v1.EndFundingResponse
+	(*GetTermsRequest)(nil),       // 0: sluice.collab.v1.GetTermsRequest
+	(*GetTermsResponse)(nil),      // 1: sluice.collab.v1.GetTermsResponse
+	(*Input)(nil),                 // 2: sluice.collab.v1.Input
+	(*OfferInputsRequest)(nil),    // 3: sluice.collab.v1.OfferInputsRequest
+	(*Funding)(nil),               // 4: sluice.collab.v1.Funding
+	(*OfferInputsResponse)(nil),   // 5: sluice.collab.v1.OfferInputsResponse
+	(*GetFundingRequest)(nil),     // 6: sluice.collab.v1.GetFundingRequest
+	(*GetFundingResponse)(nil),    // 7: sluice.collab.v1.GetFundingResponse
+	(*ListFundingsRequest)(nil),   // 8: sluice.collab.v1.ListFundingsRequest
+	(*ListFundingsResponse)(nil),  // 9: sluice.collab.v1.ListFundingsResponse
+	(*WatchFundingRequest)(nil),   // 10: sluice.collab.v1.WatchFundingRequest
+	(*WatchFundingResponse)(nil),  // 11: sluice.collab.v1.WatchFundingResponse
+	(*SignFundingRequest)(nil),    // 12: sluice.collab.v1.SignFundingRequest
+	(*SignFundingResponse)(nil),   // 13: sluice.collab.v1.SignFundingResponse
+	(*AbortFundingRequest)(nil),   // 14: sluice.collab.v1.AbortFundingRequest
+	(*AbortFundingResponse)(nil),  // 15: sluice.collab.v1.AbortFundingResponse
+	(*FindFundingsRequest)(nil),   // 16: sluice.collab.v1.FindFundingsRequest
+	(*FindFundingsResponse)(nil),  // 17: sluice.collab.v1.FindFundingsResponse
+	(*ShowFundingRequest)(nil),    // 18: sluice.collab.v1.ShowFundingRequest
+	(*Step)(nil),                  // 19: sluice.collab.v1.Step
+	(*ShowFundingResponse)(nil),   // 20: sluice.collab.v1.ShowFundingResponse
+	(*EndFundingRequest)(nil),     // 21: sluice.collab.v1.EndFundingRequest
+	(*EndFundingResponse)(nil),    // 22: sluice.collab.v1.EndFundingResponse
+	(*GetSpendLimitRequest)(nil),  // 23: sluice.collab.v1.GetSpendLimitRequest
+	(*SpendLimit)(nil),            // 24: sluice.collab.v1.SpendLimit
+	(*GetSpendLimitResponse)(nil), // 25: sluice.collab.v1.GetSpendLimitResponse
+	(*SetSpendLimitRequest)(nil),  // 26: sluice.collab.v1.SetSpendLimitRequest
+	(*SetSpendLimitResponse)(nil), // 27: sluice.collab.v1.SetSpendLimitResponse
 }
 var file_lsp_collab_api_collabv1_collab_proto_depIdxs = []int32{
 	2,  // 0: sluice.collab.v1.OfferInputsRequest.inputs:type_name -> sluice.collab.v1.Input
@@ -1699,31 +2006,37 @@ var file_lsp_collab_api_collabv1_collab_proto_depIdxs = []int32{
 	4,  // 8: sluice.collab.v1.ShowFundingResponse.funding:type_name -> sluice.collab.v1.Funding
 	19, // 9: sluice.collab.v1.ShowFundingResponse.story:type_name -> sluice.collab.v1.Step
 	4,  // 10: sluice.collab.v1.EndFundingResponse.funding:type_name -> sluice.collab.v1.Funding
-	0,  // 11: sluice.collab.v1.JointFundingService.GetTerms:input_type -> sluice.collab.v1.GetTermsRequest
-	3,  // 12: sluice.collab.v1.JointFundingService.OfferInputs:input_type -> sluice.collab.v1.OfferInputsRequest
-	6,  // 13: sluice.collab.v1.JointFundingService.GetFunding:input_type -> sluice.collab.v1.GetFundingRequest
-	8,  // 14: sluice.collab.v1.JointFundingService.ListFundings:input_type -> sluice.collab.v1.ListFundingsRequest
-	10, // 15: sluice.collab.v1.JointFundingService.WatchFunding:input_type -> sluice.collab.v1.WatchFundingRequest
-	12, // 16: sluice.collab.v1.JointFundingService.SignFunding:input_type -> sluice.collab.v1.SignFundingRequest
-	14, // 17: sluice.collab.v1.JointFundingService.AbortFunding:input_type -> sluice.collab.v1.AbortFundingRequest
-	16, // 18: sluice.collab.v1.JointFundingOperatorService.FindFundings:input_type -> sluice.collab.v1.FindFundingsRequest
-	18, // 19: sluice.collab.v1.JointFundingOperatorService.ShowFunding:input_type -> sluice.collab.v1.ShowFundingRequest
-	21, // 20: sluice.collab.v1.JointFundingOperatorService.EndFunding:input_type -> sluice.collab.v1.EndFundingRequest
-	1,  // 21: sluice.collab.v1.JointFundingService.GetTerms:output_type -> sluice.collab.v1.GetTermsResponse
-	5,  // 22: sluice.collab.v1.JointFundingService.OfferInputs:output_type -> sluice.collab.v1.OfferInputsResponse
-	7,  // 23: sluice.collab.v1.JointFundingService.GetFunding:output_type -> sluice.collab.v1.GetFundingResponse
-	9,  // 24: sluice.collab.v1.JointFundingService.ListFundings:output_type -> sluice.collab.v1.ListFundingsResponse
-	11, // 25: sluice.collab.v1.JointFundingService.WatchFunding:output_type -> sluice.collab.v1.WatchFundingResponse
-	13, // 26: sluice.collab.v1.JointFundingService.SignFunding:output_type -> sluice.collab.v1.SignFundingResponse
-	15, // 27: sluice.collab.v1.JointFundingService.AbortFunding:output_type -> sluice.collab.v1.AbortFundingResponse
-	17, // 28: sluice.collab.v1.JointFundingOperatorService.FindFundings:output_type -> sluice.collab.v1.FindFundingsResponse
-	20, // 29: sluice.collab.v1.JointFundingOperatorService.ShowFunding:output_type -> sluice.collab.v1.ShowFundingResponse
-	22, // 30: sluice.collab.v1.JointFundingOperatorService.EndFunding:output_type -> sluice.collab.v1.EndFundingResponse
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	24, // 11: sluice.collab.v1.GetSpendLimitResponse.limit:type_name -> sluice.collab.v1.SpendLimit
+	24, // 12: sluice.collab.v1.SetSpendLimitResponse.limit:type_name -> sluice.collab.v1.SpendLimit
+	0,  // 13: sluice.collab.v1.JointFundingService.GetTerms:input_type -> sluice.collab.v1.GetTermsRequest
+	3,  // 14: sluice.collab.v1.JointFundingService.OfferInputs:input_type -> sluice.collab.v1.OfferInputsRequest
+	6,  // 15: sluice.collab.v1.JointFundingService.GetFunding:input_type -> sluice.collab.v1.GetFundingRequest
+	8,  // 16: sluice.collab.v1.JointFundingService.ListFundings:input_type -> sluice.collab.v1.ListFundingsRequest
+	10, // 17: sluice.collab.v1.JointFundingService.WatchFunding:input_type -> sluice.collab.v1.WatchFundingRequest
+	12, // 18: sluice.collab.v1.JointFundingService.SignFunding:input_type -> sluice.collab.v1.SignFundingRequest
+	14, // 19: sluice.collab.v1.JointFundingService.AbortFunding:input_type -> sluice.collab.v1.AbortFundingRequest
+	16, // 20: sluice.collab.v1.JointFundingOperatorService.FindFundings:input_type -> sluice.collab.v1.FindFundingsRequest
+	18, // 21: sluice.collab.v1.JointFundingOperatorService.ShowFunding:input_type -> sluice.collab.v1.ShowFundingRequest
+	21, // 22: sluice.collab.v1.JointFundingOperatorService.EndFunding:input_type -> sluice.collab.v1.EndFundingRequest
+	23, // 23: sluice.collab.v1.JointFundingOperatorService.GetSpendLimit:input_type -> sluice.collab.v1.GetSpendLimitRequest
+	26, // 24: sluice.collab.v1.JointFundingOperatorService.SetSpendLimit:input_type -> sluice.collab.v1.SetSpendLimitRequest
+	1,  // 25: sluice.collab.v1.JointFundingService.GetTerms:output_type -> sluice.collab.v1.GetTermsResponse
+	5,  // 26: sluice.collab.v1.JointFundingService.OfferInputs:output_type -> sluice.collab.v1.OfferInputsResponse
+	7,  // 27: sluice.collab.v1.JointFundingService.GetFunding:output_type -> sluice.collab.v1.GetFundingResponse
+	9,  // 28: sluice.collab.v1.JointFundingService.ListFundings:output_type -> sluice.collab.v1.ListFundingsResponse
+	11, // 29: sluice.collab.v1.JointFundingService.WatchFunding:output_type -> sluice.collab.v1.WatchFundingResponse
+	13, // 30: sluice.collab.v1.JointFundingService.SignFunding:output_type -> sluice.collab.v1.SignFundingResponse
+	15, // 31: sluice.collab.v1.JointFundingService.AbortFunding:output_type -> sluice.collab.v1.AbortFundingResponse
+	17, // 32: sluice.collab.v1.JointFundingOperatorService.FindFundings:output_type -> sluice.collab.v1.FindFundingsResponse
+	20, // 33: sluice.collab.v1.JointFundingOperatorService.ShowFunding:output_type -> sluice.collab.v1.ShowFundingResponse
+	22, // 34: sluice.collab.v1.JointFundingOperatorService.EndFunding:output_type -> sluice.collab.v1.EndFundingResponse
+	25, // 35: sluice.collab.v1.JointFundingOperatorService.GetSpendLimit:output_type -> sluice.collab.v1.GetSpendLimitResponse
+	27, // 36: sluice.collab.v1.JointFundingOperatorService.SetSpendLimit:output_type -> sluice.collab.v1.SetSpendLimitResponse
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_lsp_collab_api_collabv1_collab_proto_init() }
@@ -1737,7 +2050,7 @@ func file_lsp_collab_api_collabv1_collab_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_collab_api_collabv1_collab_proto_rawDesc), len(file_lsp_collab_api_collabv1_collab_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

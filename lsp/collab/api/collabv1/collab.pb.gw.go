@@ -395,6 +395,68 @@ func local_request_JointFundingOperatorService_EndFunding_0(ctx context.Context,
 	return msg, metadata, err
 }
 
+var filter_JointFundingOperatorService_GetSpendLimit_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
+func request_JointFundingOperatorService_GetSpendLimit_0(ctx context.Context, marshaler runtime.Marshaler, client JointFundingOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetSpendLimitRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_JointFundingOperatorService_GetSpendLimit_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetSpendLimit(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_JointFundingOperatorService_GetSpendLimit_0(ctx context.Context, marshaler runtime.Marshaler, server JointFundingOperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetSpendLimitRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_JointFundingOperatorService_GetSpendLimit_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.GetSpendLimit(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_JointFundingOperatorService_SetSpendLimit_0(ctx context.Context, marshaler runtime.Marshaler, client JointFundingOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq SetSpendLimitRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.SetSpendLimit(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_JointFundingOperatorService_SetSpendLimit_0(ctx context.Context, marshaler runtime.Marshaler, server JointFundingOperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq SetSpendLimitRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.SetSpendLimit(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterJointFundingServiceHandlerServer registers the http handlers for service JointFundingService to "mux".
 // UnaryRPC     :call JointFundingServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -597,6 +659,46 @@ func RegisterJointFundingOperatorServiceHandlerServer(ctx context.Context, mux *
 			return
 		}
 		forward_JointFundingOperatorService_EndFunding_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_JointFundingOperatorService_GetSpendLimit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.collab.v1.JointFundingOperatorService/GetSpendLimit", runtime.WithHTTPPathPattern("/v1/operator/lsp/funding-limits/spend"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_JointFundingOperatorService_GetSpendLimit_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_JointFundingOperatorService_GetSpendLimit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPost, pattern_JointFundingOperatorService_SetSpendLimit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.collab.v1.JointFundingOperatorService/SetSpendLimit", runtime.WithHTTPPathPattern("/v1/operator/lsp/funding-limits/spend"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_JointFundingOperatorService_SetSpendLimit_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_JointFundingOperatorService_SetSpendLimit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -867,17 +969,55 @@ func RegisterJointFundingOperatorServiceHandlerClient(ctx context.Context, mux *
 		}
 		forward_JointFundingOperatorService_EndFunding_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_JointFundingOperatorService_GetSpendLimit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.collab.v1.JointFundingOperatorService/GetSpendLimit", runtime.WithHTTPPathPattern("/v1/operator/lsp/funding-limits/spend"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_JointFundingOperatorService_GetSpendLimit_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_JointFundingOperatorService_GetSpendLimit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPost, pattern_JointFundingOperatorService_SetSpendLimit_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.collab.v1.JointFundingOperatorService/SetSpendLimit", runtime.WithHTTPPathPattern("/v1/operator/lsp/funding-limits/spend"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_JointFundingOperatorService_SetSpendLimit_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_JointFundingOperatorService_SetSpendLimit_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
 var (
-	pattern_JointFundingOperatorService_FindFundings_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "fundings"}, ""))
-	pattern_JointFundingOperatorService_ShowFunding_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "fundings", "funding_id"}, ""))
-	pattern_JointFundingOperatorService_EndFunding_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "fundings", "funding_id"}, "end"))
+	pattern_JointFundingOperatorService_FindFundings_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3}, []string{"v1", "operator", "lsp", "fundings"}, ""))
+	pattern_JointFundingOperatorService_ShowFunding_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "fundings", "funding_id"}, ""))
+	pattern_JointFundingOperatorService_EndFunding_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "operator", "lsp", "fundings", "funding_id"}, "end"))
+	pattern_JointFundingOperatorService_GetSpendLimit_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "funding-limits", "spend"}, ""))
+	pattern_JointFundingOperatorService_SetSpendLimit_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 2, 3, 2, 4}, []string{"v1", "operator", "lsp", "funding-limits", "spend"}, ""))
 )
 
 var (
-	forward_JointFundingOperatorService_FindFundings_0 = runtime.ForwardResponseMessage
-	forward_JointFundingOperatorService_ShowFunding_0  = runtime.ForwardResponseMessage
-	forward_JointFundingOperatorService_EndFunding_0   = runtime.ForwardResponseMessage
+	forward_JointFundingOperatorService_FindFundings_0  = runtime.ForwardResponseMessage
+	forward_JointFundingOperatorService_ShowFunding_0   = runtime.ForwardResponseMessage
+	forward_JointFundingOperatorService_EndFunding_0    = runtime.ForwardResponseMessage
+	forward_JointFundingOperatorService_GetSpendLimit_0 = runtime.ForwardResponseMessage
+	forward_JointFundingOperatorService_SetSpendLimit_0 = runtime.ForwardResponseMessage
 )

@@ -385,9 +385,11 @@ var JointFundingService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	JointFundingOperatorService_FindFundings_FullMethodName = "/sluice.collab.v1.JointFundingOperatorService/FindFundings"
-	JointFundingOperatorService_ShowFunding_FullMethodName  = "/sluice.collab.v1.JointFundingOperatorService/ShowFunding"
-	JointFundingOperatorService_EndFunding_FullMethodName   = "/sluice.collab.v1.JointFundingOperatorService/EndFunding"
+	JointFundingOperatorService_FindFundings_FullMethodName  = "/sluice.collab.v1.JointFundingOperatorService/FindFundings"
+	JointFundingOperatorService_ShowFunding_FullMethodName   = "/sluice.collab.v1.JointFundingOperatorService/ShowFunding"
+	JointFundingOperatorService_EndFunding_FullMethodName    = "/sluice.collab.v1.JointFundingOperatorService/EndFunding"
+	JointFundingOperatorService_GetSpendLimit_FullMethodName = "/sluice.collab.v1.JointFundingOperatorService/GetSpendLimit"
+	JointFundingOperatorService_SetSpendLimit_FullMethodName = "/sluice.collab.v1.JointFundingOperatorService/SetSpendLimit"
 )
 
 // JointFundingOperatorServiceClient is the client API for JointFundingOperatorService service.
@@ -402,6 +404,10 @@ type JointFundingOperatorServiceClient interface {
 	ShowFunding(ctx context.Context, in *ShowFundingRequest, opts ...grpc.CallOption) (*ShowFundingResponse, error)
 	// EndFunding ends one of which no signature of the gateway's has left.
 	EndFunding(ctx context.Context, in *EndFundingRequest, opts ...grpc.CallOption) (*EndFundingResponse, error)
+	// GetSpendLimit shows what a wallet may spend before its channels are buried.
+	GetSpendLimit(ctx context.Context, in *GetSpendLimitRequest, opts ...grpc.CallOption) (*GetSpendLimitResponse, error)
+	// SetSpendLimit sets it, for fundings from now on. What was lost before is forgiven.
+	SetSpendLimit(ctx context.Context, in *SetSpendLimitRequest, opts ...grpc.CallOption) (*SetSpendLimitResponse, error)
 }
 
 type jointFundingOperatorServiceClient struct {
@@ -442,6 +448,26 @@ func (c *jointFundingOperatorServiceClient) EndFunding(ctx context.Context, in *
 	return out, nil
 }
 
+func (c *jointFundingOperatorServiceClient) GetSpendLimit(ctx context.Context, in *GetSpendLimitRequest, opts ...grpc.CallOption) (*GetSpendLimitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSpendLimitResponse)
+	err := c.cc.Invoke(ctx, JointFundingOperatorService_GetSpendLimit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jointFundingOperatorServiceClient) SetSpendLimit(ctx context.Context, in *SetSpendLimitRequest, opts ...grpc.CallOption) (*SetSpendLimitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetSpendLimitResponse)
+	err := c.cc.Invoke(ctx, JointFundingOperatorService_SetSpendLimit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JointFundingOperatorServiceServer is the server API for JointFundingOperatorService service.
 // All implementations must embed UnimplementedJointFundingOperatorServiceServer
 // for forward compatibility.
@@ -454,6 +480,10 @@ type JointFundingOperatorServiceServer interface {
 	ShowFunding(context.Context, *ShowFundingRequest) (*ShowFundingResponse, error)
 	// EndFunding ends one of which no signature of the gateway's has left.
 	EndFunding(context.Context, *EndFundingRequest) (*EndFundingResponse, error)
+	// GetSpendLimit shows what a wallet may spend before its channels are buried.
+	GetSpendLimit(context.Context, *GetSpendLimitRequest) (*GetSpendLimitResponse, error)
+	// SetSpendLimit sets it, for fundings from now on. What was lost before is forgiven.
+	SetSpendLimit(context.Context, *SetSpendLimitRequest) (*SetSpendLimitResponse, error)
 	mustEmbedUnimplementedJointFundingOperatorServiceServer()
 }
 
@@ -472,6 +502,12 @@ func (UnimplementedJointFundingOperatorServiceServer) ShowFunding(context.Contex
 }
 func (UnimplementedJointFundingOperatorServiceServer) EndFunding(context.Context, *EndFundingRequest) (*EndFundingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EndFunding not implemented")
+}
+func (UnimplementedJointFundingOperatorServiceServer) GetSpendLimit(context.Context, *GetSpendLimitRequest) (*GetSpendLimitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSpendLimit not implemented")
+}
+func (UnimplementedJointFundingOperatorServiceServer) SetSpendLimit(context.Context, *SetSpendLimitRequest) (*SetSpendLimitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetSpendLimit not implemented")
 }
 func (UnimplementedJointFundingOperatorServiceServer) mustEmbedUnimplementedJointFundingOperatorServiceServer() {
 }
@@ -549,6 +585,42 @@ func _JointFundingOperatorService_EndFunding_Handler(srv interface{}, ctx contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JointFundingOperatorService_GetSpendLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSpendLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JointFundingOperatorServiceServer).GetSpendLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JointFundingOperatorService_GetSpendLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JointFundingOperatorServiceServer).GetSpendLimit(ctx, req.(*GetSpendLimitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JointFundingOperatorService_SetSpendLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetSpendLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JointFundingOperatorServiceServer).SetSpendLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JointFundingOperatorService_SetSpendLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JointFundingOperatorServiceServer).SetSpendLimit(ctx, req.(*SetSpendLimitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JointFundingOperatorService_ServiceDesc is the grpc.ServiceDesc for JointFundingOperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -567,6 +639,14 @@ var JointFundingOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EndFunding",
 			Handler:    _JointFundingOperatorService_EndFunding_Handler,
+		},
+		{
+			MethodName: "GetSpendLimit",
+			Handler:    _JointFundingOperatorService_GetSpendLimit_Handler,
+		},
+		{
+			MethodName: "SetSpendLimit",
+			Handler:    _JointFundingOperatorService_SetSpendLimit_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
