@@ -162,17 +162,18 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 	if err != nil {
 		return refused("the contract: %v", err)
 	}
-	address, err := contract.Address(e.opt.Params)
-	if err != nil {
-		return refused("%v", err)
-	}
 	rates, err := e.window().Latest(e.opt.Now(), e.cfg.StaleAfter)
 	if err != nil {
 		return refused("%v", err)
 	}
 	rate := rates.Of(p.Later)
-	funded, err := e.node.Wallet.FundPsbt(ctx, ln.FundOutput{
-		Address: address, AmountSat: p.AmountSat, FeeRate: rate, MinConfs: 1, LeaseID: p.LeaseID(), LeaseFor: leaseFor,
+	own, err := e.ownScript(ctx)
+	if err != nil {
+		return nil, err
+	}
+	funded, err := e.node.Wallet.FundKeeping(ctx, ln.FundKeeping{
+		Script: contract.PkScript, AmountSat: p.AmountSat, OwnScript: own, LeastSat: p.LeastChangeSat, FeeRate: rate, MinConfs: 1,
+		LeaseID: p.LeaseID(), LeaseFor: leaseFor,
 	})
 	if errors.Is(err, ln.ErrUnavailable) {
 		return nil, err
@@ -180,16 +181,19 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 	if err != nil {
 		return refused("%v", err)
 	}
-	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded.Psbt)
+	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded)
 	if errors.Is(err, ln.ErrUnavailable) {
 		return nil, err
 	}
 	if err != nil {
 		return refused("%v", err)
 	}
-	tx, err := readFunding(funded, signed, contract.PkScript, p.AmountSat)
+	tx, err := readFunding(funded, signed, contract.PkScript, own, p.AmountSat)
 	if err != nil {
 		return refused("%v", err)
+	}
+	if tx.ChangeSat < p.LeastChangeSat {
+		return refused("the transaction leaves %s to the wallet, less than the %s that can hurry it", tx.ChangeSat, p.LeastChangeSat)
 	}
 	if tx.MinerSat > p.MaxMinerSat {
 		return refused("the transaction would pay %s, more than the %s that the swap's fee bears", tx.MinerSat, p.MaxMinerSat)
@@ -199,9 +203,10 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 }
 
 // readFunding reads what the wallet signed, and believes nothing about it that
-// it does not show: exactly one output pays the contract, exactly the amount.
-func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (out.Tx, error) {
-	packet, err := psbts.Parse(funded.Psbt)
+// it does not show: exactly one output pays the contract, exactly the amount, and what
+// is our own is there.
+func readFunding(funded, signed, script, own []byte, amount ln.Sat) (out.Tx, error) {
+	packet, err := psbts.Parse(funded)
 	if err != nil {
 		return out.Tx{}, fmt.Errorf("the wallet's PSBT cannot be read: %w", err)
 	}
@@ -234,7 +239,7 @@ func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (ou
 			found++
 		case bytes.Equal(o.PkScript, script):
 			found = 2
-		case int32(i) == funded.ChangeIndex: //nolint:gosec // an index
+		case bytes.Equal(o.PkScript, own):
 			tx.ChangeOutpoint, tx.ChangeSat = op, ln.Sat(o.Value) //nolint:gosec // not negative
 		}
 	}
@@ -412,19 +417,19 @@ func (e *Engine) forgetTxs(ctx context.Context, swap string, ids []ln.TxID) erro
 // bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the
 // rate. lnd prices the child alone.
 func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error {
-	const childWU, dust = 450, 330
-	want, err := min(f.PackageRate, e.cfg.Ceiling).Fee(f.Tx.WeightWU + childWU)
-	if err != nil || want <= f.Tx.MinerSat || f.Tx.ChangeSat <= dust {
+	want, err := min(f.PackageRate, e.cfg.Ceiling).Fee(f.Tx.WeightWU + out.ChildWU)
+	if err != nil || want <= f.Tx.MinerSat || f.Tx.ChangeSat <= dustSat {
 		return err
 	}
-	vbytes := uint64(childWU+3) / 4
+	most := min(f.Tx.ChangeSat-dustSat, f.MostSat)
+	vbytes := uint64(out.ChildWU+3) / 4
 	rate := (uint64(want-f.Tx.MinerSat) + vbytes - 1) / vbytes
-	rate = min(rate, uint64(f.Tx.ChangeSat-dust)/(vbytes+2))
+	rate = min(rate, uint64(most)/(vbytes+2))
 	if rate == 0 {
 		return nil
 	}
 	// lnd's sweeper wants a budget that leaves the rate room to rise.
-	budget := min(f.Tx.ChangeSat-dust, ln.Sat(2*rate*vbytes))
+	budget := min(most, ln.Sat(2*rate*vbytes))
 	err = e.node.Chain.BumpFee(ctx, f.Tx.ChangeOutpoint, rate, budget)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
 		e.log.Warn("lnd would not bump a swap's transaction", zap.String("swap", id), zap.Error(err))

@@ -51,6 +51,16 @@ type fakeNode struct {
 	forgot []ln.TxID
 	// outputs are transactions that pay scripts, by script.
 	outputs map[string]ln.ConfEvent
+	// bumps were asked for.
+	bumps []bump
+	// keepsLess has it leave less change than it was asked for.
+	keepsLess bool
+}
+
+type bump struct {
+	op          ln.Outpoint
+	satPerVByte uint64
+	budget      ln.Sat
 }
 
 // invoice is what fake clients' invoices say: their text is their hash.
@@ -236,41 +246,40 @@ func (n *fakeNode) pay(hash ln.Hash) {
 	})
 }
 
-func (n *fakeNode) FundPsbt(_ context.Context, r ln.FundOutput) (ln.FundedPsbt, error) {
+func (n *fakeNode) FundKeeping(_ context.Context, r ln.FundKeeping) ([]byte, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.leases {
 		if l.ID == r.LeaseID {
-			return ln.FundedPsbt{}, errors.New("insufficient funds")
+			return nil, errors.New("insufficient funds")
 		}
 	}
-	n.funded++
-	address, err := btcutil.DecodeAddress(r.Address, &chaincfg.RegressionNetParams)
-	if err != nil {
-		return ln.FundedPsbt{}, err
-	}
-	script, err := txscript.PayToAddrScript(address)
-	if err != nil {
-		return ln.FundedPsbt{}, err
-	}
-	own := append([]byte{txscript.OP_1, 32}, bytes.Repeat([]byte{3}, 32)...)
 	fee, _ := r.FeeRate.Fee(640)
+	if n.coins < r.AmountSat+fee+r.LeastSat {
+		return nil, errors.New("insufficient funds")
+	}
+	n.funded++
+	own := append([]byte{txscript.OP_1, 32}, bytes.Repeat([]byte{3}, 32)...)
 	tx := wire.NewMsgTx(2)
 	coin := ln.Outpoint{TxID: ln.TxID{1}, Index: uint32(n.funded)}
 	tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: chainhash.Hash(coin.TxID), Index: coin.Index}, nil, nil))
-	tx.AddTxOut(wire.NewTxOut(int64(n.coins-r.AmountSat-fee), own))
-	tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), script))
+	change := n.coins - r.AmountSat - fee
+	if n.keepsLess {
+		change = r.LeastSat - 1
+	}
+	tx.AddTxOut(wire.NewTxOut(int64(change), r.OwnScript))
+	tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), r.Script))
 	packet, err := psbt.NewFromUnsignedTx(tx)
 	if err != nil {
-		return ln.FundedPsbt{}, err
+		return nil, err
 	}
 	packet.Inputs[0].WitnessUtxo = wire.NewTxOut(int64(n.coins), own)
 	var raw bytes.Buffer
 	if err := packet.Serialize(&raw); err != nil {
-		return ln.FundedPsbt{}, err
+		return nil, err
 	}
 	n.leases = append(n.leases, ln.Lease{ID: r.LeaseID, Outpoint: coin})
-	return ln.FundedPsbt{Psbt: raw.Bytes(), ChangeIndex: 0}, nil
+	return raw.Bytes(), nil
 }
 
 func (n *fakeNode) FinalizePsbt(_ context.Context, raw []byte) ([]byte, error) {
@@ -331,7 +340,12 @@ func (n *fakeNode) ForgetTx(_ context.Context, id ln.TxID) error {
 	return ln.ErrNotFound
 }
 
-func (n *fakeNode) BumpFee(context.Context, ln.Outpoint, uint64, ln.Sat) error { return nil }
+func (n *fakeNode) BumpFee(_ context.Context, op ln.Outpoint, satPerVByte uint64, budget ln.Sat) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bumps = append(n.bumps, bump{op, satPerVByte, budget})
+	return nil
+}
 
 func (n *fakeNode) EstimateFee(_ context.Context, target int32) (rate, relay ln.FeeRateSatPerKW, err error) {
 	n.mu.Lock()

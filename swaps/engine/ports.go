@@ -22,7 +22,7 @@ type Invoices interface {
 
 // Wallet funds outputs. Coins leased under one id are nobody else's.
 type Wallet interface {
-	FundPsbt(ctx context.Context, r ln.FundOutput) (ln.FundedPsbt, error)
+	FundKeeping(ctx context.Context, r ln.FundKeeping) (psbt []byte, err error)
 	FinalizePsbt(ctx context.Context, psbt []byte) (rawTx []byte, err error)
 	ListLeases(ctx context.Context) ([]ln.Lease, error)
 	ReleaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint) error

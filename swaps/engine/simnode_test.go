@@ -7,9 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/btcutil/psbt"
-	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
@@ -174,7 +172,7 @@ func (n *simNode) arrives(hash ln.Hash) {
 	})
 }
 
-func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt, err error) {
+func (n *simNode) FundKeeping(_ context.Context, r ln.FundKeeping) (f []byte, err error) {
 	err = n.twice(func() error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -192,19 +190,11 @@ func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt,
 			return errors.New("insufficient funds")
 		}
 		n.funded++
-		address, err := btcutil.DecodeAddress(r.Address, &chaincfg.RegressionNetParams)
-		if err != nil {
-			return err
-		}
-		script, err := txscript.PayToAddrScript(address)
-		if err != nil {
-			return err
-		}
 		fee, _ := r.FeeRate.Fee(640)
 		tx := wire.NewMsgTx(2)
 		tx.AddTxIn(wire.NewTxIn(coin, nil, nil))
-		tx.AddTxOut(wire.NewTxOut(2_000_000-int64(r.AmountSat+fee), n.change_))
-		tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), script))
+		tx.AddTxOut(wire.NewTxOut(2_000_000-int64(r.AmountSat+fee), r.OwnScript))
+		tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), r.Script))
 		packet, err := psbt.NewFromUnsignedTx(tx)
 		if err != nil {
 			return err
@@ -214,7 +204,7 @@ func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt,
 		if err := packet.Serialize(&raw); err != nil {
 			return err
 		}
-		f = ln.FundedPsbt{Psbt: raw.Bytes()}
+		f = raw.Bytes()
 		return nil
 	})
 	return f, err

@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/swaps/out"
+)
+
+// Every funding transaction leaves change that can hurry it; a wallet that has the
+// amount and the fee, and not that, is offered to nobody, and what it has lost since
+// gives the payments back before anything is public.
+func TestFundingsThatCannotBeHurried(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	least, err := r.cfg.leastChange(500_000)
+	require.NoError(t, err)
+	l := r.published(ln.Preimage{1})
+	require.False(t, l.ChangeOutpoint.IsZero())
+	require.GreaterOrEqual(t, l.ChangeSat, least)
+	require.Equal(t, least, l.LeastChangeSat)
+
+	// The room ends where the change would.
+	r.node.change(func() { r.node.coins = 500_000 + r.cfg.ReserveSat + 10_000 })
+	terms, err := r.OutTerms(r.ctx)
+	require.NoError(t, err)
+	require.Less(t, terms.MaxSat+least, ln.Sat(510_000))
+	_, err = r.OfferOut(r.ctx, r.wish(ln.Preimage{2}))
+	require.ErrorIs(t, err, errkind.Exhausted)
+	r.node.change(func() { r.node.coins += least + 10_000 })
+	plan := r.offer(ln.Preimage{2})
+	require.Equal(t, plan.AmountSat+plan.MaxMinerSat+least, out.Promised(r.state(ln.Preimage{2})))
+
+	// The coins went elsewhere meanwhile.
+	r.node.change(func() { r.node.coins = 500_000 + least })
+	r.node.pay(plan.Terms.Hash)
+	r.node.pay(plan.PrepayHash())
+	s := r.reaches(ln.Preimage{2}, "cancelled")
+	require.Contains(t, out.ReasonOf(s).Text, "insufficient")
+
+	// A wallet that leaves less than it was asked for is not believed.
+	r.node.change(func() { r.node.coins, r.node.keepsLess = 2_000_000, true })
+	plan = r.offer(ln.Preimage{3})
+	r.node.pay(plan.Terms.Hash)
+	r.node.pay(plan.PrepayHash())
+	s = r.reaches(ln.Preimage{3}, "cancelled")
+	require.Contains(t, out.ReasonOf(s).Text, "hurry")
+	r.sees("no coins leased", func() bool {
+		r.node.mu.Lock()
+		defer r.node.mu.Unlock()
+		return len(r.node.leases) == 1 && len(r.node.published) == 1
+	})
+	require.Equal(t, ln.InvoiceCanceled, r.invoice(plan.Terms.Hash).State)
+	require.Equal(t, ln.InvoiceCanceled, r.invoice(plan.PrepayHash()).State)
+}
+
+// Fees jump to the ceiling while an output waits: lnd is asked for a child of its change
+// that lifts both to what the chain asks, out of what the least change has.
+func TestAFundingAtAFeeSpike(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	w := r.wish(p)
+	least, err := r.cfg.leastChange(w.AmountSat)
+	require.NoError(t, err)
+	// Not a sat more than it needs to be offered.
+	r.node.change(func() { r.node.coins = 0 })
+	r.node.change(func() {
+		miner, err := r.maxMiner(r.node.rate)
+		require.NoError(t, err)
+		whole, err := r.cfg.leastChange(r.cfg.MaxSat)
+		require.NoError(t, err)
+		r.node.coins = w.AmountSat + miner + whole + r.cfg.ReserveSat
+	})
+	w.PublishBy = time.Time{}
+	_, err = r.OfferOut(r.ctx, w)
+	require.NoError(t, err)
+	plan := out.PlanOf(r.state(p))
+	// The reserve is spent by somebody.
+	r.node.change(func() { r.node.coins -= r.cfg.ReserveSat })
+	r.node.pay(plan.Terms.Hash)
+	r.node.pay(plan.PrepayHash())
+	r.reaches(p, "published")
+	r.node.change(func() { r.node.rate = r.cfg.Ceiling })
+	require.NoError(t, r.refreshRates(r.ctx))
+	r.node.mine(4, false)
+	var b bump
+	r.sees("a bump", func() bool {
+		r.node.mu.Lock()
+		defer r.node.mu.Unlock()
+		if len(r.node.bumps) == 0 {
+			return false
+		}
+		b = r.node.bumps[0]
+		return true
+	})
+	l, ok := out.LiveOf(r.state(p))
+	require.True(t, ok)
+	require.Equal(t, l.ChangeOutpoint, b.op)
+	require.LessOrEqual(t, b.budget+dustSat, l.ChangeSat)
+	require.GreaterOrEqual(t, l.ChangeSat, least)
+	child := ln.Sat(b.satPerVByte) * ln.Sat((out.ChildWU+3)/4)
+	both, err := r.cfg.Ceiling.Fee(l.WeightWU + out.ChildWU)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, child+l.MinerSat, both, "the block takes both at what the chain asks")
+	require.LessOrEqual(t, child, b.budget)
+}
+
+// Whatever is configured and swapped: the least change pays for a child that lifts a
+// transaction of the expected weight to the ceiling, or for the most that may be paid.
+func TestLeastChange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := Defaults()
+		cfg.Ceiling = ln.FeeRateSatPerKW(rapid.Uint64Range(253, 500_000).Draw(t, "ceiling"))
+		amount := ln.Sat(rapid.Uint64Range(1_000, 1_000_000_000).Draw(t, "amount"))
+		least, err := cfg.leastChange(amount)
+		require.NoError(t, err)
+		both, err := cfg.Ceiling.Fee(cfg.Price.FundingWU + out.ChildWU)
+		require.NoError(t, err)
+		l := out.Live{Plan: out.Plan{AmountSat: amount}}
+		require.GreaterOrEqual(t, least, dustSat+min(both, l.MostBumpSat()))
+	})
+}
