@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/psbts"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -24,6 +25,12 @@ import (
 // leaseFor is longer than any contract lives: a transaction that the network
 // dropped must find its coins again.
 const leaseFor = 30 * 24 * time.Hour
+
+// coinsFor is how long a swap that is paid waits for coins, coinsEvery how often it looks.
+const (
+	coinsFor   = 2 * time.Hour
+	coinsEvery = 5 * time.Second
+)
 
 // payFor bounds one attempt to pay a client; what is in flight then goes on.
 const payFor = time.Minute
@@ -134,29 +141,64 @@ func (e *Engine) makeInvoices(ctx context.Context, p out.Plan) ([]out.Event, err
 }
 
 // fundHtlc has the wallet build and sign the transaction. Nobody has seen an
-// earlier attempt's: had it been stored, this effect would be done.
+// earlier attempt's: had it been stored, this effect would be done. Coins that are on
+// their way, the change of another swap mostly, are waited for: the client has paid.
 func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) {
-	refused := func(format string, args ...any) ([]out.Event, error) {
-		return []out.Event{out.FundingRefused{Moment: e.moment(), Text: fmt.Sprintf(format, args...)}}, e.releaseCoins(ctx, p.LeaseID())
-	}
-	inst, err := e.outs.Get(ctx, p.ID())
+	own, err := e.ownScript(ctx)
 	if err != nil {
 		return nil, err
 	}
+	for until := e.opt.Now().Add(coinsFor); ; {
+		events, short, err := e.fundNow(ctx, p, own)
+		if short == "" || err != nil {
+			return events, err
+		}
+		coming, err := e.coinsComing(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if !coming || e.opt.Now().After(until) || e.moment().Height > p.PublishByHeight() {
+			return []out.Event{out.FundingRefused{Moment: e.moment(), Text: short}}, nil
+		}
+		if err := pace.Pause(ctx, coinsEvery); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// coinsComing says that the wallet has enough for a swap once what is unconfirmed is
+// in a block.
+func (e *Engine) coinsComing(ctx context.Context, p out.Plan) (bool, error) {
+	b, err := e.node.Wallet.WalletBalance(ctx)
+	if err != nil {
+		return false, err
+	}
+	return b.UnconfirmedSat > 0 && b.ConfirmedSat+b.UnconfirmedSat >= b.ReservedSat+p.AmountSat+p.MaxMinerSat+p.LeastChangeSat, nil
+}
+
+// fundNow is one attempt. short is why the wallet's confirmed coins are too few.
+func (e *Engine) fundNow(ctx context.Context, p out.Plan, own []byte) (events []out.Event, short string, err error) {
+	refused := func(format string, args ...any) ([]out.Event, string, error) {
+		return []out.Event{out.FundingRefused{Moment: e.moment(), Text: fmt.Sprintf(format, args...)}}, "", e.releaseCoins(ctx, p.LeaseID())
+	}
+	inst, err := e.outs.Get(ctx, p.ID())
+	if err != nil {
+		return nil, "", err
+	}
 	if _, wanted := inst.State.(out.Funding); !wanted {
-		return nil, nil
+		return nil, "", nil
 	}
 	// A prepay that is settled says that a transaction was stored once: the
 	// database is an older copy of itself, and another one must not be made.
 	prepay, err := e.node.Invoices.LookupInvoice(ctx, p.PrepayHash())
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if prepay.State != ln.InvoiceAccepted {
 		return refused("the node does not hold the prepay")
 	}
 	if err := e.releaseCoins(ctx, p.LeaseID()); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	contract, err := htlc.New(p.Terms)
 	if err != nil {
@@ -167,23 +209,19 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 		return refused("%v", err)
 	}
 	rate := rates.Of(p.Later)
-	own, err := e.ownScript(ctx)
-	if err != nil {
-		return nil, err
-	}
 	funded, err := e.node.Wallet.FundKeeping(ctx, ln.FundKeeping{
 		Script: contract.PkScript, AmountSat: p.AmountSat, OwnScript: own, LeastSat: p.LeastChangeSat, FeeRate: rate, MinConfs: 1,
 		LeaseID: p.LeaseID(), LeaseFor: leaseFor,
 	})
 	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
+		return nil, "", err
 	}
 	if err != nil {
-		return refused("%v", err)
+		return nil, err.Error(), e.releaseCoins(ctx, p.LeaseID())
 	}
 	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded)
 	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
+		return nil, "", err
 	}
 	if err != nil {
 		return refused("%v", err)
@@ -199,7 +237,7 @@ func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) 
 		return refused("the transaction would pay %s, more than the %s that the swap's fee bears", tx.MinerSat, p.MaxMinerSat)
 	}
 	tx.Rate = rate
-	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, nil
+	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, "", nil
 }
 
 // readFunding reads what the wallet signed, and believes nothing about it that

@@ -55,6 +55,10 @@ type fakeNode struct {
 	bumps []bump
 	// keepsLess has it leave less change than it was asked for.
 	keepsLess bool
+	// wanted counts the transactions that were asked for.
+	wanted int
+	// unconfirmed coins are on their way, locked are leased or were once.
+	unconfirmed, locked ln.Sat
 }
 
 type bump struct {
@@ -255,6 +259,7 @@ func (n *fakeNode) FundKeeping(_ context.Context, r ln.FundKeeping) ([]byte, err
 		}
 	}
 	fee, _ := r.FeeRate.Fee(640)
+	n.wanted++
 	if n.coins < r.AmountSat+fee+r.LeastSat {
 		return nil, errors.New("insufficient funds")
 	}
@@ -314,7 +319,9 @@ func (n *fakeNode) ReleaseCoin(_ context.Context, id [32]byte, op ln.Outpoint) e
 }
 
 func (n *fakeNode) WalletBalance(context.Context) (ln.Balances, error) {
-	return ln.Balances{ConfirmedSat: n.coins}, nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return ln.Balances{ConfirmedSat: n.coins, UnconfirmedSat: n.unconfirmed, LockedSat: n.locked}, nil
 }
 
 func (n *fakeNode) Publish(_ context.Context, raw []byte, _ string) error {

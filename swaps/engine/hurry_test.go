@@ -59,6 +59,36 @@ func TestFundingsThatCannotBeHurried(t *testing.T) {
 	require.Equal(t, ln.InvoiceCanceled, r.invoice(plan.PrepayHash()).State)
 }
 
+// Several swaps are promised coins that are one coin: the second waits for the change of
+// the first, with its payments held, and neither is given up. What swaps leased, and spent,
+// takes no room of others.
+func TestASwapThatWaitsForCoins(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	before, err := r.OutTerms(r.ctx)
+	require.NoError(t, err)
+	r.node.change(func() { r.node.locked = 1_000_000_000 })
+	after, err := r.OutTerms(r.ctx)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+
+	plan := r.offer(ln.Preimage{1})
+	gone := r.offer(ln.Preimage{2})
+	r.node.change(func() { r.node.unconfirmed, r.node.coins = r.node.coins, 0 })
+	for _, p := range []out.Plan{plan, gone} {
+		r.node.pay(p.Terms.Hash)
+		r.node.pay(p.PrepayHash())
+	}
+	r.sees("both to want coins", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.wanted >= 2 })
+	// A client that gives up meanwhile gets its payments back.
+	l, _ := out.InvoicesOf(r.state(ln.Preimage{2}))
+	require.NoError(t, r.CancelOut(r.ctx, gone.Terms.Hash, l.PaymentAddr[:], "enough"))
+	r.reaches(ln.Preimage{2}, "cancelled")
+	require.Equal(t, "funding", r.state(ln.Preimage{1}).StateName())
+	r.node.change(func() { r.node.unconfirmed, r.node.coins = 0, r.node.unconfirmed })
+	r.reaches(ln.Preimage{1}, "published")
+	require.Equal(t, 1, r.node.funded)
+}
+
 // Fees jump to the ceiling while an output waits: lnd is asked for a child of its change
 // that lifts both to what the chain asks, out of what the least change has.
 func TestAFundingAtAFeeSpike(t *testing.T) {

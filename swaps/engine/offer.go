@@ -115,8 +115,10 @@ func (e *Engine) outRoom(ctx context.Context) (room, error) {
 	if err != nil {
 		return room{}, err
 	}
+	// What is leased is no part of lnd's balances; its locked balance goes on counting
+	// coins that are spent, for as long as their leases last.
 	var r room
-	if kept := e.cfg.ReserveSat + balances.LockedSat + balances.ReservedSat; balances.ConfirmedSat > kept {
+	if kept := e.cfg.ReserveSat + balances.ReservedSat; balances.ConfirmedSat > kept {
 		r.coins = balances.ConfirmedSat - kept
 	}
 	for _, c := range channels {
