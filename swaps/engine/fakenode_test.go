@@ -55,6 +55,8 @@ type fakeNode struct {
 	bumps []bump
 	// keepsLess has it leave less change than it was asked for.
 	keepsLess bool
+	// late are payments that it knows of once it was asked in vain after they were sent.
+	late map[ln.Hash]ln.Payment
 	// wanted counts the transactions that were asked for.
 	wanted int
 	// unconfirmed coins are on their way, locked are leased or were once.
@@ -115,6 +117,10 @@ func (n *fakeNode) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, er
 	defer n.mu.Unlock()
 	if n.away {
 		return ln.Payment{}, ln.ErrUnavailable
+	}
+	if p, ok := n.late[hash]; ok && n.payments[hash].Hash == hash && n.payments[hash].State == ln.PaymentUnknown {
+		n.payments[hash] = p
+		return ln.Payment{Hash: hash, State: ln.PaymentUnknown}, nil
 	}
 	if p, ok := n.payments[hash]; ok {
 		return p, nil
