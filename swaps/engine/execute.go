@@ -290,7 +290,7 @@ func readFunding(funded, signed, script, own []byte, amount ln.Sat) (out.Tx, err
 
 // releaseCoins gives back every coin leased under the id.
 func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
-	_, err := leases.Release(ctx, e.node.Wallet, id)
+	_, err := leases.Release(ctx, e.node.Coins, id)
 	return err
 }
 
@@ -450,30 +450,6 @@ func (e *Engine) forgetTxs(ctx context.Context, swap string, ids []ln.TxID) erro
 		}
 	}
 	return nil
-}
-
-// bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the
-// rate. lnd prices the child alone.
-func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error {
-	want, err := min(f.PackageRate, e.cfg.Ceiling).Fee(f.Tx.WeightWU + out.ChildWU)
-	if err != nil || want <= f.Tx.MinerSat || f.Tx.ChangeSat <= dustSat {
-		return err
-	}
-	most := min(f.Tx.ChangeSat-dustSat, f.MostSat)
-	vbytes := uint64(out.ChildWU+3) / 4
-	rate := (uint64(want-f.Tx.MinerSat) + vbytes - 1) / vbytes
-	rate = min(rate, uint64(most)/(vbytes+2))
-	if rate == 0 {
-		return nil
-	}
-	// lnd's sweeper wants a budget that leaves the rate room to rise.
-	budget := min(most, ln.Sat(2*rate*vbytes))
-	err = e.node.Chain.BumpFee(ctx, f.Tx.ChangeOutpoint, rate, budget)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		e.log.Warn("lnd would not bump a swap's transaction", zap.String("swap", id), zap.Error(err))
-		return nil
-	}
-	return err
 }
 
 func secretOf(p ln.Preimage) *swaps.Secret {

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/btcutil/psbt"
@@ -55,6 +57,8 @@ type fakeNode struct {
 	bumps []bump
 	// keepsLess has it leave less change than it was asked for.
 	keepsLess bool
+	// wallet are the wallet's transactions, as far as a test cares.
+	wallet []ln.WalletTx
 	// late are payments that it knows of once it was asked in vain after they were sent.
 	late map[ln.Hash]ln.Payment
 	// wanted counts the transactions that were asked for.
@@ -145,7 +149,7 @@ func newFakeNode() *fakeNode {
 }
 
 func (n *fakeNode) node() Node {
-	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
+	return Node{Invoices: n, Sales: n, Wallet: n, Coins: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
 }
 
 // change runs f and wakes whoever follows something.
@@ -303,6 +307,24 @@ func (n *fakeNode) FinalizePsbt(_ context.Context, raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	err = tx.Serialize(&out)
 	return out.Bytes(), err
+}
+
+func (n *fakeNode) LeaseCoin(_ context.Context, id [32]byte, op ln.Outpoint, _ time.Duration) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.leases {
+		if l.Outpoint == op && l.ID != id {
+			return ln.ErrLeased
+		}
+	}
+	n.leases = append(n.leases, ln.Lease{ID: id, Outpoint: op})
+	return nil
+}
+
+func (n *fakeNode) Transactions(context.Context, int32) ([]ln.WalletTx, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.wallet), nil
 }
 
 func (n *fakeNode) ListLeases(context.Context) ([]ln.Lease, error) {

@@ -4,6 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/blockchain"
+	"github.com/btcsuite/btcd/btcutil"
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/wire"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -138,6 +142,52 @@ func TestAFundingAtAFeeSpike(t *testing.T) {
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, child+l.MinerSat, both, "the block takes both at what the chain asks")
 	require.LessOrEqual(t, child, b.budget)
+}
+
+// Another service of the gateway built on the change: the child is of what that left, and
+// pays for it too. While it builds, and holds the coin, nothing is asked that would
+// conflict.
+func TestAFundingThatOthersBuiltOn(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	p := ln.Preimage{1}
+	plan := r.offer(p)
+	r.node.pay(plan.Terms.Hash)
+	r.node.pay(plan.PrepayHash())
+	r.reaches(p, "published")
+	l, _ := out.LiveOf(r.state(p))
+	other := [32]byte{9}
+	r.node.change(func() { r.node.leases = append(r.node.leases, ln.Lease{ID: other, Outpoint: l.ChangeOutpoint}) })
+	bump := out.BumpHtlc{LeaseID: plan.LeaseID(), Tx: l.Tx, PackageRate: 20_000, MostSat: l.MostBumpSat()}
+	require.NoError(t, r.bumpHtlc(r.ctx, plan.ID(), bump))
+	require.Empty(t, r.node.bumps)
+
+	open := wire.NewMsgTx(2)
+	open.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: chainhash.Hash(l.ChangeOutpoint.TxID), Index: l.ChangeOutpoint.Index}, nil, nil))
+	open.AddTxOut(wire.NewTxOut(1_000_000, make([]byte, 34)))
+	open.AddTxOut(wire.NewTxOut(500_000, make([]byte, 34)))
+	tip := ln.Outpoint{TxID: ln.TxID(open.TxHash()), Index: 1}
+	built := ln.WalletTx{
+		TxID: tip.TxID, FeeSat: 700, RawTx: rawOf(open), Spends: []ln.Outpoint{l.ChangeOutpoint},
+		Outputs: []ln.WalletOutput{{ValueSat: 1_000_000}, {ValueSat: 500_000, Ours: true}},
+	}
+	// What an earlier bump made pays the wallet alone, and is replaced.
+	earlier := ln.WalletTx{TxID: ln.TxID{8}, FeeSat: 900, RawTx: rawOf(open), Spends: []ln.Outpoint{tip}, Outputs: []ln.WalletOutput{{ValueSat: 499_000, Ours: true}}}
+	r.node.change(func() { r.node.wallet = []ln.WalletTx{built, earlier} })
+	require.NoError(t, r.bumpHtlc(r.ctx, plan.ID(), bump))
+	require.Len(t, r.node.bumps, 1)
+	b := r.node.bumps[0]
+	require.Equal(t, tip, b.op)
+	weight := l.WeightWU + uint64(blockchain.GetTransactionWeight(btcutil.NewTx(open))) + out.ChildWU
+	want, err := ln.FeeRateSatPerKW(20_000).Fee(weight)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, l.MinerSat+700+ln.Sat(b.satPerVByte)*ln.Sat((out.ChildWU+3)/4), want)
+	require.LessOrEqual(t, b.budget, l.MostBumpSat())
+
+	// It left no change.
+	built.Outputs[1].Ours = false
+	r.node.change(func() { r.node.wallet = []ln.WalletTx{built} })
+	require.NoError(t, r.bumpHtlc(r.ctx, plan.ID(), bump))
+	require.Len(t, r.node.bumps, 1)
 }
 
 // Whatever is configured and swapped: the least change pays for a child that lifts a

@@ -63,7 +63,7 @@ func newSimNode(seed uint64) *simNode {
 }
 
 func (n *simNode) ports() Node {
-	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
+	return Node{Invoices: n, Sales: n, Wallet: n, Coins: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
 }
 
 // breakStreams is lnd's restart, as far as streams are concerned.

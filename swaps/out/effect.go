@@ -60,6 +60,7 @@ type (
 	// BumpHtlc lifts the transaction and a child from its change to the rate, for no
 	// more than MostSat. The node replaces an earlier child.
 	BumpHtlc struct {
+		LeaseID     [32]byte           `json:"lease_id"`
 		Tx          Tx                 `json:"tx"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
 		MostSat     ln.Sat             `json:"most_sat"`

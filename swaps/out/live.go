@@ -197,7 +197,7 @@ func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, err
 		if rate, ok := l.hurry(tip, target); ok {
 			// Asked again and again: lnd may have refused, or forgotten it.
 			l.BumpHeight, l.BumpRate = tip, rate
-			effects = append(effects, BumpHtlc{Tx: l.Tx, PackageRate: rate, MostSat: l.MostBumpSat()})
+			effects = append(effects, BumpHtlc{LeaseID: l.LeaseID(), Tx: l.Tx, PackageRate: rate, MostSat: l.MostBumpSat()})
 		}
 	}
 	if l.Due(tip) {
