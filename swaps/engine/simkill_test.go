@@ -20,7 +20,7 @@ import (
 // TestKilledAroundEachCommit plays one life of each kind again and again on the whole
 // engine; each time sluiced is killed at another commit, just before it or just after it,
 // and started again. At the end each sat is where it belongs. A plain run takes every
-// tenth commit, from a random one on; with SLUICE_RUNS it takes all.
+// fifteenth commit, from a random one on; with SLUICE_RUNS it takes all.
 func TestKilledAroundEachCommit(t *testing.T) {
 	var faults storetest.Faults
 	cfg := storetest.SQLite(t)
@@ -29,7 +29,7 @@ func TestKilledAroundEachCommit(t *testing.T) {
 	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
 		require.NoError(t, migrate(context.Background(), db))
 	}
-	stride := int64(10)
+	stride := int64(15)
 	if os.Getenv("SLUICE_RUNS") != "" {
 		stride = 1
 	}
