@@ -82,7 +82,10 @@ func TestASwapThatWaitsForCoins(t *testing.T) {
 		r.node.pay(p.Terms.Hash)
 		r.node.pay(p.PrepayHash())
 	}
-	r.sees("both to want coins", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.wanted >= 2 })
+	for _, n := range []byte{1, 2} {
+		r.reaches(ln.Preimage{n}, "funding")
+	}
+	r.sees("coins to be wanted", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.wanted > 0 })
 	// A client that gives up meanwhile gets its payments back.
 	l, _ := out.InvoicesOf(r.state(ln.Preimage{2}))
 	require.NoError(t, r.CancelOut(r.ctx, gone.Terms.Hash, l.PaymentAddr[:], "enough"))
