@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/blockchain"
+	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -350,9 +352,9 @@ func TestSwapFaultsDoubleSpend(t *testing.T) {
 	n.op.waitBalanced(ctx)
 }
 
-// TestSwapFaultsFees: fees jump while a claim or a refund waits: what was signed is
-// replaced by what the chain asks then, and goes to the miners of the one block that takes
-// it.
+// TestSwapFaultsFees: fees jump while a claim, a funding transaction or a refund waits:
+// what was signed is replaced by what the chain asks then, or gets a child that pays for
+// both, and goes to the miners of the one block that takes it.
 func TestSwapFaultsFees(t *testing.T) {
 	untilTrusted(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
@@ -377,6 +379,10 @@ func TestSwapFaultsFees(t *testing.T) {
 	require.NoError(t, n.s.Kill())
 	require.NoError(t, n.s.Start(ctx))
 
+	n.hurriesFunding(ctx, amount)
+	require.NoError(t, n.s.Kill())
+	require.NoError(t, n.s.Start(ctx))
+
 	before = n.sides(ctx)
 	swap, funding := n.out(ctx, amount, 6)
 	require.NoError(t, n.loopd.Kill())
@@ -394,6 +400,50 @@ func TestSwapFaultsFees(t *testing.T) {
 	require.Equal(t, before.client.onchain, after.client.onchain)
 	require.Equal(t, n.feeOf(ctx, n.Gateway, funding.String())+pays, before.gateway.onchain-after.gateway.onchain)
 	n.op.waitBalanced(ctx)
+}
+
+// hurriesFunding has fees jump before a swap out's output is in a block: a child of its
+// change lifts both to what the chain asks, and the client has its swap.
+func (n *swapNet) hurriesFunding(ctx context.Context, amount int) {
+	n.t.Helper()
+	before := n.sides(ctx)
+	require.NoError(n.t, devnet.WaitFor(ctx, "the client to reach the gateway", func(ctx context.Context) (bool, error) {
+		_, err := n.loopd.Command(ctx, "quote", "out", strconv.Itoa(amount))
+		return err == nil, nil //nolint:nilerr // asked again
+	}))
+	_, err := n.loopd.Command(ctx, "out", "--force", "--fast", "--htlc_confs", "1", "--amt", strconv.Itoa(amount))
+	require.NoError(n.t, err)
+	funding := n.onlyOne(ctx)
+	n.Fees().SetSatPerVByte(200)
+	require.NoError(n.t, n.s.Kill())
+	require.NoError(n.t, n.s.Start(ctx))
+	for range 3 {
+		require.NoError(n.t, n.Miner().MineOnly(ctx))
+		require.NoError(n.t, n.WaitSynced(ctx))
+	}
+	var child *wire.MsgTx
+	require.NoError(n.t, devnet.WaitFor(ctx, "a child of the change", func(ctx context.Context) (bool, error) {
+		pending, err := n.Miner().WaitMempool(ctx, 2)
+		for _, id := range pending {
+			if tx, _, err := n.Miner().Tx(ctx, id); err == nil && tx.TxIn[0].PreviousOutPoint.Hash == funding.TxHash() {
+				child = tx
+			}
+		}
+		return child != nil, err
+	}))
+	n.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
+	require.NoError(n.t, n.Mine(ctx, 1))
+	fees := n.feeOf(ctx, n.Gateway, funding.TxHash().String()) + n.feeOf(ctx, n.Gateway, child.TxHash().String())
+	vbytes := (blockchain.GetTransactionWeight(btcutil.NewTx(funding)) + blockchain.GetTransactionWeight(btcutil.NewTx(child)) + 3) / 4
+	require.GreaterOrEqual(n.t, fees, 195*vbytes, "what the chain asks of both")
+	require.LessOrEqual(n.t, fees, int64(amount/2))
+	swap := n.mineUntil(ctx, "SUCCESS")
+	n.buries(ctx)
+	n.stands(ctx, swap, "succeeded")
+	after := n.sides(ctx)
+	require.EqualValues(n.t, swap.Amount+swap.CostServer, after.gateway.channel-before.gateway.channel)
+	require.EqualValues(n.t, swap.Amount-swap.CostOnchain, after.client.onchain-before.client.onchain)
+	require.Equal(n.t, swap.Amount+fees, before.gateway.onchain-after.gateway.onchain)
 }
 
 // spike lets fees jump to two hundred sat per vbyte while a transaction waits, and others'

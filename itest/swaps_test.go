@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/btcsuite/btcd/wire"
+	looprpc "github.com/lightninglabs/loop/swapserverrpc"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/stretchr/testify/require"
 
@@ -106,11 +107,26 @@ func TestLoopOut(t *testing.T) {
 	text, err = n.loopd.Command(ctx, "out", "--force", "--fast", "--amt", strconv.Itoa(amount))
 	require.NoError(t, err)
 	t.Logf("out: %s", text)
+	_, err = n.Miner().WaitMempool(ctx, 1)
+	require.NoError(t, err, "the funding transaction")
+	list, err := n.loopd.Swaps(ctx)
+	require.NoError(t, err)
+	// A client of ours hears how the swap goes: the present state first, then each other
+	// once, until it is over.
+	told := n.follow(ctx, list[0], false)
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_HTLC_PUBLISHED)
+	require.NoError(t, n.Mine(ctx, 1))
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_HTLC_CONFIRMED)
 
 	swap := n.mineUntil(ctx, "SUCCESS")
 	t.Logf("%+v", swap)
 	require.NoError(t, n.Mine(ctx, 6))
 	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_SUCCESS)
+	told.over(ctx)
+	late := n.follow(ctx, swap, false)
+	late.tell(ctx, looprpc.ServerSwapState_SERVER_SUCCESS)
+	late.over(ctx)
 
 	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
 	// The client paid amount and fee over Lightning, and got the amount less its
@@ -141,7 +157,12 @@ func TestLoopIn(t *testing.T) {
 	t.Logf("in: %s", text)
 	locked, err := n.Miner().WaitMempool(ctx, 1)
 	require.NoError(t, err)
+	list, err := n.loopd.Swaps(ctx)
+	require.NoError(t, err)
+	told := n.follow(ctx, list[0], true)
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_INITIATED)
 	require.NoError(t, n.Mine(ctx, 1))
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_HTLC_CONFIRMED)
 	select {
 	case <-time.After(3 * time.Second):
 	case <-ctx.Done():
@@ -150,6 +171,10 @@ func TestLoopIn(t *testing.T) {
 	// sluiced comes back knowing what it waits for.
 	require.NoError(t, n.s.Kill())
 	require.NoError(t, n.s.Start(ctx))
+	// It asks lnd anew what is confirmed.
+	n.stands(ctx, list[0], "waiting")
+	told = n.follow(ctx, list[0], true)
+	told.come(ctx, looprpc.ServerSwapState_SERVER_INITIATED, looprpc.ServerSwapState_SERVER_HTLC_CONFIRMED)
 	require.NoError(t, n.Mine(ctx, 1))
 	claims, err := n.Miner().WaitMempool(ctx, 1)
 	require.NoError(t, err)
@@ -162,6 +187,8 @@ func TestLoopIn(t *testing.T) {
 	t.Logf("%+v", swap)
 	require.NoError(t, n.Mine(ctx, 6))
 	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	told.tell(ctx, looprpc.ServerSwapState_SERVER_SUCCESS)
+	told.over(ctx)
 
 	gateway, client := n.balances(ctx, n.Gateway), n.balances(ctx, n.Payer)
 	require.EqualValues(t, amount-swap.CostServer, client.channel-clientBefore.channel)

@@ -50,7 +50,7 @@ type SwapsConfig struct {
 	HoldDelta    uint32          `toml:"hold_expiry_delta" help:"at least what lnd's invoices.holdexpirydelta is taken for; lnd is asked as well" min:"1"`
 	MinPublish   uint32          `toml:"min_publish_blocks" help:"a swap is not published with fewer blocks left: stock clients do not reveal in the last 20" min:"21"`
 	BuriedConfs  uint32          `toml:"buried_confirmations" help:"confirmations after which nothing is expected to be undone" min:"1" max:"100"`
-	BumpAfter    uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks; 0 never"`
+	BumpAfter    uint32          `toml:"bump_after_blocks" help:"a funding transaction is bumped after so many blocks, one that may wait after later_fee_target_blocks; 0 never"`
 	InMinSat     config.Sat      `toml:"in_min_sat" help:"smallest swap in" min:"1000"`
 	InMaxSat     config.Sat      `toml:"in_max_sat" help:"largest swap in"`
 	InBase       config.Sat      `toml:"in_base_fee_sat" help:"fee of a swap in, besides its share, the routing and what claiming costs"`
@@ -180,7 +180,7 @@ func (d *Daemon) runSwaps(ctx context.Context, lease *store.Lease, alone bool) e
 		return err
 	}
 	business, err := swapsengine.New(swapsengine.Options{
-		Node:     swapsengine.Node{Invoices: d.lnd, Sales: d.lnd, Wallet: d.lnd, Chain: d.lnd, Records: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: d.lnd},
+		Node:     swapsengine.Node{Invoices: d.lnd, Sales: d.lnd, Wallet: d.lnd, Coins: d.lnd, Chain: d.lnd, Records: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: d.lnd},
 		Channels: d.swapChannels(), DB: d.db, Fence: lease.Check, Params: params, Config: d.cfg.Swaps.engine(d.cfg.Lnd.Network, d.info.PubKey),
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Now:          d.now, Random: rand.Reader, Log: d.log.Named(swapsapi.Name),

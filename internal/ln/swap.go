@@ -13,6 +13,21 @@ type FundOutput struct {
 	LeaseFor  time.Duration
 }
 
+// FundKeeping asks the wallet for a transaction that pays one output and always has
+// another one that is the wallet's own: it gets LeastSat, and all that is left over.
+// So whoever holds the wallet can hurry it by a child.
+type FundKeeping struct {
+	Script    []byte
+	AmountSat Sat
+	// OwnScript is one of the wallet's.
+	OwnScript []byte
+	LeastSat  Sat
+	FeeRate   FeeRateSatPerKW
+	MinConfs  int32
+	LeaseID   [32]byte
+	LeaseFor  time.Duration
+}
+
 // FundedPsbt is the wallet's answer, unsigned. ChangeIndex is -1 without change.
 type FundedPsbt struct {
 	Psbt        []byte

@@ -1,11 +1,15 @@
 package lnd
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
+	"github.com/btcsuite/btcd/btcutil/psbt"
+	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/chainrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
@@ -27,6 +31,49 @@ func (c *Client) FundPsbt(ctx context.Context, r ln.FundOutput) (ln.FundedPsbt, 
 		return ln.FundedPsbt{}, mapError("fund a transaction", err)
 	}
 	return ln.FundedPsbt{Psbt: resp.FundedPsbt, ChangeIndex: resp.ChangeOutputIndex}, nil
+}
+
+// FundKeeping chooses and leases coins like FundPsbt, and leaves change for sure: lnd
+// takes the output that is the wallet's own as a demand, and adds to it what is over.
+func (c *Client) FundKeeping(ctx context.Context, r ln.FundKeeping) ([]byte, error) {
+	tx := wire.NewMsgTx(2)
+	for _, o := range []struct {
+		script []byte
+		amount ln.Sat
+	}{{r.Script, r.AmountSat}, {r.OwnScript, r.LeastSat}} {
+		value, err := o.amount.Int64()
+		if err != nil {
+			return nil, err
+		}
+		tx.AddTxOut(wire.NewTxOut(value, o.script))
+	}
+	own := int32(1)
+	if r.LeaseID[0]&1 == 1 {
+		// Which output is whose does not show in their order: the id is as good as random.
+		own = 0
+		tx.TxOut[0], tx.TxOut[1] = tx.TxOut[1], tx.TxOut[0]
+	}
+	packet, err := psbt.NewFromUnsignedTx(tx)
+	if err != nil {
+		return nil, fmt.Errorf("a transaction's template: %w", err)
+	}
+	var template bytes.Buffer
+	if err := packet.Serialize(&template); err != nil {
+		return nil, fmt.Errorf("a transaction's template: %w", err)
+	}
+	resp, err := c.wallet.FundPsbt(ctx, &walletrpc.FundPsbtRequest{
+		Template: &walletrpc.FundPsbtRequest_CoinSelect{CoinSelect: &walletrpc.PsbtCoinSelect{
+			Psbt: template.Bytes(), ChangeOutput: &walletrpc.PsbtCoinSelect_ExistingOutputIndex{ExistingOutputIndex: own},
+		}},
+		Fees:     &walletrpc.FundPsbtRequest_SatPerKw{SatPerKw: uint64(r.FeeRate)},
+		MinConfs: r.MinConfs, CustomLockId: r.LeaseID[:], LockExpirationSeconds: uint64(r.LeaseFor / time.Second),
+		// What it may pay is the caller's to judge, by what the swap bears.
+		MaxFeeRatio: 1,
+	})
+	if err != nil {
+		return nil, mapError("fund a transaction", err)
+	}
+	return resp.FundedPsbt, nil
 }
 
 // ForgetTx takes an unconfirmed transaction out of the wallet, with what spends it.

@@ -146,13 +146,15 @@ func (s *walletServer) NextAddr(_ context.Context, r *walletrpc.AddrRequest) (*w
 	return out, err
 }
 
-// FundPsbt implements walletrpc.WalletKitServer for the psbt and raw templates.
+// FundPsbt implements walletrpc.WalletKitServer for the psbt and raw templates, and for
+// coin selection whose change goes to an output of the template.
 func (s *walletServer) FundPsbt(_ context.Context, r *walletrpc.FundPsbtRequest) (*walletrpc.FundPsbtResponse, error) {
 	out := &walletrpc.FundPsbtResponse{}
 	err := s.do(func() error {
 		n, wl := s.node, s.node.wallet
 		var outs []*wire.TxOut
 		var fixed []opKey
+		existing := -1
 		switch {
 		case r.GetRaw() != nil:
 			addrs := make([]string, 0, len(r.GetRaw().Outputs))
@@ -183,6 +185,19 @@ func (s *walletServer) FundPsbt(_ context.Context, r *walletrpc.FundPsbtRequest)
 			for _, ti := range p.UnsignedTx.TxIn {
 				fixed = append(fixed, ti.PreviousOutPoint)
 			}
+		case r.GetCoinSelect() != nil:
+			p, err := decodePSBT(r.GetCoinSelect().Psbt)
+			if err != nil {
+				return err
+			}
+			at, ok := r.GetCoinSelect().ChangeOutput.(*walletrpc.PsbtCoinSelect_ExistingOutputIndex)
+			if !ok || len(p.UnsignedTx.TxIn) > 0 {
+				return errors.New("the fake selects coins for outputs of which one takes the change")
+			}
+			if at.ExistingOutputIndex < 0 || int(at.ExistingOutputIndex) >= len(p.UnsignedTx.TxOut) {
+				return fmt.Errorf("change output index out of range: %d", at.ExistingOutputIndex)
+			}
+			outs, existing = p.UnsignedTx.TxOut, int(at.ExistingOutputIndex)
 		default:
 			return errors.New("transaction template missing, need to specify either PSBT or raw TX template")
 		}
@@ -197,6 +212,13 @@ func (s *walletServer) FundPsbt(_ context.Context, r *walletrpc.FundPsbtRequest)
 		p, change, err := wl.build(outs, fee, minConfs, fixed)
 		if err != nil {
 			return err
+		}
+		if existing >= 0 {
+			if change >= 0 {
+				p.UnsignedTx.TxOut[existing].Value += p.UnsignedTx.TxOut[change].Value
+				p.UnsignedTx.TxOut, p.Outputs = p.UnsignedTx.TxOut[:change], p.Outputs[:change]
+			}
+			change = existing
 		}
 		id, d := fundPsbtLockID(), defaultLease
 		if len(r.CustomLockId) == 32 {

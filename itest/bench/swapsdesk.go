@@ -88,7 +88,7 @@ func (d *swapDesk) startEngine(ctx context.Context, db *store.DB, node *lnd.Clie
 	cfg.In.Confs = []engine.ConfsUpTo{{UpToSat: cfg.In.MaxSat, Confs: 1}}
 	timed := timedNode{Client: node, calls: d.calls}
 	d.engine, err = engine.New(engine.Options{
-		Node: engine.Node{Invoices: timed, Sales: node, Wallet: timed, Chain: node, Records: node, Keys: timed, Events: timed, Payments: node},
+		Node: engine.Node{Invoices: timed, Sales: node, Wallet: timed, Coins: timed, Chain: node, Records: node, Keys: timed, Events: timed, Payments: node},
 		DB:   db, Params: params, Config: cfg, Random: rand.Reader, Log: zap.NewNop(),
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11("regtest", text) },
 	})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/swaps/batch"
+	"github.com/sluice-lsp/sluice/swaps/out"
 	"github.com/sluice-lsp/sluice/swaps/quote"
 )
 
@@ -101,6 +102,19 @@ type OpenConfig struct {
 type ConfsUpTo struct {
 	UpToSat ln.Sat
 	Confs   uint32
+}
+
+// dustSat is below what nodes relay as an output of the wallet's.
+const dustSat ln.Sat = 330
+
+// leastChange is what a funding transaction leaves to the wallet: it pays for a child that
+// lifts both to the ceiling, and so for no more than hurrying an output may cost.
+func (c Config) leastChange(amount ln.Sat) (ln.Sat, error) {
+	both, err := c.Ceiling.Fee(c.Price.FundingWU + out.ChildWU)
+	if err != nil {
+		return 0, err
+	}
+	return min(both, amount/2) + dustSat, nil
 }
 
 // waitsLonger: a larger amount never needs fewer confirmations than a smaller one.

@@ -145,6 +145,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
+	if err := e.loadProbes(ctx); err != nil {
+		return fmt.Errorf("swaps: %w", err)
+	}
 	if err := e.refreshRates(ctx); err != nil {
 		e.log.Warn("there is no fee estimate yet: no swaps are quoted until there is", zap.Error(err))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/psbts"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -24,6 +25,12 @@ import (
 // leaseFor is longer than any contract lives: a transaction that the network
 // dropped must find its coins again.
 const leaseFor = 30 * 24 * time.Hour
+
+// coinsFor is how long a swap that is paid waits for coins, coinsEvery how often it looks.
+const (
+	coinsFor   = 2 * time.Hour
+	coinsEvery = 5 * time.Second
+)
 
 // payFor bounds one attempt to pay a client; what is in flight then goes on.
 const payFor = time.Minute
@@ -134,74 +141,110 @@ func (e *Engine) makeInvoices(ctx context.Context, p out.Plan) ([]out.Event, err
 }
 
 // fundHtlc has the wallet build and sign the transaction. Nobody has seen an
-// earlier attempt's: had it been stored, this effect would be done.
+// earlier attempt's: had it been stored, this effect would be done. Coins that are on
+// their way, the change of another swap mostly, are waited for: the client has paid.
 func (e *Engine) fundHtlc(ctx context.Context, p out.Plan) ([]out.Event, error) {
-	refused := func(format string, args ...any) ([]out.Event, error) {
-		return []out.Event{out.FundingRefused{Moment: e.moment(), Text: fmt.Sprintf(format, args...)}}, e.releaseCoins(ctx, p.LeaseID())
-	}
-	inst, err := e.outs.Get(ctx, p.ID())
+	own, err := e.ownScript(ctx)
 	if err != nil {
 		return nil, err
 	}
+	for until := e.opt.Now().Add(coinsFor); ; {
+		events, short, err := e.fundNow(ctx, p, own)
+		if short == "" || err != nil {
+			return events, err
+		}
+		coming, err := e.coinsComing(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if !coming || e.opt.Now().After(until) || e.moment().Height > p.PublishByHeight() {
+			return []out.Event{out.FundingRefused{Moment: e.moment(), Text: short}}, nil
+		}
+		if err := pace.Pause(ctx, coinsEvery); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// coinsComing says that the wallet has enough for a swap once what is unconfirmed is
+// in a block.
+func (e *Engine) coinsComing(ctx context.Context, p out.Plan) (bool, error) {
+	b, err := e.node.Wallet.WalletBalance(ctx)
+	if err != nil {
+		return false, err
+	}
+	return b.UnconfirmedSat > 0 && b.ConfirmedSat+b.UnconfirmedSat >= b.ReservedSat+p.AmountSat+p.MaxMinerSat+p.LeastChangeSat, nil
+}
+
+// fundNow is one attempt. short is why the wallet's confirmed coins are too few.
+func (e *Engine) fundNow(ctx context.Context, p out.Plan, own []byte) (events []out.Event, short string, err error) {
+	refused := func(format string, args ...any) ([]out.Event, string, error) {
+		return []out.Event{out.FundingRefused{Moment: e.moment(), Text: fmt.Sprintf(format, args...)}}, "", e.releaseCoins(ctx, p.LeaseID())
+	}
+	inst, err := e.outs.Get(ctx, p.ID())
+	if err != nil {
+		return nil, "", err
+	}
 	if _, wanted := inst.State.(out.Funding); !wanted {
-		return nil, nil
+		return nil, "", nil
 	}
 	// A prepay that is settled says that a transaction was stored once: the
 	// database is an older copy of itself, and another one must not be made.
 	prepay, err := e.node.Invoices.LookupInvoice(ctx, p.PrepayHash())
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if prepay.State != ln.InvoiceAccepted {
 		return refused("the node does not hold the prepay")
 	}
 	if err := e.releaseCoins(ctx, p.LeaseID()); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	contract, err := htlc.New(p.Terms)
 	if err != nil {
 		return refused("the contract: %v", err)
-	}
-	address, err := contract.Address(e.opt.Params)
-	if err != nil {
-		return refused("%v", err)
 	}
 	rates, err := e.window().Latest(e.opt.Now(), e.cfg.StaleAfter)
 	if err != nil {
 		return refused("%v", err)
 	}
 	rate := rates.Of(p.Later)
-	funded, err := e.node.Wallet.FundPsbt(ctx, ln.FundOutput{
-		Address: address, AmountSat: p.AmountSat, FeeRate: rate, MinConfs: 1, LeaseID: p.LeaseID(), LeaseFor: leaseFor,
+	funded, err := e.node.Wallet.FundKeeping(ctx, ln.FundKeeping{
+		Script: contract.PkScript, AmountSat: p.AmountSat, OwnScript: own, LeastSat: p.LeastChangeSat, FeeRate: rate, MinConfs: 1,
+		LeaseID: p.LeaseID(), LeaseFor: leaseFor,
 	})
 	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
+		return nil, "", err
 	}
 	if err != nil {
-		return refused("%v", err)
+		return nil, err.Error(), e.releaseCoins(ctx, p.LeaseID())
 	}
-	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded.Psbt)
+	signed, err := e.node.Wallet.FinalizePsbt(ctx, funded)
 	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
+		return nil, "", err
 	}
 	if err != nil {
 		return refused("%v", err)
 	}
-	tx, err := readFunding(funded, signed, contract.PkScript, p.AmountSat)
+	tx, err := readFunding(funded, signed, contract.PkScript, own, p.AmountSat)
 	if err != nil {
 		return refused("%v", err)
+	}
+	if tx.ChangeSat < p.LeastChangeSat {
+		return refused("the transaction leaves %s to the wallet, less than the %s that can hurry it", tx.ChangeSat, p.LeastChangeSat)
 	}
 	if tx.MinerSat > p.MaxMinerSat {
 		return refused("the transaction would pay %s, more than the %s that the swap's fee bears", tx.MinerSat, p.MaxMinerSat)
 	}
 	tx.Rate = rate
-	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, nil
+	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, "", nil
 }
 
 // readFunding reads what the wallet signed, and believes nothing about it that
-// it does not show: exactly one output pays the contract, exactly the amount.
-func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (out.Tx, error) {
-	packet, err := psbts.Parse(funded.Psbt)
+// it does not show: exactly one output pays the contract, exactly the amount, and what
+// is our own is there.
+func readFunding(funded, signed, script, own []byte, amount ln.Sat) (out.Tx, error) {
+	packet, err := psbts.Parse(funded)
 	if err != nil {
 		return out.Tx{}, fmt.Errorf("the wallet's PSBT cannot be read: %w", err)
 	}
@@ -234,7 +277,7 @@ func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (ou
 			found++
 		case bytes.Equal(o.PkScript, script):
 			found = 2
-		case int32(i) == funded.ChangeIndex: //nolint:gosec // an index
+		case bytes.Equal(o.PkScript, own):
 			tx.ChangeOutpoint, tx.ChangeSat = op, ln.Sat(o.Value) //nolint:gosec // not negative
 		}
 	}
@@ -247,7 +290,7 @@ func readFunding(funded ln.FundedPsbt, signed, script []byte, amount ln.Sat) (ou
 
 // releaseCoins gives back every coin leased under the id.
 func (e *Engine) releaseCoins(ctx context.Context, id [32]byte) error {
-	_, err := leases.Release(ctx, e.node.Wallet, id)
+	_, err := leases.Release(ctx, e.node.Coins, id)
 	return err
 }
 
@@ -407,30 +450,6 @@ func (e *Engine) forgetTxs(ctx context.Context, swap string, ids []ln.TxID) erro
 		}
 	}
 	return nil
-}
-
-// bumpHtlc asks lnd's sweeper for a child of the change that lifts both to the
-// rate. lnd prices the child alone.
-func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error {
-	const childWU, dust = 450, 330
-	want, err := min(f.PackageRate, e.cfg.Ceiling).Fee(f.Tx.WeightWU + childWU)
-	if err != nil || want <= f.Tx.MinerSat || f.Tx.ChangeSat <= dust {
-		return err
-	}
-	vbytes := uint64(childWU+3) / 4
-	rate := (uint64(want-f.Tx.MinerSat) + vbytes - 1) / vbytes
-	rate = min(rate, uint64(f.Tx.ChangeSat-dust)/(vbytes+2))
-	if rate == 0 {
-		return nil
-	}
-	// lnd's sweeper wants a budget that leaves the rate room to rise.
-	budget := min(f.Tx.ChangeSat-dust, ln.Sat(2*rate*vbytes))
-	err = e.node.Chain.BumpFee(ctx, f.Tx.ChangeOutpoint, rate, budget)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		e.log.Warn("lnd would not bump a swap's transaction", zap.String("swap", id), zap.Error(err))
-		return nil
-	}
-	return err
 }
 
 func secretOf(p ln.Preimage) *swaps.Secret {

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/btcutil/psbt"
@@ -51,6 +53,24 @@ type fakeNode struct {
 	forgot []ln.TxID
 	// outputs are transactions that pay scripts, by script.
 	outputs map[string]ln.ConfEvent
+	// bumps were asked for.
+	bumps []bump
+	// keepsLess has it leave less change than it was asked for.
+	keepsLess bool
+	// wallet are the wallet's transactions, as far as a test cares.
+	wallet []ln.WalletTx
+	// late are payments that it knows of once it was asked in vain after they were sent.
+	late map[ln.Hash]ln.Payment
+	// wanted counts the transactions that were asked for.
+	wanted int
+	// unconfirmed coins are on their way, locked are leased or were once.
+	unconfirmed, locked ln.Sat
+}
+
+type bump struct {
+	op          ln.Outpoint
+	satPerVByte uint64
+	budget      ln.Sat
 }
 
 // invoice is what fake clients' invoices say: their text is their hash.
@@ -102,6 +122,10 @@ func (n *fakeNode) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, er
 	if n.away {
 		return ln.Payment{}, ln.ErrUnavailable
 	}
+	if p, ok := n.late[hash]; ok && n.payments[hash].Hash == hash && n.payments[hash].State == ln.PaymentUnknown {
+		n.payments[hash] = p
+		return ln.Payment{Hash: hash, State: ln.PaymentUnknown}, nil
+	}
 	if p, ok := n.payments[hash]; ok {
 		return p, nil
 	}
@@ -125,7 +149,7 @@ func newFakeNode() *fakeNode {
 }
 
 func (n *fakeNode) node() Node {
-	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
+	return Node{Invoices: n, Sales: n, Wallet: n, Coins: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
 }
 
 // change runs f and wakes whoever follows something.
@@ -236,41 +260,41 @@ func (n *fakeNode) pay(hash ln.Hash) {
 	})
 }
 
-func (n *fakeNode) FundPsbt(_ context.Context, r ln.FundOutput) (ln.FundedPsbt, error) {
+func (n *fakeNode) FundKeeping(_ context.Context, r ln.FundKeeping) ([]byte, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.leases {
 		if l.ID == r.LeaseID {
-			return ln.FundedPsbt{}, errors.New("insufficient funds")
+			return nil, errors.New("insufficient funds")
 		}
 	}
-	n.funded++
-	address, err := btcutil.DecodeAddress(r.Address, &chaincfg.RegressionNetParams)
-	if err != nil {
-		return ln.FundedPsbt{}, err
-	}
-	script, err := txscript.PayToAddrScript(address)
-	if err != nil {
-		return ln.FundedPsbt{}, err
-	}
-	own := append([]byte{txscript.OP_1, 32}, bytes.Repeat([]byte{3}, 32)...)
 	fee, _ := r.FeeRate.Fee(640)
+	n.wanted++
+	if n.coins < r.AmountSat+fee+r.LeastSat {
+		return nil, errors.New("insufficient funds")
+	}
+	n.funded++
+	own := append([]byte{txscript.OP_1, 32}, bytes.Repeat([]byte{3}, 32)...)
 	tx := wire.NewMsgTx(2)
 	coin := ln.Outpoint{TxID: ln.TxID{1}, Index: uint32(n.funded)}
 	tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: chainhash.Hash(coin.TxID), Index: coin.Index}, nil, nil))
-	tx.AddTxOut(wire.NewTxOut(int64(n.coins-r.AmountSat-fee), own))
-	tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), script))
+	change := n.coins - r.AmountSat - fee
+	if n.keepsLess {
+		change = r.LeastSat - 1
+	}
+	tx.AddTxOut(wire.NewTxOut(int64(change), r.OwnScript))
+	tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), r.Script))
 	packet, err := psbt.NewFromUnsignedTx(tx)
 	if err != nil {
-		return ln.FundedPsbt{}, err
+		return nil, err
 	}
 	packet.Inputs[0].WitnessUtxo = wire.NewTxOut(int64(n.coins), own)
 	var raw bytes.Buffer
 	if err := packet.Serialize(&raw); err != nil {
-		return ln.FundedPsbt{}, err
+		return nil, err
 	}
 	n.leases = append(n.leases, ln.Lease{ID: r.LeaseID, Outpoint: coin})
-	return ln.FundedPsbt{Psbt: raw.Bytes(), ChangeIndex: 0}, nil
+	return raw.Bytes(), nil
 }
 
 func (n *fakeNode) FinalizePsbt(_ context.Context, raw []byte) ([]byte, error) {
@@ -283,6 +307,24 @@ func (n *fakeNode) FinalizePsbt(_ context.Context, raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	err = tx.Serialize(&out)
 	return out.Bytes(), err
+}
+
+func (n *fakeNode) LeaseCoin(_ context.Context, id [32]byte, op ln.Outpoint, _ time.Duration) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.leases {
+		if l.Outpoint == op && l.ID != id {
+			return ln.ErrLeased
+		}
+	}
+	n.leases = append(n.leases, ln.Lease{ID: id, Outpoint: op})
+	return nil
+}
+
+func (n *fakeNode) Transactions(context.Context, int32) ([]ln.WalletTx, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.wallet), nil
 }
 
 func (n *fakeNode) ListLeases(context.Context) ([]ln.Lease, error) {
@@ -305,7 +347,9 @@ func (n *fakeNode) ReleaseCoin(_ context.Context, id [32]byte, op ln.Outpoint) e
 }
 
 func (n *fakeNode) WalletBalance(context.Context) (ln.Balances, error) {
-	return ln.Balances{ConfirmedSat: n.coins}, nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return ln.Balances{ConfirmedSat: n.coins, UnconfirmedSat: n.unconfirmed, LockedSat: n.locked}, nil
 }
 
 func (n *fakeNode) Publish(_ context.Context, raw []byte, _ string) error {
@@ -331,7 +375,12 @@ func (n *fakeNode) ForgetTx(_ context.Context, id ln.TxID) error {
 	return ln.ErrNotFound
 }
 
-func (n *fakeNode) BumpFee(context.Context, ln.Outpoint, uint64, ln.Sat) error { return nil }
+func (n *fakeNode) BumpFee(_ context.Context, op ln.Outpoint, satPerVByte uint64, budget ln.Sat) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bumps = append(n.bumps, bump{op, satPerVByte, budget})
+	return nil
+}
 
 func (n *fakeNode) EstimateFee(_ context.Context, target int32) (rate, relay ln.FeeRateSatPerKW, err error) {
 	n.mu.Lock()

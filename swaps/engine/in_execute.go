@@ -105,7 +105,7 @@ func (e *Engine) probe(ctx context.Context, p in.Plan) ([]in.Event, error) {
 		if err != nil {
 			// Whether lnd goes on with it, only lnd's list of payments says.
 			why := err.Error()
-			if known, err = e.node.Payments.TrackPayment(ctx, p.ProbeHash); err != nil {
+			if known, err = e.trackCutOff(ctx, p.ProbeHash); err != nil {
 				return nil, err
 			}
 			if known.State == ln.PaymentUnknown {

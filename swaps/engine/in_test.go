@@ -544,6 +544,28 @@ func TestClientsThatHoldTheirProbes(t *testing.T) {
 	require.ErrorIs(t, hold(30, "a"), errkind.Unavailable, "there are places again")
 }
 
+// A probe whose call was cut off, and that lnd records a moment later, is held: the client
+// keeps its place.
+func TestAProbeThatLndKnowsLater(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	r.stop()
+	r.probeFor = 80 * time.Millisecond
+	r.start()
+	r.unknownFor = time.Millisecond
+	p := ln.Preimage{1}
+	hash := ProbeHash(p.Hash())
+	wish := r.wishIn(p, 250_000)
+	r.node.change(func() {
+		r.node.late = map[ln.Hash]ln.Payment{hash: {Hash: hash, State: ln.PaymentInFlight}}
+		r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+			return ln.Payment{Hash: h, State: ln.PaymentUnknown}, context.DeadlineExceeded
+		}
+	})
+	_, err := r.OfferIn(r.ctx, wish)
+	require.ErrorIs(t, err, errkind.Unavailable)
+	require.Equal(t, "probe_held", r.inState(p).StateName())
+}
+
 // wishAgain has the wallet give every probe back.
 func (r *rig) wishAgain(p ln.Preimage) {
 	r.node.change(func() {

@@ -53,6 +53,19 @@ func (e *Engine) trackIn(ctx context.Context, id string, hash ln.Hash) ([]in.Eve
 	}
 }
 
+// trackCutOff is what lnd says of a payment whose call was cut off: that it knows of
+// none counts once it has said so for a while.
+func (e *Engine) trackCutOff(ctx context.Context, hash ln.Hash) (ln.Payment, error) {
+	p, err := e.node.Payments.TrackPayment(ctx, hash)
+	if err != nil || p.State != ln.PaymentUnknown {
+		return p, err
+	}
+	if err := pace.Pause(ctx, e.unknownFor); err != nil {
+		return p, err
+	}
+	return e.node.Payments.TrackPayment(ctx, hash)
+}
+
 // lookForPayment looks for the proof that in.LookForPayment describes. It asks lnd for
 // the tip first: what is listed then is no older.
 func (e *Engine) lookForPayment(ctx context.Context, id string, hash ln.Hash) ([]in.Event, error) {

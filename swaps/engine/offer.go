@@ -115,8 +115,10 @@ func (e *Engine) outRoom(ctx context.Context) (room, error) {
 	if err != nil {
 		return room{}, err
 	}
+	// What is leased is no part of lnd's balances; its locked balance goes on counting
+	// coins that are spent, for as long as their leases last.
 	var r room
-	if kept := e.cfg.ReserveSat + balances.LockedSat + balances.ReservedSat; balances.ConfirmedSat > kept {
+	if kept := e.cfg.ReserveSat + balances.ReservedSat; balances.ConfirmedSat > kept {
 		r.coins = balances.ConfirmedSat - kept
 	}
 	for _, c := range channels {
@@ -162,8 +164,13 @@ func (e *Engine) outFree(b *book, r room, caller string) (ln.Sat, ofCaller, erro
 		coins += in.Coins(s)
 	}
 	less := func(a, b ln.Sat) ln.Sat { return a - min(a, b) }
-	free := min(less(r.coins, coins), less(r.inbound, inbound), less(e.cfg.MaxOpenSat, open))
-	// What the transaction and the fee take besides the amount.
+	// What its transaction takes besides the amount: the change that can hurry it, and its
+	// fee.
+	change, err := e.cfg.leastChange(e.cfg.MaxSat)
+	if err != nil {
+		return 0, own, err
+	}
+	free := min(less(r.coins, coins+change), less(r.inbound, inbound), less(e.cfg.MaxOpenSat, open))
 	miner, err := e.maxMiner(e.cfg.Ceiling)
 	if err != nil {
 		return 0, own, err
@@ -240,6 +247,10 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 	if err != nil {
 		return out.Plan{}, err
 	}
+	change, err := e.cfg.leastChange(w.AmountSat)
+	if err != nil {
+		return out.Plan{}, err
+	}
 	var prepay ln.Preimage
 	if _, err := io.ReadFull(e.opt.Random, prepay[:]); err != nil {
 		return out.Plan{}, fmt.Errorf("draw the prepay's preimage: %w", err)
@@ -252,16 +263,21 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 	if err != nil {
 		return out.Plan{}, err
 	}
+	bumpAfter := e.cfg.BumpAfterBlocks
+	if later && bumpAfter > 0 {
+		// The client lets it wait, and pays less for that.
+		bumpAfter = max(bumpAfter, uint32(e.cfg.LaterTarget)) //nolint:gosec // blocks
+	}
 	plan := out.Plan{
 		Terms: htlc.Terms{
 			Hash: w.Hash, ExpiryHeight: w.ExpiryHeight, Sender: key.PubKey(), Receiver: w.Receiver,
 			SenderInternal: key.PubKey(), ReceiverInternal: w.Receiver,
 		},
-		AmountSat: w.AmountSat, FeeSat: price.FeeSat, PrepaySat: price.PrepaySat, MaxMinerSat: maxMiner,
+		AmountSat: w.AmountSat, FeeSat: price.FeeSat, PrepaySat: price.PrepaySat, MaxMinerSat: maxMiner, LeastChangeSat: change,
 		PrepayPreimage: swaps.NewSecret(prepay), Later: later, AcceptBy: latest(w.PublishBy, now, e.cfg.InvoiceExpiry).Add(e.cfg.AcceptGrace).UTC(),
 		InvoiceExpiry: e.cfg.InvoiceExpiry, FinalCltvDelta: w.ExpiryHeight - min(tip, w.ExpiryHeight) + e.cfg.MarginBlocks + delta + heightSlack,
 		MarginBlocks: e.cfg.MarginBlocks, HoldExpiryDelta: delta, MinPublishBlocks: e.cfg.MinPublishBlocks,
-		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: e.cfg.BumpAfterBlocks, Client: ln.Clip(w.Client, 100), Caller: w.Caller, Token: w.Token,
+		BuriedConfs: e.cfg.BuriedConfs, BumpAfterBlocks: bumpAfter, Client: ln.Clip(w.Client, 100), Caller: w.Caller, Token: w.Token,
 	}
 	if err := plan.Terms.Check(); err != nil {
 		return out.Plan{}, errkind.Newf(errkind.Invalid, "the swap's keys make no contract: %v", err)

@@ -221,10 +221,10 @@ func TestSwapsThatOpenAChannelAreRefused(t *testing.T) {
 	// What waits for a deposit is not promised to swaps out.
 	terms, err := r.OutTerms(r.ctx)
 	require.NoError(t, err)
-	r.node.change(func() { r.node.coins = 2_000_000 })
+	r.node.change(func() { r.node.coins = 2_100_000 })
 	less, err := r.OutTerms(r.ctx)
 	require.NoError(t, err)
-	require.Less(t, less.MaxSat, min(terms.MaxSat, 2_000_000-3*500_000))
+	require.Less(t, less.MaxSat, min(terms.MaxSat, 2_100_000-3*500_000))
 	// Who never deposits keeps no place.
 	r.node.mine(145, false)
 	require.Eventually(t, func() bool { return in.Final(r.inState(ln.Preimage{10})) }, 20*time.Second, 5*time.Millisecond)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -20,13 +21,18 @@ type Invoices interface {
 	CancelInvoice(ctx context.Context, hash ln.Hash) error
 }
 
-// Wallet funds outputs. Coins leased under one id are nobody else's.
+// Wallet funds outputs.
 type Wallet interface {
-	FundPsbt(ctx context.Context, r ln.FundOutput) (ln.FundedPsbt, error)
+	FundKeeping(ctx context.Context, r ln.FundKeeping) (psbt []byte, err error)
 	FinalizePsbt(ctx context.Context, psbt []byte) (rawTx []byte, err error)
+	WalletBalance(ctx context.Context) (ln.Balances, error)
+}
+
+// Coins leased under one id are nobody else's: ln.ErrLeased.
+type Coins interface {
+	LeaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint, d time.Duration) error
 	ListLeases(ctx context.Context) ([]ln.Lease, error)
 	ReleaseCoin(ctx context.Context, id [32]byte, op ln.Outpoint) error
-	WalletBalance(ctx context.Context) (ln.Balances, error)
 }
 
 // Chain publishes and watches. Publish takes a known transaction as success.
@@ -43,6 +49,8 @@ type Chain interface {
 // Records are the wallet's transactions. ForgetTx takes one out that can never
 // confirm; ln.ErrNotFound says that there is none.
 type Records interface {
+	// Transactions are those from a height on, and unconfirmed ones.
+	Transactions(ctx context.Context, fromHeight int32) ([]ln.WalletTx, error)
 	ForgetTx(ctx context.Context, id ln.TxID) error
 }
 
@@ -116,6 +124,7 @@ type Node struct {
 	Invoices Invoices
 	Sales    Sales
 	Wallet   Wallet
+	Coins    Coins
 	Chain    Chain
 	Records  Records
 	Keys     Keys

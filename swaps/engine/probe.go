@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -21,7 +22,7 @@ import (
 
 // Probes for the asking lock the gateway's money and fill lnd's list of payments:
 // so few of them, and few at a time. A client that holds one keeps its place until
-// it gives it back.
+// it gives it back, also over a restart: they are written down before they are sent.
 const (
 	probeEvery    = 10 * time.Second
 	probeBurst    = 4
@@ -33,6 +34,9 @@ const (
 	askFor = 8 * time.Second
 	// probeFinalDelta is lnd's final delta of invoices.
 	probeFinalDelta = 80
+	// probeOverAfter is how many blocks after its last time lock a probe that lnd still
+	// calls in flight is none: it can lose one in a restart, and calls it so for ever.
+	probeOverAfter = 144
 )
 
 // RouteWish is a client's question whether it could be paid.
@@ -45,17 +49,15 @@ type RouteWish struct {
 
 // probes bounds them.
 type probes struct {
-	all   *rate.Limiter
-	slots chan struct{}
+	all *rate.Limiter
 
 	mu      sync.Mutex
+	taken   int
 	callers map[string]*rate.Limiter
 }
 
 func newProbes() *probes {
-	return &probes{
-		all: rate.NewLimiter(rate.Every(allProbeEvery), allProbeBurst), slots: make(chan struct{}, probesAtOnce), callers: map[string]*rate.Limiter{},
-	}
+	return &probes{all: rate.NewLimiter(rate.Every(allProbeEvery), allProbeBurst), callers: map[string]*rate.Limiter{}}
 }
 
 // admit takes a place that free gives back.
@@ -73,11 +75,69 @@ func (p *probes) admit(caller string, now time.Time) (free func(), err error) {
 	if !own.AllowN(now, 1) || !p.all.AllowN(now, 1) {
 		return nil, errkind.New(errkind.Exhausted, "too many probes: ask for a quote without one, or again in a minute")
 	}
-	select {
-	case p.slots <- struct{}{}:
-		return func() { <-p.slots }, nil
-	default:
+	if p.taken >= probesAtOnce {
 		return nil, errkind.New(errkind.Exhausted, "too many probes are under way: ask for a quote without one, or again in a minute")
+	}
+	p.taken++
+	return p.free, nil
+}
+
+func (p *probes) free() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken--
+}
+
+// loadProbes gives the probes that an earlier process left their places again.
+func (e *Engine) loadProbes(ctx context.Context) error {
+	var left []swapsstore.Probe
+	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		left, err = swapsstore.Probes(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.probes.mu.Lock()
+	defer e.probes.mu.Unlock()
+	for _, p := range left {
+		e.probes.taken++
+		e.spawn(func() { e.probeEnds(p) })
+	}
+	return nil
+}
+
+// probeEnds waits until lnd has a probe's money back, forgets it and frees its place.
+func (e *Engine) probeEnds(p swapsstore.Probe) {
+	for unknown := false; ; {
+		wait, done := context.WithTimeout(e.ctx, trackFor)
+		now, err := e.node.Payments.WaitPayment(wait, p.Hash)
+		done()
+		if err == nil && now.State != ln.PaymentInFlight && (now.State != ln.PaymentUnknown || unknown) {
+			break
+		}
+		pause := time.Second
+		if unknown = err == nil && now.State == ln.PaymentUnknown; unknown {
+			pause = e.unknownFor // see there
+		}
+		if e.moment().Height > p.UntilHeight {
+			e.log.Warn("lnd calls a probe in flight whose time locks are long over: it holds no place any more", zap.Stringer("hash", p.Hash))
+			break
+		}
+		if pace.Pause(e.ctx, pause) != nil {
+			return // the next process goes on
+		}
+	}
+	e.dropProbe(p)
+	e.probes.free()
+}
+
+func (e *Engine) dropProbe(p swapsstore.Probe) {
+	for {
+		err := e.db.WriteFenced(e.ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error { return swapsstore.DropProbe(ctx, tx, p.Hash) })
+		if err == nil || pace.Pause(e.ctx, time.Second) != nil {
+			return
+		}
 	}
 }
 
@@ -102,27 +162,22 @@ func (e *Engine) ProbeRoute(ctx context.Context, w RouteWish) error {
 	if err == nil {
 		err = e.draw(probe.Hash[:], probe.PaymentAddr[:])
 	}
+	kept := swapsstore.Probe{Hash: probe.Hash, UntilHeight: e.moment().Height + probe.CltvLimit + probeOverAfter}
+	if err == nil {
+		err = e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error { return swapsstore.AddProbe(ctx, tx, kept) })
+	}
 	if err != nil {
 		free()
 		return err
 	}
 	answer := make(chan error, 1)
 	begun := e.spawnForCall(func() {
-		defer free()
 		p, err := e.node.Payments.ProbeRoute(e.ctx, probe)
 		answer <- judgeProbe(p, err)
-		// The place is the probe's until lnd has its money back.
-		for (err != nil || p.State == ln.PaymentInFlight) && e.ctx.Err() == nil {
-			if p, err = e.node.Payments.WaitPayment(e.ctx, probe.Hash); err == nil && p.State == ln.PaymentUnknown {
-				return
-			}
-			if err != nil && pace.Pause(e.ctx, time.Second) != nil {
-				return
-			}
-		}
+		e.probeEnds(kept)
 	})
 	if !begun {
-		free()
+		// The next process finds that it was never sent.
 		return errStopping
 	}
 	select {

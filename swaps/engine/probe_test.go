@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -8,7 +9,9 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 )
 
 // A probe for the asking locks no more than it says, cannot be settled by anybody,
@@ -69,7 +72,70 @@ func TestAProbeThatIsHeld(t *testing.T) {
 			r.node.payments[p.Hash] = ln.Payment{Hash: p.Hash, State: ln.PaymentFailed}
 		}
 	})
-	r.sees("a place", func() bool { return len(r.probes.slots) == 0 })
+	r.sees("the places", func() bool { return r.placesTaken() == 0 })
+	require.Empty(t, r.probesKept())
+}
+
+func (r *rig) placesTaken() int {
+	r.probes.mu.Lock()
+	defer r.probes.mu.Unlock()
+	return r.probes.taken
+}
+
+func (r *rig) probesKept() (left []swapsstore.Probe) {
+	r.t.Helper()
+	require.NoError(r.t, r.db.Read(r.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+		left, err = swapsstore.Probes(ctx, tx)
+		return err
+	}))
+	return left
+}
+
+// Held probes keep their places over restarts, until lnd has the money back; one that was
+// never sent, or that lnd lost, frees its own.
+func TestHeldProbesOutliveARestart(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		r := newRig(t, cfg)
+		r.unknownFor = time.Millisecond
+		r.node.change(func() {
+			r.node.outcome = func(_ ln.InvoicePayment, h ln.Hash) (ln.Payment, error) {
+				return ln.Payment{Hash: h, State: ln.PaymentInFlight}, nil
+			}
+		})
+		for i := range probesAtOnce {
+			w := RouteWish{Caller: string(rune('a' + i)), AmountSat: 500_000, Target: ln.PubKey{2, 7}}
+			require.ErrorIs(t, r.ProbeRoute(r.ctx, w), errkind.Unavailable)
+		}
+		r.stop()
+		r.start()
+		require.Equal(t, probesAtOnce, r.placesTaken())
+		require.ErrorIs(t, r.ProbeRoute(r.ctx, RouteWish{Caller: "z", AmountSat: 500_000, Target: ln.PubKey{2, 7}}), errkind.Exhausted)
+		kept := r.probesKept()
+		require.Len(t, kept, probesAtOnce)
+		require.LessOrEqual(t, kept[0].UntilHeight, r.node.height+600)
+
+		// One is given back while sluiced is away, lnd never heard of another, and calls a
+		// third in flight for ever.
+		r.stop()
+		r.node.change(func() {
+			r.node.payments[kept[0].Hash] = ln.Payment{Hash: kept[0].Hash, State: ln.PaymentFailed}
+			delete(r.node.payments, kept[1].Hash)
+			r.node.height = kept[2].UntilHeight
+		})
+		r.start()
+		r.sees("two places", func() bool { return r.placesTaken() == 2 })
+		r.stop()
+		r.start()
+		require.Equal(t, 2, r.placesTaken())
+		r.node.mine(1, false)
+		require.NotEmpty(t, r.probesKept())
+		r.node.change(func() {
+			// lnd's word ends the wait for it; the third is still in flight then.
+			r.node.away = true
+		})
+		r.sees("no place", func() bool { return r.placesTaken() == 0 })
+		require.Empty(t, r.probesKept())
+	})
 }
 
 // One client takes neither all places nor all room.

@@ -61,6 +61,7 @@ func TestSwapsConserve(t *testing.T) {
 		for _, sw := range s.swaps {
 			ends[sw.end]++
 		}
+		ends["batches"] += s.batches()
 	}
 	t.Log(ends)
 }
@@ -77,13 +78,17 @@ type sim struct {
 	stop func()
 	up   bool
 
-	swaps []*simSwap
-	log   []string
+	channels *simChannels
+	swaps    []*simSwap
+	log      []string
 }
 
 // simSwap is a swap as its client has it.
 type simSwap struct {
-	in       bool
+	in bool
+	// open: its wallet has no channel.
+	open     bool
+	opened   OpenQuote
 	preimage ln.Preimage
 	amount   ln.Sat
 	begun    bool
@@ -92,10 +97,12 @@ type simSwap struct {
 	contract *htlc.Contract
 	// What the client does in this life.
 	pays, prepays, noShow, onChain, cancels bool
-	takes, givesKey, refunds, wrongAmount   bool
-	deposit                                 *wire.MsgTx
-	doubleSpent                             bool
-	end                                     string
+	// byKey: it sweeps with the gateway's signature, hasty: and asks for it before it paid.
+	byKey, hasty                          bool
+	takes, givesKey, refunds, wrongAmount bool
+	deposit                               *wire.MsgTx
+	doubleSpent                           bool
+	end                                   string
 }
 
 func newSim(t *testing.T, db *store.DB, faults *storetest.Faults, seed uint64) *sim {
@@ -104,7 +111,11 @@ func newSim(t *testing.T, db *store.DB, faults *storetest.Faults, seed uint64) *
 	t.Cleanup(cancel)
 	faults.Restart()
 	require.NoError(t, storetest.Empty(ctx, db))
-	return &sim{db: db, faults: faults, rng: rand.New(rand.NewPCG(seed, 1)), node: newSimNode(seed), ctx: ctx}
+	node := newSimNode(seed)
+	return &sim{
+		db: db, faults: faults, rng: rand.New(rand.NewPCG(seed, 1)), node: node, ctx: ctx,
+		channels: &simChannels{node: node, opens: map[string]*simOpening{}, told: map[string]int{}},
+	}
 }
 
 func (s *sim) one(n int) bool { return s.rng.IntN(n) == 0 }
@@ -119,9 +130,10 @@ func (s *sim) start() error {
 		c := Defaults()
 		c.Network, c.Self = "regtest", ln.PubKey{2, 9}
 		c.MinSat, c.In.MinSat, c.In.ExpiryDelta, c.In.PayMarginBlocks, c.In.KeyFor = 100_000, 100_000, 200, 45, 5*time.Millisecond
-		c.In.WaitBlocks = uint32(s.rng.IntN(3))
+		c.In.WaitBlocks = uint32(s.rng.IntN(9))
+		c.In.Batch.MaxMembers, c.In.Batch.JoinBlocks = 12, 36
 		e, err := New(Options{
-			Node: s.node.ports(), DB: s.db, Params: &chaincfg.RegressionNetParams, Config: c, DecodeBolt11: s.node.invoice,
+			Node: s.node.ports(), Channels: s.channels, DB: s.db, Params: &chaincfg.RegressionNetParams, Config: c, DecodeBolt11: s.node.invoice,
 		})
 		if err != nil {
 			return err
@@ -167,10 +179,21 @@ func (s *sim) run() (err error) {
 		return err
 	}
 	defer func() { s.stop() }()
-	for i := range 1 + s.rng.IntN(3) {
-		s.swaps = append(s.swaps, s.plan(byte(i+1)))
+	count, crowd := 1+s.rng.IntN(3), s.one(6)
+	if crowd {
+		count = 4 + s.rng.IntN(7)
 	}
-	for range 45 {
+	for i := range count {
+		s.swaps = append(s.swaps, s.plan(byte(i+1)))
+		if crowd {
+			// Begun at once, so that they share transactions.
+			s.client(s.swaps[i])
+			if err := s.moves(); err != nil {
+				return err
+			}
+		}
+	}
+	for range 30 + 15*count {
 		if s.one(9) {
 			s.faults.CrashAt(1+s.rng.Int64N(12), storetest.Point(s.rng.IntN(2)))
 		}
@@ -189,8 +212,9 @@ func (s *sim) plan(n byte) *simSwap {
 	sw := &simSwap{
 		in: s.one(2), preimage: ln.Preimage{n, 1}, amount: ln.Sat(100_000 + 1_000*s.rng.IntN(900)),
 		pays: !s.one(6), prepays: !s.one(6), noShow: s.one(3), onChain: s.one(3), cancels: s.one(8),
-		takes: !s.one(5), givesKey: !s.one(3), refunds: !s.one(4), wrongAmount: s.one(8),
+		takes: !s.one(5), givesKey: !s.one(3), refunds: !s.one(4), wrongAmount: s.one(8), byKey: s.one(2), hasty: s.one(4),
 	}
+	sw.open = sw.in && s.one(3)
 	sw.key, _ = htlc.KeyFromShared([32]byte{31: n})
 	sw.internal = [32]byte{31: n + 100}
 	return sw
@@ -335,6 +359,8 @@ func (s *sim) client(sw *simSwap) {
 	ctx, cancel := context.WithTimeout(s.ctx, 40*time.Millisecond)
 	defer cancel()
 	switch {
+	case !sw.begun && sw.open:
+		s.beginOpen(sw)
 	case !sw.begun && sw.in:
 		s.beginIn(sw)
 	case !sw.begun:
@@ -388,7 +414,14 @@ func (s *sim) actOut(ctx context.Context, sw *simSwap) {
 		return
 	}
 	op, confirmed := s.output(sw)
-	if sw.noShow || !confirmed {
+	if !confirmed {
+		return
+	}
+	invoices, _ := out.InvoicesOf(inst.State)
+	if sw.hasty && !sw.onChain {
+		s.cosweeps(ctx, sw, op, invoices)
+	}
+	if sw.noShow {
 		return
 	}
 	if !sw.onChain {
@@ -396,7 +429,9 @@ func (s *sim) actOut(ctx context.Context, sw *simSwap) {
 		sw.onChain = s.one(2)
 		return
 	}
-	s.takes(sw, op)
+	if !sw.byKey || !s.cosweeps(ctx, sw, op, invoices) {
+		s.takes(sw, op)
+	}
 }
 
 // output is the contract's, if it is in the chain.
@@ -448,13 +483,7 @@ func (s *sim) beginIn(sw *simSwap) {
 			s.node.foreign[text] = ln.Bolt11{Hash: h, AmountMsat: msat, CreatedAt: time.Now(), Expiry: time.Hour, FinalCltvDelta: 40, Payee: ln.PubKey{2, 5}}
 		}
 		s.node.wallets[ProbeHash(hash)] = func(uint32) ln.PaymentState { return ln.PaymentFailed }
-		s.node.wallets[hash] = func(uint32) ln.PaymentState {
-			if sw.takes {
-				return ln.PaymentSucceeded
-			}
-			return ln.PaymentFailed
-		}
-		s.node.prices[hash] = simPay{sw.preimage, msat, 7_000}
+		s.takesPayment(sw, simPay{sw.preimage, msat, 7_000})
 	})
 	offer, err := s.e.OfferIn(ctx, InWish{
 		Hash: hash, Sender: sw.key.PubKey(), SenderInternal: internal.PubKey(), AmountSat: sw.amount, SwapInvoice: "swap" + hash.Short(), Probe: "probe" + hash.Short(), Client: "sim",
@@ -468,6 +497,17 @@ func (s *sim) beginIn(sw *simSwap) {
 		Hash: hash, ExpiryHeight: offer.ExpiryHeight, Sender: sw.key.PubKey(), Receiver: offer.Receiver, SenderInternal: internal.PubKey(), ReceiverInternal: offer.ReceiverInternal,
 	})
 	s.node.change(func() { s.node.chain.contracts[string(sw.contract.PkScript)] = true })
+}
+
+// takesPayment says what a client's wallet does with its payment.
+func (s *sim) takesPayment(sw *simSwap, price simPay) {
+	s.node.wallets[sw.preimage.Hash()] = func(uint32) ln.PaymentState {
+		if sw.takes {
+			return ln.PaymentSucceeded
+		}
+		return ln.PaymentFailed
+	}
+	s.node.prices[sw.preimage.Hash()] = price
 }
 
 func (s *sim) actIn(ctx context.Context, sw *simSwap) {
@@ -488,6 +528,10 @@ func (s *sim) actIn(ctx context.Context, sw *simSwap) {
 	s.node.mu.Lock()
 	paid := s.node.paid[sw.preimage.Hash()] > 0
 	s.node.mu.Unlock()
+	if paid && sw.givesKey && sw.open {
+		_ = s.e.GiveKey(ctx, sw.simWallet(), sw.preimage.Hash(), sw.internal)
+		return
+	}
 	if paid && sw.givesKey {
 		_ = s.e.PushKey(ctx, sw.preimage.Hash(), sw.internal)
 		return
@@ -609,6 +653,9 @@ func (s *sim) check() error {
 	var invoiced, paid int64
 	s.node.mu.Lock()
 	defer s.node.mu.Unlock()
+	if s.node.bad != nil {
+		return s.node.bad
+	}
 	for _, inv := range s.node.invoices {
 		switch inv.State {
 		case ln.InvoiceSettled:
@@ -646,6 +693,24 @@ func (s *sim) check() error {
 		}
 	}
 	return nil
+}
+
+// batches counts the transactions in the chain that take several contracts' outputs.
+func (s *sim) batches() (count int) {
+	for _, block := range s.node.chain.blocks {
+		for _, tx := range block {
+			contracts := 0
+			for _, in := range tx.TxIn {
+				if o := s.node.chain.outs[in.PreviousOutPoint]; o != nil && s.node.chain.contracts[string(o.PkScript)] {
+					contracts++
+				}
+			}
+			if contracts > 1 {
+				count++
+			}
+		}
+	}
+	return count
 }
 
 func (s *sim) balance(account ledger.Account) (msat int64, err error) {
@@ -690,6 +755,7 @@ func (s *sim) checkOut(sw *simSwap) error {
 	how := htlc.Spend("")
 	if exists {
 		how = s.spender(sw, tx.Outpoint)
+		sw.end += " " + string(how)
 	}
 	switch {
 	case taken && (!exists || how == htlc.SpendTimeout):
@@ -722,6 +788,12 @@ func (s *sim) checkIn(sw *simSwap) error {
 	}
 	sw.end = "in " + inst.State.StateName()
 	paid := s.node.paid[sw.preimage.Hash()] == 1
+	if sw.open {
+		sw.end = "open " + inst.State.StateName()
+		if err := s.checkOpen(sw, inst.State, paid); err != nil {
+			return err
+		}
+	}
 	ours := false
 	for op, spend := range s.node.chain.spent {
 		o := s.node.chain.outs[op]

@@ -7,9 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/btcutil/psbt"
-	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
@@ -26,6 +24,8 @@ type simNode struct {
 	// flaky calls of a hundred fail. The order of calls is not the seed's.
 	flaky int
 	luck  *rand.Rand
+	// steady: clients' wallets answer at once, and opens end well.
+	steady bool
 	// broken ends the streams that are open.
 	broken context.Context
 	snap   context.CancelFunc
@@ -37,7 +37,11 @@ type simNode struct {
 	held    map[ln.Hash]uint32
 	paid    map[ln.Hash]int
 	change_ []byte
+	// bad is what must never be asked of it.
+	bad error
 }
+
+func (n *simNode) blame(err error) { n.change(func() { n.bad = err }) }
 
 type simPay struct {
 	preimage  ln.Preimage
@@ -59,7 +63,7 @@ func newSimNode(seed uint64) *simNode {
 }
 
 func (n *simNode) ports() Node {
-	return Node{Invoices: n, Sales: n, Wallet: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
+	return Node{Invoices: n, Sales: n, Wallet: n, Coins: n, Chain: n, Records: n, Keys: n, Events: n, Payments: n}
 }
 
 // breakStreams is lnd's restart, as far as streams are concerned.
@@ -174,7 +178,7 @@ func (n *simNode) arrives(hash ln.Hash) {
 	})
 }
 
-func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt, err error) {
+func (n *simNode) FundKeeping(_ context.Context, r ln.FundKeeping) (f []byte, err error) {
 	err = n.twice(func() error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -192,19 +196,11 @@ func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt,
 			return errors.New("insufficient funds")
 		}
 		n.funded++
-		address, err := btcutil.DecodeAddress(r.Address, &chaincfg.RegressionNetParams)
-		if err != nil {
-			return err
-		}
-		script, err := txscript.PayToAddrScript(address)
-		if err != nil {
-			return err
-		}
 		fee, _ := r.FeeRate.Fee(640)
 		tx := wire.NewMsgTx(2)
 		tx.AddTxIn(wire.NewTxIn(coin, nil, nil))
-		tx.AddTxOut(wire.NewTxOut(2_000_000-int64(r.AmountSat+fee), n.change_))
-		tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), script))
+		tx.AddTxOut(wire.NewTxOut(2_000_000-int64(r.AmountSat+fee), r.OwnScript))
+		tx.AddTxOut(wire.NewTxOut(int64(r.AmountSat), r.Script))
 		packet, err := psbt.NewFromUnsignedTx(tx)
 		if err != nil {
 			return err
@@ -214,7 +210,7 @@ func (n *simNode) FundPsbt(_ context.Context, r ln.FundOutput) (f ln.FundedPsbt,
 		if err := packet.Serialize(&raw); err != nil {
 			return err
 		}
-		f = ln.FundedPsbt{Psbt: raw.Bytes()}
+		f = raw.Bytes()
 		return nil
 	})
 	return f, err
@@ -317,7 +313,7 @@ func (n *simNode) PayInvoice(ctx context.Context, r ln.InvoicePayment) (ln.Payme
 		n.payments[b.Hash] = ln.Payment{Hash: b.Hash, State: ln.PaymentInFlight, InFlight: 1}
 		// What is held expires before the limit.
 		n.held[b.Hash] = n.chain.height() + uint32(n.luck.IntN(int(min(r.CltvLimit, 30))))
-		if n.luck.IntN(3) > 0 {
+		if n.steady || n.luck.IntN(3) > 0 {
 			n.resolve(b.Hash)
 		}
 	})

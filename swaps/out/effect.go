@@ -57,11 +57,13 @@ type (
 		Coins       []ln.Outpoint `json:"coins,omitempty"`
 		Scripts     [][]byte      `json:"scripts,omitempty"`
 	}
-	// BumpHtlc lifts the transaction and a child from its change to the rate.
-	// The node replaces an earlier child.
+	// BumpHtlc lifts the transaction and a child from its change to the rate, for no
+	// more than MostSat. The node replaces an earlier child.
 	BumpHtlc struct {
+		LeaseID     [32]byte           `json:"lease_id"`
 		Tx          Tx                 `json:"tx"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
+		MostSat     ln.Sat             `json:"most_sat"`
 	}
 	// SettleSwap takes the held payment: SwapSettled, or SwapUnsettled when the
 	// node has given it back.

@@ -194,10 +194,10 @@ func (l Live) block(tip uint32, target ln.FeeRateSatPerKW) (State, []Effect, err
 	var effects []Effect
 	if l.ConfirmedHeight == 0 && l.Spent == "" && l.TakenHeight == 0 {
 		effects = append(effects, publish(l))
-		if l.lags(tip) && target > l.Rate {
+		if rate, ok := l.hurry(tip, target); ok {
 			// Asked again and again: lnd may have refused, or forgotten it.
-			l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
-			effects = append(effects, BumpHtlc{Tx: l.Tx, PackageRate: l.BumpRate})
+			l.BumpHeight, l.BumpRate = tip, rate
+			effects = append(effects, BumpHtlc{LeaseID: l.LeaseID(), Tx: l.Tx, PackageRate: rate, MostSat: l.MostBumpSat()})
 		}
 	}
 	if l.Due(tip) {
@@ -264,10 +264,25 @@ func (l Live) childRate(target ln.FeeRateSatPerKW) ln.FeeRateSatPerKW {
 	return max(target, swaps.Within(htlc.RefundWU, both-min(both, l.MinerSat)))
 }
 
-// lags: it has waited long enough for a bump, and has a handle to bump with.
-func (l Live) lags(tip uint32) bool {
-	since := max(l.SignedHeight, l.BumpHeight)
-	return l.BumpAfterBlocks > 0 && !l.ChangeOutpoint.IsZero() && tip >= since+l.BumpAfterBlocks
+// ChildWU is what a child of the change weighs.
+const ChildWU = 450
+
+// MostBumpSat is the most that hurrying the output ever costs.
+func (l Live) MostBumpSat() ln.Sat { return l.AmountSat / 2 }
+
+// hurry is what the funding transaction and a child are to pay together once it lags:
+// what the chain asks; and as the height comes near at which a client no longer dares
+// to take the output, a quarter more each time, whatever the estimates say. From the
+// expiry on the refund hurries it.
+func (l Live) hurry(tip uint32, target ln.FeeRateSatPerKW) (rate ln.FeeRateSatPerKW, ok bool) {
+	wait, last := l.BumpAfterBlocks, max(l.Rate, l.BumpRate)
+	rate = max(target, l.BumpRate)
+	if tip+l.MinPublishBlocks >= l.PublishByHeight() {
+		wait, rate = min(wait, refundEvery), max(target, last+last/4+1)
+	}
+	rate = min(rate, swaps.Within(l.WeightWU+ChildWU, l.MinerSat+l.MostBumpSat()))
+	lags := wait > 0 && tip >= max(l.SignedHeight, l.BumpHeight)+wait
+	return rate, lags && rate > l.Rate && !l.ChangeOutpoint.IsZero() && !l.Due(tip)
 }
 
 // settle names the state that the facts amount to.

@@ -250,6 +250,73 @@ func TestARefundOfAnUnconfirmedOutput(t *testing.T) {
 	require.ErrorIs(t, err, ErrRefunding)
 }
 
+// A funding transaction that lags is hurried: to what the chain asks; near the height
+// at which a client no longer takes the output a quarter more each time, whatever the
+// estimates say; and never for more than half of the amount. Then the refund does it.
+func TestAFundingThatLagsIsHurried(t *testing.T) {
+	m := moment(100)
+	s, _ := walk(t, Offered{testPlan()}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegPrepay, 500, ""}, PaymentHeld{m, LegSwap, 500, ""}, HtlcFunded{m, testTx()}, PrepaySettled{m})
+	bump := func(effects []Effect) (f BumpHtlc, ok bool) {
+		for _, e := range effects {
+			if b, is := e.(BumpHtlc); is {
+				return b, true
+			}
+		}
+		return f, false
+	}
+	quiet := func(height uint32, target ln.FeeRateSatPerKW) {
+		t.Helper()
+		_, effects := walk(t, s, NewBlock{moment(height), target})
+		_, hurried := bump(effects)
+		require.False(t, hurried)
+	}
+	hurried := func(height uint32, target, want ln.FeeRateSatPerKW) {
+		t.Helper()
+		next, effects := walk(t, s, NewBlock{moment(height), target})
+		f, ok := bump(effects)
+		require.True(t, ok)
+		require.Equal(t, want, f.PackageRate)
+		require.Equal(t, testTx().ChangeOutpoint, f.Tx.ChangeOutpoint)
+		require.Equal(t, ln.Sat(250_000), f.MostSat)
+		s = next
+	}
+	quiet(102, 10_000)
+	quiet(110, 300)
+	hurried(103, 1_000, 1_000)
+	quiet(105, 5_000)
+	hurried(106, 800, 1_000)
+	hurried(109, 0, 1_000)
+	hurried(112, 6_000, 6_000)
+	// Thirty blocks before the last thirty.
+	hurried(239, 0, 6_000)
+	hurried(242, 0, 7_501)
+	hurried(245, 20_000, 20_000)
+	last := ln.FeeRateSatPerKW(20_000)
+	for height := uint32(248); height < testExpiry; height += 3 {
+		most := swaps.Within(testTx().WeightWU+ChildWU, 250_000+testTx().MinerSat)
+		last = min(last+last/4+1, most)
+		hurried(height, 0, last)
+		fee, err := last.Fee(testTx().WeightWU + ChildWU)
+		require.NoError(t, err)
+		require.LessOrEqual(t, fee, 250_000+testTx().MinerSat)
+	}
+	require.Equal(t, swaps.Within(testTx().WeightWU+ChildWU, 250_000+testTx().MinerSat), last)
+	quiet(300, 1_000_000)
+	// A client that paid is owed its output, however late.
+	paid, _ := walk(t, s, PreimagePushed{moment(290), testPreimage()}, SwapSettled{moment(290)})
+	s = paid
+	hurried(310, 0, last)
+
+	// One whose client lets it wait, waits.
+	plan := testPlan()
+	plan.Later, plan.BumpAfterBlocks = true, 36
+	s, _ = walk(t, Offered{plan}, InvoicesMade{m, Invoices{SwapInvoice: "a", PrepayInvoice: "b"}},
+		PaymentHeld{m, LegPrepay, 500, ""}, PaymentHeld{m, LegSwap, 500, ""}, HtlcFunded{m, testTx()}, PrepaySettled{m})
+	quiet(135, 10_000)
+	hurried(136, 10_000, 10_000)
+}
+
 func names(effects []Effect) (out []string) {
 	for _, f := range effects {
 		out = append(out, f.EffectName())

@@ -17,6 +17,9 @@ type Plan struct {
 	PrepaySat ln.Sat     `json:"prepay_sat"`
 	// MaxMinerSat is the most that the funding transaction may pay.
 	MaxMinerSat ln.Sat `json:"max_miner_sat"`
+	// LeastChangeSat is what the funding transaction leaves to the wallet at least: a child
+	// of that hurries it.
+	LeastChangeSat ln.Sat `json:"least_change_sat,omitempty"`
 	// PrepayPreimage is drawn at random.
 	PrepayPreimage swaps.Secret `json:"prepay_preimage"`
 	// Later: the client lets the publication wait, at a lower fee.
@@ -363,13 +366,13 @@ func MayCosign(s State) bool {
 	return ok && l.Settled && l.Preimage != nil
 }
 
-// Promised is what the state may still take from the wallet: the amount and
-// the most that funding it may pay.
+// Promised is what the state may still take from the wallet: the amount, the most
+// that funding it may pay, and the change that it must leave.
 func Promised(s State) ln.Sat {
 	switch s.(type) {
 	case Offered, Invoiced, Funding:
 		p := PlanOf(s)
-		return p.AmountSat + p.MaxMinerSat
+		return p.AmountSat + p.MaxMinerSat + p.LeastChangeSat
 	}
 	return 0
 }

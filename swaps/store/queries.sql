@@ -13,3 +13,12 @@ INSERT INTO swaps_secrets (name, secret, made_ms) VALUES ($1, $2, $3) ON CONFLIC
 
 -- name: GetSecret :one
 SELECT secret FROM swaps_secrets WHERE name = $1;
+
+-- name: InsertProbe :exec
+INSERT INTO swaps_probes (hash, until_height) VALUES ($1, $2);
+
+-- name: ListProbes :many
+SELECT * FROM swaps_probes ORDER BY hash;
+
+-- name: DeleteProbe :exec
+DELETE FROM swaps_probes WHERE hash = $1;

@@ -73,3 +73,42 @@ func Record(ctx context.Context, tx *store.Tx, r quote.Rates, forget time.Time) 
 	}
 	return nil
 }
+
+// Probe is a payment that nobody can settle, sent to see whether a client can be paid.
+type Probe struct {
+	Hash ln.Hash
+	// UntilHeight is when none of its HTLCs can be held any more.
+	UntilHeight uint32
+}
+
+// AddProbe keeps a probe before it is sent.
+func AddProbe(ctx context.Context, tx *store.Tx, p Probe) error {
+	if err := swapsdb.New(tx).InsertProbe(ctx, swapsdb.InsertProbeParams{Hash: p.Hash[:], UntilHeight: int64(p.UntilHeight)}); err != nil {
+		return fmt.Errorf("keep a probe: %w", err)
+	}
+	return nil
+}
+
+// Probes are those that may still lock money.
+func Probes(ctx context.Context, tx *store.Tx) ([]Probe, error) {
+	rows, err := swapsdb.New(tx).ListProbes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the probes: %w", err)
+	}
+	out := make([]Probe, 0, len(rows))
+	for _, r := range rows {
+		if len(r.Hash) != len(ln.Hash{}) {
+			return nil, fmt.Errorf("a probe's hash has %d bytes", len(r.Hash))
+		}
+		out = append(out, Probe{Hash: ln.Hash(r.Hash), UntilHeight: uint32(r.UntilHeight)}) //nolint:gosec // a height
+	}
+	return out, nil
+}
+
+// DropProbe forgets a probe whose money is back.
+func DropProbe(ctx context.Context, tx *store.Tx, hash ln.Hash) error {
+	if err := swapsdb.New(tx).DeleteProbe(ctx, hash[:]); err != nil {
+		return fmt.Errorf("forget a probe: %w", err)
+	}
+	return nil
+}

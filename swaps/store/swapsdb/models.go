@@ -4,6 +4,11 @@
 
 package swapsdb
 
+type SwapsProbe struct {
+	Hash        []byte
+	UntilHeight int64
+}
+
 type SwapsRate struct {
 	AtMs          int64
 	SoonSatPerKw  int64

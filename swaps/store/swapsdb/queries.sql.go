@@ -9,6 +9,15 @@ import (
 	"context"
 )
 
+const deleteProbe = `-- name: DeleteProbe :exec
+DELETE FROM swaps_probes WHERE hash = $1
+`
+
+func (q *Queries) DeleteProbe(ctx context.Context, hash []byte) error {
+	_, err := q.db.ExecContext(ctx, deleteProbe, hash)
+	return err
+}
+
 const deleteRatesBefore = `-- name: DeleteRatesBefore :exec
 DELETE FROM swaps_rates WHERE at_ms < $1
 `
@@ -27,6 +36,20 @@ func (q *Queries) GetSecret(ctx context.Context, name string) ([]byte, error) {
 	var secret []byte
 	err := row.Scan(&secret)
 	return secret, err
+}
+
+const insertProbe = `-- name: InsertProbe :exec
+INSERT INTO swaps_probes (hash, until_height) VALUES ($1, $2)
+`
+
+type InsertProbeParams struct {
+	Hash        []byte
+	UntilHeight int64
+}
+
+func (q *Queries) InsertProbe(ctx context.Context, arg InsertProbeParams) error {
+	_, err := q.db.ExecContext(ctx, insertProbe, arg.Hash, arg.UntilHeight)
+	return err
 }
 
 const insertRates = `-- name: InsertRates :exec
@@ -58,6 +81,33 @@ type InsertSecretParams struct {
 func (q *Queries) InsertSecret(ctx context.Context, arg InsertSecretParams) error {
 	_, err := q.db.ExecContext(ctx, insertSecret, arg.Name, arg.Secret, arg.MadeMs)
 	return err
+}
+
+const listProbes = `-- name: ListProbes :many
+SELECT hash, until_height FROM swaps_probes ORDER BY hash
+`
+
+func (q *Queries) ListProbes(ctx context.Context) ([]SwapsProbe, error) {
+	rows, err := q.db.QueryContext(ctx, listProbes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SwapsProbe
+	for rows.Next() {
+		var i SwapsProbe
+		if err := rows.Scan(&i.Hash, &i.UntilHeight); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ratesSince = `-- name: RatesSince :many
