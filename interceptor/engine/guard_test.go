@@ -25,7 +25,17 @@ func unrecorded(t *testing.T, lnd *fakeLnd, cfg store.Config) (guarded, known ln
 	t.Helper()
 	faults := new(storetest.Faults)
 	cfg.Hooks, cfg.RetryFor = faults.Hooks(), time.Millisecond
-	c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
+	db := storetest.Open(t, cfg)
+	c := startCar(t, lnd, db, "a", nil, func(e *engine.Config) {
+		// A busy machine may take seconds over what follows, and the lease cannot be renewed.
+		e.Acquire = func(ctx context.Context) (engine.Lease, error) {
+			l, err := icstore.New(db, leaseName).Acquire(ctx, store.LeaseConfig{Owner: "a", TTL: time.Minute})
+			if err != nil {
+				return nil, err
+			}
+			return l, nil
+		}
+	})
 	c.connected()
 	require.NoError(t, c.engine.ClaimRoutes(t.Context(), "jit", []interceptor.Route{{SCID: knownSCID}}))
 	faults.Set(storetest.Gone)
