@@ -218,7 +218,7 @@ func TestTheWalletDisappears(t *testing.T) {
 			}
 			n.node.Kill()
 			if !signs {
-				v = n.wait(v.ID, "failed")
+				n.wait(v.ID, "failed")
 				n.eventually("its coins are free", func() bool { return n.leases() == 0 })
 				n.eventually("its channel is forgotten", func() bool { return n.channels() == 0 })
 				require.Equal(t, n.before[0], n.wealth()[0], "it cost the gateway nothing")
