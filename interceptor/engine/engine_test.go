@@ -335,6 +335,30 @@ func TestLimitsRefuseWithAReason(t *testing.T) {
 	require.Equal(t, 3, c.engine.Status().HeldHtlcs)
 }
 
+// TestPartsAreRefusedTogether: what comes while another HTLC of its payment is being
+// refused goes back with it. Afterwards it may be the payer's next attempt.
+func TestPartsAreRefusedTogether(t *testing.T) {
+	faults := new(storetest.Faults)
+	cfg := storetest.SQLite(t)
+	cfg.Hooks, cfg.RetryFor = faults.Hooks(), time.Millisecond
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil, func(cfg *engine.Config) { cfg.MaxHeldPerChannel = 1 })
+	c.connected()
+	c.waitEvent(interceptor.EventOffered, lnd.add(1, jitSCID))
+	hash := ln.Hash{7}
+	faults.Set(storetest.Gone)
+	refused := lnd.addPart(1, jitSCID, hash)
+	require.Eventually(t, func() bool { return c.engine.Status().Unrecorded == 1 }, 20*time.Second, time.Millisecond)
+	sibling, other := lnd.addPart(2, jitSCID, hash), lnd.add(3, jitSCID)
+	require.Eventually(t, func() bool { return c.engine.Status().Unrecorded == 3 }, 20*time.Second, time.Millisecond)
+	faults.Set(storetest.Healthy)
+	c.waitEvent(interceptor.EventOffered, other)
+	lnd.until("both are failed", func() bool { return !lnd.htlcs[refused].pending && !lnd.htlcs[sibling].pending })
+	require.Contains(t, c.waitEvent(interceptor.EventDecided, sibling).Row.Reason, "another part of its payment")
+	c.waitEvent(interceptor.EventOffered, lnd.addPart(2, jitSCID, hash))
+	require.Equal(t, 3, c.engine.Status().HeldHtlcs)
+}
+
 func TestStandbyTakesOverWithinSeconds(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
 		lnd := newFakeLnd(t)
