@@ -39,7 +39,8 @@ type Payment struct {
 	// Since is when the first part came, Until when all go back at the latest.
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"`
-	// Wakes counts attempts to wake the wallet; the next one is due at NextWake.
+	// Wakes counts attempts to wake the wallet, but for those for a part that joined others;
+	// the next one is due at NextWake.
 	Wakes    uint32    `json:"wakes"`
 	NextWake time.Time `json:"next_wake,omitzero"`
 	// LastWake is when what the last attempt came to was known, and WokeHow that.
