@@ -21,6 +21,8 @@ func edges() []fsm.Edge {
 		{From: "collecting", Event: "part_arrived", To: "expired", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "part_gone", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "collecting", Event: "part_gone", To: "collecting"},
+		{From: "collecting", Event: "part_refused", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
+		{From: "collecting", Event: "part_refused", To: "collecting", Effects: []string{"refuse_parts"}},
 		{From: "collecting", Event: "part_settled", To: "forwarded", Effects: []string{"abandon_opening", "resume_parts", "watch_parts"}},
 		{From: "collecting", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening", "refuse_parts", "release_scid"}},
 		{From: "collecting", Event: "wallet_status", To: "offered", Effects: []string{"refuse_parts"}},

@@ -19,6 +19,8 @@ type (
 	PartArrived struct {
 		lsp.Moment
 		Htlc ln.InterceptedHtlc `json:"htlc"`
+		// Order numbers HTLCs as they came to the interceptor.
+		Order int64 `json:"order,omitempty"`
 		// Refusal says why no more may be held: a limit, judged in the
 		// transaction that stores this event. A part that would join is refused
 		// with it, and the set goes back whole.
@@ -35,6 +37,15 @@ type (
 		lsp.Moment
 		Key  ln.CircuitKey `json:"key"`
 		Text string        `json:"text"`
+	}
+	// PartRefused: the interceptor could not hold a part as it came, so that this
+	// machine never had it, and it went back.
+	PartRefused struct {
+		lsp.Moment
+		Key   ln.CircuitKey `json:"key"`
+		Hash  ln.Hash       `json:"payment_hash"`
+		Order int64         `json:"order"`
+		Text  string        `json:"text"`
 	}
 	// WalletStatus answers AskWallet.
 	WalletStatus struct {
@@ -110,6 +121,7 @@ type (
 func (Start) EventName() string            { return "start" }
 func (PartArrived) EventName() string      { return "part_arrived" }
 func (PartGone) EventName() string         { return "part_gone" }
+func (PartRefused) EventName() string      { return "part_refused" }
 func (WalletStatus) EventName() string     { return "wallet_status" }
 func (WalletOnline) EventName() string     { return "wallet_online" }
 func (OpeningUsable) EventName() string    { return "opening_usable" }

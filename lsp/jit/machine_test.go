@@ -71,6 +71,8 @@ func withheldEvents(s State) []Event {
 		Mapped{m, 43},
 		PartsResumed{m},
 		DatabaseRestored{m},
+		PartRefused{m, testPart(94, 0).Key, testPart(1, 0).Hash, 1, "full"},
+		PartRefused{m, testPart(94, 0).Key, stranger.Hash, 1, "full"},
 	}
 	if o.Last.IsZero() {
 		events = append(events,
@@ -156,6 +158,8 @@ func testEvents(s State) []Event {
 		PartArrived{Moment: m, Htlc: soon},
 		PartArrived{Moment: late, Htlc: testPart(5, 100_000_000)},
 		PartGone{m, testPart(1, 0).Key, "on chain"},
+		PartRefused{m, testPart(94, 0).Key, o.Hash, 1, "full"},
+		PartRefused{m, testPart(94, 0).Key, o.Hash, -1, "full"},
 		WalletStatus{Moment: m},
 		WalletStatus{Moment: m, Online: true},
 		WalletStatus{Moment: m, Online: true, Wait: true},

@@ -323,6 +323,42 @@ func TestWhatCannotBeResumedGoesBackTogether(t *testing.T) {
 	a.waits(t, e, 0, "failing")
 }
 
+// A part that the interceptor refused as it came is none of the payment's. Its siblings go
+// back with it, if they came before it: later ones are the payer's next attempt.
+func TestRefusedPartTakesItsSiblingsAlong(t *testing.T) {
+	for _, kind := range []HtlcEventKind{HtlcDecided, HtlcGone} {
+		a := withChannels(1_000_000)
+		e := a.start(t)
+		report := func(kind HtlcEventKind, n int, hash byte) {
+			a.attached()(HtlcEvent{Kind: kind, Order: int64(n), Htlc: ln.InterceptedHtlc{
+				Key: key(n), Hash: ln.Hash{hash}, IncomingMsat: 1_000_000, OutgoingMsat: 999_999, OutgoingSCID: 5,
+				IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
+			}})
+		}
+		report(HtlcOffered, 11, 1)
+		report(HtlcOffered, 12, 1)
+		report(HtlcOffered, 13, 2)
+		a.waits(t, e, 2, "held")
+		report(kind, 10, 1)
+		report(kind, 14, 2)
+		// Those of one payment are taken in order: once this one waits, the report of the
+		// earlier attempt has been taken.
+		report(HtlcOffered, 15, 1)
+		require.Eventually(t, func() bool {
+			list, err := e.List(t.Context(), &a.wallet)
+			return err == nil && len(list) == 1 && list[0].Hash == ln.Hash{1} && list[0].State == "held" && list[0].Htlcs == 3
+		}, time.Minute, 5*time.Millisecond)
+		require.Equal(t, [][]ln.CircuitKey{{key(13)}}, a.calls())
+		if kind == HtlcGone {
+			require.Eventually(t, func() bool {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				return len(a.acked) == 2
+			}, time.Minute, 5*time.Millisecond)
+		}
+	}
+}
+
 // What the interceptor does not report at an attachment is over: a process died after that
 // was acknowledged and before it was stored.
 func TestWhatIsNotReportedIsOver(t *testing.T) {
