@@ -20,6 +20,15 @@ import (
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
 	switch f := t.Effect.(type) {
 	case jit.AskWallet:
+		if f.Whole && e.world.online(f.Client) {
+			away, err := e.payerAway(ctx, t.ID)
+			if err != nil {
+				return nil, err
+			}
+			if away {
+				return []jit.Event{jit.WalletStatus{Moment: e.moment(), Online: true, Wait: true}}, nil
+			}
+		}
 		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf, f.Whole)
 		if err != nil {
 			return nil, err

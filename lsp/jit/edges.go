@@ -60,6 +60,8 @@ func edges() []fsm.Edge {
 		{From: "mapping", Event: "part_settled", To: "paid", Effects: []string{"abandon_opening"}},
 		{From: "mapping", Event: "mapped", To: "resuming", Effects: []string{"resume_parts", "watch_parts"}},
 		{From: "mapping", Event: "map_failed", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
+		{From: "mapping", Event: "payer_away", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
+		{From: "mapping", Event: "payer_away", To: "collecting", Effects: []string{"ask_wallet"}},
 		{From: "mapping", Event: "new_block", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},
 		{From: "mapping", Event: "new_block", To: "mapping"},
 		{From: "mapping", Event: "tick", To: "offered", Effects: []string{"abandon_opening", "refuse_parts"}},

@@ -51,8 +51,9 @@ type (
 	WalletStatus struct {
 		lsp.Moment
 		Online bool `json:"online"`
-		// Wait says that nothing was looked for: the set is not whole, or another
-		// payment to the wallet has its turn. WalletOnline comes when it has passed.
+		// Wait says that nothing was looked for: the set is not whole, another payment
+		// to the wallet has its turn, or the channel that a part came over is not
+		// active. WalletOnline comes when that has passed.
 		Wait bool `json:"wait,omitempty"`
 		// Room is an active channel to the wallet through which the asked
 		// amount fits now; zero when there is none.
@@ -63,7 +64,8 @@ type (
 		// coins. Zero: it may.
 		Refusal lsp.Reason `json:"refusal,omitzero"`
 	}
-	// WalletOnline: the wallet's node connected, or it is this payment's turn.
+	// WalletOnline: the wallet's node connected, it is this payment's turn, or its
+	// payer is back.
 	WalletOnline struct{ lsp.Moment }
 	// OpeningUsable: the named open's channel can carry the payment.
 	OpeningUsable struct {
@@ -90,6 +92,12 @@ type (
 		lsp.Moment
 		Via  ln.SCID `json:"via"`
 		Text string  `json:"text"`
+	}
+	// PayerAway: the channel that a part came over is not active. lnd would fail what it
+	// is told to forward now.
+	PayerAway struct {
+		lsp.Moment
+		Via ln.SCID `json:"via"`
 	}
 	// PartsResumed: lnd was told to forward all parts.
 	PartsResumed struct{ lsp.Moment }
@@ -128,6 +136,7 @@ func (OpeningUsable) EventName() string    { return "opening_usable" }
 func (OpeningFailed) EventName() string    { return "opening_failed" }
 func (Mapped) EventName() string           { return "mapped" }
 func (MapFailed) EventName() string        { return "map_failed" }
+func (PayerAway) EventName() string        { return "payer_away" }
 func (PartsResumed) EventName() string     { return "parts_resumed" }
 func (PartSettled) EventName() string      { return "part_settled" }
 func (PartFailed) EventName() string       { return "part_failed" }

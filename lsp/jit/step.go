@@ -398,6 +398,17 @@ func stepMapping(s Mapping, v Event) (State, []Effect, error) {
 		}
 		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
 			"the wallet's channel could not take the payment (%s): it went back; pay again", clip(v.Text)))
+	case PayerAway:
+		if v.Via != s.Via {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		// What was to wait for its wallet waits for its payer as well. Not over a
+		// channel that nothing funds yet: its client does not wait for long.
+		if until := s.within(s.Parts[0].At.Add(s.HoldFor)); v.At.Before(until) && s.HoldFor > 0 && !s.Withheld {
+			return Collecting{Offer: s.Offer, Held: s.Held, Deadline: until}, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
+			"the channel that the payment came over was not active when it was to be handed on: it went back; pay again"))
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)
