@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/hold"
 )
@@ -33,6 +34,8 @@ type away struct {
 	// channels of lnd's beside that one; onChannel hears of them.
 	channels  []ln.Channel
 	onChannel func(ln.ChannelEvent)
+	// hooks are those of the database.
+	hooks *store.Hooks
 	// otherwise is how an HTLC was decided by somebody else.
 	otherwise map[ln.CircuitKey]error
 }
@@ -182,7 +185,7 @@ func (a *away) offer(n int, msat ln.Msat, over ln.SCID) {
 func (a *away) start(t *testing.T) *Engine {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db")})
+	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db"), Hooks: a.hooks})
 	require.NoError(t, err)
 	require.NoError(t, fsm.Migrate(ctx, db))
 	e, err := New(Options{
@@ -357,6 +360,22 @@ func TestRefusedPartTakesItsSiblingsAlong(t *testing.T) {
 			}, time.Minute, 5*time.Millisecond)
 		}
 	}
+}
+
+// A payment of which the answer to its first commit was lost is not begun twice.
+func TestBegunOnce(t *testing.T) {
+	faults := new(storetest.Faults)
+	a := withChannels(1_000_000)
+	a.hooks = faults.Hooks()
+	e := a.start(t)
+	faults.LoseAnswer(1)
+	a.offer(1, 1_000_000, 5)
+	a.waits(t, e, 1, "held")
+	require.Eventually(t, func() bool { return len(e.Waiting(a.wallet)) == 1 }, time.Minute, time.Millisecond)
+	a.waits(t, e, 1, "held")
+	a.set(1, true)
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 1)
 }
 
 // What the interceptor does not report at an attachment is over: a process died after that

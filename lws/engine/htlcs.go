@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"go.uber.org/zap"
@@ -189,6 +190,8 @@ func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
 
 // offered takes an HTLC that the interceptor holds for us.
 func (e *Engine) offered(h ln.InterceptedHtlc, order int64) {
+	// fresh names the payment that it begins, also when it has to be tried again.
+	fresh := ""
 	for e.ctx.Err() == nil {
 		e.mu.Lock()
 		c, known := e.named(h.OutgoingSCID)
@@ -226,7 +229,12 @@ func (e *Engine) offered(h ln.InterceptedHtlc, order int64) {
 			continue
 		}
 		if id == "" {
-			id, err = e.begin(client, wish, h.Hash, v)
+			if fresh == "" {
+				fresh, err = e.newID(v.At)
+			}
+			if id = fresh; err == nil {
+				err = e.begin(id, client, wish, h.Hash, v)
+			}
 		} else {
 			err = e.tell(id, v)
 		}
@@ -262,18 +270,35 @@ func (e *Engine) sibling(client ln.PubKey, hash ln.Hash) string {
 	return ""
 }
 
-// begin creates the payment that an HTLC is the first part of.
-func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) (string, error) {
+func (e *Engine) newID(at time.Time) (string, error) {
 	e.mu.Lock()
-	id, err := ulid.New(ulid.Timestamp(v.At), e.ids)
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	id, err := ulid.New(ulid.Timestamp(at), e.ids)
 	if err != nil {
 		return "", fmt.Errorf("make an id: %w", err)
 	}
-	_, err = e.holds.Create(e.ctx, id.String(), hold.Fresh{Payment: hold.Payment{
-		ID: id.String(), Client: client, Hash: hash, Since: v.At, Until: v.At.Add(w.HoldFor),
+	return id.String(), nil
+}
+
+// begin creates the payment that an HTLC is the first part of. One that is there already
+// is of an earlier try, of which only the answer was lost.
+func (e *Engine) begin(id string, client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) error {
+	_, err := e.holds.Create(e.ctx, id, hold.Fresh{Payment: hold.Payment{
+		ID: id, Client: client, Hash: hash, Since: v.At, Until: v.At.Add(w.HoldFor),
 	}}, v)
-	return id.String(), err
+	if !errors.Is(err, store.ErrUnique) {
+		return err
+	}
+	inst, err := e.holds.Get(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !hold.Final(inst.State) {
+		e.remember(id, inst.State)
+	}
+	return nil
 }
 
 // execute carries out what a payment asks for.
