@@ -58,7 +58,8 @@ const (
 	// EventNearDeadline: few blocks are left before the interceptor fails it.
 	EventNearDeadline EventKind = "near_deadline"
 	// EventDecided: a decision is committed, by the handler or, with a reason,
-	// by the interceptor itself.
+	// by the interceptor itself. One that was never offered was refused as it came:
+	// what the handler holds of its payment from before (Row.ID) would wait for it.
 	EventDecided EventKind = "decided"
 	// EventGone: lnd no longer has the HTLC. Row.Outcome says how it ended, as
 	// far as known; an unknown outcome that becomes known comes again.

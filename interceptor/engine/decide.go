@@ -200,8 +200,9 @@ func (e *Engine) Rows(ctx context.Context, f interceptor.RowFilter) ([]intercept
 	return e.cfg.Rows.List(ctx, f)
 }
 
-// refuseLoop fails new HTLCs that cannot be held. lnd is asked first, as
-// before every first FAIL.
+// refuseLoop fails new HTLCs that cannot be held. lnd is asked first, as before
+// every first FAIL, unless the HTLC itself shows that no payment of ours rests on
+// it (see unpayable).
 func (e *Engine) refuseLoop(t *tenure) {
 	for {
 		select {
@@ -230,6 +231,20 @@ func (e *Engine) refuseLoop(t *tenure) {
 	}
 }
 
+// unpayable says that no payment of ours can be paid from an HTLC that is refused as it
+// came. Such a payment is sent only after its HTLC is on record as paying (law 4), and
+// this one never was on any: lnd added it after this tenure's first listing, so that no
+// predecessor was offered it, whatever a restored database has forgotten, and no handler
+// of this tenure has heard of it. If lnd is paying its hash all the same, that payment
+// rests on something else: a hold invoice, another HTLC, a swap. Were such HTLCs kept
+// until it is over, whoever knows the hash of one that lasts could fill a channel's slots
+// past every limit.
+func (e *Engine) unpayable(t *tenure, p pendingRow) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return p.refused && !t.class.Inherited(p.row.Key)
+}
+
 func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
 	e.mu.Lock()
 	p, ok := t.recording[key]
@@ -237,9 +252,12 @@ func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
 	if !ok || p.queued {
 		return nil
 	}
-	paying, err := e.isPaying(t.ctx, p.row.Hash)
-	if err != nil {
-		return err
+	var paying bool
+	var err error
+	if !e.unpayable(t, p) {
+		if paying, err = e.isPaying(t.ctx, p.row.Hash); err != nil {
+			return err
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -57,7 +57,7 @@ type Config struct {
 	// FailSafetyBlocks is how long before lnd's auto-fail a held HTLC is failed
 	// (6). NearBlocks before that the handler is warned (12).
 	FailSafetyBlocks, NearBlocks uint32
-	// MaxHeldPerChannel (200), MaxHeld (2000) and MaxHeldMsat (10 BTC) bound
+	// MaxHeldPerChannel (300), MaxHeld (2000) and MaxHeldMsat (10 BTC) bound
 	// what is held; the rest is failed with TEMPORARY_CHANNEL_FAILURE.
 	MaxHeldPerChannel, MaxHeld int
 	MaxHeldMsat                ln.Msat
@@ -99,7 +99,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.NearBlocks = 12
 	}
 	if c.MaxHeldPerChannel == 0 {
-		c.MaxHeldPerChannel = 200
+		c.MaxHeldPerChannel = 300
 	}
 	if c.MaxHeldPerChannel >= 483 {
 		return c, fmt.Errorf("at most 482 HTLCs can be held per channel, not %d: a channel has 483 slots", c.MaxHeldPerChannel)

@@ -304,6 +304,31 @@ func TestWhatLndIsPayingIsNeitherFailedNorLeft(t *testing.T) {
 	require.Equal(t, interceptor.OutcomeSettled, c.waitEvent(interceptor.EventGone, key).Row.Outcome)
 }
 
+// TestLimitsHoldForWhatLndIsPaying: whoever knows the hash of a payment of ours that is in
+// flight cannot have more held than anybody else. What was held before is law 4's.
+func TestLimitsHoldForWhatLndIsPaying(t *testing.T) {
+	for _, restored := range []bool{false, true} {
+		lnd := newFakeLnd(t)
+		c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
+			cfg.MaxHeldPerChannel, cfg.DistrustRows = 1, restored
+		})
+		c.connected()
+		hash := preimageOf(9).Hash()
+		lnd.mu.Lock()
+		lnd.payments[hash] = ln.Payment{Hash: hash, State: ln.PaymentInFlight, InFlight: 1}
+		lnd.mu.Unlock()
+		held := lnd.addPart(1, jitSCID, hash)
+		c.waitEvent(interceptor.EventOffered, held)
+		over := lnd.addPart(1, jitSCID, hash)
+		lnd.until("failed", func() bool { return !lnd.htlcs[over].pending })
+		require.Equal(t, interceptor.StateFailed, c.waitEvent(interceptor.EventDecided, over).Row.State)
+		require.ErrorIs(t, c.engine.Decide(t.Context(), decide(held, interceptor.ActionFail)), interceptor.ErrPaying)
+		over = lnd.addPart(1, jitSCID, hash)
+		lnd.until("failed again", func() bool { return !lnd.htlcs[over].pending })
+		require.Equal(t, 1, c.engine.Status().HeldHtlcs)
+	}
+}
+
 func TestDeadlineFailsWhatNobodyDecides(t *testing.T) {
 	lnd := newFakeLnd(t)
 	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
@@ -332,6 +357,30 @@ func TestLimitsRefuseWithAReason(t *testing.T) {
 	lnd.until("failed", func() bool { return !lnd.htlcs[over].pending })
 	require.Contains(t, c.waitEvent(interceptor.EventDecided, over).Row.Reason, "limit reached")
 	c.waitEvent(interceptor.EventOffered, lnd.add(2, jitSCID))
+	require.Equal(t, 3, c.engine.Status().HeldHtlcs)
+}
+
+// TestPartsAreRefusedTogether: what comes while another HTLC of its payment is being
+// refused goes back with it. Afterwards it may be the payer's next attempt.
+func TestPartsAreRefusedTogether(t *testing.T) {
+	faults := new(storetest.Faults)
+	cfg := storetest.SQLite(t)
+	cfg.Hooks, cfg.RetryFor = faults.Hooks(), time.Millisecond
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil, func(cfg *engine.Config) { cfg.MaxHeldPerChannel = 1 })
+	c.connected()
+	c.waitEvent(interceptor.EventOffered, lnd.add(1, jitSCID))
+	hash := ln.Hash{7}
+	faults.Set(storetest.Gone)
+	refused := lnd.addPart(1, jitSCID, hash)
+	require.Eventually(t, func() bool { return c.engine.Status().Unrecorded == 1 }, 20*time.Second, time.Millisecond)
+	sibling, other := lnd.addPart(2, jitSCID, hash), lnd.add(3, jitSCID)
+	require.Eventually(t, func() bool { return c.engine.Status().Unrecorded == 3 }, 20*time.Second, time.Millisecond)
+	faults.Set(storetest.Healthy)
+	c.waitEvent(interceptor.EventOffered, other)
+	lnd.until("both are failed", func() bool { return !lnd.htlcs[refused].pending && !lnd.htlcs[sibling].pending })
+	require.Contains(t, c.waitEvent(interceptor.EventDecided, sibling).Row.Reason, "another part of its payment")
+	c.waitEvent(interceptor.EventOffered, lnd.addPart(2, jitSCID, hash))
 	require.Equal(t, 3, c.engine.Status().HeldHtlcs)
 }
 

@@ -98,14 +98,20 @@ func (f *fakeLnd) until(what string, ok func() bool) {
 
 func preimageOf(n uint64) ln.Preimage { return ln.Preimage{byte(n), byte(n >> 8), 1} }
 
-func (f *fakeLnd) add(ch, scid ln.SCID) ln.CircuitKey {
+func (f *fakeLnd) add(ch, scid ln.SCID) ln.CircuitKey { return f.addPart(ch, scid, ln.Hash{}) }
+
+// addPart is add for a payment in parts; the zero hash is one of its own.
+func (f *fakeLnd) addPart(ch, scid ln.SCID, hash ln.Hash) ln.CircuitKey {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := ln.CircuitKey{ChanID: ch, HtlcID: f.next[ch]}
 	f.next[ch]++
+	if hash == (ln.Hash{}) {
+		hash = preimageOf(uint64(ch)<<10 | key.HtlcID).Hash()
+	}
 	expiry := f.height + 163
 	f.htlcs[key] = &fakeHtlc{pending: true, offer: ln.InterceptedHtlc{
-		Key: key, Hash: preimageOf(uint64(ch)<<10 | key.HtlcID).Hash(), IncomingMsat: 2000, OutgoingMsat: 1000,
+		Key: key, Hash: hash, IncomingMsat: 2000, OutgoingMsat: 1000,
 		IncomingExpiry: expiry, OutgoingExpiry: expiry - 80, OutgoingSCID: scid, AutoFailHeight: expiry - 19,
 	}}
 	f.order = append(f.order, key)

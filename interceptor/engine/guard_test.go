@@ -69,6 +69,33 @@ func TestUnrecordedHtlcOfAGuardedRouteIsHeld(t *testing.T) {
 	}
 }
 
+// TestLimitAsksAboutWhatWasThereBefore: an HTLC that a predecessor was offered is not
+// failed at a limit while lnd is paying its hash, were it since a moment ago.
+func TestLimitAsksAboutWhatWasThereBefore(t *testing.T) {
+	lnd := newFakeLnd(t)
+	cfg := storetest.SQLite(t)
+	guarded, _ := unrecorded(t, lnd, cfg)
+	lnd.mu.Lock()
+	hash := lnd.htlcs[guarded].offer.Hash
+	asks := 0
+	lnd.onTrack = func(asked ln.Hash) {
+		if asked != hash {
+			return
+		}
+		lnd.mu.Lock()
+		defer lnd.mu.Unlock()
+		if asks++; asks > 1 {
+			lnd.payments[hash] = ln.Payment{Hash: hash, State: ln.PaymentInFlight, InFlight: 1}
+		}
+	}
+	lnd.mu.Unlock()
+	c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil, func(e *engine.Config) { e.MaxHeldMsat = 1 })
+	require.Equal(t, interceptor.StatePaying, c.waitEvent(interceptor.EventOffered, guarded).Row.State)
+	lnd.mu.Lock()
+	require.True(t, lnd.held[guarded])
+	lnd.mu.Unlock()
+}
+
 // TestGuardsEndWhereTheyProveNothing: in each case a predecessor, or somebody
 // else, may have resumed the HTLC.
 func TestGuardsEndWhereTheyProveNothing(t *testing.T) {

@@ -81,11 +81,14 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		e.record(t, o.Key)
 		return
 	}
-	p.row.Reason = e.mustRefuse(t, row, h, here)
+	if p.row.Reason = e.mustRefuse(t, row, h, here); p.row.Reason == "" {
+		p.row.Reason = t.refusing(row)
+	}
+	p.refused = p.row.Reason != ""
 	t.recording[o.Key] = p
 	t.held.add(row)
 	wake(t.hear)
-	if p.row.Reason != "" {
+	if p.refused {
 		t.refusals = append(t.refusals, o.Key)
 		wake(t.refuse)
 		return
@@ -129,6 +132,18 @@ func (e *Engine) mustRefuse(t *tenure, r interceptor.Row, h interceptor.HandlerC
 		return fmt.Sprintf("limit reached: %d HTLCs are held", e.cfg.MaxHeld)
 	case t.held.msat+r.IncomingMsat > e.cfg.MaxHeldMsat:
 		return fmt.Sprintf("limit reached: %s would be held, more than %s", t.held.msat+r.IncomingMsat, e.cfg.MaxHeldMsat)
+	}
+	return ""
+}
+
+// refusing says why a new HTLC goes back with another of its payment that is being
+// refused, or "": until that is answered its payer cannot have tried again, so this
+// one is of the same set, and would wait for a part that does not come (under mu).
+func (t *tenure) refusing(r interceptor.Row) string {
+	for _, p := range t.recording {
+		if p.refused && p.row.Hash == r.Hash && p.row.Handler == r.Handler {
+			return "another part of its payment is being refused: " + ln.Clip(p.row.Reason, interceptor.MaxReason/2)
+		}
 	}
 	return ""
 }

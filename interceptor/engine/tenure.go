@@ -101,6 +101,8 @@ type pendingRow struct {
 	gen    uint64
 	since  interceptor.Ticket
 	queued bool
+	// refused as it came: no handler hears of it before it is failed.
+	refused bool
 }
 
 // serve owns the interceptor until the lease is lost or ctx ends.

@@ -75,6 +75,7 @@ func report(kind lspengine.HtlcEventKind, r interceptor.Row) lspengine.HtlcEvent
 			IncomingExpiry: r.IncomingExpiry, OutgoingExpiry: r.OutgoingExpiry, OutgoingSCID: r.OutgoingSCID,
 			AutoFailHeight: r.AutoFailHeight,
 		},
+		Order:   r.ID,
 		Resumed: r.State == interceptor.StateResumed,
 		Known:   r.Outcome != interceptor.OutcomeUnknown,
 		Settled: r.Outcome == interceptor.OutcomeSettled,

@@ -70,7 +70,7 @@ type InterceptorConfig struct {
 	Macaroon          config.SecretFile `toml:"macaroon_file" help:"path of that process's operator.macaroon"`
 	FailSafetyBlocks  uint32            `toml:"fail_safety_blocks" help:"a held payment is failed so many blocks before lnd would" min:"1" max:"100"`
 	NearBlocks        uint32            `toml:"near_blocks" help:"its service is warned so many blocks before that" min:"1" max:"200"`
-	MaxHeldPerChannel int               `toml:"max_held_per_channel" help:"held payments per incoming channel, of its 483 slots" min:"1" max:"482"`
+	MaxHeldPerChannel int               `toml:"max_held_per_channel" help:"held payments per incoming channel, of its 483 slots; as many as holds.htlcs_per_incoming_channel and\nlsp.held_htlcs_per_channel together, whose payments would be refused here otherwise" min:"1" max:"482"`
 	MaxHeld           int               `toml:"max_held" help:"held payments in all" min:"1"`
 	MaxHeldSat        config.Sat        `toml:"max_held_sat" help:"sats held in all"`
 	LeaseFor          config.Duration   `toml:"lease_for" help:"how long a standby waits for a silent owner" min:"2s" max:"1m"`
@@ -204,7 +204,7 @@ func DefaultConfig() Config {
 		Log:    obs.DefaultLogConfig(),
 		Limits: auth.DefaultLimits(),
 		Interceptor: InterceptorConfig{
-			FailSafetyBlocks: 6, NearBlocks: 12, MaxHeldPerChannel: 200, MaxHeld: 2000, MaxHeldSat: 1_000_000_000,
+			FailSafetyBlocks: 6, NearBlocks: 12, MaxHeldPerChannel: 300, MaxHeld: 2000, MaxHeldSat: 1_000_000_000,
 			LeaseFor: config.Duration(6 * time.Second), AbsentGrace: config.Duration(30 * time.Second),
 			KeepRows: config.Duration(180 * 24 * time.Hour),
 		},
@@ -254,6 +254,9 @@ func (c Config) Validate() error {
 	}
 	if held := c.Interceptor.MaxHeldPerChannel + c.LSP.HeldHtlcsChannel; c.Interceptor.Address == "" && c.LSP.HeldHtlcsChannel > 0 && held >= lsp.ChannelSlots {
 		return fmt.Errorf("interceptor.max_held_per_channel and lsp.held_htlcs_per_channel are %d together: what is intercepted and what hold invoices accept could take all %d slots of a channel; lower one", held, lsp.ChannelSlots)
+	}
+	if asked := c.Holds.Incoming + c.LSP.HeldHtlcsChannel; c.Interceptor.Address == "" && c.Holds.Enabled && asked > c.Interceptor.MaxHeldPerChannel {
+		return fmt.Errorf("holds.htlcs_per_incoming_channel and lsp.held_htlcs_per_channel are %d together, interceptor.max_held_per_channel is %d: the interceptor would refuse what is new where these make room for it; raise it, or lower one of these", asked, c.Interceptor.MaxHeldPerChannel)
 	}
 	if _, err := c.lspConfig(ln.PubKey{2}, nil); err != nil {
 		return err

@@ -32,6 +32,19 @@ func TestSlotsOfAChannelAreLeft(t *testing.T) {
 	require.NoError(t, c.Validate(), "who wants none has none")
 }
 
+// TestServicesJudgeBeforeTheInterceptor: they know which payment has to make room. The
+// interceptor only knows which HTLC came last.
+func TestServicesJudgeBeforeTheInterceptor(t *testing.T) {
+	c := DefaultConfig()
+	c.Interceptor.MaxHeldPerChannel = c.Holds.Incoming + c.LSP.HeldHtlcsChannel - 1
+	require.ErrorContains(t, c.Validate(), "interceptor.max_held_per_channel")
+	c.Holds.Enabled = false
+	require.NoError(t, c.Validate())
+	c.Holds.Enabled = true
+	c.Holds.Incoming--
+	require.NoError(t, c.Validate())
+}
+
 // TestOrdersFollowTheLargestChannel: whoever allows smaller channels only need
 // not say it twice.
 func TestOrdersFollowTheLargestChannel(t *testing.T) {

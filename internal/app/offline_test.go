@@ -274,6 +274,26 @@ func TestOfflineLimits(t *testing.T) {
 	})
 }
 
+// TestOfflinePartThatTheInterceptorRefuses: one part of two is beyond a limit of the
+// interceptor's. The other does not wait for the wallet without it.
+func TestOfflinePartThatTheInterceptorRefuses(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: 1, job: offlineJob(2), latency: lndfake.Observed(), configure: func(c *Config) {
+			c.Interceptor.MaxHeldSat = 400_000
+		}})
+		r.up()
+		r.register(ordinaryHold())
+		bolt11 := r.invoice(80)
+		r.away()
+		began := time.Now()
+		// No blocks meanwhile: they would send it back for another reason.
+		m := <-r.pay(bolt11)
+		require.Equal(t, lnrpc.Payment_FAILED, m.Status)
+		require.Less(t, time.Since(began), 10*time.Minute, "it waited for a part that does not come")
+		r.fair(false)
+	})
+}
+
 // TestOfflineCrashAtEveryCommit: sluiced dies before and after each commit in turn.
 // The payment is paid or goes back, and nobody loses.
 func TestOfflineCrashAtEveryCommit(t *testing.T) {

@@ -407,6 +407,48 @@ func TestPayerAwayWhenTheWalletComes(t *testing.T) {
 	})
 }
 
+// TestPayerAwayOnDemand is the same for payments that open their own channel, or that were
+// promised room: also where the payer's link goes only once the wallet is there.
+func TestPayerAwayOnDemand(t *testing.T) {
+	for _, n := range []int{0, 2, 4} {
+		for _, late := range []bool{false, true} {
+			j := jobs()[n]
+			j.holdFor = 20 * time.Hour
+			t.Run(fmt.Sprintf("%s late %v", j.name, late), func(t *testing.T) {
+				virtual(t, func(t *testing.T) {
+					r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
+					r.openBooks()
+					a := r.agree()
+					r.away()
+					paid := r.pay(a.bolt11)
+					r.waitWaiting(uint32(max(1, j.parts))) //nolint:gosec // small
+					if !late {
+						r.w.Disconnect(r.payer, r.gateway)
+					}
+					r.w.Connect(r.gateway, r.wallet)
+					if late {
+						r.pause(20 * time.Millisecond)
+						r.w.Disconnect(r.payer, r.gateway)
+					}
+					r.pause(time.Minute)
+					select {
+					case m := <-paid:
+						t.Fatalf("it ended while its payer was away: %v\n%s", m, r.stories())
+					default:
+					}
+					r.w.Connect(r.payer, r.gateway)
+					m := r.outcome(paid)
+					require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, r.stories())
+					require.Len(t, m.Htlcs, j.parts, "none of its HTLCs was failed")
+					r.await(a.id)
+					r.settle()
+					r.check(a, m)
+				})
+			})
+		}
+	}
+}
+
 // TestOnePartGoesOnChain: of a payment in two parts that waits, the channel of one goes on
 // chain. The other part goes back at once, and is not handed on when the wallet comes.
 func TestOnePartGoesOnChain(t *testing.T) {

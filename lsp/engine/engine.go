@@ -75,6 +75,7 @@ type Engine struct {
 	htlcs inbox
 	// claims are short channel ids that are being claimed.
 	claims claims
+	payers payers
 	// coins are what the wallet can fund.
 	coins    fundableView
 	demanded demandView

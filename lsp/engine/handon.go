@@ -155,7 +155,11 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 		if before {
 			continue
 		}
-		if !e.placed(ctx, forward.Key, heard, ended) {
+		placed, err := e.placed(ctx, forward.Key, heard, ended)
+		if err != nil {
+			return err
+		}
+		if !placed {
 			e.log.Warn("lnd did not say in time where it put an HTLC; the next is handed on", zap.Stringer("key", forward.Key))
 		}
 	}
@@ -163,22 +167,24 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 }
 
 // placed waits until lnd has said anything of the HTLC: that a channel has it,
-// or that it failed.
-func (e *Engine) placed(ctx context.Context, key ln.CircuitKey, heard <-chan ln.CircuitKey, ended <-chan error) bool {
+// or that it failed. Where nothing can be heard any more, waiting would take the
+// wallet's time for the rest: the caller begins anew with a new stream, and what
+// was handed on is not waited for again.
+func (e *Engine) placed(ctx context.Context, key ln.CircuitKey, heard <-chan ln.CircuitKey, ended <-chan error) (bool, error) {
 	limit := time.NewTimer(placedWithin)
 	defer limit.Stop()
 	for {
 		select {
 		case k := <-heard:
 			if k == key {
-				return true
+				return true, nil
 			}
 		case <-limit.C:
-			return false
-		case <-ended:
-			return false
+			return false, nil
+		case err := <-ended:
+			return false, fmt.Errorf("%w: lnd's HTLC events ended: %w", ln.ErrUnavailable, err)
 		case <-ctx.Done():
-			return false
+			return false, ctx.Err()
 		}
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -21,12 +22,14 @@ type queues struct {
 	resumed []ln.CircuitKey
 	report  map[ln.CircuitKey]HtlcEvent
 	events  chan ln.HtlcEvent
+	// end ends a subscription to HTLC events.
+	end chan struct{}
 	// handed is told of each call of Resume.
 	handed chan []Forward
 }
 
 func newQueues() *queues {
-	return &queues{report: make(map[ln.CircuitKey]HtlcEvent), events: make(chan ln.HtlcEvent), handed: make(chan []Forward, 16)}
+	return &queues{report: make(map[ln.CircuitKey]HtlcEvent), events: make(chan ln.HtlcEvent), end: make(chan struct{}), handed: make(chan []Forward, 16)}
 }
 
 func (q *queues) Resume(_ context.Context, all []Forward, _ string) error {
@@ -54,6 +57,8 @@ func (q *queues) SubscribeHtlcEvents(ctx context.Context, ready func(), handle f
 		select {
 		case ev := <-q.events:
 			handle(ev)
+		case <-q.end:
+			return errors.New("lnd restarts")
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -228,5 +233,52 @@ func TestHandingOnAgain(t *testing.T) {
 		require.Equal(t, []ln.CircuitKey{k}, q.next(t))
 	}
 	q.tell(t, last, ln.HtlcForwarded)
+	require.NoError(t, <-done)
+}
+
+// When lnd's events end in the midst of a set, nothing is waited for that nobody would
+// hear of: the rest is handed on, one after the other, by a new subscription.
+func TestHandingOnAfterEventsEnded(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	q := newQueues()
+	b.e.opt.Held, b.e.node.Forwards = q, q
+	client := key(2)
+	for n := range byte(2) {
+		b.e.world.channelEvent(ln.ChannelEvent{
+			Kind: ln.ChannelOpened, Outpoint: ln.Outpoint{TxID: ln.TxID{n}}, Channel: &ln.Channel{Peer: client, ChanID: ln.SCID(n)},
+		})
+	}
+	a, hash := b.agree(client, 100_000_000)
+	require.NoError(t, b.part(a, hash, 0))
+	f := jit.ResumeParts{OfferID: a.PaymentID}
+	for part := range uint64(3) {
+		htlc := ln.InterceptedHtlc{Key: ln.CircuitKey{ChanID: 7, HtlcID: part}, Hash: hash}
+		f.Keys = append(f.Keys, htlc.Key)
+		q.report[htlc.Key] = HtlcEvent{Kind: HtlcOffered, Htlc: htlc}
+	}
+	b.e.spots[a.PaymentID] = spot{client: client, hash: hash, amount: 1, via: 50, decided: true, since: time.Now()}
+	done := make(chan error, 1)
+	handOn := func() {
+		go func() {
+			_, err := b.e.resumeParts(t.Context(), f)
+			done <- err
+		}()
+	}
+	handOn()
+	require.Equal(t, f.Keys[:1], q.next(t))
+	q.end <- struct{}{}
+	require.ErrorIs(t, <-done, ln.ErrUnavailable)
+	require.Empty(t, q.handed, "nothing is handed on blindly")
+	q.mu.Lock()
+	q.report[f.Keys[0]] = HtlcEvent{Kind: HtlcDecided, Resumed: true, Htlc: ln.InterceptedHtlc{Key: f.Keys[0], Hash: hash}}
+	q.mu.Unlock()
+	handOn()
+	for i, k := range f.Keys {
+		require.Equal(t, []ln.CircuitKey{k}, q.next(t))
+		if i > 0 {
+			q.nothing(t)
+			q.tell(t, k, ln.HtlcForwarded)
+		}
+	}
 	require.NoError(t, <-done)
 }

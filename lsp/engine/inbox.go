@@ -82,9 +82,9 @@ func byRoute(events []HtlcEvent) [][]HtlcEvent {
 func (e *Engine) takeInOrder(events []HtlcEvent) {
 	for len(events) > 0 {
 		n := 0
-		var offered []ln.InterceptedHtlc
+		var offered []HtlcEvent
 		for n < len(events) && n < mostOffered && events[n].Kind == HtlcOffered && !events[n].OnChain {
-			offered = append(offered, events[n].Htlc)
+			offered = append(offered, events[n])
 			n++
 		}
 		if n == 0 {

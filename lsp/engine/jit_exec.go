@@ -20,6 +20,15 @@ import (
 func (e *Engine) executeJit(ctx context.Context, t fsm.Task[jit.Effect]) ([]jit.Event, error) {
 	switch f := t.Effect.(type) {
 	case jit.AskWallet:
+		if f.Whole && e.world.online(f.Client) {
+			away, err := e.payerAway(ctx, t.ID)
+			if err != nil {
+				return nil, err
+			}
+			if away {
+				return []jit.Event{jit.WalletStatus{Moment: e.moment(), Online: true, Wait: true}}, nil
+			}
+		}
 		status, err := e.askWallet(ctx, t.ID, f.Client, f.AmountMsat, f.FeeMsat, f.Prefer, f.ZeroConf, f.Whole)
 		if err != nil {
 			return nil, err
@@ -131,7 +140,7 @@ func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error)
 	}
 	var out []jit.Event
 	for _, r := range reports {
-		if ev, ok := e.partFate(r); ok {
+		if ev, ok := e.partFate(id, r); ok {
 			out = append(out, ev)
 		}
 	}
@@ -142,7 +151,7 @@ func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error)
 const recordsWithin = 30 * time.Second
 
 // partFate is the machine's event for an HTLC that is gone.
-func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
+func (e *Engine) partFate(id string, r HtlcEvent) (jit.Event, bool) {
 	if r.Kind != HtlcGone {
 		return nil, false
 	}
@@ -154,13 +163,21 @@ func (e *Engine) partFate(r HtlcEvent) (jit.Event, bool) {
 		// is that of its RESUME.
 		return jit.PartFailed{Moment: e.moment(), Key: r.Htlc.Key, Text: "it came back after it was forwarded"}, true
 	case !r.Resumed && !e.mayHaveSettled(r):
-		return e.partLost(r), true
+		return e.partLost(id, r), true
 	}
 	return nil, false
 }
 
-func (e *Engine) partLost(r HtlcEvent) jit.Event {
+// partLost tells of an HTLC that went back, or was taken away, before it was forwarded.
+func (e *Engine) partLost(id string, r HtlcEvent) jit.Event {
+	if state, ok := e.jits.Present(id); ok && !hasPart(state, r.Htlc.Key) {
+		return jit.PartRefused{Moment: e.moment(), Key: r.Htlc.Key, Hash: r.Htlc.Hash, Order: r.Order, Text: r.Reason}
+	}
 	return jit.PartGone{Moment: e.moment(), Key: r.Htlc.Key, Text: r.Reason}
+}
+
+func hasPart(s jit.State, key ln.CircuitKey) bool {
+	return slices.ContainsFunc(jit.PartsOf(s), func(p jit.Part) bool { return p.Htlc.Key == key })
 }
 
 // mayHaveSettled: an older copy of the database does not know that an HTLC was
@@ -186,7 +203,7 @@ func (e *Engine) awaitFate(id string, r HtlcEvent) {
 			return // its outcome came as an event
 		}
 	}
-	tell(e, e.jits, id, e.partLost(r))
+	tell(e, e.jits, id, e.partLost(id, r))
 }
 
 // onHtlc takes what the interceptor reports of one HTLC.
@@ -196,7 +213,7 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 		if ev.OnChain {
 			e.partOnChain(ev)
 		} else {
-			e.partsOffered([]ln.InterceptedHtlc{ev.Htlc})
+			e.partsOffered([]HtlcEvent{ev})
 		}
 	case HtlcGone:
 		e.partGone(ev)
@@ -205,7 +222,7 @@ func (e *Engine) onHtlc(ev HtlcEvent) {
 			return // how it ended is told by itself
 		}
 		if id, ok, err := e.offerFor(ev.Htlc.OutgoingSCID); err == nil && ok && e.isWaiting(id) {
-			tell(e, e.jits, id, jit.Event(jit.PartGone{Moment: e.moment(), Key: ev.Htlc.Key, Text: ev.Reason}))
+			tell(e, e.jits, id, e.partLost(id, ev))
 		}
 	case HtlcSynced:
 	}
@@ -223,16 +240,16 @@ func (e *Engine) partOnChain(ev HtlcEvent) {
 
 // partsOffered gives parts that came over one short channel id to its offer: they
 // are stored together.
-func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
-	id, ok, err := e.offerFor(htlcs[0].OutgoingSCID)
+func (e *Engine) partsOffered(offered []HtlcEvent) {
+	id, ok, err := e.offerFor(offered[0].Htlc.OutgoingSCID)
 	if err != nil {
 		return
 	}
 	if ok {
-		judges := make([]judge[jit.Event], 0, len(htlcs))
-		for i, h := range htlcs {
-			more := slices.ContainsFunc(htlcs[i+1:], func(other ln.InterceptedHtlc) bool { return other.Hash == h.Hash })
-			judges = append(judges, e.judgePart(id, h, i, more))
+		judges := make([]judge[jit.Event], 0, len(offered))
+		for i, ev := range offered {
+			more := slices.ContainsFunc(offered[i+1:], func(other HtlcEvent) bool { return other.Htlc.Hash == ev.Htlc.Hash })
+			judges = append(judges, e.judgePart(id, ev, i, more))
 		}
 		if tellJudged(e, e.jits, id, judges...) == nil {
 			return
@@ -244,20 +261,21 @@ func (e *Engine) partsOffered(htlcs []ln.InterceptedHtlc) {
 	if ok || e.opt.Restored {
 		verdict = VerdictFail
 	}
-	for _, h := range htlcs {
-		err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{h.Key}, verdict, "no agreement with a wallet uses this channel id any more")
+	for _, ev := range offered {
+		err = e.opt.Held.Decide(e.ctx, []ln.CircuitKey{ev.Htlc.Key}, verdict, "no agreement with a wallet uses this channel id any more")
 		if err != nil && !errors.Is(err, ErrDecided) {
-			e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", h.Key), zap.Error(err))
+			e.log.Warn("an HTLC that nobody waits for could not be refused", zap.Stringer("htlc", ev.Htlc.Key), zap.Error(err))
 		}
 	}
 }
 
 // judgePart holds a part against the limits of what may be held, whichever way
 // the payment will go, in the transaction that takes it.
-func (e *Engine) judgePart(id string, h ln.InterceptedHtlc, before int, more bool) judge[jit.Event] {
+func (e *Engine) judgePart(id string, ev HtlcEvent, before int, more bool) judge[jit.Event] {
+	h := ev.Htlc
 	return func(ctx context.Context, tx *store.Tx) (jit.Event, func(), error) {
-		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h, Before: before, More: more}
-		if state, ok := e.jits.Present(id); ok && slices.ContainsFunc(jit.PartsOf(state), func(p jit.Part) bool { return p.Htlc.Key == h.Key }) {
+		arrived := jit.PartArrived{Moment: e.moment(), Htlc: h, Order: ev.Order, Before: before, More: more}
+		if state, ok := e.jits.Present(id); ok && hasPart(state, h.Key) {
 			// Offered again, or the answer to its commit was lost: it counts already.
 			return arrived, func() { e.dropShare(holdName(id, h.Key.String())) }, nil
 		}
@@ -298,7 +316,7 @@ func (e *Engine) partGone(ev HtlcEvent) {
 		return
 	}
 	if ok {
-		if fate, known := e.partFate(ev); known {
+		if fate, known := e.partFate(id, ev); known {
 			tell(e, e.jits, id, fate)
 		} else if e.mayHaveSettled(ev) {
 			e.spawn(func() { e.awaitFate(id, ev) })

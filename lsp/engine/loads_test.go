@@ -124,13 +124,13 @@ func TestPartsThatComeTogether(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
 		b := newOffice(t, open(), func(c *Config) { c.Caps.Client.HeldSat = 102_010 })
 		a, hash := b.agree(key(2), 100_000_000)
-		parts := func(first uint64, amounts ...ln.Msat) (htlcs []ln.InterceptedHtlc) {
+		parts := func(first uint64, amounts ...ln.Msat) (htlcs []HtlcEvent) {
 			for i, out := range amounts {
-				htlcs = append(htlcs, ln.InterceptedHtlc{
+				htlcs = append(htlcs, HtlcEvent{Htlc: ln.InterceptedHtlc{
 					Key: ln.CircuitKey{ChanID: 7, HtlcID: first + uint64(i)}, Hash: hash, //nolint:gosec // an index
 					IncomingMsat: out + a.Quote.FeeMsat*out/100_000_000 + 1, OutgoingMsat: out,
 					IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
-				})
+				}})
 			}
 			return htlcs
 		}

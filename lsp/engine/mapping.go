@@ -54,6 +54,11 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 			return failed(err.Error())
 		}
 	}
+	if there, err := e.payerSoon(ctx, f.OfferID); err != nil {
+		return nil, err
+	} else if !there {
+		return []jit.Event{jit.PayerAway{Moment: e.moment(), Via: f.Via}}, nil
+	}
 	return []jit.Event{jit.Mapped{Moment: e.moment(), Via: f.Via}}, nil
 }
 

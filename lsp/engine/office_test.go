@@ -170,10 +170,10 @@ func (b *office) agree(client ln.PubKey, amount ln.Msat) (Agreement, ln.Hash) {
 // part offers an HTLC that pays an agreement in one part.
 func (b *office) part(a Agreement, hash ln.Hash, n uint64) error {
 	in := a.Quote.WalletMsat + a.Quote.FeeMsat + 1
-	return tellJudged(b.e, b.e.jits, a.PaymentID, b.e.judgePart(a.PaymentID, ln.InterceptedHtlc{
+	return tellJudged(b.e, b.e.jits, a.PaymentID, b.e.judgePart(a.PaymentID, HtlcEvent{Htlc: ln.InterceptedHtlc{
 		Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: hash, IncomingMsat: in, OutgoingMsat: a.Quote.WalletMsat,
 		IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
-	}, 0, false))
+	}}, 0, false))
 }
 
 func (b *office) usage(client ln.PubKey) lsp.Usage {

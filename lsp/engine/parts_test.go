@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
@@ -28,6 +29,8 @@ func (h heldBy) Decide(_ context.Context, keys []ln.CircuitKey, v Verdict, _ str
 	}
 	return nil
 }
+
+func (h heldBy) Acknowledge(context.Context, []ln.CircuitKey) error { return nil }
 
 // TestADatabaseThatDoesNotAnswerIsNoReasonToForward: an HTLC comes over the
 // SCID of an agreement that is over, and which lnd still maps to the wallet's
@@ -87,6 +90,34 @@ func TestADatabaseThatDoesNotAnswerIsNoReasonToForward(t *testing.T) {
 	stranger.Key.HtlcID, stranger.OutgoingSCID = 2, ln.NewSCID(16_200_000, 2, 2)
 	e.onHtlc(HtlcEvent{Kind: HtlcOffered, Htlc: stranger})
 	require.Equal(t, VerdictRefuseUnknown, decided[stranger.Key])
+}
+
+// A part that the interceptor could not hold is none of the payment's. What is held of
+// its set goes back with it, unless the set is whole, or began after it came.
+func TestRefusedPartTakesItsSiblingsAlong(t *testing.T) {
+	for _, kind := range []HtlcEventKind{HtlcDecided, HtlcGone} {
+		b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+		b.e.opt.Held = heldBy{}
+		a, hash := b.agree(key(2), 100_000_000)
+		take := func(kind HtlcEventKind, n uint64, out ln.Msat) {
+			b.e.takeInOrder([]HtlcEvent{{Kind: kind, Order: int64(n), Reason: "full", Htlc: ln.InterceptedHtlc{ //nolint:gosec // small
+				Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: hash, IncomingMsat: out + a.Quote.FeeMsat*out/100_000_000 + 1, OutgoingMsat: out,
+				IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
+			}}})
+		}
+		parts := func() int { return len(jit.PartsOf(b.state(a.PaymentID))) }
+		take(HtlcOffered, 10, 10_000_000)
+		take(kind, 9, 90_000_000)
+		require.Equal(t, 1, parts(), "it was of an earlier attempt")
+		take(kind, 11, 90_000_000)
+		require.Equal(t, "offered", b.state(a.PaymentID).StateName())
+		require.Equal(t, lsp.ReasonPartMissing, jit.OfferOf(b.state(a.PaymentID)).Last.Code)
+		take(HtlcOffered, 12, 10_000_000)
+		take(HtlcOffered, 13, 90_000_000)
+		require.Equal(t, 2, parts())
+		take(kind, 14, 90_000_000)
+		require.Equal(t, 2, parts(), "it is whole without it")
+	}
 }
 
 // TestARestoredDatabaseRefusesWithoutAResume: an older copy says that the SCID

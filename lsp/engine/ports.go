@@ -153,6 +153,8 @@ const (
 type HtlcEvent struct {
 	Kind HtlcEventKind
 	Htlc ln.InterceptedHtlc
+	// Order numbers HTLCs as they came.
+	Order int64
 	// Resumed says that the standing decision is to forward it.
 	Resumed bool
 	// Known and Settled tell the outcome of an HTLC that is gone.

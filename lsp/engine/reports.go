@@ -84,6 +84,9 @@ func (e *Engine) onPeer(peer ln.PubKey) {
 // wallet it is: a channel that becomes active again may have room for them.
 func (e *Engine) onChannel(op ln.Outpoint, l link) {
 	e.coins.changed()
+	if l.active {
+		e.payersBack()
+	}
 	e.mu.Lock()
 	id, ours := e.byOutpoint[op]
 	e.mu.Unlock()

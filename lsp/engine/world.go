@@ -42,6 +42,8 @@ type world struct {
 type link struct {
 	peer   ln.PubKey
 	chanID ln.SCID
+	// names are what else an HTLC may call it.
+	names  []ln.SCID
 	active bool
 	// rebuilt says that the link went away and came back since this process
 	// saw the channel first: then lnd may have rebuilt it with default fees.
@@ -219,7 +221,7 @@ func (w *world) picture(ctx context.Context, gap bool) error {
 		was, seen := w.links[c.Outpoint]
 		// A gap may hide a flap, and before the first event of a channel anything
 		// may have happened.
-		now := link{peer: c.Peer, chanID: c.ChanID, active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
+		now := link{peer: c.Peer, chanID: c.ChanID, names: otherNames(c), active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
 		if w.linkSeen[c.Outpoint] > asked {
 			now.active, now.rebuilt = was.active, was.rebuilt
 		}
@@ -249,7 +251,7 @@ func (w *world) channelEvent(e ln.ChannelEvent) {
 	switch e.Kind {
 	case ln.ChannelOpened:
 		if e.Channel != nil {
-			l.peer, l.chanID = e.Channel.Peer, e.Channel.ChanID
+			l.peer, l.chanID, l.names = e.Channel.Peer, e.Channel.ChanID, otherNames(*e.Channel)
 		}
 	case ln.ChannelActive:
 		l.active = true
@@ -333,6 +335,26 @@ func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
 		}
 	}
 	return ln.Outpoint{}, link{}, false
+}
+
+func otherNames(c ln.Channel) []ln.SCID { return append(slices.Clone(c.Aliases), c.ConfirmedSCID) }
+
+// inactive says that one of these HTLCs came over a channel that is known and not
+// active.
+func (w *world) inactive(htlcs []ln.CircuitKey) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.links {
+		if l.active {
+			continue
+		}
+		for _, key := range htlcs {
+			if key.ChanID != 0 && (l.chanID == key.ChanID || slices.Contains(l.names, key.ChanID)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // name records lnd's name for a channel.

@@ -145,3 +145,25 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		require.ErrorContains(t, c.Validate(), want)
 	}
 }
+
+// An HTLC may call the channel that it came over by any of its names. What is not known
+// keeps nothing waiting.
+func TestInactiveIncomingChannel(t *testing.T) {
+	w := newWorld(nil, nil, zap.NewNop())
+	w.onChannel = func(ln.Outpoint, link) {}
+	op := ln.Outpoint{TxID: ln.TxID{1}}
+	w.channelEvent(ln.ChannelEvent{
+		Kind: ln.ChannelOpened, Outpoint: op, Channel: &ln.Channel{ChanID: 7, Aliases: []ln.SCID{7, 8}, ConfirmedSCID: 9},
+	})
+	for _, active := range []bool{false, true, false} {
+		kind := ln.ChannelInactive
+		if active {
+			kind = ln.ChannelActive
+		}
+		w.channelEvent(ln.ChannelEvent{Kind: kind, Outpoint: op})
+		for _, name := range []ln.SCID{7, 8, 9} {
+			require.Equal(t, !active, w.inactive([]ln.CircuitKey{{ChanID: 20}, {ChanID: name}}))
+		}
+		require.False(t, w.inactive([]ln.CircuitKey{{ChanID: 20}, {}}))
+	}
+}

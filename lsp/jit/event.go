@@ -19,6 +19,8 @@ type (
 	PartArrived struct {
 		lsp.Moment
 		Htlc ln.InterceptedHtlc `json:"htlc"`
+		// Order numbers HTLCs as they came to the interceptor.
+		Order int64 `json:"order,omitempty"`
 		// Refusal says why no more may be held: a limit, judged in the
 		// transaction that stores this event. A part that would join is refused
 		// with it, and the set goes back whole.
@@ -36,12 +38,22 @@ type (
 		Key  ln.CircuitKey `json:"key"`
 		Text string        `json:"text"`
 	}
+	// PartRefused: the interceptor could not hold a part as it came, so that this
+	// machine never had it, and it went back.
+	PartRefused struct {
+		lsp.Moment
+		Key   ln.CircuitKey `json:"key"`
+		Hash  ln.Hash       `json:"payment_hash"`
+		Order int64         `json:"order"`
+		Text  string        `json:"text"`
+	}
 	// WalletStatus answers AskWallet.
 	WalletStatus struct {
 		lsp.Moment
 		Online bool `json:"online"`
-		// Wait says that nothing was looked for: the set is not whole, or another
-		// payment to the wallet has its turn. WalletOnline comes when it has passed.
+		// Wait says that nothing was looked for: the set is not whole, another payment
+		// to the wallet has its turn, or the channel that a part came over is not
+		// active. WalletOnline comes when that has passed.
 		Wait bool `json:"wait,omitempty"`
 		// Room is an active channel to the wallet through which the asked
 		// amount fits now; zero when there is none.
@@ -52,7 +64,8 @@ type (
 		// coins. Zero: it may.
 		Refusal lsp.Reason `json:"refusal,omitzero"`
 	}
-	// WalletOnline: the wallet's node connected, or it is this payment's turn.
+	// WalletOnline: the wallet's node connected, it is this payment's turn, or its
+	// payer is back.
 	WalletOnline struct{ lsp.Moment }
 	// OpeningUsable: the named open's channel can carry the payment.
 	OpeningUsable struct {
@@ -79,6 +92,12 @@ type (
 		lsp.Moment
 		Via  ln.SCID `json:"via"`
 		Text string  `json:"text"`
+	}
+	// PayerAway: the channel that a part came over is not active. lnd would fail what it
+	// is told to forward now.
+	PayerAway struct {
+		lsp.Moment
+		Via ln.SCID `json:"via"`
 	}
 	// PartsResumed: lnd was told to forward all parts.
 	PartsResumed struct{ lsp.Moment }
@@ -110,12 +129,14 @@ type (
 func (Start) EventName() string            { return "start" }
 func (PartArrived) EventName() string      { return "part_arrived" }
 func (PartGone) EventName() string         { return "part_gone" }
+func (PartRefused) EventName() string      { return "part_refused" }
 func (WalletStatus) EventName() string     { return "wallet_status" }
 func (WalletOnline) EventName() string     { return "wallet_online" }
 func (OpeningUsable) EventName() string    { return "opening_usable" }
 func (OpeningFailed) EventName() string    { return "opening_failed" }
 func (Mapped) EventName() string           { return "mapped" }
 func (MapFailed) EventName() string        { return "map_failed" }
+func (PayerAway) EventName() string        { return "payer_away" }
 func (PartsResumed) EventName() string     { return "parts_resumed" }
 func (PartSettled) EventName() string      { return "part_settled" }
 func (PartFailed) EventName() string       { return "part_failed" }

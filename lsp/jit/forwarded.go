@@ -207,7 +207,7 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 	for _, p := range s.Spares {
 		var more []Effect
 		var err error
-		if next, more, err = arrived(next, PartArrived{Moment: m, Htlc: p.Htlc}); err != nil {
+		if next, more, err = arrived(next, PartArrived{Moment: m, Htlc: p.Htlc, Order: p.Order}); err != nil {
 			return nil, nil, err
 		}
 		effects = append(effects, more...)

@@ -20,7 +20,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Name:     Name,
 		Step:     Step,
 		States:   []State{Offered{}, Collecting{}, Opening{}, Mapping{}, Resuming{}, Forwarded{}, Paid{}, Refunded{}, Expired{}, Cancelled{}},
-		Events:   []Event{Start{}, PartArrived{}, PartGone{}, WalletStatus{}, WalletOnline{}, OpeningUsable{}, OpeningFailed{}, Mapped{}, MapFailed{}, PartsResumed{}, PartSettled{}, PartFailed{}, NewBlock{}, Tick{}, DatabaseRestored{}, Cancel{}},
+		Events:   []Event{Start{}, PartArrived{}, PartGone{}, PartRefused{}, WalletStatus{}, WalletOnline{}, OpeningUsable{}, OpeningFailed{}, Mapped{}, MapFailed{}, PayerAway{}, PartsResumed{}, PartSettled{}, PartFailed{}, NewBlock{}, Tick{}, DatabaseRestored{}, Cancel{}},
 		Effects:  []Effect{AskWallet{}, WakeWallet{}, OpenChannel{}, ReleaseOpening{}, AbandonOpening{}, MapChannel{}, ResumeParts{}, RefuseParts{}, ReleaseSCID{}, WatchParts{}},
 		Terminal: Final,
 		Deadline: deadline,

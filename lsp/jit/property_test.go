@@ -230,7 +230,7 @@ func TestRandomDays(t *testing.T) {
 					h.OutgoingExpiry -= 10
 				}
 				w.arrived[h.Key] = h
-				v = PartArrived{Moment: m, Htlc: h}
+				v = PartArrived{Moment: m, Htlc: h, Order: int64(next)} //nolint:gosec // small
 			case 3, 4, 5:
 				v = WalletStatus{Moment: m, Online: rapid.IntRange(0, 3).Draw(t, "online") > 0, Wait: rapid.IntRange(0, 3).Draw(t, "wait") == 0, Room: rapid.SampledFrom([]ln.SCID{0, 0, 42}).Draw(t, "room")}
 			case 6:
@@ -263,6 +263,16 @@ func TestRandomDays(t *testing.T) {
 				}
 			case 10:
 				v = MapFailed{m, 42, "no"}
+				switch q, maps := s.(Mapping); rapid.IntRange(0, 3).Draw(t, "instead") {
+				case 0:
+					if maps {
+						v = PayerAway{m, q.Via}
+					}
+				case 1:
+					// The interceptor could not hold one that came since, or before.
+					order := rapid.Int64Range(0, int64(next)+1).Draw(t, "order") //nolint:gosec // small
+					v = PartRefused{m, testPart(1000+next, 0).Key, rapid.SampledFrom([]ln.Hash{testPart(1, 0).Hash, {9}}).Draw(t, "hash"), order, "full"}
+				}
 			case 11:
 				v = PartsResumed{m}
 			case 12:

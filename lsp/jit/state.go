@@ -85,6 +85,8 @@ const (
 type Part struct {
 	Htlc ln.InterceptedHtlc `json:"htlc"`
 	At   time.Time          `json:"at"`
+	// Order numbers HTLCs as they came to the interceptor.
+	Order int64 `json:"order,omitempty"`
 	// SatBlocks is what holding it costs, as it stood when it arrived.
 	SatBlocks uint64 `json:"sat_blocks,omitempty"`
 	// ExtraFeeMsat was withheld when it was handed on.

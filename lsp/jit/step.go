@@ -101,7 +101,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		}
 		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
 	}
-	part := Part{Htlc: v.Htlc, At: v.At, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+	part := Part{Htlc: v.Htlc, At: v.At, Order: v.Order, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
 	switch s := s.(type) {
 	case Offered:
 		if !v.At.Before(o.ExpiresAt) {
@@ -223,6 +223,8 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 			effects = append(effects, askWallet(s.Offer, s.outgoing(), true))
 		}
 		return next, effects, err
+	case PartRefused:
+		return s.refused(v)
 	case WalletStatus:
 		return s.wallet(v)
 	case WalletOnline:
@@ -261,6 +263,22 @@ func stepCollecting(s Collecting, v Event) (State, []Effect, error) {
 		return s, nil, nil
 	}
 	return held(s, s.Offer, s.Held, v)
+}
+
+// refused gives back the siblings of a part that could not be held: a set that is not
+// complete would wait for it. One that is whole needs no other. And a part that came
+// before the set began was of an earlier attempt, or its payer knows that it went back.
+func (s Collecting) refused(v PartRefused) (State, []Effect, error) {
+	mine := func(p Part) bool { return p.Htlc.Hash == v.Hash }
+	if s.complete() || !slices.ContainsFunc(s.Parts, func(p Part) bool { return mine(p) && p.Order < v.Order }) {
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	reason := lsp.Because(lsp.ReasonPartMissing,
+		"a part of the payment could not be held (%s): the others went back with it; pay again", clip(v.Text))
+	if s.unbound() {
+		return s.drop(RefuseTemporary, reason, nil, mine)
+	}
+	return back(s.Offer, s.Held, RefuseTemporary, reason)
 }
 
 // wallet decides how a complete set reaches the wallet.
@@ -380,6 +398,17 @@ func stepMapping(s Mapping, v Event) (State, []Effect, error) {
 		}
 		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
 			"the wallet's channel could not take the payment (%s): it went back; pay again", clip(v.Text)))
+	case PayerAway:
+		if v.Via != s.Via {
+			return nil, nil, fsm.Illegal(s, v)
+		}
+		// What was to wait for its wallet waits for its payer as well. Not over a
+		// channel that nothing funds yet: its client does not wait for long.
+		if until := s.within(s.Parts[0].At.Add(s.HoldFor)); v.At.Before(until) && s.HoldFor > 0 && !s.Withheld {
+			return Collecting{Offer: s.Offer, Held: s.Held, Deadline: until}, []Effect{askWallet(s.Offer, s.outgoing(), true)}, nil
+		}
+		return back(s.Offer, s.Held, RefuseTemporary, lsp.Because(lsp.ReasonNotMapped,
+			"the channel that the payment came over was not active when it was to be handed on: it went back; pay again"))
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)

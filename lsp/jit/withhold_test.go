@@ -130,6 +130,28 @@ func TestNothingIsWithheldWithoutAChannel(t *testing.T) {
 	require.Equal(t, []ln.Msat{0}, y.asked[0].(ResumeParts).ExtraFees)
 }
 
+// A part that could not be held takes along what is held of its hash, and nothing else.
+func TestRefusedPartOfAHash(t *testing.T) {
+	y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}
+	m := moment()
+	refused := func(hash byte, order int64) PartRefused {
+		return PartRefused{m, of(hash, 9, 0).Key, ln.Hash{hash}, order, "full"}
+	}
+	y.step(PartArrived{Moment: m, Htlc: of(1, 1, 50_000_000), Order: 5}, "collecting", "ask_wallet")
+	y.step(PartArrived{Moment: m, Htlc: of(2, 2, 30_000_000), Order: 6}, "collecting", "ask_wallet")
+	y.step(PartArrived{Moment: m, Htlc: of(2, 3, 30_000_000), Order: 8}, "collecting")
+	for _, other := range []PartRefused{refused(3, 9), refused(2, 4)} {
+		_, _, err := Step(y.s, other)
+		require.ErrorIs(t, err, fsm.ErrIllegal)
+	}
+	y.step(refused(2, 7), "collecting", "refuse_parts")
+	require.Equal(t, []ln.CircuitKey{of(2, 2, 0).Key, of(2, 3, 0).Key}, y.refusal().Keys)
+	require.Equal(t, RefuseTemporary, y.refusal().How)
+	y.step(PartArrived{Moment: m, Htlc: of(1, 4, 50_000_000), Order: 10}, "collecting", "ask_wallet")
+	_, _, err := Step(y.s, refused(1, 11))
+	require.ErrorIs(t, err, fsm.ErrIllegal, "it is whole")
+}
+
 // Hashes wait each for itself: one that is given up leaves the others.
 func TestHashesWaitApart(t *testing.T) {
 	y := &story{T: t, s: Offered{Offer{Terms: withheldTerms(100_000_000)}}}

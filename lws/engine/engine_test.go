@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/hold"
 )
@@ -33,6 +34,8 @@ type away struct {
 	// channels of lnd's beside that one; onChannel hears of them.
 	channels  []ln.Channel
 	onChannel func(ln.ChannelEvent)
+	// hooks are those of the database.
+	hooks *store.Hooks
 	// otherwise is how an HTLC was decided by somebody else.
 	otherwise map[ln.CircuitKey]error
 }
@@ -182,7 +185,7 @@ func (a *away) offer(n int, msat ln.Msat, over ln.SCID) {
 func (a *away) start(t *testing.T) *Engine {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db")})
+	db, err := store.Open(ctx, store.Config{Engine: store.SQLite, Path: filepath.Join(t.TempDir(), "db"), Hooks: a.hooks})
 	require.NoError(t, err)
 	require.NoError(t, fsm.Migrate(ctx, db))
 	e, err := New(Options{
@@ -321,6 +324,58 @@ func TestWhatCannotBeResumedGoesBackTogether(t *testing.T) {
 	a.waits(t, e, 1, "failing")
 	a.attached()(HtlcEvent{Kind: HtlcGone, Htlc: ln.InterceptedHtlc{Key: key(2), Hash: ln.Hash{1}}})
 	a.waits(t, e, 0, "failing")
+}
+
+// A part that the interceptor refused as it came is none of the payment's. Its siblings go
+// back with it, if they came before it: later ones are the payer's next attempt.
+func TestRefusedPartTakesItsSiblingsAlong(t *testing.T) {
+	for _, kind := range []HtlcEventKind{HtlcDecided, HtlcGone} {
+		a := withChannels(1_000_000)
+		e := a.start(t)
+		report := func(kind HtlcEventKind, n int, hash byte) {
+			a.attached()(HtlcEvent{Kind: kind, Order: int64(n), Htlc: ln.InterceptedHtlc{
+				Key: key(n), Hash: ln.Hash{hash}, IncomingMsat: 1_000_000, OutgoingMsat: 999_999, OutgoingSCID: 5,
+				IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
+			}})
+		}
+		report(HtlcOffered, 11, 1)
+		report(HtlcOffered, 12, 1)
+		report(HtlcOffered, 13, 2)
+		a.waits(t, e, 2, "held")
+		report(kind, 10, 1)
+		report(kind, 14, 2)
+		// Those of one payment are taken in order: once this one waits, the report of the
+		// earlier attempt has been taken.
+		report(HtlcOffered, 15, 1)
+		require.Eventually(t, func() bool {
+			list, err := e.List(t.Context(), &a.wallet)
+			return err == nil && len(list) == 1 && list[0].Hash == ln.Hash{1} && list[0].State == "held" && list[0].Htlcs == 3
+		}, time.Minute, 5*time.Millisecond)
+		require.Equal(t, [][]ln.CircuitKey{{key(13)}}, a.calls())
+		if kind == HtlcGone {
+			require.Eventually(t, func() bool {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				return len(a.acked) == 2
+			}, time.Minute, 5*time.Millisecond)
+		}
+	}
+}
+
+// A payment of which the answer to its first commit was lost is not begun twice.
+func TestBegunOnce(t *testing.T) {
+	faults := new(storetest.Faults)
+	a := withChannels(1_000_000)
+	a.hooks = faults.Hooks()
+	e := a.start(t)
+	faults.LoseAnswer(1)
+	a.offer(1, 1_000_000, 5)
+	a.waits(t, e, 1, "held")
+	require.Eventually(t, func() bool { return len(e.Waiting(a.wallet)) == 1 }, time.Minute, time.Millisecond)
+	a.waits(t, e, 1, "held")
+	a.set(1, true)
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 1)
 }
 
 // What the interceptor does not report at an attachment is over: a process died after that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"go.uber.org/zap"
@@ -77,14 +78,16 @@ func (e *Engine) handle(ev HtlcEvent) {
 	switch ev.Kind {
 	case HtlcOffered:
 		if !ev.OnChain {
-			e.offered(ev.Htlc)
+			e.offered(ev.Htlc, ev.Order)
 			return
 		}
 		if id, known := e.holdOf(key); known {
 			_ = e.tell(id, hold.Stranded{Moment: e.moment(), Key: key})
 		}
 	case HtlcDecided:
-		if id, known := e.holdOf(key); known && !e.toldBy(key, ev.Resumed) {
+		if id, known := e.holdOf(key); !known {
+			e.refused(ev)
+		} else if !e.toldBy(key, ev.Resumed) {
 			_ = e.tell(id, hold.Decided{Moment: e.moment(), Key: key, Resumed: ev.Resumed})
 		}
 	case HtlcGone:
@@ -103,12 +106,41 @@ func (e *Engine) handle(ev HtlcEvent) {
 			if err := e.tell(id, v); err != nil && e.ctx.Err() != nil {
 				return
 			}
+		} else if !known && !e.refused(ev) {
+			return
 		}
 		e.mu.Lock()
 		e.gone = append(e.gone, key)
 		e.mu.Unlock()
 		wake(e.ack)
 	}
+}
+
+// refused takes what became of an HTLC that no payment here has: if it went back and came
+// after the first part of a payment of its hash, it was a part of that, refused as it came
+// or ended while this process was away. Its siblings do not wait for it: the payer may
+// never send it again. False: this process stops, and is to be told again.
+func (e *Engine) refused(ev HtlcEvent) bool {
+	if ev.Resumed {
+		return true
+	}
+	e.mu.Lock()
+	for !e.listed && e.ctx.Err() == nil {
+		// Whose it was is not known yet.
+		e.mu.Unlock()
+		wake(e.relist)
+		e.pause(retryStep)
+		e.mu.Lock()
+	}
+	c, _ := e.named(ev.Htlc.OutgoingSCID)
+	id := e.sibling(c.Peer, ev.Htlc.Hash)
+	sibling := id != "" && !e.decided[id] && e.live[id].Before(ev.Order)
+	e.mu.Unlock()
+	if !sibling {
+		return true
+	}
+	err := e.tell(id, hold.SentBack{Moment: e.moment(), Reason: "a part of it could not be held and went back: the others go with it"})
+	return err == nil || e.ctx.Err() == nil
 }
 
 // keepAcknowledged tells the interceptor which ends are known. They come in swarms, and
@@ -157,7 +189,9 @@ func (e *Engine) holdOf(key ln.CircuitKey) (string, bool) {
 }
 
 // offered takes an HTLC that the interceptor holds for us.
-func (e *Engine) offered(h ln.InterceptedHtlc) {
+func (e *Engine) offered(h ln.InterceptedHtlc, order int64) {
+	// fresh names the payment that it begins, also when it has to be tried again.
+	fresh := ""
 	for e.ctx.Err() == nil {
 		e.mu.Lock()
 		c, known := e.named(h.OutgoingSCID)
@@ -189,12 +223,18 @@ func (e *Engine) offered(h ln.InterceptedHtlc) {
 			e.pause(retryStep)
 			continue
 		}
+		v.Part.Order = order
 		if e.makeRoom(evict) {
 			// Somebody went another way meanwhile: what is left is judged anew.
 			continue
 		}
 		if id == "" {
-			id, err = e.begin(client, wish, h.Hash, v)
+			if fresh == "" {
+				fresh, err = e.newID(v.At)
+			}
+			if id = fresh; err == nil {
+				err = e.begin(id, client, wish, h.Hash, v)
+			}
 		} else {
 			err = e.tell(id, v)
 		}
@@ -230,18 +270,35 @@ func (e *Engine) sibling(client ln.PubKey, hash ln.Hash) string {
 	return ""
 }
 
-// begin creates the payment that an HTLC is the first part of.
-func (e *Engine) begin(client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) (string, error) {
+func (e *Engine) newID(at time.Time) (string, error) {
 	e.mu.Lock()
-	id, err := ulid.New(ulid.Timestamp(v.At), e.ids)
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	id, err := ulid.New(ulid.Timestamp(at), e.ids)
 	if err != nil {
 		return "", fmt.Errorf("make an id: %w", err)
 	}
-	_, err = e.holds.Create(e.ctx, id.String(), hold.Fresh{Payment: hold.Payment{
-		ID: id.String(), Client: client, Hash: hash, Since: v.At, Until: v.At.Add(w.HoldFor),
+	return id.String(), nil
+}
+
+// begin creates the payment that an HTLC is the first part of. One that is there already
+// is of an earlier try, of which only the answer was lost.
+func (e *Engine) begin(id string, client ln.PubKey, w lws.Wish, hash ln.Hash, v hold.Offered) error {
+	_, err := e.holds.Create(e.ctx, id, hold.Fresh{Payment: hold.Payment{
+		ID: id, Client: client, Hash: hash, Since: v.At, Until: v.At.Add(w.HoldFor),
 	}}, v)
-	return id.String(), err
+	if !errors.Is(err, store.ErrUnique) {
+		return err
+	}
+	inst, err := e.holds.Get(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !hold.Final(inst.State) {
+		e.remember(id, inst.State)
+	}
+	return nil
 }
 
 // execute carries out what a payment asks for.

@@ -34,6 +34,8 @@ const (
 type HtlcEvent struct {
 	Kind HtlcEventKind
 	Htlc ln.InterceptedHtlc
+	// Order numbers HTLCs as they came.
+	Order int64
 	// Resumed says that the standing decision is to forward it.
 	Resumed bool
 	// OnChain: its incoming channel went on chain, so that no decision of ours changes it.

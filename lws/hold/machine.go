@@ -28,6 +28,8 @@ type Part struct {
 	FailHeight uint32 `json:"fail_height"`
 	// SatBlocks is what holding it may cost, as it stood when it came.
 	SatBlocks uint64 `json:"sat_blocks,omitempty"`
+	// Order numbers HTLCs as they came to the interceptor.
+	Order int64 `json:"order,omitempty"`
 }
 
 // Payment is what waits.
@@ -39,7 +41,8 @@ type Payment struct {
 	// Since is when the first part came, Until when all go back at the latest.
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"`
-	// Wakes counts attempts to wake the wallet; the next one is due at NextWake.
+	// Wakes counts attempts to wake the wallet, but for those for a part that joined others;
+	// the next one is due at NextWake.
 	Wakes    uint32    `json:"wakes"`
 	NextWake time.Time `json:"next_wake,omitzero"`
 	// LastWake is when what the last attempt came to was known, and WokeHow that.
@@ -63,6 +66,12 @@ func (p Payment) SatBlocks() (sum uint64) {
 		}
 	}
 	return sum
+}
+
+// Before says that the payment had begun when an HTLC of this Order came. One that had not
+// is of an earlier attempt to pay.
+func (p Payment) Before(order int64) bool {
+	return slices.ContainsFunc(p.Parts, func(part Part) bool { return part.Order < order })
 }
 
 // FailHeight is the earliest of the parts': they go back together.
@@ -187,7 +196,8 @@ type (
 		Moment
 		How string `json:"how"`
 	}
-	// SentBack: the wallet does not want it, or it makes room for others.
+	// SentBack: the wallet does not want it, it makes room for others, or a part of it that
+	// came since was not held.
 	SentBack struct {
 		Moment
 		Reason string `json:"reason"`

@@ -247,6 +247,29 @@ func (w *partsWorld) decide(keys []ln.CircuitKey, as, never string) {
 	}
 }
 
+// TestPartsDoNotCountAsWakes: however many parts a payment comes in, its wallet is woken
+// again as soon as for one.
+func TestPartsDoNotCountAsWakes(t *testing.T) {
+	var s State = fresh()
+	for n := range uint64(20) {
+		next, effects, err := Step(s, Offered{Moment: Moment{At: testStart, Height: testHeight}, Part: testPart(n + 1)})
+		require.NoError(t, err)
+		require.Len(t, effects, 1)
+		require.Equal(t, Of(next).AmountMsat(), effects[0].(Wake).AmountMsat, "it hears of every part")
+		s = next
+	}
+	at := testStart
+	for _, wait := range []time.Duration{15, 30, 60, 120, 240, 300, 300} {
+		due, v, _ := deadline(s)
+		at = at.Add(wait * time.Second)
+		require.Equal(t, at, due)
+		next, effects, err := Step(s, v)
+		require.NoError(t, err)
+		require.Len(t, effects, 1)
+		s = next
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	s, effects, err := Step(fresh(), Offered{Moment: Moment{At: testStart, Height: testHeight}, Part: testPart(1)})
 	require.NoError(t, err)

@@ -37,7 +37,16 @@ func join(s State, p Payment, v Offered) (State, []Effect, error) {
 	case v.Height != 0 && v.Height >= v.Part.FailHeight:
 		return fail(p, nil, fmt.Sprintf("it came too late to be held: at height %d the wallet would refuse it, or lnd fail it", v.Part.FailHeight))
 	}
+	if len(p.Parts) > 1 {
+		// Its wallet hears of every part, but only of the payment again and again: parts
+		// cost next to nothing, and would make it wait for long in no time.
+		return Held{p}, []Effect{call(p)}, nil
+	}
 	return wake(p, v.Moment)
+}
+
+func call(p Payment) Effect {
+	return Wake{ID: p.ID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat(), Until: p.Until}
 }
 
 func wake(p Payment, m Moment) (State, []Effect, error) {
@@ -47,7 +56,7 @@ func wake(p Payment, m Moment) (State, []Effect, error) {
 	}
 	p.Wakes++
 	p.NextWake = m.At.Add(every)
-	return Held{p}, []Effect{Wake{ID: p.ID, Client: p.Client, Hash: p.Hash, AmountMsat: p.AmountMsat(), Until: p.Until}}, nil
+	return Held{p}, []Effect{call(p)}, nil
 }
 
 // fail sends back what is not over yet; done are parts that are.
