@@ -30,7 +30,7 @@ import (
 // with and without an HTLC, and a replaced transaction leave the books equal to
 // lnd's, after each of them.
 func TestOnDemandBooks(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{})

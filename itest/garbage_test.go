@@ -26,7 +26,7 @@ import (
 // an answer or an error of the caller's, never one of ours; afterwards a payment opens
 // its channel as if nothing had been.
 func TestGarbage(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

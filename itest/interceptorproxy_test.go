@@ -40,7 +40,7 @@ const (
 // TestInterceptorProxy has three programs share the gateway's interceptor: one that is
 // written against lnd's API alone, one on lndclient, and one that misbehaves.
 func TestInterceptorProxy(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -125,7 +125,7 @@ func narrowed(t *testing.T, text, caveat string) string {
 // kind of caller; then a tenant with data at every service, and another one that knows
 // its name, its node and its ids, and calls everything.
 func TestIsolation(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -81,7 +81,7 @@ func (p *pushServer) hears(ctx context.Context, t *testing.T, method string) {
 // for a wallet whose webhook was called: each order ends with one channel and the right
 // balances, and the payment arrives.
 func TestLSPSKilled(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	push := startPush(t)
@@ -197,7 +197,7 @@ func TestLSPSKilled(t *testing.T) {
 // TestLDKNodeGatewayDies kills sluiced after LDK has bought, while the payment is held
 // for LDK, and as LDK connects and its channel opens: LDK is paid, over one channel.
 func TestLDKNodeGatewayDies(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	needLDK(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()

@@ -161,7 +161,7 @@ func sendInParts(ctx context.Context, t *testing.T, net *devnet.Standard, bolt11
 
 // TestOffline: payments for a wallet whose node is away wait for it.
 func TestOffline(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -21,7 +21,7 @@ import (
 // TestOfflineOnChain: the channel that a payment came over goes on chain while the payment
 // waits for its wallet. Who ends with what is counted to the sat, along the transactions.
 func TestOfflineOnChain(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

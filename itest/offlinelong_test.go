@@ -93,7 +93,7 @@ func (w *sleeper) onDemand(ctx context.Context, client *lnd.Client, sat uint64) 
 // of the gateway's, for more than a hundred blocks, over kills of sluiced and lnd; and
 // arrive to the millisatoshi.
 func TestOfflineOnDemand(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

@@ -16,7 +16,7 @@ import (
 // TestOnDemandOnChain are the days on which a payment on demand ends on chain: behind
 // the gateway, where its wallet keeps it and says no more, and before the gateway.
 func TestOnDemandOnChain(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{"lsp.collect_for": "5m"}})

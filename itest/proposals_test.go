@@ -16,7 +16,7 @@ import (
 // TestOnDemandProposals: what peers' lnds propose to the gateway, and read when its
 // policy refuses.
 func TestOnDemandProposals(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	net := devnet.StartStandard(t, devnet.StandardConfig{})

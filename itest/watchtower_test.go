@@ -96,6 +96,10 @@ func startGuarded(ctx context.Context, t *testing.T) *guarded {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	g.op = towerv1.NewTowerOperatorServiceClient(conn)
+	require.NoError(t, devnet.WaitFor(ctx, "the tower to run", func(ctx context.Context) (bool, error) {
+		_, err := g.op.GetTowerStatus(ctx, &towerv1.GetTowerStatusRequest{})
+		return err == nil, err
+	}))
 	return g
 }
 
