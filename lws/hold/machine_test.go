@@ -259,9 +259,9 @@ func TestPartsDoNotCountAsWakes(t *testing.T) {
 		s = next
 	}
 	at := testStart
-	for _, wait := range []time.Duration{15, 30, 60, 120, 240, 300, 300} {
+	for _, seconds := range []int{15, 30, 60, 120, 240, 300, 300} {
 		due, v, _ := deadline(s)
-		at = at.Add(wait * time.Second)
+		at = at.Add(time.Duration(seconds) * time.Second)
 		require.Equal(t, at, due)
 		next, effects, err := Step(s, v)
 		require.NoError(t, err)
