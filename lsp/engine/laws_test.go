@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type wrapped struct {
 	state    ln.InvoiceState
 	expiries []uint32
 	channels []ln.Channel
+	gone     bool
 	sent     int
 }
 
@@ -34,8 +36,18 @@ func (w *wrapped) Info(context.Context) (ln.NodeInfo, error) {
 	return ln.NodeInfo{BlockHeight: w.height}, nil
 }
 func (w *wrapped) HoldExpiryDelta(context.Context) (uint32, error) { return w.delta, w.deltaErr }
+
+// ListChannels has HTLCs in each channel, unless they are gone.
 func (w *wrapped) ListChannels(context.Context) ([]ln.Channel, error) {
-	return w.channels, nil
+	out := slices.Clone(w.channels)
+	for i := range out {
+		for index := range uint64(4) {
+			if !w.gone {
+				out[i].Htlcs = append(out[i].Htlcs, ln.ChannelHtlc{Incoming: true, Index: index})
+			}
+		}
+	}
+	return out, nil
 }
 
 func (w *wrapped) LookupInvoice(context.Context, ln.Hash) (ln.Invoice, error) {
@@ -90,6 +102,7 @@ func TestMarginAtTheMomentOfSending(t *testing.T) {
 		"the last block":                                  {func(w *wrapped) { w.height = 103 }, true},
 		"a channel of a part is closed":                   {func(w *wrapped) { w.channels = nil }, false},
 		"the held set is gone":                            {func(w *wrapped) { w.state = ln.InvoiceCanceled }, false},
+		"lnd has failed it, and says accepted":            {func(w *wrapped) { w.gone = true }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := good()

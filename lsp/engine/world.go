@@ -337,7 +337,13 @@ func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
 	return ln.Outpoint{}, link{}, false
 }
 
-func otherNames(c ln.Channel) []ln.SCID { return append(slices.Clone(c.Aliases), c.ConfirmedSCID) }
+func otherNames(c ln.Channel) []ln.SCID {
+	names := slices.Clone(c.Aliases)
+	if c.ConfirmedSCID != 0 {
+		names = append(names, c.ConfirmedSCID)
+	}
+	return names
+}
 
 // inactive says that one of these HTLCs came over a channel that is known and not
 // active.

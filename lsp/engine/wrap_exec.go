@@ -209,19 +209,28 @@ func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wra
 }
 
 // incomingSafe is law 12: money that came in over a channel which may yet be
-// double-spent is not accepted. The channel is named in the log only: which one
-// the payer has with the gateway is not the business of whoever reads the text.
+// double-spent is not accepted. Nor is what the channel does not have any more: an lnd
+// that was killed while it took the HTLC in calls it replayed afterwards, and fails it, but
+// goes on calling the invoice accepted (seen in lnd 0.21.2). The channel is named in the log
+// only: which one the payer has with the gateway is not the business of whoever reads
+// the text.
 func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.InvoiceHtlc) (safe bool, text string, err error) {
 	channels, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
 		return false, "", err
 	}
-	known := make(map[ln.SCID]bool)
+	known, pending := make(map[ln.SCID]bool), make(map[ln.CircuitKey]bool)
 	for _, c := range channels {
 		ok := c.TakesMoney(e.world.tip())
 		for _, scid := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if scid != 0 {
-				known[scid] = ok
+			if scid == 0 {
+				continue
+			}
+			known[scid] = ok
+			for _, h := range c.Htlcs {
+				if h.Incoming {
+					pending[h.IncomingKey(scid)] = true
+				}
 			}
 		}
 	}
@@ -232,6 +241,8 @@ func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.Invoice
 			text = "the channel that brought the money is no longer open"
 		case !ok:
 			text = "the channel that brought the money is not confirmed yet"
+		case !pending[h.Key]:
+			text = "the gateway's node does not hold the money any more"
 		default:
 			continue
 		}
