@@ -40,10 +40,8 @@ func youngOf(channels []ln.Channel, tip uint32) map[ln.SCID]young {
 		}
 		terms := c.Joint()
 		y := young{over: !c.WithinLimit(), always: c.ConfirmedSCID == 0, limit: terms.SpendSat > 0, since: terms.Since}
-		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if id != 0 {
-				out[id] = y
-			}
+		for _, name := range c.Names() {
+			out[name] = y
 		}
 	}
 	return out

@@ -105,6 +105,18 @@ type Invoice struct {
 	SettleIndex uint64
 }
 
+// HtlcsIn are the invoice's HTLCs in one state: those of earlier, failed attempts to pay
+// it are listed as well.
+func (i Invoice) HtlcsIn(state InvoiceState) []InvoiceHtlc {
+	out := make([]InvoiceHtlc, 0, len(i.Htlcs))
+	for _, h := range i.Htlcs {
+		if h.State == state {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
 // InvoiceHtlc is one HTLC that pays an invoice of ours.
 type InvoiceHtlc struct {
 	Key          CircuitKey

@@ -117,7 +117,7 @@ func (e *Engine) watchOrderInvoice(id string, hash ln.Hash) {
 	e.watchInvoice(id, hash, func(inv ln.Invoice) (over bool) {
 		switch inv.State {
 		case ln.InvoiceAccepted:
-			_ = tellJudged(e, e.orders, id, e.judgeOrderSet(id, htlcsIn(inv, ln.InvoiceAccepted)))
+			_ = tellJudged(e, e.orders, id, e.judgeOrderSet(id, inv.HtlcsIn(ln.InvoiceAccepted)))
 		case ln.InvoiceSettled:
 			tell(e, e.orders, id, order.Event(order.InvoiceSettled{Moment: e.moment()}))
 			return true

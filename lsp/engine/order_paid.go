@@ -37,7 +37,7 @@ func (e *Engine) unpaid(ctx context.Context, orderID string) (lsp.Reason, error)
 	case ln.InvoiceSettled:
 		return lsp.Reason{}, nil
 	case ln.InvoiceAccepted:
-		safe, text, err := e.incomingSafe(ctx, orderID, htlcsIn(inv, ln.InvoiceAccepted))
+		safe, text, err := e.incomingSafe(ctx, orderID, inv.HtlcsIn(ln.InvoiceAccepted))
 		if err != nil || safe {
 			return lsp.Reason{}, err
 		}

@@ -337,10 +337,11 @@ func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
 	return ln.Outpoint{}, link{}, false
 }
 
-func otherNames(c ln.Channel) []ln.SCID {
-	names := slices.Clone(c.Aliases)
-	if c.ConfirmedSCID != 0 {
-		names = append(names, c.ConfirmedSCID)
+func otherNames(c ln.Channel) (names []ln.SCID) {
+	for _, name := range c.Names() {
+		if name != c.ChanID {
+			names = append(names, name)
+		}
 	}
 	return names
 }

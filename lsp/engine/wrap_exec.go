@@ -121,7 +121,7 @@ func (e *Engine) watchWrapInvoice(id string, hash ln.Hash) {
 	e.watchInvoice(id, hash, func(inv ln.Invoice) (over bool) {
 		switch inv.State {
 		case ln.InvoiceAccepted:
-			_ = tellJudged(e, e.wraps, id, e.judgeSet(id, htlcsIn(inv, ln.InvoiceAccepted)))
+			_ = tellJudged(e, e.wraps, id, e.judgeSet(id, inv.HtlcsIn(ln.InvoiceAccepted)))
 		case ln.InvoiceSettled:
 			tell(e, e.wraps, id, wrap.Event(wrap.InvoiceSettled{Moment: e.moment()}))
 			return true
@@ -188,18 +188,6 @@ func (e *Engine) judgeSet(id string, htlcs []ln.InvoiceHtlc) judge[wrap.Event] {
 	}
 }
 
-// htlcsIn are the invoice's HTLCs in one state: those of earlier, failed
-// attempts to pay it are listed as well.
-func htlcsIn(inv ln.Invoice, state ln.InvoiceState) []ln.InvoiceHtlc {
-	out := make([]ln.InvoiceHtlc, 0, len(inv.Htlcs))
-	for _, h := range inv.Htlcs {
-		if h.State == state {
-			out = append(out, h)
-		}
-	}
-	return out
-}
-
 func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wrap.Event, error) {
 	safe, text, err := e.incomingSafe(ctx, f.OfferID, f.Htlcs)
 	if err != nil {
@@ -208,49 +196,19 @@ func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wra
 	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: safe, Text: text}}, nil
 }
 
-// incomingSafe is law 12: money that came in over a channel which may yet be
-// double-spent is not accepted. Nor is what the channel does not have any more: an lnd
-// that was killed while it took the HTLC in calls it replayed afterwards, and fails it, but
-// goes on calling the invoice accepted (seen in lnd 0.21.2). The channel is named in the log
-// only: which one the payer has with the gateway is not the business of whoever reads
-// the text.
+// incomingSafe is law 12 (ln.DoubtOf). The channel is named in the log only: which one
+// the payer has with the gateway is not the business of whoever reads the text.
 func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.InvoiceHtlc) (safe bool, text string, err error) {
 	channels, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
 		return false, "", err
 	}
-	known, pending := make(map[ln.SCID]bool), make(map[ln.CircuitKey]bool)
-	for _, c := range channels {
-		ok := c.TakesMoney(e.world.tip())
-		for _, scid := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if scid == 0 {
-				continue
-			}
-			known[scid] = ok
-			for _, h := range c.Htlcs {
-				if h.Incoming {
-					pending[h.IncomingKey(scid)] = true
-				}
-			}
-		}
-	}
-	for _, h := range htlcs {
-		ok, listed := known[h.Key.ChanID]
-		switch {
-		case !listed:
-			text = "the channel that brought the money is no longer open"
-		case !ok:
-			text = "the channel that brought the money is not confirmed yet"
-		case !pending[h.Key]:
-			text = "the gateway's node does not hold the money any more"
-		default:
-			continue
-		}
+	why, over := ln.DoubtOf(htlcs, channels, e.world.tip())
+	if why != "" {
 		e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", id),
-			zap.Stringer("channel", h.Key.ChanID), zap.String("because", text))
-		return false, text, nil
+			zap.Stringer("channel", over), zap.String("because", string(why)))
 	}
-	return true, "", nil
+	return why == "", string(why), nil
 }
 
 // pay sends the payment if lnd knows of none and the margin still holds. What
@@ -277,7 +235,7 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	}
 	// Over a long wait its channel may have gone on chain: there a claim costs a
 	// transaction of ours, and too little has no output at all.
-	open, gone, err := e.incomingSafe(ctx, f.OfferID, htlcsIn(inv, ln.InvoiceAccepted))
+	open, gone, err := e.incomingSafe(ctx, f.OfferID, inv.HtlcsIn(ln.InvoiceAccepted))
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +300,7 @@ func (e *Engine) marginShort(ctx context.Context, f wrap.Pay, inv ln.Invoice) (s
 		return "", err
 	}
 	resolved := uint64(f.Payment.ExpiryHeight) + uint64(f.MarginBlocks)
-	for _, h := range htlcsIn(inv, ln.InvoiceAccepted) {
+	for _, h := range inv.HtlcsIn(ln.InvoiceAccepted) {
 		if resolved+uint64(delta) > uint64(h.Expiry) {
 			return fmt.Sprintf("a held part expires at height %d and the node gives it back %d blocks earlier, which is before %d, where the payment to the wallet is resolved at the latest",
 				h.Expiry, delta, resolved), nil
@@ -494,7 +452,7 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 		// preimage: then the payment is another one of the same hash.
 		if err == nil && (inv.State == ln.InvoiceAccepted || inv.State == ln.InvoiceSettled) {
 			e.log.Error("the wallet of a payment that was to be given back has been paid: it is settled instead", zap.String("payment", f.OfferID))
-			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: lsp.NewSecret(p.Preimage), Htlcs: htlcsIn(inv, inv.State)}}, nil
+			return []wrap.Event{wrap.PaidAfterAll{Moment: e.moment(), Preimage: lsp.NewSecret(p.Preimage), Htlcs: inv.HtlcsIn(inv.State)}}, nil
 		}
 	case p.State == ln.PaymentInFlight, p.InFlight > 0:
 		missing := false

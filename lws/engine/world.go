@@ -254,7 +254,7 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 			}
 		}
 		e.channels[c.Outpoint] = c
-		for _, name := range names(c.Channel) {
+		for _, name := range c.Channel.Names() {
 			e.byName[name] = c.Outpoint
 		}
 		if c.Active && c.since.Equal(now) && !slices.Contains(expect, c.Peer) && e.concerned(c.Peer) {
@@ -314,16 +314,6 @@ func (e *Engine) concerned(client ln.PubKey) bool {
 	return false
 }
 
-// names are what an onion may call a channel.
-func names(c ln.Channel) []ln.SCID {
-	out := append([]ln.SCID{c.ChanID}, c.Aliases...)
-	if c.ConfirmedSCID != 0 {
-		out = append(out, c.ConfirmedSCID)
-	}
-	slices.Sort(out)
-	return slices.DeleteFunc(slices.Compact(out), func(s ln.SCID) bool { return s == 0 })
-}
-
 // keepClaimed claims the channels of registered wallets that are offline, and only
 // those.
 func (e *Engine) keepClaimed() {
@@ -362,7 +352,7 @@ func (e *Engine) claims() (claim, release []ln.SCID) {
 			continue
 		}
 		offline := !e.online(c.Peer)
-		for _, name := range names(c.Channel) {
+		for _, name := range c.Channel.Names() {
 			want[name] = offline
 		}
 	}

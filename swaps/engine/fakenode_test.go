@@ -465,10 +465,20 @@ func (n *fakeNode) Info(context.Context) (ln.NodeInfo, error) {
 	return ln.NodeInfo{BlockHeight: n.height, SyncedToChain: true}, nil
 }
 
+// heldHtlcs are those that invoices have accepted, as a channel lists them.
+func heldHtlcs(invoices map[ln.Hash]*ln.Invoice) (out []ln.ChannelHtlc) {
+	for hash, inv := range invoices {
+		for _, h := range inv.HtlcsIn(ln.InvoiceAccepted) {
+			out = append(out, ln.ChannelHtlc{Incoming: true, Index: h.Key.HtlcID, Hash: hash, AmtMsat: h.AmtMsat})
+		}
+	}
+	return out
+}
+
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: n.htlcs}}, nil
+	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: append(heldHtlcs(n.invoices), n.htlcs...)}}, nil
 }
 
 func (n *fakeNode) ClosedChannels(context.Context) ([]ln.ClosedChannel, error) {

@@ -56,8 +56,7 @@ func (e *Engine) heardTaken(ctx context.Context, id string, inv ln.Invoice) {
 	e.tellOut(id, out.PaymentTaken{Moment: e.moment(), Preimage: swaps.NewSecret(inv.Preimage)})
 }
 
-// judgeHeld is law 12: money that came in over a channel which may yet be
-// double-spent is not accepted. It asks until lnd answers.
+// judgeHeld is law 12 (ln.DoubtOf). It asks until lnd answers.
 func (e *Engine) judgeHeld(ctx context.Context, leg out.Leg, inv ln.Invoice) (out.PaymentHeld, bool) {
 	var channels []ln.Channel
 	ask, answered := context.WithCancel(ctx)
@@ -72,24 +71,12 @@ func (e *Engine) judgeHeld(ctx context.Context, leg out.Leg, inv ln.Invoice) (ou
 		return out.PaymentHeld{}, false
 	}
 	held := out.PaymentHeld{Moment: e.moment(), Leg: leg}
-	safe := make(map[ln.SCID]bool)
-	for _, c := range channels {
-		ok := c.TakesMoney(held.Height)
-		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if id != 0 {
-				safe[id] = ok
-			}
-		}
-	}
-	for _, h := range inv.Htlcs {
-		if h.State != ln.InvoiceAccepted {
-			continue
-		}
+	accepted := inv.HtlcsIn(ln.InvoiceAccepted)
+	why, _ := ln.DoubtOf(accepted, channels, held.Height)
+	held.Unsafe = string(why)
+	for _, h := range accepted {
 		if held.EarliestExpiry == 0 || h.Expiry < held.EarliestExpiry {
 			held.EarliestExpiry = h.Expiry
-		}
-		if !safe[h.Key.ChanID] {
-			held.Unsafe = "it came over a channel that is not confirmed, or no longer open"
 		}
 	}
 	return held, true

@@ -356,16 +356,13 @@ func (s *sales) heard(ctx context.Context, inv ln.Invoice) (credit.Event, error)
 }
 
 func paid(inv ln.Invoice, state ln.InvoiceState) (sum ln.Msat) {
-	for _, h := range inv.Htlcs {
-		if h.State == state {
-			sum += h.AmtMsat // parts of what lnd holds: below 2^63 together
-		}
+	for _, h := range inv.HtlcsIn(state) {
+		sum += h.AmtMsat // parts of what lnd holds: below 2^63 together
 	}
 	return sum
 }
 
-// unsafe is law 12: money that came in over a channel which may yet be
-// double-spent is not accepted.
+// unsafe is law 12 (ln.DoubtOf).
 func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 	channels, err := s.e.o.Channels.ListChannels(ctx)
 	if err != nil {
@@ -375,19 +372,6 @@ func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	safe := map[ln.SCID]bool{}
-	for _, c := range channels {
-		ok := c.TakesMoney(uint32(max(tip, 0))) //nolint:gosec // a height
-		for _, id := range append([]ln.SCID{c.ChanID, c.ConfirmedSCID}, c.Aliases...) {
-			if id != 0 {
-				safe[id] = ok
-			}
-		}
-	}
-	for _, h := range inv.Htlcs {
-		if h.State == ln.InvoiceAccepted && !safe[h.Key.ChanID] {
-			return "it came over a channel that is not confirmed, or no longer open", nil
-		}
-	}
-	return "", nil
+	why, _ := ln.DoubtOf(inv.HtlcsIn(ln.InvoiceAccepted), channels, uint32(max(tip, 0))) //nolint:gosec // a height
+	return string(why), nil
 }

@@ -157,7 +157,15 @@ func (n *till) CancelInvoice(_ context.Context, hash ln.Hash) error {
 func (n *till) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.channels, n.away
+	out := slices.Clone(n.channels)
+	for i := range out {
+		for _, inv := range n.invoices {
+			for _, h := range inv.HtlcsIn(ln.InvoiceAccepted) {
+				out[i].Htlcs = append(out[i].Htlcs, ln.ChannelHtlc{Incoming: true, Index: h.Key.HtlcID})
+			}
+		}
+	}
+	return out, n.away
 }
 
 // pay has a payment of several parts arrive.
