@@ -197,6 +197,13 @@ func (e *Engine) fundNow(ctx context.Context, p out.Plan, own []byte) (events []
 	if prepay.State != ln.InvoiceAccepted {
 		return refused("the node does not hold the prepay")
 	}
+	why, err := e.doubtHeld(ctx, p, prepay)
+	if err != nil {
+		return nil, "", err
+	}
+	if why != "" {
+		return refused("%s", why)
+	}
 	if err := e.releaseCoins(ctx, p.LeaseID()); err != nil {
 		return nil, "", err
 	}
@@ -238,6 +245,23 @@ func (e *Engine) fundNow(ctx context.Context, p out.Plan, own []byte) (events []
 	}
 	tx.Rate = rate
 	return []out.Event{out.HtlcFunded{Moment: e.moment(), Tx: tx}}, "", nil
+}
+
+// doubtHeld is law 12 once more before the gateway's coins go out: a swap may have waited
+// for them for long, and lnd goes on calling an invoice accepted whose channel is on chain,
+// or whose HTLC it has failed.
+func (e *Engine) doubtHeld(ctx context.Context, p out.Plan, prepay ln.Invoice) (ln.Doubt, error) {
+	swap, err := e.node.Invoices.LookupInvoice(ctx, p.Terms.Hash)
+	if err != nil {
+		return "", err
+	}
+	channels, err := e.node.Events.ListChannels(ctx)
+	if err != nil {
+		return "", err
+	}
+	held := append(prepay.HtlcsIn(ln.InvoiceAccepted), swap.HtlcsIn(ln.InvoiceAccepted)...)
+	why, _ := ln.DoubtOf(held, channels, e.moment().Height)
+	return why, nil
 }
 
 // readFunding reads what the wallet signed, and believes nothing about it that

@@ -65,6 +65,8 @@ type fakeNode struct {
 	wanted int
 	// unconfirmed coins are on their way, locked are leased or were once.
 	unconfirmed, locked ln.Sat
+	// failed: the channel does not hold what invoices have accepted.
+	failed bool
 }
 
 type bump struct {
@@ -478,7 +480,11 @@ func heldHtlcs(invoices map[ln.Hash]*ln.Invoice) (out []ln.ChannelHtlc) {
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: append(heldHtlcs(n.invoices), n.htlcs...)}}, nil
+	htlcs := n.htlcs
+	if !n.failed {
+		htlcs = append(heldHtlcs(n.invoices), htlcs...)
+	}
+	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: htlcs}}, nil
 }
 
 func (n *fakeNode) ClosedChannels(context.Context) ([]ln.ClosedChannel, error) {

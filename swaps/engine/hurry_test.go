@@ -96,6 +96,22 @@ func TestASwapThatWaitsForCoins(t *testing.T) {
 	require.Equal(t, 1, r.node.funded)
 }
 
+// lnd has failed the HTLC of a payment that waited for coins, and goes on calling its
+// invoice accepted: nothing is funded for it.
+func TestNothingIsFundedForWhatIsGone(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	plan := r.offer(ln.Preimage{1})
+	r.node.change(func() { r.node.unconfirmed, r.node.coins = r.node.coins, 0 })
+	r.node.pay(plan.Terms.Hash)
+	r.node.pay(plan.PrepayHash())
+	r.sees("coins to be wanted", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.wanted > 0 })
+	require.Equal(t, "funding", r.state(ln.Preimage{1}).StateName())
+	r.node.change(func() { r.node.failed = true })
+	r.node.change(func() { r.node.unconfirmed, r.node.coins = 0, r.node.unconfirmed })
+	r.reaches(ln.Preimage{1}, "cancelled")
+	require.Zero(t, r.node.funded)
+}
+
 // Fees jump to the ceiling while an output waits: lnd is asked for a child of its change
 // that lifts both to what the chain asks, out of what the least change has.
 func TestAFundingAtAFeeSpike(t *testing.T) {
