@@ -114,9 +114,8 @@ func (e *Engine) inquired(t *tenure, q inquiry, p ln.Payment) {
 		}
 		now := e.cfg.Now()
 		h, _ := t.chain.Match(o.OutgoingSCID, now)
-		e.lastID = max(e.lastID+1, now.UnixMicro())
-		row := interceptor.NewRow(o.InterceptedHtlc, h.Name, e.cfg.FailSafetyBlocks, e.height, now)
-		row.ID, row.State, row.Preimage, row.DecidedAt = e.lastID, interceptor.StateSettled, p.Preimage, now
+		row := e.newRow(o, h.Name, now)
+		row.State, row.Preimage, row.DecidedAt = interceptor.StateSettled, p.Preimage, now
 		row.OnChain = o.OnChain()
 		row.Reason = "lnd had paid this hash for us, which no record explained"
 		t.recording[o.Key] = pendingRow{row: row, offer: o, gen: t.gen}

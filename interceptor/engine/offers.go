@@ -69,9 +69,7 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 	now := e.cfg.Now()
 	h, wanted := t.chain.Match(o.OutgoingSCID, now)
 	_, here := e.attached[h.Name]
-	e.lastID = max(e.lastID+1, now.UnixMicro())
-	row := interceptor.NewRow(o.InterceptedHtlc, h.Name, e.cfg.FailSafetyBlocks, e.height, now)
-	row.ID = e.lastID
+	row := e.newRow(o, h.Name, now)
 	p := pendingRow{row: row, offer: o, gen: t.gen, since: t.class.Begin()}
 	if why := passes(h, wanted, here); why != "" {
 		// Nobody's HTLC, but a row all the same: that a claimed route's HTLC is
@@ -94,6 +92,14 @@ func (e *Engine) onNew(t *tenure, o interceptor.Offer) {
 		return
 	}
 	e.record(t, o.Key)
+}
+
+// newRow is an HTLC's row as it came, numbered after all that came before (under mu).
+func (e *Engine) newRow(o interceptor.Offer, handler string, at time.Time) interceptor.Row {
+	e.lastID = max(e.lastID+1, e.cfg.Now().UnixMicro())
+	row := interceptor.NewRow(o.InterceptedHtlc, handler, e.cfg.FailSafetyBlocks, e.height, at)
+	row.ID = e.lastID
+	return row
 }
 
 // passes says why an HTLC of a claimed route is forwarded like any other, or "".

@@ -107,8 +107,7 @@ func (e *Engine) Rule(key ln.CircuitKey, r interceptor.Ruling) error {
 // recordRuling makes a row of a forward that was asked about (under mu).
 func (e *Engine) recordRuling(t *tenure, a *asked, r interceptor.Ruling) error {
 	now := e.cfg.Now()
-	row := interceptor.NewRow(a.offer.InterceptedHtlc, "", e.cfg.FailSafetyBlocks, e.height, a.at)
-	row.ID = max(e.lastID+1, now.UnixMicro())
+	row := e.newRow(a.offer, "", a.at)
 	reason := ln.Clip(r.Reason, interceptor.MaxReason)
 	switch r.Action {
 	case interceptor.ActionHold:
@@ -129,7 +128,6 @@ func (e *Engine) recordRuling(t *tenure, a *asked, r interceptor.Ruling) error {
 		row = decided
 		row.Version = 1
 	}
-	e.lastID = row.ID
 	delete(t.asking, row.Key)
 	t.recording[row.Key] = pendingRow{row: row, offer: a.offer, gen: a.gen, since: a.since}
 	t.held.add(row)

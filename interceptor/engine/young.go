@@ -60,11 +60,8 @@ func (y young) guards(t *tenure) bool {
 // bar fails a new HTLC that came in over such a channel, by way of the refusal that
 // asks lnd for a payment of ours first (under mu).
 func (e *Engine) bar(t *tenure, o interceptor.Offer, y young) {
-	now := e.cfg.Now()
 	e.unask(t, o.Key)
-	row := interceptor.NewRow(o.InterceptedHtlc, "", e.cfg.FailSafetyBlocks, e.height, now)
-	row.ID = max(e.lastID+1, now.UnixMicro())
-	e.lastID = row.ID
+	row := e.newRow(o, "", e.cfg.Now())
 	row.Reason = "the channel that it came in on is not buried, and its peer could still take back the coins in it: sending works once it is"
 	if y.limit {
 		row.Reason = "the channel that it came in on is not buried, and with it its peer would spend more over it than it may until then"
@@ -84,9 +81,7 @@ func (e *Engine) pass(t *tenure, o interceptor.Offer) {
 		return
 	}
 	now := e.cfg.Now()
-	row := interceptor.NewRow(o.InterceptedHtlc, "", e.cfg.FailSafetyBlocks, e.height, now)
-	row.ID = max(e.lastID+1, now.UnixMicro())
-	e.lastID = row.ID
+	row := e.newRow(o, "", now)
 	row.State, row.Reason, row.DecidedAt = interceptor.StateResumed, "within what its peer may spend over a channel that is not buried", now
 	t.recording[o.Key] = pendingRow{row: row, offer: o, gen: t.gen, since: t.class.Begin()}
 	wake(t.hear)

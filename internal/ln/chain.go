@@ -1,6 +1,9 @@
 package ln
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Block is one tip that the chain announced.
 type Block struct {
@@ -54,6 +57,11 @@ type WalletTx struct {
 	Inputs []WalletInput
 	// Outputs are what it pays.
 	Outputs []WalletOutput
+}
+
+// PaysOthers says that some of it leaves the wallet.
+func (t WalletTx) PaysOthers() bool {
+	return slices.ContainsFunc(t.Outputs, func(o WalletOutput) bool { return !o.Ours })
 }
 
 // WalletInput is an input of a wallet's transaction.

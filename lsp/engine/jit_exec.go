@@ -126,13 +126,9 @@ func (e *Engine) refuseParts(ctx context.Context, f jit.RefuseParts) error {
 // watchParts tells what is known of the resumed parts now; what is not known
 // yet comes as events of the interceptor.
 func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error) {
-	state, ok := e.jits.Present(id)
-	if !ok {
-		inst, err := e.jits.Get(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		state = inst.State
+	state, err := e.jitState(ctx, id)
+	if err != nil {
+		return nil, err
 	}
 	reports, err := e.opt.Held.Lookup(ctx, jit.OfferOf(state).Hash)
 	if err != nil {
@@ -145,6 +141,15 @@ func (e *Engine) watchParts(ctx context.Context, id string) ([]jit.Event, error)
 		}
 	}
 	return out, nil
+}
+
+// jitState is an offer as it is now, also one that is over.
+func (e *Engine) jitState(ctx context.Context, id string) (jit.State, error) {
+	if state, ok := e.jits.Present(id); ok {
+		return state, nil
+	}
+	inst, err := e.jits.Get(ctx, id)
+	return inst.State, err
 }
 
 // recordsWithin is how soon lnd's records have the end of an HTLC.

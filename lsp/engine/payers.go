@@ -91,16 +91,12 @@ func (e *Engine) payersBack() {
 
 // heldHtlcs are the parts that a payment holds.
 func (e *Engine) heldHtlcs(ctx context.Context, id string) ([]ln.CircuitKey, error) {
-	state, ok := e.jits.Present(id)
-	if !ok {
-		inst, err := e.jits.Get(ctx, id)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		state = inst.State
+	state, err := e.jitState(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	parts := jit.PartsOf(state)
 	out := make([]ln.CircuitKey, 0, len(parts))

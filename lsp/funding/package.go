@@ -64,7 +64,7 @@ func LiftOf(own map[ln.TxID]ln.WalletTx, change ln.Outpoint) (Lift, error) {
 	for _, tx := range own {
 		// What pays the wallet alone is a child that an earlier bump made: lnd
 		// replaces it.
-		if paysOthers(tx) {
+		if tx.PaysOthers() {
 			for _, op := range tx.Spends {
 				spender[op] = tx
 			}
@@ -81,15 +81,6 @@ func LiftOf(own map[ln.TxID]ln.WalletTx, change ln.Outpoint) (Lift, error) {
 		}
 	}
 	return Lift{}, ErrNoBump
-}
-
-func paysOthers(tx ln.WalletTx) bool {
-	for _, o := range tx.Outputs {
-		if !o.Ours {
-			return true
-		}
-	}
-	return false
 }
 
 // changeOf is the largest output that comes back; one that is spent already, by

@@ -94,6 +94,11 @@ type Part struct {
 	Outcome      Outcome `json:"outcome,omitempty"`
 }
 
+// part is what the offer has of it.
+func (v PartArrived) part() Part {
+	return Part{Htlc: v.Htlc, At: v.At, Order: v.Order, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+}
+
 // Held is the set of parts of one attempt.
 type Held struct {
 	Parts []Part `json:"parts"`

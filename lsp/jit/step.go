@@ -101,7 +101,7 @@ func arrived(s State, v PartArrived) (State, []Effect, error) {
 		}
 		return s, []Effect{refuse(o, []ln.CircuitKey{key}, how, reason)}, nil
 	}
-	part := Part{Htlc: v.Htlc, At: v.At, Order: v.Order, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+	part := v.part()
 	switch s := s.(type) {
 	case Offered:
 		if !v.At.Before(o.ExpiresAt) {

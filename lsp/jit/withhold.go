@@ -114,7 +114,7 @@ func gather(s State, o Offer, v PartArrived) (State, []Effect, error) {
 	if reason := o.Part.CheckPart(v.Htlc, v.Height); !reason.IsZero() {
 		return alone(o.never(), reason)
 	}
-	part := Part{Htlc: v.Htlc, At: v.At, Order: v.Order, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+	part := v.part()
 	if !v.At.Before(o.ExpiresAt) {
 		return expire(o, add(Held{Parts: PartsOf(s)}, part), offerOver())
 	}
@@ -307,7 +307,7 @@ func resume(o Offer, parts []Part) Effect {
 // it would find no other route. So it waits for the fate of what was handed on,
 // and is then judged as if it came only now.
 func (s Forwarded) next(from State, v PartArrived) (State, []Effect, error) {
-	part := Part{Htlc: v.Htlc, At: v.At, Order: v.Order, SatBlocks: lsp.SatBlocks(v.Htlc.IncomingMsat, v.Height, v.Htlc.AutoFailHeight)}
+	part := v.part()
 	reason, near := (Held{Parts: []Part{part}}).near(s.Offer, v.Height)
 	switch {
 	case v.Htlc.OnChain(), v.Htlc.IncomingMsat > ln.MaxMsat, v.Htlc.OutgoingMsat > ln.MaxMsat, len(s.Spares) >= s.Part.MaxParts:

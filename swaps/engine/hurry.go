@@ -87,7 +87,7 @@ const maxChain = 25
 func liftOf(tx out.Tx, txs []ln.WalletTx) (lift, bool) {
 	spender := make(map[ln.Outpoint]ln.WalletTx)
 	for _, t := range txs {
-		if t.Confirmations > 0 || !paysOthers(t) {
+		if t.Confirmations > 0 || !t.PaysOthers() {
 			continue
 		}
 		for _, op := range t.Spends {
@@ -119,13 +119,4 @@ func liftOf(tx out.Tx, txs []ln.WalletTx) (lift, bool) {
 		l.changeSat = ln.Sat(next.Outputs[best].ValueSat)            //nolint:gosec // not negative
 	}
 	return lift{}, false
-}
-
-func paysOthers(tx ln.WalletTx) bool {
-	for _, o := range tx.Outputs {
-		if !o.Ours {
-			return true
-		}
-	}
-	return false
 }
