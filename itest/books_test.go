@@ -73,9 +73,9 @@ func TestOnDemandBooks(t *testing.T) {
 	require.NoError(t, sc.Mine(ctx, 1))
 	exact("the replacement's confirmation")
 
-	sc.closeChannel(ctx, sc.Gateway, byHand, false)
+	closeChannel(ctx, t, sc.Net, sc.Gateway, byHand, false)
 	exact("a cooperative close, unconfirmed")
-	sc.closeChannel(ctx, sc.Payer, toUs, true)
+	closeChannel(ctx, t, sc.Net, sc.Payer, toUs, true)
 	exact("a force close by the peer, unconfirmed")
 	require.NoError(t, sc.Mine(ctx, 6))
 	exact("their confirmations")
@@ -99,7 +99,7 @@ func TestOnDemandBooks(t *testing.T) {
 	require.Len(t, channels.Channels, 1)
 	point, err := devnet.ParsePoint(channels.Channels[0].ChannelPoint)
 	require.NoError(t, err)
-	sc.closeChannel(ctx, sc.Gateway, devnet.Channel{Point: point}, true)
+	closeChannel(ctx, t, sc.Net, sc.Gateway, devnet.Channel{Point: point}, true)
 	exact("a force close with an HTLC, unconfirmed")
 	require.NoError(t, sc.Mine(ctx, 6))
 	exact("its confirmation")
@@ -114,27 +114,6 @@ func TestOnDemandBooks(t *testing.T) {
 		}
 	}
 	require.Empty(t, report.Details)
-}
-
-// closeChannel closes and waits until the closing transaction is on its way.
-// Both sides of a cooperative close propose one, and either may be first; lnd
-// names both.
-func (sc *scene) closeChannel(ctx context.Context, by *devnet.Node, channel devnet.Channel, force bool) {
-	sc.t.Helper()
-	req := &lnrpc.CloseChannelRequest{ChannelPoint: channel.RPCPoint(), Force: force}
-	if !force {
-		req.SatPerVbyte = 2
-	}
-	stream, err := by.LN.CloseChannel(ctx, req)
-	require.NoError(sc.t, err)
-	for {
-		update, err := stream.Recv()
-		require.NoError(sc.t, err)
-		if update.GetClosePending() != nil {
-			require.NoError(sc.t, sc.Miner().WaitSpendInMempool(ctx, channel.Point))
-			return
-		}
-	}
 }
 
 // mineUntilResolved mines until lnd has brought everything home, looking at the

@@ -18,10 +18,16 @@ import (
 // anchorSat is what an anchor output holds (BOLT 3, "to_local_anchor").
 const anchorSat = 330
 
-// forceClose closes a channel by force, and names the transaction once it is in the mempool.
-func forceClose(ctx context.Context, t *testing.T, net *devnet.Standard, by *devnet.Node, c devnet.Channel) chainhash.Hash {
+// closeChannel closes a channel, and names the transaction once one that spends it is in
+// the mempool. Both sides of a cooperative close propose one, and either may be first; lnd
+// names both.
+func closeChannel(ctx context.Context, t *testing.T, net *devnet.Net, by *devnet.Node, c devnet.Channel, force bool) chainhash.Hash {
 	t.Helper()
-	stream, err := by.LN.CloseChannel(ctx, &lnrpc.CloseChannelRequest{ChannelPoint: c.RPCPoint(), Force: true})
+	req := &lnrpc.CloseChannelRequest{ChannelPoint: c.RPCPoint(), Force: force}
+	if !force {
+		req.SatPerVbyte = 2
+	}
+	stream, err := by.LN.CloseChannel(ctx, req)
 	require.NoError(t, err)
 	for {
 		update, err := stream.Recv()

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -202,26 +201,9 @@ func (h *hosting) closes(ctx context.Context, x *hosted, force bool) {
 	list, err := x.node.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 	require.NoError(h.t, err)
 	for _, c := range list.Channels {
-		txid, index, ok := strings.Cut(c.ChannelPoint, ":")
-		require.True(h.t, ok)
-		output, err := strconv.ParseUint(index, 10, 32)
+		point, err := devnet.ParsePoint(c.ChannelPoint)
 		require.NoError(h.t, err)
-		hash, err := chainhash.NewHashFromStr(txid)
-		require.NoError(h.t, err)
-		point := &lnrpc.ChannelPoint{FundingTxid: &lnrpc.ChannelPoint_FundingTxidBytes{FundingTxidBytes: hash[:]}, OutputIndex: uint32(output)}
-		req := &lnrpc.CloseChannelRequest{ChannelPoint: point, Force: force}
-		if !force {
-			req.SatPerVbyte = 2
-		}
-		stream, err := x.node.LN.CloseChannel(ctx, req)
-		require.NoError(h.t, err)
-		for {
-			update, err := stream.Recv()
-			require.NoError(h.t, err)
-			if update.GetClosePending() != nil {
-				break
-			}
-		}
+		closeChannel(ctx, h.t, h.Net, x.node, devnet.Channel{Point: point}, force)
 	}
 	require.NoError(h.t, devnet.WaitFor(ctx, "the closed channels to come home", func(ctx context.Context) (bool, error) {
 		if err := h.Mine(ctx, 1); err != nil {

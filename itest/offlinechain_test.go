@@ -154,7 +154,7 @@ func newChainDay(ctx context.Context, t *testing.T, w *sleeper) *chainDay {
 	held := w.waitWaiting(ctx, 1)[0]
 	require.EqualValues(t, chainDayMsat, held.AmountMsat)
 
-	d.closing = forceClose(ctx, t, net, net.Payer, d.channel)
+	d.closing = closeChannel(ctx, t, net.Net, net.Payer, d.channel, true)
 	tx, _, err := net.Miner().Tx(ctx, d.closing)
 	require.NoError(t, err)
 	for i, out := range tx.TxOut {

@@ -311,7 +311,7 @@ func (k *soak) close(ctx context.Context, of *devnet.Node) {
 	k.closed++
 	by := []*devnet.Node{of, k.net.Gateway}[k.rng.IntN(2)]
 	k.t.Logf("round %d: %s closes %s's channel by force", k.rounds, by.Name, of.Name)
-	k.closing[of] = forceClose(ctx, k.t, k.net, by, *k.channel(of))
+	k.closing[of] = closeChannel(ctx, k.t, k.net.Net, by, *k.channel(of), true)
 }
 
 const (

@@ -58,7 +58,7 @@ func TestOnDemandOnChain(t *testing.T) {
 		w.goOffline(ctx)
 		done := sc.pay(ctx, bolt11)
 		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
-		sc.closeChannel(ctx, sc.Payer, sc.PayerChannel, true)
+		closeChannel(ctx, t, sc.Net, sc.Payer, sc.PayerChannel, true)
 		// lnd waits for more confirmations of a close the larger the channel is.
 		require.NoError(t, sc.Mine(ctx, 6))
 		w.waitReason(ctx, o.PaymentId, "went on chain", "offered")

@@ -71,7 +71,7 @@ func TestReplayDeadLink(t *testing.T) {
 	}))
 	require.EqualValues(t, 2*replayMsat, wealth(ctx, t, s.Gateway)-before)
 
-	sc.closeChannel(ctx, s.Gateway, s.PayerChannel, true)
+	closeChannel(ctx, t, sc.Net, s.Gateway, s.PayerChannel, true)
 	sc.mineUntilResolved(ctx, func(string) { sc.op.waitBalanced(ctx) })
 	require.NoError(t, devnet.WaitFor(ctx, "sluiced to forget the channel", func(ctx context.Context) (bool, error) {
 		v, ok := gauge(ctx, sc.s, "sluice_lsp_dead_channels")

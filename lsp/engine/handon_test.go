@@ -191,11 +191,11 @@ func TestOneAfterTheOther(t *testing.T) {
 	require.Empty(t, b.e.gates.of, "nobody hands anything on")
 }
 
-// A set of which one part went on chain is not begun; one that was begun before a
-// crash is finished, and what lnd has already is not waited for.
-func TestHandingOnAgain(t *testing.T) {
-	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
-	q := newQueues()
+// threeParts are held of a payment to a wallet with two channels, and are to be handed on.
+func threeParts(t *testing.T) (b *office, q *queues, f jit.ResumeParts, hash ln.Hash) {
+	t.Helper()
+	b = newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	q = newQueues()
 	b.e.opt.Held, b.e.node.Forwards = q, q
 	client := key(2)
 	for n := range byte(2) {
@@ -203,17 +203,26 @@ func TestHandingOnAgain(t *testing.T) {
 			Kind: ln.ChannelOpened, Outpoint: ln.Outpoint{TxID: ln.TxID{n}}, Channel: &ln.Channel{Peer: client, ChanID: ln.SCID(n)},
 		})
 	}
-	a, hash := b.agree(client, 100_000_000)
-	require.NoError(t, b.part(a, hash, 0))
-	f := jit.ResumeParts{OfferID: a.PaymentID}
-	var forwards []Forward
+	a, paid := b.agree(client, 100_000_000)
+	require.NoError(t, b.part(a, paid, 0))
+	f = jit.ResumeParts{OfferID: a.PaymentID}
 	for part := range uint64(3) {
-		htlc := ln.InterceptedHtlc{Key: ln.CircuitKey{ChanID: 7, HtlcID: part}, Hash: hash}
+		htlc := ln.InterceptedHtlc{Key: ln.CircuitKey{ChanID: 7, HtlcID: part}, Hash: paid}
 		f.Keys = append(f.Keys, htlc.Key)
-		forwards = append(forwards, Forward{Key: htlc.Key})
 		q.report[htlc.Key] = HtlcEvent{Kind: HtlcOffered, Htlc: htlc}
 	}
-	b.e.spots[a.PaymentID] = spot{client: client, hash: hash, amount: 1, via: 50, decided: true, since: time.Now()}
+	b.e.spots[a.PaymentID] = spot{client: client, hash: paid, amount: 1, via: 50, decided: true, since: time.Now()}
+	return b, q, f, paid
+}
+
+// A set of which one part went on chain is not begun; one that was begun before a
+// crash is finished, and what lnd has already is not waited for.
+func TestHandingOnAgain(t *testing.T) {
+	b, q, f, hash := threeParts(t)
+	var forwards []Forward
+	for _, k := range f.Keys {
+		forwards = append(forwards, Forward{Key: k})
+	}
 
 	last := f.Keys[2]
 	for _, bad := range []HtlcEvent{{Kind: HtlcGone}, {Kind: HtlcOffered, OnChain: true}} {
@@ -239,24 +248,7 @@ func TestHandingOnAgain(t *testing.T) {
 // When lnd's events end in the midst of a set, nothing is waited for that nobody would
 // hear of: the rest is handed on, one after the other, by a new subscription.
 func TestHandingOnAfterEventsEnded(t *testing.T) {
-	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
-	q := newQueues()
-	b.e.opt.Held, b.e.node.Forwards = q, q
-	client := key(2)
-	for n := range byte(2) {
-		b.e.world.channelEvent(ln.ChannelEvent{
-			Kind: ln.ChannelOpened, Outpoint: ln.Outpoint{TxID: ln.TxID{n}}, Channel: &ln.Channel{Peer: client, ChanID: ln.SCID(n)},
-		})
-	}
-	a, hash := b.agree(client, 100_000_000)
-	require.NoError(t, b.part(a, hash, 0))
-	f := jit.ResumeParts{OfferID: a.PaymentID}
-	for part := range uint64(3) {
-		htlc := ln.InterceptedHtlc{Key: ln.CircuitKey{ChanID: 7, HtlcID: part}, Hash: hash}
-		f.Keys = append(f.Keys, htlc.Key)
-		q.report[htlc.Key] = HtlcEvent{Kind: HtlcOffered, Htlc: htlc}
-	}
-	b.e.spots[a.PaymentID] = spot{client: client, hash: hash, amount: 1, via: 50, decided: true, since: time.Now()}
+	b, q, f, hash := threeParts(t)
 	done := make(chan error, 1)
 	handOn := func() {
 		go func() {

@@ -37,19 +37,26 @@ func (d *deaf) Publish(ctx context.Context, raw []byte, label string) error {
 	return err
 }
 
-// One large coin becomes one for each open, at the cost of one transaction; fifty
-// opens at once then find coins, where the large one was good for one.
-func TestThePoolIsCut(t *testing.T) {
+// oneCoin is a gateway whose wallet has one large coin.
+func oneCoin(t *testing.T) (*lndfake.World, *lndfake.Node, *lnd.Client) {
+	t.Helper()
 	w := lndfake.New(lndfake.Config{Seed: 3})
-	defer w.Close()
+	t.Cleanup(w.Close)
 	node, err := w.AddNode("gateway", lndfake.NodeConfig{})
 	require.NoError(t, err)
 	client, err := lnd.Dial(lnd.Config{Address: "passthrough:///gateway", Network: "regtest", DialOptions: node.DialOptions()})
 	require.NoError(t, err)
-	defer func() { _ = client.Close() }()
+	t.Cleanup(func() { _ = client.Close() })
 	_, err = node.Fund(60_000_000)
 	require.NoError(t, err)
 	w.Mine(1)
+	return w, node, client
+}
+
+// One large coin becomes one for each open, at the cost of one transaction; fifty
+// opens at once then find coins, where the large one was good for one.
+func TestThePoolIsCut(t *testing.T) {
+	w, node, client := oneCoin(t)
 	before := w.Wealth(node).TotalMsat()
 	chain := &deaf{Client: client}
 	now := time.Now()
@@ -104,16 +111,7 @@ func TestFiftyAtOnceFromThePool(t *testing.T) {
 		get   int
 	}{"confirmed": {true, 0, many}, "unconfirmed, and allowed": {false, 1, many}, "unconfirmed, and not allowed": {false, 0, 0}} {
 		t.Run(name, func(t *testing.T) {
-			w := lndfake.New(lndfake.Config{Seed: 3})
-			defer w.Close()
-			node, err := w.AddNode("gateway", lndfake.NodeConfig{})
-			require.NoError(t, err)
-			client, err := lnd.Dial(lnd.Config{Address: "passthrough:///gateway", Network: "regtest", DialOptions: node.DialOptions()})
-			require.NoError(t, err)
-			defer func() { _ = client.Close() }()
-			_, err = node.Fund(60_000_000)
-			require.NoError(t, err)
-			w.Mine(1)
+			w, _, client := oneCoin(t)
 			chain := &deaf{Client: client}
 			now := time.Now()
 			cfg := Config{Network: "regtest", MaxUnconfirmed: c.depth, Pool: liquidity.Policy{Coins: many, CoinSat: 1_000_000, CheapRate: 1_000}}
@@ -131,6 +129,7 @@ func TestFiftyAtOnceFromThePool(t *testing.T) {
 			}
 			db := storetest.Open(t, storetest.SQLite(t))
 			require.NoError(t, fsm.Migrate(t.Context(), db))
+			var err error
 			e.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
 				Context: t.Context(), DB: db, Log: e.log,
 				Execute: func(ctx context.Context, task fsm.Task[opening.Effect]) ([]opening.Event, error) {

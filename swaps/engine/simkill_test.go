@@ -1,20 +1,14 @@
 package engine
 
 import (
-	"context"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
-	"github.com/sluice-lsp/sluice/internal/fsm"
-	"github.com/sluice-lsp/sluice/internal/ledger"
-	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
-	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
 )
 
 // TestKilledAroundEachCommit plays one life of each kind again and again on the whole
@@ -22,13 +16,7 @@ import (
 // and started again. At the end each sat is where it belongs. A plain run takes every
 // fifteenth commit, from a random one on; with SLUICE_RUNS it takes all.
 func TestKilledAroundEachCommit(t *testing.T) {
-	var faults storetest.Faults
-	cfg := storetest.SQLite(t)
-	cfg.Hooks, cfg.Log = faults.Hooks(), zap.NewNop()
-	db := storetest.Open(t, cfg)
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
-		require.NoError(t, migrate(context.Background(), db))
-	}
+	db, faults := simDB(t)
 	stride := int64(15)
 	if os.Getenv("SLUICE_RUNS") != "" {
 		stride = 1
@@ -50,7 +38,7 @@ func TestKilledAroundEachCommit(t *testing.T) {
 			for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
 				kills := 0
 				for at := 1 + rand.Int64N(stride); ; at += stride {
-					s := newSim(t, db, &faults, 1)
+					s := newSim(t, db, faults, 1)
 					s.node.flaky, s.node.steady = 0, true
 					sw := s.plan(1)
 					life.preimage, life.amount, life.key, life.internal = sw.preimage, 500_000, sw.key, sw.internal
