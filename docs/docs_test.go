@@ -328,13 +328,13 @@ func anchors(text string) []string {
 func TestMetrics(t *testing.T) {
 	var code strings.Builder
 	for _, file := range []string{
-		"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "lsp/links/metrics.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go",
+		"interceptor/engine/metrics.go", "lsp/engine/metrics.go", "lsp/links/metrics.go", "internal/pulse/pulse.go", "internal/rpcserver/intercept.go", "internal/obs/metrics.go", "backupsvc/engine/metrics.go",
 		"watchtower/engine/metrics.go", "watchtower/lookout/metrics.go", "lws/tenant/engine/anchors.go",
 	} {
 		code.WriteString(read(t, filepath.Join(root, file)))
 	}
 	for _, page := range pages(t) {
-		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|rpc|backups|tower|tenant)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
+		for _, m := range regexp.MustCompile("`sluice_(?:interceptor|lsp|lnd|rpc|backups|tower|tenant)_([a-z_]+)`").FindAllStringSubmatch(read(t, page), -1) {
 			require.True(t, strings.Contains(code.String(), `"`+m[1]+`"`), "%s names %s, which the code does not have", page, m[0])
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -89,10 +91,20 @@ func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
 			require.NoError(sc.t, mineEmpty(ctx, sc.Miner()))
 			require.NoError(sc.t, sc.WaitSynced(ctx))
 		}
-		var child *wire.MsgTx
 		waitCtx, cancel := context.WithTimeout(ctx, paidWithin)
 		defer cancel()
-		err := devnet.WaitFor(waitCtx, "a child that lifts the funding transaction", func(ctx context.Context) (bool, error) {
+		err := devnet.WaitFor(waitCtx, "lnd to be asked for a child of the funding transaction", func(ctx context.Context) (bool, error) {
+			sweeps, err := sc.Gateway.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
+			return slices.ContainsFunc(sweeps.GetPendingSweeps(), func(s *walletrpc.PendingSweep) bool {
+				return s.Outpoint.TxidStr == point.Hash.String()
+			}), err
+		})
+		require.NoError(sc.t, err)
+		// lnd publishes it with the next block.
+		require.NoError(sc.t, mineEmpty(ctx, sc.Miner()))
+		require.NoError(sc.t, sc.WaitSynced(ctx))
+		var child *wire.MsgTx
+		err = devnet.WaitFor(waitCtx, "a child that lifts the funding transaction", func(ctx context.Context) (bool, error) {
 			txids, err := sc.Miner().Mempool(ctx)
 			for _, id := range txids {
 				tx, _, txErr := sc.Miner().Tx(ctx, id)

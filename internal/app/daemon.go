@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/obs"
+	"github.com/sluice-lsp/sluice/internal/pulse"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
 	collabapi "github.com/sluice-lsp/sluice/lsp/collab/api"
@@ -239,7 +240,12 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	beat := pulse.NewWatch(d.lnd, d.now, d.log.Named("pulse"))
+	if err := d.registry.Register(pulse.NewGauge(beat.Stalled)); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
 	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { beat.Run(ctx); return nil })
 	group.Go(func() error { return d.registryOfTenants.Run(ctx) })
 	if d.roles.Backups {
 		if err := d.runBackups(ctx, group, certificate); err != nil {

@@ -76,8 +76,10 @@ type Facts struct {
 	Now     time.Time
 	Address string
 
-	Info    ln.NodeInfo
-	NoInfo  Unknown
+	Info   ln.NodeInfo
+	NoInfo Unknown
+	// Silent: GetInfo is not answered, other calls are (package pulse).
+	Silent  bool
 	Version lnd.Version
 	NoVers  Unknown
 

@@ -186,6 +186,11 @@ func TestUnreachableLndIsTheOnlyFinding(t *testing.T) {
 	got := Examine(Facts{NoInfo: errors.New("lnd does not answer")}, DefaultWant())
 	require.Len(t, got, 1)
 	require.Equal(t, Fail, Worst(got))
+	require.Contains(t, got[0].Fix, "unlock")
+
+	got = Examine(Facts{NoInfo: errors.New("deadline exceeded"), Silent: true}, DefaultWant())
+	require.Len(t, got, 1)
+	require.Contains(t, got[0].Fix, "restart lnd")
 }
 
 func TestWorst(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/pulse"
 )
 
 // Node tells about lnd. Every call only reads.
@@ -49,10 +50,13 @@ type Sources struct {
 	Now     func() time.Time
 }
 
+// answerWithin is how long lnd may take to say who it is.
+const answerWithin = 15 * time.Second
+
 // Gather asks for every fact. It stops early only when lnd does not answer.
 func Gather(ctx context.Context, s Sources) Facts {
 	f := Facts{Address: s.Address, MacaroonFile: s.MacaroonFile}
-	f.Info, f.NoInfo = s.Node.Info(ctx)
+	f.Info, f.Silent, f.NoInfo = pulse.Silent(ctx, s.Node, answerWithin)
 	f.Now = s.Now()
 	if f.NoInfo != nil {
 		return f

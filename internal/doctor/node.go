@@ -26,6 +26,11 @@ func reach(f Facts) Finding {
 	x := Finding{Check: "reach", Title: "lnd answers"}
 	if f.NoInfo != nil {
 		x.Level, x.Found = Fail, f.NoInfo.Error()
+		if f.Silent {
+			x.Found = "lnd answers calls but GetInfo: it has stopped processing blocks, or one of its parts is slow with the last"
+			x.Fix = "Ask again in three minutes. If it is the same then, restart lnd: HTLCs on chain are not claimed while it is so."
+			return x
+		}
 		x.Fix = "Start lnd, unlock its wallet, and check the address, certificate and macaroon given here."
 		x.Lines = []string{"lncli unlock", "lncli getinfo"}
 		return x

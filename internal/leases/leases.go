@@ -7,6 +7,7 @@ package leases
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -29,6 +30,22 @@ func All(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d tim
 		if err := wallet.LeaseCoin(ctx, id, c.Outpoint, d); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// bumpFor is for how long a change is kept for its child. lnd makes that with the next
+// block, and it is asked again, which prolongs the lease, while the parent lags.
+const bumpFor = 24 * time.Hour
+
+// ForChild keeps a change for the child that lnd is about to make of it: a transaction
+// built on the change meanwhile would conflict with that. ln.ErrLeased: something is
+// being built on it already. A change that an earlier child spends is not leased, and
+// need not be: lnd replaces that child.
+func ForChild(ctx context.Context, wallet Leaser, id [32]byte, change ln.Outpoint) error {
+	err := wallet.LeaseCoin(ctx, id, change, bumpFor)
+	if errors.Is(err, ln.ErrLeased) || errors.Is(err, ln.ErrUnavailable) {
+		return err
 	}
 	return nil
 }

@@ -59,9 +59,12 @@ func TestLeases(t *testing.T) {
 	require.NoError(t, leases.All(t.Context(), w, mine, coins, time.Hour), "again prolongs")
 	require.Len(t, w.held, 4)
 	require.ErrorIs(t, leases.All(t.Context(), w, theirs, coins, time.Hour), ln.ErrLeased)
+	require.ErrorIs(t, leases.ForChild(t.Context(), w, theirs, coins[0].Outpoint), ln.ErrLeased)
+	require.NoError(t, leases.ForChild(t.Context(), w, mine, coins[0].Outpoint))
 
 	// A call that broke off is finished by the next.
 	w.broken = coins[1].Outpoint
+	require.NoError(t, leases.ForChild(t.Context(), w, mine, w.broken), "what lnd cannot lease, an earlier child spends")
 	_, err := leases.Release(t.Context(), w, mine)
 	require.ErrorIs(t, err, errBroken)
 	w.broken = ln.Outpoint{}

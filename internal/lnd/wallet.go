@@ -124,10 +124,16 @@ func (c *Client) Publish(ctx context.Context, rawTx []byte, label string) error 
 }
 
 // BumpFee asks lnd's sweeper to spend op at the given rate for the child
-// alone, and never to pay more than budget in all.
+// alone, and never to pay more than budget in all. The child is published with the
+// next block, and lnd forgets the request when it restarts before that.
+//
+// Immediate is never set. lnd 0.21.2 makes such a child in two places at once when a
+// block comes in while it is asked (sweep.TxPublisher.Broadcast and processRecords),
+// both tell a channel that holds one result, and the sweeper never moves again: no
+// block is processed, no HTLC on chain is claimed, GetInfo does not answer.
 func (c *Client) BumpFee(ctx context.Context, op ln.Outpoint, satPerVByte uint64, budget ln.Sat) error {
 	_, err := c.wallet.BumpFee(ctx, &walletrpc.BumpFeeRequest{
-		Outpoint: rpcOutpoint(op), SatPerVbyte: satPerVByte, Immediate: true, Budget: uint64(budget),
+		Outpoint: rpcOutpoint(op), SatPerVbyte: satPerVByte, Budget: uint64(budget),
 	})
 	return mapError(fmt.Sprintf("bump the fee by spending %s", op), err)
 }

@@ -103,6 +103,14 @@ func (c *chain) mine() {
 	c.w.onBlock()
 }
 
+// mineEmpty is a block that leaves the mempool as it is.
+func (c *chain) mineEmpty() {
+	left := c.mempool
+	c.mempool = nil
+	c.mine()
+	c.mempool = append(left, c.mempool...)
+}
+
 func (c *chain) reorg(depth int, confirm bool) {
 	if depth >= len(c.blocks) {
 		depth = len(c.blocks) - 1

@@ -355,6 +355,11 @@ func (w *World) onBlock() {
 		c.watchExpiry()
 		c.settleOnChain()
 	}
+	for _, n := range w.order {
+		if n.up {
+			n.sweepChildren()
+		}
+	}
 }
 
 func (w *World) onReorg(height uint32) {

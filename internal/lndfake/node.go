@@ -121,6 +121,8 @@ type memory struct {
 	// switched are aliases that were taken from a zero-conf channel: the switch
 	// forwards them until the node restarts.
 	switched map[uint64]*side
+	// children are those that the sweeper was asked for: made with the next block.
+	children []childRequest
 }
 
 func newMemory() *memory {

@@ -340,45 +340,6 @@ func (s *walletServer) RequiredReserve(_ context.Context, r *walletrpc.RequiredR
 	return out, err
 }
 
-// BumpFee implements walletrpc.WalletKitServer as a child that pays at the rate asked for, of the child alone.
-func (s *walletServer) BumpFee(_ context.Context, r *walletrpc.BumpFeeRequest) (*walletrpc.BumpFeeResponse, error) {
-	err := s.do(func() error {
-		n := s.node
-		op, err := parseOutpoint(r.Outpoint)
-		if err != nil {
-			return err
-		}
-		k := n.w.chain.owned[n][op]
-		if k == nil {
-			return errors.New("the passed output does not belong to the wallet")
-		}
-		script, _, err := n.wallet.newScript(true)
-		if err != nil {
-			return err
-		}
-		rate := n.feeRate(int64(max(r.SatPerVbyte, uint64(r.SatPerByte))), int32(r.TargetConf))
-		value := k.out.Value - rate*450/1000 - 1
-		if r.Budget > 0 && k.out.Value-value > int64(r.Budget) {
-			return errors.New("the budget does not allow this fee rate")
-		}
-		tx := wire.NewMsgTx(2)
-		tx.AddTxIn(&wire.TxIn{PreviousOutPoint: op, Sequence: wire.MaxTxInSequenceNum - 2})
-		tx.AddTxOut(wire.NewTxOut(value, script))
-		p, err := psbt.NewFromUnsignedTx(tx)
-		if err != nil {
-			return err
-		}
-		if _, err := n.wallet.sign(p); err != nil {
-			return err
-		}
-		if tx, err = finalize(p); err != nil {
-			return err
-		}
-		return n.w.chain.publish(tx, "sweep")
-	})
-	return &walletrpc.BumpFeeResponse{Status: "Successfully registered CPFP-tx with the sweeper"}, err
-}
-
 // LabelTransaction implements walletrpc.WalletKitServer.
 func (s *walletServer) LabelTransaction(_ context.Context, r *walletrpc.LabelTransactionRequest) (*walletrpc.LabelTransactionResponse, error) {
 	err := s.do(func() error {

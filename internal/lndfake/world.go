@@ -320,6 +320,14 @@ func (w *World) Mine(blocks int) {
 	})
 }
 
+// MineEmpty adds a block that leaves out what is in the mempool.
+func (w *World) MineEmpty() {
+	w.do(func() {
+		w.chain.mineEmpty()
+		w.drain()
+	})
+}
+
 // Reorg removes the last blocks and mines as many plus one; the transactions taken out go back to the mempool,
 // and are mined again only if confirm is set.
 func (w *World) Reorg(depth int, confirm bool) {

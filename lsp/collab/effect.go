@@ -82,8 +82,10 @@ type (
 	}
 	// BumpFee has a child of our change lift parent and child to the rate. lnd
 	// replaces a child of its own.
+	// The change is kept under LeaseID until there is a child.
 	BumpFee struct {
 		ID           string             `json:"id"`
+		LeaseID      [32]byte           `json:"lease_id"`
 		Change       ln.Outpoint        `json:"change"`
 		ChangeSat    ln.Sat             `json:"change_sat"`
 		ChangeScript []byte             `json:"change_script"`

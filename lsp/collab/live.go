@@ -122,7 +122,7 @@ func (l live) block(signedOnly bool, tip uint32, target ln.FeeRateSatPerKW) (Sta
 		// Asked again and again: lnd may have refused, or forgotten it.
 		l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
 		effects = append(effects, BumpFee{
-			ID: l.ID, Change: l.GatewayChange, ChangeSat: l.Joint.Gateway.ChangeSat, ChangeScript: l.Gateway.ChangeScript,
+			ID: l.ID, LeaseID: l.LeaseID(), Change: l.GatewayChange, ChangeSat: l.Joint.Gateway.ChangeSat, ChangeScript: l.Gateway.ChangeScript,
 			ParentFee: l.Joint.FeeSat, ParentWU: l.Joint.WeightWU, PackageRate: l.BumpRate,
 		})
 	}

@@ -128,9 +128,7 @@ type Engine struct {
 	// client's node.
 	liveOrders, liveRefunds map[string]bool
 	payable                 map[string]watchedOrder
-	// bumping are changes of which lnd was asked to make a child, and when.
-	bumping      map[ln.Outpoint]uint32
-	waitingOrder map[string]ln.PubKey
+	waitingOrder            map[string]ln.PubKey
 
 	business business
 	// limitsSet are limits that were set at run time, by their names.
@@ -186,7 +184,7 @@ func New(opt Options) (*Engine, error) {
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
-		payable: make(map[string]watchedOrder), bumping: make(map[ln.Outpoint]uint32), waitingOrder: make(map[string]ln.PubKey),
+		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 		htlcs: inbox{woken: make(chan struct{}, 1)},
 	}

@@ -444,9 +444,14 @@ func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
 		log.Warn("the funding transaction cannot be bumped now", zap.Error(err))
 		return nil
 	}
-	// Until lnd publishes the child its list of coins still has the change: an
-	// open that chose it would conflict with the child.
-	e.keepForBump(lift.Change)
+	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, lift.Change)
+	if errors.Is(err, ln.ErrLeased) {
+		log.Info("another transaction is being built on the change, or another open of the chain lifts it: a later block looks again")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	err = e.node.Chain.BumpFee(ctx, lift.Change, bump.ChildRateSatPerVByte, bump.BudgetSat)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
 		log.Warn("lnd would not bump the funding transaction; it is asked again if that stays unconfirmed", zap.Error(err))

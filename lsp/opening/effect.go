@@ -102,8 +102,10 @@ type (
 	// PackageRate by a child of its change or of the last change that spends that
 	// (funding.LiftOf, funding.ChildBump, lnd's BumpFee). lnd replaces an earlier
 	// child, so asking again at the same rate changes nothing.
+	// The change is kept under LeaseID until there is a child.
 	BumpFee struct {
 		OpeningID   string             `json:"opening_id"`
+		LeaseID     [32]byte           `json:"lease_id"`
 		Change      ln.Outpoint        `json:"change"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
 	}

@@ -98,7 +98,7 @@ func (l live) block(signedOnly bool, tip uint32, target ln.FeeRateSatPerKW) (Sta
 	if l.lags(tip) && target > l.Selection.FeeRate && !signedOnly {
 		// Asked again and again: lnd may have refused, or forgotten it.
 		l.BumpHeight, l.BumpRate = tip, max(target, l.BumpRate)
-		effects = append(effects, BumpFee{OpeningID: l.ID, Change: l.ChangeOutpoint, PackageRate: l.BumpRate})
+		effects = append(effects, BumpFee{OpeningID: l.ID, LeaseID: l.LeaseID(), Change: l.ChangeOutpoint, PackageRate: l.BumpRate})
 	}
 	return l.settle(signedOnly, tip, effects)
 }

@@ -4,20 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"time"
 
 	"github.com/btcsuite/btcd/blockchain"
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/swaps/out"
 )
-
-// bumpLeaseFor keeps a change from others until lnd has published its child: whoever
-// built on it meanwhile would conflict with that.
-const bumpLeaseFor = 10 * time.Minute
 
 // bumpHtlc asks lnd's sweeper for a child that lifts a funding transaction to the rate, and
 // what others of the gateway built on its change. lnd prices the child alone.
@@ -36,16 +32,13 @@ func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error 
 	if err != nil || rate == 0 {
 		return err
 	}
-	err = e.node.Coins.LeaseCoin(ctx, f.LeaseID, l.change, bumpLeaseFor)
-	switch {
-	case errors.Is(err, ln.ErrUnavailable):
-		return err
-	case errors.Is(err, ln.ErrLeased):
+	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, l.change)
+	if errors.Is(err, ln.ErrLeased) {
 		log.Warn("another transaction is being built on a swap's change: it is hurried once that is there")
 		return nil
-	case err != nil:
-		// lnd leases nothing that an earlier child spends, and replaces that one.
-		log.Debug("a swap's change is not leased", zap.Error(err))
+	}
+	if err != nil {
+		return err
 	}
 	err = e.node.Chain.BumpFee(ctx, l.change, rate, budget)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
+	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
@@ -463,9 +464,10 @@ func TestBump(t *testing.T) {
 		n.mu.Lock()
 		n.rate = 5_000
 		n.mu.Unlock()
-		// A block that leaves it out.
-		n.w.DropFromMempool([32]byte(v.Tx.Funding.TxID))
-		n.w.Mine(1)
+		n.w.MineEmpty()
+		n.eventually("lnd was asked for a child", func() bool { return len(n.gatewayNode.Bumping()) == 1 })
+		require.ErrorIs(t, leases.ForChild(t.Context(), n.gateway, [32]byte{1}, v.Tx.GatewayChange), ln.ErrLeased, "nobody builds on the change meanwhile")
+		n.w.MineEmpty()
 		var child *wire.MsgTx
 		n.eventually("parent and child are in the mempool", func() bool {
 			for _, tx := range n.w.Mempool() {

@@ -473,6 +473,14 @@ func (e *Engine) bump(ctx context.Context, f collab.BumpFee) error {
 		e.log.Warn("a joint funding transaction cannot be bumped", zap.String("joint", f.ID), zap.Error(err))
 		return nil
 	}
+	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, f.Change)
+	if errors.Is(err, ln.ErrLeased) {
+		e.log.Info("another transaction is being built on a joint funding's change: a later block looks again", zap.String("joint", f.ID))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	err = e.node.Chain.BumpFee(ctx, f.Change, b.ChildRateSatPerVByte, b.BudgetSat)
 	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
 		e.log.Warn("lnd would not bump a joint funding transaction; a later block tries again", zap.String("joint", f.ID), zap.Error(err))
