@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
 	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
-	flags.IntVar(&b.rounds, "rounds", 5, "hold, signer: rounds per arm")
+	flags.IntVar(&b.rounds, "rounds", 0, "hold, signer: rounds per arm (default 9 for hold, whose rounds differ more, and 5)")
 	flags.IntVar(&b.notes, "notices", 20, "hold: calls of the wallet's webhook")
 	flags.BoolVar(&b.noPeers, "no-peers", false, "lsps: leave out the round trips between real nodes")
 	flags.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to this file")
@@ -100,6 +100,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		"jit": runJit, "forward": runForward, "forward-proxied": runForwardProxied, "memory": runMemory, "lsps": runLSPS, "jit-mpp": runJitMPP, "vault": runVault, "tower": runTower, "hold": runHold, "open": runOpen, "signer": runSigner, "swaps": runSwaps,
 	}
 	do, known := benches[flags.Arg(0)]
+	if b.rounds == 0 {
+		b.rounds = 5
+		if flags.Arg(0) == "hold" {
+			b.rounds = 9
+		}
+	}
 	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 {
 		flags.Usage()
 		return 2

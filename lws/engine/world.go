@@ -21,7 +21,7 @@ const (
 	// settleFor is how long a channel must have been active until it counts: when a node
 	// starts, both sides dial, one connection takes the place of the other, and what is
 	// resumed in between fails (seen: lives of 110 ms).
-	settleFor = 400 * time.Millisecond
+	settleFor = 300 * time.Millisecond
 	// patience is how long the channel that an onion names is waited for while another of
 	// the wallet's is active.
 	patience = 5 * time.Second
