@@ -234,6 +234,12 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
 	case interceptor.VerdictSettleOnly:
+		if w.unpaid && !settleOnlyOffer(o) {
+			// Its channel is about to be on chain, and lnd has been asked: it offers the
+			// HTLC again there, or never.
+			t.parked[o.Key] = o
+			return
+		}
 		e.onSettleOnly(t, o)
 	case interceptor.VerdictPhantom:
 		e.stats.phantoms++

@@ -132,6 +132,13 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 			look = look || en.row.Outcome == interceptor.OutcomeUnknown
 			continue
 		}
+		if en.unlisted = !l.Channel(key.ChanID) && l.Since(en.since); en.unlisted {
+			if en.certain {
+				e.gone(t, en, en.hint)
+			}
+			look = true
+			continue
+		}
 		if en.hint != interceptor.OutcomeUnknown || endsSoon(en.row, e.cfg.Now()) {
 			t.soon = true
 		}
@@ -195,7 +202,7 @@ func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
 }
 
 // finishGone looks up how HTLCs ended that are gone without a known outcome,
-// and asks about those on chain. What stays unknown is asked again, ever more
+// and asks about those on chain, or whose channel is. What stays unknown is asked again, ever more
 // rarely.
 func (e *Engine) finishGone(t *tenure) {
 	if e.cfg.Outcomes == nil {
@@ -206,7 +213,7 @@ func (e *Engine) finishGone(t *tenure) {
 	e.mu.Lock()
 	for _, en := range t.rows {
 		unknown := en.row.Gone() && en.row.Outcome == interceptor.OutcomeUnknown
-		onChain := en.row.OnChain && !en.row.Gone()
+		onChain := (en.row.OnChain || en.unlisted) && !en.row.Gone()
 		if !unknown && !onChain {
 			continue
 		}

@@ -127,3 +127,52 @@ func (f *fakeLnd) listedAgain() {
 	f.mu.Unlock()
 	f.until("channels are listed again", func() bool { return f.listings >= from+2 })
 }
+
+// lnd offers an HTLC on chain again only if it lacks the preimage, and dust never. No
+// listing has the channel any more.
+func TestAnHtlcWhoseChannelClosedEnds(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		happens func(lnd *fakeLnd, key ln.CircuitKey, later func(time.Duration))
+	}{
+		{"what was claimed before is believed", func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+			lnd.say(ln.HtlcEvent{Kind: ln.HtlcSettled, Incoming: key})
+			lnd.closed(key)
+		}},
+		{"what is claimed afterwards is believed", func(lnd *fakeLnd, key ln.CircuitKey, _ func(time.Duration)) {
+			lnd.closed(key)
+			lnd.listedAgain()
+			lnd.say(ln.HtlcEvent{Kind: ln.HtlcSettled, Incoming: key})
+		}},
+		{"lnd's record is asked", func(lnd *fakeLnd, key ln.CircuitKey, later func(time.Duration)) {
+			lnd.closed(key)
+			lnd.listedAgain()
+			lnd.endUnheard(key, true)
+			later(2 * time.Minute)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lnd := newFakeLnd(t)
+			wall := newClock()
+			car := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
+				cfg.Now = wall.now
+			})
+			car.connected()
+			key := lnd.add(1, jitSCID)
+			car.waitEvent(interceptor.EventOffered, key)
+			lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
+			require.NoError(t, car.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+			lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
+			c.happens(lnd, key, wall.add)
+			require.Equal(t, interceptor.OutcomeSettled, car.outcome(key))
+		})
+	}
+}
+
+// closed takes a channel off the list of open ones, and offers nothing again.
+func (f *fakeLnd) closed(key ln.CircuitKey) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = key.ChanID
+	f.bump()
+}

@@ -77,6 +77,10 @@ type entry struct {
 	// hint is what HTLC events said of the outcome, certain or not.
 	hint    interceptor.Outcome
 	certain bool
+	// unlisted: the channel that it came over is not open any more, so that no listing
+	// tells when it is gone. lnd need not offer it again: what it has the preimage of, it
+	// claims by itself, and dust is nobody's.
+	unlisted bool
 	// inquired says when the outcome was last asked for.
 	inquired time.Time
 }

@@ -278,7 +278,8 @@ func (h *Hub) tellOne(ctx context.Context, ledger interceptor.Ledger, key ln.Cir
 		return true
 	}
 	h.log.Info("what programs said about a held HTLC came too late", zap.Stringer("key", key), zap.Error(err))
-	if errors.Is(err, interceptor.ErrDecided) || errors.Is(err, interceptor.ErrUnknownRow) {
+	onChain := errors.Is(err, interceptor.ErrOnChain) && r.Action != interceptor.ActionSettle
+	if onChain || errors.Is(err, interceptor.ErrDecided) || errors.Is(err, interceptor.ErrUnknownRow) {
 		h.Over(key)
 	}
 	return false

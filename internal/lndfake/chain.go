@@ -180,6 +180,15 @@ func (c *chain) addCoins(e *mempoolTx) {
 	}
 }
 
+// knows: the wallet has the output, or what spends it is not in a block yet, as lnd's wallet counts for leases.
+func (c *chain) knows(n *Node, op wire.OutPoint) bool {
+	if c.owned[n][op] != nil {
+		return true
+	}
+	e := c.txs[c.spentBy[op]]
+	return e != nil && e.height == 0 && e.prev[op] != nil && c.owner[string(e.prev[op].out.PkScript)] == n
+}
+
 // publish checks a transaction as a node's mempool does and admits it: inputs known and unspent, signatures and
 // scripts valid, time locks reached, fee above the relay minimum.
 func (c *chain) publish(tx *wire.MsgTx, label string) error {

@@ -60,7 +60,7 @@ func (s *walletServer) LeaseOutput(_ context.Context, r *walletrpc.LeaseOutputRe
 		if err != nil {
 			return err
 		}
-		if s.node.w.chain.owned[s.node][op] == nil {
+		if !s.node.w.chain.knows(s.node, op) {
 			return errors.New("unknown output")
 		}
 		if wl.leased(op) && wl.leases[op].id != [32]byte(r.Id) {

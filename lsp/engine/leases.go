@@ -11,22 +11,16 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
 
-// renewLeases keeps the coins of an open that is not public yet, or no more:
-// one that is signed above all, because another open that spent its coin would
-// undo it.
+// renewLeases keeps the coins of an open until its transaction is in a block. lnd's
+// wallet knows that they are spent only while it has the transaction: one that the
+// network drops in a spike of fees is forgotten when lnd starts, and another open that
+// spent its coin would undo a channel that is in use.
 func (e *Engine) renewLeases(ctx context.Context, id string) {
 	inst, err := e.openings.Get(ctx, id)
 	if err != nil {
 		return
 	}
-	tx, signed := opening.TxOf(inst.State)
-	_, unpublished := inst.State.(opening.Signed)
-	switch {
-	case opening.Final(inst.State), tx.ConfirmedHeight > 0:
-		return
-	case signed && !unpublished && tx.Trouble.IsZero():
-		// lnd's wallet knows that the coins are spent. A transaction that the
-		// network refuses later, in a spike of fees, it forgets again.
+	if tx, _ := opening.TxOf(inst.State); opening.Final(inst.State) || tx.ConfirmedHeight > 0 {
 		return
 	}
 	selection, ok := opening.SelectionOf(inst.State)
@@ -34,8 +28,10 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 		return
 	}
 	lease := opening.PlanOf(inst.State).LeaseID()
-	if err := leases.All(ctx, e.node.Coins, lease, selection.Inputs, leaseFor); err != nil && ctx.Err() == nil {
-		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
+	for _, c := range selection.Inputs {
+		if err := e.node.Coins.LeaseCoin(ctx, lease, c.Outpoint, leaseFor); err != nil && ctx.Err() == nil {
+			e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Stringer("coin", c.Outpoint), zap.Error(err))
+		}
 	}
 	// The open may have ended, and let go of its coins, while they were leased
 	// anew. If it ends from here on, that comes after.
