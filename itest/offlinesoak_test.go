@@ -163,6 +163,11 @@ func (k *soak) soFar() string {
 // round is one absence of the wallet.
 func (k *soak) round(ctx context.Context) {
 	k.lndKilled = false
+	// A link may come up for a moment, and be given up after the last round's look at it.
+	if !k.usable(ctx, k.net.Wallet) {
+		k.takeHome(ctx, 0)
+		k.account(ctx)
+	}
 	payments := k.invoices(ctx)
 	if k.rng.IntN(3) == 0 {
 		k.program.detach()

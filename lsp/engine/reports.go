@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -96,15 +97,20 @@ func (e *Engine) onChannel(op ln.Outpoint, l link) {
 		}
 		return
 	}
-	var ev opening.Event = opening.ChannelInactive{Moment: e.moment()}
-	if l.active {
-		if l.chanID == 0 {
-			e.spawn(func() { e.findChanID(op, id) })
-			return
-		}
-		ev = opening.ChannelActive{Moment: e.moment(), ChanID: l.chanID}
+	if l.active && l.chanID == 0 {
+		e.spawn(func() { e.findChanID(op, id) })
+		return
 	}
-	e.spawn(func() { tell(e, e.openings, id, ev) })
+	// Each is told by a goroutine of its own and may wait for the database: what was
+	// first may be told last. So it tells how the channel is by then.
+	e.spawn(func() {
+		_ = tellJudged(e, e.openings, id, func(context.Context, *store.Tx) (opening.Event, func(), error) {
+			if now, known := e.world.link(op); known && now.active && now.chanID != 0 {
+				return opening.ChannelActive{Moment: e.moment(), ChanID: now.chanID}, nil, nil
+			}
+			return opening.ChannelInactive{Moment: e.moment()}, nil, nil
+		})
+	})
 	if l.active && l.rebuilt {
 		e.spawn(func() {
 			if err := e.ensurePolicy(e.ctx, op, l.chanID, e.policyOf(id)); err != nil && e.ctx.Err() == nil {

@@ -325,6 +325,14 @@ func (w *world) reachable(ctx context.Context, p ln.PubKey) (bool, error) {
 	return slices.Contains(list, p), nil
 }
 
+// link is how a channel is now.
+func (w *world) link(op ln.Outpoint) (link, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l, known := w.links[op]
+	return l, known
+}
+
 // byChanID finds a channel by lnd's name for it.
 func (w *world) byChanID(id ln.SCID) (ln.Outpoint, link, bool) {
 	w.mu.Lock()
