@@ -10,6 +10,7 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/cpfp"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -468,22 +469,15 @@ func (e *Engine) sweepStrays(ctx context.Context) error {
 }
 
 func (e *Engine) bump(ctx context.Context, f collab.BumpFee) error {
-	b, err := funding.ChildBump(f.ParentFee, f.ParentWU, f.ChangeSat, f.ChangeScript, f.PackageRate, e.cfg.Ceiling)
-	if err != nil {
-		e.log.Warn("a joint funding transaction cannot be bumped", zap.String("joint", f.ID), zap.Error(err))
-		return nil
-	}
-	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, f.Change)
-	if errors.Is(err, ln.ErrLeased) {
-		e.log.Info("another transaction is being built on a joint funding's change: a later block looks again", zap.String("joint", f.ID))
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = e.node.Chain.BumpFee(ctx, f.Change, b.ChildRateSatPerVByte, b.BudgetSat)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		e.log.Warn("lnd would not bump a joint funding transaction; a later block tries again", zap.String("joint", f.ID), zap.Error(err))
+	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Channels, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+		Parent: cpfp.Parent{
+			Change: f.Change, ChangeSat: f.ChangeSat, ChangeScript: f.ChangeScript, FeeSat: f.ParentFee, WeightWU: f.ParentWU,
+		},
+		LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.moment().Height,
+		Limits: cpfp.Limits{Ceiling: e.cfg.Ceiling, MostSat: cpfp.AllOfTheChange},
+	})
+	if errors.Is(err, cpfp.ErrNotNow) {
+		e.log.Log(cpfp.Level(err), "a joint funding transaction cannot be bumped now; a later block looks again", zap.String("joint", f.ID), zap.Error(err))
 		return nil
 	}
 	return err
