@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/cpfp"
+	"github.com/sluice-lsp/sluice/internal/forget"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -46,7 +47,7 @@ func (e *Engine) execute(ctx context.Context, t fsm.Task[collab.Effect]) ([]coll
 	case collab.AbandonChannel:
 		return nil, e.abandon(ctx, f)
 	case collab.ForgetTx:
-		return nil, e.forgetTx(ctx, f)
+		return nil, forget.Txs(ctx, e.node.Channels, e.log.With(zap.String("joint", f.ID)), f.TxID)
 	case collab.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case collab.BumpFee:
@@ -376,19 +377,6 @@ func (e *Engine) abandon(ctx context.Context, f collab.AbandonChannel) error {
 		return e.drop(ctx, f.Channel)
 	}
 	return e.forget(ctx, f.Channel)
-}
-
-// forgetTx: nothing depends on it but what lnd takes for our coins, until it starts
-// again.
-func (e *Engine) forgetTx(ctx context.Context, f collab.ForgetTx) error {
-	err := e.node.Channels.ForgetTx(ctx, f.TxID)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		if !errors.Is(err, ln.ErrNotFound) {
-			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and takes its coins for spent until lnd starts again", zap.String("joint", f.ID), zap.Stringer("txid", f.TxID), zap.Error(err))
-		}
-		return nil
-	}
-	return err
 }
 
 // forgetBlocks is how far back forget looks for a funding transaction.
