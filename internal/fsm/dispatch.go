@@ -293,7 +293,8 @@ var errDone = errors.New("the effect is done already")
 // finish marks an effect done and sends its events, in one transaction. An
 // effect that is done already (a commit whose outcome was unknown) changes
 // nothing. An event that the state no longer admits is dropped and noted: the
-// instance has moved on meanwhile, and History shows what was dropped.
+// instance has moved on meanwhile, and History shows what was dropped. One that only
+// repeats what the state says is no news (Repeated).
 func (e *Engine[S, V, F]) finish(ctx context.Context, tx *store.Tx, id string, task queued[F], events []V) error {
 	if err := e.fence(ctx, tx); err != nil {
 		return err
@@ -320,6 +321,11 @@ func (e *Engine[S, V, F]) finish(ctx context.Context, tx *store.Tx, id string, t
 		}
 		if errors.As(err, &hook) || !errors.As(err, &illegal) {
 			return err
+		}
+		if illegal.Repeated {
+			e.opt.Log.Debug("an effect's result was known already", zap.String("id", id),
+				zap.String("effect", task.effect.EffectName()), zap.String("event", illegal.Event))
+			continue
 		}
 		_, data, encodeErr := e.codec.events.encode(event)
 		if encodeErr != nil {

@@ -310,7 +310,7 @@ func (e *Engine[S, V, F]) step(id string, s S, event V) (S, []F, error) {
 	var none S
 	var illegal *IllegalError
 	if errors.As(err, &illegal) {
-		return none, nil, &IllegalError{Machine: e.m.Name, ID: id, State: illegal.State, Event: illegal.Event}
+		return none, nil, &IllegalError{Machine: e.m.Name, ID: id, State: illegal.State, Event: illegal.Event, Repeated: illegal.Repeated}
 	}
 	return none, nil, fmt.Errorf("%s %s: event %q in state %q: %w", e.m.Name, id, event.EventName(), s.StateName(), err)
 }

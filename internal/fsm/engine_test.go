@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
@@ -63,6 +64,46 @@ func await(t testing.TB, e *engine, id, name string) state {
 	}
 	require.Failf(t, "not reached", "%s is %v, not %s", id, last, name)
 	return nil
+}
+
+// A result that only repeats what somebody else told first is dropped in silence; one
+// that contradicts the state is not.
+func TestRepeatedResults(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		core, logs := observer.New(zap.InfoLevel)
+		var e *engine
+		e = newEngine(t, open(), escrow(), options{
+			Clock: fsmtest.NewClock(time.UnixMilli(1_700_000_000_000)), Log: zap.New(core),
+			Execute: func(ctx context.Context, task fsm.Task[effect]) ([]event, error) {
+				switch task.Effect.(type) {
+				case efPay:
+					return []event{evRejected{"no route"}}, nil
+				default:
+					// A stream tells it before the effect's own result is stored.
+					_, err := e.Send(ctx, task.ID, evGivenBack{})
+					if task.ID == "contradicted" {
+						return []event{evSettled{}}, err
+					}
+					return []event{evGivenBack{}}, err
+				}
+			},
+		})
+		started(t, e)
+		for id, alarms := range map[string]int{"repeated": 0, "contradicted": 1} {
+			_, err := e.Create(t.Context(), id, stNew{}, evOffered{7})
+			require.NoError(t, err)
+			var story []fsm.Record
+			require.Eventually(t, func() bool {
+				var err error
+				story, err = e.History(t.Context(), id)
+				return err == nil && len(story) == 3 && !story[1].Effects[0].Done.IsZero()
+			}, 10*time.Second, time.Millisecond)
+			require.Equal(t, alarms, logs.FilterMessageSnippet("too late").FilterField(zap.String("id", id)).Len(), id)
+			require.Equal(t, alarms == 0, story[1].Effects[0].Note == "", id)
+		}
+		_, err := e.Send(t.Context(), "repeated", evGivenBack{})
+		require.ErrorIs(t, err, fsm.ErrIllegal, "who sends it by hand hears that it changed nothing")
+	})
 }
 
 func TestStory(t *testing.T) {

@@ -88,6 +88,10 @@ func step(s state, v event) (state, []effect, error) {
 		if _, ok := v.(evGivenBack); ok {
 			return stRefunded{s.Reason}, nil, nil
 		}
+	case stRefunded:
+		if _, ok := v.(evGivenBack); ok {
+			return nil, nil, fsm.Repeated(s, v)
+		}
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }

@@ -79,6 +79,8 @@ var ErrIllegal = errors.New("the event is not possible in this state")
 type IllegalError struct {
 	Machine, ID  string
 	State, Event string
+	// Repeated says that the event tells nothing that the state does not say already.
+	Repeated bool
 }
 
 // Error names the instance, if known, the state and the event.
@@ -95,6 +97,13 @@ func (e *IllegalError) Unwrap() error { return ErrIllegal }
 // Illegal is what Step returns for an event that the state doesn't admit.
 func Illegal(s State, v Event) error {
 	return &IllegalError{State: s.StateName(), Event: v.EventName()}
+}
+
+// Repeated is what Step returns in place of Illegal for an event that tells only what the
+// state says already: two sources report one fact, an effect's result and a stream, and
+// the other one came first. Nothing is amiss, and nobody is alarmed.
+func Repeated(s State, v Event) error {
+	return &IllegalError{State: s.StateName(), Event: v.EventName(), Repeated: true}
 }
 
 // NoEffect is the effect type of machines that have none.

@@ -177,6 +177,9 @@ func (e *Engine[S, V, F]) catchUp(ctx context.Context, id string, events []V) er
 				hook    *hookError
 			)
 			if err != nil && !errors.As(err, &hook) && errors.As(err, &illegal) {
+				if illegal.Repeated {
+					continue
+				}
 				e.opt.Log.Warn("reconciliation came too late for the state", zap.String("id", id), zap.Error(err))
 				continue
 			}

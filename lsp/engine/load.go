@@ -9,10 +9,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/cpfp"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
-	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -165,11 +165,11 @@ func (e *Engine) depths(ctx context.Context, coins []ln.Coin) (map[ln.Outpoint]i
 	if err != nil {
 		return nil, err
 	}
-	own := funding.Unconfirmed(txs)
+	own := cpfp.Unconfirmed(txs)
 	out := make(map[ln.Outpoint]int)
 	for _, c := range coins {
 		if _, ours := own[c.Outpoint.TxID]; ours && c.Confirmations <= 0 {
-			out[c.Outpoint] = funding.Depth(own, c.Outpoint.TxID)
+			out[c.Outpoint] = cpfp.Depth(own, c.Outpoint.TxID)
 		}
 	}
 	return out, nil

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-lsp/sluice/internal/cpfp"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -430,31 +431,12 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 // bumpFee lifts the chain of unconfirmed transactions that the funding is part of,
 // by a child of the last one's change.
 func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
-	log := e.log.With(zap.String("opening", f.OpeningID))
-	txs, err := e.node.Chain.Transactions(ctx, int32(e.world.tip())) //nolint:gosec // a height
-	if err != nil {
-		return err
-	}
-	lift, err := funding.LiftOf(funding.Unconfirmed(txs), f.Change)
-	var bump funding.Bump
-	if err == nil {
-		bump, err = funding.ChildBump(lift.FeeSat, lift.WeightWU, lift.ChangeSat, lift.ChangeScript, f.PackageRate, e.cfg.Fees.Ceiling)
-	}
-	if err != nil {
-		log.Warn("the funding transaction cannot be bumped now", zap.Error(err))
-		return nil
-	}
-	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, lift.Change)
-	if errors.Is(err, ln.ErrLeased) {
-		log.Info("another transaction is being built on the change, or another open of the chain lifts it: a later block looks again")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = e.node.Chain.BumpFee(ctx, lift.Change, bump.ChildRateSatPerVByte, bump.BudgetSat)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		log.Warn("lnd would not bump the funding transaction; it is asked again if that stays unconfirmed", zap.Error(err))
+	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Chain, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+		Parent: cpfp.Parent{Change: f.Change}, LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.world.tip(),
+		Limits: cpfp.Limits{Ceiling: e.cfg.Fees.Ceiling, MostSat: cpfp.AllOfTheChange},
+	})
+	if errors.Is(err, cpfp.ErrNotNow) {
+		e.log.Log(cpfp.Level(err), "the funding transaction cannot be bumped now; a later block looks again", zap.String("opening", f.OpeningID), zap.Error(err))
 		return nil
 	}
 	return err

@@ -1,5 +1,5 @@
-// Package funding chooses the coins of a channel's funding transaction,
-// builds it unsigned, and computes what lifts it when it lags.
+// Package funding chooses the coins of a channel's funding transaction, and builds it
+// unsigned.
 //
 // It is pure: coins, rates, heights and randomness are passed in, the same
 // input gives the same result, and amounts and weights are exact integers. It

@@ -174,40 +174,6 @@ func TestBuildRefusesNonsense(t *testing.T) {
 	require.ErrorContains(t, err, "twice")
 }
 
-// The package, not the child, reaches the target.
-func TestChildBump(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		parentWU := rapid.Uint64Range(400, 5000).Draw(t, "weight")
-		rate := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 5000).Draw(t, "rate"))
-		target := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 50_000).Draw(t, "target"))
-		ceiling := ln.FeeRateSatPerKW(rapid.Uint64Range(253, 50_000).Draw(t, "ceiling"))
-		change := ln.Sat(rapid.Uint64Range(0, 200_000).Draw(t, "change"))
-		parentFee, err := rate.Fee(parentWU)
-		require.NoError(t, err)
-		b, err := ChildBump(parentFee, parentWU, change, script(p2tr, 1), target, ceiling)
-		if errors.Is(err, ErrNoBump) {
-			require.True(t, rate+1 >= min(target, ceiling)*9/10 || change < 1000 || parentWU*uint64(rate) > (parentWU+500)*uint64(min(target, ceiling))-1_000_000)
-			return
-		}
-		require.NoError(t, err)
-		require.LessOrEqual(t, b.ChildFeeSat+330, change)
-		// What lnd is told to spend covers the rate it is told, for a child one
-		// weight unit larger than ours (seen), and leaves dust.
-		require.LessOrEqual(t, b.BudgetSat+330, change)
-		require.LessOrEqual(t, b.ChildRateSatPerVByte*250*(b.ChildWU+1)/1000, uint64(b.BudgetSat))
-		relay, err := ln.MinFeeRate.Fee(b.ChildWU)
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, b.ChildFeeSat, relay)
-		if !b.Capped {
-			require.GreaterOrEqual(t, b.PackageRate, target)
-		}
-		if b.ChildFeeSat > relay {
-			// Rounding up to a whole sat is all that may exceed the ceiling.
-			require.LessOrEqual(t, uint64(parentFee+b.ChildFeeSat-1)*1000, uint64(min(target, ceiling))*(parentWU+b.ChildWU))
-		}
-	})
-}
-
 func TestRatePolicy(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := RatePolicy{Floor: 300, Ceiling: 10_000, MaxAge: time.Minute}

@@ -100,7 +100,7 @@ type (
 	}
 	// BumpFee lifts the transaction, and the unconfirmed ones before it, to
 	// PackageRate by a child of its change or of the last change that spends that
-	// (funding.LiftOf, funding.ChildBump, lnd's BumpFee). lnd replaces an earlier
+	// (cpfp.Ask, lnd's BumpFee). lnd replaces an earlier
 	// child, so asking again at the same rate changes nothing.
 	// The change is kept under LeaseID until there is a child.
 	BumpFee struct {

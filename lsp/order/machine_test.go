@@ -4,6 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -159,4 +162,22 @@ func TestDiagram(t *testing.T) {
 		initial = append(initial, Created{scenario(name)})
 	}
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{Initial: initial, Events: testEvents, Max: 60_000})
+}
+
+// lnd tells an invoice's end to who asked for it and to who listens: the second word in a
+// final state is a repeat, and anything else is news for a person.
+func TestAnEndToldTwice(t *testing.T) {
+	for settled, o := range map[bool]Order{
+		true:  {Terms: Terms{Lightning: &Lightning{}}, Progress: Progress{Settled: true}},
+		false: {Terms: Terms{Lightning: &Lightning{}}, Progress: Progress{InvoiceGone: true}},
+	} {
+		for _, s := range []State{Ended{Order: o}, Failed{Order: o}, Lost{Order: o}} {
+			for v, repeats := range map[Event]bool{InvoiceSettled{}: settled, InvoiceCanceled{}: !settled} {
+				_, _, err := Step(s, v)
+				var illegal *fsm.IllegalError
+				require.ErrorAs(t, err, &illegal)
+				require.Equal(t, repeats, illegal.Repeated, "%s in %s", v.EventName(), s.StateName())
+			}
+		}
+	}
 }

@@ -46,6 +46,17 @@ func Step(s State, v Event) (State, []Effect, error) {
 	case Unwinding:
 		return stepUnwinding(s, v)
 	}
+	// lnd tells an invoice's end twice: to who asked, and to who listens.
+	switch v.(type) {
+	case InvoiceSettled:
+		if o.Settled {
+			return nil, nil, fsm.Repeated(s, v)
+		}
+	case InvoiceCanceled:
+		if o.InvoiceGone {
+			return nil, nil, fsm.Repeated(s, v)
+		}
+	}
 	return nil, nil, fsm.Illegal(s, v)
 }
 

@@ -4,6 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/fsm/fsmtest"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -102,4 +105,28 @@ func TestDiagram(t *testing.T) {
 		Initial: []State{Offered{Offer{Terms: testTerms(true)}}, Offered{Offer{Terms: patient(testTerms(false), time.Second)}}, Offered{Offer{Terms: trusting(testTerms(true))}}},
 		Events:  testEvents,
 	})
+}
+
+// lnd tells an invoice's end to who asked for it and to who listens: the second word in a
+// final state is a repeat, and the contrary is news for a person.
+func TestAnEndToldTwice(t *testing.T) {
+	settled, canceled := InvoiceSettled{moment()}, InvoiceCanceled{moment()}
+	for _, c := range []struct {
+		state    State
+		repeats  Event
+		contrary Event
+	}{
+		{Settled{}, settled, canceled},
+		{Refunded{}, canceled, settled},
+		{Expired{}, canceled, settled},
+		{Cancelled{}, canceled, settled},
+		{Lost{}, canceled, settled},
+	} {
+		for _, v := range []Event{c.repeats, c.contrary} {
+			_, _, err := Step(c.state, v)
+			var illegal *fsm.IllegalError
+			require.ErrorAs(t, err, &illegal)
+			require.Equal(t, v == c.repeats, illegal.Repeated, "%s in %s", v.EventName(), c.state.StateName())
+		}
+	}
 }

@@ -30,7 +30,23 @@ func Step(s State, v Event) (State, []Effect, error) {
 	case Cancelling:
 		return stepCancelling(s, v)
 	}
-	return nil, nil, fsm.Illegal(s, v)
+	return nil, nil, afterwards(s, v)
+}
+
+// afterwards tells news from what a final state says already. lnd tells an invoice's end
+// twice, to who asked and to who listens.
+func afterwards(s State, v Event) error {
+	switch s.(type) {
+	case Settled:
+		if _, again := v.(InvoiceSettled); again {
+			return fsm.Repeated(s, v)
+		}
+	case Refunded, Expired, Cancelled, Lost:
+		if _, again := v.(InvoiceCanceled); again {
+			return fsm.Repeated(s, v)
+		}
+	}
+	return fsm.Illegal(s, v)
 }
 
 func stepOffered(s Offered, v Event) (State, []Effect, error) {

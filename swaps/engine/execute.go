@@ -12,6 +12,7 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/forget"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -82,7 +83,7 @@ func (e *Engine) executeOut(ctx context.Context, t fsm.Task[out.Effect]) ([]out.
 	case out.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case out.ForgetTxs:
-		return nil, e.forgetTxs(ctx, t.ID, f.TxIDs)
+		return nil, forget.Txs(ctx, e.node.Records, e.log.With(zap.String("swap", t.ID)), f.TxIDs...)
 	case out.Alarm:
 		e.log.Error("a swap needs a person", zap.String("swap", t.ID), zap.String("reason", f.Text))
 		return nil, nil
@@ -459,21 +460,6 @@ func (e *Engine) mayBePublished(ctx context.Context, f out.CancelInvoices) (bool
 	}
 	swap, err := state(f.Swap)
 	return swap == ln.InvoiceAccepted, err
-}
-
-// forgetTxs takes out of lnd's wallet what can never confirm. Nothing depends on it but
-// what lnd calls its balance.
-func (e *Engine) forgetTxs(ctx context.Context, swap string, ids []ln.TxID) error {
-	for _, id := range ids {
-		err := e.node.Records.ForgetTx(ctx, id)
-		switch {
-		case errors.Is(err, ln.ErrUnavailable):
-			return err
-		case err != nil && !errors.Is(err, ln.ErrNotFound):
-			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and counts it", zap.String("swap", swap), zap.Stringer("txid", id), zap.Error(err))
-		}
-	}
-	return nil
 }
 
 func secretOf(p ln.Preimage) *swaps.Secret {

@@ -7,6 +7,7 @@ import (
 	"github.com/btcsuite/btcd/blockchain"
 	"github.com/btcsuite/btcd/btcutil"
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -183,7 +184,7 @@ func TestAFundingThatOthersBuiltOn(t *testing.T) {
 	open := wire.NewMsgTx(2)
 	open.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: chainhash.Hash(l.ChangeOutpoint.TxID), Index: l.ChangeOutpoint.Index}, nil, nil))
 	open.AddTxOut(wire.NewTxOut(1_000_000, make([]byte, 34)))
-	open.AddTxOut(wire.NewTxOut(500_000, make([]byte, 34)))
+	open.AddTxOut(wire.NewTxOut(500_000, append([]byte{txscript.OP_1, 32}, make([]byte, 32)...)))
 	tip := ln.Outpoint{TxID: ln.TxID(open.TxHash()), Index: 1}
 	built := ln.WalletTx{
 		TxID: tip.TxID, FeeSat: 700, RawTx: rawOf(open), Spends: []ln.Outpoint{l.ChangeOutpoint},
@@ -201,12 +202,15 @@ func TestAFundingThatOthersBuiltOn(t *testing.T) {
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, l.MinerSat+700+ln.Sat(b.satPerVByte)*ln.Sat((out.ChildWU+3)/4), want)
 	require.LessOrEqual(t, b.budget, l.MostBumpSat())
+	bump.MostSat = b.budget / 2
+	require.NoError(t, r.bumpHtlc(r.ctx, plan.ID(), bump))
+	require.LessOrEqual(t, r.node.bumps[1].budget, bump.MostSat)
 
 	// It left no change.
 	built.Outputs[1].Ours = false
 	r.node.change(func() { r.node.wallet = []ln.WalletTx{built} })
 	require.NoError(t, r.bumpHtlc(r.ctx, plan.ID(), bump))
-	require.Len(t, r.node.bumps, 1)
+	require.Len(t, r.node.bumps, 2)
 }
 
 // Whatever is configured and swapped: the least change pays for a child that lifts a

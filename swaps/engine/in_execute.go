@@ -12,6 +12,7 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/forget"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -67,7 +68,7 @@ func (e *Engine) executeIn(ctx context.Context, t fsm.Task[in.Effect]) ([]in.Eve
 	case in.WatchSpend:
 		return nil, e.watchClaimed(t.ID, f)
 	case in.ForgetTxs:
-		return nil, e.forgetTxs(ctx, t.ID, f.TxIDs)
+		return nil, forget.Txs(ctx, e.node.Records, e.log.With(zap.String("swap", t.ID)), f.TxIDs...)
 	case in.Alarm:
 		e.log.Error("a swap needs a person", zap.String("swap", t.ID), zap.String("reason", f.Text))
 		return nil, nil

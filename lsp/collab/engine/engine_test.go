@@ -6,13 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/btcsuite/btcd/wire"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
-	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
@@ -446,46 +444,6 @@ func TestDoubleSpendAfterSigning(t *testing.T) {
 		for account, sum := range balances {
 			require.Zero(t, sum, account)
 		}
-	})
-}
-
-// A transaction that lags is hurried by a child of the gateway's change.
-func TestBump(t *testing.T) {
-	onBoth(t, func(t *testing.T, n *net) {
-		n.cfg.BumpAfterBlocks = 1
-		n.restart()
-		o, packet := n.offer(400_000, 600_000)
-		v, err := n.e.Offer(t.Context(), o)
-		require.NoError(t, err)
-		v = n.wait(v.ID, "ready")
-		_, err = n.e.Sign(t.Context(), n.key, v.ID, n.sign(v, packet))
-		require.NoError(t, err)
-		n.wait(v.ID, "published")
-		n.mu.Lock()
-		n.rate = 5_000
-		n.mu.Unlock()
-		n.w.MineEmpty()
-		n.eventually("lnd was asked for a child", func() bool { return len(n.gatewayNode.Bumping()) == 1 })
-		require.ErrorIs(t, leases.ForChild(t.Context(), n.gateway, [32]byte{1}, v.Tx.GatewayChange), ln.ErrLeased, "nobody builds on the change meanwhile")
-		n.w.MineEmpty()
-		var child *wire.MsgTx
-		n.eventually("parent and child are in the mempool", func() bool {
-			for _, tx := range n.w.Mempool() {
-				from := tx.TxIn[0].PreviousOutPoint
-				if v.Tx.GatewayChange == (ln.Outpoint{TxID: ln.TxID(from.Hash), Index: from.Index}) {
-					child = tx
-				}
-			}
-			return child != nil && len(n.w.Mempool()) == 2
-		})
-		fee := int64(v.Ours.Joint.Gateway.ChangeSat) - child.TxOut[0].Value
-		weight := uint64(child.SerializeSizeStripped()*3+child.SerializeSize()) + v.Ours.Joint.WeightWU
-		want, err := ln.FeeRateSatPerKW(5_000).Fee(weight)
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, fee+int64(v.Ours.Joint.FeeSat), int64(want)*95/100)
-		n.w.Mine(3)
-		n.wait(v.ID, "buried")
-		require.NoError(t, n.w.Err())
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/cpfp"
+	"github.com/sluice-lsp/sluice/internal/forget"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -45,7 +47,7 @@ func (e *Engine) execute(ctx context.Context, t fsm.Task[collab.Effect]) ([]coll
 	case collab.AbandonChannel:
 		return nil, e.abandon(ctx, f)
 	case collab.ForgetTx:
-		return nil, e.forgetTx(ctx, f)
+		return nil, forget.Txs(ctx, e.node.Channels, e.log.With(zap.String("joint", f.ID)), f.TxID)
 	case collab.ReleaseCoins:
 		return nil, e.releaseCoins(ctx, f.LeaseID)
 	case collab.BumpFee:
@@ -377,19 +379,6 @@ func (e *Engine) abandon(ctx context.Context, f collab.AbandonChannel) error {
 	return e.forget(ctx, f.Channel)
 }
 
-// forgetTx: nothing depends on it but what lnd takes for our coins, until it starts
-// again.
-func (e *Engine) forgetTx(ctx context.Context, f collab.ForgetTx) error {
-	err := e.node.Channels.ForgetTx(ctx, f.TxID)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		if !errors.Is(err, ln.ErrNotFound) {
-			e.log.Warn("lnd's wallet keeps a transaction that can never confirm, and takes its coins for spent until lnd starts again", zap.String("joint", f.ID), zap.Stringer("txid", f.TxID), zap.Error(err))
-		}
-		return nil
-	}
-	return err
-}
-
 // forgetBlocks is how far back forget looks for a funding transaction.
 const forgetBlocks = 4_032
 
@@ -468,22 +457,15 @@ func (e *Engine) sweepStrays(ctx context.Context) error {
 }
 
 func (e *Engine) bump(ctx context.Context, f collab.BumpFee) error {
-	b, err := funding.ChildBump(f.ParentFee, f.ParentWU, f.ChangeSat, f.ChangeScript, f.PackageRate, e.cfg.Ceiling)
-	if err != nil {
-		e.log.Warn("a joint funding transaction cannot be bumped", zap.String("joint", f.ID), zap.Error(err))
-		return nil
-	}
-	err = leases.ForChild(ctx, e.node.Coins, f.LeaseID, f.Change)
-	if errors.Is(err, ln.ErrLeased) {
-		e.log.Info("another transaction is being built on a joint funding's change: a later block looks again", zap.String("joint", f.ID))
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = e.node.Chain.BumpFee(ctx, f.Change, b.ChildRateSatPerVByte, b.BudgetSat)
-	if err != nil && !errors.Is(err, ln.ErrUnavailable) {
-		e.log.Warn("lnd would not bump a joint funding transaction; a later block tries again", zap.String("joint", f.ID), zap.Error(err))
+	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Channels, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+		Parent: cpfp.Parent{
+			Change: f.Change, ChangeSat: f.ChangeSat, ChangeScript: f.ChangeScript, FeeSat: f.ParentFee, WeightWU: f.ParentWU,
+		},
+		LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.moment().Height,
+		Limits: cpfp.Limits{Ceiling: e.cfg.Ceiling, MostSat: cpfp.AllOfTheChange},
+	})
+	if errors.Is(err, cpfp.ErrNotNow) {
+		e.log.Log(cpfp.Level(err), "a joint funding transaction cannot be bumped now; a later block looks again", zap.String("joint", f.ID), zap.Error(err))
 		return nil
 	}
 	return err
