@@ -67,7 +67,7 @@ func (sc *scene) on(ctx context.Context, t *testing.T) *scene {
 	t.Helper()
 	_, err := sc.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
 	require.NoError(t, err)
-	return &scene{Standard: sc.Standard, t: t, s: sc.s, op: &operator{t: t, api: sc.op.api}}
+	return &scene{Standard: sc.Standard, t: t, s: sc.s, op: &operator{t: t, api: sc.op.api, orders: sc.op.orders}}
 }
 
 // person is a wallet of a test, with its link to the gateway.

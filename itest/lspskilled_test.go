@@ -6,11 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,119 +79,224 @@ func (p *pushServer) hears(ctx context.Context, t *testing.T, method string) {
 	}
 }
 
-// TestLSPSKilled kills sluiced around the states of orders, and while a payment waits
-// for a wallet whose webhook was called: each order ends with one channel and the right
-// balances, and the payment arrives.
+// orderMoment waits until an order, an open of its, or a refund of its has been stored in
+// the state: what is killed afterwards has come that far. It gives the order's story.
+func (sc *scene) orderMoment(ctx context.Context, id string, m moment) string {
+	sc.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, afterOutage)
+	defer cancel()
+	marks := map[string]string{"opening": "-open-", "refund": "-refund-"}
+	var story string
+	for {
+		// One call after the other: some of these moments last for milliseconds.
+		seen, err := sc.op.orders.ShowOrder(ctx, &lspv1.ShowOrderRequest{OrderId: id})
+		if err == nil {
+			var b strings.Builder
+			reached := false
+			for _, e := range seen.Story {
+				fmt.Fprintf(&b, "  %s: %s -> %s (%s) %s\n", e.Machine, e.From, e.To, e.Event, e.Reason)
+				mark := marks[m.machine]
+				own := mark == "" && !strings.Contains(e.Machine, "-open-") && !strings.Contains(e.Machine, "-refund-")
+				reached = reached || e.To == m.state && (own || mark != "" && strings.Contains(e.Machine, mark))
+			}
+			story = b.String()
+			if reached {
+				return story
+			}
+		}
+		require.NoError(sc.t, ctx.Err(), "order %s never reached %s; its story:\n%s", id, m, story)
+	}
+}
+
+// orderer buys channels as an LSPS1 client on a stock lnd.
+type orderer struct {
+	*scene
+	p      *person
+	client *peerrpctest.Client
+}
+
+func (b *orderer) call(ctx context.Context, method string, params any) (raw json.RawMessage) {
+	b.t.Helper()
+	var err error
+	require.Eventually(b.t, func() bool {
+		raw, err = b.client.Call(ctx, method, params)
+		return err == nil
+	}, 60*time.Second, 200*time.Millisecond, "%s: %v", method, &err)
+	return raw
+}
+
+func (b *orderer) buy(ctx context.Context, r lsps1.CreateOrderRequest) lsps1.Order {
+	b.t.Helper()
+	o, err := lsps1.ReadOrder(b.call(ctx, lsps1.MethodCreateOrder, r))
+	require.NoError(b.t, err)
+	return o
+}
+
+// until waits until the client is shown the order as wanted. What was cut off is tried
+// again with the next block.
+func (b *orderer) until(ctx context.Context, id string, ok func(lsps1.Order) bool) (o lsps1.Order) {
+	b.t.Helper()
+	tries := 0
+	require.Eventually(b.t, func() bool {
+		if tries++; tries%10 == 0 {
+			require.NoError(b.t, b.Mine(ctx, 1))
+		}
+		var err error
+		o, err = lsps1.ReadOrder(b.call(ctx, lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: id}))
+		return err == nil && ok(o)
+	}, 90*time.Second, 200*time.Millisecond, "the order %s: %+v", id, &o)
+	return o
+}
+
+// owns demands that the order's channel is the only one that the wallet has more than
+// before, with the balance that was bought.
+func (b *orderer) owns(ctx context.Context, o lsps1.Order, before int, balance ln.Sat) {
+	b.t.Helper()
+	require.Eventually(b.t, func() bool { return b.p.channels(ctx) == before+1 }, 60*time.Second, 200*time.Millisecond)
+	found := false
+	require.Eventually(b.t, func() bool {
+		channels, err := b.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
+		require.NoError(b.t, err)
+		for _, c := range channels.Channels {
+			if c.ChannelPoint == o.Channel.Outpoint {
+				require.EqualValues(b.t, balance, c.LocalBalance)
+				found = true
+			}
+		}
+		return found
+	}, 60*time.Second, 200*time.Millisecond, "the wallet does not list the channel that it bought")
+	require.Equal(b.t, before+1, b.p.channels(ctx), "one channel for one order")
+}
+
+// TestLSPSKilled kills sluiced once each of an order's states is stored, and while a
+// payment waits for a wallet whose webhook was called: each order ends with one channel
+// and the right balances, and the payment arrives.
 func TestLSPSKilled(t *testing.T) {
 	together(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
 	push := startPush(t)
-	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{
+	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: unlimited(map[string]string{
 		"lsps.webhooks.ca_file": push.caFile, "lsps.webhooks.allow_networks": "127.0.0.0/8", "lsp.collect_for": "90s",
-	}})
+	})})
 	p := sc.first(ctx)
 	client := peerrpctest.New(p.lnd, mustKey(t, sc.Gateway.PubKey))
 	listening, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); client.Run(listening) }()
 	defer func() { stop(); <-done }()
-	call := func(method string, params any) (raw json.RawMessage) {
-		t.Helper()
-		var err error
-		require.Eventually(t, func() bool {
-			raw, err = client.Call(ctx, method, params)
-			return err == nil
-		}, 60*time.Second, 200*time.Millisecond, "%s: %v", method, &err)
-		return raw
-	}
-	buy := func(r lsps1.CreateOrderRequest) lsps1.Order {
-		t.Helper()
-		o, err := lsps1.ReadOrder(call(lsps1.MethodCreateOrder, r))
-		require.NoError(t, err)
-		return o
-	}
-	until := func(id string, ok func(lsps1.Order) bool) (o lsps1.Order) {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			var err error
-			o, err = lsps1.ReadOrder(call(lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: id}))
-			return err == nil && ok(o)
-		}, 90*time.Second, 200*time.Millisecond, "the order %s: %+v", id, &o)
-		return o
+	with := func(t *testing.T) *orderer {
+		sc := sc.on(ctx, t)
+		return &orderer{scene: sc, p: p.in(sc), client: client}
 	}
 	wish := order.Wish{LspBalanceSat: 400_000, ClientBalanceSat: 50_000, ConfirmWithin: 6, ExpiryBlocks: 144}
 
-	// Over Lightning: ordered; held while the client's node is away; while the channel
-	// opens or is about to.
-	o := buy(lsps1.CreateOrderRequest{Wish: wish})
-	dies(ctx, t, sc.s)
-	p.goOffline(ctx)
-	paid := sc.pay(ctx, o.Payment.Bolt11.Invoice)
-	decoded, err := lnd.DecodeBolt11("regtest", o.Payment.Bolt11.Invoice)
-	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		inv, err := sc.Gateway.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: decoded.Hash[:]})
-		return err == nil && inv.State == lnrpc.Invoice_ACCEPTED
-	}, 60*time.Second, 100*time.Millisecond)
-	dies(ctx, t, sc.s)
-	p.comeOnline(ctx)
-	dies(ctx, t, sc.s)
-	o = until(o.OrderID, func(o lsps1.Order) bool { return o.State == order.WireCompleted })
-	dies(ctx, t, sc.s)
-	until(o.OrderID, func(o lsps1.Order) bool { return o.Payment.Bolt11.State == order.PaymentPaid })
-	sc.paid(paid, 60*time.Second)
-	require.Equal(t, 1, p.channels(ctx), "one channel for one order")
-	channels, err := sc.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
-	require.NoError(t, err)
-	require.Len(t, channels.Channels, 1)
-	require.Equal(t, o.Channel.Outpoint, channels.Channels[0].ChannelPoint)
-	require.EqualValues(t, 50_000, channels.Channels[0].LocalBalance)
-
-	// A payment waits for the wallet; its webhook is told, and sluiced dies.
-	call(lsps5.MethodSetWebhook, lsps5.SetRequest{AppName: "app", Webhook: push.url + sc.Gateway.PubKey})
-	push.hears(ctx, t, lsps5.WebhookRegistered)
-	agreed := p.negotiate(ctx, 60_000_000, offerWish{})
-	bolt11 := p.invoice(ctx, agreed)
-	p.goOffline(ctx)
-	paid = sc.pay(ctx, bolt11)
-	push.hears(ctx, t, lsps5.PaymentIncoming)
-	dies(ctx, t, sc.s)
-	p.comeOnline(ctx)
-	sc.paid(paid, 60*time.Second)
-	for len(push.told) > 0 {
-		// Who dies before it has written down that the webhook answered tells it again.
-		push.hears(ctx, t, lsps5.PaymentIncoming)
+	for _, at := range []moment{
+		{"order", "awaiting_payment"},
+		{"order", "paid"},
+		{"order", "opening"},
+		{"opening", "pending"},
+		{"opening", "signed"},
+		{"opening", "published"},
+		{"order", "active"},
+	} {
+		t.Run("over Lightning, killed at "+at.String(), func(t *testing.T) {
+			b := with(t)
+			before := b.p.channels(ctx)
+			o := b.buy(ctx, lsps1.CreateOrderRequest{Wish: wish})
+			dies := func() {
+				t.Helper()
+				t.Logf("killed after\n%s", b.orderMoment(ctx, o.OrderID, at))
+				b.crash(ctx)
+			}
+			unpaid := at.state == "awaiting_payment"
+			if unpaid {
+				dies()
+			}
+			// Held until sluiced is dead: the client's node is away, or does not answer
+			// the channel that it is offered.
+			answer := make(chan struct{})
+			switch at.state {
+			case "paid":
+				b.p.goOffline(ctx)
+			case "opening":
+				b.p.onProposal(func(*ln.AcceptVerdict) { <-answer })
+			}
+			paid := b.pay(ctx, o.Payment.Bolt11.Invoice)
+			if !unpaid {
+				dies()
+			}
+			close(answer)
+			b.p.onProposal(nil)
+			if at.state == "paid" {
+				b.p.comeOnline(ctx)
+			}
+			o = b.until(ctx, o.OrderID, func(o lsps1.Order) bool {
+				return o.State == order.WireCompleted && o.Payment.Bolt11.State == order.PaymentPaid
+			})
+			b.paid(paid, afterOutage)
+			b.owns(ctx, o, before, 50_000)
+			require.NoError(t, b.Mine(ctx, 1))
+		})
 	}
 
-	// On chain, with too much paid: seen, confirmed, funded, and while the rest goes
-	// back.
-	address, err := sc.Wallet.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
-	require.NoError(t, err)
-	wish.RequiredConfs, wish.ClientBalanceSat = 1, 0
-	o = buy(lsps1.CreateOrderRequest{Wish: wish, RefundAddress: address.Address})
-	const tooMuch = 30_000
-	_, err = sc.Payer.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{
-		Addr: o.Payment.OnChain.Address, Amount: int64(o.Payment.OnChain.TotalSat) + tooMuch, SatPerVbyte: 3, SpendUnconfirmed: true,
+	t.Run("a payment waits for the wallet, whose webhook was called", func(t *testing.T) {
+		b := with(t)
+		b.call(ctx, lsps5.MethodSetWebhook, lsps5.SetRequest{AppName: "app", Webhook: push.url + sc.Gateway.PubKey})
+		push.hears(ctx, t, lsps5.WebhookRegistered)
+		agreed := b.p.negotiate(ctx, 60_000_000, offerWish{})
+		bolt11 := b.p.invoice(ctx, agreed)
+		b.p.goOffline(ctx)
+		paid := b.pay(ctx, bolt11)
+		push.hears(ctx, t, lsps5.PaymentIncoming)
+		b.waitMoment(ctx, agreed.PaymentId, moment{"jit", "collecting"})
+		b.crash(ctx)
+		b.p.comeOnline(ctx)
+		b.paid(paid, afterOutage)
+		for len(push.told) > 0 {
+			// Who dies before it has written down that the webhook answered tells it again.
+			push.hears(ctx, t, lsps5.PaymentIncoming)
+		}
 	})
-	require.NoError(t, err)
-	dies(ctx, t, sc.s)
-	require.NoError(t, sc.Mine(ctx, 3))
-	dies(ctx, t, sc.s)
-	until(o.OrderID, func(o lsps1.Order) bool { return o.State == order.WireCompleted })
-	dies(ctx, t, sc.s)
-	require.NoError(t, sc.Mine(ctx, 8))
-	require.Eventually(t, func() bool { return p.channels(ctx) == 2 }, 60*time.Second, 200*time.Millisecond)
-	// The burial is counted from the block in which sluiced learned of the confirmation.
-	until(o.OrderID, func(o lsps1.Order) bool { return o.Payment.OnChain.State == order.PaymentPaid })
-	require.NoError(t, sc.Mine(ctx, 8))
-	dies(ctx, t, sc.s)
-	require.Eventually(t, func() bool {
-		require.NoError(t, sc.Mine(ctx, 1))
-		balance, err := sc.Wallet.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
-		return err == nil && balance.TotalBalance > tooMuch-5_000 && balance.TotalBalance < tooMuch
-	}, 90*time.Second, 2*time.Second, "what was paid too much comes back")
-	require.Equal(t, 2, p.channels(ctx))
+
+	t.Run("on chain, with too much paid", func(t *testing.T) {
+		b := with(t)
+		before := b.p.channels(ctx)
+		address, err := sc.Wallet.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
+		require.NoError(t, err)
+		wish := wish
+		wish.RequiredConfs, wish.ClientBalanceSat = 1, 0
+		o := b.buy(ctx, lsps1.CreateOrderRequest{Wish: wish, RefundAddress: address.Address})
+		dies := func(machine, state string) {
+			t.Helper()
+			t.Logf("killed after\n%s", b.orderMoment(ctx, o.OrderID, moment{machine, state}))
+			b.crash(ctx)
+		}
+		const tooMuch = 30_000
+		b.p.goOffline(ctx)
+		_, err = sc.Payer.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{
+			Addr: o.Payment.OnChain.Address, Amount: int64(o.Payment.OnChain.TotalSat) + tooMuch, SatPerVbyte: 3, SpendUnconfirmed: true,
+		})
+		require.NoError(t, err)
+		dies("order", "awaiting_payment")
+		require.NoError(t, b.Mine(ctx, 3))
+		dies("order", "paid")
+		b.p.comeOnline(ctx)
+		dies("opening", "published")
+		dies("order", "active")
+		o = b.until(ctx, o.OrderID, func(o lsps1.Order) bool {
+			return o.State == order.WireCompleted && o.Payment.OnChain.State == order.PaymentPaid
+		})
+		// The burial is counted from the block in which sluiced learned of the confirmation.
+		require.NoError(t, b.Mine(ctx, 16))
+		dies("refund", "sending")
+		require.Eventually(t, func() bool {
+			require.NoError(t, b.Mine(ctx, 1))
+			balance, err := sc.Wallet.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
+			return err == nil && balance.TotalBalance > tooMuch-5_000 && balance.TotalBalance < tooMuch
+		}, 90*time.Second, 2*time.Second, "what was paid too much comes back")
+		b.owns(ctx, o, before, 0)
+	})
 	require.Empty(t, client.Odd())
 	sc.op.waitBalanced(ctx)
 }

@@ -27,8 +27,9 @@ type operator struct {
 	t   *testing.T
 	api lspv1.OperatorServiceClient
 	// swaps are shown where they are offered.
-	swaps swapsv1.SwapsOperatorServiceClient
-	joint collabv1.JointFundingOperatorServiceClient
+	swaps  swapsv1.SwapsOperatorServiceClient
+	joint  collabv1.JointFundingOperatorServiceClient
+	orders lspv1.OrdersOperatorServiceClient
 }
 
 func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
@@ -40,7 +41,8 @@ func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
 	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithPerRPCCredentials(macaroon))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn), joint: collabv1.NewJointFundingOperatorServiceClient(conn)}
+	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn), joint: collabv1.NewJointFundingOperatorServiceClient(conn),
+		orders: lspv1.NewOrdersOperatorServiceClient(conn)}
 }
 
 // reconcile opens the books, or takes in what happened.
