@@ -11,6 +11,7 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
@@ -78,6 +79,45 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lease that ends while payments are under way over its channel: the order is over
+// when the channel is, and not when lnd was asked.
+func TestLSPS1LeaseEndsWithHTLCs(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 17, func(c *Config) { c.LSP.Orders.CloseAtEnd = true })
+		o := b.order()
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(b.pay(o.Payment.Bolt11.Invoice)).Status)
+		o = b.completed(o.OrderID)
+		b.w.Mine(1)
+		b.pause(b.step)
+		b.w.Mine(120)
+		b.pause(b.step)
+		preimage := ln.Preimage{7}
+		hash := preimage.Hash()
+		held, err := invoicesrpc.NewInvoicesClient(b.conns[b.wallet]).AddHoldInvoice(b.ctx, &invoicesrpc.AddHoldInvoiceRequest{
+			Hash: hash[:], Value: 20_000, Expiry: 86_400 * 7, CltvExpiry: 200, Private: true,
+		})
+		require.NoError(t, err)
+		paid := b.pay(held.PaymentRequest)
+		b.pause(5 * time.Second)
+		invoice, err := b.ln(b.wallet).LookupInvoice(b.ctx, &lnrpc.PaymentHash{RHash: hash[:]})
+		require.NoError(t, err)
+		require.Equal(t, lnrpc.Invoice_ACCEPTED, invoice.State)
+		b.pause(time.Until(time.Time(o.Channel.ExpiresAt)))
+		b.w.Mine(40)
+		b.inState(o.OrderID, "closing")
+		b.w.Mine(2)
+		b.pause(time.Minute)
+		require.Equal(t, 1, b.channels())
+		b.inState(o.OrderID, "closing")
+		_, err = invoicesrpc.NewInvoicesClient(b.conns[b.wallet]).SettleInvoice(b.ctx, &invoicesrpc.SettleInvoiceMsg{Preimage: preimage[:]})
+		require.NoError(t, err)
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status)
+		b.closed = true
+		require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+		require.Zero(t, b.channels(), b.story(o.OrderID))
+	})
 }
 
 // The client's node goes away at each step of the way from the open to the settled

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
@@ -185,12 +186,18 @@ func (c *Client) OwnPolicy(ctx context.Context, chanID ln.SCID, self ln.PubKey) 
 	}, nil
 }
 
-// CloseChannel starts a cooperative close, or a forced one, and returns once
-// lnd has accepted it.
+// closeWithin is how long the peer may take to agree on a cooperative close: lnd waits
+// for ever.
+const closeWithin = 20 * time.Second
+
+// CloseChannel closes, with the peer or by force, and returns once the closing
+// transaction is out. With NoWait lnd answers before it has begun, whatever comes of it,
+// and begins with HTLCs under way: a close that is asked for again while one waits for
+// them sends a second shutdown. Without it a channel with HTLCs is refused.
 func (c *Client) CloseChannel(ctx context.Context, op ln.Outpoint, force bool, rate ln.FeeRateSatPerKW) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, closeWithin)
 	defer cancel()
-	req := &lnrpc.CloseChannelRequest{ChannelPoint: channelPoint(op), Force: force, NoWait: true}
+	req := &lnrpc.CloseChannelRequest{ChannelPoint: channelPoint(op), Force: force}
 	if rate > 0 && !force {
 		req.SatPerVbyte = max(1, uint64(rate)*4/1000)
 	}

@@ -50,6 +50,7 @@ type channel struct {
 	gen      int
 	failed   bool // the link failed and waits for a reconnection
 	heldBack bool // by HoldCommits: no commitment is signed
+	flushing *shutdown
 	closing  *closing
 	pendID   [32]byte
 	born     uint32
@@ -244,6 +245,7 @@ func (c *channel) linkStart() {
 		s.replay()
 		s.event(lnrpc.ChannelEventUpdate_ACTIVE_CHANNEL)
 	}
+	c.flush()
 }
 
 func (c *channel) linkStop() {

@@ -44,6 +44,39 @@ func (c *channel) pay(tx *wire.MsgTx, i int, sat int64) error {
 	return nil
 }
 
+// shutdown is a cooperative close that waits for the channel's HTLCs.
+type shutdown struct {
+	by       int
+	feePerKW int64
+}
+
+func (c *channel) mayShutDown() error {
+	switch {
+	case c.phase != phaseOpen:
+		return errors.New("channel is not open")
+	case !c.up:
+		return errors.New("cannot close channel: peer is offline; use force")
+	}
+	return nil
+}
+
+// shutDown closes once no HTLC is left; new ones are not taken any more. Both sides have it on disk.
+func (c *channel) shutDown(by int, feePerKW int64) {
+	c.flushing = &shutdown{by, feePerKW}
+	c.flush()
+}
+
+func (c *channel) flush() {
+	f := c.flushing
+	if f == nil || c.mayShutDown() != nil || len(c.htlcs)+len(c.rounds)+len(c.sides[0].mailbox)+len(c.sides[1].mailbox) > 0 {
+		return
+	}
+	c.flushing = nil
+	if err := c.closeCooperatively(f.by, f.feePerKW); err != nil {
+		c.w.tracef("%v: the close that was begun fails: %v", c, err)
+	}
+}
+
 // closeCooperatively publishes a closing transaction. Stock 0.21 nodes agree on rbf-coop-close: each makes one that it
 // pays for itself, and whichever reaches the mempool first stands. Without a balance for that the opener pays.
 func (c *channel) closeCooperatively(by int, feePerKW int64) error {

@@ -182,7 +182,7 @@ func (c *channel) failLink() {
 func (s *side) add(p *addPacket) *htlc {
 	c := s.c
 	k := s.node.circuits[p.inKey]
-	if p.amt > s.sendableMsat() || len(c.htlcs) >= 2*483 {
+	if c.flushing != nil || p.amt > s.sendableMsat() || len(c.htlcs) >= 2*483 {
 		s.node.refuse(p.inKey, k, lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE, p.pos, "insufficient balance")
 		return nil
 	}
@@ -279,6 +279,7 @@ func (c *channel) advance(r *round) {
 		if len(r.adds) > 0 {
 			peer.receive(r.adds)
 		}
+		c.flush()
 		return
 	}
 	c.step(r)

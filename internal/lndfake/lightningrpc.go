@@ -187,23 +187,37 @@ func (s *lightningServer) SubscribeChannelEvents(_ *lnrpc.ChannelEventSubscripti
 // CloseChannel implements lnrpc.LightningServer.
 func (s *lightningServer) CloseChannel(r *lnrpc.CloseChannelRequest, stream lnrpc.Lightning_CloseChannelServer) error {
 	var c *channel
+	var by int
 	if err := s.do(func() error {
 		sd, err := s.node.findPoint(r.ChannelPoint)
 		if err != nil {
 			return err
 		}
-		c = sd.c
-		if r.Force {
-			return c.forceClose(sd.i)
+		c, by = sd.c, sd.i
+		switch {
+		case r.Force:
+			return c.forceClose(by)
+		case r.NoWait:
+			return c.mayShutDown()
 		}
-		return c.closeCooperatively(sd.i, s.node.feeRate(int64(r.SatPerVbyte), r.TargetConf))
+		return c.closeCooperatively(by, s.node.feeRate(int64(r.SatPerVbyte), r.TargetConf))
 	}); err != nil {
 		return err
+	}
+	if r.NoWait {
+		// lnd says so before it has begun, whatever comes of it.
+		if err := stream.Send(&lnrpc.CloseStatusUpdate{Update: &lnrpc.CloseStatusUpdate_CloseInstant{CloseInstant: &lnrpc.InstantUpdate{}}}); err != nil || r.Force {
+			return err
+		}
+		return s.do(func() error {
+			c.shutDown(by, s.node.feeRate(int64(r.SatPerVbyte), r.TargetConf))
+			return nil
+		})
 	}
 	txid := c.closing.tx.TxHash()
 	if err := stream.Send(&lnrpc.CloseStatusUpdate{Update: &lnrpc.CloseStatusUpdate_ClosePending{
 		ClosePending: &lnrpc.PendingUpdate{Txid: txid[:]},
-	}}); err != nil || r.NoWait {
+	}}); err != nil {
 		return err
 	}
 	if err := pump(s.instance, stream.Context(), &s.mem.chainTopic, func(f *feed[chainEvent]) { f.push(chainEvent{}) },

@@ -275,7 +275,8 @@ func (e *Engine) settleOrder(ctx context.Context, f order.SettleInvoice) ([]orde
 }
 
 // closeOrdered closes a channel whose lease is over, if its client's node is
-// there. One that is away is asked again with the next block.
+// there. One that is away, or whose channel carries HTLCs, is asked again with the
+// next block. What is asked for is not closed yet: only lnd's list says so.
 func (e *Engine) closeOrdered(ctx context.Context, f order.CloseChannel) ([]order.Event, error) {
 	listed, err := e.listsChannel(ctx, f.Outpoint)
 	if err != nil {
@@ -292,6 +293,9 @@ func (e *Engine) closeOrdered(ctx context.Context, f order.CloseChannel) ([]orde
 		e.log.Warn("a channel whose lease is over could not be closed; the next block tries again",
 			zap.String("order", f.OrderID), zap.Stringer("outpoint", f.Outpoint), zap.Error(err))
 		return nil, nil
+	}
+	if listed, err = e.listsChannel(ctx, f.Outpoint); err != nil || listed {
+		return nil, err
 	}
 	e.log.Info("a channel is closed because its lease is over", zap.String("order", f.OrderID), zap.Stringer("outpoint", f.Outpoint))
 	return []order.Event{order.ChannelClosed{Moment: e.moment()}}, nil

@@ -94,8 +94,9 @@ type Orders interface {
 	// SubscribeTransactions tells that the wallet has a new transaction, or knows
 	// more of one, until its stream ends. There is no replay.
 	SubscribeTransactions(ctx context.Context, handle func()) error
-	// Close begins a cooperative close, for which the peer must be there. The
-	// macaroon need not allow it: ln.ErrPermission.
+	// Close closes with the peer, which must be there, a channel without HTLCs, and
+	// returns once the transaction is out. The macaroon need not allow it:
+	// ln.ErrPermission.
 	Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSatPerKW) error
 }
 
