@@ -15,6 +15,7 @@ import (
 	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
@@ -195,6 +196,47 @@ func TestLSPS1PaymentGoneAfterFunding(t *testing.T) {
 		require.Equal(t, int64(total)*1000, b.balance(books.DoubleSpent))
 		require.Zero(t, b.balance(books.OrderAccount(o.OrderID)), "nothing is owed")
 	})
+}
+
+// The payer bids more for the payment once its channel is funded, and the replacement pays
+// the order as well: it is the payment, and no second one that would go back.
+func TestLSPS1PaymentReplacedAfterFunding(t *testing.T) {
+	for name, zero := range map[string]bool{"taken unconfirmed": true, "a reorg": false} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				b := newBuyer(t, 18, func(c *Config) {
+					if zero {
+						c.LSP.Orders.ZeroConf, c.LSP.Orders.ZeroConfAll = config.Sat(100_000), config.Sat(100_000)
+					}
+				})
+				o := b.order()
+				b.payFinal(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat))
+				paid := b.w.Mempool()[0].TxHash()
+				b.pause(b.step)
+				if !zero {
+					b.w.Mine(3)
+				}
+				o = b.completed(o.OrderID)
+				if !zero {
+					b.w.Reorg(3, false)
+				}
+				_, err := b.w.ReplaceTx(b.payer, paid, 5_000, false)
+				require.NoError(t, err)
+				b.pause(b.step)
+				b.w.Mine(1)
+				b.pause(b.step)
+				b.w.Mine(200)
+				require.Equal(t, "ended", b.over(o.OrderID).State, b.story(o.OrderID))
+				require.Equal(t, 1, b.channels())
+				require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet), b.story(o.OrderID))
+				require.Zero(t, b.balance(books.DoubleSpent))
+				require.Zero(t, b.balance(books.OrderAccount(o.OrderID)), "nothing is owed")
+				leases, err := b.walletKit(b.gateway).ListLeases(b.ctx, &walletrpc.ListLeasesRequest{})
+				require.NoError(t, err)
+				require.Empty(t, leases.LockedUtxos, b.story(o.OrderID))
+			})
+		})
+	}
 }
 
 // balance reads the books.

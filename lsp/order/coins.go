@@ -199,6 +199,38 @@ func (o Order) unpaid() Order {
 	return o
 }
 
+// confirmedSat is what has been paid for the order and is in blocks.
+func (o Order) confirmedSat() (sum ln.Sat) {
+	for _, c := range o.Coins {
+		if c.Used && !c.Gone && c.Height > 0 {
+			sum += c.AmountSat // outputs of the chain: below 2^63 together
+		}
+	}
+	return sum
+}
+
+// standIn has confirmed coins pay for a channel that is there while those that were
+// taken for it are in no block: a payment that was taken unconfirmed, or that a reorg took
+// away, may have been replaced by its payer. Should both confirm, takeOver returns what
+// is too much.
+func (o Order) standIn() Order {
+	if o.PaidBy != PaidByOnChain || o.Taken {
+		return o
+	}
+	have := o.confirmedSat()
+	for i := range o.Coins {
+		c := &o.Coins[i]
+		if have >= o.OnChain.TotalSat {
+			break
+		}
+		if !c.Used && !c.Gone && c.Height > 0 && c.Refund == "" {
+			c.Used = true
+			have += c.AmountSat
+		}
+	}
+	return o
+}
+
 // giveBack begins to return every confirmed coin that nothing is bought with: all
 // of them when there is no channel.
 func (o Order) giveBack(delivered bool, reason lsp.Reason) (Order, []Effect) {
@@ -206,6 +238,9 @@ func (o Order) giveBack(delivered bool, reason lsp.Reason) (Order, []Effect) {
 		return o, nil
 	}
 	o.Coins = slices.Clone(o.Coins)
+	if delivered {
+		o = o.standIn()
+	}
 	var due []int
 	for i, c := range o.Coins {
 		if !c.Gone && c.Height > 0 && c.Refund == "" && (!c.Used || !delivered) {
@@ -225,26 +260,29 @@ func (o Order) takeOver(height uint32) (Order, []Effect) {
 	if o.Taken || o.PaidBy != PaidByOnChain || o.Channel == nil || ln.Confirmations(o.Channel.ConfirmedHeight, height) < max(o.BuriedConfs, 1) {
 		return o, nil
 	}
-	var used []int
-	var sum ln.Sat
-	var free []ln.Outpoint
-	for i, c := range o.Coins {
-		if !c.Used {
-			continue
-		}
-		if c.Gone || c.Height == 0 {
-			// A payment that was taken unconfirmed, or that a reorg took away.
-			return o, nil
-		}
-		used = append(used, i)
-		sum += c.AmountSat // checked when the coins were taken
-		free = append(free, c.Outpoint)
-	}
-	o.Taken = true
-	if sum <= o.OnChain.TotalSat {
-		return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}
+	sum := o.confirmedSat()
+	if sum < o.OnChain.TotalSat {
+		// A payment that was taken unconfirmed, or that a reorg took away.
+		return o, nil
 	}
 	o.Coins = slices.Clone(o.Coins)
+	var used []int
+	var free []ln.Outpoint
+	for i := range o.Coins {
+		switch c := &o.Coins[i]; {
+		case !c.Used || c.Refund != "":
+		case c.Gone || c.Height == 0:
+			// Others paid in its place: if it comes it goes back.
+			c.Used = false
+		default:
+			used = append(used, i)
+			free = append(free, c.Outpoint)
+		}
+	}
+	o.Taken = true
+	if sum <= o.OnChain.TotalSat || len(used) == 0 {
+		return o, []Effect{FreeCoins{OrderID: o.ID, LeaseID: LeaseID(o.ID), Coins: free}}
+	}
 	o, f := o.refund(used, o.OnChain.TotalSat, tooMuch())
 	return o, []Effect{f}
 }
@@ -361,7 +399,7 @@ func (o Order) quiet(delivered bool) bool {
 			return false
 		}
 	}
-	return !delivered || o.Taken || o.PaidBy != PaidByOnChain || !o.backed()
+	return !delivered || o.Taken || o.PaidBy != PaidByOnChain || o.confirmedSat() < o.OnChain.TotalSat && !o.backed()
 }
 
 // OwnCoins are payments that have become the gateway's.
@@ -417,11 +455,5 @@ func (o Order) LostMsat() (ln.Msat, error) {
 	if o.PaidBy != PaidByOnChain {
 		return 0, nil
 	}
-	var have ln.Sat
-	for _, c := range o.Coins {
-		if c.Used && !c.Gone && c.Height > 0 {
-			have += c.AmountSat // checked when the coins were taken
-		}
-	}
-	return (o.OnChain.TotalSat - min(have, o.OnChain.TotalSat)).Msat()
+	return (o.OnChain.TotalSat - min(o.confirmedSat(), o.OnChain.TotalSat)).Msat()
 }
