@@ -249,9 +249,7 @@ const maxOutcome = 200
 
 func (s *Service) record(ctx context.Context, key hookKey, n hookdb.WebhookNotification, o outcome) bool {
 	now := s.opt.Now()
-	if len(o.text) > maxOutcome {
-		o.text = o.text[:maxOutcome]
-	}
+	o.text = ln.Clip(o.text, maxOutcome)
 	err := s.write(ctx, func(ctx context.Context, tx *store.Tx) error {
 		q := hookdb.New(tx)
 		if _, err := q.RecordAttempt(ctx, hookdb.RecordAttemptParams{
