@@ -67,6 +67,7 @@ func Rows() []Row {
 		{"H", "fixed by waiting for the own policy", []string{"H/policy_race_waited_for"}},
 		{"H", "fixed by UpdateChannelPolicy with create_missing_edge", []string{"H/policy_race_updated"}},
 		{"H", "fixed by default fees of zero", []string{"H/policy_race_default_fees_zero"}},
+		{"H", "a close with HTLCs under way is refused; with no_wait it is answered at once, and waits for them", []string{"H/close_with_htlcs"}},
 		{"H", "no hint before the channel_update came", []string{"H/no_hint_before_the_update"}},
 		// lnd 0.21.0 was seen to leave the wallet without a hint after a drop in that window. 0.21.2 does not.
 		{"H", "after a drop in that window the hint comes with the reconnection", []string{"H/hint_after_a_flap", "H/hint_after_a_drop"}},

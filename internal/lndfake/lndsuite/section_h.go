@@ -1,6 +1,7 @@
 package lndsuite
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -64,6 +65,33 @@ func sectionH() map[string]func(*env) {
 			e.payX().succeeds()
 			e.Mine(e.T, 6)
 			e.payX().succeeds()
+		},
+		"H/close_with_htlcs": func(e *env) {
+			e.start(Options{})
+			c := e.channel()
+			req, preimage := e.holdInvoice(nSat)
+			d, err := e.ln(Gateway).DecodePayReq(e.ctx, &lnrpc.PayReqString{PayReq: req})
+			e.ok(err)
+			go func() { _, _ = e.sendOn(e.ctx, c, hashOf(preimage), d.PaymentAddr, nMsat) }()
+			e.accepted(Wallet, hashOf(preimage))
+			first := func(noWait bool) (*lnrpc.CloseStatusUpdate, error) {
+				stream, err := e.ln(Gateway).CloseChannel(e.ctx, &lnrpc.CloseChannelRequest{ChannelPoint: pointOf(c), SatPerVbyte: 2, NoWait: noWait})
+				e.ok(err)
+				return stream.Recv()
+			}
+			listed := func() bool {
+				return slices.ContainsFunc(e.channels(Gateway), func(x *lnrpc.Channel) bool { return x.ChannelPoint == c.ChannelPoint })
+			}
+			_, err = first(false)
+			require.ErrorContains(e, err, "active htlcs")
+			update, err := first(true)
+			e.ok(err)
+			require.NotNil(e, update.GetCloseInstant())
+			time.Sleep(settled)
+			require.True(e, listed(), "it is asked for, and not closed")
+			e.settleAtWallet(preimage)
+			e.until("the channel is closed", func() bool { return !listed() })
+			e.Mine(e.T, 6)
 		},
 		"H/alias_after_gateway_restart": func(e *env) {
 			e.start(Options{})
