@@ -97,7 +97,9 @@ func (sc *scene) orderMoment(ctx context.Context, id string, m moment) string {
 				fmt.Fprintf(&b, "  %s: %s -> %s (%s) %s\n", e.Machine, e.From, e.To, e.Event, e.Reason)
 				mark := marks[m.machine]
 				own := mark == "" && !strings.Contains(e.Machine, "-open-") && !strings.Contains(e.Machine, "-refund-")
-				reached = reached || e.To == m.state && (own || mark != "" && strings.Contains(e.Machine, mark))
+				// A channel that is active before its funding is published is usable at once.
+				at := e.To == m.state || m.state == "published" && e.To == "usable"
+				reached = reached || at && (own || mark != "" && strings.Contains(e.Machine, mark))
 			}
 			story = b.String()
 			if reached {
