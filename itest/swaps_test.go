@@ -271,6 +271,7 @@ func TestSwapToken(t *testing.T) {
 	require.Contains(t, text, "preimage")
 	require.Equal(t, 1, bought())
 	require.NoError(t, n.Payer.WaitNoHTLCs(ctx))
+	require.NoError(t, n.Gateway.WaitNoHTLCs(ctx))
 	before := n.sides(ctx)
 	_, funding := n.out(ctx, amount, 2)
 	require.NoError(t, n.loopd.Kill())
