@@ -41,8 +41,10 @@ func newOperator(t *testing.T, s *devnet.Sluiced) *operator {
 	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithPerRPCCredentials(macaroon))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return &operator{t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn), joint: collabv1.NewJointFundingOperatorServiceClient(conn),
-		orders: lspv1.NewOrdersOperatorServiceClient(conn)}
+	return &operator{
+		t: t, api: lspv1.NewOperatorServiceClient(conn), swaps: swapsv1.NewSwapsOperatorServiceClient(conn), joint: collabv1.NewJointFundingOperatorServiceClient(conn),
+		orders: lspv1.NewOrdersOperatorServiceClient(conn),
+	}
 }
 
 // reconcile opens the books, or takes in what happened.
