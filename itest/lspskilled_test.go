@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -320,6 +321,11 @@ func TestLDKNodeGatewayDies(t *testing.T) {
 	bolt11 := w.sized(ctx, amount, 10_000_000)
 	dies(ctx, t, s)
 	require.NoError(t, w.Do(ctx, nil, map[string]any{"do": "disconnect"}))
+	// Whom the gateway still takes for connected, it opens a channel to.
+	require.NoError(t, devnet.WaitFor(ctx, "LDK to be gone", func(ctx context.Context) (bool, error) {
+		peers, err := net.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
+		return err == nil && !slices.ContainsFunc(peers.Peers, func(p *lnrpc.Peer) bool { return p.PubKey == w.NodeID }), err
+	}))
 	paid := make(chan *lnrpc.Payment, 1)
 	send := func() {
 		payment, err := net.Payer.Send(ctx, &routerrpc.SendPaymentRequest{PaymentRequest: bolt11, TimeoutSeconds: 60, FeeLimitMsat: 1_000_000, MaxParts: 1})

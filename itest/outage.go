@@ -28,6 +28,11 @@ import (
 // killed is back: nodes redial, the payer's link comes up, a channel opens.
 const afterOutage = time.Minute
 
+// activeAgain bounds how long channels may take to be active after it. lnd leaves a link
+// down now and then though its peer is connected; sluiced connects such a peer anew after
+// lsp.reconnect_after, two minutes.
+const activeAgain = 4 * time.Minute
+
 // newSceneOn is newScene on a network that is there already.
 func newSceneOn(ctx context.Context, t *testing.T, net *devnet.Standard, config devnet.SluicedConfig) *scene {
 	t.Helper()
@@ -223,7 +228,7 @@ func (sc *scene) crashGateway(ctx context.Context, peers ...*devnet.Node) {
 // usable, as both ends see it.
 func (sc *scene) waitActive(ctx context.Context, peers ...*devnet.Node) {
 	sc.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, afterOutage)
+	ctx, cancel := context.WithTimeout(ctx, activeAgain)
 	defer cancel()
 	err := devnet.WaitFor(ctx, "the channels to be active", func(ctx context.Context) (bool, error) {
 		for _, p := range peers {
