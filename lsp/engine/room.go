@@ -103,19 +103,45 @@ func (e *Engine) movePromise(id string, via ln.SCID, final bool, sp spot) {
 // beside everything that is on its way or promised already, and promises its
 // room to the agreement to be made under this id. Zero means that there is none,
 // and that a channel must be opened.
+//
+// What a payment took that lnd has settled just now counts twice until its end is known
+// here: it has left lnd's balance and has its spot. So where nothing but payments that
+// are in a channel are in the way, their end is waited for a moment.
 func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (via ln.SCID, channels int, err error) {
+	for began := time.Now(); ; {
+		var behind bool
+		via, channels, behind, err = e.tryPromise(ctx, id, client, hash, amount, zeroConf)
+		if err != nil || !behind || time.Since(began) >= endsWithin {
+			return via, channels, err
+		}
+		if err := pace.Pause(ctx, 50*time.Millisecond); err != nil {
+			return 0, channels, err
+		}
+	}
+}
+
+// endsWithin is how long the end of a payment that lnd has settled may take to be known.
+const endsWithin = 2 * time.Second
+
+// tryPromise is promiseRoom without the wait; behind says that there would be room if the
+// payments that are in a channel had ended.
+func (e *Engine) tryPromise(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (via ln.SCID, channels int, behind bool, err error) {
 	before := e.spotsOf(client)
 	all, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
-		return 0, 0, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
+		return 0, 0, false, errkind.Wrap(errkind.Unavailable, err, "the gateway's node does not answer: try again shortly")
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	maps.Copy(before, e.spotsLocked(client))
 	if via, channels = e.roomFor(all, client, amount, 0, before, zeroConf); via != 0 {
 		e.promises[id] = spot{client: client, hash: hash, amount: amount, via: via}
+		return via, channels, false, nil
 	}
-	return via, channels, nil
+	inChannels := func(id string, _ spot) bool { sp, underWay := e.spots[id]; return underWay && sp.via != 0 }
+	maps.DeleteFunc(before, inChannels)
+	room, _ := e.roomFor(all, client, amount, 0, before, zeroConf)
+	return 0, channels, room != 0, nil
 }
 
 // breakPromise gives up the room of an agreement that was not made.
