@@ -4,6 +4,7 @@ package itest
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -421,6 +423,15 @@ func (n *swapNet) hurriesFunding(ctx context.Context, amount int) {
 		require.NoError(n.t, n.Miner().MineOnly(ctx))
 		require.NoError(n.t, n.WaitSynced(ctx))
 	}
+	require.NoError(n.t, devnet.WaitFor(ctx, "lnd to be asked for a child of the change", func(ctx context.Context) (bool, error) {
+		sweeps, err := n.Gateway.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
+		return slices.ContainsFunc(sweeps.GetPendingSweeps(), func(s *walletrpc.PendingSweep) bool {
+			return s.Outpoint.TxidStr == funding.TxHash().String()
+		}), err
+	}))
+	// lnd publishes it with the next block.
+	require.NoError(n.t, n.Miner().MineOnly(ctx))
+	require.NoError(n.t, n.WaitSynced(ctx))
 	var child *wire.MsgTx
 	require.NoError(n.t, devnet.WaitFor(ctx, "a child of the change", func(ctx context.Context) (bool, error) {
 		pending, err := n.Miner().WaitMempool(ctx, 2)
