@@ -98,7 +98,7 @@ func (e *Engine) hint(t *tenure, key ln.CircuitKey, outcome interceptor.Outcome,
 		return
 	}
 	en.hint, en.certain = outcome, final || outcome == interceptor.OutcomeSettled
-	if final && !e.onListedChannel(t, key) || en.certain && en.row.Gone() {
+	if final && !en.listed() || en.certain && en.row.Gone() {
 		// On chain no listing will ever tell that it is gone.
 		e.gone(t, en, outcome)
 		return
@@ -107,11 +107,8 @@ func (e *Engine) hint(t *tenure, key ln.CircuitKey, outcome interceptor.Outcome,
 	wake(t.list)
 }
 
-// onListedChannel reports that listings can tell when the HTLC is gone.
-func (e *Engine) onListedChannel(t *tenure, key ln.CircuitKey) bool {
-	en := t.rows[key]
-	return en != nil && !en.row.OnChain
-}
+// listed: listings can tell when the HTLC is gone.
+func (en *entry) listed() bool { return !en.row.OnChain && !en.unlisted }
 
 // lookForEnded finds rows whose HTLC lnd no longer has (under mu).
 func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
@@ -136,7 +133,6 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 			if en.certain {
 				e.gone(t, en, en.hint)
 			}
-			look = true
 			continue
 		}
 		if en.hint != interceptor.OutcomeUnknown || endsSoon(en.row, e.cfg.Now()) {
@@ -202,8 +198,8 @@ func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
 }
 
 // finishGone looks up how HTLCs ended that are gone without a known outcome,
-// and asks about those on chain, or whose channel is. What stays unknown is asked again, ever more
-// rarely.
+// and asks about those on chain, or whose channel is. What stays unknown is asked
+// again, ever more rarely.
 func (e *Engine) finishGone(t *tenure) {
 	if e.cfg.Outcomes == nil {
 		return
@@ -213,7 +209,7 @@ func (e *Engine) finishGone(t *tenure) {
 	e.mu.Lock()
 	for _, en := range t.rows {
 		unknown := en.row.Gone() && en.row.Outcome == interceptor.OutcomeUnknown
-		onChain := (en.row.OnChain || en.unlisted) && !en.row.Gone()
+		onChain := !en.listed() && !en.row.Gone()
 		if !unknown && !onChain {
 			continue
 		}

@@ -81,20 +81,25 @@ func TestAFailureIsBelievedOnceItIsFinal(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			lnd := newFakeLnd(t)
 			lnd.forgetful = c.forgetful
-			wall := newClock()
-			car := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
-				cfg.Now = wall.now
-			})
-			car.connected()
-			key := lnd.add(1, jitSCID)
-			car.waitEvent(interceptor.EventOffered, key)
-			lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
-			require.NoError(t, car.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
-			lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
-			c.happens(lnd, key, wall.add)
+			car, key, later := resumed(t, lnd)
+			c.happens(lnd, key, later)
 			require.Equal(t, c.want, car.outcome(key))
 		})
 	}
+}
+
+// resumed is a car with an HTLC that it had resumed, and a way to let time pass for it.
+func resumed(t *testing.T, lnd *fakeLnd) (c *car, key ln.CircuitKey, later func(time.Duration)) {
+	t.Helper()
+	wall := newClock()
+	c = startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) { cfg.Now = wall.now })
+	c.connected()
+	key = lnd.add(1, jitSCID)
+	c.waitEvent(interceptor.EventOffered, key)
+	lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
+	require.NoError(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+	lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
+	return c, key, wall.add
 }
 
 // outcome waits until the handler was told how an HTLC ended.
@@ -153,17 +158,8 @@ func TestAnHtlcWhoseChannelClosedEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			lnd := newFakeLnd(t)
-			wall := newClock()
-			car := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
-				cfg.Now = wall.now
-			})
-			car.connected()
-			key := lnd.add(1, jitSCID)
-			car.waitEvent(interceptor.EventOffered, key)
-			lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
-			require.NoError(t, car.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
-			lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
-			c.happens(lnd, key, wall.add)
+			car, key, later := resumed(t, lnd)
+			c.happens(lnd, key, later)
 			require.Equal(t, interceptor.OutcomeSettled, car.outcome(key))
 		})
 	}

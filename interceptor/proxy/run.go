@@ -31,18 +31,7 @@ func (h *Hub) Run(ctx context.Context, registry interceptor.Registry, ledger int
 	for range tellers {
 		workers.Go(func() { h.tell(ctx, ledger) })
 	}
-	workers.Go(func() {
-		ticker := time.NewTicker(sweepEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				h.sweep()
-			}
-		}
-	})
+	workers.Go(func() { pace.Each(ctx, sweepEvery, func(context.Context) { h.sweep() }) })
 	for ctx.Err() == nil {
 		err := registry.Register(ctx, interceptor.HandlerConfig{Name: interceptor.ProgramsHandler, OnAbsent: interceptor.AbsentHold})
 		if err == nil {

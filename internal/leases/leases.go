@@ -8,6 +8,7 @@ package leases
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -34,14 +35,26 @@ func All(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d tim
 	return nil
 }
 
+// Renew prolongs the lease of every coin: one that fails does not keep it from the others.
+// lnd leases coins, too, that a transaction of its wallet spends which is in no block yet.
+func Renew(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d time.Duration) error {
+	var failed []error
+	for _, c := range coins {
+		if err := wallet.LeaseCoin(ctx, id, c.Outpoint, d); err != nil {
+			failed = append(failed, fmt.Errorf("coin %s: %w", c.Outpoint, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
 // bumpFor is for how long a change is kept for its child. lnd makes that with the next
 // block, and it is asked again, which prolongs the lease, while the parent lags.
 const bumpFor = 24 * time.Hour
 
 // ForChild keeps a change for the child that lnd is about to make of it: a transaction
 // built on the change meanwhile would conflict with that. ln.ErrLeased: something is
-// being built on it already. A change that an earlier child spends is not leased, and
-// need not be: lnd replaces that child.
+// being built on it already. Whatever else lnd refuses the lease for is no reason against
+// the child: what it does not know for a coin, nobody builds on.
 func ForChild(ctx context.Context, wallet Leaser, id [32]byte, change ln.Outpoint) error {
 	err := wallet.LeaseCoin(ctx, id, change, bumpFor)
 	if errors.Is(err, ln.ErrLeased) || errors.Is(err, ln.ErrUnavailable) {

@@ -62,6 +62,11 @@ func TestLeases(t *testing.T) {
 	require.ErrorIs(t, leases.ForChild(t.Context(), w, theirs, coins[0].Outpoint), ln.ErrLeased)
 	require.NoError(t, leases.ForChild(t.Context(), w, mine, coins[0].Outpoint))
 
+	w.broken = coins[0].Outpoint
+	delete(w.held, coins[1].Outpoint)
+	require.ErrorIs(t, leases.Renew(t.Context(), w, mine, coins, time.Hour), errBroken)
+	require.Equal(t, mine, w.held[coins[1].Outpoint], "one that fails keeps it from no other")
+
 	// A call that broke off is finished by the next.
 	w.broken = coins[1].Outpoint
 	require.NoError(t, leases.ForChild(t.Context(), w, mine, w.broken), "what lnd cannot lease, an earlier child spends")

@@ -24,13 +24,20 @@ func Pause(ctx context.Context, d time.Duration) error {
 // Every calls f now and every d, until ctx ends. A round that takes longer than d
 // delays the next.
 func Every(ctx context.Context, d time.Duration, f func(context.Context)) {
+	f(ctx)
+	Each(ctx, d, f)
+}
+
+// Each is Every without the first call: nothing happens before d has passed.
+func Each(ctx context.Context, d time.Duration, f func(context.Context)) {
 	ticker := time.NewTicker(d)
 	defer ticker.Stop()
-	for f(ctx); ; f(ctx) {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			f(ctx)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/pace"
 )
 
 // Node answers both calls, or errors of lnd's.
@@ -73,18 +74,7 @@ func NewWatch(node Node, now func() time.Time, log *zap.Logger) *Watch {
 }
 
 // Run asks until ctx ends.
-func (w *Watch) Run(ctx context.Context) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			w.look(ctx)
-		}
-	}
-}
+func (w *Watch) Run(ctx context.Context) { pace.Each(ctx, every, w.look) }
 
 func (w *Watch) look(ctx context.Context) {
 	asked := w.now()

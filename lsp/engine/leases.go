@@ -28,10 +28,8 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 		return
 	}
 	lease := opening.PlanOf(inst.State).LeaseID()
-	for _, c := range selection.Inputs {
-		if err := e.node.Coins.LeaseCoin(ctx, lease, c.Outpoint, leaseFor); err != nil && ctx.Err() == nil {
-			e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Stringer("coin", c.Outpoint), zap.Error(err))
-		}
+	if err := leases.Renew(ctx, e.node.Coins, lease, selection.Inputs, leaseFor); err != nil && ctx.Err() == nil {
+		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
 	}
 	// The open may have ended, and let go of its coins, while they were leased
 	// anew. If it ends from here on, that comes after.

@@ -108,14 +108,22 @@ func (e *Engine) movePromise(id string, via ln.SCID, final bool, sp spot) {
 // here: it has left lnd's balance and has its spot. So where nothing but payments that
 // are in a channel are in the way, their end is waited for a moment.
 func (e *Engine) promiseRoom(ctx context.Context, id string, client ln.PubKey, hash ln.Hash, amount ln.Msat, zeroConf bool) (via ln.SCID, channels int, err error) {
-	for began := time.Now(); ; {
-		var behind bool
+	err = briefly(ctx, endsWithin, func() (behind bool, err error) {
 		via, channels, behind, err = e.tryPromise(ctx, id, client, hash, amount, zeroConf)
-		if err != nil || !behind || time.Since(began) >= endsWithin {
-			return via, channels, err
+		return behind, err
+	})
+	return via, channels, err
+}
+
+// briefly tries until it is not worth another try, and no longer than the time.
+func briefly(ctx context.Context, within time.Duration, try func() (again bool, err error)) error {
+	for began := time.Now(); ; {
+		again, err := try()
+		if err != nil || !again || time.Since(began) >= within {
+			return err
 		}
 		if err := pace.Pause(ctx, 50*time.Millisecond); err != nil {
-			return 0, channels, err
+			return err
 		}
 	}
 }
@@ -170,16 +178,12 @@ type room struct {
 const comesUpWithin = 5 * time.Second
 
 // takeRoomOnceUp is takeRoom, for a wallet that may just have come.
-func (e *Engine) takeRoomOnceUp(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (room, error) {
-	for began := time.Now(); ; {
-		r, err := e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
-		if err != nil || r.via != 0 || r.wait || !r.coming || !e.world.online(client) || time.Since(began) >= comesUpWithin {
-			return r, err
-		}
-		if err := pace.Pause(ctx, 50*time.Millisecond); err != nil {
-			return r, err
-		}
-	}
+func (e *Engine) takeRoomOnceUp(ctx context.Context, id string, client ln.PubKey, amount ln.Msat, prefer ln.SCID, zeroConf bool) (r room, err error) {
+	err = briefly(ctx, comesUpWithin, func() (coming bool, err error) {
+		r, err = e.takeRoom(ctx, id, client, amount, prefer, zeroConf)
+		return r.via == 0 && !r.wait && r.coming && e.world.online(client), err
+	})
+	return r, err
 }
 
 // takeRoom finds room for a whole payment and takes its spot there, in one step.

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps/quote"
 	swapsstore "github.com/sluice-lsp/sluice/swaps/store"
@@ -72,18 +73,11 @@ func (e *Engine) refreshRates(ctx context.Context) error {
 }
 
 func (e *Engine) keepRates(ctx context.Context) {
-	ticker := time.NewTicker(ratesEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	pace.Each(ctx, ratesEvery, func(ctx context.Context) {
 		if err := e.refreshRates(ctx); err != nil && ctx.Err() == nil {
 			e.log.Warn("lnd gave no fee estimate", zap.Error(err))
 		}
-	}
+	})
 }
 
 // window is a copy: appending never changes what a reader holds.

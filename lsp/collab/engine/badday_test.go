@@ -325,13 +325,7 @@ func TestReorgOfTheFunding(t *testing.T) {
 	for name, stolen := range map[string]bool{"it confirms again": false, "a double-spend takes its place": true} {
 		t.Run(name, func(t *testing.T) {
 			n := newNet(t, storetest.SQLite(t))
-			o, packet := n.offer(400_000, 600_000)
-			v, err := n.e.Offer(t.Context(), o)
-			require.NoError(t, err)
-			v = n.wait(v.ID, "ready")
-			_, err = n.e.Sign(t.Context(), n.key, v.ID, n.sign(v, packet))
-			require.NoError(t, err)
-			n.wait(v.ID, "published")
+			v, packet := n.published()
 			n.w.Mine(1)
 			n.wait(v.ID, "confirmed")
 			n.w.Reorg(1, false)

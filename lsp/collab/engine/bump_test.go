@@ -19,13 +19,7 @@ func TestBump(t *testing.T) {
 	onBoth(t, func(t *testing.T, n *net) {
 		n.cfg.BumpAfterBlocks = 1
 		n.restart()
-		o, packet := n.offer(400_000, 600_000)
-		v, err := n.e.Offer(t.Context(), o)
-		require.NoError(t, err)
-		v = n.wait(v.ID, "ready")
-		_, err = n.e.Sign(t.Context(), n.key, v.ID, n.sign(v, packet))
-		require.NoError(t, err)
-		n.wait(v.ID, "published")
+		v, _ := n.published()
 		n.mu.Lock()
 		n.rate = 5_000
 		n.mu.Unlock()
@@ -60,13 +54,7 @@ func TestBumpOfWhatOthersBuiltOn(t *testing.T) {
 	n := newNet(t, storetest.SQLite(t))
 	n.cfg.BumpAfterBlocks = 1
 	n.restart()
-	o, packet := n.offer(400_000, 600_000)
-	v, err := n.e.Offer(t.Context(), o)
-	require.NoError(t, err)
-	v = n.wait(v.ID, "ready")
-	_, err = n.e.Sign(t.Context(), n.key, v.ID, n.sign(v, packet))
-	require.NoError(t, err)
-	v = n.wait(v.ID, "published")
+	v, _ := n.published()
 	from := v.Tx.GatewayChange
 	var change *wire.TxOut
 	for _, tx := range n.w.Mempool() {

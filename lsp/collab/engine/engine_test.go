@@ -206,6 +206,18 @@ func (n *net) sign(v View, packet []byte) []byte {
 	return signed
 }
 
+// published is a joint funding that both have signed, and the packet of its offer.
+func (n *net) published() (View, []byte) {
+	n.t.Helper()
+	o, packet := n.offer(400_000, 600_000)
+	v, err := n.e.Offer(n.t.Context(), o)
+	require.NoError(n.t, err)
+	v = n.wait(v.ID, "ready")
+	_, err = n.e.Sign(n.t.Context(), n.key, v.ID, n.sign(v, packet))
+	require.NoError(n.t, err)
+	return n.wait(v.ID, "published"), packet
+}
+
 func (n *net) leases() int {
 	n.t.Helper()
 	list, err := n.gateway.ListLeases(n.t.Context())
@@ -417,14 +429,8 @@ func (n *net) doubleSpend(packet []byte) {
 // the channel is kept until that is buried, and then it is gone on both counts.
 func TestDoubleSpendAfterSigning(t *testing.T) {
 	onBoth(t, func(t *testing.T, n *net) {
-		o, packet := n.offer(400_000, 600_000)
-		v, err := n.e.Offer(t.Context(), o)
-		require.NoError(t, err)
-		v = n.wait(v.ID, "ready")
-		_, err = n.e.Sign(t.Context(), n.key, v.ID, n.sign(v, packet))
-		require.NoError(t, err)
-		n.wait(v.ID, "published")
-		_, err = n.e.Abort(t.Context(), n.key, v.ID)
+		v, packet := n.published()
+		_, err := n.e.Abort(t.Context(), n.key, v.ID)
 		require.ErrorIs(t, err, collab.ErrTooLate)
 		n.doubleSpend(packet)
 		n.w.Mine(1)

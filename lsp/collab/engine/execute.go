@@ -172,7 +172,7 @@ func (e *Engine) renewLeases(ctx context.Context, id string) error {
 		return nil
 	}
 	lease := collab.PlanOf(inst.State).LeaseID()
-	err = leases.All(ctx, e.node.Coins, lease, ours.Gateway.Inputs, leaseFor)
+	err = leases.Renew(ctx, e.node.Coins, lease, ours.Gateway.Inputs, leaseFor)
 	if errors.Is(err, ln.ErrLeased) || errors.Is(err, ln.ErrNotFound) {
 		if _, signed := collab.SignedOf(inst.State); signed {
 			err = nil // lnd's wallet knows that they are spent
