@@ -3,21 +3,14 @@
 package itest
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/btcsuite/btcd/chaincfg/chainhash"
-	"github.com/btcsuite/btcd/txscript"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
-	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -88,33 +81,12 @@ func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
 		require.NoError(sc.t, sc.s.Stop(ctx))
 		require.NoError(sc.t, sc.s.Start(ctx), "a start asks for the fees at once")
 		for range 2 {
-			require.NoError(sc.t, mineEmpty(ctx, sc.Miner()))
+			require.NoError(sc.t, sc.Miner().MineOnly(ctx))
 			require.NoError(sc.t, sc.WaitSynced(ctx))
 		}
 		waitCtx, cancel := context.WithTimeout(ctx, paidWithin)
 		defer cancel()
-		err := devnet.WaitFor(waitCtx, "lnd to be asked for a child of the funding transaction", func(ctx context.Context) (bool, error) {
-			sweeps, err := sc.Gateway.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
-			return slices.ContainsFunc(sweeps.GetPendingSweeps(), func(s *walletrpc.PendingSweep) bool {
-				return s.Outpoint.TxidStr == point.Hash.String()
-			}), err
-		})
-		require.NoError(sc.t, err)
-		// lnd publishes it with the next block.
-		require.NoError(sc.t, mineEmpty(ctx, sc.Miner()))
-		require.NoError(sc.t, sc.WaitSynced(ctx))
-		var child *wire.MsgTx
-		err = devnet.WaitFor(waitCtx, "a child that lifts the funding transaction", func(ctx context.Context) (bool, error) {
-			txids, err := sc.Miner().Mempool(ctx)
-			for _, id := range txids {
-				tx, _, txErr := sc.Miner().Tx(ctx, id)
-				if txErr == nil && tx.TxIn[0].PreviousOutPoint.Hash == point.Hash {
-					child = tx
-				}
-			}
-			return child != nil, err
-		})
-		require.NoError(sc.t, err)
+		child := childOf(waitCtx, sc.t, sc.Net, sc.Gateway, point.Hash)
 		parent, _, err := sc.Miner().Tx(ctx, point.Hash)
 		require.NoError(sc.t, err)
 		fee, size := sc.packageOf(ctx, parent, child)
@@ -184,58 +156,6 @@ func (sc *scene) packageOf(ctx context.Context, parent, child *wire.MsgTx) (feeS
 		vbytes += (tx.SerializeSizeStripped()*3 + tx.SerializeSize() + 3) / 4
 	}
 	return feeSat, vbytes
-}
-
-// mineEmpty makes a block that leaves the mempool where it is.
-func mineEmpty(ctx context.Context, m *devnet.Miner) error {
-	height, err := m.Height(ctx)
-	if err != nil {
-		return err
-	}
-	best, err := m.BlockHash(ctx, height)
-	if err != nil {
-		return err
-	}
-	previous, err := m.Block(ctx, best)
-	if err != nil {
-		return err
-	}
-	script, err := txscript.NewScriptBuilder().AddInt64(height + 1).AddInt64(0).Script()
-	if err != nil {
-		return err
-	}
-	coinbase := wire.NewMsgTx(1)
-	coinbase.AddTxIn(wire.NewTxIn(wire.NewOutPoint(&chainhash.Hash{}, wire.MaxPrevOutIndex), script, nil))
-	coinbase.AddTxOut(wire.NewTxOut(0, []byte{txscript.OP_TRUE}))
-	block := wire.NewMsgBlock(&wire.BlockHeader{
-		Version: previous.Header.Version, PrevBlock: best, MerkleRoot: coinbase.TxHash(),
-		Timestamp: previous.Header.Timestamp.Add(time.Second), Bits: previous.Header.Bits,
-	})
-	if err := block.AddTransaction(coinbase); err != nil {
-		return err
-	}
-	// Regtest's target leaves a hash's highest bit free: every other one works.
-	for {
-		hash := block.BlockHash()
-		if hash[chainhash.HashSize-1] < 0x7f {
-			break
-		}
-		if block.Header.Nonce++; block.Header.Nonce == 0 {
-			return errors.New("no proof of work")
-		}
-	}
-	var raw bytes.Buffer
-	if err := block.Serialize(&raw); err != nil {
-		return err
-	}
-	var answer *string
-	if err := m.Call(ctx, &answer, "submitblock", hex.EncodeToString(raw.Bytes())); err != nil {
-		return err
-	}
-	if answer != nil {
-		return fmt.Errorf("btcd refuses the empty block: %s", *answer)
-	}
-	return nil
 }
 
 // TestOnDemandTwentyAtOnce: 20 payments at once, to two wallets in turn, each

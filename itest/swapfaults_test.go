@@ -4,7 +4,6 @@ package itest
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
-	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -423,25 +421,7 @@ func (n *swapNet) hurriesFunding(ctx context.Context, amount int) {
 		require.NoError(n.t, n.Miner().MineOnly(ctx))
 		require.NoError(n.t, n.WaitSynced(ctx))
 	}
-	require.NoError(n.t, devnet.WaitFor(ctx, "lnd to be asked for a child of the change", func(ctx context.Context) (bool, error) {
-		sweeps, err := n.Gateway.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
-		return slices.ContainsFunc(sweeps.GetPendingSweeps(), func(s *walletrpc.PendingSweep) bool {
-			return s.Outpoint.TxidStr == funding.TxHash().String()
-		}), err
-	}))
-	// lnd publishes it with the next block.
-	require.NoError(n.t, n.Miner().MineOnly(ctx))
-	require.NoError(n.t, n.WaitSynced(ctx))
-	var child *wire.MsgTx
-	require.NoError(n.t, devnet.WaitFor(ctx, "a child of the change", func(ctx context.Context) (bool, error) {
-		pending, err := n.Miner().WaitMempool(ctx, 2)
-		for _, id := range pending {
-			if tx, _, err := n.Miner().Tx(ctx, id); err == nil && tx.TxIn[0].PreviousOutPoint.Hash == funding.TxHash() {
-				child = tx
-			}
-		}
-		return child != nil, err
-	}))
+	child := childOf(ctx, n.t, n.Net, n.Gateway, funding.TxHash())
 	n.Fees().SetSatPerVByte(devnet.DefaultFeeRateSatPerVByte)
 	require.NoError(n.t, n.Mine(ctx, 1))
 	fees := n.feeOf(ctx, n.Gateway, funding.TxHash().String()) + n.feeOf(ctx, n.Gateway, child.TxHash().String())

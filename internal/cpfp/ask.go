@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -40,14 +41,23 @@ type Request struct {
 	TipHeight uint32
 }
 
-// ErrNotNow: no child is made now, and nothing is unsettled: whoever still sees the
-// parent lag at a later block asks again. ln.ErrLeased is in its chain when something
-// is being built on the change.
-var ErrNotNow = errkind.New(errkind.Conflict, "no child is made now")
+// errNotNow: no child is made now, and nothing is unsettled. ln.ErrLeased is in its chain
+// when something is being built on the change.
+var errNotNow = errkind.New(errkind.Conflict, "no child is made now")
 
-// Ask has lnd make the child. An error that is not ErrNotNow says that the node was not
+// Ask has lnd make the child. Where none is made now that is logged, and whoever still
+// sees the parent lag at a later block asks again. An error says that the node was not
 // reached: the same may be asked again at once.
-func Ask(ctx context.Context, node Node, r Request) error {
+func Ask(ctx context.Context, node Node, log *zap.Logger, r Request) error {
+	err := ask(ctx, node, r)
+	if errors.Is(err, errNotNow) {
+		log.Log(level(err), "a transaction cannot be hurried by a child now; a later block looks again", zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+func ask(ctx context.Context, node Node, r Request) error {
 	txs, err := node.Records.Transactions(ctx, int32(r.TipHeight)) //nolint:gosec // a height
 	if err != nil {
 		return err
@@ -74,11 +84,11 @@ func Ask(ctx context.Context, node Node, r Request) error {
 	return err
 }
 
-func notNow(err error) error { return fmt.Errorf("%w: %w", ErrNotNow, err) }
+func notNow(err error) error { return fmt.Errorf("%w: %w", errNotNow, err) }
 
-// Level is how loudly ErrNotNow is logged: what is being built on the change is no
+// level is how loudly errNotNow is logged: what is being built on the change is no
 // trouble, and lifts the parent too.
-func Level(err error) zapcore.Level {
+func level(err error) zapcore.Level {
 	if errors.Is(err, ln.ErrLeased) {
 		return zapcore.InfoLevel
 	}

@@ -35,13 +35,13 @@ func (n *node) BumpFee(_ context.Context, op ln.Outpoint, _ uint64, budget ln.Sa
 func TestAsk(t *testing.T) {
 	tx := walletTx(t, 100, []ln.Outpoint{{TxID: ln.TxID{1}}}, false, true)
 	change := ln.Outpoint{TxID: tx.TxID, Index: 1}
-	ask := func(n *node, most ln.Sat) error {
-		return Ask(t.Context(), Node{n, n, n}, Request{
+	bump := func(n *node, most ln.Sat) error {
+		return ask(t.Context(), Node{n, n, n}, Request{
 			Parent: Parent{Change: change}, LeaseID: [32]byte{5}, Target: 2_000, Limits: Limits{Ceiling: 9_000, MostSat: most},
 		})
 	}
 	n := &node{txs: []ln.WalletTx{tx}}
-	require.NoError(t, ask(n, 1_000))
+	require.NoError(t, bump(n, 1_000))
 	require.Equal(t, []ln.Outpoint{change}, n.asked)
 	require.Equal(t, change, n.leased, "nobody builds on it meanwhile")
 	require.LessOrEqual(t, n.budget, ln.Sat(1_000))
@@ -63,12 +63,12 @@ func TestAsk(t *testing.T) {
 		"lnd refuses":                      {node: node{txs: n.txs, bumps: refused}, notNow: true, want: refused, most: 1_000, asks: 1},
 		"whether lnd took it is not known": {node: node{txs: n.txs, bumps: lost}, want: lost, most: 1_000, asks: 1},
 	} {
-		err := ask(&c.node, c.most)
+		err := bump(&c.node, c.most)
 		require.ErrorIs(t, err, c.want, name)
-		require.Equal(t, c.notNow, errors.Is(err, ErrNotNow), name)
+		require.Equal(t, c.notNow, errors.Is(err, errNotNow), name)
 		require.Len(t, c.node.asked, c.asks, name)
 		if c.notNow {
-			require.Equal(t, errors.Is(err, ln.ErrLeased), Level(err) == zapcore.InfoLevel, name)
+			require.Equal(t, errors.Is(err, ln.ErrLeased), level(err) == zapcore.InfoLevel, name)
 		}
 	}
 }

@@ -40,11 +40,17 @@ type still struct {
 	removed int
 	// upAfter is after how many listings all channels are active; 0 changes nothing.
 	upAfter int
+	// onList hears of every listing, and which it is.
+	onList func(times int)
+	lists  int
 }
 
 func (s *still) ListChannels(context.Context) ([]ln.Channel, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lists++; s.onList != nil {
+		s.onList(s.lists)
+	}
 	if s.upAfter > 0 {
 		if s.upAfter--; s.upAfter == 0 {
 			for i := range s.channels {

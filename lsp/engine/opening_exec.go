@@ -431,15 +431,11 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 // bumpFee lifts the chain of unconfirmed transactions that the funding is part of,
 // by a child of the last one's change.
 func (e *Engine) bumpFee(ctx context.Context, f opening.BumpFee) error {
-	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Chain, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+	log := e.log.With(zap.String("opening", f.OpeningID))
+	return cpfp.Ask(ctx, cpfp.Node{Records: e.node.Chain, Coins: e.node.Coins, Sweeper: e.node.Chain}, log, cpfp.Request{
 		Parent: cpfp.Parent{Change: f.Change}, LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.world.tip(),
 		Limits: cpfp.Limits{Ceiling: e.cfg.Fees.Ceiling, MostSat: cpfp.AllOfTheChange},
 	})
-	if errors.Is(err, cpfp.ErrNotNow) {
-		e.log.Log(cpfp.Level(err), "the funding transaction cannot be bumped now; a later block looks again", zap.String("opening", f.OpeningID), zap.Error(err))
-		return nil
-	}
-	return err
 }
 
 // notifyOwner tells the payment's machine. It repeats what it may have told

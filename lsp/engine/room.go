@@ -147,8 +147,10 @@ func (e *Engine) tryPromise(ctx context.Context, id string, client ln.PubKey, ha
 		return via, channels, false, nil
 	}
 	inChannels := func(id string, _ spot) bool { sp, underWay := e.spots[id]; return underWay && sp.via != 0 }
-	maps.DeleteFunc(before, inChannels)
-	room, _ := e.roomFor(all, client, amount, 0, before, zeroConf)
+	// As they are now: one that ended while lnd listed is among those before.
+	rest := e.spotsLocked(client)
+	maps.DeleteFunc(rest, inChannels)
+	room, _ := e.roomFor(all, client, amount, 0, rest, zeroConf)
 	return 0, channels, room != 0, nil
 }
 

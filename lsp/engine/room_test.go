@@ -215,3 +215,29 @@ func TestAChannelCarriesAsManyPartsAsAreLetIn(t *testing.T) {
 		require.GreaterOrEqual(t, spendable, ln.Msat(amount), "at %d sat/kw a channel of %s", rate, capacity)
 	}
 }
+
+// A payment that lnd has settled counts twice until its end is known: it has left the
+// channel's balance and has its spot. Its end is waited for before a channel is called for.
+func TestRoomOfAPaymentThatIsEnding(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	client := key(2)
+	b.node.channels = []ln.Channel{roomy(client, 50, 200_000)}
+	b.e.spots["ending"] = spot{client: client, hash: ln.Hash{1}, amount: 100_000_000, via: 50, decided: true}
+	b.node.onList = func(times int) {
+		if times == 2 {
+			b.e.mu.Lock()
+			delete(b.e.spots, "ending")
+			b.e.mu.Unlock()
+		}
+	}
+	via, _, err := b.e.promiseRoom(t.Context(), "next", client, ln.Hash{2}, 100_000_000, true)
+	require.NoError(t, err)
+	require.EqualValues(t, 50, via)
+
+	// What was promised, and not taken, is nobody's to wait for.
+	began := time.Now()
+	via, _, err = b.e.promiseRoom(t.Context(), "third", client, ln.Hash{3}, 100_000_000, true)
+	require.NoError(t, err)
+	require.Zero(t, via)
+	require.Less(t, time.Since(began), endsWithin)
+}

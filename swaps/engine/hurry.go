@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"errors"
 
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
@@ -15,15 +14,11 @@ import (
 // bumpHtlc asks for a child that lifts a funding transaction to the rate, and what others
 // of the gateway built on its change.
 func (e *Engine) bumpHtlc(ctx context.Context, id string, f out.BumpHtlc) error {
-	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Records, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+	log := e.log.With(zap.String("swap", id))
+	return cpfp.Ask(ctx, cpfp.Node{Records: e.node.Records, Coins: e.node.Coins, Sweeper: e.node.Chain}, log, cpfp.Request{
 		Parent: parentOf(f.Tx), LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.moment().Height,
 		Limits: cpfp.Limits{Ceiling: e.cfg.Ceiling, MostSat: f.MostSat},
 	})
-	if errors.Is(err, cpfp.ErrNotNow) {
-		e.log.Log(cpfp.Level(err), "a swap's transaction cannot be hurried now; a later block looks again", zap.String("swap", id), zap.Error(err))
-		return nil
-	}
-	return err
 }
 
 // parentOf has the change's script from the transaction that was signed.

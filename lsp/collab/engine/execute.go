@@ -457,16 +457,12 @@ func (e *Engine) sweepStrays(ctx context.Context) error {
 }
 
 func (e *Engine) bump(ctx context.Context, f collab.BumpFee) error {
-	err := cpfp.Ask(ctx, cpfp.Node{Records: e.node.Channels, Coins: e.node.Coins, Sweeper: e.node.Chain}, cpfp.Request{
+	log := e.log.With(zap.String("joint", f.ID))
+	return cpfp.Ask(ctx, cpfp.Node{Records: e.node.Channels, Coins: e.node.Coins, Sweeper: e.node.Chain}, log, cpfp.Request{
 		Parent: cpfp.Parent{
 			Change: f.Change, ChangeSat: f.ChangeSat, ChangeScript: f.ChangeScript, FeeSat: f.ParentFee, WeightWU: f.ParentWU,
 		},
 		LeaseID: f.LeaseID, Target: f.PackageRate, TipHeight: e.moment().Height,
 		Limits: cpfp.Limits{Ceiling: e.cfg.Ceiling, MostSat: cpfp.AllOfTheChange},
 	})
-	if errors.Is(err, cpfp.ErrNotNow) {
-		e.log.Log(cpfp.Level(err), "a joint funding transaction cannot be bumped now; a later block looks again", zap.String("joint", f.ID), zap.Error(err))
-		return nil
-	}
-	return err
 }
