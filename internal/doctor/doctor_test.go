@@ -139,6 +139,12 @@ func TestAilments(t *testing.T) {
 		{"a channel whose peer is away", func(f *Facts, _ *Want) {
 			f.Channels[1].Peer, f.Connected = ln.PubKey{2, 9}, []ln.PubKey{{2, 8}}
 		}, nil, ""},
+		{"an HTLC near its expiry", func(f *Facts, _ *Want) {
+			f.Channels[1].Active, f.Channels[1].Htlcs = true, []ln.ChannelHtlc{{Expiry: f.Info.BlockHeight + 36}}
+		}, one("dead_links", Warn), "lncli disconnect PEER"},
+		{"an HTLC with time left", func(f *Facts, _ *Want) {
+			f.Channels[1].Active, f.Channels[1].Htlcs = true, []ln.ChannelHtlc{{Expiry: f.Info.BlockHeight + 37}, {Incoming: true, Expiry: f.Info.BlockHeight + 19}}
+		}, nil, ""},
 		{"peers unknown", func(f *Facts, _ *Want) { f.NoConnected = away }, one("dead_links", Note), ""},
 		{"many pending", func(f *Facts, _ *Want) {
 			f.Pending = slices.Repeat([]ln.PendingChannel{{Kind: ln.PendingOpen}}, 26)

@@ -100,20 +100,32 @@ func pendingChannels(f Facts, _ Want) Finding {
 	return x
 }
 
-// deadLinks looks for channels that lnd gave up while their peer is connected.
+// deadLinks looks for channels that lnd gave up while their peer is connected,
+// and for HTLCs that should be gone from those that work.
 func deadLinks(f Facts, _ Want) Finding {
 	x := Finding{Check: "dead_links", Title: "links"}
 	if err := errors.Join(f.NoChannels, f.NoConnected); err != nil {
 		x.Level, x.Found = Note, "unknown: "+err.Error()
 		return x
 	}
-	var dead []string
+	var dead, near []string
 	for _, c := range f.Channels {
 		if !c.Active && slices.Contains(f.Connected, c.Peer) {
 			dead = append(dead, c.Outpoint.String()+" with "+c.Peer.String())
 		}
+		for _, h := range c.Htlcs {
+			if c.Active && f.NoInfo == nil && h.NearExpiry(f.Info.BlockHeight) {
+				near = append(near, fmt.Sprintf("HTLC %s in %s with %s, expires at height %d (now %d)", h.Hash, c.Outpoint, c.Peer, h.Expiry, f.Info.BlockHeight))
+			}
+		}
 	}
-	if len(dead) == 0 {
+	switch {
+	case len(dead) == 0 && len(near) > 0:
+		x.Level, x.Found = Warn, "near their expiry: "+strings.Join(near, "; ")
+		x.Fix = "If they stay, the channels are closed by force. Sluiced connects such peers anew: see the runbook, \"An HTLC nears its expiry\"."
+		x.Lines = []string{"lncli listchannels", "lncli disconnect PEER", "lncli connect PEER@HOST"}
+		return x
+	case len(dead) == 0:
 		x.Level, x.Found = OK, "every channel of a connected peer is active"
 		return x
 	}

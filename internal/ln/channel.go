@@ -59,6 +59,28 @@ type ChannelHtlc struct {
 	ForwardingIndex uint64
 }
 
+const (
+	// nearOutgoing is how many blocks before its expiry an HTLC that we offered
+	// should be gone. A node that knows its preimage closes the channel before
+	// it expires (lnd was seen to do it 16 blocks before, LDK does it 18 before);
+	// what is between is time to do something about it.
+	nearOutgoing = 36
+	// nearIncoming is the same for HTLCs that we were offered. lnd fails what
+	// its interceptor still holds 19 blocks before the expiry: whatever is there
+	// later was answered. lnd closes the channel 10 blocks before, if it knows the
+	// preimage.
+	nearIncoming = 18
+)
+
+// NearExpiry says that an HTLC which is still in an active channel at that
+// height should be gone: if it stays, somebody closes the channel by force.
+func (h ChannelHtlc) NearExpiry(height uint32) bool {
+	if h.Incoming {
+		return h.Expiry <= height+nearIncoming
+	}
+	return h.Expiry <= height+nearOutgoing
+}
+
 // IncomingKey is the circuit key of an incoming HTLC on channel c.
 func (h ChannelHtlc) IncomingKey(c SCID) CircuitKey {
 	return CircuitKey{ChanID: c, HtlcID: h.Index}

@@ -16,17 +16,7 @@ import (
 // ListChannels lists every open channel with its pending HTLCs. lnd reads all
 // of them whatever the filter, so it is never called per HTLC.
 func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
-	return c.listChannels(ctx, &lnrpc.ListChannelsRequest{})
-}
-
-// InactiveChannels lists open channels that cannot carry HTLCs now: their peer
-// is away, or lnd gave their link up.
-func (c *Client) InactiveChannels(ctx context.Context) ([]ln.Channel, error) {
-	return c.listChannels(ctx, &lnrpc.ListChannelsRequest{InactiveOnly: true})
-}
-
-func (c *Client) listChannels(ctx context.Context, r *lnrpc.ListChannelsRequest) ([]ln.Channel, error) {
-	resp, err := c.lightning.ListChannels(ctx, r)
+	resp, err := c.lightning.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 	if err != nil {
 		return nil, mapError("list channels", err)
 	}

@@ -13,8 +13,8 @@ import (
 
 // Node is what the keeper does at lnd.
 type Node interface {
-	// InactiveChannels lists open channels that cannot carry HTLCs now.
-	InactiveChannels(ctx context.Context) ([]ln.Channel, error)
+	ListChannels(ctx context.Context) ([]ln.Channel, error)
+	Info(ctx context.Context) (ln.NodeInfo, error)
 	Peers(ctx context.Context) ([]ln.Peer, error)
 	// DisconnectPeer takes a peer that is not connected as success. lnd does not
 	// dial it again by itself.
@@ -23,7 +23,7 @@ type Node interface {
 	ConnectPeer(ctx context.Context, key ln.PubKey, hostPort string) error
 }
 
-// Keeper connects peers anew whose links are down. The process that owns the
+// Keeper connects peers anew whose links are down or stand still. The process that owns the
 // gateway's lease runs it.
 type Keeper struct {
 	node  Node
@@ -68,7 +68,11 @@ func (k *Keeper) Run(ctx context.Context) {
 func (k *Keeper) look(ctx context.Context, watch *Watch, owed map[ln.PubKey]string) error {
 	ctx, cancel := context.WithTimeout(ctx, callFor+goneFor)
 	defer cancel()
-	inactive, err := k.node.InactiveChannels(ctx)
+	channels, err := k.node.ListChannels(ctx)
+	if err != nil {
+		return err
+	}
+	info, err := k.node.Info(ctx)
 	if err != nil {
 		return err
 	}
@@ -89,10 +93,10 @@ func (k *Keeper) look(ctx context.Context, watch *Watch, owed map[ln.PubKey]stri
 	for peer, at := range owed {
 		all = append(all, k.node.ConnectPeer(ctx, peer, at))
 	}
-	due := watch.Look(k.now(), inactive, online)
+	due := watch.Look(k.now(), channels, online, info.BlockHeight)
 	k.report(watch.Dead())
 	for _, peer := range due {
-		k.log.Warn("a connected peer's channels are inactive: connecting it anew", zap.Stringer("peer", peer))
+		k.log.Warn("a connected peer's channels are inactive, or an HTLC in one nears its expiry and does not go: connecting it anew", zap.Stringer("peer", peer))
 		if err := k.node.DisconnectPeer(ctx, peer); err != nil {
 			all = append(all, err)
 			continue
@@ -148,7 +152,12 @@ func (k *Keeper) report(dead []Dead) {
 	}
 	k.dead = dead
 	for _, d := range dead {
-		if !known[d.Outpoint] {
+		switch {
+		case known[d.Outpoint]:
+		case d.Stalled:
+			k.log.Error("an HTLC nears its expiry in an active channel and does not go though its peer was connected anew: if it stays, the channel will be closed by force; see the runbook, \"an HTLC nears its expiry\"",
+				zap.Stringer("peer", d.Peer), zap.Stringer("channel", d.Outpoint), zap.Uint32("expiry", d.Expiry), zap.Int("attempts", d.Attempts))
+		default:
 			k.log.Error("a channel stays inactive though its peer was connected anew: lnd may have lost it for good; see the runbook, \"a channel that stays inactive\"",
 				zap.Stringer("peer", d.Peer), zap.Stringer("channel", d.Outpoint), zap.Int("attempts", d.Attempts))
 		}

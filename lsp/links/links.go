@@ -5,6 +5,11 @@
 // they expire and the channel is closed by force. So such a peer is connected
 // anew, each time after a longer wait.
 //
+// Nor does a channel that calls itself active stand still until it is closed:
+// after quick restarts two lnds were seen to reestablish it and then neither
+// to sign again, with HTLCs of which one side knew the preimages. An HTLC that
+// comes near its expiry and does not go is reason enough to connect anew.
+//
 // Some links do not recover: lnd forgets that it settled an HTLC that ends at
 // the node itself, when another one of the same commitment was resolved first
 // and the link was restarted in between. It settles it again at every start of
@@ -29,36 +34,51 @@ const (
 
 // trouble is one peer with channels that its link does not serve.
 type trouble struct {
-	channels []ln.Outpoint
-	// since is when this connection was first seen without its links.
+	faults []fault
+	// since is when this connection was first seen so.
 	since    time.Time
 	attempts int
 	// next is the earliest moment of the next attempt, last the latest at which
-	// a channel was seen inactive.
+	// a fault was seen.
 	next, last time.Time
+}
+
+// fault is a channel that does not do what it should.
+type fault struct {
+	channel ln.Outpoint
+	// stalled: it is active, with an HTLC that expires at that height and does
+	// not go. Otherwise the channel is inactive.
+	stalled bool
+	expiry  uint32
+}
+
+// htlc is one HTLC of a channel.
+type htlc struct {
+	channel  ln.Outpoint
+	incoming bool
+	index    uint64
 }
 
 // Watch decides which peers to connect anew. It is not safe for concurrent use.
 type Watch struct {
 	after time.Duration
 	peers map[ln.PubKey]*trouble
+	// near are the HTLCs that are near their expiry, since when.
+	near map[htlc]time.Time
 }
 
 // NewWatch makes a Watch that waits so long before the first attempt at a peer;
 // reestablishing a channel takes seconds.
 func NewWatch(after time.Duration) *Watch {
-	return &Watch{after: after, peers: make(map[ln.PubKey]*trouble)}
+	return &Watch{after: after, peers: make(map[ln.PubKey]*trouble), near: make(map[htlc]time.Time)}
 }
 
-// Look takes what lnd shows now, the channels that are inactive and the peers
-// that are connected, and returns the peers whose turn it is. A link that fails
-// right after each start is active for a moment: a peer is forgotten only when
-// its channels were fine for twice the wait.
-func (w *Watch) Look(now time.Time, inactive []ln.Channel, connected []ln.PubKey) []ln.PubKey {
-	seen := make(map[ln.PubKey][]ln.Outpoint)
-	for _, c := range inactive {
-		seen[c.Peer] = append(seen[c.Peer], c.Outpoint)
-	}
+// Look takes what lnd shows now, its open channels, the peers that are
+// connected and the height in blocks, and returns the peers whose turn it is. A
+// link that fails right after each start is active for a moment: a peer is
+// forgotten only when its channels were fine for twice the wait.
+func (w *Watch) Look(now time.Time, channels []ln.Channel, connected []ln.PubKey, height uint32) []ln.PubKey {
+	seen := w.faults(now, channels, height)
 	online := make(map[ln.PubKey]bool, len(connected))
 	for _, p := range connected {
 		online[p] = true
@@ -72,7 +92,7 @@ func (w *Watch) Look(now time.Time, inactive []ln.Channel, connected []ln.PubKey
 		}
 	}
 	var due []ln.PubKey
-	for p, channels := range seen {
+	for p, found := range seen {
 		t := w.peers[p]
 		if !online[p] {
 			continue
@@ -84,8 +104,10 @@ func (w *Watch) Look(now time.Time, inactive []ln.Channel, connected []ln.PubKey
 		if t.since.IsZero() {
 			t.since = now
 		}
-		t.channels, t.last = channels, now
-		if now.Sub(t.since) < w.after || now.Before(t.next) {
+		t.faults, t.last = found, now
+		// What has stalled has been waited for already.
+		waited := now.Sub(t.since) >= w.after || slices.ContainsFunc(found, func(f fault) bool { return f.stalled })
+		if !waited || now.Before(t.next) {
 			continue
 		}
 		t.next = now.Add(wait(w.after, t.attempts))
@@ -94,6 +116,41 @@ func (w *Watch) Look(now time.Time, inactive []ln.Channel, connected []ln.PubKey
 	}
 	slices.SortFunc(due, func(a, b ln.PubKey) int { return slices.Compare(a[:], b[:]) })
 	return due
+}
+
+// faults finds the channels that are inactive, and the active ones in which the
+// same HTLC has been near its expiry for the wait. One after the other may pass
+// through a channel whose payments expire soon.
+func (w *Watch) faults(now time.Time, channels []ln.Channel, height uint32) map[ln.PubKey][]fault {
+	near := make(map[htlc]time.Time)
+	out := make(map[ln.PubKey][]fault)
+	for _, c := range channels {
+		if !c.Active {
+			// Its HTLCs are given their time anew once it is.
+			out[c.Peer] = append(out[c.Peer], fault{channel: c.Outpoint})
+			continue
+		}
+		f := fault{channel: c.Outpoint, stalled: true}
+		for _, h := range c.Htlcs {
+			if !h.NearExpiry(height) {
+				continue
+			}
+			id := htlc{channel: c.Outpoint, incoming: h.Incoming, index: h.Index}
+			since, known := w.near[id]
+			if !known {
+				since = now
+			}
+			near[id] = since
+			if now.Sub(since) >= w.after && (f.expiry == 0 || h.Expiry < f.expiry) {
+				f.expiry = h.Expiry
+			}
+		}
+		if f.expiry != 0 {
+			out[c.Peer] = append(out[c.Peer], f)
+		}
+	}
+	w.near = near
+	return out
 }
 
 // wait doubles with each attempt.
@@ -112,9 +169,13 @@ type Dead struct {
 	Peer     ln.PubKey
 	Outpoint ln.Outpoint
 	Attempts int
+	// Stalled: it is active, and an HTLC in it that expires at height Expiry does
+	// not go. Else it is inactive.
+	Stalled bool
+	Expiry  uint32
 }
 
-// Dead lists the channels that were inactive at the last look, after all those
+// Dead lists the channels that had a fault at the last look, after all those
 // attempts.
 func (w *Watch) Dead() []Dead {
 	var out []Dead
@@ -122,8 +183,8 @@ func (w *Watch) Dead() []Dead {
 		if t.attempts < deadAfter {
 			continue
 		}
-		for _, op := range t.channels {
-			out = append(out, Dead{Peer: p, Outpoint: op, Attempts: t.attempts})
+		for _, f := range t.faults {
+			out = append(out, Dead{Peer: p, Outpoint: f.channel, Attempts: t.attempts, Stalled: f.stalled, Expiry: f.expiry})
 		}
 	}
 	slices.SortFunc(out, func(a, b Dead) int { return slices.Compare([]byte(a.Outpoint.String()), []byte(b.Outpoint.String())) })

@@ -33,7 +33,7 @@ func TestWatch(t *testing.T) {
 		w := NewWatch(2 * time.Minute)
 		var due []int
 		for m := range 200 {
-			if got := w.Look(at(m), down, online); len(got) > 0 {
+			if got := w.Look(at(m), down, online, 100); len(got) > 0 {
 				require.Equal(t, one, got)
 				due = append(due, m)
 			}
@@ -43,11 +43,11 @@ func TestWatch(t *testing.T) {
 	t.Run("one that is away is waited for", func(t *testing.T) {
 		w := NewWatch(2 * time.Minute)
 		for m := range 100 {
-			require.Empty(t, w.Look(at(m), down, none))
+			require.Empty(t, w.Look(at(m), down, none, 100))
 		}
-		require.Empty(t, w.Look(at(100), down, online), "it has just come")
-		require.Empty(t, w.Look(at(101), down, online))
-		require.Equal(t, one, w.Look(at(102), down, online))
+		require.Empty(t, w.Look(at(100), down, online, 100), "it has just come")
+		require.Empty(t, w.Look(at(101), down, online, 100))
+		require.Equal(t, one, w.Look(at(102), down, online, 100))
 	})
 	t.Run("a link that fails after each start keeps its count and ends as dead", func(t *testing.T) {
 		w := NewWatch(2 * time.Minute)
@@ -57,7 +57,7 @@ func TestWatch(t *testing.T) {
 			if m%4 == 3 {
 				inactive = nil // it is up for a moment
 			}
-			attempts += len(w.Look(at(m), inactive, online))
+			attempts += len(w.Look(at(m), inactive, online, 100))
 		}
 		require.Equal(t, 4, attempts)
 		require.Equal(t, []Dead{{Peer: key(1), Outpoint: down[0].Outpoint, Attempts: 4}}, w.Dead())
@@ -65,27 +65,87 @@ func TestWatch(t *testing.T) {
 	t.Run("one that recovered begins anew", func(t *testing.T) {
 		w := NewWatch(2 * time.Minute)
 		for m := range 10 {
-			w.Look(at(m), down, online)
+			w.Look(at(m), down, online, 100)
 		}
 		for m := 10; m < 14; m++ {
-			require.Empty(t, w.Look(at(m), nil, online))
+			require.Empty(t, w.Look(at(m), nil, online, 100))
 		}
 		require.Empty(t, w.peers)
 		require.Empty(t, w.Dead())
-		require.Empty(t, w.Look(at(20), down, online))
-		require.Equal(t, one, w.Look(at(22), down, online))
+		require.Empty(t, w.Look(at(20), down, online, 100))
+		require.Equal(t, one, w.Look(at(22), down, online, 100))
 	})
 	t.Run("all channels of a peer are one turn", func(t *testing.T) {
 		w := NewWatch(2 * time.Minute)
 		both := []ln.Channel{channel(1, 0), channel(1, 1), channel(2, 0)}
-		require.Empty(t, w.Look(at(0), both, online))
-		require.Equal(t, []ln.PubKey{key(1), key(2)}, w.Look(at(2), both, online))
+		require.Empty(t, w.Look(at(0), both, online, 100))
+		require.Equal(t, []ln.PubKey{key(1), key(2)}, w.Look(at(2), both, online, 100))
+	})
+}
+
+// TestStalled: an HTLC of an active channel near its expiry.
+func TestStalled(t *testing.T) {
+	const height = 1000
+	start := time.Unix(1_800_000_000, 0)
+	at := func(minutes int) time.Time { return start.Add(time.Duration(minutes) * time.Minute) }
+	online, one := []ln.PubKey{key(1)}, []ln.PubKey{key(1)}
+	with := func(active bool, htlcs ...ln.ChannelHtlc) []ln.Channel {
+		c := channel(1, 0)
+		c.Active, c.Htlcs = active, htlcs
+		return []ln.Channel{c}
+	}
+	out := func(index uint64, expiry uint32) ln.ChannelHtlc { return ln.ChannelHtlc{Index: index, Expiry: expiry} }
+	in := func(index uint64, expiry uint32) ln.ChannelHtlc {
+		return ln.ChannelHtlc{Incoming: true, Index: index, Expiry: expiry}
+	}
+	// turns are the minutes of an hour at which its peer's turn is.
+	turns := func(look func(minute int) []ln.Channel) (due []int) {
+		w := NewWatch(2 * time.Minute)
+		for m := range 60 {
+			if got := w.Look(at(m), look(m), online, height); len(got) > 0 {
+				require.Equal(t, one, got)
+				due = append(due, m)
+			}
+		}
+		return due
+	}
+	t.Run("one that stays is reason enough, later and later", func(t *testing.T) {
+		require.Equal(t, []int{2, 6, 14, 30}, turns(func(int) []ln.Channel { return with(true, out(7, height+36)) }))
+		require.Equal(t, []int{2, 6, 14, 30}, turns(func(int) []ln.Channel { return with(true, in(7, height+18)) }))
+	})
+	t.Run("one that has time is not, nor what may be held for that long", func(t *testing.T) {
+		require.Empty(t, turns(func(int) []ln.Channel { return with(true, out(7, height+37), in(8, height+19)) }))
+	})
+	t.Run("a channel through which one after the other passes works", func(t *testing.T) {
+		require.Empty(t, turns(func(m int) []ln.Channel { return with(true, out(uint64(m), height+20), out(uint64(m+1), height+20)) })) //nolint:gosec // small
+	})
+	t.Run("what waits while the channel is inactive gets its time once it is active", func(t *testing.T) {
+		require.Equal(t, []int{13}, turns(func(m int) []ln.Channel {
+			if m == 14 {
+				return nil // it is closed, or done
+			}
+			return with(m >= 11 || m%2 == 1, out(7, height+20))
+		})[:1])
+	})
+	t.Run("the most urgent of several is named", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		for m := range 40 {
+			w.Look(at(m), with(true, out(1, height+9), out(2, height+5), in(3, height+7)), online, height)
+		}
+		require.Equal(t, []Dead{{Peer: key(1), Outpoint: channel(1, 0).Outpoint, Attempts: 4, Stalled: true, Expiry: height + 5}}, w.Dead())
+	})
+	t.Run("nobody is connected anew for a channel whose peer is away", func(t *testing.T) {
+		w := NewWatch(2 * time.Minute)
+		for m := range 60 {
+			require.Empty(t, w.Look(at(m), with(true, out(1, height+9)), nil, height))
+		}
 	})
 }
 
 // fake is an lnd whose only peer's channel is inactive until it was connected
-// anew that often.
+// anew that often, or active with an HTLC that does not go until then.
 type fake struct {
+	stalls    bool
 	connected bool
 	inbound   bool
 	heals     int
@@ -95,11 +155,17 @@ type fake struct {
 	lingers int
 }
 
-func (f *fake) InactiveChannels(context.Context) ([]ln.Channel, error) {
-	if f.connected && f.cut >= f.heals {
-		return nil, nil
+func (f *fake) ListChannels(context.Context) ([]ln.Channel, error) {
+	c := channel(1, 0)
+	c.Active = f.connected && (f.stalls || f.cut >= f.heals)
+	if f.stalls && f.cut < f.heals {
+		c.Htlcs = []ln.ChannelHtlc{{Expiry: 120}}
 	}
-	return []ln.Channel{channel(1, 0)}, nil
+	return []ln.Channel{c}, nil
+}
+
+func (f *fake) Info(context.Context) (ln.NodeInfo, error) {
+	return ln.NodeInfo{BlockHeight: 100}, nil
 }
 
 func (f *fake) Peers(context.Context) ([]ln.Peer, error) {
@@ -153,6 +219,18 @@ func TestKeeper(t *testing.T) {
 	t.Run("a link that nothing helps is reported", func(t *testing.T) {
 		f := &fake{connected: true, inbound: true, heals: 1000}
 		k := run(t, f, 20*time.Minute)
-		require.Len(t, k.Dead(), 1)
+		require.Equal(t, []Dead{{Peer: key(1), Outpoint: channel(1, 0).Outpoint, Attempts: 3}}, k.Dead())
+	})
+	t.Run("an HTLC that nears its expiry and does not go: its peer is connected anew, in time", func(t *testing.T) {
+		f := &fake{connected: true, stalls: true, heals: 1}
+		k := run(t, f, 5*time.Minute)
+		require.Equal(t, 1, f.cut)
+		require.Equal(t, []string{"peer.example:9735"}, f.dialled)
+		require.Empty(t, k.Dead())
+	})
+	t.Run("one that never goes is reported", func(t *testing.T) {
+		f := &fake{connected: true, stalls: true, heals: 1000}
+		k := run(t, f, 25*time.Minute)
+		require.Equal(t, []Dead{{Peer: key(1), Outpoint: channel(1, 0).Outpoint, Attempts: 3, Stalled: true, Expiry: 120}}, k.Dead())
 	})
 }
