@@ -87,7 +87,7 @@ type soak struct {
 	chainSat    int64
 
 	rounds, paid, failed int
-	lost                 int
+	lost, stalled        int
 	lndKilled            bool
 	arrivedMsat          uint64
 	gaveUp, closed       int
@@ -129,6 +129,7 @@ func TestOfflineSoak(t *testing.T) {
 	// the payer has coins for more channels.
 	require.NoError(t, net.Fund(ctx, devnet.Funding{Node: net.Wallet, CoinSat: 100_000, Coins: 20}, devnet.Funding{Node: net.Payer, CoinSat: payerSat + 100_000, Coins: 5}))
 	config := holding()
+	config.Settings["lsp.reconnect_after"] = reconnectAfter
 	program := soakProgram(ctx, t, net, &config)
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
@@ -156,8 +157,8 @@ func TestOfflineSoak(t *testing.T) {
 }
 
 func (k *soak) soFar() string {
-	return fmt.Sprintf("%d rounds: %d payments arrived with %d msat, %d went back; the channel was closed by force %d times, %d of them because lnd had given its link up, and %d times by the payer, for an HTLC that lnd had lost",
-		k.rounds, k.paid, k.arrivedMsat, k.failed, k.closed, k.gaveUp, k.lost)
+	return fmt.Sprintf("%d rounds: %d payments arrived with %d msat, %d went back; the channel was closed by force %d times, %d of them because lnd had given its link up, and %d times by the payer, for an HTLC that lnd had lost, and %d times by the wallet, because it stood still",
+		k.rounds, k.paid, k.arrivedMsat, k.failed, k.closed, k.gaveUp, k.lost, k.stalled)
 }
 
 // round is one absence of the wallet.
@@ -289,9 +290,17 @@ func (k *soak) usable(ctx context.Context, of *devnet.Node) (active bool) {
 		if err != nil {
 			return false, err
 		}
-		active = c != nil && c.Active
+		if c == nil {
+			k.noteClosed(ctx, of)
+			_, closing := k.closing[of]
+			return closing, nil
+		}
+		active = c.Active
 		return active || k.givenUp(of, point) || k.givenUp(k.net.Gateway, point), nil
 	}), "seed %d", k.seed)
+	if _, closing := k.closing[of]; closing {
+		return false
+	}
 	if !active {
 		k.gaveUp++
 		k.close(ctx, of)
@@ -326,6 +335,12 @@ const (
 	// unpaidAfter bounds the blocks until a payment ends: expiries of everything on its way,
 	// and the expiry after which an HTLC is gone that lnd lost in a restart.
 	unpaidAfter = 700
+	// closesBefore is how many blocks before an HTLC expires a wallet's lnd that knows its
+	// preimage closes the channel, and some.
+	closesBefore = 20
+	// reconnectAfter is short, since the soak's blocks come each second: at 36 blocks before
+	// an expiry, it leaves time for several attempts.
+	reconnectAfter = "6s"
 )
 
 // waitEnds waits until all have ended one way or the other. What is on chain gets blocks.
@@ -341,7 +356,8 @@ func (k *soak) waitEnds(ctx context.Context, payments []*soaking) {
 			case <-ctx.Done():
 				require.NoError(k.t, ctx.Err(), "seed %d", k.seed)
 			case <-time.After(time.Second):
-				k.payerClosed(ctx)
+				k.noteClosed(ctx, k.net.Payer)
+				k.noteClosed(ctx, k.net.Wallet)
 				k.usable(ctx, k.net.Wallet)
 				k.usable(ctx, k.net.Payer)
 				if len(k.closing) > 0 || time.Since(began) > aliveFor {
@@ -356,31 +372,37 @@ func (k *soak) waitEnds(ctx context.Context, payments []*soaking) {
 	k.usable(ctx, k.net.Payer)
 }
 
-// payerClosed notes that the payer's lnd has closed its channel because of an HTLC that
-// expired. Then the gateway's lnd has lost it: our own record must say that it was resumed,
-// and lnd have been killed since the payment came.
-func (k *soak) payerClosed(ctx context.Context) {
-	if _, known := k.closing[k.net.Payer]; known {
+// noteClosed notes that somebody's lnd has closed its channel because of an HTLC that
+// expires. Our own record must say that it was resumed. At the payer it is one that the
+// gateway's lnd has lost, which takes a kill since the payment came; at the wallet one that
+// it knows the preimage of, in a channel that stood still and that no reconnection moved.
+func (k *soak) noteClosed(ctx context.Context, of *devnet.Node) {
+	if _, known := k.closing[of]; known {
 		return
 	}
-	pending, err := k.net.Payer.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
+	pending, err := of.LN.PendingChannels(ctx, &lnrpc.PendingChannelsRequest{})
 	require.NoError(k.t, err)
 	for _, c := range pending.WaitingCloseChannels {
-		require.True(k.t, k.lndKilled, "the payer closed its channel although the gateway's lnd was not killed; seed %d", k.seed)
 		height, err := k.net.Miner().Height(ctx)
 		require.NoError(k.t, err)
 		rows, err := k.w.op.api.ListRows(ctx, &interceptorv1.ListRowsRequest{OpenOnly: true, Limit: 1000})
 		require.NoError(k.t, err)
 		for _, r := range rows.GetRows() {
-			if int64(r.GetIncomingExpiry()) <= height {
-				require.Equal(k.t, "resumed", r.GetState(), "an HTLC that expired was still ours to decide; seed %d: %v", k.seed, r)
+			if expiry := int64(r.GetIncomingExpiry()); of == k.net.Payer && expiry <= height || of == k.net.Wallet && int64(r.GetOutgoingExpiry()) <= height+closesBefore {
+				require.Equal(k.t, "resumed", r.GetState(), "%s closed its channel for an HTLC that was still ours to decide; seed %d: %v", of.Name, k.seed, r)
 			}
 		}
 		id, err := chainhash.NewHashFromStr(c.ClosingTxid)
 		require.NoError(k.t, err)
-		k.lost++
-		k.closing[k.net.Payer] = *id
-		k.t.Logf("round %d: the payer closed its channel for an HTLC that the gateway's lnd has lost", k.rounds)
+		k.closing[of] = *id
+		if of == k.net.Payer {
+			require.True(k.t, k.lndKilled, "the payer closed its channel although the gateway's lnd was not killed; seed %d", k.seed)
+			k.lost++
+			k.t.Logf("round %d: the payer closed its channel for an HTLC that the gateway's lnd has lost", k.rounds)
+			continue
+		}
+		k.stalled++
+		k.t.Logf("round %d: the wallet closed its channel, which stood still", k.rounds)
 	}
 }
 
