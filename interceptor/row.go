@@ -71,6 +71,10 @@ type Row struct {
 	// refused without a handler.
 	Handler string
 	State   State
+	// After is what a paying row becomes once lnd's payment for its hash has failed: held,
+	// or failed where it has been refused. It is empty while a handler pays: that may send
+	// another payment, and says itself when it does not.
+	After State
 	// Reason is a sentence for people, about the latest change.
 	Reason string
 	// Preimage is set once settled.
@@ -217,7 +221,7 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 	if target == StateSettled {
 		r.Preimage = d.Preimage
 	}
-	r.ExtraFeeMsat, r.Send = d.ExtraFeeMsat, d.Send
+	r.ExtraFeeMsat, r.Send, r.After = d.ExtraFeeMsat, d.Send, ""
 	r.Version++
 	return r, true, nil
 }
@@ -226,17 +230,33 @@ func (r Row) Decide(d Decision, at time.Time) (Row, bool, error) {
 // sent (law 4). It must be committed before the payment is sent.
 func (r Row) MarkPaying(reason string) (Row, bool, error) {
 	switch {
-	case r.State == StatePaying:
+	case r.State == StatePaying && r.After == "":
 		return r, false, nil
-	case r.State != StateHeld:
+	case r.State.Decided():
 		return r, false, r.refuse(ErrDecided)
 	case r.OnChain:
 		return r, false, r.refuse(ErrOnChain)
 	}
-	r.State, r.Reason = StatePaying, reason
+	r.State, r.After, r.Reason = StatePaying, "", reason
 	r.Version++
 	return r, true, nil
 }
+
+// Adopt records that lnd has a payment for the row's hash that no handler told of. after
+// is what the row becomes once that has failed, StateHeld or StateFailed; what is refused
+// stays so.
+func (r Row) Adopt(after State, reason string) (Row, bool) {
+	switch {
+	case r.State.Decided(), r.OnChain, r.State == StatePaying && (r.After == "" || r.After == after || r.After == StateFailed):
+		return r, false
+	}
+	r.State, r.After, r.Reason = StatePaying, after, reason
+	r.Version++
+	return r, true
+}
+
+// Adopted reports that lnd is paying the row's hash, or was, and no handler says so.
+func (r Row) Adopted() bool { return r.State == StatePaying && r.After != "" }
 
 // MarkNotPaying records that the payment has finally failed. The caller must
 // have asked lnd: an unknown outcome is not a failure.
@@ -248,7 +268,7 @@ func (r Row) MarkNotPaying(reason string) (Row, bool, error) {
 	case StateResumed, StateRefusedUnknown, StateFailed, StateSettled, StateLapsed:
 		return r, false, r.refuse(ErrDecided)
 	}
-	r.State, r.Reason = StateHeld, reason
+	r.State, r.After, r.Reason = StateHeld, "", reason
 	r.Version++
 	return r, true, nil
 }
@@ -258,7 +278,7 @@ func (r Row) Vanish(outcome Outcome, at time.Time) (Row, bool) {
 	changed := false
 	if r.Undecided() {
 		r.Reason = "lnd resolved it without a decision of ours"
-		r.State, r.DecidedAt = StateLapsed, at
+		r.State, r.After, r.DecidedAt = StateLapsed, "", at
 		changed = true
 	}
 	if !r.Gone() {

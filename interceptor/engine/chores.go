@@ -31,6 +31,7 @@ func (e *Engine) choreLoop(t *tenure) {
 		e.checkInherited(t)
 		e.recordDistrust(t)
 		e.inquire(t)
+		e.endAdopted(t)
 		e.deadlines(t)
 		e.absentPolicies(t)
 		e.finishGone(t)
@@ -61,7 +62,7 @@ func (e *Engine) checkInherited(t *tenure) {
 			e.checked(keys)
 			continue
 		}
-		if err := e.adopt(t.ctx, keys); err != nil {
+		if err := e.adopt(t.ctx, keys, nil); err != nil {
 			return
 		}
 	}
@@ -139,6 +140,53 @@ func (e *Engine) inquired(t *tenure, q inquiry, p ln.Payment) {
 	}
 }
 
+// endAdopted ends the wait of HTLCs whose hash lnd was paying without a handler's word: it
+// is over with that payment, long before their deadlines. Until then they take slots that
+// no service counts.
+func (e *Engine) endAdopted(t *tenure) {
+	byHash := make(map[ln.Hash][]ln.CircuitKey)
+	e.mu.Lock()
+	for key, en := range t.rows {
+		if en.row.Adopted() && !en.row.Gone() {
+			byHash[en.row.Hash] = append(byHash[en.row.Hash], key)
+		}
+	}
+	e.mu.Unlock()
+	for hash, keys := range byHash {
+		p, err := e.cfg.Node.TrackPayment(t.ctx, hash)
+		switch {
+		case err != nil:
+			// lnd is asked again shortly.
+		case p.State == ln.PaymentSucceeded && p.Preimage.Hash() == hash:
+			decisions := make([]interceptor.Decision, 0, len(keys))
+			for _, key := range keys {
+				decisions = append(decisions, interceptor.Decision{
+					Key: key, Action: interceptor.ActionSettle, Preimage: p.Preimage,
+					Reason: "lnd's payment for this hash has succeeded; settled by the interceptor",
+				})
+			}
+			err = e.Decide(t.ctx, decisions)
+		case (p.State == ln.PaymentFailed || p.State == ln.PaymentUnknown) && p.InFlight == 0:
+			err = e.submit(t.ctx, keys, e.unpaid)
+		}
+		if err != nil && t.ctx.Err() == nil {
+			e.log.Info("HTLCs whose hash lnd was paying cannot be ended yet", zap.Stringers("keys", keys), zap.Error(err))
+		}
+	}
+}
+
+// unpaid gives an adopted row what it was to become (under mu).
+func (e *Engine) unpaid(r interceptor.Row) (interceptor.Row, bool, error) {
+	if !r.Adopted() {
+		return r, false, nil
+	}
+	held, changed, err := r.MarkNotPaying("lnd's payment for this hash has failed")
+	if err != nil || r.After != interceptor.StateFailed || r.OnChain {
+		return held, changed, err
+	}
+	return e.decide(held, interceptor.Decision{Key: r.Key, Action: interceptor.ActionFail, Reason: r.Reason})
+}
+
 // deadlines warns handlers, and fails what nobody decided in time. Paying rows
 // are settled if the payment has succeeded, and left alone while it may.
 func (e *Engine) deadlines(t *tenure) {
@@ -151,7 +199,7 @@ func (e *Engine) deadlines(t *tenure) {
 	}
 	for _, en := range t.rows {
 		left := en.row.BlocksLeft(height)
-		if !en.row.Undecided() || en.row.Gone() {
+		if !en.row.Undecided() || en.row.Gone() || en.row.Adopted() {
 			continue
 		}
 		orphan := en.row.State == interceptor.StatePaying && en.row.Handler == ""

@@ -29,19 +29,27 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 		return err
 	}
 	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
-		d := byKey[r.Key]
-		if e.distrusted(r) && (d.Action == interceptor.ActionFail || d.Action == interceptor.ActionRefuseUnknown) {
-			// It may have been resumed since the copy was made.
-			d.Action = interceptor.ActionResume
-			d.Reason = ln.Clip("the database was restored: only resumed, not "+d.Reason, interceptor.MaxReason)
-		}
-		next, changed, err := r.Decide(d, e.cfg.Now())
-		if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
-			e.height != 0 && r.BlocksLeft(e.height) <= 0 {
-			return r, false, &interceptor.RowError{Key: r.Key, State: r.State, Err: interceptor.ErrDeadline}
-		}
-		return next, changed, err
+		return e.decide(r, byKey[r.Key])
 	})
+}
+
+// decide applies a decision to a row (under mu).
+func (e *Engine) decide(r interceptor.Row, d interceptor.Decision) (interceptor.Row, bool, error) {
+	if e.distrusted(r) && refuses(d.Action) {
+		// It may have been resumed since the copy was made.
+		d.Action = interceptor.ActionResume
+		d.Reason = ln.Clip("the database was restored: only resumed, not "+d.Reason, interceptor.MaxReason)
+	}
+	next, changed, err := r.Decide(d, e.cfg.Now())
+	if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
+		e.height != 0 && r.BlocksLeft(e.height) <= 0 {
+		return r, false, &interceptor.RowError{Key: r.Key, State: r.State, Err: interceptor.ErrDeadline}
+	}
+	return next, changed, err
+}
+
+func refuses(a interceptor.Action) bool {
+	return a == interceptor.ActionFail || a == interceptor.ActionRefuseUnknown
 }
 
 // distrusted says that a held row is of a time before the database was replaced
@@ -74,9 +82,11 @@ func (e *Engine) Distrusted() (left int, known bool) {
 // askBefore asks lnd for payments of ours before anything is decided that would
 // give up the HTLC they are paid from: before a first Fail or RefuseUnknown,
 // and before a Resume of a row that this tenure did not write itself. What lnd
-// is paying becomes paying here, and the decision is refused.
+// is paying becomes paying here, and the decision is refused; a refusal is carried out
+// once that payment has failed.
 func (e *Engine) askBefore(ctx context.Context, decisions []interceptor.Decision) error {
 	ask := make(map[ln.Hash][]ln.CircuitKey)
+	refused := make(map[ln.CircuitKey]string)
 	e.mu.Lock()
 	if e.t == nil {
 		e.mu.Unlock()
@@ -84,8 +94,11 @@ func (e *Engine) askBefore(ctx context.Context, decisions []interceptor.Decision
 	}
 	for _, d := range decisions {
 		en, ok := e.t.rows[d.Key]
-		if !ok || en.row.State != interceptor.StateHeld || d.Action == interceptor.ActionSettle {
+		if !ok || en.row.State != interceptor.StateHeld && !en.row.Adopted() || d.Action == interceptor.ActionSettle {
 			continue
+		}
+		if refuses(d.Action) {
+			refused[d.Key] = d.Reason
 		}
 		if d.Action == interceptor.ActionResume && en.checked {
 			continue
@@ -102,7 +115,7 @@ func (e *Engine) askBefore(ctx context.Context, decisions []interceptor.Decision
 			e.checked(keys)
 			continue
 		}
-		if err := e.adopt(ctx, keys); err != nil {
+		if err := e.adopt(ctx, keys, refused); err != nil {
 			return err
 		}
 		return &interceptor.RowError{Key: keys[0], State: interceptor.StatePaying, Err: interceptor.ErrPaying}
@@ -131,15 +144,25 @@ func (e *Engine) checked(keys []ln.CircuitKey) {
 	}
 }
 
-// adopt records a payment of ours that the ledger did not know of.
-func (e *Engine) adopt(ctx context.Context, keys []ln.CircuitKey) error {
+const unexplained = "lnd has a payment of ours for this hash, which no record explained"
+
+// adopt records a payment of ours that the ledger did not know of. Some of the HTLCs were
+// refused, with a reason.
+func (e *Engine) adopt(ctx context.Context, keys []ln.CircuitKey, refused map[ln.CircuitKey]string) error {
 	e.log.Error("lnd is paying the hash of held HTLCs that no record says are being paid", zap.Stringers("keys", keys))
 	return e.submit(ctx, keys, func(r interceptor.Row) (interceptor.Row, bool, error) {
-		if r.State.Decided() || r.OnChain {
-			return r, false, nil
+		after, reason := interceptor.StateHeld, unexplained
+		if why, is := refused[r.Key]; is {
+			after, reason = interceptor.StateFailed, refusedText(why)
 		}
-		return r.MarkPaying("lnd has a payment of ours for this hash, which no record explained")
+		next, changed := r.Adopt(after, reason)
+		return next, changed, nil
 	})
+}
+
+// refusedText is the reason of an HTLC that was refused for another, and waits.
+func refusedText(why string) string {
+	return ln.Clip(why, interceptor.MaxReason-100) + "; refused once lnd's payment for this hash is over"
 }
 
 // MarkPaying implements interceptor.Ledger.
@@ -267,7 +290,7 @@ func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
 	var changed bool
 	row := p.row
 	if paying {
-		row, changed, err = row.MarkPaying("lnd has a payment of ours for this hash")
+		row, changed = row.Adopt(interceptor.StateFailed, refusedText(row.Reason))
 	} else {
 		row, changed, err = row.Decide(interceptor.Decision{
 			Key: key, Action: interceptor.ActionFail, Reason: row.Reason,

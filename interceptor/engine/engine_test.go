@@ -280,55 +280,6 @@ func TestWithoutDatabaseOnlyWhatIsSafeIsAnswered(t *testing.T) {
 	lnd.until("failed", func() bool { return !lnd.htlcs[held].pending })
 }
 
-func TestWhatLndIsPayingIsNeitherFailedNorLeft(t *testing.T) {
-	lnd := newFakeLnd(t)
-	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)
-	c.connected()
-	key := lnd.add(1, jitSCID)
-	row := c.waitEvent(interceptor.EventOffered, key).Row
-	setPayment := func(p ln.Payment) {
-		lnd.mu.Lock()
-		defer lnd.mu.Unlock()
-		p.Hash = row.Hash
-		lnd.payments[row.Hash] = p
-	}
-	setPayment(ln.Payment{State: ln.PaymentInFlight, InFlight: 1})
-	require.ErrorIs(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionFail)), interceptor.ErrPaying)
-	require.ErrorIs(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)), interceptor.ErrPaying)
-	require.ErrorIs(t, c.engine.MarkNotPaying(t.Context(), []ln.CircuitKey{key}, ""), interceptor.ErrPaying)
-	lnd.mineTo(row.FailHeight)
-	lnd.until("still held past its deadline", func() bool { return lnd.held[key] })
-	setPayment(ln.Payment{State: ln.PaymentSucceeded, Preimage: preimageOf(1<<10 | key.HtlcID)})
-	lnd.mineTo(row.FailHeight + 1)
-	lnd.until("settled by the interceptor", func() bool { return lnd.htlcs[key].settled })
-	require.Equal(t, interceptor.OutcomeSettled, c.waitEvent(interceptor.EventGone, key).Row.Outcome)
-}
-
-// TestLimitsHoldForWhatLndIsPaying: whoever knows the hash of a payment of ours that is in
-// flight cannot have more held than anybody else. What was held before is law 4's.
-func TestLimitsHoldForWhatLndIsPaying(t *testing.T) {
-	for _, restored := range []bool{false, true} {
-		lnd := newFakeLnd(t)
-		c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
-			cfg.MaxHeldPerChannel, cfg.DistrustRows = 1, restored
-		})
-		c.connected()
-		hash := preimageOf(9).Hash()
-		lnd.mu.Lock()
-		lnd.payments[hash] = ln.Payment{Hash: hash, State: ln.PaymentInFlight, InFlight: 1}
-		lnd.mu.Unlock()
-		held := lnd.addPart(1, jitSCID, hash)
-		c.waitEvent(interceptor.EventOffered, held)
-		over := lnd.addPart(1, jitSCID, hash)
-		lnd.until("failed", func() bool { return !lnd.htlcs[over].pending })
-		require.Equal(t, interceptor.StateFailed, c.waitEvent(interceptor.EventDecided, over).Row.State)
-		require.ErrorIs(t, c.engine.Decide(t.Context(), decide(held, interceptor.ActionFail)), interceptor.ErrPaying)
-		over = lnd.addPart(1, jitSCID, hash)
-		lnd.until("failed again", func() bool { return !lnd.htlcs[over].pending })
-		require.Equal(t, 1, c.engine.Status().HeldHtlcs)
-	}
-}
-
 func TestDeadlineFailsWhatNobodyDecides(t *testing.T) {
 	lnd := newFakeLnd(t)
 	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil)

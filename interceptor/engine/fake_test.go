@@ -33,8 +33,9 @@ type fakeLnd struct {
 	nextSub  int
 	// lag is for how many listings a forward stays unseen; nil is none.
 	lag func() int
-	// onTrack runs before lnd answers about a payment.
+	// onTrack runs before lnd answers about a payment; tracked counts such questions.
 	onTrack func(ln.Hash)
+	tracked int
 	// young is a zero-conf channel of ours with its peer's coins in it.
 	young ln.SCID
 	// seen says that lnd has seen it confirmed, in a block that is not deep.
@@ -296,6 +297,8 @@ func (f *fakeLnd) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.tracked++
+	f.bump()
 	if p, ok := f.payments[hash]; ok {
 		return p, nil
 	}

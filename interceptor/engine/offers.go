@@ -144,11 +144,18 @@ func (e *Engine) mustRefuse(t *tenure, r interceptor.Row, h interceptor.HandlerC
 
 // refusing says why a new HTLC goes back with another of its payment that is being
 // refused, or "": until that is answered its payer cannot have tried again, so this
-// one is of the same set, and would wait for a part that does not come (under mu).
+// one is of the same set, and would wait for a part that does not come. What would meet
+// one that waits for lnd's payment of its hash to be over would only wait beside it, for
+// as long as that lasts, and so might any number (under mu).
 func (t *tenure) refusing(r interceptor.Row) string {
 	for _, p := range t.recording {
 		if p.refused && p.row.Hash == r.Hash && p.row.Handler == r.Handler {
 			return "another part of its payment is being refused: " + ln.Clip(p.row.Reason, interceptor.MaxReason/2)
+		}
+	}
+	for _, en := range t.rows {
+		if en.row.Hash == r.Hash && en.row.Adopted() && en.row.After == interceptor.StateFailed && !en.row.Gone() {
+			return "another HTLC of its hash was refused already, while lnd is paying that hash: " + ln.Clip(en.row.Reason, interceptor.MaxReason/2)
 		}
 	}
 	return ""

@@ -62,7 +62,7 @@ func insertParams(r interceptor.Row) (storedb.InsertRowParams, error) {
 		Outcome: string(r.Outcome), Acked: r.Acked, Live: r.Live(), Version: r.Version,
 		ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
 		SendMsat:     int64(r.Send.Msat),    //nolint:gosec // at most OutgoingMsat
-		SendRecords:  []byte(r.Send.Records), Ballot: r.Ballot,
+		SendRecords:  []byte(r.Send.Records), Ballot: r.Ballot, AfterState: string(r.After),
 	}, nil
 }
 
@@ -72,7 +72,7 @@ func updateParams(r interceptor.Row) storedb.UpdateRowParams {
 		State: string(r.State), Reason: r.Reason, Preimage: preimageBytes(r.Preimage),
 		DecidedMs: toMs(r.DecidedAt), GoneMs: toMs(r.GoneAt), Outcome: string(r.Outcome),
 		Acked: r.Acked, Live: r.Live(), ExtraFeeMsat: int64(r.ExtraFeeMsat), //nolint:gosec // less than OutgoingMsat
-		SendMsat: int64(r.Send.Msat), SendRecords: []byte(r.Send.Records), Ballot: r.Ballot, //nolint:gosec // at most OutgoingMsat
+		SendMsat: int64(r.Send.Msat), SendRecords: []byte(r.Send.Records), Ballot: r.Ballot, AfterState: string(r.After), //nolint:gosec // at most OutgoingMsat
 		ChanID: r.Key.ChanID.Bytes(), HtlcID: int64(r.Key.HtlcID), //nolint:gosec // bounded at insertion
 		Version: r.Version - 1,
 	}
@@ -118,6 +118,10 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 	if !state.Valid() {
 		return bad(fmt.Errorf("state %q is not known to this program", r.State))
 	}
+	after := interceptor.State(r.AfterState)
+	if after != "" && (state != interceptor.StatePaying || after != interceptor.StateHeld && after != interceptor.StateFailed) {
+		return bad(fmt.Errorf("it is %s and %q afterwards", state, after))
+	}
 	for _, v := range []int64{r.HtlcID, r.IncomingMsat, r.OutgoingMsat} {
 		if v < 0 {
 			return bad(fmt.Errorf("negative value %d", v))
@@ -143,7 +147,7 @@ func toRow(r storedb.InterceptorRow) (interceptor.Row, error) {
 		IncomingMsat: ln.Msat(r.IncomingMsat), OutgoingMsat: ln.Msat(r.OutgoingMsat),
 		IncomingExpiry: uint32(r.IncomingExpiry), OutgoingExpiry: uint32(r.OutgoingExpiry),
 		OutgoingSCID: outgoing, AutoFailHeight: uint32(r.AutoFailHeight), FailHeight: uint32(r.FailHeight),
-		OfferHeight: uint32(r.OfferHeight), OnChain: r.OnChain, Handler: r.Handler, State: state,
+		OfferHeight: uint32(r.OfferHeight), OnChain: r.OnChain, Handler: r.Handler, State: state, After: after,
 		Reason: r.Reason, Preimage: preimage, ExtraFeeMsat: ln.Msat(r.ExtraFeeMsat), Send: send, Ballot: r.Ballot, OfferedAt: fromMs(r.OfferedMs), DecidedAt: fromMs(r.DecidedMs),
 		GoneAt: fromMs(r.GoneMs), Outcome: interceptor.Outcome(r.Outcome), Acked: r.Acked, Version: r.Version,
 	}, nil

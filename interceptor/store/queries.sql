@@ -3,16 +3,16 @@ INSERT INTO interceptor_rows (
     chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry,
     outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage,
     offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat,
-    send_msat, send_records, ballot
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
+    send_msat, send_records, ballot, after_state
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
 ON CONFLICT (chan_id, htlc_id) DO NOTHING;
 
 -- name: UpdateRow :execrows
 UPDATE interceptor_rows SET
     auto_fail_height = $1, fail_height = $2, on_chain = $3, state = $4, reason = $5, preimage = $6,
     decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, extra_fee_msat = $12,
-    send_msat = $13, send_records = $14, ballot = $15, version = version + 1
-WHERE chan_id = $16 AND htlc_id = $17 AND version = $18;
+    send_msat = $13, send_records = $14, ballot = $15, after_state = $16, version = version + 1
+WHERE chan_id = $17 AND htlc_id = $18 AND version = $19;
 
 -- name: GetRow :one
 SELECT * FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2;

@@ -46,6 +46,7 @@ type InterceptorRow struct {
 	SendMsat       int64
 	SendRecords    []byte
 	Ballot         string
+	AfterState     string
 }
 
 type InterceptorTenure struct {

@@ -68,7 +68,7 @@ func (q *Queries) EndGuards(ctx context.Context) (int64, error) {
 }
 
 const getRow = `-- name: GetRow :one
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot, after_state FROM interceptor_rows WHERE chan_id = $1 AND htlc_id = $2
 `
 
 type GetRowParams struct {
@@ -108,6 +108,7 @@ func (q *Queries) GetRow(ctx context.Context, arg GetRowParams) (InterceptorRow,
 		&i.SendMsat,
 		&i.SendRecords,
 		&i.Ballot,
+		&i.AfterState,
 	)
 	return i, err
 }
@@ -133,8 +134,8 @@ INSERT INTO interceptor_rows (
     chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry,
     outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage,
     offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat,
-    send_msat, send_records, ballot
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
+    send_msat, send_records, ballot, after_state
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
 ON CONFLICT (chan_id, htlc_id) DO NOTHING
 `
 
@@ -167,6 +168,7 @@ type InsertRowParams struct {
 	SendMsat       int64
 	SendRecords    []byte
 	Ballot         string
+	AfterState     string
 }
 
 func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, error) {
@@ -199,6 +201,7 @@ func (q *Queries) InsertRow(ctx context.Context, arg InsertRowParams) (int64, er
 		arg.SendMsat,
 		arg.SendRecords,
 		arg.Ballot,
+		arg.AfterState,
 	)
 	if err != nil {
 		return 0, err
@@ -234,7 +237,7 @@ func (q *Queries) ListHandlers(ctx context.Context) ([]InterceptorHandler, error
 }
 
 const listLiveRows = `-- name: ListLiveRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows WHERE live ORDER BY id
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot, after_state FROM interceptor_rows WHERE live ORDER BY id
 `
 
 func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
@@ -275,6 +278,7 @@ func (q *Queries) ListLiveRows(ctx context.Context) ([]InterceptorRow, error) {
 			&i.SendMsat,
 			&i.SendRecords,
 			&i.Ballot,
+			&i.AfterState,
 		); err != nil {
 			return nil, err
 		}
@@ -322,7 +326,7 @@ func (q *Queries) ListRoutes(ctx context.Context) ([]InterceptorRoute, error) {
 }
 
 const listRows = `-- name: ListRows :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot, after_state FROM interceptor_rows
 WHERE id > $1
   AND (CAST($2 AS TEXT) = '' OR handler = $2)
   AND (CAST($3 AS TEXT) = '' OR state = $3)
@@ -382,6 +386,7 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 			&i.SendMsat,
 			&i.SendRecords,
 			&i.Ballot,
+			&i.AfterState,
 		); err != nil {
 			return nil, err
 		}
@@ -397,7 +402,7 @@ func (q *Queries) ListRows(ctx context.Context, arg ListRowsParams) ([]Intercept
 }
 
 const listRowsByHash = `-- name: ListRowsByHash :many
-SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot FROM interceptor_rows
+SELECT chan_id, htlc_id, id, payment_hash, incoming_msat, outgoing_msat, incoming_expiry, outgoing_expiry, outgoing_scid, auto_fail_height, fail_height, offer_height, on_chain, handler, state, reason, preimage, offered_ms, decided_ms, gone_ms, outcome, acked, live, version, extra_fee_msat, send_msat, send_records, ballot, after_state FROM interceptor_rows
 WHERE payment_hash = $1 AND id > $2
   AND (CAST($3 AS TEXT) = '' OR handler = $3)
   AND (CAST($4 AS TEXT) = '' OR state = $4)
@@ -459,6 +464,7 @@ func (q *Queries) ListRowsByHash(ctx context.Context, arg ListRowsByHashParams) 
 			&i.SendMsat,
 			&i.SendRecords,
 			&i.Ballot,
+			&i.AfterState,
 		); err != nil {
 			return nil, err
 		}
@@ -531,8 +537,8 @@ const updateRow = `-- name: UpdateRow :execrows
 UPDATE interceptor_rows SET
     auto_fail_height = $1, fail_height = $2, on_chain = $3, state = $4, reason = $5, preimage = $6,
     decided_ms = $7, gone_ms = $8, outcome = $9, acked = $10, live = $11, extra_fee_msat = $12,
-    send_msat = $13, send_records = $14, ballot = $15, version = version + 1
-WHERE chan_id = $16 AND htlc_id = $17 AND version = $18
+    send_msat = $13, send_records = $14, ballot = $15, after_state = $16, version = version + 1
+WHERE chan_id = $17 AND htlc_id = $18 AND version = $19
 `
 
 type UpdateRowParams struct {
@@ -551,6 +557,7 @@ type UpdateRowParams struct {
 	SendMsat       int64
 	SendRecords    []byte
 	Ballot         string
+	AfterState     string
 	ChanID         []byte
 	HtlcID         int64
 	Version        int64
@@ -573,6 +580,7 @@ func (q *Queries) UpdateRow(ctx context.Context, arg UpdateRowParams) (int64, er
 		arg.SendMsat,
 		arg.SendRecords,
 		arg.Ballot,
+		arg.AfterState,
 		arg.ChanID,
 		arg.HtlcID,
 		arg.Version,
