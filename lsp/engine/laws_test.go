@@ -127,6 +127,55 @@ func TestMarginAtTheMomentOfSending(t *testing.T) {
 	})
 }
 
+// TestMarginAfterTheGate: a payment that waited for what is handed on to its wallet is
+// sent by what is true once it has waited.
+func TestMarginAfterTheGate(t *testing.T) {
+	client := ln.PubKey{2, 1}
+	for name, c := range map[string]struct {
+		meanwhile func(*wrapped)
+		sent      bool
+	}{
+		"nothing changes": {func(*wrapped) {}, true},
+		"blocks come":     {func(w *wrapped) { w.height = 104 }, false},
+		"lnd is started with a larger holdexpirydelta": {func(w *wrapped) { w.delta = 19 }, false},
+		"a channel of a part closes":                   {func(w *wrapped) { w.channels = nil }, false},
+		"the held set goes":                            {func(w *wrapped) { w.state = ln.InvoiceCanceled }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &wrapped{
+				height: 100, delta: 18, state: ln.InvoiceAccepted, expiries: []uint32{183 + 60 + 18}, channels: []ln.Channel{{ChanID: heldOver}},
+			}
+			e := wrapEngine(w)
+			leave, err := e.gates.enter(t.Context(), client)
+			require.NoError(t, err)
+			var events []wrap.Event
+			done := make(chan error, 1)
+			go func() {
+				var err error
+				events, err = e.pay(t.Context(), wrap.Pay{
+					Attempt: 1, Payment: ln.DirectPayment{Peer: client, ExpiryHeight: 183}, SendUntilHeight: 103, MarginBlocks: 60,
+				})
+				done <- err
+			}()
+			require.Eventually(t, func() bool {
+				e.gates.mu.Lock()
+				defer e.gates.mu.Unlock()
+				return e.gates.of[client].users == 2
+			}, time.Minute, time.Millisecond)
+			c.meanwhile(w)
+			leave()
+			require.NoError(t, <-done)
+			require.Len(t, events, 1)
+			if c.sent {
+				require.Equal(t, 1, w.sent)
+				return
+			}
+			require.Zero(t, w.sent)
+			require.IsType(t, wrap.PaymentNotSent{}, events[0])
+		})
+	}
+}
+
 // TestIncomingChannelIsCheckedBeforeItsMoneyIsTaken is law 12: the channel that
 // an HTLC of a hold invoice came in on decides.
 func TestIncomingChannelIsCheckedBeforeItsMoneyIsTaken(t *testing.T) {

@@ -226,55 +226,21 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	case known.State == ln.PaymentFailed && f.Attempt <= 1:
 		return []wrap.Event{wrap.PaymentFailed{Moment: e.moment(), Text: known.Failure, Retry: true}}, nil
 	}
-	inv, err := e.node.Invoices.LookupInvoice(ctx, f.Payment.Hash)
-	if err != nil {
-		return nil, err
-	}
-	if inv.State != ln.InvoiceAccepted {
-		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the payer's money is no longer held"}}, nil
-	}
-	// Over a long wait its channel may have gone on chain: there a claim costs a
-	// transaction of ours, and too little has no output at all.
-	open, gone, err := e.incomingSafe(ctx, f.OfferID, inv.HtlcsIn(ln.InvoiceAccepted))
-	if err != nil {
-		return nil, err
-	}
-	if !open {
-		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: gone}}, nil
-	}
-	short, err := e.marginShort(ctx, f, inv)
-	if err != nil {
-		return nil, err
-	}
-	if short != "" {
-		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: short}}, nil
-	}
-	info, err := e.node.Events.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if info.BlockHeight > f.SendUntilHeight {
-		return []wrap.Event{wrap.PaymentNotSent{
-			Moment: e.moment(),
-			Text:   fmt.Sprintf("the chain is at height %d, past %d: paying now could outlive the held payment", info.BlockHeight, f.SendUntilHeight),
-		}}, nil
-	}
-	if op, _, found := e.world.byChanID(f.Payment.ChanID); found {
-		ok, err := e.carries(ctx, op, f.Withheld)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: "the channel's funding transaction is in doubt"}}, nil
-		}
-	}
 	// What is being handed on to the wallet right now may be put into the channel
-	// that was chosen for this one; whoever comes later sees this one's spot.
+	// that was chosen for this one; whoever comes later sees this one's spot. Blocks may
+	// come while it waits: what must be true when it is sent is looked at afterwards.
 	leave, err := e.gates.enter(ctx, f.Payment.Peer)
 	if err != nil {
 		return nil, err
 	}
+	unfit, err := e.unfitToPay(ctx, f)
 	leave()
+	if err != nil {
+		return nil, err
+	}
+	if unfit != "" {
+		return []wrap.Event{wrap.PaymentNotSent{Moment: e.moment(), Text: unfit}}, nil
+	}
 	// The HTLC outlives this process: only lnd can say how it ends, so the
 	// call's own context must not make it look ended.
 	result, err := e.node.Payments.PayDirect(ctx, f.Payment)
@@ -290,6 +256,47 @@ func (e *Engine) pay(ctx context.Context, f wrap.Pay) ([]wrap.Event, error) {
 	case ln.PaymentInFlight, ln.PaymentUnknown:
 	}
 	return []wrap.Event{wrap.PaymentCutOff{Moment: e.moment(), Text: "lnd has not resolved the payment"}}, nil
+}
+
+// unfitToPay says why a payment must not be sent now, or "". The height comes last.
+func (e *Engine) unfitToPay(ctx context.Context, f wrap.Pay) (string, error) {
+	inv, err := e.node.Invoices.LookupInvoice(ctx, f.Payment.Hash)
+	if err != nil {
+		return "", err
+	}
+	if inv.State != ln.InvoiceAccepted {
+		return "the payer's money is no longer held", nil
+	}
+	// Over a long wait its channel may have gone on chain: there a claim costs a
+	// transaction of ours, and too little has no output at all.
+	open, gone, err := e.incomingSafe(ctx, f.OfferID, inv.HtlcsIn(ln.InvoiceAccepted))
+	if err != nil {
+		return "", err
+	}
+	if !open {
+		return gone, nil
+	}
+	if op, _, found := e.world.byChanID(f.Payment.ChanID); found {
+		ok, err := e.carries(ctx, op, f.Withheld)
+		if err != nil {
+			return "", err
+		}
+		if !ok {
+			return "the channel's funding transaction is in doubt", nil
+		}
+	}
+	short, err := e.marginShort(ctx, f, inv)
+	if err != nil || short != "" {
+		return short, err
+	}
+	info, err := e.node.Events.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	if info.BlockHeight > f.SendUntilHeight {
+		return fmt.Sprintf("the chain is at height %d, past %d: paying now could outlive the held payment", info.BlockHeight, f.SendUntilHeight), nil
+	}
+	return "", nil
 }
 
 // marginShort is law 4 at the moment of sending: by the parts that lnd holds now
