@@ -165,6 +165,57 @@ func TestAnHtlcWhoseChannelClosedEnds(t *testing.T) {
 	}
 }
 
+// While a channel closes, nothing that came over it makes channels be listed, or lnd be
+// asked about payments, again and again: neither what lnd has said fails, nor an offer
+// without a row, which lnd repeats once it is on chain, or never.
+func TestAClosingChannelIsNoHotLoop(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		begin func(lnd *fakeLnd, start func() *car)
+	}{
+		{"what lnd says fails", func(lnd *fakeLnd, start func() *car) {
+			c := start()
+			key := lnd.add(1, jitSCID)
+			c.waitEvent(interceptor.EventOffered, key)
+			lnd.until("events are heard", func() bool { return len(lnd.events) == 1 })
+			require.NoError(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+			lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
+			lnd.closed(key)
+			lnd.mu.Lock()
+			listings := lnd.listings
+			lnd.mu.Unlock()
+			lnd.say(ln.HtlcEvent{Kind: ln.HtlcLinkFail, Incoming: key})
+			lnd.until("channels are listed for that", func() bool { return lnd.listings > listings })
+		}},
+		{"an offer without a row", func(lnd *fakeLnd, start func() *car) {
+			start()
+			lnd.closed(ln.CircuitKey{ChanID: 1})
+			lnd.add(1, plainSCID)
+			lnd.until("lnd is asked about a payment", func() bool { return lnd.tracked > 0 })
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lnd := newFakeLnd(t)
+			c.begin(lnd, func() *car {
+				car := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(cfg *engine.Config) {
+					cfg.PollEvery = time.Hour
+				})
+				car.connected()
+				return car
+			})
+			lnd.mu.Lock()
+			listings, tracked := lnd.listings, lnd.tracked
+			lnd.mu.Unlock()
+			// Fifty times as long as what is about to end waits for a listing.
+			time.Sleep(500 * time.Millisecond)
+			lnd.mu.Lock()
+			defer lnd.mu.Unlock()
+			require.Less(t, lnd.listings-listings, 5, "channels were listed")
+			require.Less(t, lnd.tracked-tracked, 5, "lnd was asked about payments")
+		})
+	}
+}
+
 // closed takes a channel off the list of open ones, and offers nothing again.
 func (f *fakeLnd) closed(key ln.CircuitKey) {
 	f.mu.Lock()
