@@ -333,7 +333,9 @@ func orderCrashRun(t *testing.T, postgres, onChain bool, n int64, p storetest.Po
 	}
 	o := b.order()
 	var paid <-chan *lnrpc.Payment
+	refunds := 0
 	if onChain {
+		refunds = 1
 		// Too much, so that a refund is part of it.
 		b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+20_000)
 		b.pause(b.step)
@@ -343,7 +345,7 @@ func orderCrashRun(t *testing.T, postgres, onChain bool, n int64, p storetest.Po
 		require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status, b.story(o.OrderID))
 	}
 	b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
-	b.buried(o.OrderID)
+	b.buried(o.OrderID, refunds)
 	commits := b.faults.Commits() - began
 	b.calm()
 	b.balanced(o.OrderID)
@@ -359,8 +361,10 @@ func orderCrashRun(t *testing.T, postgres, onChain bool, n int64, p storetest.Po
 	return commits
 }
 
-// buried waits until the order's channel and refunds are in blocks that stay.
-func (b *buyer) buried(id string) {
+// buried waits until the order's channel and its refunds, of which there are so many at
+// least, are in blocks that stay. What was paid too much goes back once the order has seen
+// its channel buried, which may be after the opening has, and several blocks later.
+func (b *buyer) buried(id string, refunds int) {
 	b.t.Helper()
 	for range 200 {
 		b.w.Mine(1)
@@ -373,7 +377,7 @@ func (b *buyer) buried(id string) {
 		if err != nil || shown.Order.LeaseEndHeight == 0 {
 			continue
 		}
-		over := true
+		over := len(shown.Refunds) >= refunds
 		for _, o := range shown.Openings {
 			over = over && o.Terminal
 		}

@@ -155,7 +155,7 @@ func TestLSPS1PeerGoneAtEachStep(t *testing.T) {
 					// What was cut off is tried again with the next block.
 					b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
 					require.Equal(t, lnrpc.Payment_SUCCEEDED, b.outcome(paid).Status, b.story(o.OrderID))
-					b.buried(o.OrderID)
+					b.buried(o.OrderID, 0)
 					require.Equal(t, 1, b.channels(), b.story(o.OrderID))
 					require.Equal(t, int64(b.wish.ClientBalanceSat)*1000, b.gained(b.wallet), b.story(o.OrderID))
 					b.balanced(o.OrderID)
@@ -358,7 +358,9 @@ func TestLSPS1OlderCopyPutBack(t *testing.T) {
 				}
 				var paid <-chan *lnrpc.Payment
 				const tooMuch = 40_000
+				refunds := 0
 				if day.onChain {
+					refunds = 1
 					b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)+tooMuch)
 					b.pause(b.step)
 					b.w.Mine(3)
@@ -386,7 +388,7 @@ func TestLSPS1OlderCopyPutBack(t *testing.T) {
 				require.EqualValues(t, 1, b.puts.Load(), "the copy was not put back")
 				b.up()
 				b.until(o.OrderID, true, "completed", func(o lsps1.Order) bool { return o.State == ordering.WireCompleted })
-				b.buried(o.OrderID)
+				b.buried(o.OrderID, refunds)
 				b.releaseLeases()
 				require.Equal(t, 1, b.channels(), "one channel for one order\n%s", b.story(o.OrderID))
 				want := int64(b.wish.ClientBalanceSat) * 1000
