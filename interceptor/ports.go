@@ -30,7 +30,8 @@ type Registry interface {
 type Ledger interface {
 	// Decide commits all decisions or none. The first row that stands against
 	// it is named in a *RowError. A first Fail or RefuseUnknown of a row whose
-	// hash lnd is paying gives ErrPaying, and the row becomes paying.
+	// hash lnd is paying gives ErrPaying, and the row becomes paying: the interceptor
+	// fails it once that payment has failed, and settles it if it succeeds.
 	Decide(ctx context.Context, decisions []Decision) error
 	// MarkPaying records that a payment for the rows' hash is about to be sent.
 	MarkPaying(ctx context.Context, keys []ln.CircuitKey, reason string) error

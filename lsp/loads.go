@@ -18,6 +18,9 @@ type Share struct {
 	Holding
 	// Only holds: it is no request of its own.
 	Only bool
+	// Stays: it is an HTLC that was refused and cannot go back yet. Whoever keeps shares
+	// does not have it.
+	Stays bool
 }
 
 func (s Share) equal(o Share) bool {
@@ -176,9 +179,12 @@ func (t tally) load() Load {
 	return Load{OpenRequests: t.requests, QuotedSat: t.quoted, HeldSat: t.held.ToSatCeil(), HeldSatBlocks: t.satBlocks, HeldHtlcs: t.htlcs}
 }
 
-// Differs says in which share two loads differ; empty if in none.
+// Differs says in which share that is kept two loads differ; empty if in none.
 func (l *Loads) Differs(other *Loads) string {
 	for id, s := range l.shares {
+		if s.Stays {
+			continue
+		}
 		if o, ok := other.shares[id]; !ok || !o.equal(s) {
 			return fmt.Sprintf("%s: %+v here, %+v there", id, s, o)
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // Htlc is one that waits, or that is to. What is decided does not count any more: it is
-// being handed on, or on its way back.
+// being handed on, or on its way back. But what cannot go back yet does.
 type Htlc struct {
 	// Payment names the payment that it is a part of; parts end alike.
 	Payment string
@@ -21,6 +21,8 @@ type Htlc struct {
 	SatBlocks uint64
 	// Since is when its payment began to wait.
 	Since time.Time
+	// Stays: it makes no room, for lnd is paying its hash.
+	Stays bool
 }
 
 // Admission is whether an HTLC may wait: Refusal is why not, or "". Payments in Evict go
@@ -126,7 +128,7 @@ func (c *limit) victim(held []Htlc, n Htlc, minHold time.Duration, now time.Time
 	var oldest []Htlc
 	for _, h := range held {
 		switch {
-		case !c.counts(h), h.Incoming != largest, h.Payment == n.Payment:
+		case !c.counts(h), h.Incoming != largest, h.Payment == n.Payment, h.Stays:
 		case largest == n.Incoming && now.Sub(h.Since) < minHold:
 		default:
 			oldest = append(oldest, h)

@@ -80,6 +80,7 @@ func report(kind lspengine.HtlcEventKind, r interceptor.Row) lspengine.HtlcEvent
 		Known:   r.Outcome != interceptor.OutcomeUnknown,
 		Settled: r.Outcome == interceptor.OutcomeSettled,
 		OnChain: r.OnChain,
+		Paying:  r.State == interceptor.StatePaying,
 		Reason:  r.Reason,
 	}
 }

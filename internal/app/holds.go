@@ -106,7 +106,9 @@ func (h lwsHolds) Attach(ctx context.Context, sink func(lwsengine.HtlcEvent)) er
 			return // the payment's own machine counts blocks with a wider margin
 		}
 		seen := report(lspengine.HtlcOffered, ev.Row)
-		sink(lwsengine.HtlcEvent{Kind: kind, Htlc: seen.Htlc, Order: seen.Order, Resumed: seen.Resumed, OnChain: seen.OnChain})
+		sink(lwsengine.HtlcEvent{
+			Kind: kind, Htlc: seen.Htlc, Order: seen.Order, Resumed: seen.Resumed, OnChain: seen.OnChain, Paying: seen.Paying,
+		})
 	})
 }
 

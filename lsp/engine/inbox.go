@@ -80,6 +80,9 @@ func byRoute(events []HtlcEvent) [][]HtlcEvent {
 // takeInOrder takes the events of one route; offers that follow one another are
 // one event of the payment's.
 func (e *Engine) takeInOrder(events []HtlcEvent) {
+	for _, ev := range events {
+		e.countStaying(ev)
+	}
 	for len(events) > 0 {
 		n := 0
 		var offered []HtlcEvent

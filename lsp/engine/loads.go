@@ -279,6 +279,43 @@ func (e *Engine) holdFor(ctx context.Context, tx *store.Tx, id, part string, cli
 	return lsp.Reason{}, func() { e.dropShare(name) }, nil
 }
 
+// countStaying counts an HTLC whose hash lnd is paying until it has gone. It was refused,
+// as far as its payment knows, and takes a slot and its amount all the same.
+func (e *Engine) countStaying(ev HtlcEvent) {
+	h, name := ev.Htlc, "stays/"+ev.Htlc.Key.String()
+	if ev.Kind != HtlcOffered || !ev.Paying {
+		e.loads.mu.Lock()
+		_, counts := e.loads.sum.Get(name)
+		e.loads.mu.Unlock()
+		if counts {
+			e.dropShare(name)
+		}
+		return
+	}
+	share := lsp.Share{Newcomer: true, Only: true, Stays: true, Holding: lsp.Holding{
+		HeldMsat: h.IncomingMsat, SatBlocks: lsp.SatBlocks(h.IncomingMsat, e.moment().Height, h.AutoFailHeight), Slots: lsp.Slots{{Chan: h.Key.ChanID, Htlcs: 1}},
+	}}
+	id, known, err := e.offerFor(h.OutgoingSCID)
+	if err == nil && known {
+		err = e.db.Read(e.ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+			if share.Client, err = e.clientOf(ctx, tx, id); err == nil {
+				share.Newcomer, err = newcomer(ctx, tx, share.Client)
+			}
+			return err
+		})
+	}
+	if err != nil && e.ctx.Err() == nil {
+		e.log.Info("whose an HTLC is that cannot go back yet could not be looked up: it counts as a stranger's", zap.Stringer("htlc", h.Key), zap.Error(err))
+	}
+	e.loads.mu.Lock()
+	defer e.loads.mu.Unlock()
+	if isNew, ok := e.loads.sum.Newcomer(share.Client); ok {
+		share.Newcomer = isNew
+	}
+	e.loads.changes++
+	e.loads.sum.Put(name, share)
+}
+
 // holdName is under what a part counts until its payment has it.
 func holdName(id, part string) string { return id + "/" + part }
 

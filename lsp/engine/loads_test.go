@@ -118,6 +118,38 @@ func TestLoadsAreReadAtTheStart(t *testing.T) {
 	})
 }
 
+// What was refused and cannot go back, for lnd is paying its hash, counts until it has gone.
+// No table knows of it.
+func TestWhatCannotGoBackCounts(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(c *Config) { c.Caps.IncomingHtlcs = 1 })
+	b.e.opt.Held = heldBy{decide: func(ln.CircuitKey, Verdict) {}}
+	a, hash := b.agree(key(2), 100_000_000)
+	htlc := ln.InterceptedHtlc{
+		Key: ln.CircuitKey{ChanID: 7, HtlcID: 1}, Hash: ln.Hash{9}, IncomingMsat: 5_000_000, OutgoingMsat: 4_000_000,
+		IncomingExpiry: testHeight + 163, OutgoingExpiry: testHeight + 83, OutgoingSCID: a.SCID, AutoFailHeight: testHeight + 144,
+	}
+	stranger := htlc
+	stranger.Key.ChanID, stranger.OutgoingSCID = 8, 1
+	before := b.usage(key(2))
+	b.e.takeInOrder([]HtlcEvent{
+		{Kind: HtlcOffered, Htlc: htlc}, {Kind: HtlcOffered, Paying: true, Htlc: htlc},
+		{Kind: HtlcOffered, Paying: true, Htlc: stranger},
+	})
+	now := b.usage(key(2))
+	require.Equal(t, before.Client.HeldHtlcs+1, now.Client.HeldHtlcs)
+	require.Equal(t, before.Client.HeldSat+5_000, now.Client.HeldSat)
+	require.Equal(t, before.All.HeldHtlcs+2, now.All.HeldHtlcs)
+	require.Equal(t, before.Client.OpenRequests, now.Client.OpenRequests)
+	require.NoError(t, b.e.checkLoads(t.Context()))
+	require.NoError(t, b.part(a, hash, 2))
+	require.Equal(t, "offered", b.state(a.PaymentID).StateName(), "its channel has no place left")
+	require.Equal(t, lsp.ReasonLimit, jit.OfferOf(b.state(a.PaymentID)).Last.Code)
+	b.e.takeInOrder([]HtlcEvent{{Kind: HtlcDecided, Htlc: htlc}, {Kind: HtlcGone, Htlc: stranger}})
+	require.Equal(t, before, b.usage(key(2)))
+	require.NoError(t, b.part(a, hash, 3))
+	require.NotEqual(t, "offered", b.state(a.PaymentID).StateName())
+}
+
 // Parts that came together are one transaction: each is held against the limits
 // beside those before it.
 func TestPartsThatComeTogether(t *testing.T) {

@@ -163,7 +163,9 @@ type HtlcEvent struct {
 	// OnChain: its incoming channel went on chain. Nothing can be done about it
 	// any more.
 	OnChain bool
-	Reason  string
+	// Paying: lnd is paying its hash, so that it cannot go back before that is over.
+	Paying bool
+	Reason string
 }
 
 // Verdict is a decision about held HTLCs.

@@ -58,12 +58,13 @@ func (e *Engine) waiting() []lws.Htlc {
 		}
 	}
 	for id, p := range e.live {
-		if e.decided[id] {
-			continue
-		}
 		for _, part := range p.Parts {
+			stays := e.paying[part.Key]
+			if e.decided[id] && !stays {
+				continue
+			}
 			out = append(out, lws.Htlc{
-				Payment: id, Client: p.Client, Incoming: part.Key.ChanID, Msat: part.AmountMsat, SatBlocks: part.SatBlocks, Since: p.Since,
+				Payment: id, Client: p.Client, Incoming: part.Key.ChanID, Msat: part.AmountMsat, SatBlocks: part.SatBlocks, Since: p.Since, Stays: stays,
 			})
 		}
 	}

@@ -86,6 +86,9 @@ type Engine struct {
 	// decided are payments of live that do not wait any more.
 	decided map[string]bool
 	byKey   map[ln.CircuitKey]string
+	// paying are HTLCs whose hash lnd is paying: they wait for the end of that, and count
+	// until then, also when they were refused.
+	paying map[ln.CircuitKey]bool
 	// reported are HTLCs that the interceptor told of since the attachment, nil once it has
 	// told of all.
 	reported map[ln.CircuitKey]bool
@@ -115,7 +118,7 @@ func New(opt Options) (*Engine, error) {
 		opt: opt, log: opt.Log, ctx: ctx, cancel: cancel,
 		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.Outpoint),
 		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
-		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), deciding: make(map[ln.CircuitKey]*deciding), handing: make(map[ln.PubKey]*handover),
+		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), paying: make(map[ln.CircuitKey]bool), deciding: make(map[ln.CircuitKey]*deciding), handing: make(map[ln.PubKey]*handover),
 		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
@@ -240,6 +243,7 @@ func (e *Engine) forget(id string) {
 	for _, part := range e.live[id].Parts {
 		delete(e.byKey, part.Key)
 		delete(e.deciding, part.Key)
+		delete(e.paying, part.Key)
 	}
 	delete(e.live, id)
 	delete(e.decided, id)

@@ -362,6 +362,56 @@ func TestRefusedPartTakesItsSiblingsAlong(t *testing.T) {
 	}
 }
 
+// What was refused and cannot go back, for lnd is paying its hash, counts until it has gone,
+// and makes no room for others.
+func TestWhatCannotGoBackCounts(t *testing.T) {
+	a := withChannels(1_000_000)
+	e := a.start(t)
+	report := func(kind HtlcEventKind, n int, hash byte, paying bool) {
+		a.attached()(HtlcEvent{Kind: kind, Paying: paying, Htlc: ln.InterceptedHtlc{
+			Key: key(n), Hash: ln.Hash{hash}, IncomingMsat: 1_000_000, OutgoingMsat: 999_999, OutgoingSCID: 5,
+			IncomingExpiry: 1163, OutgoingExpiry: 1083, AutoFailHeight: 1144,
+		}})
+	}
+	decided := func(n int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			_, is := a.resumed[key(n)]
+			return is
+		}, time.Minute, time.Millisecond, "%d is decided", n)
+	}
+	for n := range 5 {
+		report(HtlcOffered, n, 1, false)
+	}
+	require.Eventually(t, func() bool {
+		list, err := e.List(t.Context(), &a.wallet)
+		return err == nil && len(list) == 1 && list[0].Htlcs == 5
+	}, time.Minute, time.Millisecond)
+	a.mu.Lock()
+	for n := range 5 {
+		a.otherwise[key(n)] = &DecidedError{Key: key(n), Err: errors.New("lnd is paying its hash")}
+	}
+	a.mu.Unlock()
+	require.NoError(t, e.Return(t.Context(), a.wallet, e.Waiting(a.wallet)[0].PaymentID))
+	a.waits(t, e, 1, "failing")
+	for n := range 5 {
+		report(HtlcOffered, n, 1, true)
+	}
+	report(HtlcOffered, 10, 1, false)
+	decided(10) // and with it all that was reported of that hash before
+	report(HtlcOffered, 11, 2, false)
+	decided(11)
+	for n := range 5 {
+		report(HtlcDecided, n, 1, false)
+	}
+	report(HtlcDecided, 10, 1, false)
+	a.waits(t, e, 0, "failing")
+	report(HtlcOffered, 12, 3, false)
+	a.waits(t, e, 1, "held")
+}
+
 // A payment of which the answer to its first commit was lost is not begun twice.
 func TestBegunOnce(t *testing.T) {
 	faults := new(storetest.Faults)

@@ -75,6 +75,13 @@ func (e *Engine) enqueue(ev HtlcEvent) {
 // handle takes one report.
 func (e *Engine) handle(ev HtlcEvent) {
 	key := ev.Htlc.Key
+	e.mu.Lock()
+	if ev.Kind == HtlcOffered && ev.Paying {
+		e.paying[key] = true
+	} else {
+		delete(e.paying, key)
+	}
+	e.mu.Unlock()
 	switch ev.Kind {
 	case HtlcOffered:
 		if !ev.OnChain {

@@ -40,6 +40,8 @@ type HtlcEvent struct {
 	Resumed bool
 	// OnChain: its incoming channel went on chain, so that no decision of ours changes it.
 	OnChain bool
+	// Paying: lnd is paying its hash, so that it cannot go back before that is over.
+	Paying bool
 }
 
 // ErrDecided says that an HTLC has another decision, or that only something else than
