@@ -48,13 +48,19 @@ func newScene(ctx context.Context, t *testing.T, network devnet.StandardConfig, 
 // sceneOn is newScene on a network that runs already.
 func sceneOn(ctx context.Context, t *testing.T, net *devnet.Standard, config devnet.SluicedConfig) *scene {
 	t.Helper()
+	return sceneWith(ctx, t, net, lnd.GatewayRights(), config)
+}
+
+// sceneWith is sceneOn with these rights at the gateway's lnd.
+func sceneWith(ctx context.Context, t *testing.T, net *devnet.Standard, rights []string, config devnet.SluicedConfig) *scene {
+	t.Helper()
 	if config.Settings == nil {
 		config.Settings = map[string]string{}
 	}
 	if config.Settings["lsp.collect_for"] == "" {
 		config.Settings["lsp.collect_for"] = collectFor.String()
 	}
-	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
+	s, err := net.StartSluiced(ctx, net.Gateway, rights, config)
 	require.NoError(t, err)
 	sc := &scene{Standard: net, t: t, s: s, op: newOperator(t, s)}
 	sc.op.reconcile(ctx)

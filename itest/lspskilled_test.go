@@ -118,6 +118,25 @@ type orderer struct {
 	client *peerrpctest.Client
 }
 
+// newOrderer has the wallet that every standard network has buy.
+func newOrderer(ctx context.Context, t *testing.T, sc *scene) *orderer {
+	t.Helper()
+	p := sc.first(ctx)
+	client := peerrpctest.New(p.lnd, mustKey(t, sc.Gateway.PubKey))
+	listening, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); client.Run(listening) }()
+	t.Cleanup(func() { stop(); <-done })
+	return &orderer{scene: sc, p: p, client: client}
+}
+
+// on gives a subtest its own view of the buyer.
+func (b *orderer) on(ctx context.Context, t *testing.T) *orderer {
+	t.Helper()
+	sc := b.scene.on(ctx, t)
+	return &orderer{scene: sc, p: b.p.in(sc), client: b.client}
+}
+
 func (b *orderer) call(ctx context.Context, method string, params any) (raw json.RawMessage) {
 	b.t.Helper()
 	var err error
@@ -182,16 +201,8 @@ func TestLSPSKilled(t *testing.T) {
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: unlimited(map[string]string{
 		"lsps.webhooks.ca_file": push.caFile, "lsps.webhooks.allow_networks": "127.0.0.0/8", "lsp.collect_for": "90s",
 	})})
-	p := sc.first(ctx)
-	client := peerrpctest.New(p.lnd, mustKey(t, sc.Gateway.PubKey))
-	listening, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { defer close(done); client.Run(listening) }()
-	defer func() { stop(); <-done }()
-	with := func(t *testing.T) *orderer {
-		sc := sc.on(ctx, t)
-		return &orderer{scene: sc, p: p.in(sc), client: client}
-	}
+	buyer := newOrderer(ctx, t, sc)
+	with := func(t *testing.T) *orderer { return buyer.on(ctx, t) }
 	wish := order.Wish{LspBalanceSat: 400_000, ClientBalanceSat: 50_000, ConfirmWithin: 6, ExpiryBlocks: 144}
 
 	for _, at := range []moment{
@@ -300,7 +311,7 @@ func TestLSPSKilled(t *testing.T) {
 		}, 90*time.Second, 2*time.Second, "what was paid too much comes back")
 		b.owns(ctx, o, before, 0)
 	})
-	require.Empty(t, client.Odd())
+	require.Empty(t, buyer.client.Odd())
 	sc.op.waitBalanced(ctx)
 }
 

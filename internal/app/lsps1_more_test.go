@@ -165,6 +165,35 @@ func TestLSPS1PeerGoneAtEachStep(t *testing.T) {
 	}
 }
 
+// A reorg takes the payment away, and lnd tells of its blocks before its wallet knows:
+// what sluiced reads then is the old chain. It reads again once the wallet is there, and
+// not with the next block, before which it could open a channel for nothing.
+func TestLSPS1ReorgBeforeTheWallet(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		b := newBuyer(t, 19, nil)
+		o := b.order()
+		b.w.Disconnect(b.gateway, b.wallet)
+		paid, err := chainhash.NewHashFromStr(b.payOnChain(o.Payment.OnChain.Address, ln.Sat(o.Payment.OnChain.TotalSat)))
+		require.NoError(t, err)
+		b.pause(b.step)
+		b.w.Mine(3)
+		b.inState(o.OrderID, "paid")
+		b.gateway.HoldWallet(true)
+		b.w.Reorg(3, false)
+		_, err = b.w.ReplaceTx(b.payer, *paid, 5_000, true)
+		require.NoError(t, err)
+		b.w.Mine(1)
+		b.pause(time.Second)
+		b.inState(o.OrderID, "paid")
+		b.gateway.HoldWallet(false)
+		b.inState(o.OrderID, "awaiting_payment")
+		b.w.Connect(b.gateway, b.wallet)
+		b.pause(time.Minute)
+		require.Zero(t, b.channels(), b.story(o.OrderID))
+		require.Equal(t, ordering.WireCreated, b.get(o.OrderID).State)
+	})
+}
+
 // A reorg takes the payment away once its channel is funded, and its payer spends it
 // otherwise: the client keeps its channel, nothing of it comes back, and the books call
 // the whole of it a loss.

@@ -27,7 +27,7 @@ func (s *lightningServer) GetInfo(context.Context, *lnrpc.GetInfoRequest) (*lnrp
 		*out = lnrpc.GetInfoResponse{
 			Version: n.cfg.Version + " commit=v" + n.cfg.Version, IdentityPubkey: n.pub, Alias: n.name,
 			BlockHeight: tip.height, BlockHash: tip.hash.String(), BestHeaderTimestamp: tip.header.Timestamp.Unix(),
-			SyncedToChain: true, SyncedToGraph: true, Chains: []*lnrpc.Chain{{Chain: "bitcoin", Network: "regtest"}},
+			SyncedToChain: !n.behind, SyncedToGraph: true, Chains: []*lnrpc.Chain{{Chain: "bitcoin", Network: "regtest"}},
 			Uris: []string{n.pub + "@" + n.name + ":9735"}, Features: map[uint32]*lnrpc.Feature{},
 		}
 		if !n.cfg.NoZeroConf {

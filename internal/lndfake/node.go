@@ -96,6 +96,8 @@ type Node struct {
 	// In memory.
 	up     bool
 	frozen bool
+	behind bool                 // HoldWallet
+	seen   []*lnrpc.Transaction // what the wallet listed then
 	inst   *instance
 	mem    *memory
 }

@@ -104,20 +104,41 @@ func (n *Node) announceTx(e *mempoolTx) {
 func (s *lightningServer) GetTransactions(_ context.Context, r *lnrpc.GetTransactionsRequest) (*lnrpc.TransactionDetails, error) {
 	out := &lnrpc.TransactionDetails{}
 	err := s.do(func() error {
-		chain := s.node.w.chain
-		all := append(slices.Clone(s.node.wallet.ghosts), chain.mempool...)
-		slices.Reverse(all)
-		for i := len(chain.blocks) - 1; i >= 0; i-- {
-			all = append(all, chain.blocks[i].txs...)
+		all := s.node.walletTxs()
+		if s.node.behind {
+			all = s.node.seen
 		}
-		for _, e := range all {
-			if s.node.concerns(e) && (e.height == 0 || int32(e.height) >= r.StartHeight) {
-				out.Transactions = append(out.Transactions, s.node.txRPC(e))
+		for _, t := range all {
+			if t.BlockHeight == 0 || t.BlockHeight >= r.StartHeight {
+				out.Transactions = append(out.Transactions, t)
 			}
 		}
 		return nil
 	})
 	return out, err
+}
+
+// walletTxs are the transactions that concern the node, newest first.
+func (n *Node) walletTxs() (out []*lnrpc.Transaction) {
+	chain := n.w.chain
+	all := append(slices.Clone(n.wallet.ghosts), chain.mempool...)
+	slices.Reverse(all)
+	for i := len(chain.blocks) - 1; i >= 0; i-- {
+		all = append(all, chain.blocks[i].txs...)
+	}
+	for _, e := range all {
+		if n.concerns(e) {
+			out = append(out, n.txRPC(e))
+		}
+	}
+	return out
+}
+
+// HoldWallet keeps the node's wallet at the block that it is at: lnd tells of new blocks
+// before its wallet has taken them in, and goes on listing what was in blocks that a reorg
+// undid. It ends with false.
+func (n *Node) HoldWallet(hold bool) {
+	n.w.do(func() { n.behind, n.seen = hold, n.walletTxs() })
 }
 
 // SubscribeTransactions implements lnrpc.LightningServer.

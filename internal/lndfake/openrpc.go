@@ -10,6 +10,8 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // OpenChannel implements lnrpc.LightningServer.
@@ -58,6 +60,9 @@ func (s *lightningServer) OpenChannelSync(ctx context.Context, r *lnrpc.OpenChan
 }
 
 func (n *Node) startOpen(r *lnrpc.OpenChannelRequest, updates *feed[openUpdate]) error {
+	if n.behind {
+		return status.Error(codes.Unknown, "channels cannot be created before the wallet is fully synced")
+	}
 	peer, p, err := n.parseOpen(r)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -141,6 +142,8 @@ type Engine struct {
 
 	// lookMu lets one look at the payments of orders run at a time.
 	lookMu sync.Mutex
+	// looks counts those who wait to look once lnd's wallet is there; the last one does.
+	looks atomic.Uint64
 	// blockMu lets orders and refunds hear of one block after the other.
 	blockMu sync.Mutex
 	// poolMu lets one look after the pool of coins at a time.

@@ -186,9 +186,51 @@ func (e *Engine) changing(s order.State, events []order.Event) (out []order.Even
 	return out
 }
 
+// walletBehind says that lnd has told of blocks that its wallet has not taken in yet: the
+// two follow the chain each by itself. What the wallet lists meanwhile is the older chain's.
+func (e *Engine) walletBehind(ctx context.Context) bool {
+	e.mu.Lock()
+	watched := len(e.payable)+len(e.liveRefunds) > 0
+	e.mu.Unlock()
+	if !watched {
+		return false
+	}
+	info, err := e.node.Events.Info(ctx)
+	return err != nil || !info.SyncedToChain || info.BlockHeight < e.world.tip()
+}
+
+// lookOnceThere looks at payments again when lnd's wallet is where lnd is: a reorg that
+// took one away would else be seen with the next block, and a channel opened for nothing
+// before it. Nothing tells that a wallet has gone back: it is asked.
+func (e *Engine) lookOnceThere(ctx context.Context) {
+	turn := e.looks.Add(1)
+	e.spawn(func() {
+		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			// The block after this one has somebody wait as well.
+			if e.looks.Load() != turn {
+				return
+			}
+			if !e.walletBehind(ctx) {
+				e.lookAtOrders(ctx, false)
+				return
+			}
+		}
+	})
+}
+
 // ordersOnBlock tells orders and refunds of a new tip.
 func (e *Engine) ordersOnBlock(ctx context.Context) {
+	// Asked first: what is listed then is no older.
+	behind := e.walletBehind(ctx)
 	e.lookAtOrders(ctx, false)
+	if behind {
+		e.lookOnceThere(ctx)
+	}
 	// What one block changed the next must see.
 	e.blockMu.Lock()
 	defer e.blockMu.Unlock()
