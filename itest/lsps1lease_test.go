@@ -7,13 +7,13 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
 	"github.com/stretchr/testify/require"
@@ -283,9 +283,23 @@ func TestLSPS1LeaseOnStockLnd(t *testing.T) {
 	require.Equal(t, lnrpc.ChannelCloseSummary_COOPERATIVE_CLOSE, closed.Channels[0].CloseType)
 	// Each side may propose the transaction that it pays for.
 	require.NotEqual(t, lnrpc.Initiator_INITIATOR_REMOTE, closed.Channels[0].CloseInitiator)
-	sc.soon(ctx, fmt.Sprintf("the client to have its %d sat on chain", left), func(ctx context.Context) (bool, error) {
-		return onChainSat(ctx, t, sc.Wallet)-onchain == left, nil
+	// Each proposes a transaction of which it pays the fee (BOLT 2, option_simple_close);
+	// whichever is mined, the client has its balance.
+	closing, err := chainhash.NewHashFromStr(closed.Channels[0].ClosingTxHash)
+	require.NoError(t, err)
+	tx, _, err := sc.Miner().Tx(ctx, *closing)
+	require.NoError(t, err)
+	fee := closed.Channels[0].Capacity
+	for _, out := range tx.TxOut {
+		fee -= out.Value
+	}
+	var back int64
+	sc.soon(ctx, "the client to have its balance on chain", func(context.Context) (bool, error) {
+		back = onChainSat(ctx, t, sc.Wallet) - onchain
+		return back > 0, nil
 	})
+	t.Logf("of %d sat the client has %d on chain; the closing transaction paid %d", left, back, fee)
+	require.Contains(t, []int64{left, left - fee}, back)
 	require.NotNil(t, channelOf(ctx, t, sc.Gateway, kept.Channel.Outpoint))
 	require.Empty(t, sc.ending(ctx))
 	require.Empty(t, push.told, "it is told once a day")

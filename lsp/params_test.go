@@ -3,6 +3,7 @@ package lsp_test
 import (
 	"errors"
 	"math"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,27 @@ func TestFeeVectors(t *testing.T) {
 		require.Equal(t, c.err, errors.Is(err, lsp.ErrFeeOverflow), "%+v: %v", c, err)
 		require.Equal(t, c.fee, fee, "%+v", c)
 	}
+}
+
+// Against big integers: bLIP-52's fee is exact, or an overflow of one of its steps.
+func TestFeesAreExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		some := rapid.OneOf(rapid.Uint64Range(0, 5_000_000), rapid.Uint64())
+		size, least := some.Draw(t, "size"), some.Draw(t, "min_fee")
+		ppm := rapid.OneOf(rapid.Uint32Range(0, 10_000), rapid.Uint32()).Draw(t, "ppm")
+		sum := new(big.Int).Mul(new(big.Int).SetUint64(size), big.NewInt(int64(ppm)))
+		fits := sum.IsUint64()
+		sum.Add(sum, big.NewInt(999_999))
+		fits = fits && sum.IsUint64()
+		want := max(sum.Div(sum, big.NewInt(1_000_000)).Uint64(), least)
+		fee, err := lsp.OpeningFeeParams{MinFeeMsat: ln.Msat(least), ProportionalPPM: ppm}.Fee(ln.Msat(size))
+		if !fits {
+			require.ErrorIs(t, err, lsp.ErrFeeOverflow)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, uint64(fee))
+	})
 }
 
 func TestQuoteRefusals(t *testing.T) {

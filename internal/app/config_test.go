@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/config"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp"
 )
@@ -57,4 +58,34 @@ func TestOrdersFollowTheLargestChannel(t *testing.T) {
 	c.LSP.Orders.MaxChannel = 1_500_001
 	_, err = c.lspConfig(ln.PubKey{2}, nil)
 	require.ErrorContains(t, err, "max_channel_balance_sat")
+}
+
+// TestMenusInOrder: sluiced does not start with a menu that breaks bLIP-52's order,
+// neither for everybody nor for a token, and "sluiced config check" says so.
+func TestMenusInOrder(t *testing.T) {
+	item := func(fee config.Msat, ppm uint32) MenuItem {
+		return MenuItem{MinFee: fee, PPM: ppm, MinLifetime: 4_320, MaxSelfDelay: 2016, MinPayment: 10_000_000, MaxPayment: 1_000_000_000}
+	}
+	for name, c := range map[string]struct {
+		menu []MenuItem
+		ok   bool
+	}{
+		"rising":             {[]MenuItem{item(2_000_000, 1_000), item(2_000_000, 2_000), item(3_000_000, 2_000)}, true},
+		"the same again":     {[]MenuItem{item(2_000_000, 1_000), item(2_000_000, 1_000)}, false},
+		"a lower fee":        {[]MenuItem{item(2_000_000, 1_000), item(1_000_000, 2_000)}, false},
+		"a lower proportion": {[]MenuItem{item(2_000_000, 1_000), item(3_000_000, 500)}, false},
+	} {
+		for where, set := range map[string]func(*Config){
+			"for everybody": func(g *Config) { g.LSP.Menu = c.menu },
+			"for a token":   func(g *Config) { g.LSP.Tokens = []TokenItem{{Token: "SALE", Menu: c.menu}} },
+		} {
+			g := DefaultConfig()
+			set(&g)
+			_, err := g.lspConfig(ln.PubKey{2}, nil)
+			require.Equal(t, c.ok, err == nil, "%s, %s: %v", name, where, err)
+			if !c.ok {
+				require.Error(t, g.Validate(), "%s, %s", name, where)
+			}
+		}
+	}
 }

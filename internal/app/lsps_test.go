@@ -138,6 +138,80 @@ func TestLSPS2VariableAfterAProbe(t *testing.T) {
 	})
 }
 
+// What the payer of an LSPS2 client is told, on the wire, where bLIP-52 says it, and that
+// it has its money back.
+func TestLSPS2WhatPayersSee(t *testing.T) {
+	const (
+		temporary = lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE
+		unknown   = lnrpc.Failure_UNKNOWN_NEXT_PEER
+		amount    = 100_000_000
+	)
+	for name, day := range map[string]struct {
+		// size is what is bought for, pays what is paid.
+		size, pays int64
+		before     func(r *rig, bought lsps2.BuyResult, until time.Time)
+		want       lnrpc.Failure_FailureCode
+		least      time.Duration
+	}{
+		"the client is away": {amount, amount, func(r *rig, _ lsps2.BuyResult, _ time.Time) {
+			r.w.Disconnect(r.gateway, r.wallet)
+		}, temporary, 90 * time.Second},
+		"a part never comes": {amount + 1_000, amount, nil, temporary, 90 * time.Second},
+		"valid_until has passed": {amount, amount, func(r *rig, _ lsps2.BuyResult, until time.Time) {
+			r.pause(time.Until(until))
+		}, unknown, 0},
+		"it passes while a part is waited for": {amount + 1_000, amount, func(r *rig, _ lsps2.BuyResult, until time.Time) {
+			r.pause(time.Until(until) - 30*time.Second)
+		}, unknown, 29 * time.Second},
+		"it passes while the client is waited for": {amount, amount, func(r *rig, _ lsps2.BuyResult, until time.Time) {
+			r.w.Disconnect(r.gateway, r.wallet)
+			r.pause(time.Until(until) - 30*time.Second)
+		}, unknown, 29 * time.Second},
+		"no size, and it cannot bear the fee": {0, 1_500_000, nil, unknown, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: 1, job: job{name: "lsps2", lsps2: true, parts: 1}})
+				r.openBooks()
+				item, bought, err := r.lsps.Buy(r.ctx, ln.Msat(day.size))
+				require.NoError(t, err)
+				invoice := r.lspsInvoice(day.size, bought)
+				invoice.Expiry = 7_200
+				own, err := r.ln(r.wallet).AddInvoice(r.ctx, invoice)
+				require.NoError(t, err)
+				if day.before != nil {
+					day.before(r, bought, item.ValidUntil)
+				}
+				began := time.Now()
+				list, err := r.ln(r.payer).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{})
+				require.NoError(t, err)
+				final := r.w.Height() + uint32(invoice.CltvExpiry) + 3 //nolint:gosec // blocks
+				attempt, err := routerrpc.NewRouterClient(r.conns[r.payer]).SendToRouteV2(r.ctx, &routerrpc.SendToRouteRequest{
+					PaymentHash: own.RHash,
+					Route: &lnrpc.Route{
+						TotalTimeLock: final + bought.CltvExpiryDelta, TotalAmtMsat: day.pays,
+						Hops: []*lnrpc.Hop{
+							{ChanId: list.Channels[0].ChanId, PubKey: r.gateway.PubKey(), AmtToForwardMsat: day.pays, Expiry: final},
+							{
+								ChanId: uint64(bought.SCID), PubKey: r.wallet.PubKey(), AmtToForwardMsat: day.pays, Expiry: final,
+								MppRecord: &lnrpc.MPPRecord{PaymentAddr: own.PaymentAddr, TotalAmtMsat: max(day.size, day.pays)},
+							},
+						},
+					},
+				})
+				require.NoError(t, err)
+				require.Equal(t, lnrpc.HTLCAttempt_FAILED, attempt.Status)
+				require.Equal(t, day.want, attempt.Failure.Code, r.stories())
+				require.EqualValues(t, 1, attempt.Failure.FailureSourceIndex, "the gateway says it")
+				require.GreaterOrEqual(t, time.Since(began), day.least)
+				require.Less(t, time.Since(began), day.least+time.Minute)
+				require.Equal(t, r.before[r.payer], r.w.Wealth(r.payer).TotalMsat())
+				require.Empty(t, r.lsps.Odd())
+			})
+		})
+	}
+}
+
 // What a client gets for what it may not ask, over the wire.
 func TestLSPS2Refusals(t *testing.T) {
 	virtual(t, func(t *testing.T) {
