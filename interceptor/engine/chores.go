@@ -153,6 +153,8 @@ func (e *Engine) endAdopted(t *tenure) {
 	}
 	e.mu.Unlock()
 	for hash, keys := range byHash {
+		// Of a payment that lnd knows no more nobody can say how it ended: somebody has
+		// deleted its history. Then lnd fails the HTLC at its deadline, not we.
 		p, err := e.cfg.Node.TrackPayment(t.ctx, hash)
 		switch {
 		case err != nil:
@@ -166,7 +168,7 @@ func (e *Engine) endAdopted(t *tenure) {
 				})
 			}
 			err = e.Decide(t.ctx, decisions)
-		case (p.State == ln.PaymentFailed || p.State == ln.PaymentUnknown) && p.InFlight == 0:
+		case p.State == ln.PaymentFailed && p.InFlight == 0:
 			err = e.submit(t.ctx, keys, e.unpaid)
 		}
 		if err != nil && t.ctx.Err() == nil {
