@@ -266,11 +266,11 @@ func TestLSPS1LeaseOnStockLnd(t *testing.T) {
 	ended := sc.ended(sent, afterOutage)
 	require.Equal(t, lnrpc.Payment_SUCCEEDED, ended.payment.Status, ended.payment.FailureReason)
 	left := int64(wish.ClientBalanceSat) - 10_000 - (ended.payment.FeeMsat+999)/1000
-	_, err = sc.Miner().MineUntil(ctx, "the order to end", 30, func(ctx context.Context) (bool, error) {
+	_, err = sc.Miner().MineUntil(ctx, "the order to end", 30, func(context.Context) (bool, error) {
 		require.NoError(t, sc.WaitSynced(ctx))
 		wait, stop := context.WithTimeout(ctx, 2*time.Second)
 		defer stop()
-		return devnet.WaitFor(wait, "the order to end", func(ctx context.Context) (bool, error) {
+		return devnet.WaitFor(wait, "the order to end", func(context.Context) (bool, error) {
 			return sc.order(ctx, o.OrderID).State == "ended", nil
 		}) == nil, nil
 	})

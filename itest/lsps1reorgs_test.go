@@ -13,7 +13,6 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
-	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -109,11 +108,11 @@ func (b *ordersOnChain) withdraw(ctx context.Context, id string) {
 func (b *ordersOnChain) refunded(ctx context.Context, o lsps1.Order, before int64) {
 	b.t.Helper()
 	total := int64(o.Payment.OnChain.TotalSat)
-	_, err := b.Miner().MineUntil(ctx, "the client to have its money back", 30, func(ctx context.Context) (bool, error) {
+	_, err := b.Miner().MineUntil(ctx, "the client to have its money back", 30, func(context.Context) (bool, error) {
 		require.NoError(b.t, b.WaitSynced(ctx))
 		wait, stop := context.WithTimeout(ctx, 2*time.Second)
 		defer stop()
-		return devnet.WaitFor(wait, "the refund", func(ctx context.Context) (bool, error) {
+		return devnet.WaitFor(wait, "the refund", func(context.Context) (bool, error) {
 			return onChainSat(ctx, b.t, b.Wallet) > before, nil
 		}) == nil, nil
 	})
@@ -218,9 +217,6 @@ func TestLSPS1ReorgsOnStockLnd(t *testing.T) {
 		shown := b.until(ctx, o.OrderID, func(o lsps1.Order) bool { return o.State == order.WireFailed })
 		require.Nil(b.t, shown.Channel)
 		require.Equal(b.t, before, b.p.channels(ctx))
-		leased, err := b.Gateway.Wallet.ListLeases(ctx, &walletrpc.ListLeasesRequest{})
-		require.NoError(b.t, err)
-		b.t.Logf("leases: %v", leased.LockedUtxos)
 	})
 
 	day("the payment is gone while the order is ended, and comes back", func(b *ordersOnChain) {
@@ -254,17 +250,11 @@ func TestLSPS1ReorgsOnStockLnd(t *testing.T) {
 		b.owns(ctx, zero, before, b.wish.ClientBalanceSat)
 		o := b.orders(ctx)
 		b.pays(ctx, o)
-		// Only the payment is to confirm yet.
-		payment, err := b.Miner().Mempool(ctx)
-		require.NoError(b.t, err)
-		b.t.Logf("mempool: %v", payment)
 		require.NoError(b.t, b.Mine(ctx, paymentConfs))
 		b.orderIn(ctx, o.OrderID, "paid")
 		b.p.comeOnline(ctx)
 		o = b.completed(ctx, o.OrderID)
 		require.NoError(b.t, b.Mine(ctx, 1))
-		_, err = chainhash.NewHashFromStr(o.Channel.Outpoint[:64])
-		require.NoError(b.t, err)
 		b.reorg(ctx, paymentConfs+1)
 		for _, c := range []string{zero.Channel.Outpoint, o.Channel.Outpoint} {
 			txid, err := chainhash.NewHashFromStr(c[:64])
@@ -290,6 +280,27 @@ func TestLSPS1ReorgsOnStockLnd(t *testing.T) {
 		require.NoError(b.t, b.Mine(ctx, 1))
 		b.reorg(ctx, paymentConfs+1, elsewhere)
 		require.NoError(b.t, b.Mine(ctx, 6))
+		b.delivered(ctx, o.OrderID, before)
+	})
+
+	day("a coin of the gateway's own is gone", func(b *ordersOnChain) {
+		before := b.p.channels(ctx)
+		o := b.orders(ctx)
+		b.pays(ctx, o)
+		require.NoError(b.t, b.Mine(ctx, paymentConfs-1))
+		address, err := b.Gateway.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
+		require.NoError(b.t, err)
+		// It would do, and is the smallest that does.
+		coin, err := b.Miner().Send(ctx, devnet.Output{Address: address.Address, AmountSat: 500_000})
+		require.NoError(b.t, err)
+		elsewhere := b.elsewhere(ctx, coin)
+		require.NoError(b.t, b.Mine(ctx, 1))
+		b.orderIn(ctx, o.OrderID, "paid")
+		b.p.comeOnline(ctx)
+		o = b.completed(ctx, o.OrderID)
+		require.NoError(b.t, b.Mine(ctx, 1))
+		b.reorg(ctx, 2, elsewhere)
+		require.NoError(b.t, b.Mine(ctx, 1))
 		b.delivered(ctx, o.OrderID, before)
 	})
 	require.Empty(t, buyer.client.Odd())

@@ -127,7 +127,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]openin
 		}
 		selection, err := funding.Select(e.free(coins), funding.Request{
 			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
-			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
+			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, BuriedConfs: e.cfg.BuriedConfs, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
 		})
 		var short *funding.CoinsShortError
 		switch {

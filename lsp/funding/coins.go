@@ -32,6 +32,10 @@ type Request struct {
 	// MaxDepth is the longest such chain to build on; 0 spends confirmed coins
 	// only.
 	MaxDepth int
+	// BuriedConfs are the confirmations from which on no reorg is expected to undo a
+	// coin. One that has fewer may go, if whoever paid it spends it otherwise then, and
+	// every channel that it funded with it: it is spent where no single deeper one does.
+	BuriedConfs uint32
 	// ReserveSat must be left in the wallet, for anchors: see AnchorReserve.
 	ReserveSat ln.Sat
 	// MaxInputs bounds the transaction (0: 100).
@@ -58,7 +62,7 @@ var errShort = errkind.New(errkind.Unavailable, "the gateway has too few free co
 const defaultMaxInputs = 100
 
 // Select chooses coins: confirmed ones first, the smallest single coin that
-// suffices, else from the largest down; then the same with our own unconfirmed
+// suffices, of the buried ones if there is one, else from the largest down; then the same with our own unconfirmed
 // change. CoinsShortError if nothing suffices. The same coins in any order
 // give the same selection.
 func Select(coins []ln.Coin, r Request) (Selection, error) {
@@ -102,7 +106,19 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 	slices.SortFunc(confirmed, largestFirst)
 	slices.SortFunc(young, largestFirst)
 
+	var buried []ln.Coin
+	for _, c := range confirmed {
+		if c.Confirmations >= int64(r.BuriedConfs) {
+			buried = append(buried, c)
+		}
+	}
+
 	s := selector{Request: r, minChange: max(r.MinChangeSat, dust), dust: dust, wallet: wallet}
+	for i := len(buried) - 1; i >= 0; i-- {
+		if sel, ok, err := s.try(buried[i : i+1]); err != nil || ok {
+			return sel, err
+		}
+	}
 	for _, set := range [][]ln.Coin{confirmed, append(slices.Clone(confirmed), young...)} {
 		for i := len(set) - 1; i >= 0; i-- {
 			if sel, ok, err := s.try(set[i : i+1]); err != nil || ok {

@@ -72,6 +72,25 @@ func TestWeightIsExact(t *testing.T) {
 	})
 }
 
+// A coin that a reorg could take is spent where no deeper one does.
+func TestBuriedCoinsFirst(t *testing.T) {
+	change := script(p2tr, 200)
+	fresh, deep, small := coin(1, 500_000, 5, p2tr), coin(2, 2_000_000, 6, p2tr), coin(3, 400_000, 100, p2tr)
+	r := Request{FundingSat: 450_000, FeeRate: 500, ChangeScript: change, BuriedConfs: 6}
+	for name, c := range map[string]struct {
+		coins []ln.Coin
+		want  ln.Coin
+	}{
+		"a dearer deep one": {[]ln.Coin{fresh, deep, small}, deep},
+		"no other alone":    {[]ln.Coin{fresh, small}, fresh},
+	} {
+		sel, err := Select(c.coins, r)
+		require.NoError(t, err, name)
+		require.Len(t, sel.Inputs, 1, name)
+		require.Equal(t, c.want.Outpoint, sel.Inputs[0].Outpoint, name)
+	}
+}
+
 func TestSelectionProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := Request{

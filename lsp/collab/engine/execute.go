@@ -129,6 +129,7 @@ func (e *Engine) leaseCoins(ctx context.Context, f collab.LeaseCoins) ([]collab.
 		}
 		chosen, err := funding.Select(e.opt.Desk.Spendable(coins), funding.Request{
 			FundingSat: f.Plan.GatewayOutlaySat(), FeeRate: f.Plan.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat, ReserveSat: e.opt.Desk.ReserveSat(),
+			BuriedConfs: e.cfg.BuriedConfs,
 		})
 		if err != nil {
 			var short *funding.CoinsShortError
