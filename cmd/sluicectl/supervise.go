@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,12 +25,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
 	"github.com/sluice-lsp/sluice/internal/pace"
+	"github.com/sluice-lsp/sluice/lws/tenant"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
-	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting"
 	"github.com/sluice-lsp/sluice/lws/tenant/hosting/supervisor"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -38,44 +37,6 @@ import (
 
 // hostedDir is where tenant add notes the nodes of this machine, below the data directory.
 const hostedDir = "hosted"
-
-// hostedNode is what the supervisor needs to know of one.
-type hostedNode struct {
-	Tenant  string `json:"tenant"`
-	Dir     string `json:"dir"`
-	RPC     string `json:"rpc"`
-	Network string `json:"network"`
-	Signer  string `json:"signer"`
-	// Node is its key, which its signer must have.
-	Node string `json:"node,omitempty"`
-	// Probe is a spend of nothing, by which the signer is timed.
-	Probe []byte `json:"probe_psbt,omitempty"`
-	// Unit is that of systemd; without it the supervisor runs Lnd itself.
-	Unit string `json:"unit,omitempty"`
-	// Set is that of Kubernetes, which starts it by itself.
-	Set string `json:"stateful_set,omitempty"`
-	Lnd string `json:"lnd,omitempty"`
-}
-
-// note tells the supervisor of a node.
-func (c TenantAddCmd) note(g *Globals, b bundle.Bundle, node ln.PubKey) error {
-	probe, err := onboard.ProbeSpend(b)
-	if err != nil {
-		return err
-	}
-	n := hostedNode{Tenant: c.Tenant, Dir: c.Dir, RPC: c.NodeRPC, Network: c.Network, Signer: b.Address, Node: node.String(), Probe: probe, Lnd: c.Lnd}
-	switch c.Form {
-	case formSystemd:
-		n.Unit = "lnd-" + c.Tenant
-	case formKubernetes:
-		n.Set = "lnd-" + c.Tenant + " --namespace=" + c.Namespace
-	}
-	raw, err := json.MarshalIndent(n, "", "  ")
-	if err != nil {
-		return err
-	}
-	return auth.WriteFileAtomic(filepath.Join(g.DataDir, hostedDir, c.Tenant+".json"), append(raw, '\n'))
-}
 
 // TenantSuperviseCmd keeps hosted nodes running.
 type TenantSuperviseCmd struct {
@@ -97,7 +58,7 @@ func (c TenantSuperviseCmd) Run(w *world, g *Globals) error {
 		return err
 	}
 	defer s.close()
-	all := &supervised{cmd: c, desk: desk{tenantsOf(s)}, now: w.now, log: logTo(w.stderr), dir: filepath.Join(g.DataDir, hostedDir), running: map[string]*supervisor.Watch{}}
+	all := &supervised{cmd: c, client: tenantsOf(s), now: w.now, log: logTo(w.stderr), dir: filepath.Join(g.DataDir, hostedDir), running: map[string]*watched{}}
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer all.tasks.Wait()
 	defer cancel()
@@ -118,15 +79,23 @@ func logTo(w io.Writer) *zap.Logger {
 
 // supervised are the nodes of this machine.
 type supervised struct {
-	cmd   TenantSuperviseCmd
-	desk  desk
-	now   func() time.Time
-	log   *zap.Logger
-	dir   string
-	tasks sync.WaitGroup
+	cmd    TenantSuperviseCmd
+	client tenantv1.TenantOperatorServiceClient
+	now    func() time.Time
+	log    *zap.Logger
+	dir    string
+	tasks  sync.WaitGroup
 
 	mu      sync.Mutex
-	running map[string]*supervisor.Watch
+	running map[string]*watched
+}
+
+// watched is a node that is looked after, as its note was then.
+type watched struct {
+	note  []byte
+	watch *supervisor.Watch
+	// end ends the watch, and returns when it has ended. The node stays.
+	end func()
 }
 
 // scan takes up the nodes that are not watched yet.
@@ -137,15 +106,16 @@ func (s *supervised) scan(ctx context.Context) {
 		return
 	}
 	for _, file := range files {
-		s.mu.Lock()
-		_, known := s.running[file]
-		s.mu.Unlock()
-		if known {
+		raw, err := os.ReadFile(file)
+		if err == nil && !s.changed(file, raw) {
 			continue
 		}
-		n, err := readHosted(file)
+		var n hostedNode
 		if err == nil {
-			err = s.take(ctx, file, n)
+			n, err = parseHosted(raw)
+		}
+		if err == nil {
+			err = s.take(ctx, file, raw, n)
 		}
 		if err != nil {
 			s.log.Error("a hosted node cannot be supervised yet", zap.String("file", file), zap.Error(err))
@@ -153,21 +123,26 @@ func (s *supervised) scan(ctx context.Context) {
 	}
 }
 
-func readHosted(file string) (n hostedNode, err error) {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return n, err
+// changed says whether a note has to be taken up. One that was written anew, as when its
+// node was moved, has its watch ended: what it knows is of before.
+func (s *supervised) changed(file string, raw []byte) bool {
+	s.mu.Lock()
+	old := s.running[file]
+	s.mu.Unlock()
+	if old == nil {
+		return true
 	}
-	if err := json.Unmarshal(raw, &n); err != nil {
-		return n, err
+	if bytes.Equal(old.note, raw) {
+		return false
 	}
-	if n.Tenant == "" || n.Dir == "" || n.RPC == "" || n.Signer == "" {
-		return n, errors.New("it does not name tenant, directory, RPC and signer")
-	}
-	return n, nil
+	old.end()
+	s.mu.Lock()
+	delete(s.running, file)
+	s.mu.Unlock()
+	return true
 }
 
-func (s *supervised) take(ctx context.Context, file string, n hostedNode) error {
+func (s *supervised) take(ctx context.Context, file string, raw []byte, n hostedNode) error {
 	probe := signerProbe{tenant: n.Tenant, spend: n.Probe}
 	if n.Node != "" {
 		key, err := ln.ParsePubKey(n.Node)
@@ -182,15 +157,19 @@ func (s *supervised) take(ctx context.Context, file string, n hostedNode) error 
 	}
 	probe.client = signer
 	watch := supervisor.New(supervisor.Options{
-		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: probe, Desk: s.desk,
+		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: probe, Desk: desk{client: s.client, node: probe.node, place: tenant.Place{ID: n.PlaceID, Words: n.Place}},
 		Backoff: hosting.Backoff{First: 2 * time.Second, Most: 2 * time.Minute, Healthy: 5 * time.Minute},
 		Every:   s.cmd.Every, Probe: s.cmd.Probe, Timeout: signerTimeout, Now: s.now, Log: s.log,
 	})
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
 	s.mu.Lock()
-	s.running[file] = watch
+	s.running[file] = &watched{note: raw, watch: watch, end: func() { cancel(); <-done }}
 	s.mu.Unlock()
 	s.log.Info("supervising", zap.String("tenant", n.Tenant), zap.String("node", n.RPC))
 	s.tasks.Go(func() {
+		defer close(done)
+		defer cancel()
 		watch.Run(ctx)
 		_ = signer.Close()
 	})
@@ -202,7 +181,7 @@ func (s *supervised) watches() []*supervisor.Watch {
 	defer s.mu.Unlock()
 	var out []*supervisor.Watch
 	for _, w := range s.running {
-		out = append(out, w)
+		out = append(out, w.watch)
 	}
 	return out
 }
@@ -229,16 +208,19 @@ func (s *supervised) serveMetrics(ctx context.Context, address string) error {
 	return nil
 }
 
-// desk is the registry.
+// desk is the registry, for one node at its place.
 type desk struct {
 	client tenantv1.TenantOperatorServiceClient
+	// node is zero, and place empty, for a node that was noted before they were.
+	node  ln.PubKey
+	place tenant.Place
 }
 
 // deskTimeout keeps a registry that hangs from holding a node up.
 const deskTimeout = 5 * time.Second
 
 // Report implements supervisor.Desk.
-func (d desk) Report(ctx context.Context, r supervisor.Report) (bool, error) {
+func (d desk) Report(ctx context.Context, r supervisor.Report) (supervisor.Wish, error) {
 	ctx, cancel := context.WithTimeout(ctx, deskTimeout)
 	defer cancel()
 	h := &tenantv1.Hosting{
@@ -251,8 +233,12 @@ func (d desk) Report(ctx context.Context, r supervisor.Report) (bool, error) {
 	for _, l := range r.Signer.Latencies {
 		h.Latencies = append(h.Latencies, &tenantv1.SigningLatency{Call: l.Call, P50Us: l.P50.Microseconds(), P99Us: l.P99.Microseconds(), Samples: uint32(l.Samples)}) //nolint:gosec // as above
 	}
-	got, err := d.client.ReportHosting(ctx, &tenantv1.ReportHostingRequest{Tenant: r.Tenant, Hosting: h})
-	return got.GetDrain(), err
+	req := &tenantv1.ReportHostingRequest{Tenant: r.Tenant, Hosting: h, PlaceId: d.place.ID, Place: d.place.Words}
+	if !d.node.IsZero() {
+		req.NodeKey = d.node[:]
+	}
+	got, err := d.client.ReportHosting(ctx, req)
+	return supervisor.Wish{Drain: got.GetDrain(), Elsewhere: got.GetElsewhere()}, err
 }
 
 func (n hostedNode) dialSigner() (*remotesigner.Client, error) {

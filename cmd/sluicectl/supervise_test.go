@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lws/tenant"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 )
 
@@ -86,13 +87,13 @@ func TestHostedNotes(t *testing.T) {
 	dir := t.TempDir()
 	c := TenantAddCmd{Tenant: "acme", Dir: "/var/lib/lnd-acme", NodeRPC: "127.0.0.1:10109", Network: "regtest", Form: "systemd", Lnd: "/usr/local/bin/lnd"}
 	key := ln.PubKey{2, 7}
-	require.NoError(t, c.note(&Globals{DataDir: dir}, sampleBundle(t, "signer.example:10029"), key))
+	require.NoError(t, c.note(&Globals{DataDir: dir}, sampleBundle(t, "signer.example:10029"), &held{node: key, place: tenant.Place{ID: "01", Words: "alpha:/var/lib/lnd-acme"}}))
 	file := filepath.Join(dir, hostedDir, "acme.json")
 	n, err := readHosted(file)
 	require.NoError(t, err)
 	require.NotEmpty(t, n.Probe)
 	n.Probe = nil
-	require.Equal(t, hostedNode{Tenant: "acme", Dir: "/var/lib/lnd-acme", RPC: "127.0.0.1:10109", Network: "regtest", Signer: "signer.example:10029", Node: key.String(), Unit: "lnd-acme", Lnd: "/usr/local/bin/lnd"}, n)
+	require.Equal(t, hostedNode{Tenant: "acme", Dir: "/var/lib/lnd-acme", RPC: "127.0.0.1:10109", Network: "regtest", Signer: "signer.example:10029", Node: key.String(), Unit: "lnd-acme", Lnd: "/usr/local/bin/lnd", PlaceID: "01", Place: "alpha:/var/lib/lnd-acme"}, n)
 	n.Signer = ""
 	raw, err := json.Marshal(n)
 	require.NoError(t, err)
@@ -104,7 +105,7 @@ func TestHostedNotes(t *testing.T) {
 // TestSuperviseEnds when it is told to, with a node whose files are not there.
 func TestSuperviseEnds(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, sampleBundle(t, "127.0.0.1:2"), ln.PubKey{2}))
+	require.NoError(t, TenantAddCmd{Tenant: "acme", Dir: filepath.Join(dir, "none"), NodeRPC: "127.0.0.1:1"}.note(&Globals{DataDir: dir}, sampleBundle(t, "127.0.0.1:2"), &held{node: ln.PubKey{2}}))
 	ctx, cancel := context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	s := &supervised{dir: filepath.Join(dir, hostedDir), log: logTo(&errs)}
@@ -150,36 +151,4 @@ func TestASignerWithAnotherSeed(t *testing.T) {
 	require.NoError(t, err, "a note of before names no node")
 	_, err = signerProbe{tenant: "acme", node: node, client: seedSigner{secret: right, err: context.DeadlineExceeded}}.Probe(t.Context())
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-}
-
-// TestOneNodeOfATenant: two onboardings of one tenant, in one directory or in two, at once
-// or later; and a bundle of another seed.
-func TestOneNodeOfATenant(t *testing.T) {
-	g := &Globals{DataDir: t.TempDir()}
-	c := TenantAddCmd{Tenant: "acme", Dir: "/var/lib/lnd-acme"}
-	node := ln.PubKey{2, 1}
-	release, err := c.claim(g, node)
-	require.NoError(t, err)
-	_, err = c.claim(g, node)
-	require.ErrorContains(t, err, "another sluicectl works on")
-	other := c
-	other.Dir = "/elsewhere"
-	_, err = other.claim(g, node)
-	require.ErrorContains(t, err, "another sluicectl works on", "at once, in another directory")
-	release()
-	_, err = other.claim(g, node)
-	require.ErrorContains(t, err, "the node of acme is in /var/lib/lnd-acme: a second one of the same seed")
-	_, err = c.claim(g, ln.PubKey{2, 9})
-	require.ErrorContains(t, err, "its signer has another seed now")
-	release, err = c.claim(g, node)
-	require.NoError(t, err, "and the same again, as often as wished")
-	release()
-	bolt := TenantAddCmd{Tenant: "bolt", Dir: "/var/lib/lnd-bolt"}
-	release, err = bolt.claim(g, ln.PubKey{2, 9})
-	require.NoError(t, err)
-	release()
-	// Cut short by a crash of the disk's: said, not taken for nothing.
-	require.NoError(t, os.WriteFile(filepath.Join(g.DataDir, hostedDir, "acme.d", "node.json"), []byte("{"), 0o600))
-	_, err = c.claim(g, node)
-	require.ErrorContains(t, err, "node.json")
 }

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	agelib "filippo.io/age"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
@@ -88,6 +86,8 @@ type TenantAddCmd struct {
 	CheckOnly   bool          `name:"check" help:"Run the checks and change nothing."`
 	AnyBirthday bool          `help:"Take a wallet of unknown age; the node searches the chain from August 2017."`
 	Migrate     bool          `help:"Its node is in --dir, runs, and has its keys: make it watch-only. This cannot be undone."`
+	Moved       bool          `help:"The node was at another place, which its claim names, and NEVER starts again there: its directory was moved here, or its machine is gone for good. Two nodes of one seed lose their channels' money."`
+	Host        string        `placeholder:"NAME" help:"What this machine is called in the node's claim (its host name)."`
 	Wait        time.Duration `default:"30m" help:"How long to wait for the node (${default})."`
 }
 
@@ -133,34 +133,26 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 	ctx, cancel := context.WithTimeout(w.ctx, c.Wait)
 	defer cancel()
 	if c.Migrate {
-		ready, err := c.migrate(ctx, b, report.Node, say)
-		if err != nil || !ready {
-			return errors.Join(err, p.Err)
+		if err := c.migratable(ctx, report.Node); err != nil {
+			return err
 		}
 	}
 	return g.with(func(s *session) error {
-		unlock, err := lockDir(c.Dir)
+		// From here on the node is made here and nowhere else.
+		held, err := c.begin(ctx, w, s, g, report.Node)
 		if err != nil {
 			return err
 		}
-		defer unlock()
-		release, err := c.claim(g, report.Node)
-		if err != nil {
-			return err
-		}
-		defer release()
-		if err := c.free(ctx, s, report.Node); err != nil {
-			return err
-		}
-		if err := c.register(ctx, s); err != nil {
-			return err
-		}
-		if !c.Migrate {
-			if err := c.write(w, b, say); err != nil {
-				return err
+		defer held.release()
+		if c.Migrate {
+			ready, err := c.migrate(ctx, b, say)
+			if err != nil || !ready {
+				return errors.Join(err, p.Err)
 			}
+		} else if err := c.write(w, b, say); err != nil {
+			return err
 		}
-		node, err := c.make(ctx, s, b, report.Node, say)
+		node, err := c.make(ctx, s, b, held, say)
 		if err != nil {
 			return err
 		}
@@ -182,11 +174,14 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 			say("\n%s\n", last.Next)
 			return exitCode(last.Code)
 		}
+		if err := held.still(ctx, s); err != nil {
+			return err
+		}
 		file, err := c.activate(ctx, s, node, report.Node)
 		if err != nil {
 			return err
 		}
-		if err := c.note(g, b, report.Node); err != nil {
+		if err := c.note(g, b, held); err != nil {
 			return err
 		}
 		opened, err := c.firstChannels(ctx, node, say)
@@ -255,42 +250,6 @@ func (c TenantAddCmd) checks(w *world, b bundle.Bundle) (onboard.Report, error) 
 		in.Ops = append(in.Ops, onboard.Op(op))
 	}
 	return onboard.Run(w.ctx, in, signer), nil
-}
-
-// free makes sure that the node is nobody else's: a signer serves one tenant. The
-// registry refuses that as well, but only when the node was made.
-func (c TenantAddCmd) free(ctx context.Context, s *session, node ln.PubKey) error {
-	for after := ""; ; {
-		got, err := call(ctx, s, tenantsOf(s).ListTenants, &tenantv1.ListTenantsRequest{After: after})
-		if err != nil {
-			return err
-		}
-		for _, t := range got.GetTenants() {
-			if t.GetTenant() != c.Tenant && hasNode(t, node) {
-				return fmt.Errorf("the node of this signer is the tenant %s's already: each tenant needs a signer with a seed of its own", t.GetTenant())
-			}
-			after = t.GetTenant()
-		}
-		if len(got.GetTenants()) == 0 {
-			return nil
-		}
-	}
-}
-
-// register makes the tenant known, unless it is.
-func (c TenantAddCmd) register(ctx context.Context, s *session) error {
-	got, err := tenantsOf(s).ShowTenant(ctx, &tenantv1.ShowTenantRequest{Tenant: c.Tenant})
-	if err == nil {
-		if got.GetTenant().GetKind() != tenantv1.TenantKind_TENANT_KIND_HOSTED {
-			return fmt.Errorf("the tenant %s is registered as one whose node is not hosted here", c.Tenant)
-		}
-		return nil
-	}
-	if status.Code(err) != codes.NotFound {
-		return s.target.Explain(err)
-	}
-	_, err = call(ctx, s, tenantsOf(s).RegisterTenant, &tenantv1.RegisterTenantRequest{Tenant: c.Tenant, Kind: tenantv1.TenantKind_TENANT_KIND_HOSTED, Plan: c.Plan})
-	return err
 }
 
 // write puts the node's configuration in place. Files that are right stay; a
@@ -387,7 +346,7 @@ func (c TenantAddCmd) adminMacaroon() string {
 const recoveryWindow = 2500
 
 // make waits for the node, makes its wallet if it has none, and waits until it serves.
-func (c TenantAddCmd) make(ctx context.Context, s *session, b bundle.Bundle, key ln.PubKey, say func(string, ...any)) (*remotesigner.Client, error) {
+func (c TenantAddCmd) make(ctx context.Context, s *session, b bundle.Bundle, held *held, say func(string, ...any)) (*remotesigner.Client, error) {
 	if err := waitForCert(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
 		return nil, fmt.Errorf("the node did not start within %s: start it, and run this command again", c.Wait)
 	}
@@ -401,7 +360,11 @@ func (c TenantAddCmd) make(ctx context.Context, s *session, b bundle.Bundle, key
 		return nil, fmt.Errorf("%w: see its log", err)
 	}
 	if state == remotesigner.NoWallet {
-		if err := c.noOther(ctx, s, key); err != nil {
+		// The wait may have been long: the claim can have been taken over.
+		if err := held.still(ctx, s); err != nil {
+			return nil, err
+		}
+		if err := c.noOther(ctx, s, held.node); err != nil {
 			return nil, err
 		}
 		w := remotesigner.WatchOnly{Birthday: b.Birthday, Fingerprint: b.Fingerprint, Window: recoveryWindow}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
-	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
 )
@@ -25,66 +23,6 @@ const (
 
 // manifestFile has what is applied to Kubernetes.
 const manifestFile = "kubernetes.yaml"
-
-// claimed is where a tenant's node is on this machine, and which one.
-type claimed struct {
-	Dir  string `json:"dir"`
-	Node string `json:"node"`
-}
-
-// claim has a tenant have one node on this machine, in one directory: a second one with its
-// seed would lose its channels' money, and a node whose signer is replaced by one with
-// another seed dies. It also keeps two commands apart that were given different directories.
-func (c TenantAddCmd) claim(g *Globals, node ln.PubKey) (release func(), err error) {
-	at := filepath.Join(g.DataDir, hostedDir, c.Tenant+".d")
-	unlock, err := lockDir(at)
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(at, "node.json")
-	want := claimed{Dir: c.Dir, Node: node.String()}
-	var have claimed
-	raw, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		if raw, err = json.Marshal(want); err == nil {
-			err = auth.WriteFileAtomic(path, append(raw, '\n'))
-		}
-	case err == nil:
-		if err = json.Unmarshal(raw, &have); err != nil {
-			err = fmt.Errorf("%s: %w", path, err)
-			break
-		}
-		err = have.clash(want, c.Tenant, path)
-	}
-	if err != nil {
-		unlock()
-		return nil, err
-	}
-	return unlock, nil
-}
-
-func (have claimed) clash(want claimed, tenant, path string) error {
-	switch {
-	case have.Node != want.Node:
-		return fmt.Errorf("the bundle is for the node %s, and %s has the node %s here: its signer has another seed now. Open the right wallet at the signer. If the node is given up for good, remove %s. Nothing was changed", want.Node, tenant, have.Node, path)
-	case have.Dir != want.Dir:
-		return fmt.Errorf("the node of %s is in %s: a second one of the same seed would lose its channels' money. If that one was never started, or is gone for good with all its channels, remove %s. Nothing was changed", tenant, have.Dir, path)
-	}
-	return nil
-}
-
-// noOther is asked before a wallet is made: the tenant's node may be on another machine.
-func (c TenantAddCmd) noOther(ctx context.Context, s *session, key ln.PubKey) error {
-	got, err := call(ctx, s, tenantsOf(s).ShowTenant, &tenantv1.ShowTenantRequest{Tenant: c.Tenant})
-	if err != nil {
-		return err
-	}
-	if hasNode(got.GetTenant(), key) {
-		return fmt.Errorf("the node %s is registered, so it was made before, and not here: a second one of its seed would lose its channels' money. If it is gone for good with all its channels:  sluicectl tenant drop-node %s %s", key, c.Tenant, key)
-	}
-	return nil
-}
 
 // manifests writes the node's secret and manifests. Its certificate is made here, so that
 // the wallet can be made from here.
@@ -134,25 +72,35 @@ WARNING. Making a node watch-only cannot be undone:
   - Taproot channels and payments that are under way suffer from a signer that is slow. Let there be no HTLC.
 `
 
-// migrate prepares a node with keys for its signer. It gives true once the node is
-// watch-only.
-func (c TenantAddCmd) migrate(ctx context.Context, b bundle.Bundle, want ln.PubKey, say func(string, ...any)) (bool, error) {
+// migratable wants a node of the signer's seed: with another one at the signer the node
+// would be lost at its next start.
+func (c TenantAddCmd) migratable(ctx context.Context, want ln.PubKey) error {
 	if c.Form == formKubernetes {
-		return false, errors.New("--migrate is for nodes on this machine: put the lines that it prints into the secret of yours")
+		return errors.New("--migrate is for nodes on this machine: put the lines that it prints into the secret of yours")
 	}
 	node, err := c.dial(true)
 	if err != nil {
-		return false, fmt.Errorf("the node in %s, which must run: %w", c.Dir, err)
+		return fmt.Errorf("the node in %s, which must run: %w", c.Dir, err)
 	}
 	defer func() { _ = node.Close() }()
 	shown, err := node.Identity(ctx)
 	if err != nil {
+		return err
+	}
+	if shown != want {
+		return fmt.Errorf("the node is %s, and the signer has the seed of %s: restore the node's own seed at the signer (lncli create), then have the tenant make the bundle again. Nothing was changed", shown, want)
+	}
+	return nil
+}
+
+// migrate prepares a node with keys for its signer. It gives true once the node is
+// watch-only.
+func (c TenantAddCmd) migrate(ctx context.Context, b bundle.Bundle, say func(string, ...any)) (bool, error) {
+	node, err := c.dial(true)
+	if err != nil {
 		return false, err
 	}
-	// With another seed at the signer the node would be lost at its next start.
-	if shown != want {
-		return false, fmt.Errorf("the node is %s, and the signer has the seed of %s: restore the node's own seed at the signer (lncli create), then have the tenant make the bundle again. Nothing was changed", shown, want)
-	}
+	defer func() { _ = node.Close() }()
 	done, err := node.IsWatchOnly(ctx)
 	if err != nil {
 		return false, err

@@ -30,7 +30,7 @@ type TenantCmd struct {
 	NodeLogin TenantNodeLoginCmd `cmd:"" help:"Let a tenant's nodes log in with their own keys, or not."`
 	Service   TenantServiceCmd   `cmd:"" help:"Accept or decline a service in a tenant's name."`
 	AddNode   TenantAddNodeCmd   `cmd:"" help:"Add a node that signed whose it is."`
-	DropNode  TenantDropNodeCmd  `cmd:"" help:"Take a node from a tenant, with the macaroons that act for it."`
+	DropNode  TenantDropNodeCmd  `cmd:"" help:"Take a node from a tenant, with its claim and the macaroons that act for it."`
 	User      TenantUserCmd      `cmd:"" help:"Add a user below a tenant, change its role, or remove it with its macaroons."`
 	Issue     TenantIssueCmd     `cmd:"" help:"Make a macaroon for a tenant's user."`
 	Revoke    TenantRevokeCmd    `cmd:"" help:"End a macaroon, at once."`
@@ -161,6 +161,11 @@ func showTenant(w *world, g *Globals, r *tenantv1.Tenant) error {
 		rows = append(rows, []string{cli.Hex(n.GetNodeKey()), cli.Time(n.GetAddedMs())})
 	}
 	table([]string{"NODE", "ADDED"}, rows)
+	rows = nil
+	for _, c := range r.GetClaims() {
+		rows = append(rows, []string{cli.ShortHex(c.GetNodeKey()), cli.Clean(c.GetPlace()), cli.Time(c.GetSinceMs())})
+	}
+	table([]string{"KEY", "IS FOR THE NODE AT", "SINCE"}, rows)
 	rows = nil
 	for _, u := range r.GetUsers() {
 		rows = append(rows, []string{u.GetName(), word(u.GetRole(), "USER_ROLE_"), cli.Time(u.GetAddedMs())})

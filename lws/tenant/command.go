@@ -17,6 +17,9 @@ type Note struct {
 	Detail map[string]string
 }
 
+// Unchanged says that there is nothing to log.
+func (n Note) Unchanged() bool { return n.Action == "" }
+
 // Command is one change of a tenant that exists. The set is closed.
 type Command interface {
 	// apply changes t, which is a copy of the caller's own.
@@ -24,7 +27,8 @@ type Command interface {
 }
 
 // Apply decides a change: the tenant as it is afterwards and what the log says, or
-// the reason why not. p is the tenant's plan, for ChangePlan the new one.
+// the reason why not. p is the tenant's plan, for ChangePlan the new one. Nothing is
+// stored nor logged of a command that changes nothing: its note is Unchanged.
 func Apply(t Tenant, p Plan, c Command, at time.Time) (Tenant, Note, error) {
 	if _, closing := c.(SetStatus); t.Status == Closed && !closing {
 		return Tenant{}, Note{}, errkind.New(errkind.Conflict, "This tenant is closed, for good: register a new one.")
@@ -34,12 +38,14 @@ func Apply(t Tenant, p Plan, c Command, at time.Time) (Tenant, Note, error) {
 	if err != nil {
 		return Tenant{}, Note{}, err
 	}
-	t.Changed = at
+	if !note.Unchanged() {
+		t.Changed = at
+	}
 	return t, note, nil
 }
 
 func (t Tenant) clone() Tenant {
-	t.Nodes, t.Users = slices.Clone(t.Nodes), slices.Clone(t.Users)
+	t.Nodes, t.Claims, t.Users = slices.Clone(t.Nodes), slices.Clone(t.Claims), slices.Clone(t.Users)
 	t.Declined, t.Macaroons = slices.Clone(t.Declined), slices.Clone(t.Macaroons)
 	return t
 }
@@ -79,7 +85,7 @@ func (c SetStatus) apply(t *Tenant, _ Plan, _ time.Time) (Note, error) {
 		t.Reason = ""
 	}
 	if c.To == Closed {
-		t.Macaroons = nil
+		t.Macaroons, t.Claims = nil, nil
 	}
 	return note, nil
 }
@@ -109,24 +115,27 @@ func (c AddNode) apply(t *Tenant, p Plan, at time.Time) (Note, error) {
 	if t.HasNode(c.Key) {
 		return Note{}, errkind.New(errkind.Conflict, "The node is this tenant's already.")
 	}
-	if len(t.Nodes) >= p.Nodes {
-		return Note{}, errkind.Newf(errkind.Exhausted, "The plan %q allows %d node(s): choose another plan.", p.Name, p.Nodes)
+	if err := t.roomFor(c.Key, p); err != nil {
+		return Note{}, err
 	}
 	t.Nodes = append(t.Nodes, Node{Key: c.Key, Added: at})
 	return Note{"node.add", map[string]string{"node": c.Key.String()}}, nil
 }
 
-// RemoveNode takes a node from the tenant, and the macaroons that act for it.
+// RemoveNode takes a node from the tenant, with its claim and the macaroons that act
+// for it.
 type RemoveNode struct{ Key ln.PubKey }
 
 func (c RemoveNode) apply(t *Tenant, _ Plan, _ time.Time) (Note, error) {
-	if !t.HasNode(c.Key) {
+	_, claimed := t.Claim(c.Key)
+	switch {
+	case !t.HasNode(c.Key) && !claimed:
 		return Note{}, errkind.New(errkind.NotFound, "The tenant has no such node.")
-	}
-	if t.Status != Onboarding && len(t.Nodes) == 1 {
+	case t.HasNode(c.Key) && t.Status != Onboarding && len(t.Nodes) == 1:
 		return Note{}, errkind.New(errkind.Conflict, "It is the tenant's last node: suspend or close the tenant instead.")
 	}
 	t.Nodes = slices.DeleteFunc(t.Nodes, func(n Node) bool { return n.Key == c.Key })
+	t.Claims = slices.DeleteFunc(t.Claims, func(x Claim) bool { return x.Node == c.Key })
 	t.Macaroons = slices.DeleteFunc(t.Macaroons, func(m Macaroon) bool { return m.Node == c.Key })
 	return Note{"node.remove", map[string]string{"node": c.Key.String()}}, nil
 }

@@ -93,6 +93,8 @@ type Tenant struct {
 	// off for those unless somebody wants it.
 	NodeLogin bool
 	Nodes     []Node
+	// Claims say where nodes are made, those that are to be added among them.
+	Claims    []Claim
 	Users     []User
 	Declined  []string
 	Macaroons []Macaroon

@@ -31,8 +31,22 @@ func (o *operator) ReportHosting(ctx context.Context, r *tenantv1.ReportHostingR
 	if err != nil || len(text) > maxReport {
 		return nil, errkind.Newf(errkind.Invalid, "A report has at most %d bytes.", maxReport)
 	}
-	drain, err := e.PutReport(ctx, r.GetTenant(), string(text))
-	return &tenantv1.ReportHostingResponse{Drain: drain}, err
+	key, err := nodeOf(r.GetNodeKey())
+	if err != nil {
+		return nil, err
+	}
+	t, _, err := e.Tenant(ctx, r.GetTenant())
+	if err != nil {
+		return nil, err
+	}
+	if at := t.Elsewhere(key, tenant.Place{ID: r.GetPlaceId(), Words: r.GetPlace()}); at != "" {
+		// What counts is what is said of the node of the other place.
+		return &tenantv1.ReportHostingResponse{Drain: true, Elsewhere: at}, nil
+	}
+	if t, err = e.PutReport(ctx, r.GetTenant(), string(text)); err != nil {
+		return nil, err
+	}
+	return &tenantv1.ReportHostingResponse{Drain: t.Drain}, nil
 }
 
 // hosting is what a supervisor said last, with the server's time. What an older or newer

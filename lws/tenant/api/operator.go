@@ -125,6 +125,16 @@ func (o *operator) AddTenantNode(ctx context.Context, r *tenantv1.AddTenantNodeR
 	return &tenantv1.AddTenantNodeResponse{Tenant: t}, err
 }
 
+func (o *operator) ClaimTenantNode(ctx context.Context, r *tenantv1.ClaimTenantNodeRequest) (*tenantv1.ClaimTenantNodeResponse, error) {
+	key, err := neededNode(r.GetNodeKey())
+	if err != nil {
+		return nil, err
+	}
+	place := tenant.Place{ID: r.GetPlaceId(), Words: r.GetPlace()}
+	t, err := o.apply(ctx, r.GetTenant(), tenant.ClaimNode{Key: key, Place: place, Made: r.GetMade(), Moved: r.GetMoved()})
+	return &tenantv1.ClaimTenantNodeResponse{Tenant: t}, err
+}
+
 func (o *operator) RemoveTenantNode(ctx context.Context, r *tenantv1.RemoveTenantNodeRequest) (*tenantv1.RemoveTenantNodeResponse, error) {
 	key, err := neededNode(r.GetNodeKey())
 	if err != nil {

@@ -15,6 +15,9 @@ func tenantToWire(t tenant.Tenant, p tenant.Plan) *tenantv1.Tenant {
 	for _, n := range t.Nodes {
 		out.Nodes = append(out.Nodes, &tenantv1.TenantNode{NodeKey: slices.Clone(n.Key[:]), AddedMs: n.Added.UnixMilli()})
 	}
+	for _, c := range t.Claims {
+		out.Claims = append(out.Claims, &tenantv1.NodeClaim{NodeKey: slices.Clone(c.Node[:]), Place: c.Place.Words, SinceMs: c.Since.UnixMilli()})
+	}
 	for _, u := range t.Users {
 		out.Users = append(out.Users, &tenantv1.TenantUser{Name: u.Name, Role: roleToWire(u.Role), AddedMs: u.Added.UnixMilli()})
 	}

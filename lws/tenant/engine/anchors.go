@@ -109,11 +109,10 @@ func (e *Engine) Tenant(ctx context.Context, id string) (tenant.Tenant, tenant.P
 	return e.store.Tenant(ctx, id)
 }
 
-// PutReport keeps what the supervisor of a hosted node says, and gives the tenant's wish.
-// It is no change of the registry, and is not in its log.
-func (e *Engine) PutReport(ctx context.Context, id, report string) (drain bool, err error) {
-	t, err := e.store.PutReport(ctx, id, report, e.now())
-	return t.Drain, err
+// PutReport keeps what the supervisor of a hosted node says, and gives the tenant with
+// its wish. It is no change of the registry, and is not in its log.
+func (e *Engine) PutReport(ctx context.Context, id, report string) (tenant.Tenant, error) {
+	return e.store.PutReport(ctx, id, report, e.now())
 }
 
 // Report is what was said last, and when; empty if nothing was.

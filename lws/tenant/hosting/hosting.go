@@ -40,6 +40,8 @@ type Facts struct {
 	HTLCs int
 	// Drain is the wish that it stops.
 	Drain bool
+	// Elsewhere says that the node's key was claimed for another place.
+	Elsewhere bool
 }
 
 // Backoff bounds the wait before a start: First, and twice as long each time, up to Most;
@@ -72,6 +74,8 @@ func (n Node) Next(f Facts, b Backoff) (Node, []Action) {
 		n.Served = f.Now
 	}
 	switch {
+	case f.Elsewhere:
+		return n.leave(f)
 	case f.Drain:
 		return n.drain(f)
 	case f.Serving:
@@ -146,6 +150,16 @@ func (n Node) drain(f Facts) (Node, []Action) {
 		do = append(do, Stop)
 	}
 	return n, do
+}
+
+// leave is for a node that was moved to another place. Two nodes of one key lose their
+// channels' money: it is not started again, and stopped whatever is under way.
+func (n Node) leave(f Facts) (Node, []Action) {
+	n.Due, n.Attempts, n.Told = time.Time{}, 0, false
+	if !f.Up {
+		return n.become(Drained, f.Now), nil
+	}
+	return n.become(Draining, f.Now), []Action{Stop}
 }
 
 const day = 24 * time.Hour

@@ -77,6 +77,25 @@ func TestDraining(t *testing.T) {
 	require.Empty(t, see(90011, hosting.Facts{Up: true, Serving: true, SignerUp: true}))
 }
 
+// TestMovedElsewhere: stopped at once, whatever is under way, and never started again,
+// whatever is wished; back when the claim is.
+func TestMovedElsewhere(t *testing.T) {
+	var n hosting.Node
+	var do []hosting.Action
+	see := func(second int, f hosting.Facts) []hosting.Action {
+		f.Now = at(second)
+		n, do = n.Next(f, backoff())
+		return do
+	}
+	require.Equal(t, []hosting.Action{hosting.Stop}, see(0, hosting.Facts{Up: true, Serving: true, SignerUp: true, HTLCs: 2, Elsewhere: true}))
+	require.Equal(t, []hosting.Action{hosting.Stop}, see(1, hosting.Facts{Up: true, SignerUp: true, Elsewhere: true}), "started by somebody else")
+	require.Empty(t, see(2, hosting.Facts{SignerUp: true, Elsewhere: true}))
+	require.Equal(t, hosting.Drained, n.State)
+	require.Empty(t, see(90000, hosting.Facts{SignerUp: true, Elsewhere: true}))
+	see(90001, hosting.Facts{SignerUp: true})
+	require.Equal(t, []hosting.Action{hosting.Start}, see(90003, hosting.Facts{SignerUp: true}))
+}
+
 // TestNeverStoppedWithHTLCs, whatever is seen in whatever order; and never started
 // without a signer, or against the wish.
 func TestNeverStoppedWithHTLCs(t *testing.T) {
@@ -85,12 +104,12 @@ func TestNeverStoppedWithHTLCs(t *testing.T) {
 		second := 0
 		for range rapid.IntRange(1, 60).Draw(r, "steps") {
 			second += rapid.IntRange(0, 300).Draw(r, "later")
-			f := hosting.Facts{Now: at(second), Up: rapid.Bool().Draw(r, "up"), SignerUp: rapid.Bool().Draw(r, "signer"), HTLCs: rapid.IntRange(-1, 2).Draw(r, "htlcs"), Drain: rapid.Bool().Draw(r, "drain")}
+			f := hosting.Facts{Now: at(second), Up: rapid.Bool().Draw(r, "up"), SignerUp: rapid.Bool().Draw(r, "signer"), HTLCs: rapid.IntRange(-1, 2).Draw(r, "htlcs"), Drain: rapid.Bool().Draw(r, "drain"), Elsewhere: rapid.IntRange(0, 9).Draw(r, "elsewhere") == 0}
 			f.Serving = f.Up && rapid.Bool().Draw(r, "serving")
 			var do []hosting.Action
 			n, do = n.Next(f, backoff())
-			require.False(t, slices.Contains(do, hosting.Stop) && (f.HTLCs != 0 || !f.Drain), "%+v", f)
-			require.False(t, slices.Contains(do, hosting.Start) && (!f.SignerUp || f.Drain || f.Up), "%+v", f)
+			require.False(t, slices.Contains(do, hosting.Stop) && !f.Elsewhere && (f.HTLCs != 0 || !f.Drain), "%+v", f)
+			require.False(t, slices.Contains(do, hosting.Start) && (!f.SignerUp || f.Drain || f.Up || f.Elsewhere), "%+v", f)
 		}
 	})
 }

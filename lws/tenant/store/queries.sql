@@ -28,7 +28,7 @@ SELECT * FROM tenant_nodes ORDER BY tenant, added_ms, node;
 SELECT * FROM tenant_nodes WHERE tenant = $1 ORDER BY added_ms, node;
 
 -- name: InsertNode :exec
-INSERT INTO tenant_nodes (node, tenant, added_ms) VALUES ($1, $2, $3);
+INSERT INTO tenant_nodes (node, tenant, added_ms, added, place_id, place, claimed_ms) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: DeleteNodesOf :exec
 DELETE FROM tenant_nodes WHERE tenant = $1;

@@ -55,7 +55,12 @@ func attach(all map[string]tenant.Tenant, nodes []tenantdb.TenantNode, users []t
 			return fmt.Errorf("a node of tenant %s cannot be read: %w", n.Tenant, err)
 		}
 		t := all[n.Tenant]
-		t.Nodes = append(t.Nodes, tenant.Node{Key: key, Added: moment(n.AddedMs)})
+		if n.Added {
+			t.Nodes = append(t.Nodes, tenant.Node{Key: key, Added: moment(n.AddedMs)})
+		}
+		if n.PlaceID != "" {
+			t.Claims = append(t.Claims, tenant.Claim{Node: key, Place: tenant.Place{ID: n.PlaceID, Words: n.Place}, Since: moment(n.ClaimedMs)})
+		}
 		all[n.Tenant] = t
 	}
 	for _, u := range users {

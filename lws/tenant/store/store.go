@@ -111,6 +111,11 @@ func (s *Store) apply(ctx context.Context, actor, id, plan string, c tenant.Comm
 		if err != nil {
 			return err
 		}
+		if note.Unchanged() {
+			out.Tenant = before
+			out.Head, err = head(ctx, q)
+			return err
+		}
 		if err := save(ctx, q, t); err != nil {
 			return err
 		}
@@ -125,7 +130,7 @@ func (s *Store) apply(ctx context.Context, actor, id, plan string, c tenant.Comm
 	})
 	if errors.Is(err, store.ErrUnique) {
 		// The only key that is not within the tenant is that of a node.
-		return Done{}, errkind.Wrap(errkind.Conflict, err, "The node is another tenant's.")
+		return Done{}, errkind.Wrap(errkind.Conflict, err, "The node is another tenant's, or is being made for one: each tenant needs a seed of its own.")
 	}
 	return out, err
 }
@@ -152,8 +157,8 @@ func save(ctx context.Context, q *tenantdb.Queries, t tenant.Tenant) error {
 			return err
 		}
 	}
-	for _, n := range t.Nodes {
-		if err := q.InsertNode(ctx, tenantdb.InsertNodeParams{Node: n.Key[:], Tenant: t.ID, AddedMs: n.Added.UnixMilli()}); err != nil {
+	for _, n := range nodeRows(t) {
+		if err := q.InsertNode(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -178,6 +183,31 @@ func save(ctx context.Context, q *tenantdb.Queries, t tenant.Tenant) error {
 		}
 	}
 	return nil
+}
+
+// nodeRows are the tenant's nodes and claims, a row for each key.
+func nodeRows(t tenant.Tenant) []tenantdb.InsertNodeParams {
+	var rows []tenantdb.InsertNodeParams
+	row := func(c tenant.Claim) tenantdb.InsertNodeParams {
+		out := tenantdb.InsertNodeParams{Node: c.Node[:], Tenant: t.ID, PlaceID: c.Place.ID, Place: c.Place.Words}
+		if c.Place.ID != "" {
+			out.ClaimedMs = c.Since.UnixMilli()
+		}
+		return out
+	}
+	for _, n := range t.Nodes {
+		c, _ := t.Claim(n.Key)
+		c.Node = n.Key
+		r := row(c)
+		r.Added, r.AddedMs = true, n.Added.UnixMilli()
+		rows = append(rows, r)
+	}
+	for _, c := range t.Claims {
+		if !t.HasNode(c.Node) {
+			rows = append(rows, row(c))
+		}
+	}
+	return rows
 }
 
 // Tenant reads one tenant and its plan.

@@ -320,6 +320,70 @@ func (x *TenantNode) GetAddedMs() int64 {
 	return 0
 }
 
+// NodeClaim says where a hosted node is made, or runs.
+type NodeClaim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's key.
+	NodeKey []byte `protobuf:"bytes,1,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	// The machine and the directory, for people.
+	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
+	// Since when.
+	SinceMs       int64 `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeClaim) Reset() {
+	*x = NodeClaim{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeClaim) ProtoMessage() {}
+
+func (x *NodeClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeClaim.ProtoReflect.Descriptor instead.
+func (*NodeClaim) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NodeClaim) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
+func (x *NodeClaim) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *NodeClaim) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
 // TenantUser is somebody below a tenant.
 type TenantUser struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +399,7 @@ type TenantUser struct {
 
 func (x *TenantUser) Reset() {
 	*x = TenantUser{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[1]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +411,7 @@ func (x *TenantUser) String() string {
 func (*TenantUser) ProtoMessage() {}
 
 func (x *TenantUser) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[1]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +424,7 @@ func (x *TenantUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantUser.ProtoReflect.Descriptor instead.
 func (*TenantUser) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{1}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TenantUser) GetName() string {
@@ -397,7 +461,7 @@ type TenantServiceTerm struct {
 
 func (x *TenantServiceTerm) Reset() {
 	*x = TenantServiceTerm{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[2]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +473,7 @@ func (x *TenantServiceTerm) String() string {
 func (*TenantServiceTerm) ProtoMessage() {}
 
 func (x *TenantServiceTerm) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[2]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +486,7 @@ func (x *TenantServiceTerm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantServiceTerm.ProtoReflect.Descriptor instead.
 func (*TenantServiceTerm) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{2}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TenantServiceTerm) GetService() string {
@@ -461,7 +525,7 @@ type TenantMacaroon struct {
 
 func (x *TenantMacaroon) Reset() {
 	*x = TenantMacaroon{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[3]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +537,7 @@ func (x *TenantMacaroon) String() string {
 func (*TenantMacaroon) ProtoMessage() {}
 
 func (x *TenantMacaroon) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[3]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +550,7 @@ func (x *TenantMacaroon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantMacaroon.ProtoReflect.Descriptor instead.
 func (*TenantMacaroon) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{3}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TenantMacaroon) GetMacaroonId() string {
@@ -561,14 +625,16 @@ type Tenant struct {
 	// Whether its hosted node shall be down, without HTLCs.
 	Drain bool `protobuf:"varint,13,opt,name=drain,proto3" json:"drain,omitempty"`
 	// What the supervisor of its hosted node said last, if there is one.
-	Hosting       *Hosting `protobuf:"bytes,14,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	Hosting *Hosting `protobuf:"bytes,14,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	// Where its hosted nodes are made or run, also those that are not added yet.
+	Claims        []*NodeClaim `protobuf:"bytes,15,rep,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tenant) Reset() {
 	*x = Tenant{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[4]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +646,7 @@ func (x *Tenant) String() string {
 func (*Tenant) ProtoMessage() {}
 
 func (x *Tenant) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[4]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +659,7 @@ func (x *Tenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
 func (*Tenant) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{4}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tenant) GetTenant() string {
@@ -694,6 +760,13 @@ func (x *Tenant) GetHosting() *Hosting {
 	return nil
 }
 
+func (x *Tenant) GetClaims() []*NodeClaim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 // Hosting is what is known of a hosted node and its signer.
 type Hosting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -723,7 +796,7 @@ type Hosting struct {
 
 func (x *Hosting) Reset() {
 	*x = Hosting{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +808,7 @@ func (x *Hosting) String() string {
 func (*Hosting) ProtoMessage() {}
 
 func (x *Hosting) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[5]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +821,7 @@ func (x *Hosting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hosting.ProtoReflect.Descriptor instead.
 func (*Hosting) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{5}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hosting) GetAtMs() int64 {
@@ -838,7 +911,7 @@ type SigningLatency struct {
 
 func (x *SigningLatency) Reset() {
 	*x = SigningLatency{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +923,7 @@ func (x *SigningLatency) String() string {
 func (*SigningLatency) ProtoMessage() {}
 
 func (x *SigningLatency) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[6]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +936,7 @@ func (x *SigningLatency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningLatency.ProtoReflect.Descriptor instead.
 func (*SigningLatency) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{6}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SigningLatency) GetCall() string {
@@ -907,7 +980,7 @@ type DrainOwnNodeRequest struct {
 
 func (x *DrainOwnNodeRequest) Reset() {
 	*x = DrainOwnNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +992,7 @@ func (x *DrainOwnNodeRequest) String() string {
 func (*DrainOwnNodeRequest) ProtoMessage() {}
 
 func (x *DrainOwnNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[7]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1005,7 @@ func (x *DrainOwnNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOwnNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainOwnNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{7}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DrainOwnNodeRequest) GetDrain() bool {
@@ -960,7 +1033,7 @@ type DrainOwnNodeResponse struct {
 
 func (x *DrainOwnNodeResponse) Reset() {
 	*x = DrainOwnNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1045,7 @@ func (x *DrainOwnNodeResponse) String() string {
 func (*DrainOwnNodeResponse) ProtoMessage() {}
 
 func (x *DrainOwnNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[8]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1058,7 @@ func (x *DrainOwnNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOwnNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainOwnNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{8}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DrainOwnNodeResponse) GetTenant() *Tenant {
@@ -1010,7 +1083,7 @@ type DrainTenantNodeRequest struct {
 
 func (x *DrainTenantNodeRequest) Reset() {
 	*x = DrainTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1095,7 @@ func (x *DrainTenantNodeRequest) String() string {
 func (*DrainTenantNodeRequest) ProtoMessage() {}
 
 func (x *DrainTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[9]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1108,7 @@ func (x *DrainTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{9}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DrainTenantNodeRequest) GetTenant() string {
@@ -1070,7 +1143,7 @@ type DrainTenantNodeResponse struct {
 
 func (x *DrainTenantNodeResponse) Reset() {
 	*x = DrainTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1155,7 @@ func (x *DrainTenantNodeResponse) String() string {
 func (*DrainTenantNodeResponse) ProtoMessage() {}
 
 func (x *DrainTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[10]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1168,7 @@ func (x *DrainTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{10}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainTenantNodeResponse) GetTenant() *Tenant {
@@ -1111,14 +1184,20 @@ type ReportHostingRequest struct {
 	// Whose node it is.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// What it saw; the time is the server's.
-	Hosting       *Hosting `protobuf:"bytes,2,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	Hosting *Hosting `protobuf:"bytes,2,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	// The node's key; empty if the supervisor does not know it.
+	NodeKey []byte `protobuf:"bytes,3,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	// The id of the place at which it supervises the node; empty if there is none.
+	PlaceId string `protobuf:"bytes,4,opt,name=place_id,json=placeId,proto3" json:"place_id,omitempty"`
+	// The words of that place.
+	Place         string `protobuf:"bytes,5,opt,name=place,proto3" json:"place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportHostingRequest) Reset() {
 	*x = ReportHostingRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1209,7 @@ func (x *ReportHostingRequest) String() string {
 func (*ReportHostingRequest) ProtoMessage() {}
 
 func (x *ReportHostingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[11]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1222,7 @@ func (x *ReportHostingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportHostingRequest.ProtoReflect.Descriptor instead.
 func (*ReportHostingRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{11}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReportHostingRequest) GetTenant() string {
@@ -1160,18 +1239,42 @@ func (x *ReportHostingRequest) GetHosting() *Hosting {
 	return nil
 }
 
+func (x *ReportHostingRequest) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
+func (x *ReportHostingRequest) GetPlaceId() string {
+	if x != nil {
+		return x.PlaceId
+	}
+	return ""
+}
+
+func (x *ReportHostingRequest) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
 // ReportHostingResponse says what the node shall do.
 type ReportHostingResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether it shall stop.
-	Drain         bool `protobuf:"varint,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	Drain bool `protobuf:"varint,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	// The place for which the node's key was claimed, if that is another one: the node
+	// must not run here.
+	Elsewhere     string `protobuf:"bytes,2,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportHostingResponse) Reset() {
 	*x = ReportHostingResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1286,7 @@ func (x *ReportHostingResponse) String() string {
 func (*ReportHostingResponse) ProtoMessage() {}
 
 func (x *ReportHostingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[12]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1299,7 @@ func (x *ReportHostingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportHostingResponse.ProtoReflect.Descriptor instead.
 func (*ReportHostingResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{12}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportHostingResponse) GetDrain() bool {
@@ -1204,6 +1307,13 @@ func (x *ReportHostingResponse) GetDrain() bool {
 		return x.Drain
 	}
 	return false
+}
+
+func (x *ReportHostingResponse) GetElsewhere() string {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return ""
 }
 
 // Plan is what a group of tenants may have.
@@ -1225,7 +1335,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1347,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[13]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1360,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{13}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Plan) GetName() string {
@@ -1313,7 +1423,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1435,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[14]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1448,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{14}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditEntry) GetSeq() int64 {
@@ -1406,7 +1516,7 @@ type GetOwnTenantRequest struct {
 
 func (x *GetOwnTenantRequest) Reset() {
 	*x = GetOwnTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1528,7 @@ func (x *GetOwnTenantRequest) String() string {
 func (*GetOwnTenantRequest) ProtoMessage() {}
 
 func (x *GetOwnTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[15]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1541,7 @@ func (x *GetOwnTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOwnTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetOwnTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{15}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{16}
 }
 
 // GetOwnTenantResponse is the registration.
@@ -1451,7 +1561,7 @@ type GetOwnTenantResponse struct {
 
 func (x *GetOwnTenantResponse) Reset() {
 	*x = GetOwnTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1573,7 @@ func (x *GetOwnTenantResponse) String() string {
 func (*GetOwnTenantResponse) ProtoMessage() {}
 
 func (x *GetOwnTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[16]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1586,7 @@ func (x *GetOwnTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOwnTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetOwnTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{16}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetOwnTenantResponse) GetTenant() *Tenant {
@@ -1520,7 +1630,7 @@ type SetOwnServiceRequest struct {
 
 func (x *SetOwnServiceRequest) Reset() {
 	*x = SetOwnServiceRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1642,7 @@ func (x *SetOwnServiceRequest) String() string {
 func (*SetOwnServiceRequest) ProtoMessage() {}
 
 func (x *SetOwnServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[17]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1655,7 @@ func (x *SetOwnServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetOwnServiceRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{17}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetOwnServiceRequest) GetService() string {
@@ -1573,7 +1683,7 @@ type SetOwnServiceResponse struct {
 
 func (x *SetOwnServiceResponse) Reset() {
 	*x = SetOwnServiceResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1695,7 @@ func (x *SetOwnServiceResponse) String() string {
 func (*SetOwnServiceResponse) ProtoMessage() {}
 
 func (x *SetOwnServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[18]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1708,7 @@ func (x *SetOwnServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnServiceResponse.ProtoReflect.Descriptor instead.
 func (*SetOwnServiceResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{18}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetOwnServiceResponse) GetTenant() *Tenant {
@@ -1621,7 +1731,7 @@ type SetOwnUserRequest struct {
 
 func (x *SetOwnUserRequest) Reset() {
 	*x = SetOwnUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1743,7 @@ func (x *SetOwnUserRequest) String() string {
 func (*SetOwnUserRequest) ProtoMessage() {}
 
 func (x *SetOwnUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[19]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1756,7 @@ func (x *SetOwnUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnUserRequest.ProtoReflect.Descriptor instead.
 func (*SetOwnUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{19}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetOwnUserRequest) GetName() string {
@@ -1674,7 +1784,7 @@ type SetOwnUserResponse struct {
 
 func (x *SetOwnUserResponse) Reset() {
 	*x = SetOwnUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1796,7 @@ func (x *SetOwnUserResponse) String() string {
 func (*SetOwnUserResponse) ProtoMessage() {}
 
 func (x *SetOwnUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[20]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1809,7 @@ func (x *SetOwnUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetOwnUserResponse.ProtoReflect.Descriptor instead.
 func (*SetOwnUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{20}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetOwnUserResponse) GetTenant() *Tenant {
@@ -1720,7 +1830,7 @@ type RemoveOwnUserRequest struct {
 
 func (x *RemoveOwnUserRequest) Reset() {
 	*x = RemoveOwnUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1842,7 @@ func (x *RemoveOwnUserRequest) String() string {
 func (*RemoveOwnUserRequest) ProtoMessage() {}
 
 func (x *RemoveOwnUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[21]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1855,7 @@ func (x *RemoveOwnUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveOwnUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveOwnUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{21}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveOwnUserRequest) GetName() string {
@@ -1766,7 +1876,7 @@ type RemoveOwnUserResponse struct {
 
 func (x *RemoveOwnUserResponse) Reset() {
 	*x = RemoveOwnUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1888,7 @@ func (x *RemoveOwnUserResponse) String() string {
 func (*RemoveOwnUserResponse) ProtoMessage() {}
 
 func (x *RemoveOwnUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[22]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1901,7 @@ func (x *RemoveOwnUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveOwnUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveOwnUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{22}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveOwnUserResponse) GetTenant() *Tenant {
@@ -1818,7 +1928,7 @@ type IssueOwnMacaroonRequest struct {
 
 func (x *IssueOwnMacaroonRequest) Reset() {
 	*x = IssueOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1940,7 @@ func (x *IssueOwnMacaroonRequest) String() string {
 func (*IssueOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *IssueOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[23]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1953,7 @@ func (x *IssueOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*IssueOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{23}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IssueOwnMacaroonRequest) GetUser() string {
@@ -1889,7 +1999,7 @@ type IssueOwnMacaroonResponse struct {
 
 func (x *IssueOwnMacaroonResponse) Reset() {
 	*x = IssueOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2011,7 @@ func (x *IssueOwnMacaroonResponse) String() string {
 func (*IssueOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *IssueOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[24]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2024,7 @@ func (x *IssueOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*IssueOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{24}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IssueOwnMacaroonResponse) GetMacaroon() string {
@@ -1951,7 +2061,7 @@ type RotateOwnMacaroonRequest struct {
 
 func (x *RotateOwnMacaroonRequest) Reset() {
 	*x = RotateOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2073,7 @@ func (x *RotateOwnMacaroonRequest) String() string {
 func (*RotateOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *RotateOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[25]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2086,7 @@ func (x *RotateOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RotateOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{25}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RotateOwnMacaroonRequest) GetMacaroonId() string {
@@ -2008,7 +2118,7 @@ type RotateOwnMacaroonResponse struct {
 
 func (x *RotateOwnMacaroonResponse) Reset() {
 	*x = RotateOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2130,7 @@ func (x *RotateOwnMacaroonResponse) String() string {
 func (*RotateOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *RotateOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[26]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2143,7 @@ func (x *RotateOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RotateOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{26}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RotateOwnMacaroonResponse) GetMacaroon() string {
@@ -2068,7 +2178,7 @@ type RevokeOwnMacaroonRequest struct {
 
 func (x *RevokeOwnMacaroonRequest) Reset() {
 	*x = RevokeOwnMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2190,7 @@ func (x *RevokeOwnMacaroonRequest) String() string {
 func (*RevokeOwnMacaroonRequest) ProtoMessage() {}
 
 func (x *RevokeOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[27]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2203,7 @@ func (x *RevokeOwnMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOwnMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOwnMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{27}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeOwnMacaroonRequest) GetMacaroonId() string {
@@ -2114,7 +2224,7 @@ type RevokeOwnMacaroonResponse struct {
 
 func (x *RevokeOwnMacaroonResponse) Reset() {
 	*x = RevokeOwnMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2236,7 @@ func (x *RevokeOwnMacaroonResponse) String() string {
 func (*RevokeOwnMacaroonResponse) ProtoMessage() {}
 
 func (x *RevokeOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[28]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2249,7 @@ func (x *RevokeOwnMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOwnMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOwnMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{28}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeOwnMacaroonResponse) GetTenant() *Tenant {
@@ -2162,7 +2272,7 @@ type ListOwnAuditRequest struct {
 
 func (x *ListOwnAuditRequest) Reset() {
 	*x = ListOwnAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2284,7 @@ func (x *ListOwnAuditRequest) String() string {
 func (*ListOwnAuditRequest) ProtoMessage() {}
 
 func (x *ListOwnAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[29]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2297,7 @@ func (x *ListOwnAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOwnAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListOwnAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{29}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListOwnAuditRequest) GetBeforeSeq() int64 {
@@ -2215,7 +2325,7 @@ type ListOwnAuditResponse struct {
 
 func (x *ListOwnAuditResponse) Reset() {
 	*x = ListOwnAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2337,7 @@ func (x *ListOwnAuditResponse) String() string {
 func (*ListOwnAuditResponse) ProtoMessage() {}
 
 func (x *ListOwnAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[30]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2350,7 @@ func (x *ListOwnAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOwnAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListOwnAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListOwnAuditResponse) GetEntries() []*AuditEntry {
@@ -2259,7 +2369,7 @@ type GetGatewayRequest struct {
 
 func (x *GetGatewayRequest) Reset() {
 	*x = GetGatewayRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2381,7 @@ func (x *GetGatewayRequest) String() string {
 func (*GetGatewayRequest) ProtoMessage() {}
 
 func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[31]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2394,7 @@ func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
 func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
 }
 
 // GetGatewayResponse is that node.
@@ -2298,7 +2408,7 @@ type GetGatewayResponse struct {
 
 func (x *GetGatewayResponse) Reset() {
 	*x = GetGatewayResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2420,7 @@ func (x *GetGatewayResponse) String() string {
 func (*GetGatewayResponse) ProtoMessage() {}
 
 func (x *GetGatewayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[32]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2433,7 @@ func (x *GetGatewayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayResponse.ProtoReflect.Descriptor instead.
 func (*GetGatewayResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{32}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetGatewayResponse) GetNodeKey() []byte {
@@ -2348,7 +2458,7 @@ type RegisterTenantRequest struct {
 
 func (x *RegisterTenantRequest) Reset() {
 	*x = RegisterTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2470,7 @@ func (x *RegisterTenantRequest) String() string {
 func (*RegisterTenantRequest) ProtoMessage() {}
 
 func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[33]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2483,7 @@ func (x *RegisterTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantRequest.ProtoReflect.Descriptor instead.
 func (*RegisterTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{33}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RegisterTenantRequest) GetTenant() string {
@@ -2408,7 +2518,7 @@ type RegisterTenantResponse struct {
 
 func (x *RegisterTenantResponse) Reset() {
 	*x = RegisterTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2530,7 @@ func (x *RegisterTenantResponse) String() string {
 func (*RegisterTenantResponse) ProtoMessage() {}
 
 func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[34]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2543,7 @@ func (x *RegisterTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTenantResponse.ProtoReflect.Descriptor instead.
 func (*RegisterTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{34}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RegisterTenantResponse) GetTenant() *Tenant {
@@ -2456,7 +2566,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2578,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[35]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2591,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{35}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListTenantsRequest) GetAfter() string {
@@ -2509,7 +2619,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2631,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[36]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2644,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{36}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -2555,7 +2665,7 @@ type ShowTenantRequest struct {
 
 func (x *ShowTenantRequest) Reset() {
 	*x = ShowTenantRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2677,7 @@ func (x *ShowTenantRequest) String() string {
 func (*ShowTenantRequest) ProtoMessage() {}
 
 func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[37]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2690,7 @@ func (x *ShowTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantRequest.ProtoReflect.Descriptor instead.
 func (*ShowTenantRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{37}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowTenantRequest) GetTenant() string {
@@ -2601,7 +2711,7 @@ type ShowTenantResponse struct {
 
 func (x *ShowTenantResponse) Reset() {
 	*x = ShowTenantResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2723,7 @@ func (x *ShowTenantResponse) String() string {
 func (*ShowTenantResponse) ProtoMessage() {}
 
 func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[38]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2736,7 @@ func (x *ShowTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTenantResponse.ProtoReflect.Descriptor instead.
 func (*ShowTenantResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{38}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShowTenantResponse) GetTenant() *Tenant {
@@ -2651,7 +2761,7 @@ type SetTenantStatusRequest struct {
 
 func (x *SetTenantStatusRequest) Reset() {
 	*x = SetTenantStatusRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2773,7 @@ func (x *SetTenantStatusRequest) String() string {
 func (*SetTenantStatusRequest) ProtoMessage() {}
 
 func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[39]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2786,7 @@ func (x *SetTenantStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{39}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetTenantStatusRequest) GetTenant() string {
@@ -2711,7 +2821,7 @@ type SetTenantStatusResponse struct {
 
 func (x *SetTenantStatusResponse) Reset() {
 	*x = SetTenantStatusResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2833,7 @@ func (x *SetTenantStatusResponse) String() string {
 func (*SetTenantStatusResponse) ProtoMessage() {}
 
 func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[40]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2846,7 @@ func (x *SetTenantStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantStatusResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantStatusResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{40}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetTenantStatusResponse) GetTenant() *Tenant {
@@ -2759,7 +2869,7 @@ type SetTenantPlanRequest struct {
 
 func (x *SetTenantPlanRequest) Reset() {
 	*x = SetTenantPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2881,7 @@ func (x *SetTenantPlanRequest) String() string {
 func (*SetTenantPlanRequest) ProtoMessage() {}
 
 func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[41]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2894,7 @@ func (x *SetTenantPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{41}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetTenantPlanRequest) GetTenant() string {
@@ -2812,7 +2922,7 @@ type SetTenantPlanResponse struct {
 
 func (x *SetTenantPlanResponse) Reset() {
 	*x = SetTenantPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +2934,7 @@ func (x *SetTenantPlanResponse) String() string {
 func (*SetTenantPlanResponse) ProtoMessage() {}
 
 func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[42]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +2947,7 @@ func (x *SetTenantPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{42}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetTenantPlanResponse) GetTenant() *Tenant {
@@ -2860,7 +2970,7 @@ type SetNodeLoginRequest struct {
 
 func (x *SetNodeLoginRequest) Reset() {
 	*x = SetNodeLoginRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +2982,7 @@ func (x *SetNodeLoginRequest) String() string {
 func (*SetNodeLoginRequest) ProtoMessage() {}
 
 func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[43]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +2995,7 @@ func (x *SetNodeLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginRequest.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{43}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetNodeLoginRequest) GetTenant() string {
@@ -2913,7 +3023,7 @@ type SetNodeLoginResponse struct {
 
 func (x *SetNodeLoginResponse) Reset() {
 	*x = SetNodeLoginResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3035,7 @@ func (x *SetNodeLoginResponse) String() string {
 func (*SetNodeLoginResponse) ProtoMessage() {}
 
 func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[44]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3048,7 @@ func (x *SetNodeLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLoginResponse.ProtoReflect.Descriptor instead.
 func (*SetNodeLoginResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{44}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SetNodeLoginResponse) GetTenant() *Tenant {
@@ -2963,7 +3073,7 @@ type SetTenantServiceRequest struct {
 
 func (x *SetTenantServiceRequest) Reset() {
 	*x = SetTenantServiceRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3085,7 @@ func (x *SetTenantServiceRequest) String() string {
 func (*SetTenantServiceRequest) ProtoMessage() {}
 
 func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[45]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3098,7 @@ func (x *SetTenantServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{45}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SetTenantServiceRequest) GetTenant() string {
@@ -3023,7 +3133,7 @@ type SetTenantServiceResponse struct {
 
 func (x *SetTenantServiceResponse) Reset() {
 	*x = SetTenantServiceResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3145,7 @@ func (x *SetTenantServiceResponse) String() string {
 func (*SetTenantServiceResponse) ProtoMessage() {}
 
 func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[46]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3158,7 @@ func (x *SetTenantServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantServiceResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantServiceResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{46}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SetTenantServiceResponse) GetTenant() *Tenant {
@@ -3074,7 +3184,7 @@ type AddTenantNodeRequest struct {
 
 func (x *AddTenantNodeRequest) Reset() {
 	*x = AddTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3196,7 @@ func (x *AddTenantNodeRequest) String() string {
 func (*AddTenantNodeRequest) ProtoMessage() {}
 
 func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[47]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3209,7 @@ func (x *AddTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{47}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AddTenantNodeRequest) GetTenant() string {
@@ -3134,7 +3244,7 @@ type AddTenantNodeResponse struct {
 
 func (x *AddTenantNodeResponse) Reset() {
 	*x = AddTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3256,7 @@ func (x *AddTenantNodeResponse) String() string {
 func (*AddTenantNodeResponse) ProtoMessage() {}
 
 func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[48]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,10 +3269,149 @@ func (x *AddTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{48}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AddTenantNodeResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// ClaimTenantNodeRequest takes a node's key for a place.
+type ClaimTenantNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant's name.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The node's key.
+	NodeKey []byte `protobuf:"bytes,2,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	// Random, 32 lower-case hex digits, kept in the node's directory.
+	PlaceId string `protobuf:"bytes,3,opt,name=place_id,json=placeId,proto3" json:"place_id,omitempty"`
+	// The machine and the directory, for people. The place is the same only if this is
+	// the same, too: a directory that was copied has the same id.
+	Place string `protobuf:"bytes,4,opt,name=place,proto3" json:"place,omitempty"`
+	// The node's wallet is at the place already.
+	Made bool `protobuf:"varint,5,opt,name=made,proto3" json:"made,omitempty"`
+	// Take the key over from another place. The node of that place must never start
+	// again.
+	Moved         bool `protobuf:"varint,6,opt,name=moved,proto3" json:"moved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimTenantNodeRequest) Reset() {
+	*x = ClaimTenantNodeRequest{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimTenantNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimTenantNodeRequest) ProtoMessage() {}
+
+func (x *ClaimTenantNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimTenantNodeRequest.ProtoReflect.Descriptor instead.
+func (*ClaimTenantNodeRequest) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ClaimTenantNodeRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ClaimTenantNodeRequest) GetNodeKey() []byte {
+	if x != nil {
+		return x.NodeKey
+	}
+	return nil
+}
+
+func (x *ClaimTenantNodeRequest) GetPlaceId() string {
+	if x != nil {
+		return x.PlaceId
+	}
+	return ""
+}
+
+func (x *ClaimTenantNodeRequest) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *ClaimTenantNodeRequest) GetMade() bool {
+	if x != nil {
+		return x.Made
+	}
+	return false
+}
+
+func (x *ClaimTenantNodeRequest) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+// ClaimTenantNodeResponse is the registration afterwards.
+type ClaimTenantNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimTenantNodeResponse) Reset() {
+	*x = ClaimTenantNodeResponse{}
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimTenantNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimTenantNodeResponse) ProtoMessage() {}
+
+func (x *ClaimTenantNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimTenantNodeResponse.ProtoReflect.Descriptor instead.
+func (*ClaimTenantNodeResponse) Descriptor() ([]byte, []int) {
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ClaimTenantNodeResponse) GetTenant() *Tenant {
 	if x != nil {
 		return x.Tenant
 	}
@@ -3182,7 +3431,7 @@ type RemoveTenantNodeRequest struct {
 
 func (x *RemoveTenantNodeRequest) Reset() {
 	*x = RemoveTenantNodeRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3443,7 @@ func (x *RemoveTenantNodeRequest) String() string {
 func (*RemoveTenantNodeRequest) ProtoMessage() {}
 
 func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[49]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3456,7 @@ func (x *RemoveTenantNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{49}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RemoveTenantNodeRequest) GetTenant() string {
@@ -3235,7 +3484,7 @@ type RemoveTenantNodeResponse struct {
 
 func (x *RemoveTenantNodeResponse) Reset() {
 	*x = RemoveTenantNodeResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3496,7 @@ func (x *RemoveTenantNodeResponse) String() string {
 func (*RemoveTenantNodeResponse) ProtoMessage() {}
 
 func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[50]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3509,7 @@ func (x *RemoveTenantNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantNodeResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{50}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RemoveTenantNodeResponse) GetTenant() *Tenant {
@@ -3285,7 +3534,7 @@ type SetTenantUserRequest struct {
 
 func (x *SetTenantUserRequest) Reset() {
 	*x = SetTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3546,7 @@ func (x *SetTenantUserRequest) String() string {
 func (*SetTenantUserRequest) ProtoMessage() {}
 
 func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[51]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3559,7 @@ func (x *SetTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*SetTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{51}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SetTenantUserRequest) GetTenant() string {
@@ -3345,7 +3594,7 @@ type SetTenantUserResponse struct {
 
 func (x *SetTenantUserResponse) Reset() {
 	*x = SetTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3606,7 @@ func (x *SetTenantUserResponse) String() string {
 func (*SetTenantUserResponse) ProtoMessage() {}
 
 func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[52]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3619,7 @@ func (x *SetTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*SetTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{52}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SetTenantUserResponse) GetTenant() *Tenant {
@@ -3393,7 +3642,7 @@ type RemoveTenantUserRequest struct {
 
 func (x *RemoveTenantUserRequest) Reset() {
 	*x = RemoveTenantUserRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3654,7 @@ func (x *RemoveTenantUserRequest) String() string {
 func (*RemoveTenantUserRequest) ProtoMessage() {}
 
 func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[53]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3667,7 @@ func (x *RemoveTenantUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{53}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveTenantUserRequest) GetTenant() string {
@@ -3446,7 +3695,7 @@ type RemoveTenantUserResponse struct {
 
 func (x *RemoveTenantUserResponse) Reset() {
 	*x = RemoveTenantUserResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3707,7 @@ func (x *RemoveTenantUserResponse) String() string {
 func (*RemoveTenantUserResponse) ProtoMessage() {}
 
 func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[54]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3720,7 @@ func (x *RemoveTenantUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTenantUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTenantUserResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{54}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveTenantUserResponse) GetTenant() *Tenant {
@@ -3502,7 +3751,7 @@ type IssueTenantMacaroonRequest struct {
 
 func (x *IssueTenantMacaroonRequest) Reset() {
 	*x = IssueTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3763,7 @@ func (x *IssueTenantMacaroonRequest) String() string {
 func (*IssueTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[55]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3776,7 @@ func (x *IssueTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{55}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *IssueTenantMacaroonRequest) GetTenant() string {
@@ -3587,7 +3836,7 @@ type IssueTenantMacaroonResponse struct {
 
 func (x *IssueTenantMacaroonResponse) Reset() {
 	*x = IssueTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3848,7 @@ func (x *IssueTenantMacaroonResponse) String() string {
 func (*IssueTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[56]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3861,7 @@ func (x *IssueTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*IssueTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{56}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *IssueTenantMacaroonResponse) GetMacaroon() string {
@@ -3649,7 +3898,7 @@ type RevokeTenantMacaroonRequest struct {
 
 func (x *RevokeTenantMacaroonRequest) Reset() {
 	*x = RevokeTenantMacaroonRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3910,7 @@ func (x *RevokeTenantMacaroonRequest) String() string {
 func (*RevokeTenantMacaroonRequest) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[57]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3923,7 @@ func (x *RevokeTenantMacaroonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{57}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RevokeTenantMacaroonRequest) GetTenant() string {
@@ -3702,7 +3951,7 @@ type RevokeTenantMacaroonResponse struct {
 
 func (x *RevokeTenantMacaroonResponse) Reset() {
 	*x = RevokeTenantMacaroonResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3963,7 @@ func (x *RevokeTenantMacaroonResponse) String() string {
 func (*RevokeTenantMacaroonResponse) ProtoMessage() {}
 
 func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[58]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3976,7 @@ func (x *RevokeTenantMacaroonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTenantMacaroonResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTenantMacaroonResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{58}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RevokeTenantMacaroonResponse) GetTenant() *Tenant {
@@ -3746,7 +3995,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +4007,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[59]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +4020,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{59}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{62}
 }
 
 // ListPlansResponse is all of them, by name.
@@ -3785,7 +4034,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3797,7 +4046,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[60]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3810,7 +4059,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{60}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -3831,7 +4080,7 @@ type SetPlanRequest struct {
 
 func (x *SetPlanRequest) Reset() {
 	*x = SetPlanRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3843,7 +4092,7 @@ func (x *SetPlanRequest) String() string {
 func (*SetPlanRequest) ProtoMessage() {}
 
 func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[61]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3856,7 +4105,7 @@ func (x *SetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanRequest.ProtoReflect.Descriptor instead.
 func (*SetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{61}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SetPlanRequest) GetPlan() *Plan {
@@ -3875,7 +4124,7 @@ type SetPlanResponse struct {
 
 func (x *SetPlanResponse) Reset() {
 	*x = SetPlanResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4136,7 @@ func (x *SetPlanResponse) String() string {
 func (*SetPlanResponse) ProtoMessage() {}
 
 func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[62]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4149,7 @@ func (x *SetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPlanResponse.ProtoReflect.Descriptor instead.
 func (*SetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{62}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{65}
 }
 
 // ListAuditRequest asks for a page of the log.
@@ -3918,7 +4167,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3930,7 +4179,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[63]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4192,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{63}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListAuditRequest) GetTenant() string {
@@ -3978,7 +4227,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3990,7 +4239,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[64]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4003,7 +4252,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{64}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4022,7 +4271,7 @@ type VerifyAuditRequest struct {
 
 func (x *VerifyAuditRequest) Reset() {
 	*x = VerifyAuditRequest{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +4283,7 @@ func (x *VerifyAuditRequest) String() string {
 func (*VerifyAuditRequest) ProtoMessage() {}
 
 func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[65]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +4296,7 @@ func (x *VerifyAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditRequest) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{65}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{68}
 }
 
 // VerifyAuditResponse is what the check found.
@@ -4067,7 +4316,7 @@ type VerifyAuditResponse struct {
 
 func (x *VerifyAuditResponse) Reset() {
 	*x = VerifyAuditResponse{}
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4328,7 @@ func (x *VerifyAuditResponse) String() string {
 func (*VerifyAuditResponse) ProtoMessage() {}
 
 func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[66]
+	mi := &file_lws_tenant_api_tenantv1_tenant_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4341,7 @@ func (x *VerifyAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditResponse) Descriptor() ([]byte, []int) {
-	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{66}
+	return file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *VerifyAuditResponse) GetEntries() int64 {
@@ -4131,7 +4380,11 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"TenantNode\x12\x19\n" +
 	"\bnode_key\x18\x01 \x01(\fR\anodeKey\x12\x19\n" +
-	"\badded_ms\x18\x02 \x01(\x03R\aaddedMs\"k\n" +
+	"\badded_ms\x18\x02 \x01(\x03R\aaddedMs\"W\n" +
+	"\tNodeClaim\x12\x19\n" +
+	"\bnode_key\x18\x01 \x01(\fR\anodeKey\x12\x14\n" +
+	"\x05place\x18\x02 \x01(\tR\x05place\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\"k\n" +
 	"\n" +
 	"TenantUser\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
@@ -4148,7 +4401,7 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\bservices\x18\x04 \x03(\tR\bservices\x12\x17\n" +
 	"\amade_ms\x18\x05 \x01(\x03R\x06madeMs\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\"\xc7\x04\n" +
+	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\"\xfc\x04\n" +
 	"\x06Tenant\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.sluice.tenant.v1.TenantKindR\x04kind\x126\n" +
@@ -4167,7 +4420,8 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"changed_ms\x18\f \x01(\x03R\tchangedMs\x12\x14\n" +
 	"\x05drain\x18\r \x01(\bR\x05drain\x123\n" +
-	"\ahosting\x18\x0e \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\"\xfb\x02\n" +
+	"\ahosting\x18\x0e \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\x123\n" +
+	"\x06claims\x18\x0f \x03(\v2\x1b.sluice.tenant.v1.NodeClaimR\x06claims\"\xfb\x02\n" +
 	"\aHosting\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x124\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1e.sluice.tenant.v1.HostingStateR\x05state\x12\x12\n" +
@@ -4196,12 +4450,16 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\x05drain\x18\x02 \x01(\bR\x05drain\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"K\n" +
 	"\x17DrainTenantNodeResponse\x120\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"c\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"\xaf\x01\n" +
 	"\x14ReportHostingRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x123\n" +
-	"\ahosting\x18\x02 \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\"-\n" +
+	"\ahosting\x18\x02 \x01(\v2\x19.sluice.tenant.v1.HostingR\ahosting\x12\x19\n" +
+	"\bnode_key\x18\x03 \x01(\fR\anodeKey\x12\x19\n" +
+	"\bplace_id\x18\x04 \x01(\tR\aplaceId\x12\x14\n" +
+	"\x05place\x18\x05 \x01(\tR\x05place\"K\n" +
 	"\x15ReportHostingResponse\x12\x14\n" +
-	"\x05drain\x18\x01 \x01(\bR\x05drain\"\x80\x01\n" +
+	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1c\n" +
+	"\telsewhere\x18\x02 \x01(\tR\telsewhere\"\x80\x01\n" +
 	"\x04Plan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x14\n" +
@@ -4316,6 +4574,15 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\bnode_key\x18\x02 \x01(\fR\anodeKey\x12\x1c\n" +
 	"\tsignature\x18\x03 \x01(\tR\tsignature\"I\n" +
 	"\x15AddTenantNodeResponse\x120\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"\xa6\x01\n" +
+	"\x16ClaimTenantNodeRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x19\n" +
+	"\bnode_key\x18\x02 \x01(\fR\anodeKey\x12\x19\n" +
+	"\bplace_id\x18\x03 \x01(\tR\aplaceId\x12\x14\n" +
+	"\x05place\x18\x04 \x01(\tR\x05place\x12\x12\n" +
+	"\x04made\x18\x05 \x01(\bR\x04made\x12\x14\n" +
+	"\x05moved\x18\x06 \x01(\bR\x05moved\"K\n" +
+	"\x17ClaimTenantNodeResponse\x120\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x18.sluice.tenant.v1.TenantR\x06tenant\"L\n" +
 	"\x17RemoveTenantNodeRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x19\n" +
@@ -4405,7 +4672,7 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\x11RotateOwnMacaroon\x12*.sluice.tenant.v1.RotateOwnMacaroonRequest\x1a+.sluice.tenant.v1.RotateOwnMacaroonResponse\x12l\n" +
 	"\x11RevokeOwnMacaroon\x12*.sluice.tenant.v1.RevokeOwnMacaroonRequest\x1a+.sluice.tenant.v1.RevokeOwnMacaroonResponse\x12]\n" +
 	"\fDrainOwnNode\x12%.sluice.tenant.v1.DrainOwnNodeRequest\x1a&.sluice.tenant.v1.DrainOwnNodeResponse\x12]\n" +
-	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xc5\x0f\n" +
+	"\fListOwnAudit\x12%.sluice.tenant.v1.ListOwnAuditRequest\x1a&.sluice.tenant.v1.ListOwnAuditResponse2\xad\x10\n" +
 	"\x15TenantOperatorService\x12W\n" +
 	"\n" +
 	"GetGateway\x12#.sluice.tenant.v1.GetGatewayRequest\x1a$.sluice.tenant.v1.GetGatewayResponse\x12c\n" +
@@ -4417,7 +4684,8 @@ const file_lws_tenant_api_tenantv1_tenant_proto_rawDesc = "" +
 	"\rSetTenantPlan\x12&.sluice.tenant.v1.SetTenantPlanRequest\x1a'.sluice.tenant.v1.SetTenantPlanResponse\x12]\n" +
 	"\fSetNodeLogin\x12%.sluice.tenant.v1.SetNodeLoginRequest\x1a&.sluice.tenant.v1.SetNodeLoginResponse\x12i\n" +
 	"\x10SetTenantService\x12).sluice.tenant.v1.SetTenantServiceRequest\x1a*.sluice.tenant.v1.SetTenantServiceResponse\x12`\n" +
-	"\rAddTenantNode\x12&.sluice.tenant.v1.AddTenantNodeRequest\x1a'.sluice.tenant.v1.AddTenantNodeResponse\x12i\n" +
+	"\rAddTenantNode\x12&.sluice.tenant.v1.AddTenantNodeRequest\x1a'.sluice.tenant.v1.AddTenantNodeResponse\x12f\n" +
+	"\x0fClaimTenantNode\x12(.sluice.tenant.v1.ClaimTenantNodeRequest\x1a).sluice.tenant.v1.ClaimTenantNodeResponse\x12i\n" +
 	"\x10RemoveTenantNode\x12).sluice.tenant.v1.RemoveTenantNodeRequest\x1a*.sluice.tenant.v1.RemoveTenantNodeResponse\x12f\n" +
 	"\x0fDrainTenantNode\x12(.sluice.tenant.v1.DrainTenantNodeRequest\x1a).sluice.tenant.v1.DrainTenantNodeResponse\x12`\n" +
 	"\rReportHosting\x12&.sluice.tenant.v1.ReportHostingRequest\x1a'.sluice.tenant.v1.ReportHostingResponse\x12`\n" +
@@ -4443,183 +4711,190 @@ func file_lws_tenant_api_tenantv1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_lws_tenant_api_tenantv1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_lws_tenant_api_tenantv1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_lws_tenant_api_tenantv1_tenant_proto_goTypes = []any{
 	(TenantKind)(0),                      // 0: sluice.tenant.v1.TenantKind
 	(TenantStatus)(0),                    // 1: sluice.tenant.v1.TenantStatus
 	(UserRole)(0),                        // 2: sluice.tenant.v1.UserRole
 	(HostingState)(0),                    // 3: sluice.tenant.v1.HostingState
 	(*TenantNode)(nil),                   // 4: sluice.tenant.v1.TenantNode
-	(*TenantUser)(nil),                   // 5: sluice.tenant.v1.TenantUser
-	(*TenantServiceTerm)(nil),            // 6: sluice.tenant.v1.TenantServiceTerm
-	(*TenantMacaroon)(nil),               // 7: sluice.tenant.v1.TenantMacaroon
-	(*Tenant)(nil),                       // 8: sluice.tenant.v1.Tenant
-	(*Hosting)(nil),                      // 9: sluice.tenant.v1.Hosting
-	(*SigningLatency)(nil),               // 10: sluice.tenant.v1.SigningLatency
-	(*DrainOwnNodeRequest)(nil),          // 11: sluice.tenant.v1.DrainOwnNodeRequest
-	(*DrainOwnNodeResponse)(nil),         // 12: sluice.tenant.v1.DrainOwnNodeResponse
-	(*DrainTenantNodeRequest)(nil),       // 13: sluice.tenant.v1.DrainTenantNodeRequest
-	(*DrainTenantNodeResponse)(nil),      // 14: sluice.tenant.v1.DrainTenantNodeResponse
-	(*ReportHostingRequest)(nil),         // 15: sluice.tenant.v1.ReportHostingRequest
-	(*ReportHostingResponse)(nil),        // 16: sluice.tenant.v1.ReportHostingResponse
-	(*Plan)(nil),                         // 17: sluice.tenant.v1.Plan
-	(*AuditEntry)(nil),                   // 18: sluice.tenant.v1.AuditEntry
-	(*GetOwnTenantRequest)(nil),          // 19: sluice.tenant.v1.GetOwnTenantRequest
-	(*GetOwnTenantResponse)(nil),         // 20: sluice.tenant.v1.GetOwnTenantResponse
-	(*SetOwnServiceRequest)(nil),         // 21: sluice.tenant.v1.SetOwnServiceRequest
-	(*SetOwnServiceResponse)(nil),        // 22: sluice.tenant.v1.SetOwnServiceResponse
-	(*SetOwnUserRequest)(nil),            // 23: sluice.tenant.v1.SetOwnUserRequest
-	(*SetOwnUserResponse)(nil),           // 24: sluice.tenant.v1.SetOwnUserResponse
-	(*RemoveOwnUserRequest)(nil),         // 25: sluice.tenant.v1.RemoveOwnUserRequest
-	(*RemoveOwnUserResponse)(nil),        // 26: sluice.tenant.v1.RemoveOwnUserResponse
-	(*IssueOwnMacaroonRequest)(nil),      // 27: sluice.tenant.v1.IssueOwnMacaroonRequest
-	(*IssueOwnMacaroonResponse)(nil),     // 28: sluice.tenant.v1.IssueOwnMacaroonResponse
-	(*RotateOwnMacaroonRequest)(nil),     // 29: sluice.tenant.v1.RotateOwnMacaroonRequest
-	(*RotateOwnMacaroonResponse)(nil),    // 30: sluice.tenant.v1.RotateOwnMacaroonResponse
-	(*RevokeOwnMacaroonRequest)(nil),     // 31: sluice.tenant.v1.RevokeOwnMacaroonRequest
-	(*RevokeOwnMacaroonResponse)(nil),    // 32: sluice.tenant.v1.RevokeOwnMacaroonResponse
-	(*ListOwnAuditRequest)(nil),          // 33: sluice.tenant.v1.ListOwnAuditRequest
-	(*ListOwnAuditResponse)(nil),         // 34: sluice.tenant.v1.ListOwnAuditResponse
-	(*GetGatewayRequest)(nil),            // 35: sluice.tenant.v1.GetGatewayRequest
-	(*GetGatewayResponse)(nil),           // 36: sluice.tenant.v1.GetGatewayResponse
-	(*RegisterTenantRequest)(nil),        // 37: sluice.tenant.v1.RegisterTenantRequest
-	(*RegisterTenantResponse)(nil),       // 38: sluice.tenant.v1.RegisterTenantResponse
-	(*ListTenantsRequest)(nil),           // 39: sluice.tenant.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),          // 40: sluice.tenant.v1.ListTenantsResponse
-	(*ShowTenantRequest)(nil),            // 41: sluice.tenant.v1.ShowTenantRequest
-	(*ShowTenantResponse)(nil),           // 42: sluice.tenant.v1.ShowTenantResponse
-	(*SetTenantStatusRequest)(nil),       // 43: sluice.tenant.v1.SetTenantStatusRequest
-	(*SetTenantStatusResponse)(nil),      // 44: sluice.tenant.v1.SetTenantStatusResponse
-	(*SetTenantPlanRequest)(nil),         // 45: sluice.tenant.v1.SetTenantPlanRequest
-	(*SetTenantPlanResponse)(nil),        // 46: sluice.tenant.v1.SetTenantPlanResponse
-	(*SetNodeLoginRequest)(nil),          // 47: sluice.tenant.v1.SetNodeLoginRequest
-	(*SetNodeLoginResponse)(nil),         // 48: sluice.tenant.v1.SetNodeLoginResponse
-	(*SetTenantServiceRequest)(nil),      // 49: sluice.tenant.v1.SetTenantServiceRequest
-	(*SetTenantServiceResponse)(nil),     // 50: sluice.tenant.v1.SetTenantServiceResponse
-	(*AddTenantNodeRequest)(nil),         // 51: sluice.tenant.v1.AddTenantNodeRequest
-	(*AddTenantNodeResponse)(nil),        // 52: sluice.tenant.v1.AddTenantNodeResponse
-	(*RemoveTenantNodeRequest)(nil),      // 53: sluice.tenant.v1.RemoveTenantNodeRequest
-	(*RemoveTenantNodeResponse)(nil),     // 54: sluice.tenant.v1.RemoveTenantNodeResponse
-	(*SetTenantUserRequest)(nil),         // 55: sluice.tenant.v1.SetTenantUserRequest
-	(*SetTenantUserResponse)(nil),        // 56: sluice.tenant.v1.SetTenantUserResponse
-	(*RemoveTenantUserRequest)(nil),      // 57: sluice.tenant.v1.RemoveTenantUserRequest
-	(*RemoveTenantUserResponse)(nil),     // 58: sluice.tenant.v1.RemoveTenantUserResponse
-	(*IssueTenantMacaroonRequest)(nil),   // 59: sluice.tenant.v1.IssueTenantMacaroonRequest
-	(*IssueTenantMacaroonResponse)(nil),  // 60: sluice.tenant.v1.IssueTenantMacaroonResponse
-	(*RevokeTenantMacaroonRequest)(nil),  // 61: sluice.tenant.v1.RevokeTenantMacaroonRequest
-	(*RevokeTenantMacaroonResponse)(nil), // 62: sluice.tenant.v1.RevokeTenantMacaroonResponse
-	(*ListPlansRequest)(nil),             // 63: sluice.tenant.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),            // 64: sluice.tenant.v1.ListPlansResponse
-	(*SetPlanRequest)(nil),               // 65: sluice.tenant.v1.SetPlanRequest
-	(*SetPlanResponse)(nil),              // 66: sluice.tenant.v1.SetPlanResponse
-	(*ListAuditRequest)(nil),             // 67: sluice.tenant.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),            // 68: sluice.tenant.v1.ListAuditResponse
-	(*VerifyAuditRequest)(nil),           // 69: sluice.tenant.v1.VerifyAuditRequest
-	(*VerifyAuditResponse)(nil),          // 70: sluice.tenant.v1.VerifyAuditResponse
+	(*NodeClaim)(nil),                    // 5: sluice.tenant.v1.NodeClaim
+	(*TenantUser)(nil),                   // 6: sluice.tenant.v1.TenantUser
+	(*TenantServiceTerm)(nil),            // 7: sluice.tenant.v1.TenantServiceTerm
+	(*TenantMacaroon)(nil),               // 8: sluice.tenant.v1.TenantMacaroon
+	(*Tenant)(nil),                       // 9: sluice.tenant.v1.Tenant
+	(*Hosting)(nil),                      // 10: sluice.tenant.v1.Hosting
+	(*SigningLatency)(nil),               // 11: sluice.tenant.v1.SigningLatency
+	(*DrainOwnNodeRequest)(nil),          // 12: sluice.tenant.v1.DrainOwnNodeRequest
+	(*DrainOwnNodeResponse)(nil),         // 13: sluice.tenant.v1.DrainOwnNodeResponse
+	(*DrainTenantNodeRequest)(nil),       // 14: sluice.tenant.v1.DrainTenantNodeRequest
+	(*DrainTenantNodeResponse)(nil),      // 15: sluice.tenant.v1.DrainTenantNodeResponse
+	(*ReportHostingRequest)(nil),         // 16: sluice.tenant.v1.ReportHostingRequest
+	(*ReportHostingResponse)(nil),        // 17: sluice.tenant.v1.ReportHostingResponse
+	(*Plan)(nil),                         // 18: sluice.tenant.v1.Plan
+	(*AuditEntry)(nil),                   // 19: sluice.tenant.v1.AuditEntry
+	(*GetOwnTenantRequest)(nil),          // 20: sluice.tenant.v1.GetOwnTenantRequest
+	(*GetOwnTenantResponse)(nil),         // 21: sluice.tenant.v1.GetOwnTenantResponse
+	(*SetOwnServiceRequest)(nil),         // 22: sluice.tenant.v1.SetOwnServiceRequest
+	(*SetOwnServiceResponse)(nil),        // 23: sluice.tenant.v1.SetOwnServiceResponse
+	(*SetOwnUserRequest)(nil),            // 24: sluice.tenant.v1.SetOwnUserRequest
+	(*SetOwnUserResponse)(nil),           // 25: sluice.tenant.v1.SetOwnUserResponse
+	(*RemoveOwnUserRequest)(nil),         // 26: sluice.tenant.v1.RemoveOwnUserRequest
+	(*RemoveOwnUserResponse)(nil),        // 27: sluice.tenant.v1.RemoveOwnUserResponse
+	(*IssueOwnMacaroonRequest)(nil),      // 28: sluice.tenant.v1.IssueOwnMacaroonRequest
+	(*IssueOwnMacaroonResponse)(nil),     // 29: sluice.tenant.v1.IssueOwnMacaroonResponse
+	(*RotateOwnMacaroonRequest)(nil),     // 30: sluice.tenant.v1.RotateOwnMacaroonRequest
+	(*RotateOwnMacaroonResponse)(nil),    // 31: sluice.tenant.v1.RotateOwnMacaroonResponse
+	(*RevokeOwnMacaroonRequest)(nil),     // 32: sluice.tenant.v1.RevokeOwnMacaroonRequest
+	(*RevokeOwnMacaroonResponse)(nil),    // 33: sluice.tenant.v1.RevokeOwnMacaroonResponse
+	(*ListOwnAuditRequest)(nil),          // 34: sluice.tenant.v1.ListOwnAuditRequest
+	(*ListOwnAuditResponse)(nil),         // 35: sluice.tenant.v1.ListOwnAuditResponse
+	(*GetGatewayRequest)(nil),            // 36: sluice.tenant.v1.GetGatewayRequest
+	(*GetGatewayResponse)(nil),           // 37: sluice.tenant.v1.GetGatewayResponse
+	(*RegisterTenantRequest)(nil),        // 38: sluice.tenant.v1.RegisterTenantRequest
+	(*RegisterTenantResponse)(nil),       // 39: sluice.tenant.v1.RegisterTenantResponse
+	(*ListTenantsRequest)(nil),           // 40: sluice.tenant.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),          // 41: sluice.tenant.v1.ListTenantsResponse
+	(*ShowTenantRequest)(nil),            // 42: sluice.tenant.v1.ShowTenantRequest
+	(*ShowTenantResponse)(nil),           // 43: sluice.tenant.v1.ShowTenantResponse
+	(*SetTenantStatusRequest)(nil),       // 44: sluice.tenant.v1.SetTenantStatusRequest
+	(*SetTenantStatusResponse)(nil),      // 45: sluice.tenant.v1.SetTenantStatusResponse
+	(*SetTenantPlanRequest)(nil),         // 46: sluice.tenant.v1.SetTenantPlanRequest
+	(*SetTenantPlanResponse)(nil),        // 47: sluice.tenant.v1.SetTenantPlanResponse
+	(*SetNodeLoginRequest)(nil),          // 48: sluice.tenant.v1.SetNodeLoginRequest
+	(*SetNodeLoginResponse)(nil),         // 49: sluice.tenant.v1.SetNodeLoginResponse
+	(*SetTenantServiceRequest)(nil),      // 50: sluice.tenant.v1.SetTenantServiceRequest
+	(*SetTenantServiceResponse)(nil),     // 51: sluice.tenant.v1.SetTenantServiceResponse
+	(*AddTenantNodeRequest)(nil),         // 52: sluice.tenant.v1.AddTenantNodeRequest
+	(*AddTenantNodeResponse)(nil),        // 53: sluice.tenant.v1.AddTenantNodeResponse
+	(*ClaimTenantNodeRequest)(nil),       // 54: sluice.tenant.v1.ClaimTenantNodeRequest
+	(*ClaimTenantNodeResponse)(nil),      // 55: sluice.tenant.v1.ClaimTenantNodeResponse
+	(*RemoveTenantNodeRequest)(nil),      // 56: sluice.tenant.v1.RemoveTenantNodeRequest
+	(*RemoveTenantNodeResponse)(nil),     // 57: sluice.tenant.v1.RemoveTenantNodeResponse
+	(*SetTenantUserRequest)(nil),         // 58: sluice.tenant.v1.SetTenantUserRequest
+	(*SetTenantUserResponse)(nil),        // 59: sluice.tenant.v1.SetTenantUserResponse
+	(*RemoveTenantUserRequest)(nil),      // 60: sluice.tenant.v1.RemoveTenantUserRequest
+	(*RemoveTenantUserResponse)(nil),     // 61: sluice.tenant.v1.RemoveTenantUserResponse
+	(*IssueTenantMacaroonRequest)(nil),   // 62: sluice.tenant.v1.IssueTenantMacaroonRequest
+	(*IssueTenantMacaroonResponse)(nil),  // 63: sluice.tenant.v1.IssueTenantMacaroonResponse
+	(*RevokeTenantMacaroonRequest)(nil),  // 64: sluice.tenant.v1.RevokeTenantMacaroonRequest
+	(*RevokeTenantMacaroonResponse)(nil), // 65: sluice.tenant.v1.RevokeTenantMacaroonResponse
+	(*ListPlansRequest)(nil),             // 66: sluice.tenant.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),            // 67: sluice.tenant.v1.ListPlansResponse
+	(*SetPlanRequest)(nil),               // 68: sluice.tenant.v1.SetPlanRequest
+	(*SetPlanResponse)(nil),              // 69: sluice.tenant.v1.SetPlanResponse
+	(*ListAuditRequest)(nil),             // 70: sluice.tenant.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),            // 71: sluice.tenant.v1.ListAuditResponse
+	(*VerifyAuditRequest)(nil),           // 72: sluice.tenant.v1.VerifyAuditRequest
+	(*VerifyAuditResponse)(nil),          // 73: sluice.tenant.v1.VerifyAuditResponse
 }
 var file_lws_tenant_api_tenantv1_tenant_proto_depIdxs = []int32{
 	2,  // 0: sluice.tenant.v1.TenantUser.role:type_name -> sluice.tenant.v1.UserRole
 	0,  // 1: sluice.tenant.v1.Tenant.kind:type_name -> sluice.tenant.v1.TenantKind
 	1,  // 2: sluice.tenant.v1.Tenant.status:type_name -> sluice.tenant.v1.TenantStatus
 	4,  // 3: sluice.tenant.v1.Tenant.nodes:type_name -> sluice.tenant.v1.TenantNode
-	5,  // 4: sluice.tenant.v1.Tenant.users:type_name -> sluice.tenant.v1.TenantUser
-	6,  // 5: sluice.tenant.v1.Tenant.services:type_name -> sluice.tenant.v1.TenantServiceTerm
-	7,  // 6: sluice.tenant.v1.Tenant.macaroons:type_name -> sluice.tenant.v1.TenantMacaroon
-	9,  // 7: sluice.tenant.v1.Tenant.hosting:type_name -> sluice.tenant.v1.Hosting
-	3,  // 8: sluice.tenant.v1.Hosting.state:type_name -> sluice.tenant.v1.HostingState
-	10, // 9: sluice.tenant.v1.Hosting.latencies:type_name -> sluice.tenant.v1.SigningLatency
-	8,  // 10: sluice.tenant.v1.DrainOwnNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 11: sluice.tenant.v1.DrainTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	9,  // 12: sluice.tenant.v1.ReportHostingRequest.hosting:type_name -> sluice.tenant.v1.Hosting
-	8,  // 13: sluice.tenant.v1.GetOwnTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 14: sluice.tenant.v1.GetOwnTenantResponse.role:type_name -> sluice.tenant.v1.UserRole
-	8,  // 15: sluice.tenant.v1.SetOwnServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 16: sluice.tenant.v1.SetOwnUserRequest.role:type_name -> sluice.tenant.v1.UserRole
-	8,  // 17: sluice.tenant.v1.SetOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 18: sluice.tenant.v1.RemoveOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 19: sluice.tenant.v1.RevokeOwnMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	18, // 20: sluice.tenant.v1.ListOwnAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
-	0,  // 21: sluice.tenant.v1.RegisterTenantRequest.kind:type_name -> sluice.tenant.v1.TenantKind
-	8,  // 22: sluice.tenant.v1.RegisterTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 23: sluice.tenant.v1.ListTenantsResponse.tenants:type_name -> sluice.tenant.v1.Tenant
-	8,  // 24: sluice.tenant.v1.ShowTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	1,  // 25: sluice.tenant.v1.SetTenantStatusRequest.status:type_name -> sluice.tenant.v1.TenantStatus
-	8,  // 26: sluice.tenant.v1.SetTenantStatusResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 27: sluice.tenant.v1.SetTenantPlanResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 28: sluice.tenant.v1.SetNodeLoginResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 29: sluice.tenant.v1.SetTenantServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 30: sluice.tenant.v1.AddTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 31: sluice.tenant.v1.RemoveTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	2,  // 32: sluice.tenant.v1.SetTenantUserRequest.role:type_name -> sluice.tenant.v1.UserRole
-	8,  // 33: sluice.tenant.v1.SetTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 34: sluice.tenant.v1.RemoveTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	8,  // 35: sluice.tenant.v1.RevokeTenantMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
-	17, // 36: sluice.tenant.v1.ListPlansResponse.plans:type_name -> sluice.tenant.v1.Plan
-	17, // 37: sluice.tenant.v1.SetPlanRequest.plan:type_name -> sluice.tenant.v1.Plan
-	18, // 38: sluice.tenant.v1.ListAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
-	19, // 39: sluice.tenant.v1.TenantService.GetOwnTenant:input_type -> sluice.tenant.v1.GetOwnTenantRequest
-	21, // 40: sluice.tenant.v1.TenantService.SetOwnService:input_type -> sluice.tenant.v1.SetOwnServiceRequest
-	23, // 41: sluice.tenant.v1.TenantService.SetOwnUser:input_type -> sluice.tenant.v1.SetOwnUserRequest
-	25, // 42: sluice.tenant.v1.TenantService.RemoveOwnUser:input_type -> sluice.tenant.v1.RemoveOwnUserRequest
-	27, // 43: sluice.tenant.v1.TenantService.IssueOwnMacaroon:input_type -> sluice.tenant.v1.IssueOwnMacaroonRequest
-	29, // 44: sluice.tenant.v1.TenantService.RotateOwnMacaroon:input_type -> sluice.tenant.v1.RotateOwnMacaroonRequest
-	31, // 45: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:input_type -> sluice.tenant.v1.RevokeOwnMacaroonRequest
-	11, // 46: sluice.tenant.v1.TenantService.DrainOwnNode:input_type -> sluice.tenant.v1.DrainOwnNodeRequest
-	33, // 47: sluice.tenant.v1.TenantService.ListOwnAudit:input_type -> sluice.tenant.v1.ListOwnAuditRequest
-	35, // 48: sluice.tenant.v1.TenantOperatorService.GetGateway:input_type -> sluice.tenant.v1.GetGatewayRequest
-	37, // 49: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
-	39, // 50: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
-	41, // 51: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
-	43, // 52: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
-	45, // 53: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
-	47, // 54: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
-	49, // 55: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
-	51, // 56: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
-	53, // 57: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
-	13, // 58: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:input_type -> sluice.tenant.v1.DrainTenantNodeRequest
-	15, // 59: sluice.tenant.v1.TenantOperatorService.ReportHosting:input_type -> sluice.tenant.v1.ReportHostingRequest
-	55, // 60: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
-	57, // 61: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
-	59, // 62: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
-	61, // 63: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
-	63, // 64: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
-	65, // 65: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
-	67, // 66: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
-	69, // 67: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
-	20, // 68: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
-	22, // 69: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
-	24, // 70: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
-	26, // 71: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
-	28, // 72: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
-	30, // 73: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
-	32, // 74: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
-	12, // 75: sluice.tenant.v1.TenantService.DrainOwnNode:output_type -> sluice.tenant.v1.DrainOwnNodeResponse
-	34, // 76: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
-	36, // 77: sluice.tenant.v1.TenantOperatorService.GetGateway:output_type -> sluice.tenant.v1.GetGatewayResponse
-	38, // 78: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
-	40, // 79: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
-	42, // 80: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
-	44, // 81: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
-	46, // 82: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
-	48, // 83: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
-	50, // 84: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
-	52, // 85: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
-	54, // 86: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
-	14, // 87: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:output_type -> sluice.tenant.v1.DrainTenantNodeResponse
-	16, // 88: sluice.tenant.v1.TenantOperatorService.ReportHosting:output_type -> sluice.tenant.v1.ReportHostingResponse
-	56, // 89: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
-	58, // 90: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
-	60, // 91: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
-	62, // 92: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
-	64, // 93: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
-	66, // 94: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
-	68, // 95: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
-	70, // 96: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
-	68, // [68:97] is the sub-list for method output_type
-	39, // [39:68] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	6,  // 4: sluice.tenant.v1.Tenant.users:type_name -> sluice.tenant.v1.TenantUser
+	7,  // 5: sluice.tenant.v1.Tenant.services:type_name -> sluice.tenant.v1.TenantServiceTerm
+	8,  // 6: sluice.tenant.v1.Tenant.macaroons:type_name -> sluice.tenant.v1.TenantMacaroon
+	10, // 7: sluice.tenant.v1.Tenant.hosting:type_name -> sluice.tenant.v1.Hosting
+	5,  // 8: sluice.tenant.v1.Tenant.claims:type_name -> sluice.tenant.v1.NodeClaim
+	3,  // 9: sluice.tenant.v1.Hosting.state:type_name -> sluice.tenant.v1.HostingState
+	11, // 10: sluice.tenant.v1.Hosting.latencies:type_name -> sluice.tenant.v1.SigningLatency
+	9,  // 11: sluice.tenant.v1.DrainOwnNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 12: sluice.tenant.v1.DrainTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	10, // 13: sluice.tenant.v1.ReportHostingRequest.hosting:type_name -> sluice.tenant.v1.Hosting
+	9,  // 14: sluice.tenant.v1.GetOwnTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 15: sluice.tenant.v1.GetOwnTenantResponse.role:type_name -> sluice.tenant.v1.UserRole
+	9,  // 16: sluice.tenant.v1.SetOwnServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 17: sluice.tenant.v1.SetOwnUserRequest.role:type_name -> sluice.tenant.v1.UserRole
+	9,  // 18: sluice.tenant.v1.SetOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 19: sluice.tenant.v1.RemoveOwnUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 20: sluice.tenant.v1.RevokeOwnMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	19, // 21: sluice.tenant.v1.ListOwnAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
+	0,  // 22: sluice.tenant.v1.RegisterTenantRequest.kind:type_name -> sluice.tenant.v1.TenantKind
+	9,  // 23: sluice.tenant.v1.RegisterTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 24: sluice.tenant.v1.ListTenantsResponse.tenants:type_name -> sluice.tenant.v1.Tenant
+	9,  // 25: sluice.tenant.v1.ShowTenantResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	1,  // 26: sluice.tenant.v1.SetTenantStatusRequest.status:type_name -> sluice.tenant.v1.TenantStatus
+	9,  // 27: sluice.tenant.v1.SetTenantStatusResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 28: sluice.tenant.v1.SetTenantPlanResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 29: sluice.tenant.v1.SetNodeLoginResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 30: sluice.tenant.v1.SetTenantServiceResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 31: sluice.tenant.v1.AddTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 32: sluice.tenant.v1.ClaimTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 33: sluice.tenant.v1.RemoveTenantNodeResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	2,  // 34: sluice.tenant.v1.SetTenantUserRequest.role:type_name -> sluice.tenant.v1.UserRole
+	9,  // 35: sluice.tenant.v1.SetTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 36: sluice.tenant.v1.RemoveTenantUserResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	9,  // 37: sluice.tenant.v1.RevokeTenantMacaroonResponse.tenant:type_name -> sluice.tenant.v1.Tenant
+	18, // 38: sluice.tenant.v1.ListPlansResponse.plans:type_name -> sluice.tenant.v1.Plan
+	18, // 39: sluice.tenant.v1.SetPlanRequest.plan:type_name -> sluice.tenant.v1.Plan
+	19, // 40: sluice.tenant.v1.ListAuditResponse.entries:type_name -> sluice.tenant.v1.AuditEntry
+	20, // 41: sluice.tenant.v1.TenantService.GetOwnTenant:input_type -> sluice.tenant.v1.GetOwnTenantRequest
+	22, // 42: sluice.tenant.v1.TenantService.SetOwnService:input_type -> sluice.tenant.v1.SetOwnServiceRequest
+	24, // 43: sluice.tenant.v1.TenantService.SetOwnUser:input_type -> sluice.tenant.v1.SetOwnUserRequest
+	26, // 44: sluice.tenant.v1.TenantService.RemoveOwnUser:input_type -> sluice.tenant.v1.RemoveOwnUserRequest
+	28, // 45: sluice.tenant.v1.TenantService.IssueOwnMacaroon:input_type -> sluice.tenant.v1.IssueOwnMacaroonRequest
+	30, // 46: sluice.tenant.v1.TenantService.RotateOwnMacaroon:input_type -> sluice.tenant.v1.RotateOwnMacaroonRequest
+	32, // 47: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:input_type -> sluice.tenant.v1.RevokeOwnMacaroonRequest
+	12, // 48: sluice.tenant.v1.TenantService.DrainOwnNode:input_type -> sluice.tenant.v1.DrainOwnNodeRequest
+	34, // 49: sluice.tenant.v1.TenantService.ListOwnAudit:input_type -> sluice.tenant.v1.ListOwnAuditRequest
+	36, // 50: sluice.tenant.v1.TenantOperatorService.GetGateway:input_type -> sluice.tenant.v1.GetGatewayRequest
+	38, // 51: sluice.tenant.v1.TenantOperatorService.RegisterTenant:input_type -> sluice.tenant.v1.RegisterTenantRequest
+	40, // 52: sluice.tenant.v1.TenantOperatorService.ListTenants:input_type -> sluice.tenant.v1.ListTenantsRequest
+	42, // 53: sluice.tenant.v1.TenantOperatorService.ShowTenant:input_type -> sluice.tenant.v1.ShowTenantRequest
+	44, // 54: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:input_type -> sluice.tenant.v1.SetTenantStatusRequest
+	46, // 55: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:input_type -> sluice.tenant.v1.SetTenantPlanRequest
+	48, // 56: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:input_type -> sluice.tenant.v1.SetNodeLoginRequest
+	50, // 57: sluice.tenant.v1.TenantOperatorService.SetTenantService:input_type -> sluice.tenant.v1.SetTenantServiceRequest
+	52, // 58: sluice.tenant.v1.TenantOperatorService.AddTenantNode:input_type -> sluice.tenant.v1.AddTenantNodeRequest
+	54, // 59: sluice.tenant.v1.TenantOperatorService.ClaimTenantNode:input_type -> sluice.tenant.v1.ClaimTenantNodeRequest
+	56, // 60: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:input_type -> sluice.tenant.v1.RemoveTenantNodeRequest
+	14, // 61: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:input_type -> sluice.tenant.v1.DrainTenantNodeRequest
+	16, // 62: sluice.tenant.v1.TenantOperatorService.ReportHosting:input_type -> sluice.tenant.v1.ReportHostingRequest
+	58, // 63: sluice.tenant.v1.TenantOperatorService.SetTenantUser:input_type -> sluice.tenant.v1.SetTenantUserRequest
+	60, // 64: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:input_type -> sluice.tenant.v1.RemoveTenantUserRequest
+	62, // 65: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:input_type -> sluice.tenant.v1.IssueTenantMacaroonRequest
+	64, // 66: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:input_type -> sluice.tenant.v1.RevokeTenantMacaroonRequest
+	66, // 67: sluice.tenant.v1.TenantOperatorService.ListPlans:input_type -> sluice.tenant.v1.ListPlansRequest
+	68, // 68: sluice.tenant.v1.TenantOperatorService.SetPlan:input_type -> sluice.tenant.v1.SetPlanRequest
+	70, // 69: sluice.tenant.v1.TenantOperatorService.ListAudit:input_type -> sluice.tenant.v1.ListAuditRequest
+	72, // 70: sluice.tenant.v1.TenantOperatorService.VerifyAudit:input_type -> sluice.tenant.v1.VerifyAuditRequest
+	21, // 71: sluice.tenant.v1.TenantService.GetOwnTenant:output_type -> sluice.tenant.v1.GetOwnTenantResponse
+	23, // 72: sluice.tenant.v1.TenantService.SetOwnService:output_type -> sluice.tenant.v1.SetOwnServiceResponse
+	25, // 73: sluice.tenant.v1.TenantService.SetOwnUser:output_type -> sluice.tenant.v1.SetOwnUserResponse
+	27, // 74: sluice.tenant.v1.TenantService.RemoveOwnUser:output_type -> sluice.tenant.v1.RemoveOwnUserResponse
+	29, // 75: sluice.tenant.v1.TenantService.IssueOwnMacaroon:output_type -> sluice.tenant.v1.IssueOwnMacaroonResponse
+	31, // 76: sluice.tenant.v1.TenantService.RotateOwnMacaroon:output_type -> sluice.tenant.v1.RotateOwnMacaroonResponse
+	33, // 77: sluice.tenant.v1.TenantService.RevokeOwnMacaroon:output_type -> sluice.tenant.v1.RevokeOwnMacaroonResponse
+	13, // 78: sluice.tenant.v1.TenantService.DrainOwnNode:output_type -> sluice.tenant.v1.DrainOwnNodeResponse
+	35, // 79: sluice.tenant.v1.TenantService.ListOwnAudit:output_type -> sluice.tenant.v1.ListOwnAuditResponse
+	37, // 80: sluice.tenant.v1.TenantOperatorService.GetGateway:output_type -> sluice.tenant.v1.GetGatewayResponse
+	39, // 81: sluice.tenant.v1.TenantOperatorService.RegisterTenant:output_type -> sluice.tenant.v1.RegisterTenantResponse
+	41, // 82: sluice.tenant.v1.TenantOperatorService.ListTenants:output_type -> sluice.tenant.v1.ListTenantsResponse
+	43, // 83: sluice.tenant.v1.TenantOperatorService.ShowTenant:output_type -> sluice.tenant.v1.ShowTenantResponse
+	45, // 84: sluice.tenant.v1.TenantOperatorService.SetTenantStatus:output_type -> sluice.tenant.v1.SetTenantStatusResponse
+	47, // 85: sluice.tenant.v1.TenantOperatorService.SetTenantPlan:output_type -> sluice.tenant.v1.SetTenantPlanResponse
+	49, // 86: sluice.tenant.v1.TenantOperatorService.SetNodeLogin:output_type -> sluice.tenant.v1.SetNodeLoginResponse
+	51, // 87: sluice.tenant.v1.TenantOperatorService.SetTenantService:output_type -> sluice.tenant.v1.SetTenantServiceResponse
+	53, // 88: sluice.tenant.v1.TenantOperatorService.AddTenantNode:output_type -> sluice.tenant.v1.AddTenantNodeResponse
+	55, // 89: sluice.tenant.v1.TenantOperatorService.ClaimTenantNode:output_type -> sluice.tenant.v1.ClaimTenantNodeResponse
+	57, // 90: sluice.tenant.v1.TenantOperatorService.RemoveTenantNode:output_type -> sluice.tenant.v1.RemoveTenantNodeResponse
+	15, // 91: sluice.tenant.v1.TenantOperatorService.DrainTenantNode:output_type -> sluice.tenant.v1.DrainTenantNodeResponse
+	17, // 92: sluice.tenant.v1.TenantOperatorService.ReportHosting:output_type -> sluice.tenant.v1.ReportHostingResponse
+	59, // 93: sluice.tenant.v1.TenantOperatorService.SetTenantUser:output_type -> sluice.tenant.v1.SetTenantUserResponse
+	61, // 94: sluice.tenant.v1.TenantOperatorService.RemoveTenantUser:output_type -> sluice.tenant.v1.RemoveTenantUserResponse
+	63, // 95: sluice.tenant.v1.TenantOperatorService.IssueTenantMacaroon:output_type -> sluice.tenant.v1.IssueTenantMacaroonResponse
+	65, // 96: sluice.tenant.v1.TenantOperatorService.RevokeTenantMacaroon:output_type -> sluice.tenant.v1.RevokeTenantMacaroonResponse
+	67, // 97: sluice.tenant.v1.TenantOperatorService.ListPlans:output_type -> sluice.tenant.v1.ListPlansResponse
+	69, // 98: sluice.tenant.v1.TenantOperatorService.SetPlan:output_type -> sluice.tenant.v1.SetPlanResponse
+	71, // 99: sluice.tenant.v1.TenantOperatorService.ListAudit:output_type -> sluice.tenant.v1.ListAuditResponse
+	73, // 100: sluice.tenant.v1.TenantOperatorService.VerifyAudit:output_type -> sluice.tenant.v1.VerifyAuditResponse
+	71, // [71:101] is the sub-list for method output_type
+	41, // [41:71] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_lws_tenant_api_tenantv1_tenant_proto_init() }
@@ -4633,7 +4908,7 @@ func file_lws_tenant_api_tenantv1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc), len(file_lws_tenant_api_tenantv1_tenant_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   67,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

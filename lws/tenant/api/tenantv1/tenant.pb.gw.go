@@ -715,6 +715,51 @@ func local_request_TenantOperatorService_AddTenantNode_0(ctx context.Context, ma
 	return msg, metadata, err
 }
 
+func request_TenantOperatorService_ClaimTenantNode_0(ctx context.Context, marshaler runtime.Marshaler, client TenantOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ClaimTenantNodeRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["tenant"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "tenant")
+	}
+	protoReq.Tenant, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "tenant", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ClaimTenantNode(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_TenantOperatorService_ClaimTenantNode_0(ctx context.Context, marshaler runtime.Marshaler, server TenantOperatorServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq ClaimTenantNodeRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["tenant"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "tenant")
+	}
+	protoReq.Tenant, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "tenant", err)
+	}
+	msg, err := server.ClaimTenantNode(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_TenantOperatorService_RemoveTenantNode_0(ctx context.Context, marshaler runtime.Marshaler, client TenantOperatorServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq RemoveTenantNodeRequest
@@ -1564,6 +1609,26 @@ func RegisterTenantOperatorServiceHandlerServer(ctx context.Context, mux *runtim
 		}
 		forward_TenantOperatorService_AddTenantNode_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_TenantOperatorService_ClaimTenantNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/sluice.tenant.v1.TenantOperatorService/ClaimTenantNode", runtime.WithHTTPPathPattern("/v1/operator/tenants/{tenant}/nodes:claim"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_TenantOperatorService_ClaimTenantNode_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TenantOperatorService_ClaimTenantNode_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_TenantOperatorService_RemoveTenantNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -2193,6 +2258,23 @@ func RegisterTenantOperatorServiceHandlerClient(ctx context.Context, mux *runtim
 		}
 		forward_TenantOperatorService_AddTenantNode_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_TenantOperatorService_ClaimTenantNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/sluice.tenant.v1.TenantOperatorService/ClaimTenantNode", runtime.WithHTTPPathPattern("/v1/operator/tenants/{tenant}/nodes:claim"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_TenantOperatorService_ClaimTenantNode_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_TenantOperatorService_ClaimTenantNode_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_TenantOperatorService_RemoveTenantNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -2393,6 +2475,7 @@ var (
 	pattern_TenantOperatorService_SetNodeLogin_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "operator", "tenants", "tenant"}, "node-login"))
 	pattern_TenantOperatorService_SetTenantService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4, 1, 0, 4, 1, 5, 5}, []string{"v1", "operator", "tenants", "tenant", "services", "service"}, ""))
 	pattern_TenantOperatorService_AddTenantNode_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "operator", "tenants", "tenant", "nodes"}, ""))
+	pattern_TenantOperatorService_ClaimTenantNode_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "operator", "tenants", "tenant", "nodes"}, "claim"))
 	pattern_TenantOperatorService_RemoveTenantNode_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3, 2, 4}, []string{"v1", "operator", "tenants", "tenant", "nodes"}, "remove"))
 	pattern_TenantOperatorService_DrainTenantNode_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "operator", "tenants", "tenant"}, "drain"))
 	pattern_TenantOperatorService_ReportHosting_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "operator", "tenants", "tenant"}, "report"))
@@ -2416,6 +2499,7 @@ var (
 	forward_TenantOperatorService_SetNodeLogin_0         = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_SetTenantService_0     = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_AddTenantNode_0        = runtime.ForwardResponseMessage
+	forward_TenantOperatorService_ClaimTenantNode_0      = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_RemoveTenantNode_0     = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_DrainTenantNode_0      = runtime.ForwardResponseMessage
 	forward_TenantOperatorService_ReportHosting_0        = runtime.ForwardResponseMessage

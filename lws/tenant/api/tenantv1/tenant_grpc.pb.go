@@ -466,6 +466,7 @@ const (
 	TenantOperatorService_SetNodeLogin_FullMethodName         = "/sluice.tenant.v1.TenantOperatorService/SetNodeLogin"
 	TenantOperatorService_SetTenantService_FullMethodName     = "/sluice.tenant.v1.TenantOperatorService/SetTenantService"
 	TenantOperatorService_AddTenantNode_FullMethodName        = "/sluice.tenant.v1.TenantOperatorService/AddTenantNode"
+	TenantOperatorService_ClaimTenantNode_FullMethodName      = "/sluice.tenant.v1.TenantOperatorService/ClaimTenantNode"
 	TenantOperatorService_RemoveTenantNode_FullMethodName     = "/sluice.tenant.v1.TenantOperatorService/RemoveTenantNode"
 	TenantOperatorService_DrainTenantNode_FullMethodName      = "/sluice.tenant.v1.TenantOperatorService/DrainTenantNode"
 	TenantOperatorService_ReportHosting_FullMethodName        = "/sluice.tenant.v1.TenantOperatorService/ReportHosting"
@@ -503,7 +504,12 @@ type TenantOperatorServiceClient interface {
 	SetTenantService(ctx context.Context, in *SetTenantServiceRequest, opts ...grpc.CallOption) (*SetTenantServiceResponse, error)
 	// AddTenantNode adds a node that states whose it is.
 	AddTenantNode(ctx context.Context, in *AddTenantNodeRequest, opts ...grpc.CallOption) (*AddTenantNodeResponse, error)
-	// RemoveTenantNode takes a node from a tenant.
+	// ClaimTenantNode takes the key of a hosted node for the one place at which it is
+	// made, before anything of it is made: two nodes of one key lose their channels'
+	// money. From the same place again it changes nothing; from another place, or for
+	// another tenant, it is refused.
+	ClaimTenantNode(ctx context.Context, in *ClaimTenantNodeRequest, opts ...grpc.CallOption) (*ClaimTenantNodeResponse, error)
+	// RemoveTenantNode takes a node from a tenant, with its claim.
 	RemoveTenantNode(ctx context.Context, in *RemoveTenantNodeRequest, opts ...grpc.CallOption) (*RemoveTenantNodeResponse, error)
 	// DrainTenantNode has a tenant's hosted node stop safely: no new HTLCs, then down;
 	// or run again.
@@ -621,6 +627,16 @@ func (c *tenantOperatorServiceClient) AddTenantNode(ctx context.Context, in *Add
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddTenantNodeResponse)
 	err := c.cc.Invoke(ctx, TenantOperatorService_AddTenantNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantOperatorServiceClient) ClaimTenantNode(ctx context.Context, in *ClaimTenantNodeRequest, opts ...grpc.CallOption) (*ClaimTenantNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimTenantNodeResponse)
+	err := c.cc.Invoke(ctx, TenantOperatorService_ClaimTenantNode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -761,7 +777,12 @@ type TenantOperatorServiceServer interface {
 	SetTenantService(context.Context, *SetTenantServiceRequest) (*SetTenantServiceResponse, error)
 	// AddTenantNode adds a node that states whose it is.
 	AddTenantNode(context.Context, *AddTenantNodeRequest) (*AddTenantNodeResponse, error)
-	// RemoveTenantNode takes a node from a tenant.
+	// ClaimTenantNode takes the key of a hosted node for the one place at which it is
+	// made, before anything of it is made: two nodes of one key lose their channels'
+	// money. From the same place again it changes nothing; from another place, or for
+	// another tenant, it is refused.
+	ClaimTenantNode(context.Context, *ClaimTenantNodeRequest) (*ClaimTenantNodeResponse, error)
+	// RemoveTenantNode takes a node from a tenant, with its claim.
 	RemoveTenantNode(context.Context, *RemoveTenantNodeRequest) (*RemoveTenantNodeResponse, error)
 	// DrainTenantNode has a tenant's hosted node stop safely: no new HTLCs, then down;
 	// or run again.
@@ -821,6 +842,9 @@ func (UnimplementedTenantOperatorServiceServer) SetTenantService(context.Context
 }
 func (UnimplementedTenantOperatorServiceServer) AddTenantNode(context.Context, *AddTenantNodeRequest) (*AddTenantNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddTenantNode not implemented")
+}
+func (UnimplementedTenantOperatorServiceServer) ClaimTenantNode(context.Context, *ClaimTenantNodeRequest) (*ClaimTenantNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClaimTenantNode not implemented")
 }
 func (UnimplementedTenantOperatorServiceServer) RemoveTenantNode(context.Context, *RemoveTenantNodeRequest) (*RemoveTenantNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveTenantNode not implemented")
@@ -1034,6 +1058,24 @@ func _TenantOperatorService_AddTenantNode_Handler(srv interface{}, ctx context.C
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TenantOperatorServiceServer).AddTenantNode(ctx, req.(*AddTenantNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantOperatorService_ClaimTenantNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimTenantNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantOperatorServiceServer).ClaimTenantNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantOperatorService_ClaimTenantNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantOperatorServiceServer).ClaimTenantNode(ctx, req.(*ClaimTenantNodeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1278,6 +1320,10 @@ var TenantOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AddTenantNode",
 			Handler:    _TenantOperatorService_AddTenantNode_Handler,
+		},
+		{
+			MethodName: "ClaimTenantNode",
+			Handler:    _TenantOperatorService_ClaimTenantNode_Handler,
 		},
 		{
 			MethodName: "RemoveTenantNode",

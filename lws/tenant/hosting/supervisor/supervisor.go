@@ -35,8 +35,16 @@ type Signer interface {
 
 // Desk is the registry.
 type Desk interface {
-	// Report tells it what was seen, and hears whether the node shall be drained.
-	Report(ctx context.Context, r Report) (drain bool, err error)
+	// Report tells it what was seen, and hears what the node shall do.
+	Report(ctx context.Context, r Report) (Wish, error)
+}
+
+// Wish is what the registry says of a node.
+type Wish struct {
+	// Drain: it shall stop, without HTLCs.
+	Drain bool
+	// Elsewhere is the place that the node was moved to; empty if it belongs here.
+	Elsewhere string
 }
 
 // Report is what is known of a node.
@@ -72,8 +80,8 @@ type Watch struct {
 	o      Options
 	node   hosting.Node
 	signer hosting.Signer
-	// drain is the last wish that was heard.
-	drain  bool
+	// wish is the last one that was heard.
+	wish   Wish
 	probed time.Time
 	said   string
 	// why the signer's last probe failed.
@@ -101,14 +109,14 @@ func (w *Watch) Run(ctx context.Context) { pace.Every(ctx, w.o.Every, w.look) }
 // look is one round. No step of it keeps the next from being made.
 func (w *Watch) look(ctx context.Context) {
 	r := Report{Tenant: w.o.Tenant, Timeout: w.o.Timeout, HTLCs: -1, CertificateEnds: w.last.CertificateEnds}
-	f := hosting.Facts{Now: w.o.Now(), Drain: w.drain, HTLCs: -1}
+	f := hosting.Facts{Now: w.o.Now(), Drain: w.wish.Drain, Elsewhere: w.wish.Elsewhere != "", HTLCs: -1}
 	f.Up, f.Serving = w.o.Node.Look(ctx)
 	if !f.Up || f.Now.Sub(w.probed) >= w.o.Probe {
 		w.probe(ctx, f.Now, &r)
 	}
 	r.Signer = w.signer.Summary()
 	f.SignerUp = r.Signer.Up
-	if f.Serving && f.Drain {
+	if f.Serving && f.Drain && !f.Elsewhere {
 		n, err := w.o.Node.HTLCs(ctx)
 		if err == nil {
 			f.HTLCs = n
@@ -133,6 +141,8 @@ func (w *Watch) look(ctx context.Context) {
 		w.o.Log.Info("a hosted node stands otherwise", zap.String("tenant", w.o.Tenant), zap.String("from", string(before)), zap.String("to", string(w.node.State)))
 	}
 	switch {
+	case f.Elsewhere:
+		w.said = "its key is claimed for another place, where it was moved to: " + w.wish.Elsewhere + ". It must not run here"
 	case w.node.State == hosting.Running && f.SignerUp:
 		w.said = ""
 	case w.node.State == hosting.Waiting && !f.SignerUp:
@@ -175,12 +185,15 @@ func (w *Watch) tell(ctx context.Context, r Report) {
 	w.mu.Lock()
 	w.last = r
 	w.mu.Unlock()
-	drain, err := w.o.Desk.Report(ctx, r)
+	wish, err := w.o.Desk.Report(ctx, r)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.o.Log.Warn("the registry did not hear of a hosted node: its last wish counts", zap.String("tenant", w.o.Tenant), zap.Error(err))
 		}
 		return
 	}
-	w.drain = drain
+	if wish.Elsewhere != w.wish.Elsewhere {
+		w.o.Log.Error("a hosted node's key is claimed for another place: it is stopped here and not started again", zap.String("tenant", w.o.Tenant), zap.String("elsewhere", wish.Elsewhere))
+	}
+	w.wish = wish
 }

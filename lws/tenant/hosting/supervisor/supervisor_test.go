@@ -25,6 +25,7 @@ type world struct {
 	htlcs      int
 	disabled   bool
 	drain      bool
+	elsewhere  string
 	deskAway   bool
 	refuse     error
 	starts     int
@@ -95,14 +96,14 @@ func (w *world) Probe(context.Context) (map[string]time.Duration, error) {
 
 func (w *world) CertificateEnds(context.Context) (time.Time, error) { return w.certEnds, nil }
 
-func (w *world) Report(_ context.Context, r supervisor.Report) (bool, error) {
+func (w *world) Report(_ context.Context, r supervisor.Report) (supervisor.Wish, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.deskAway {
-		return false, errors.New("away")
+		return supervisor.Wish{}, errors.New("away")
 	}
 	w.reports = append(w.reports, r)
-	return w.drain, nil
+	return supervisor.Wish{Drain: w.drain, Elsewhere: w.elsewhere}, nil
 }
 
 func watch(t *testing.T, w *world) *supervisor.Watch {
@@ -179,5 +180,26 @@ func TestSupervisor(t *testing.T) {
 		require.InDelta(t, 1.0, values["sluice_hosting_node_state running acme"], 0)
 		require.InDelta(t, 0.0, values["sluice_hosting_node_state waiting acme"], 0)
 		require.InDelta(t, float64(w.certEnds.Unix()), values["sluice_hosting_signer_certificate_end_seconds acme"], 0)
+	})
+}
+
+// TestSupervisorOfAMovedNode ends it, says where it is now, and keeps to it while the
+// registry is away.
+func TestSupervisorOfAMovedNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{up: true, signer: true, htlcs: 1}
+		s := watch(t, w)
+		pass(5 * time.Second)
+		require.Equal(t, hosting.Running, s.Last().State)
+		w.set(func(w *world) { w.elsewhere = "beta:/lnd" })
+		pass(5 * time.Second)
+		require.Equal(t, hosting.Drained, s.Last().State)
+		require.Contains(t, s.Last().Said, "beta:/lnd")
+		w.set(func(w *world) { w.deskAway = true })
+		pass(time.Hour)
+		w.set(func(w *world) { require.Zero(t, w.starts); require.Equal(t, 1, w.stops) })
+		w.set(func(w *world) { w.deskAway, w.elsewhere = false, "" })
+		pass(10 * time.Second)
+		require.Equal(t, hosting.Running, s.Last().State, "it was moved back")
 	})
 }

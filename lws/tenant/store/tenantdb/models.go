@@ -39,9 +39,13 @@ type TenantMacaroon struct {
 }
 
 type TenantNode struct {
-	Node    []byte
-	Tenant  string
-	AddedMs int64
+	Node      []byte
+	Tenant    string
+	AddedMs   int64
+	Added     bool
+	PlaceID   string
+	Place     string
+	ClaimedMs int64
 }
 
 type TenantPlan struct {

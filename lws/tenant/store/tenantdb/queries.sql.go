@@ -283,17 +283,29 @@ func (q *Queries) InsertMacaroon(ctx context.Context, arg InsertMacaroonParams) 
 }
 
 const insertNode = `-- name: InsertNode :exec
-INSERT INTO tenant_nodes (node, tenant, added_ms) VALUES ($1, $2, $3)
+INSERT INTO tenant_nodes (node, tenant, added_ms, added, place_id, place, claimed_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)
 `
 
 type InsertNodeParams struct {
-	Node    []byte
-	Tenant  string
-	AddedMs int64
+	Node      []byte
+	Tenant    string
+	AddedMs   int64
+	Added     bool
+	PlaceID   string
+	Place     string
+	ClaimedMs int64
 }
 
 func (q *Queries) InsertNode(ctx context.Context, arg InsertNodeParams) error {
-	_, err := q.db.ExecContext(ctx, insertNode, arg.Node, arg.Tenant, arg.AddedMs)
+	_, err := q.db.ExecContext(ctx, insertNode,
+		arg.Node,
+		arg.Tenant,
+		arg.AddedMs,
+		arg.Added,
+		arg.PlaceID,
+		arg.Place,
+		arg.ClaimedMs,
+	)
 	return err
 }
 
@@ -386,7 +398,7 @@ func (q *Queries) ListMacaroons(ctx context.Context) ([]TenantMacaroon, error) {
 }
 
 const listNodes = `-- name: ListNodes :many
-SELECT node, tenant, added_ms FROM tenant_nodes ORDER BY tenant, added_ms, node
+SELECT node, tenant, added_ms, added, place_id, place, claimed_ms FROM tenant_nodes ORDER BY tenant, added_ms, node
 `
 
 func (q *Queries) ListNodes(ctx context.Context) ([]TenantNode, error) {
@@ -398,7 +410,15 @@ func (q *Queries) ListNodes(ctx context.Context) ([]TenantNode, error) {
 	var items []TenantNode
 	for rows.Next() {
 		var i TenantNode
-		if err := rows.Scan(&i.Node, &i.Tenant, &i.AddedMs); err != nil {
+		if err := rows.Scan(
+			&i.Node,
+			&i.Tenant,
+			&i.AddedMs,
+			&i.Added,
+			&i.PlaceID,
+			&i.Place,
+			&i.ClaimedMs,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -551,7 +571,7 @@ func (q *Queries) MacaroonsOf(ctx context.Context, tenant string) ([]TenantMacar
 }
 
 const nodesOf = `-- name: NodesOf :many
-SELECT node, tenant, added_ms FROM tenant_nodes WHERE tenant = $1 ORDER BY added_ms, node
+SELECT node, tenant, added_ms, added, place_id, place, claimed_ms FROM tenant_nodes WHERE tenant = $1 ORDER BY added_ms, node
 `
 
 func (q *Queries) NodesOf(ctx context.Context, tenant string) ([]TenantNode, error) {
@@ -563,7 +583,15 @@ func (q *Queries) NodesOf(ctx context.Context, tenant string) ([]TenantNode, err
 	var items []TenantNode
 	for rows.Next() {
 		var i TenantNode
-		if err := rows.Scan(&i.Node, &i.Tenant, &i.AddedMs); err != nil {
+		if err := rows.Scan(
+			&i.Node,
+			&i.Tenant,
+			&i.AddedMs,
+			&i.Added,
+			&i.PlaceID,
+			&i.Place,
+			&i.ClaimedMs,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
