@@ -135,6 +135,13 @@ func (h *hosting) onboardKilled(ctx context.Context, x *hosted) {
 	out, code = h.ctl(ctx, elsewhere...)
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "a second one of the same seed")
+	// On another machine, which has the gateway's files and none of this one's.
+	there := append(append([]string{}, elsewhere...), "--host", "another", "--data-dir", t.TempDir(), "--tls-cert", filepath.Join(h.s.Dir, "tls.cert"),
+		"--macaroon", filepath.Join(h.s.Dir, "operator.macaroon"), "--key", filepath.Join(h.s.Dir, "onboarding.key"))
+	out, code = h.ctl(ctx, there...)
+	require.Equal(t, 1, code, out)
+	require.Contains(t, out, "is made or runs at another place: ")
+	require.Contains(t, out, ":"+dir+", since ")
 	require.False(t, isThere(filepath.Join(dir+"-2", "lnd.conf"))(ctx))
 
 	first, err := os.ReadFile(password)
