@@ -140,7 +140,7 @@ func rights() []Right {
 		{walletKit + "NextAddr", "change addresses, and addresses for orders; of a wallet, where a refund goes", gateway | funder | swapper},
 		{walletKit + "FinalizePsbt", "to sign a funding transaction; of a wallet, to take its coins back", gateway | funder},
 		{walletKit + "PublishTransaction", "to publish it; justice transactions; the refund of a swap", gateway | tower | funder | swapper},
-		{walletKit + "BumpFee", "to hurry it", gateway},
+		{walletKit + "BumpFee", "to hurry it", gateway | funder},
 		{walletKit + "EstimateFee", "what it should pay", gateway | swapper},
 		{lightning + "WalletBalance", "to reconcile the books", gateway},
 		{lightning + "GetTransactions", "to reconcile the books, and to see payments of orders; of a wallet, which blocks hold its coins", gateway | funder},

@@ -44,6 +44,8 @@ type Agent struct {
 	// all are the records by key; busy are those that somebody works on.
 	all  map[string]Record
 	busy map[string]bool
+	// hurried is at which height lnd was asked for a child last.
+	hurried map[string]uint32
 	// poke wakes Run.
 	poke chan struct{}
 }
@@ -67,7 +69,7 @@ func New(dataDir string, ports Ports) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{ports: ports, records: kept, log: ports.Log, all: make(map[string]Record), busy: make(map[string]bool), poke: make(chan struct{}, 1)}
+	a := &Agent{ports: ports, records: kept, log: ports.Log, all: make(map[string]Record), busy: make(map[string]bool), hurried: make(map[string]uint32), poke: make(chan struct{}, 1)}
 	for _, r := range list {
 		a.all[r.Key()] = r
 	}

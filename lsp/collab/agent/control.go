@@ -58,6 +58,21 @@ func (c *control) Replace(ctx context.Context, r *fundagentv1.ReplaceRequest) (*
 	return &fundagentv1.ReplaceResponse{Funding: toWire(got)}, nil
 }
 
+func (c *control) Hurry(ctx context.Context, r *fundagentv1.HurryRequest) (*fundagentv1.HurryResponse, error) {
+	f := c.a.PlanHurry
+	if r.GetAct() {
+		f = c.a.Hurry
+	}
+	got, child, err := f(ctx, r.GetKey(), Hurry{SatPerVByte: r.GetSatPerVbyte(), MaxFeeSat: ln.Sat(r.GetMaxFeeSat())})
+	if err != nil {
+		return nil, err
+	}
+	return &fundagentv1.HurryResponse{
+		Funding: toWire(got), ParentSatPerVbyte: child.ParentSatPerVByte, TogetherSatPerVbyte: child.TogetherSatPerVByte,
+		FeeSat: uint64(child.FeeSat), MostSat: uint64(child.MostSat), ChangeSat: uint64(child.ChangeSat), Change: child.Change.String(), Capped: child.Capped, Asked: r.GetAct(),
+	}, nil
+}
+
 func (c *control) Reclaim(ctx context.Context, r *fundagentv1.ReclaimRequest) (*fundagentv1.ReclaimResponse, error) {
 	got, err := c.a.Reclaim(ctx, r.GetKey())
 	if err != nil {

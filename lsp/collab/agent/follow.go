@@ -153,6 +153,12 @@ func (a *Agent) settle(ctx context.Context, r Record, s *spends) error {
 	buried := func(x spend) bool { return ln.Confirmations(x.height, info.BlockHeight) >= r.BuriedConfs }
 	switch {
 	case buried(funded):
+		if r.Hurry != nil {
+			// The change was kept for its child.
+			if err := a.release(ctx, r); err != nil {
+				return err
+			}
+		}
 		r.Phase, r.Alarm, r.State = PhaseDone, "", "buried"
 		return a.save(r)
 	case buried(other):
@@ -180,6 +186,7 @@ func (a *Agent) settle(ctx context.Context, r Record, s *spends) error {
 	if err := a.lease(ctx, r); err != nil {
 		a.log.Debug("a signed coin is not leased anew: it is spent, or being taken back", zap.String("joint", r.Key()), zap.Error(err))
 	}
+	a.hurryOn(ctx, r, info.BlockHeight)
 	_, err = a.deliver(ctx, r)
 	return err
 }

@@ -50,10 +50,13 @@ type Channels interface {
 	AbandonChannel(ctx context.Context, op ln.Outpoint) error
 }
 
-// Spender takes the wallet's coins back by spending them.
+// Spender takes the wallet's coins back by spending them, and hurries with its change.
 type Spender interface {
 	FinalizePsbt(ctx context.Context, psbt []byte) (rawTx []byte, err error)
 	Publish(ctx context.Context, rawTx []byte, label string) error
+	// BumpFee makes a child of an output with the next block, and never pays more than
+	// the budget. It replaces an earlier child.
+	BumpFee(ctx context.Context, op ln.Outpoint, satPerVByte uint64, budget ln.Sat) error
 }
 
 // Connect reaches an LSP's service as the node self.

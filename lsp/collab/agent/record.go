@@ -76,6 +76,8 @@ type Record struct {
 	ChangeSat   ln.Sat      `json:"change_sat,omitempty"`
 	Signed      []byte      `json:"signed,omitempty"`
 	BuriedConfs uint32      `json:"buried_confs,omitempty"`
+	// Hurry is what the person agreed to for a child of the change.
+	Hurry *Hurry `json:"hurry,omitempty"`
 
 	// State and Reason are the LSP's last word, Alarm what the user must know.
 	State     string    `json:"state,omitempty"`

@@ -709,6 +709,192 @@ func (x *ReplaceResponse) GetFunding() *Funding {
 	return nil
 }
 
+// HurryRequest says what transaction and child shall pay together.
+type HurryRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Key         string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	SatPerVbyte uint64                 `protobuf:"varint,2,opt,name=sat_per_vbyte,json=satPerVbyte,proto3" json:"sat_per_vbyte,omitempty"`
+	// The most that the child may pay; 0: a hundredth of the channel, at least 10,000 sat.
+	MaxFeeSat uint64 `protobuf:"varint,3,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
+	// Have it made, by the next block.
+	Act           bool `protobuf:"varint,4,opt,name=act,proto3" json:"act,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HurryRequest) Reset() {
+	*x = HurryRequest{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HurryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HurryRequest) ProtoMessage() {}
+
+func (x *HurryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HurryRequest.ProtoReflect.Descriptor instead.
+func (*HurryRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HurryRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *HurryRequest) GetSatPerVbyte() uint64 {
+	if x != nil {
+		return x.SatPerVbyte
+	}
+	return 0
+}
+
+func (x *HurryRequest) GetMaxFeeSat() uint64 {
+	if x != nil {
+		return x.MaxFeeSat
+	}
+	return 0
+}
+
+func (x *HurryRequest) GetAct() bool {
+	if x != nil {
+		return x.Act
+	}
+	return false
+}
+
+// HurryResponse is what the child costs.
+type HurryResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Funding *Funding               `protobuf:"bytes,1,opt,name=funding,proto3" json:"funding,omitempty"`
+	// What the transaction pays by itself.
+	ParentSatPerVbyte uint64 `protobuf:"varint,2,opt,name=parent_sat_per_vbyte,json=parentSatPerVbyte,proto3" json:"parent_sat_per_vbyte,omitempty"`
+	// What both pay together.
+	TogetherSatPerVbyte uint64 `protobuf:"varint,3,opt,name=together_sat_per_vbyte,json=togetherSatPerVbyte,proto3" json:"together_sat_per_vbyte,omitempty"`
+	FeeSat              uint64 `protobuf:"varint,4,opt,name=fee_sat,json=feeSat,proto3" json:"fee_sat,omitempty"`
+	// The most that lnd pays, where it has to raise the fee.
+	MostSat uint64 `protobuf:"varint,5,opt,name=most_sat,json=mostSat,proto3" json:"most_sat,omitempty"`
+	// What the change holds, and which output it is.
+	ChangeSat uint64 `protobuf:"varint,6,opt,name=change_sat,json=changeSat,proto3" json:"change_sat,omitempty"`
+	Change    string `protobuf:"bytes,7,opt,name=change,proto3" json:"change,omitempty"`
+	// The change holds too little for the rate that was asked for.
+	Capped bool `protobuf:"varint,8,opt,name=capped,proto3" json:"capped,omitempty"`
+	// lnd was asked for it.
+	Asked         bool `protobuf:"varint,9,opt,name=asked,proto3" json:"asked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HurryResponse) Reset() {
+	*x = HurryResponse{}
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HurryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HurryResponse) ProtoMessage() {}
+
+func (x *HurryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HurryResponse.ProtoReflect.Descriptor instead.
+func (*HurryResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HurryResponse) GetFunding() *Funding {
+	if x != nil {
+		return x.Funding
+	}
+	return nil
+}
+
+func (x *HurryResponse) GetParentSatPerVbyte() uint64 {
+	if x != nil {
+		return x.ParentSatPerVbyte
+	}
+	return 0
+}
+
+func (x *HurryResponse) GetTogetherSatPerVbyte() uint64 {
+	if x != nil {
+		return x.TogetherSatPerVbyte
+	}
+	return 0
+}
+
+func (x *HurryResponse) GetFeeSat() uint64 {
+	if x != nil {
+		return x.FeeSat
+	}
+	return 0
+}
+
+func (x *HurryResponse) GetMostSat() uint64 {
+	if x != nil {
+		return x.MostSat
+	}
+	return 0
+}
+
+func (x *HurryResponse) GetChangeSat() uint64 {
+	if x != nil {
+		return x.ChangeSat
+	}
+	return 0
+}
+
+func (x *HurryResponse) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *HurryResponse) GetCapped() bool {
+	if x != nil {
+		return x.Capped
+	}
+	return false
+}
+
+func (x *HurryResponse) GetAsked() bool {
+	if x != nil {
+		return x.Asked
+	}
+	return false
+}
+
 // ReclaimRequest names one.
 type ReclaimRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -719,7 +905,7 @@ type ReclaimRequest struct {
 
 func (x *ReclaimRequest) Reset() {
 	*x = ReclaimRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +917,7 @@ func (x *ReclaimRequest) String() string {
 func (*ReclaimRequest) ProtoMessage() {}
 
 func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[9]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +930,7 @@ func (x *ReclaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimRequest.ProtoReflect.Descriptor instead.
 func (*ReclaimRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{9}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReclaimRequest) GetKey() string {
@@ -764,7 +950,7 @@ type ReclaimResponse struct {
 
 func (x *ReclaimResponse) Reset() {
 	*x = ReclaimResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +962,7 @@ func (x *ReclaimResponse) String() string {
 func (*ReclaimResponse) ProtoMessage() {}
 
 func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[10]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +975,7 @@ func (x *ReclaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReclaimResponse.ProtoReflect.Descriptor instead.
 func (*ReclaimResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{10}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReclaimResponse) GetFunding() *Funding {
@@ -808,7 +994,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1006,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[11]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1019,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{11}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{13}
 }
 
 // ListResponse is all of them.
@@ -846,7 +1032,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1044,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[12]
+	mi := &file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1057,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{12}
+	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListResponse) GetFundings() []*Funding {
@@ -945,19 +1131,36 @@ const file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
 	"\x17max_fee_rate_sat_per_kw\x18\x02 \x01(\x04R\x12maxFeeRateSatPerKw\"I\n" +
 	"\x0fReplaceResponse\x126\n" +
-	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\"\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"v\n" +
+	"\fHurryRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\"\n" +
+	"\rsat_per_vbyte\x18\x02 \x01(\x04R\vsatPerVbyte\x12\x1e\n" +
+	"\vmax_fee_sat\x18\x03 \x01(\x04R\tmaxFeeSat\x12\x10\n" +
+	"\x03act\x18\x04 \x01(\bR\x03act\"\xc6\x02\n" +
+	"\rHurryResponse\x126\n" +
+	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\x12/\n" +
+	"\x14parent_sat_per_vbyte\x18\x02 \x01(\x04R\x11parentSatPerVbyte\x123\n" +
+	"\x16together_sat_per_vbyte\x18\x03 \x01(\x04R\x13togetherSatPerVbyte\x12\x17\n" +
+	"\afee_sat\x18\x04 \x01(\x04R\x06feeSat\x12\x19\n" +
+	"\bmost_sat\x18\x05 \x01(\x04R\amostSat\x12\x1d\n" +
+	"\n" +
+	"change_sat\x18\x06 \x01(\x04R\tchangeSat\x12\x16\n" +
+	"\x06change\x18\a \x01(\tR\x06change\x12\x16\n" +
+	"\x06capped\x18\b \x01(\bR\x06capped\x12\x14\n" +
+	"\x05asked\x18\t \x01(\bR\x05asked\"\"\n" +
 	"\x0eReclaimRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"I\n" +
 	"\x0fReclaimResponse\x126\n" +
 	"\afunding\x18\x01 \x01(\v2\x1c.sluice.fundagent.v1.FundingR\afunding\"\r\n" +
 	"\vListRequest\"H\n" +
 	"\fListResponse\x128\n" +
-	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\xf2\x03\n" +
+	"\bfundings\x18\x01 \x03(\v2\x1c.sluice.fundagent.v1.FundingR\bfundings2\xc2\x04\n" +
 	"\rWalletFunding\x12K\n" +
 	"\x04Open\x12 .sluice.fundagent.v1.OpenRequest\x1a!.sluice.fundagent.v1.OpenResponse\x12K\n" +
 	"\x04Sign\x12 .sluice.fundagent.v1.SignRequest\x1a!.sluice.fundagent.v1.SignResponse\x12N\n" +
 	"\x05Abort\x12!.sluice.fundagent.v1.AbortRequest\x1a\".sluice.fundagent.v1.AbortResponse\x12T\n" +
-	"\aReplace\x12#.sluice.fundagent.v1.ReplaceRequest\x1a$.sluice.fundagent.v1.ReplaceResponse\x12T\n" +
+	"\aReplace\x12#.sluice.fundagent.v1.ReplaceRequest\x1a$.sluice.fundagent.v1.ReplaceResponse\x12N\n" +
+	"\x05Hurry\x12!.sluice.fundagent.v1.HurryRequest\x1a\".sluice.fundagent.v1.HurryResponse\x12T\n" +
 	"\aReclaim\x12#.sluice.fundagent.v1.ReclaimRequest\x1a$.sluice.fundagent.v1.ReclaimResponse\x12K\n" +
 	"\x04List\x12 .sluice.fundagent.v1.ListRequest\x1a!.sluice.fundagent.v1.ListResponseBGZEgithub.com/sluice-lsp/sluice/lsp/collab/agent/fundagentv1;fundagentv1b\x06proto3"
 
@@ -973,7 +1176,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescGZIP() []byte {
 	return file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDescData
 }
 
-var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_lsp_collab_agent_fundagentv1_fundagent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*Funding)(nil),         // 0: sluice.fundagent.v1.Funding
 	(*OpenRequest)(nil),     // 1: sluice.fundagent.v1.OpenRequest
@@ -984,35 +1187,40 @@ var file_lsp_collab_agent_fundagentv1_fundagent_proto_goTypes = []any{
 	(*AbortResponse)(nil),   // 6: sluice.fundagent.v1.AbortResponse
 	(*ReplaceRequest)(nil),  // 7: sluice.fundagent.v1.ReplaceRequest
 	(*ReplaceResponse)(nil), // 8: sluice.fundagent.v1.ReplaceResponse
-	(*ReclaimRequest)(nil),  // 9: sluice.fundagent.v1.ReclaimRequest
-	(*ReclaimResponse)(nil), // 10: sluice.fundagent.v1.ReclaimResponse
-	(*ListRequest)(nil),     // 11: sluice.fundagent.v1.ListRequest
-	(*ListResponse)(nil),    // 12: sluice.fundagent.v1.ListResponse
+	(*HurryRequest)(nil),    // 9: sluice.fundagent.v1.HurryRequest
+	(*HurryResponse)(nil),   // 10: sluice.fundagent.v1.HurryResponse
+	(*ReclaimRequest)(nil),  // 11: sluice.fundagent.v1.ReclaimRequest
+	(*ReclaimResponse)(nil), // 12: sluice.fundagent.v1.ReclaimResponse
+	(*ListRequest)(nil),     // 13: sluice.fundagent.v1.ListRequest
+	(*ListResponse)(nil),    // 14: sluice.fundagent.v1.ListResponse
 }
 var file_lsp_collab_agent_fundagentv1_fundagent_proto_depIdxs = []int32{
 	0,  // 0: sluice.fundagent.v1.OpenResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 1: sluice.fundagent.v1.SignResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 2: sluice.fundagent.v1.AbortResponse.funding:type_name -> sluice.fundagent.v1.Funding
 	0,  // 3: sluice.fundagent.v1.ReplaceResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 4: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
-	0,  // 5: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
-	1,  // 6: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
-	3,  // 7: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
-	5,  // 8: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
-	7,  // 9: sluice.fundagent.v1.WalletFunding.Replace:input_type -> sluice.fundagent.v1.ReplaceRequest
-	9,  // 10: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
-	11, // 11: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
-	2,  // 12: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
-	4,  // 13: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
-	6,  // 14: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
-	8,  // 15: sluice.fundagent.v1.WalletFunding.Replace:output_type -> sluice.fundagent.v1.ReplaceResponse
-	10, // 16: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
-	12, // 17: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	0,  // 4: sluice.fundagent.v1.HurryResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 5: sluice.fundagent.v1.ReclaimResponse.funding:type_name -> sluice.fundagent.v1.Funding
+	0,  // 6: sluice.fundagent.v1.ListResponse.fundings:type_name -> sluice.fundagent.v1.Funding
+	1,  // 7: sluice.fundagent.v1.WalletFunding.Open:input_type -> sluice.fundagent.v1.OpenRequest
+	3,  // 8: sluice.fundagent.v1.WalletFunding.Sign:input_type -> sluice.fundagent.v1.SignRequest
+	5,  // 9: sluice.fundagent.v1.WalletFunding.Abort:input_type -> sluice.fundagent.v1.AbortRequest
+	7,  // 10: sluice.fundagent.v1.WalletFunding.Replace:input_type -> sluice.fundagent.v1.ReplaceRequest
+	9,  // 11: sluice.fundagent.v1.WalletFunding.Hurry:input_type -> sluice.fundagent.v1.HurryRequest
+	11, // 12: sluice.fundagent.v1.WalletFunding.Reclaim:input_type -> sluice.fundagent.v1.ReclaimRequest
+	13, // 13: sluice.fundagent.v1.WalletFunding.List:input_type -> sluice.fundagent.v1.ListRequest
+	2,  // 14: sluice.fundagent.v1.WalletFunding.Open:output_type -> sluice.fundagent.v1.OpenResponse
+	4,  // 15: sluice.fundagent.v1.WalletFunding.Sign:output_type -> sluice.fundagent.v1.SignResponse
+	6,  // 16: sluice.fundagent.v1.WalletFunding.Abort:output_type -> sluice.fundagent.v1.AbortResponse
+	8,  // 17: sluice.fundagent.v1.WalletFunding.Replace:output_type -> sluice.fundagent.v1.ReplaceResponse
+	10, // 18: sluice.fundagent.v1.WalletFunding.Hurry:output_type -> sluice.fundagent.v1.HurryResponse
+	12, // 19: sluice.fundagent.v1.WalletFunding.Reclaim:output_type -> sluice.fundagent.v1.ReclaimResponse
+	14, // 20: sluice.fundagent.v1.WalletFunding.List:output_type -> sluice.fundagent.v1.ListResponse
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_lsp_collab_agent_fundagentv1_fundagent_proto_init() }
@@ -1026,7 +1234,7 @@ func file_lsp_collab_agent_fundagentv1_fundagent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc), len(file_lsp_collab_agent_fundagentv1_fundagent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	WalletFunding_Sign_FullMethodName    = "/sluice.fundagent.v1.WalletFunding/Sign"
 	WalletFunding_Abort_FullMethodName   = "/sluice.fundagent.v1.WalletFunding/Abort"
 	WalletFunding_Replace_FullMethodName = "/sluice.fundagent.v1.WalletFunding/Replace"
+	WalletFunding_Hurry_FullMethodName   = "/sluice.fundagent.v1.WalletFunding/Hurry"
 	WalletFunding_Reclaim_FullMethodName = "/sluice.fundagent.v1.WalletFunding/Reclaim"
 	WalletFunding_List_FullMethodName    = "/sluice.fundagent.v1.WalletFunding/List"
 )
@@ -47,6 +48,9 @@ type WalletFundingClient interface {
 	// Replace negotiates another transaction of the same coins, which pays more, for
 	// one that is signed and does not confirm. Nothing of it is signed yet.
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceResponse, error)
+	// Hurry has a child of the wallet's change pay for what is signed and does not
+	// confirm; the transaction itself stays. Without act it only says what that costs.
+	Hurry(ctx context.Context, in *HurryRequest, opts ...grpc.CallOption) (*HurryResponse, error)
 	// Reclaim takes the coins of what was signed and is not confirmed back, by
 	// spending them.
 	Reclaim(ctx context.Context, in *ReclaimRequest, opts ...grpc.CallOption) (*ReclaimResponse, error)
@@ -102,6 +106,16 @@ func (c *walletFundingClient) Replace(ctx context.Context, in *ReplaceRequest, o
 	return out, nil
 }
 
+func (c *walletFundingClient) Hurry(ctx context.Context, in *HurryRequest, opts ...grpc.CallOption) (*HurryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HurryResponse)
+	err := c.cc.Invoke(ctx, WalletFunding_Hurry_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *walletFundingClient) Reclaim(ctx context.Context, in *ReclaimRequest, opts ...grpc.CallOption) (*ReclaimResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReclaimResponse)
@@ -138,6 +152,9 @@ type WalletFundingServer interface {
 	// Replace negotiates another transaction of the same coins, which pays more, for
 	// one that is signed and does not confirm. Nothing of it is signed yet.
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
+	// Hurry has a child of the wallet's change pay for what is signed and does not
+	// confirm; the transaction itself stays. Without act it only says what that costs.
+	Hurry(context.Context, *HurryRequest) (*HurryResponse, error)
 	// Reclaim takes the coins of what was signed and is not confirmed back, by
 	// spending them.
 	Reclaim(context.Context, *ReclaimRequest) (*ReclaimResponse, error)
@@ -164,6 +181,9 @@ func (UnimplementedWalletFundingServer) Abort(context.Context, *AbortRequest) (*
 }
 func (UnimplementedWalletFundingServer) Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedWalletFundingServer) Hurry(context.Context, *HurryRequest) (*HurryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hurry not implemented")
 }
 func (UnimplementedWalletFundingServer) Reclaim(context.Context, *ReclaimRequest) (*ReclaimResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reclaim not implemented")
@@ -264,6 +284,24 @@ func _WalletFunding_Replace_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _WalletFunding_Hurry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HurryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WalletFundingServer).Hurry(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: WalletFunding_Hurry_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WalletFundingServer).Hurry(ctx, req.(*HurryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _WalletFunding_Reclaim_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReclaimRequest)
 	if err := dec(in); err != nil {
@@ -322,6 +360,10 @@ var WalletFunding_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replace",
 			Handler:    _WalletFunding_Replace_Handler,
+		},
+		{
+			MethodName: "Hurry",
+			Handler:    _WalletFunding_Hurry_Handler,
 		},
 		{
 			MethodName: "Reclaim",
