@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
@@ -89,7 +88,7 @@ func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
 		child := childOf(waitCtx, sc.t, sc.Net, sc.Gateway, point.Hash)
 		parent, _, err := sc.Miner().Tx(ctx, point.Hash)
 		require.NoError(sc.t, err)
-		fee, size := sc.packageOf(ctx, parent, child)
+		fee, size := packageOf(ctx, sc.t, sc.Net, parent, child)
 		sc.t.Logf("parent and child pay %d sat for %d vbytes", fee, size)
 		require.GreaterOrEqual(sc.t, fee, int64(rate*size*95/100))
 		require.NoError(sc.t, sc.Mine(ctx, 6))
@@ -138,24 +137,6 @@ func (sc *scene) chainAsks(ctx context.Context, satPerVByte uint32) {
 	sc.waitStatus(ctx, "the chain's fees are seen", func(s *lspv1.GetStatusResponse) bool {
 		return s.FeeRateEstimateSatPerKw == uint64(satPerVByte)*250 && s.FeeRateAgeMs < 60_000
 	})
-}
-
-// packageOf is what two transactions, the second spending the first, pay
-// together, and their virtual size.
-func (sc *scene) packageOf(ctx context.Context, parent, child *wire.MsgTx) (feeSat int64, vbytes int) {
-	sc.t.Helper()
-	for _, tx := range []*wire.MsgTx{parent, child} {
-		for _, in := range tx.TxIn {
-			prev, _, err := sc.Miner().Tx(ctx, in.PreviousOutPoint.Hash)
-			require.NoError(sc.t, err)
-			feeSat += prev.TxOut[in.PreviousOutPoint.Index].Value
-		}
-		for _, out := range tx.TxOut {
-			feeSat -= out.Value
-		}
-		vbytes += (tx.SerializeSizeStripped()*3 + tx.SerializeSize() + 3) / 4
-	}
-	return feeSat, vbytes
 }
 
 // TestOnDemandTwentyAtOnce: 20 payments at once, to two wallets in turn, each

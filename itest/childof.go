@@ -38,3 +38,21 @@ func childOf(ctx context.Context, t *testing.T, net *devnet.Net, by *devnet.Node
 	}))
 	return child
 }
+
+// packageOf is what two transactions, the second spending the first, pay together, and
+// their virtual size.
+func packageOf(ctx context.Context, t *testing.T, net *devnet.Net, parent, child *wire.MsgTx) (feeSat int64, vbytes int) {
+	t.Helper()
+	for _, tx := range []*wire.MsgTx{parent, child} {
+		for _, in := range tx.TxIn {
+			prev, _, err := net.Miner().Tx(ctx, in.PreviousOutPoint.Hash)
+			require.NoError(t, err)
+			feeSat += prev.TxOut[in.PreviousOutPoint.Index].Value
+		}
+		for _, out := range tx.TxOut {
+			feeSat -= out.Value
+		}
+		vbytes += (tx.SerializeSizeStripped()*3 + tx.SerializeSize() + 3) / 4
+	}
+	return feeSat, vbytes
+}

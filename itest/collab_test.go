@@ -13,6 +13,7 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/chainhash"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
@@ -264,6 +265,51 @@ func TestCollaborative(t *testing.T) {
 		after := n.holdings(ctx, n.Wallet)
 		require.Equal(t, wallet.onchain-500_000-f.ServiceFeeSat-f.ChainFeeSat, after.onchain)
 		require.NoError(t, n.Wallet.WaitNoHTLCs(ctx))
+		n.op.waitBalanced(ctx)
+	})
+
+	// Blocks leave the transaction out, and the wallet hurries it by a child of its own
+	// change; the id stays, and the channel opens.
+	t.Run("hurried by the wallet", func(t *testing.T) {
+		n.t = t
+		const rate = 30
+		wallet := n.holdings(ctx, n.Wallet)
+		f := n.fund(ctx, "--amount", "200000", "--inbound", "300000", "--yes")
+		txid, err := chainhash.NewHashFromStr(strings.Split(n.phase(ctx, f.Key, "signed").Channel, ":")[0])
+		require.NoError(t, err)
+		require.NoError(t, n.Miner().WaitTxInMempool(ctx, *txid))
+		hurry := []string{"fund", "hurry", f.Key, "--sat-per-vbyte", strconv.Itoa(rate)}
+		require.NoError(t, devnet.WaitFor(ctx, "the wallet's node to see the transaction", func(ctx context.Context) (bool, error) {
+			// Until then it is an error that says so.
+			out, _ := n.agent.Command(ctx, hurry...)
+			return strings.Contains(string(out), "Nothing is asked of lnd"), nil
+		}))
+		sweeps, err := n.Wallet.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
+		require.NoError(t, err)
+		require.Empty(t, sweeps.PendingSweeps, "it was only shown")
+		out, err := n.agent.Command(ctx, append([]string{"--json"}, append(hurry, "--yes")...)...)
+		require.NoError(t, err)
+		var said struct {
+			FeeSat  int64 `json:"fee_sat,string"`
+			MostSat int64 `json:"most_sat,string"`
+			Asked   bool
+		}
+		require.NoError(t, json.Unmarshal(out, &said), "%s", out)
+		require.True(t, said.Asked)
+		child := childOf(ctx, t, n.Net, n.Wallet, *txid)
+		parent, _, err := n.Miner().Tx(ctx, *txid)
+		require.NoError(t, err)
+		fee, size := packageOf(ctx, t, n.Net, parent, child)
+		t.Logf("parent and child pay %d sat for %d vbytes", fee, size)
+		require.GreaterOrEqual(t, fee, int64(rate*size*95/100))
+		paid := parent.TxOut[child.TxIn[0].PreviousOutPoint.Index].Value - child.TxOut[0].Value
+		require.LessOrEqual(t, paid, said.MostSat)
+		require.NoError(t, n.Mine(ctx, 6))
+		f = n.phase(ctx, f.Key, "done")
+		require.EqualValues(t, 200_000, n.channel(ctx, n.Wallet, f.Channel).LocalBalance)
+		require.Equal(t, holdings{wallet.onchain - 200_000 - f.ServiceFeeSat - f.ChainFeeSat - paid, wallet.channels + 200_000}, n.holdings(ctx, n.Wallet))
+		_, err = n.agent.Command(ctx, hurry...)
+		require.Error(t, err, "it is confirmed")
 		n.op.waitBalanced(ctx)
 	})
 

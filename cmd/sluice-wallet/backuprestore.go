@@ -189,20 +189,14 @@ func restoreFiles(ctx context.Context, p *cli.Printer, dir string, a *agent.Agen
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(things)) {
-		path, ours := restoredPath(dir, name)
-		if !ours {
-			continue // not a name of ours: nothing is written by what a file says of itself
+		wrote, err := restoreThing(dir, name, things[name])
+		for _, what := range wrote {
+			p.Printf("Restored %s.\n", what)
 		}
-		if _, statErr := os.Stat(path); !errors.Is(statErr, os.ErrNotExist) {
-			continue
+		if err != nil {
+			// One thing that cannot be written keeps no other from being restored.
+			told = append(told, fmt.Sprintf("%s is not restored: %v", name, err))
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return err
-		}
-		if err := durable.WriteFile(path, things[name], 0o600); err != nil {
-			return err
-		}
-		p.Printf("Restored %s.\n", path)
 	}
 	for _, what := range told {
 		p.Printf("  ! %s\n", cli.Clean(what))

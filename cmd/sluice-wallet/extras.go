@@ -16,11 +16,17 @@ import (
 	"time"
 
 	"github.com/sluice-lsp/sluice/backupsvc/agent"
+	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	fundings "github.com/sluice-lsp/sluice/lsp/collab/agent"
 )
 
 // invoicesThing is the name of what is backed up of lnd's open invoices.
 const invoicesThing = "invoices.json"
+
+// fundingsThing is the name of what is backed up of signed joint fundings. They are files
+// of a folder on the disk.
+const fundingsThing = "fundings.json"
 
 // restoredDir is where a restore puts what has no place of its own on the new
 // machine.
@@ -29,7 +35,7 @@ const restoredDir = "restored"
 // extraFiles are the wallet's other things: what it was set up with, and what
 // it agreed on. Their names are those of the files.
 func extraFiles() []string {
-	return []string{"lsps.toml", "towers.json", "agreements.json", "orders.json", "swaps.json", agent.SettingsFile}
+	return []string{"lsps.toml", "towers.json", "agreements.json", "orders.json", "swaps.json", "trusted.json", agent.SettingsFile}
 }
 
 // restoredPath is where a restore puts a thing; false for names that are not ours.
@@ -43,13 +49,39 @@ func restoredPath(dir, thing string) (string, bool) {
 	return filepath.Join(dir, restoredDir, thing), thing == invoicesThing
 }
 
+// restoreThing writes a thing where it belongs, unless something is there; told is what it
+// wrote.
+func restoreThing(dir, thing string, content []byte) (told []string, err error) {
+	if thing == fundingsThing {
+		keys, err := fundings.Restore(dir, content)
+		for _, key := range keys {
+			told = append(told, "the joint funding "+key)
+		}
+		return told, err
+	}
+	path, ours := restoredPath(dir, thing)
+	if !ours {
+		return nil, nil // not a name of ours: nothing is written by what a file says of itself
+	}
+	if _, statErr := os.Stat(path); !errors.Is(statErr, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return []string{path}, durable.WriteFile(path, content, 0o600)
+}
+
 // invoiceLister is lnd's open invoices.
 type invoiceLister interface {
 	OpenInvoices(ctx context.Context) ([]ln.Invoice, error)
 }
 
 func extras(dir string, invoices invoiceLister, now func() time.Time) map[string]agent.Read {
-	out := map[string]agent.Read{invoicesThing: (&openInvoices{lnd: invoices, now: now}).read}
+	out := map[string]agent.Read{
+		invoicesThing: (&openInvoices{lnd: invoices, now: now}).read,
+		fundingsThing: func(context.Context) ([]byte, error) { return fundings.Backup(dir) },
+	}
 	for _, name := range extraFiles() {
 		out[name] = func(context.Context) ([]byte, error) {
 			content, err := os.ReadFile(filepath.Join(dir, name))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,9 +127,9 @@ func make0(n int) []byte {
 // stored thing is called.
 func TestRestoredPath(t *testing.T) {
 	for thing, want := range map[string]string{
-		"lsps.toml": "/d/lsps.toml", "backups.toml": "/d/backups.toml", "towers.json": "/d/towers.json",
+		"lsps.toml": "/d/lsps.toml", "backups.toml": "/d/backups.toml", "towers.json": "/d/towers.json", "trusted.json": "/d/trusted.json",
 		"invoices.json": "/d/restored/invoices.json", "file/swaps.db": "/d/restored/swaps.db",
-		"file/../x": "", "../x": "", "backup.key": "", "channels": "", "file/a/b": "", "restored/x": "",
+		"file/../x": "", "../x": "", "backup.key": "", "channels": "", "file/a/b": "", "restored/x": "", "fundings.json": "", "fundings/x.json": "",
 	} {
 		path, ours := restoredPath("/d", thing)
 		require.Equal(t, want != "", ours, thing)
@@ -136,4 +137,38 @@ func TestRestoredPath(t *testing.T) {
 			require.Equal(t, want, path)
 		}
 	}
+}
+
+// TestWhatIsRestored: each thing goes where the daemon looks for it, over nothing that is
+// there; a name that is not ours writes nothing.
+func TestWhatIsRestored(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	record := `{"nonce":[` + strings.Repeat("7,", 31) + `7],"lsp":"alpha","phase":"signed","channel":"` + strings.Repeat("ab", 32) + `:1","inputs":[{}]}`
+	require.NoError(t, os.MkdirAll(filepath.Join(from, "fundings"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(from, "fundings", "0707070707070707.json"), []byte(record), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(from, "trusted.json"), []byte("[]"), 0o600))
+	reads := extras(from, &fakeInvoices{}, time.Now)
+	for _, thing := range []string{"fundings.json", "trusted.json", "lsps.toml"} {
+		content, err := reads[thing](t.Context())
+		require.NoError(t, err, thing)
+		if thing == "lsps.toml" {
+			require.Nil(t, content)
+			continue
+		}
+		require.NotEmpty(t, content)
+		told, err := restoreThing(to, thing, content)
+		require.NoError(t, err)
+		require.Len(t, told, 1)
+		told, err = restoreThing(to, thing, content)
+		require.NoError(t, err)
+		require.Empty(t, told, "it is there")
+	}
+	got, err := os.ReadFile(filepath.Join(to, "fundings", "0707070707070707.json"))
+	require.NoError(t, err)
+	require.Contains(t, string(got), `"restored": true`)
+	told, err := restoreThing(to, "../x", []byte("x"))
+	require.NoError(t, err)
+	require.Empty(t, told)
+	_, err = restoreThing(to, "fundings.json", []byte("x"))
+	require.Error(t, err)
 }

@@ -38,6 +38,7 @@ type wallet struct {
 	key       ln.PubKey
 	channels  []ln.Channel
 	pending   []ln.PendingChannel
+	closed    []ln.ClosedChannel
 	online    map[ln.PubKey]bool
 	refuse    map[ln.PubKey]bool // peers that cannot be connected
 	invoices  map[ln.Hash]*ln.Invoice
@@ -107,6 +108,12 @@ func (w *wallet) PendingChannels(context.Context) ([]ln.PendingChannel, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]ln.PendingChannel(nil), w.pending...), nil
+}
+
+func (w *wallet) ClosedChannels(context.Context) ([]ln.ClosedChannel, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]ln.ClosedChannel(nil), w.closed...), nil
 }
 
 func (w *wallet) ConnectPeer(_ context.Context, key ln.PubKey, _ string) error {
@@ -414,6 +421,12 @@ func start(t *testing.T, lsps map[string]*fakeLSP, w *wallet) *world {
 
 func startWith(t *testing.T, lsps map[string]*fakeLSP, w *wallet, over agent.LSPS) *world {
 	t.Helper()
+	return startIn(t, t.TempDir(), lsps, w, over)
+}
+
+// startIn begins with what is in a data directory.
+func startIn(t *testing.T, dir string, lsps map[string]*fakeLSP, w *wallet, over agent.LSPS) *world {
+	t.Helper()
 	conns := map[string]*grpc.ClientConn{}
 	for name, f := range lsps {
 		listener := bufconn.Listen(1 << 16)
@@ -426,7 +439,6 @@ func startWith(t *testing.T, lsps map[string]*fakeLSP, w *wallet, over agent.LSP
 		require.NoError(t, err)
 		conns[name] = conn
 	}
-	dir := t.TempDir()
 	a, err := agent.New(agent.Config{DataDir: dir, Policy: agent.DefaultPolicy(), CallTimeout: 5 * time.Second, KeepEvery: time.Hour, Trust: agent.TrustConfig{MaxSat: w.trustSat}}, agent.Ports{
 		Holder: w, Node: w, Channels: w, Peers: w, Invoices: w, LSPS: over, Decode: w.decode, Now: startTime, Log: zap.NewNop(),
 		Connect: func(l agent.LSP, _ ln.PubKey) (lspv1.ChannelsServiceClient, func() error, error) {

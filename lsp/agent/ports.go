@@ -26,6 +26,8 @@ type Node interface {
 type Channels interface {
 	ListChannels(ctx context.Context) ([]ln.Channel, error)
 	PendingChannels(ctx context.Context) ([]ln.PendingChannel, error)
+	// ClosedChannels are those that are resolved.
+	ClosedChannels(ctx context.Context) ([]ln.ClosedChannel, error)
 }
 
 // Peers keeps the Lightning connections.

@@ -340,6 +340,8 @@ func (a *Agent) askPromise(ctx context.Context, p *trustedPayment, c ln.Channel)
 func (a *Agent) awaitFunding(ctx context.Context, p trustedPayment) (over bool, err error) {
 	inv, err := a.ports.Invoices.LookupInvoice(ctx, p.Hash)
 	switch {
+	case errors.Is(err, ln.ErrNotFound):
+		return a.keepPromise(ctx, p)
 	case err != nil:
 		return false, err
 	case inv.State == ln.InvoiceAccepted:
@@ -360,6 +362,43 @@ func (a *Agent) awaitFunding(ctx context.Context, p trustedPayment) (over bool, 
 	}
 	// Confirmed, or closed: lnd closes nothing cooperatively that is not on the chain.
 	return true, a.trusts.remove(p.Hash)
+}
+
+// keepPromise is for a payment that was claimed by a node of which only a backup is left:
+// lnd knows nothing of it, and of its channel only that it is to be closed. The promise is
+// kept until the channel's transaction is on the chain for sure.
+func (a *Agent) keepPromise(ctx context.Context, p trustedPayment) (over bool, err error) {
+	if p.Outpoint.IsZero() {
+		return true, a.trusts.remove(p.Hash)
+	}
+	onChain, err := a.onChain(ctx, p.Outpoint)
+	if err != nil {
+		return false, nodeError(err)
+	}
+	if onChain {
+		return true, a.trusts.remove(p.Hash)
+	}
+	return false, a.alarm(ctx, p)
+}
+
+// onChain says that lnd knows a channel's funding to be in a block, by the channel's close
+// at the latest.
+func (a *Agent) onChain(ctx context.Context, op ln.Outpoint) (bool, error) {
+	open, err := a.ports.Channels.ListChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	pending, err := a.ports.Channels.PendingChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	closed, err := a.ports.Channels.ClosedChannels(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(open, func(c ln.Channel) bool { return c.Outpoint == op && !unconfirmed(c) }) ||
+		slices.ContainsFunc(pending, func(c ln.PendingChannel) bool { return c.Outpoint == op && c.Kind == ln.PendingForceClose }) ||
+		slices.ContainsFunc(closed, func(c ln.ClosedChannel) bool { return c.Outpoint == op && c.CloseHeight > 0 }), nil
 }
 
 // alarm is an error, so that it is told again and again, once the channel is late.

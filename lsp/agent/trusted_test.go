@@ -168,6 +168,59 @@ func TestTrustedPayment(t *testing.T) {
 	}
 }
 
+// TestPromiseOfARestoredWallet: lnd was made anew from its seed and knows neither the
+// payment nor the channel. The promise that came from the backup is kept, alarms when it
+// is late, and ends once the channel's close is on the chain.
+func TestPromiseOfARestoredWallet(t *testing.T) {
+	for name, ends := range map[string]func(*wallet){
+		"it is being closed": func(w *wallet) {
+			w.pending = []ln.PendingChannel{{Outpoint: trustedChannel, Kind: ln.PendingForceClose}}
+		},
+		"it was closed": func(w *wallet) { w.closed = []ln.ClosedChannel{{Outpoint: trustedChannel, CloseHeight: 5}} },
+		"it is open": func(w *wallet) {
+			w.channels = []ln.Channel{{Outpoint: trustedChannel, ConfirmedSCID: ln.NewSCID(1, 1, 1)}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, l, world := trusting(t, 200_000)
+			g, err := world.agent.Receive(t.Context(), agent.ReceiveRequest{AmountMsat: trustAmount, Mode: agent.PayerPays})
+			require.NoError(t, err)
+			honest := lsp.FundingPromise{Gateway: l.key, Wallet: w.key, Hash: g.Hash, Outpoint: trustedChannel, CapacitySat: 200_000}
+			l.promises(honest)
+			w.arrives(l, g.Hash)
+			eventually(t, "the payment is claimed", func() bool { return w.stateOf(g.Hash) == ln.InvoiceSettled })
+			w.mu.Lock()
+			delete(w.invoices, g.Hash)
+			w.channels = nil
+			w.pending = []ln.PendingChannel{{Outpoint: trustedChannel, Kind: ln.PendingWaitingClose}}
+			w.mu.Unlock()
+			w.setHeight(agent.DefaultAlarmBlocks)
+			record := filepath.Join(world.dir, "trusted.json")
+			content, err := os.ReadFile(record)
+			require.NoError(t, err)
+
+			fresh := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(fresh, "trusted.json"), content, 0o600))
+			restored := startIn(t, fresh, map[string]*fakeLSP{"alpha": l}, w, nil)
+			eventually(t, "the alarm is raised", func() bool {
+				s, err := restored.agent.Status(t.Context())
+				return err == nil && len(s.Alarms) == 1
+			})
+			kept, err := os.ReadFile(filepath.Join(restored.dir, "trusted.json"))
+			require.NoError(t, err)
+			require.Contains(t, string(kept), honest.Text())
+			w.mu.Lock()
+			w.pending = nil
+			ends(w)
+			w.mu.Unlock()
+			eventually(t, "nothing is left to wait for", func() bool {
+				content, err := os.ReadFile(filepath.Join(restored.dir, "trusted.json"))
+				return err == nil && string(content) == "[]"
+			})
+		})
+	}
+}
+
 // A promise of anything else keeps the preimage here.
 func TestNoPreimageForABadPromise(t *testing.T) {
 	other, err := btcec.NewPrivateKey()

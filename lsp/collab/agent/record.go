@@ -76,6 +76,9 @@ type Record struct {
 	ChangeSat   ln.Sat      `json:"change_sat,omitempty"`
 	Signed      []byte      `json:"signed,omitempty"`
 	BuriedConfs uint32      `json:"buried_confs,omitempty"`
+	// Restored: it comes from a backup. lnd knows its channel by lnd's own backup, as one
+	// to be closed, so that nothing is handed over any more that would open it.
+	Restored bool `json:"restored,omitempty"`
 	// Hurry is what the person agreed to for a child of the change.
 	Hurry *Hurry `json:"hurry,omitempty"`
 

@@ -111,7 +111,8 @@ func (a *Agent) Sign(ctx context.Context, key string, elsewhere []byte) (Record,
 	return a.deliver(ctx, r)
 }
 
-// deliver hands the signature over. The same one may be handed over again.
+// deliver hands the signature over. The same one may be handed over again. Of a restored
+// one the LSP is only asked what became of it.
 func (a *Agent) deliver(ctx context.Context, r Record) (Record, error) {
 	before := r
 	l, err := a.lsp(r.LSP)
@@ -121,7 +122,13 @@ func (a *Agent) deliver(ctx context.Context, r Record) (Record, error) {
 	err = a.call(ctx, l, r.Self, func(ctx context.Context, c collabv1.JointFundingServiceClient) error {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		got, err := c.SignFunding(ctx, &collabv1.SignFundingRequest{FundingId: r.ID, SignedPsbt: r.Signed})
+		var got interface{ GetFunding() *collabv1.Funding }
+		var err error
+		if r.Restored {
+			got, err = c.GetFunding(ctx, &collabv1.GetFundingRequest{FundingId: r.ID})
+		} else {
+			got, err = c.SignFunding(ctx, &collabv1.SignFundingRequest{FundingId: r.ID, SignedPsbt: r.Signed})
+		}
 		if err != nil {
 			return err
 		}
