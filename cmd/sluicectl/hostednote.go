@@ -30,6 +30,9 @@ type hostedNode struct {
 	// PlaceID and Place are where it was made: moved to another place it is not run here.
 	PlaceID string `json:"place_id,omitempty"`
 	Place   string `json:"place,omitempty"`
+	// MovedTo is another place for which its key was claimed: a supervisor that begins
+	// while sluiced is away must not start it.
+	MovedTo string `json:"moved_to,omitempty"`
 }
 
 // note tells the supervisor of a node.
@@ -79,16 +82,29 @@ func parseHosted(raw []byte) (n hostedNode, err error) {
 func (h *held) renote(g *Globals) error {
 	file := noteFile(g, h.c.Tenant)
 	n, err := readHosted(file)
-	if errors.Is(err, os.ErrNotExist) || err == nil && n.Dir == h.c.Dir && n.Place == h.place.Words && n.PlaceID == h.place.ID {
+	if errors.Is(err, os.ErrNotExist) || err == nil && n.Dir == h.c.Dir && n.Place == h.place.Words && n.PlaceID == h.place.ID && n.MovedTo == "" {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	n.Dir, n.PlaceID, n.Place = h.c.Dir, h.place.ID, h.place.Words
+	n.Dir, n.PlaceID, n.Place, n.MovedTo = h.c.Dir, h.place.ID, h.place.Words, ""
 	return n.keep(file)
 }
 
 func noteFile(g *Globals, tenant string) string {
 	return filepath.Join(g.DataDir, hostedDir, tenant+".json")
+}
+
+// keep notes what the registry says of the node's place, before anything is done about it.
+func (d desk) keep(elsewhere string) error {
+	n, err := readHosted(d.file)
+	if err != nil {
+		return err
+	}
+	if n.MovedTo == elsewhere || n.PlaceID != d.place.ID || n.Place != d.place.Words {
+		return nil
+	}
+	n.MovedTo = elsewhere
+	return n.keep(d.file)
 }

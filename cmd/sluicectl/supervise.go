@@ -157,7 +157,7 @@ func (s *supervised) take(ctx context.Context, file string, raw []byte, n hosted
 	}
 	probe.client = signer
 	watch := supervisor.New(supervisor.Options{
-		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: probe, Desk: desk{client: s.client, node: probe.node, place: tenant.Place{ID: n.PlaceID, Words: n.Place}},
+		Tenant: n.Tenant, Node: &nodeProcess{n: n}, Signer: probe, Desk: desk{client: s.client, node: probe.node, place: tenant.Place{ID: n.PlaceID, Words: n.Place}, file: file, log: s.log}, Wish: supervisor.Wish{Elsewhere: n.MovedTo},
 		Backoff: hosting.Backoff{First: 2 * time.Second, Most: 2 * time.Minute, Healthy: 5 * time.Minute},
 		Every:   s.cmd.Every, Probe: s.cmd.Probe, Timeout: signerTimeout, Now: s.now, Log: s.log,
 	})
@@ -214,6 +214,9 @@ type desk struct {
 	// node is zero, and place empty, for a node that was noted before they were.
 	node  ln.PubKey
 	place tenant.Place
+	// file is the node's note.
+	file string
+	log  *zap.Logger
 }
 
 // deskTimeout keeps a registry that hangs from holding a node up.
@@ -238,7 +241,13 @@ func (d desk) Report(ctx context.Context, r supervisor.Report) (supervisor.Wish,
 		req.NodeKey = d.node[:]
 	}
 	got, err := d.client.ReportHosting(ctx, req)
-	return supervisor.Wish{Drain: got.GetDrain(), Elsewhere: got.GetElsewhere()}, err
+	if err != nil {
+		return supervisor.Wish{}, err
+	}
+	if err := d.keep(got.GetElsewhere()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.log.Error("where a hosted node belongs could not be noted: a supervisor that begins while sluiced is away does not know it", zap.String("file", d.file), zap.Error(err))
+	}
+	return supervisor.Wish{Drain: got.GetDrain(), Elsewhere: got.GetElsewhere()}, nil
 }
 
 func (n hostedNode) dialSigner() (*remotesigner.Client, error) {
@@ -435,7 +444,7 @@ func (p *nodeProcess) Start(ctx context.Context) error {
 // Stop implements supervisor.Node.
 func (p *nodeProcess) Stop(ctx context.Context) error {
 	if p.n.Set != "" {
-		return fmt.Errorf("it has no HTLC any more: kubectl scale statefulset/%s --replicas=0", p.n.Set)
+		return fmt.Errorf("it is to be down now: kubectl scale statefulset/%s --replicas=0", p.n.Set)
 	}
 	if p.n.Unit != "" {
 		return systemctl(ctx, "stop", p.n.Unit)

@@ -211,7 +211,7 @@ func TestMovedOnOneMachine(t *testing.T) {
 	require.Equal(t, old.RPC, now.RPC)
 
 	report := func(place tenant.Place) supervisor.Wish {
-		wish, err := desk{client: tenantsOf(alpha.s), node: key(1), place: place}.Report(t.Context(), supervisor.Report{Tenant: "acme", State: hosting.Running, Said: place.Words})
+		wish, err := desk{client: tenantsOf(alpha.s), node: key(1), place: place, file: noteFile(alpha.g, "acme")}.Report(t.Context(), supervisor.Report{Tenant: "acme", State: hosting.Running, Said: place.Words})
 		require.NoError(t, err)
 		return wish
 	}
@@ -227,6 +227,22 @@ func TestMovedOnOneMachine(t *testing.T) {
 	require.NoError(t, showTenant(&world{stdout: &out, now: fakeNow}, alpha.g, got.GetTenant()))
 	require.Contains(t, out.String(), "IS FOR THE NODE AT")
 	require.Contains(t, out.String(), moved.place.Words)
+
+	// What was heard of the place is in the note, for a supervisor that begins while sluiced
+	// is away; of another place nothing is noted.
+	noted := func() string {
+		n, err := readHosted(noteFile(alpha.g, "acme"))
+		require.NoError(t, err)
+		return n.MovedTo
+	}
+	require.Empty(t, noted())
+	require.NoError(t, old.keep(noteFile(alpha.g, "acme")))
+	require.NotEmpty(t, report(h.place).Elsewhere)
+	require.Equal(t, moved.place.Words, noted())
+	moved, _, err = alpha.begin(t, c, key(1))
+	require.NoError(t, err)
+	moved.release()
+	require.Empty(t, noted())
 
 	// A watch whose note was written anew ends.
 	s := &supervised{running: map[string]*watched{}}

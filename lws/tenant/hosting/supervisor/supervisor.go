@@ -61,10 +61,12 @@ type Report struct {
 
 // Options are what a watch needs.
 type Options struct {
-	Tenant  string
-	Node    Node
-	Signer  Signer
-	Desk    Desk
+	Tenant string
+	Node   Node
+	Signer Signer
+	Desk   Desk
+	// Wish is the last one that an earlier supervisor heard.
+	Wish    Wish
 	Backoff hosting.Backoff
 	// Every is how often the node is looked at, Probe how often its signer, while all is
 	// well: of a node that is down the signer is asked each time.
@@ -93,7 +95,7 @@ type Watch struct {
 
 // New prepares a watch.
 func New(o Options) *Watch {
-	return &Watch{o: o, last: Report{Tenant: o.Tenant, State: hosting.Waiting, Timeout: o.Timeout}}
+	return &Watch{o: o, wish: o.Wish, last: Report{Tenant: o.Tenant, State: hosting.Waiting, Timeout: o.Timeout}}
 }
 
 // Last is what was seen last.
@@ -192,7 +194,7 @@ func (w *Watch) tell(ctx context.Context, r Report) {
 		}
 		return
 	}
-	if wish.Elsewhere != w.wish.Elsewhere {
+	if wish.Elsewhere != "" && wish.Elsewhere != w.wish.Elsewhere {
 		w.o.Log.Error("a hosted node's key is claimed for another place: it is stopped here and not started again", zap.String("tenant", w.o.Tenant), zap.String("elsewhere", wish.Elsewhere))
 	}
 	w.wish = wish

@@ -108,8 +108,13 @@ func (w *world) Report(_ context.Context, r supervisor.Report) (supervisor.Wish,
 
 func watch(t *testing.T, w *world) *supervisor.Watch {
 	t.Helper()
+	return watchAs(t, w, supervisor.Wish{})
+}
+
+func watchAs(t *testing.T, w *world, heard supervisor.Wish) *supervisor.Watch {
+	t.Helper()
 	s := supervisor.New(supervisor.Options{
-		Tenant: "acme", Node: w, Signer: w, Desk: w, Every: time.Second, Probe: 30 * time.Second, Timeout: 5 * time.Second,
+		Tenant: "acme", Wish: heard, Node: w, Signer: w, Desk: w, Every: time.Second, Probe: 30 * time.Second, Timeout: 5 * time.Second,
 		Backoff: hosting.Backoff{First: 2 * time.Second, Most: time.Minute, Healthy: 5 * time.Minute}, Now: time.Now, Log: zap.NewNop(),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -201,5 +206,16 @@ func TestSupervisorOfAMovedNode(t *testing.T) {
 		w.set(func(w *world) { w.deskAway, w.elsewhere = false, "" })
 		pass(10 * time.Second)
 		require.Equal(t, hosting.Running, s.Last().State, "it was moved back")
+	})
+}
+
+// TestSupervisorBeginsWithAMovedNode while the registry is away: what was heard before
+// counts.
+func TestSupervisorBeginsWithAMovedNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{signer: true, deskAway: true}
+		watchAs(t, w, supervisor.Wish{Elsewhere: "beta:/lnd"})
+		pass(time.Hour)
+		w.set(func(w *world) { require.Zero(t, w.starts) })
 	})
 }
