@@ -331,3 +331,39 @@ func TestHosting(t *testing.T) {
 	_, err = s.op.DrainTenantNode(ctx, &tenantv1.DrainTenantNodeRequest{Tenant: "corp", Drain: true})
 	require.ErrorIs(t, err, errkind.Conflict)
 }
+
+// TestClaims: the operator claims a key for a place; the tenant sees where its node is, in
+// its registration and in its log, and another tenant gets nothing of it.
+func TestClaims(t *testing.T) {
+	s := serve(t)
+	ctx := t.Context()
+	node, acme := s.tenant("acme")
+	_, bolt := s.tenant("bolt")
+	claim := func(tenantID string, key []byte, id, place string, moved bool) error {
+		_, err := s.op.ClaimTenantNode(ctx, &tenantv1.ClaimTenantNodeRequest{Tenant: tenantID, NodeKey: key, PlaceId: strings.Repeat(id, 32), Place: place, Made: true, Moved: moved})
+		return err
+	}
+	require.ErrorIs(t, claim("acme", nil, "1", "alpha:/lnd", false), errkind.Invalid)
+	require.ErrorIs(t, claim("acme", node[:], "", "alpha:/lnd", false), errkind.Invalid)
+	require.ErrorIs(t, claim("none", node[:], "1", "alpha:/lnd", false), errkind.NotFound)
+	_, err := s.op.RegisterTenant(ctx, &tenantv1.RegisterTenantRequest{Tenant: "corp", Kind: tenantv1.TenantKind_TENANT_KIND_HOSTED, Plan: "standard"})
+	require.NoError(t, err)
+	require.ErrorIs(t, claim("corp", node[:], "1", "alpha:/lnd", true), errkind.Conflict, "another tenant's")
+	require.NoError(t, claim("acme", node[:], "1", "alpha:/lnd", false))
+	require.NoError(t, claim("acme", node[:], "1", "alpha:/lnd", false))
+	require.ErrorIs(t, claim("acme", node[:], "2", "beta:/lnd", false), errkind.Conflict)
+	require.NoError(t, claim("acme", node[:], "2", "beta:/lnd", true))
+
+	mine, err := s.own.GetOwnTenant(s.must(acme["ann"]), &tenantv1.GetOwnTenantRequest{})
+	require.NoError(t, err)
+	require.Len(t, mine.GetTenant().GetClaims(), 1)
+	require.Equal(t, "beta:/lnd", mine.GetTenant().GetClaims()[0].GetPlace())
+	audit, err := s.own.ListOwnAudit(s.must(acme["ann"]), &tenantv1.ListOwnAuditRequest{Limit: 2})
+	require.NoError(t, err)
+	require.Equal(t, "node.move", audit.GetEntries()[0].GetAction())
+	require.Contains(t, audit.GetEntries()[0].GetDetail(), `"from":"alpha:/lnd"`)
+	require.Equal(t, "node.claim", audit.GetEntries()[1].GetAction(), "the same again is no entry")
+	theirs, err := s.own.GetOwnTenant(s.must(bolt["ann"]), &tenantv1.GetOwnTenantRequest{})
+	require.NoError(t, err)
+	require.Empty(t, theirs.GetTenant().GetClaims())
+}
