@@ -278,11 +278,15 @@ func TestCollaborative(t *testing.T) {
 		txid, err := chainhash.NewHashFromStr(strings.Split(n.phase(ctx, f.Key, "signed").Channel, ":")[0])
 		require.NoError(t, err)
 		require.NoError(t, n.Miner().WaitTxInMempool(ctx, *txid))
-		hurry := []string{"fund", "hurry", f.Key, "--sat-per-vbyte", strconv.Itoa(rate)}
-		require.NoError(t, devnet.WaitFor(ctx, "the wallet's node to see the transaction", func(ctx context.Context) (bool, error) {
-			// Until then it is an error that says so.
-			out, _ := n.agent.Command(ctx, hurry...)
-			return strings.Contains(string(out), "Nothing is asked of lnd"), nil
+		hurry := []string{"fund", "hurry", f.Key, "--sat-per-vbyte", strconv.Itoa(rate), "--max-fee", "40000"}
+		seen, stop := context.WithTimeout(ctx, time.Minute)
+		defer stop()
+		require.NoError(t, devnet.WaitFor(seen, "the wallet's node to see the transaction", func(ctx context.Context) (bool, error) {
+			out, err := n.agent.Command(ctx, hurry...)
+			if err != nil && strings.Contains(err.Error(), "does not have transaction") {
+				return false, nil
+			}
+			return strings.Contains(string(out), "Nothing is asked of lnd"), err
 		}))
 		sweeps, err := n.Wallet.Wallet.PendingSweeps(ctx, &walletrpc.PendingSweepsRequest{})
 		require.NoError(t, err)

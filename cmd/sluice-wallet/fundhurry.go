@@ -12,7 +12,7 @@ import (
 type fundHurryCmd struct {
 	Key         string `arg:"" help:"The funding, as fund list names it."`
 	SatPerVbyte uint64 `required:"" name:"sat-per-vbyte" placeholder:"N" help:"What the channel's transaction and its child shall pay together, in sat per vbyte."`
-	MaxFee      uint64 `placeholder:"SAT" help:"The most that the child may cost: a hundredth of the channel by default, and at least 10,000 sat."`
+	MaxFee      uint64 `placeholder:"SAT" help:"The most that the child may cost: a fiftieth of the channel by default, and at least 20,000 sat."`
 	Yes         bool   `short:"y" help:"Have it made without asking."`
 }
 

@@ -25,9 +25,9 @@ import (
 const (
 	// maxHurry bounds the rate that a person may ask for: more is a slip.
 	maxHurry = 1_000
-	// A child that costs more than a hundredth of the channel, and more than cheapChild,
+	// A child that costs more than a fiftieth of the channel, and more than cheapChild,
 	// needs the person's own bound.
-	hurryShare, cheapChild = 100, ln.Sat(10_000)
+	hurryShare, cheapChild = 50, ln.Sat(20_000)
 )
 
 // Hurry asks for a child of the wallet's change.

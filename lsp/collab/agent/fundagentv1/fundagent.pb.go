@@ -714,7 +714,7 @@ type HurryRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Key         string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	SatPerVbyte uint64                 `protobuf:"varint,2,opt,name=sat_per_vbyte,json=satPerVbyte,proto3" json:"sat_per_vbyte,omitempty"`
-	// The most that the child may pay; 0: a hundredth of the channel, at least 10,000 sat.
+	// The most that the child may pay; 0: a fiftieth of the channel, at least 20,000 sat.
 	MaxFeeSat uint64 `protobuf:"varint,3,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
 	// Have it made, by the next block.
 	Act           bool `protobuf:"varint,4,opt,name=act,proto3" json:"act,omitempty"`
