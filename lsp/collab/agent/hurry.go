@@ -76,24 +76,35 @@ func (a *Agent) Hurry(ctx context.Context, key string, h Hurry) (Record, Child, 
 	if err != nil {
 		return r, c, err
 	}
+	before := r.Hurry
+	if err := a.keepChange(ctx, r, c); err != nil {
+		return r, c, err
+	}
 	// On disk before lnd is asked: lnd forgets the request when it ends before the next
 	// block, and is asked again then.
 	r.Hurry = &h
 	if err := a.save(r); err != nil {
 		return r, c, err
 	}
-	return r, c, a.makeChild(ctx, r, c)
+	err = a.ports.Spender.BumpFee(ctx, c.Change, c.satPerVByte, c.MostSat)
+	if err == nil || errors.Is(err, ln.ErrUnavailable) {
+		return r, c, err
+	}
+	// Refused: nothing is made later of what the person was told is not.
+	r.Hurry = before
+	if before == nil {
+		err = errors.Join(err, a.ports.Wallet.ReleaseCoin(ctx, r.leaseID(), c.Change))
+	}
+	return r, c, errors.Join(err, a.save(r))
 }
 
-func (a *Agent) makeChild(ctx context.Context, r Record, c Child) error {
+// keepChange has nobody build on the change while its child is made.
+func (a *Agent) keepChange(ctx context.Context, r Record, c Child) error {
 	err := leases.ForChild(ctx, a.ports.Wallet, r.leaseID(), c.Change)
 	if errors.Is(err, ln.ErrLeased) {
 		return errkind.Wrap(errkind.Conflict, err, fmt.Sprintf("something is being built on the change %s: wait until it is done", c.Change))
 	}
-	if err != nil {
-		return err
-	}
-	return a.ports.Spender.BumpFee(ctx, c.Change, c.satPerVByte, c.MostSat)
+	return err
 }
 
 // plan computes the child, or says why there is none to make.
@@ -259,7 +270,10 @@ func (a *Agent) hurryOn(ctx context.Context, r Record, height uint32) {
 	}
 	c, err := a.plan(ctx, r, *r.Hurry)
 	if err == nil {
-		err = a.makeChild(ctx, r, c)
+		err = a.keepChange(ctx, r, c)
+	}
+	if err == nil {
+		err = a.ports.Spender.BumpFee(ctx, c.Change, c.satPerVByte, c.MostSat)
 	}
 	switch {
 	case err == nil:

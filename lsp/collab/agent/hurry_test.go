@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -172,7 +174,15 @@ func TestNotEverythingIsHurried(t *testing.T) {
 	require.ErrorContains(t, err, "is being built on the change")
 	require.Empty(t, n.node.Bumping())
 	require.NoError(t, n.wallet.ReleaseCoin(t.Context(), other, c.Change))
-	require.NoError(t, n.a.save(func() Record { x := n.record(r.Key()); x.Hurry = nil; return x }()))
+	require.Nil(t, n.record(r.Key()).Hurry, "nothing is made later of what was refused")
+
+	// lnd refuses, or its macaroon does.
+	leased := n.leases()
+	n.a.ports.Spender = noBump{n.a.ports.Spender}
+	_, _, err = n.a.Hurry(t.Context(), r.Key(), fast)
+	require.ErrorContains(t, err, "permission denied")
+	require.Nil(t, n.record(r.Key()).Hurry)
+	require.Equal(t, leased, n.leases(), "the change is free")
 
 	// The change is spent by a payment of the wallet's own.
 	n.spendChange(tx, c.Change)
@@ -244,4 +254,11 @@ func (n *net5) spendChange(parent *wire.MsgTx, change ln.Outpoint) {
 	signed, err := n.wallet.FinalizePsbt(n.t.Context(), serialized(n.t, p))
 	require.NoError(n.t, err)
 	require.NoError(n.t, n.wallet.Publish(n.t.Context(), signed, ""))
+}
+
+// noBump is a node whose macaroon is of before.
+type noBump struct{ Spender }
+
+func (noBump) BumpFee(context.Context, ln.Outpoint, uint64, ln.Sat) error {
+	return errors.New("permission denied")
 }
