@@ -21,14 +21,14 @@ type exception struct{ rule, where, reason string }
 // services don't know each other.
 func services() []string {
 	return []string{
-		"interceptor", "interceptor/ballot", "lsp", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "swaps", "watchtower", "backupsvc",
+		"interceptor", "interceptor/ballot", "lsp", "lsp/batch", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "swaps", "watchtower", "backupsvc",
 	}
 }
 
 // domain packages are pure: they decide, others act.
 func domain() []string {
 	return []string{
-		"interceptor", "interceptor/ballot", "lsp", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "lws/tenant/guard", "lws/tenant/hosting", "lws/tenant/recovery", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "swaps/batch", "watchtower/credit", "backupsvc/vault", "backupsvc/recovery",
+		"interceptor", "interceptor/ballot", "lsp", "lsp/batch", "lsp/books", "lsp/collab", "lsp/funding", "lsp/jit", "lsp/liquidity", "lsp/lsps0", "lsp/lsps1", "lsp/lsps2", "lsp/lsps5", "lsp/opening", "lsp/order", "lsp/refund", "lsp/wrap", "lws", "lws/hold", "lws/tenant", "lws/tenant/guard", "lws/tenant/hosting", "lws/tenant/recovery", "swaps", "swaps/out", "swaps/in", "swaps/htlc", "swaps/quote", "swaps/batch", "watchtower/credit", "backupsvc/vault", "backupsvc/recovery",
 	}
 }
 

@@ -41,65 +41,114 @@ func (u Unsigned) ChangeOutpoint() ln.Outpoint {
 // there is change, the change output. Inputs and outputs are in BIP 69's
 // order, so that the same selection always gives the same transaction.
 func Build(s Selection, fundingScript, changeScript []byte) (Unsigned, error) {
-	if k := kindOf(fundingScript); k != p2wsh && k != p2tr {
-		return Unsigned{}, fmt.Errorf("funding script %x is neither P2WSH nor P2TR", fundingScript)
+	shared, err := BuildShared(s, []Payee{{AmountSat: s.FundingSat, Script: fundingScript}}, changeScript)
+	if err != nil {
+		return Unsigned{}, err
 	}
-	if s.HasChange() {
-		if k := kindOf(changeScript); k != p2wpkh && k != p2tr {
-			return Unsigned{}, fmt.Errorf("change script %x is neither P2WPKH nor P2TR", changeScript)
-		}
-		if bytes.Equal(fundingScript, changeScript) {
-			return Unsigned{}, errors.New("change and funding have one script")
-		}
-	}
-	if len(s.Inputs) == 0 || s.FundingSat == 0 {
-		return Unsigned{}, errors.New("a selection without inputs or amount")
+	return Unsigned{
+		Psbt: shared.Psbt, TxID: shared.TxID, FundingIndex: shared.Fundings[0].Index, ChangeIndex: shared.Change.Index, HasChange: s.HasChange(),
+	}, nil
+}
+
+// Shared is a funding transaction of several channels that nobody has signed.
+type Shared struct {
+	Psbt []byte
+	TxID ln.TxID
+	// Fundings are the channel points, in the order in which the channels were named.
+	Fundings []ln.Outpoint
+	// Change is the handle for CPFP; zero without change.
+	Change ln.Outpoint
+}
+
+// BuildShared is Build for several channels, whose amounts make the selection's
+// FundingSat. No two outputs have one script, so that each channel finds its own.
+func BuildShared(s Selection, channels []Payee, changeScript []byte) (Shared, error) {
+	if err := s.checkOutputs(channels, changeScript); err != nil {
+		return Shared{}, err
 	}
 	if err := s.check(); err != nil {
-		return Unsigned{}, err
+		return Shared{}, err
 	}
 	tx := wire.NewMsgTx(2)
 	inputs := slices.Clone(s.Inputs)
 	slices.SortFunc(inputs, byOutpoint)
 	for i, c := range inputs {
 		if i > 0 && inputs[i-1].Outpoint == c.Outpoint {
-			return Unsigned{}, fmt.Errorf("coin %s is chosen twice", c.Outpoint)
+			return Shared{}, fmt.Errorf("coin %s is chosen twice", c.Outpoint)
 		}
 		if _, ok := inputWU(c.PkScript); !ok {
-			return Unsigned{}, fmt.Errorf("coin %s is neither P2WPKH nor P2TR", c.Outpoint)
+			return Shared{}, fmt.Errorf("coin %s is neither P2WPKH nor P2TR", c.Outpoint)
 		}
 		op := wire.OutPoint{Hash: [32]byte(c.Outpoint.TxID), Index: c.Outpoint.Index}
 		tx.AddTxIn(wire.NewTxIn(&op, nil, nil))
 	}
-	outputs, err := s.outputs(fundingScript, changeScript)
+	outputs, err := s.outputs(channels, changeScript)
 	if err != nil {
-		return Unsigned{}, err
+		return Shared{}, err
 	}
 	tx.TxOut = outputs
 	packet, err := psbt.NewFromUnsignedTx(tx)
 	if err != nil {
-		return Unsigned{}, fmt.Errorf("make the PSBT: %w", err)
+		return Shared{}, fmt.Errorf("make the PSBT: %w", err)
 	}
 	for i, c := range inputs {
 		amount, err := c.AmountSat.Int64()
 		if err != nil {
-			return Unsigned{}, err
+			return Shared{}, err
 		}
 		packet.Inputs[i].WitnessUtxo = wire.NewTxOut(amount, slices.Clone(c.PkScript))
 	}
 	var raw bytes.Buffer
 	if err := packet.Serialize(&raw); err != nil {
-		return Unsigned{}, fmt.Errorf("encode the PSBT: %w", err)
+		return Shared{}, fmt.Errorf("encode the PSBT: %w", err)
 	}
-	u := Unsigned{Psbt: raw.Bytes(), TxID: ln.TxID(tx.TxHash())}
-	for i, out := range outputs {
-		if bytes.Equal(out.PkScript, fundingScript) {
-			u.FundingIndex = uint32(i) //nolint:gosec // 0 or 1
-		} else {
-			u.ChangeIndex, u.HasChange = uint32(i), true //nolint:gosec // 0 or 1
+	out := Shared{Psbt: raw.Bytes(), TxID: ln.TxID(tx.TxHash())}
+	at := func(script []byte) ln.Outpoint {
+		i := slices.IndexFunc(outputs, func(o *wire.TxOut) bool { return bytes.Equal(o.PkScript, script) })
+		return ln.Outpoint{TxID: out.TxID, Index: uint32(i)} //nolint:gosec // an index: each script is among the outputs
+	}
+	for _, c := range channels {
+		out.Fundings = append(out.Fundings, at(c.Script))
+	}
+	if s.HasChange() {
+		out.Change = at(changeScript)
+	}
+	return out, nil
+}
+
+// checkOutputs refuses scripts that no channel, or no wallet of ours, has.
+func (s Selection) checkOutputs(channels []Payee, changeScript []byte) error {
+	if len(s.Inputs) == 0 || s.FundingSat == 0 || len(channels) == 0 {
+		return errors.New("a selection without inputs or amount")
+	}
+	var sum ln.Sat
+	var err error
+	taken := make(map[string]bool, len(channels)+1)
+	for _, c := range channels {
+		if k := kindOf(c.Script); k != p2wsh && k != p2tr {
+			return fmt.Errorf("funding script %x is neither P2WSH nor P2TR", c.Script)
+		}
+		if taken[string(c.Script)] {
+			return fmt.Errorf("two channels have the funding script %x", c.Script)
+		}
+		taken[string(c.Script)] = true
+		if sum, err = sum.Add(c.AmountSat); err != nil {
+			return err
 		}
 	}
-	return u, nil
+	if sum != s.FundingSat {
+		return fmt.Errorf("the channels take %s, but %s were selected", sum, s.FundingSat)
+	}
+	if !s.HasChange() {
+		return nil
+	}
+	if k := kindOf(changeScript); k != p2wpkh && k != p2tr {
+		return fmt.Errorf("change script %x is neither P2WPKH nor P2TR", changeScript)
+	}
+	if taken[string(changeScript)] {
+		return errors.New("change and funding have one script")
+	}
+	return nil
 }
 
 // check keeps the invariant of Selection against a caller's own arithmetic.
@@ -123,14 +172,18 @@ func (s Selection) check() error {
 	return nil
 }
 
-func (s Selection) outputs(fundingScript, changeScript []byte) ([]*wire.TxOut, error) {
-	amount, err := s.FundingSat.Int64()
-	if err != nil {
-		return nil, err
+func (s Selection) outputs(channels []Payee, changeScript []byte) ([]*wire.TxOut, error) {
+	var outputs []*wire.TxOut
+	for _, c := range channels {
+		amount, err := c.AmountSat.Int64()
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, wire.NewTxOut(amount, slices.Clone(c.Script)))
 	}
-	outputs := []*wire.TxOut{wire.NewTxOut(amount, slices.Clone(fundingScript))}
 	if s.HasChange() {
-		if amount, err = s.ChangeSat.Int64(); err != nil {
+		amount, err := s.ChangeSat.Int64()
+		if err != nil {
 			return nil, err
 		}
 		outputs = append(outputs, wire.NewTxOut(amount, slices.Clone(changeScript)))

@@ -13,7 +13,9 @@ import (
 // Request is what a funding transaction must do.
 type Request struct {
 	FundingSat ln.Sat
-	FeeRate    ln.FeeRateSatPerKW
+	// Channels is how many outputs share FundingSat (0: one).
+	Channels int
+	FeeRate  ln.FeeRateSatPerKW
 	// ChangeScript is P2WPKH or P2TR, of the gateway's own wallet.
 	ChangeScript []byte
 	// MinChangeSat is the least change that is worth having as a handle for
@@ -177,7 +179,7 @@ type spending struct{ with, without ln.Sat }
 // need is what these coins bring, and what the transaction spends (funding
 // and fee) with and without a change output.
 func (s selector) need(set []ln.Coin) (sum ln.Sat, spend spending, weight uint64, err error) {
-	weight = txBaseWU + countWU(len(set)) + uint64(8+1+fundingScriptLen)*4 + outputWU(s.ChangeScript)
+	weight = txBaseWU + countWU(len(set)) + uint64(max(s.Channels, 1))*fundingOutputWU + outputWU(s.ChangeScript) //nolint:gosec // positive
 	for _, c := range set {
 		wu, _ := inputWU(c.PkScript)
 		weight += wu

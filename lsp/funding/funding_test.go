@@ -3,6 +3,7 @@ package funding
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -191,6 +192,58 @@ func TestBuildRefusesNonsense(t *testing.T) {
 	bad.Inputs = []ln.Coin{coin(1, 5000, 1, p2tr), coin(1, 5000, 1, p2tr)}
 	_, err = Build(bad, script(p2wsh, 1), script(p2tr, 2))
 	require.ErrorContains(t, err, "twice")
+}
+
+// One transaction funds several channels: each has its output, of its amount, and
+// the fee is that of the weight, which is less than what they would pay alone.
+func TestSharedFunding(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var channels []Payee
+		var sum ln.Sat
+		for i := range rapid.IntRange(1, 12).Draw(t, "channels") {
+			c := Payee{
+				AmountSat: ln.Sat(rapid.SampledFrom([]uint64{20_000, 100_000, 250_000}).Draw(t, "amount")),
+				Script:    script(rapid.SampledFrom([]kind{p2wsh, p2tr}).Draw(t, "type"), byte(i+1)),
+			}
+			channels = append(channels, c)
+			sum += c.AmountSat
+		}
+		change := script(p2tr, 200)
+		sel, err := Select([]ln.Coin{coin(1, 2_000_000, 1, p2tr), coin(2, 3_000_000, 1, p2wpkh)}, Request{
+			FundingSat: sum, Channels: len(channels), FeeRate: 1_000, ChangeScript: change, MinChangeSat: 5_000,
+		})
+		require.NoError(t, err)
+		u, err := BuildShared(sel, channels, change)
+		require.NoError(t, err)
+		p, err := psbt.NewFromRawBytes(bytes.NewReader(u.Psbt), false)
+		require.NoError(t, err)
+		tx := p.UnsignedTx
+		require.EqualValues(t, u.TxID, tx.TxHash())
+		require.Len(t, tx.TxOut, len(channels)+1)
+		for i, c := range channels {
+			op := u.Fundings[i]
+			require.Equal(t, u.TxID, op.TxID)
+			require.Equal(t, c.Script, tx.TxOut[op.Index].PkScript)
+			require.EqualValues(t, c.AmountSat, tx.TxOut[op.Index].Value)
+		}
+		require.EqualValues(t, sel.ChangeSat, tx.TxOut[u.Change.Index].Value)
+		for i := range tx.TxIn {
+			tx.TxIn[i].Witness = wire.TxWitness{make([]byte, 64)}
+			if kindOf(p.Inputs[i].WitnessUtxo.PkScript) == p2wpkh {
+				tx.TxIn[i].Witness = wire.TxWitness{make([]byte, 72), make([]byte, 33)}
+			}
+		}
+		require.EqualValues(t, sel.WeightWU, tx.SerializeSizeStripped()*3+tx.SerializeSize())
+		if len(channels) > 1 {
+			require.Less(t, sel.WeightWU, uint64(len(channels))*OpeningWU(1))
+			twice := append(slices.Clone(channels), channels[0])
+			_, err = BuildShared(sel, twice, change)
+			require.ErrorContains(t, err, "two channels have the funding script")
+		}
+		channels[0].AmountSat++
+		_, err = BuildShared(sel, channels, change)
+		require.ErrorContains(t, err, "were selected")
+	})
 }
 
 func TestRatePolicy(t *testing.T) {

@@ -72,7 +72,7 @@ func Divide(fundingSat ln.Sat, rate ln.FeeRateSatPerKW, gateway, wallet Party) (
 	if len(gateway.Inputs) == 0 || len(wallet.Inputs) == 0 {
 		return Joint{}, errors.New("both sides bring coins, or it is no funding of two")
 	}
-	common := txBaseWU + countWU(len(gateway.Inputs)+len(wallet.Inputs)) + uint64(8+1+fundingScriptLen)*4
+	common := txBaseWU + countWU(len(gateway.Inputs)+len(wallet.Inputs)) + fundingOutputWU
 	j := Joint{FundingSat: fundingSat, FeeRate: rate}
 	if j.Wallet, err = wallet.share(rate, (common+1)/2); err != nil {
 		return Joint{}, err

@@ -77,6 +77,9 @@ func countWU(n int) uint64 {
 // fundingScriptLen: a channel's funding output is P2WSH or P2TR.
 const fundingScriptLen = 34
 
+// fundingOutputWU is the weight of a channel's funding output.
+const fundingOutputWU = uint64(8+1+fundingScriptLen) * 4
+
 // p2trScriptLen is the longest script that a wallet's own output has.
 const p2trScriptLen = 34
 
@@ -85,7 +88,7 @@ const p2trScriptLen = 34
 func OpeningWU(inputs int) uint64 {
 	n := max(inputs, 1)
 	return txBaseWU + countWU(n) + uint64(n)*(inputBaseWU+p2wpkhWitnessWU) + //nolint:gosec // positive
-		uint64(8+1+fundingScriptLen)*4 + uint64(8+1+p2trScriptLen)*4
+		fundingOutputWU + uint64(8+1+p2trScriptLen)*4
 }
 
 // ClosingWU is what a cooperative close weighs at most: the funding output is

@@ -27,7 +27,8 @@ type (
 	// from the selection and answers FundingBuilt, holding the stream. A
 	// second run with a stream for PendingID alive in this process does
 	// nothing; without one, answer NegotiationLost. Answers also PeerRejected,
-	// NegotiationFailed, PeerGone.
+	// NegotiationFailed, PeerGone. For a Plan with a Batch nothing is built: the
+	// answer is OutputNamed.
 	Negotiate struct {
 		Plan         Plan               `json:"plan"`
 		PendingID    ln.PendingChanID   `json:"pending_id"`
@@ -109,6 +110,16 @@ type (
 		Change      ln.Outpoint        `json:"change"`
 		PackageRate ln.FeeRateSatPerKW `json:"package_rate_sat_per_kw"`
 	}
+	// TellBatch tells the batch how its channel stands; it must take repeats. A batch
+	// that is over, or has dropped the channel, has it abandoned.
+	TellBatch struct {
+		OpeningID string      `json:"opening_id"`
+		Batch     string      `json:"batch"`
+		News      BatchNews   `json:"news"`
+		Script    []byte      `json:"script,omitempty"`
+		Outpoint  ln.Outpoint `json:"outpoint,omitzero"`
+		Reason    lsp.Reason  `json:"reason,omitzero"`
+	}
 	// NotifyOwner tells the payment's machine; it must take repeats.
 	NotifyOwner struct {
 		OpeningID string      `json:"opening_id"`
@@ -119,10 +130,24 @@ type (
 		Reason    lsp.Reason  `json:"reason,omitzero"`
 		// Temporary qualifies NoticeFailed.
 		Temporary bool `json:"temporary,omitempty"`
+		// Spared qualifies NoticeFailed: the open ended for the sake of others in its
+		// batch, and its owner has lost no try.
+		Spared bool `json:"spared,omitempty"`
 		// Withheld qualifies NoticeUsable: nothing funds the channel until the owner
 		// says Release.
 		Withheld bool `json:"withheld,omitempty"`
 	}
+)
+
+// BatchNews is what a batch is told of one of its channels.
+type BatchNews string
+
+// The news: lnd named the channel's output; both sides hold the other's commitment
+// signature; there will be no channel.
+const (
+	BatchOutput  BatchNews = "output"
+	BatchPending BatchNews = "pending"
+	BatchLeft    BatchNews = "left"
 )
 
 // Notice is what an owner is told.
@@ -153,4 +178,5 @@ func (AskUse) EffectName() string         { return "ask_use" }
 func (AbandonChannel) EffectName() string { return "abandon_channel" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
 func (BumpFee) EffectName() string        { return "bump_fee" }
+func (TellBatch) EffectName() string      { return "tell_batch" }
 func (NotifyOwner) EffectName() string    { return "notify_owner" }

@@ -47,6 +47,20 @@ type (
 		PendingID ln.PendingChanID `json:"pending_id"`
 		Unsigned
 	}
+	// OutputNamed: lnd named the funding output of a channel that shares its
+	// transaction. psbt_verify has NOT been called.
+	OutputNamed struct {
+		lsp.Moment
+		PendingID ln.PendingChanID `json:"pending_id"`
+		Script    []byte           `json:"script"`
+	}
+	// FundingShared: the batch has leased the coins and built the transaction, with
+	// this channel's output in it.
+	FundingShared struct {
+		lsp.Moment
+		Coins
+		Unsigned
+	}
 	// PeerRejected: the peer answered the open with an error.
 	PeerRejected struct {
 		lsp.Moment
@@ -129,6 +143,8 @@ type (
 	Abandon struct {
 		lsp.Moment
 		Reason lsp.Reason `json:"reason"`
+		// Spared: another channel of the batch is the cause.
+		Spared bool `json:"spared,omitempty"`
 	}
 	// Release: the payment over a withheld channel was claimed; it is funded now.
 	Release struct{ lsp.Moment }
@@ -147,6 +163,8 @@ func (Start) EventName() string             { return "start" }
 func (CoinsLeased) EventName() string       { return "coins_leased" }
 func (CoinsRefused) EventName() string      { return "coins_refused" }
 func (FundingBuilt) EventName() string      { return "funding_built" }
+func (OutputNamed) EventName() string       { return "output_named" }
+func (FundingShared) EventName() string     { return "funding_shared" }
 func (PeerRejected) EventName() string      { return "peer_rejected" }
 func (NegotiationFailed) EventName() string { return "negotiation_failed" }
 func (NegotiationLost) EventName() string   { return "negotiation_lost" }

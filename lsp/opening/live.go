@@ -136,7 +136,11 @@ func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Ef
 }
 
 func publish(l live) Effect {
-	return Publish{OpeningID: l.ID, Raw: l.Raw, Label: "sluice open " + l.ID}
+	label := "sluice open " + l.ID
+	if l.Batch != "" {
+		label = "sluice batch " + l.Batch
+	}
+	return Publish{OpeningID: l.ID, Raw: l.Raw, Label: label}
 }
 
 func watch(l live) Effect {

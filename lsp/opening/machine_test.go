@@ -34,11 +34,24 @@ func trustedPlan() Plan {
 	return p
 }
 
+// batchPlan is of a channel that shares its transaction.
+func batchPlan() Plan {
+	p := testPlan(false)
+	p.Batch, p.TellPublished = "batch-1", true
+	return p
+}
+
 func testSelection() funding.Selection {
 	return funding.Selection{
 		Inputs:     []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{1}, Index: 1}, AmountSat: 300_000, PkScript: []byte{0x51, 32}}},
 		FundingSat: 200_000, ChangeSat: 99_000, FeeSat: 1000, FeeRate: 1000, WeightWU: 600,
 	}
+}
+
+func testShare() Coins {
+	s := testSelection()
+	s.FundingSat, s.Inputs[0].AmountSat = 500_000, 600_000
+	return Coins{Selection: s, ChangeScript: []byte{0x51}, Share: &Share{FeeSat: 400, First: testOutpoint}}
 }
 
 var (
@@ -87,19 +100,22 @@ func testEvents(s State) []Event {
 		id := p.PendingID(n)
 		events = append(events, FundingBuilt{m, id, unsigned}, PeerRejected{m, id, "no"}, NegotiationFailed{m, id, "lnd"})
 	}
+	if p.Batch != "" {
+		events = append(events, OutputNamed{m, p.PendingID(0), []byte{0, 32}}, FundingShared{m, testShare(), unsigned})
+	}
 	if p.Withhold {
 		events = append(events, Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Claimed: true},
 			ChannelUse{Moment: m, Htlcs: 1, Expiry: 150}, ChannelUse{Moment: m, Htlcs: 1, Expiry: 110})
 	}
 	if CanAbandon(s) {
-		events = append(events, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough")})
+		events = append(events, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough"), false})
 	}
 	return events
 }
 
 func TestDiagram(t *testing.T) {
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{
-		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}, Planned{orderedPlan()}, Planned{trustedPlan()}},
+		Initial: []State{Planned{testPlan(true)}, Planned{testPlan(false)}, Planned{orderedPlan()}, Planned{trustedPlan()}, Planned{batchPlan()}},
 		Events:  testEvents,
 	})
 }

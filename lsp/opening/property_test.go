@@ -34,7 +34,10 @@ func TestRandomDays(t *testing.T) {
 		plan := testPlan(rapid.Bool().Draw(t, "zero conf"))
 		if rapid.IntRange(0, 2).Draw(t, "trust") == 0 {
 			plan = trustedPlan()
+		} else if rapid.IntRange(0, 2).Draw(t, "batch") == 0 {
+			plan = batchPlan()
 		}
+		var joined, left bool
 		var s State = Planned{plan}
 		var verified, signAsked, signed, released, told bool
 		// claimed: the client has money in the channel, or an HTLC is about to expire.
@@ -66,12 +69,26 @@ func TestRandomDays(t *testing.T) {
 					_, stored := s.(Built)
 					require.True(t, stored, "verified before the transaction was stored")
 					verified = true
+				case TellBatch:
+					require.NotEmpty(t, plan.Batch)
+					switch f.News {
+					case BatchPending:
+						require.True(t, verified)
+						joined = true
+					case BatchLeft:
+						require.False(t, signed, "it left a transaction that is signed")
+						left = true
+					case BatchOutput:
+					}
+				case LeaseCoins:
+					require.Empty(t, plan.Batch, "the batch leases")
 				case Sign:
+					require.Empty(t, plan.Batch, "the batch signs")
 					require.True(t, verified)
 					require.True(t, claimed || !plan.Withhold, "signed before anything was claimed")
 					signAsked = true
 				case Publish:
-					require.True(t, signAsked)
+					require.True(t, signAsked || joined)
 					if published == nil {
 						_, stored := s.(Signed)
 						require.True(t, stored, "published before the signed transaction was stored")
@@ -110,7 +127,7 @@ func TestRandomDays(t *testing.T) {
 			if signed {
 				require.False(t, CanAbandon(s), "%s led from %s back to %s", v.EventName(), before.StateName(), s.StateName())
 			}
-			require.Equal(t, Final(s), released, "%s: leases must end with the open", s.StateName())
+			require.Equal(t, Final(s), released || left, "%s: leases must end with the open", s.StateName())
 			if Final(s) {
 				break
 			}
@@ -126,7 +143,15 @@ func usual(t *rapid.T, s State, height *uint32) Event {
 	p := PlanOf(s)
 	switch s := s.(type) {
 	case Planned:
+		if p.Batch != "" {
+			return Start{m}
+		}
 		return CoinsLeased{m, testSelection(), []byte{0x51}}
+	case Joined:
+		if len(s.Script) == 0 {
+			return OutputNamed{m, p.PendingID(0), []byte{0, 32}}
+		}
+		return FundingShared{m, testShare(), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}}
 	case Leased:
 		return FundingBuilt{m, p.PendingID(s.Negotiation), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}}
 	case Built:
@@ -227,7 +252,7 @@ func TestNeverAnotherTransaction(t *testing.T) {
 	require.ErrorContains(t, err, "must not be published")
 	require.NotErrorIs(t, err, fsm.ErrIllegal)
 	s, _ = walk(t, s, FundingSigned{m, testTxID, []byte("raw")})
-	_, _, err = Step(s, Abandon{m, lsp.Reason{}})
+	_, _, err = Step(s, Abandon{m, lsp.Reason{}, false})
 	require.ErrorIs(t, err, ErrTooLate)
 }
 
@@ -271,7 +296,7 @@ func TestWithheld(t *testing.T) {
 	// Claimed: signed and published at once, and never given up again.
 	s, effects := walk(t, used, Release{m})
 	require.Equal(t, []Effect{Sign{OpeningID: "open-1", Psbt: []byte("psbt"), Outpoint: testOutpoint}}, effects)
-	_, _, err := Step(s, Abandon{m, lsp.Reason{}})
+	_, _, err := Step(s, Abandon{m, lsp.Reason{}, false})
 	require.ErrorIs(t, err, ErrTooLate)
 	s, effects = walk(t, s, SigningFailed{m, "locked"})
 	require.Empty(t, effects)
@@ -285,7 +310,7 @@ func TestWithheld(t *testing.T) {
 	require.False(t, effects[0].(NotifyOwner).Withheld)
 
 	// Gone back: given up once the channel is empty, its coins free.
-	s, effects = walk(t, used, Abandon{m, lsp.Because(lsp.ReasonOpenSlow, "it went back")})
+	s, effects = walk(t, used, Abandon{m, lsp.Because(lsp.ReasonOpenSlow, "it went back"), false})
 	require.Equal(t, []Effect{AskUse{OpeningID: "open-1", Outpoint: testOutpoint, Emptying: true}}, effects)
 	_, told := NoticeFor(s)
 	require.False(t, told, "it is about to go")
@@ -308,4 +333,42 @@ func TestWithheld(t *testing.T) {
 			require.Equal(t, "sign", effects[0].EffectName())
 		}
 	}
+}
+
+// A channel that shares its transaction: it leases and signs nothing itself, stays
+// until the batch has signed for all, and from then on goes its own way.
+func TestSharedTransaction(t *testing.T) {
+	m := moment(100)
+	plan := batchPlan()
+	require.Equal(t, BatchLeaseID("batch-1"), plan.LeaseID())
+	require.True(t, IsLeaseID(plan.LeaseID()))
+	s, effects := walk(t, Planned{plan}, Start{m})
+	require.Equal(t, []Effect{Negotiate{Plan: plan, PendingID: plan.PendingID(0)}}, effects)
+	_, _, err := Step(s, FundingShared{m, testShare(), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint}})
+	require.ErrorIs(t, err, fsm.ErrIllegal, "its output is not known")
+	joined, effects := walk(t, s, OutputNamed{m, plan.PendingID(0), []byte{0, 32}})
+	require.Equal(t, []Effect{TellBatch{OpeningID: "open-1", Batch: "batch-1", News: BatchOutput, Script: []byte{0, 32}}}, effects)
+	require.True(t, CanAbandon(joined))
+	s, effects = walk(t, joined, FundingShared{m, testShare(), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint}})
+	require.Equal(t, "verify", effects[0].EffectName())
+	pending, effects := walk(t, s, FundingPending{m, testOutpoint})
+	require.Equal(t, []Effect{TellBatch{OpeningID: "open-1", Batch: "batch-1", News: BatchPending, Outpoint: testOutpoint}}, effects)
+	s, effects = walk(t, pending, FundingSigned{m, testTxID, []byte("raw")})
+	require.Equal(t, "sluice batch batch-1", effects[0].(Publish).Label, "one transaction has one label")
+	cost, ok := CostOf(s)
+	require.True(t, ok)
+	require.Equal(t, Cost{FundingSat: 200_000, FeeSat: 400, Clears: testOutpoint}, cost)
+	_, _, err = Step(s, Abandon{m, lsp.Reason{}, false})
+	require.ErrorIs(t, err, ErrTooLate)
+	// It leaves before: the batch is told, and has its coins.
+	for _, from := range []State{joined, pending} {
+		s, effects = walk(t, from, Abandon{m, SharedReason(), true})
+		require.True(t, s.(Failed).Spared)
+		require.Equal(t, []string{"abandon_channel", "tell_batch", "notify_owner"}, []string{effects[0].EffectName(), effects[1].EffectName(), effects[2].EffectName()})
+		require.Equal(t, BatchLeft, effects[1].(TellBatch).News)
+		require.True(t, effects[2].(NotifyOwner).Spared)
+	}
+	// A negotiation that is cut off before lnd holds anything costs no try.
+	s, _ = walk(t, joined, NegotiationLost{m, "restart"})
+	require.True(t, s.(Failed).Spared)
 }

@@ -47,6 +47,10 @@ type Plan struct {
 	MaxLocalCSV uint16 `json:"max_local_csv,omitempty"`
 	// Seed makes the pending channel ids; it is drawn once, at random.
 	Seed [32]byte `json:"seed"`
+	// Batch is the batch of channels that share this one's funding transaction; empty
+	// for a channel that has one of its own. The batch chooses the coins, builds the
+	// transaction and signs it, for all its channels or for none.
+	Batch string `json:"batch,omitempty"`
 	// Deadline ends an open that has not been signed by then.
 	Deadline time.Time `json:"deadline"`
 	Memo     string    `json:"memo,omitempty"`
@@ -71,7 +75,17 @@ const leaseMark = "sluice\x00\x01"
 // LeaseID is the id under which all coins of this open are leased, so that
 // leasing again and releasing are idempotent and touch no other open's coins.
 func (p Plan) LeaseID() [32]byte {
+	if p.Batch != "" {
+		return BatchLeaseID(p.Batch)
+	}
 	id := sha256.Sum256(append([]byte("sluice/lease/"), p.Seed[:]...))
+	copy(id[:], leaseMark)
+	return id
+}
+
+// BatchLeaseID is the id under which a batch leases the coins of its transaction.
+func BatchLeaseID(batch string) [32]byte {
+	id := sha256.Sum256([]byte("sluice/lease/batch/" + batch))
 	copy(id[:], leaseMark)
 	return id
 }
@@ -85,6 +99,18 @@ type Coins struct {
 	ChangeScript []byte            `json:"change_script,omitempty"`
 	// Negotiation counts from 0; PendingID(Negotiation) is the one under way.
 	Negotiation uint32 `json:"negotiation"`
+	// Share is set where the transaction funds other channels as well: then the
+	// selection is that of all of them.
+	Share *Share `json:"share,omitempty"`
+}
+
+// Share is one channel's part in a transaction of several.
+type Share struct {
+	// FeeSat is its part of the transaction's fee; the parts make the whole.
+	FeeSat ln.Sat `json:"fee_sat"`
+	// First is the outpoint of the transaction's first channel: the books clear the
+	// whole transaction there, which lnd's wallet lists as one.
+	First ln.Outpoint `json:"first"`
 }
 
 // Unsigned is the funding transaction before anyone signed it.
@@ -132,6 +158,13 @@ type State interface {
 type (
 	// Planned: decided; no coin is leased for sure (some may be, after a crash).
 	Planned struct{ Plan }
+	// Joined: the peer is asked for the channel, for a transaction that the batch
+	// builds once each of its channels has an output. No coin is this open's alone.
+	Joined struct {
+		Plan
+		// Script is the funding output that lnd named, once it has.
+		Script []byte `json:"script,omitempty"`
+	}
 	// Leased: the inputs are ours alone; lnd negotiates, nothing is built.
 	Leased struct {
 		Plan
@@ -237,8 +270,10 @@ type (
 		Plan
 		Reason lsp.Reason `json:"reason"`
 		// Temporary says that the same open may succeed soon.
-		Temporary bool        `json:"temporary"`
-		Outpoint  ln.Outpoint `json:"outpoint,omitzero"`
+		Temporary bool `json:"temporary"`
+		// Spared: it ended for the sake of others in its batch.
+		Spared   bool        `json:"spared,omitempty"`
+		Outpoint ln.Outpoint `json:"outpoint,omitzero"`
 	}
 	// Conflicted: final; another transaction spent an input and is buried, so
 	// the channel can never exist. A person must look.
@@ -256,6 +291,7 @@ func (p Plan) plan() Plan { return p }
 
 // StateName is the stable text under which the state is stored.
 func (Planned) StateName() string    { return "planned" }
+func (Joined) StateName() string     { return "joined" }
 func (Leased) StateName() string     { return "leased" }
 func (Built) StateName() string      { return "built" }
 func (Unknown) StateName() string    { return "unknown" }
@@ -297,7 +333,7 @@ func CarriesPayments(s State) bool {
 // of it anywhere. A Withheld one is given up once its channel is empty.
 func CanAbandon(s State) bool {
 	switch s.(type) {
-	case Planned, Leased, Built, Unknown, Pending, Withheld:
+	case Planned, Joined, Leased, Built, Unknown, Pending, Withheld:
 		return true
 	}
 	return false

@@ -13,6 +13,8 @@ func Step(s State, v Event) (State, []Effect, error) {
 	switch s := s.(type) {
 	case Planned:
 		return stepPlanned(s, v)
+	case Joined:
+		return stepJoined(s, v)
 	case Leased:
 		return stepLeased(s, v)
 	case Built:
@@ -40,6 +42,10 @@ func Step(s State, v Event) (State, []Effect, error) {
 func stepPlanned(s Planned, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case Start:
+		if s.Batch != "" {
+			next := Joined{Plan: s.Plan}
+			return next, []Effect{next.negotiate()}, nil
+		}
 		return s, []Effect{LeaseCoins{OpeningID: s.ID, LeaseID: s.LeaseID(), CapacitySat: s.CapacitySat, FeeRate: s.FeeRate, MaxFeeSat: s.MaxFeeSat}}, nil
 	case CoinsLeased:
 		if v.Selection.FundingSat != s.CapacitySat || len(v.Selection.Inputs) == 0 {
@@ -195,6 +201,10 @@ func committed(s Pending) (State, []Effect, error) {
 	if s.Withhold {
 		return s.withhold()
 	}
+	if s.Batch != "" {
+		// It signs for all its channels, or for none.
+		return s, []Effect{TellBatch{OpeningID: s.ID, Batch: s.Batch, News: BatchPending, Outpoint: s.Outpoint}}, nil
+	}
 	return s, []Effect{sign(s)}, nil
 }
 
@@ -217,7 +227,7 @@ func early(s State, v Event) (State, []Effect, error) {
 		return ended(s, ending{temporary: true, reason: lsp.Because(lsp.ReasonOpenSlow,
 			"the channel was not ready to be funded in time: the open was given up and costs nothing; try again")})
 	case Abandon:
-		return ended(s, ending{temporary: true, reason: v.Reason})
+		return ended(s, ending{temporary: true, reason: v.Reason, spared: v.Spared})
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
@@ -228,6 +238,7 @@ type ending struct {
 	rejected  string
 	byPeer    bool
 	temporary bool
+	spared    bool
 }
 
 func rejected(text string) ending {
@@ -257,6 +268,8 @@ func ended(s State, e ending) (State, []Effect, error) {
 		effects = append(effects, AbandonChannel{OpeningID: p.ID, CancelShims: shims(p, negotiation+1), Outpoint: outpoint})
 	}
 	switch s := s.(type) {
+	case Joined:
+		forget(0)
 	case Leased:
 		forget(s.Negotiation)
 	case Built:
@@ -272,14 +285,21 @@ func ended(s State, e ending) (State, []Effect, error) {
 		outpoint = s.Outpoint
 		forget(s.Negotiation)
 	}
-	// Also from Planned: a crash may have left leases without CoinsLeased.
-	effects = append(effects, ReleaseCoins{OpeningID: p.ID, LeaseID: p.LeaseID()})
-	n := NotifyOwner{OpeningID: p.ID, Owner: p.Owner, Notice: NoticeFailed, Reason: e.reason, Temporary: e.temporary, Outpoint: outpoint}
+	if p.Batch == "" {
+		// Also from Planned: a crash may have left leases without CoinsLeased.
+		effects = append(effects, ReleaseCoins{OpeningID: p.ID, LeaseID: p.LeaseID()})
+	} else {
+		// The coins are the batch's: others may still be funded with them.
+		effects = append(effects, TellBatch{OpeningID: p.ID, Batch: p.Batch, News: BatchLeft, Reason: e.reason})
+	}
+	n := NotifyOwner{
+		OpeningID: p.ID, Owner: p.Owner, Notice: NoticeFailed, Reason: e.reason, Temporary: e.temporary, Spared: e.spared, Outpoint: outpoint,
+	}
 	if e.byPeer {
 		n.Notice = NoticeRejected
 		return Rejected{Plan: p, Text: e.rejected, Reason: e.reason, Outpoint: outpoint}, append(effects, n), nil
 	}
-	return Failed{Plan: p, Reason: e.reason, Temporary: e.temporary, Outpoint: outpoint}, append(effects, n), nil
+	return Failed{Plan: p, Reason: e.reason, Temporary: e.temporary, Spared: e.spared, Outpoint: outpoint}, append(effects, n), nil
 }
 
 func negotiate(s Leased) Effect {

@@ -56,6 +56,27 @@ func SelectionOf(s State) (funding.Selection, bool) {
 	return funding.Selection{}, false
 }
 
+// Cost is what an open takes from the wallet.
+type Cost struct {
+	FundingSat, FeeSat ln.Sat
+	// Clears is the outpoint under which the books clear the transaction.
+	Clears ln.Outpoint
+}
+
+// CostOf is what the state's open costs, once its transaction is known; of one
+// that funds other channels as well, this channel's part.
+func CostOf(s State) (Cost, bool) {
+	selection, chosen := SelectionOf(s)
+	u, built := UnsignedOf(s)
+	if !chosen || !built {
+		return Cost{}, false
+	}
+	if share := shareOf(s); share != nil {
+		return Cost{FundingSat: PlanOf(s).CapacitySat, FeeSat: share.FeeSat, Clears: share.First}, true
+	}
+	return Cost{FundingSat: selection.FundingSat, FeeSat: selection.FeeSat, Clears: u.Outpoint}, true
+}
+
 // UnsignedOf is the funding transaction before signatures, once built.
 func UnsignedOf(s State) (Unsigned, bool) {
 	switch s := s.(type) {
@@ -139,7 +160,7 @@ func NoticeFor(s State) (n NotifyOwner, ok bool) {
 	case Rejected:
 		n.Notice, n.Reason = NoticeRejected, s.Reason
 	case Failed:
-		n.Notice, n.Reason, n.Temporary = NoticeFailed, s.Reason, s.Temporary
+		n.Notice, n.Reason, n.Temporary, n.Spared = NoticeFailed, s.Reason, s.Temporary, s.Spared
 	case Conflicted:
 		n.Notice, n.Reason = NoticeConflicted, s.Reason
 	case Withheld:

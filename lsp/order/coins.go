@@ -148,7 +148,7 @@ func (o Order) take(v CoinsSeen) (Order, bool, error) {
 	for i := range o.Coins {
 		o.Coins[i].Used, o.Coins[i].Zero = chosen[i], zero
 	}
-	o.PaidBy = PaidByOnChain
+	o.PaidBy, o.PaidHeight = PaidByOnChain, v.Height
 	return o, true, nil
 }
 

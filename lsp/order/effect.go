@@ -45,6 +45,8 @@ type (
 		FeeSat    ln.Sat    `json:"fee_sat"`
 		// Try counts the opens of this order from 1.
 		Try uint32 `json:"try"`
+		// Batch is the batch whose transaction funds it; empty: one of its own does.
+		Batch string `json:"batch,omitempty"`
 	}
 	// AbandonOpening asks the open to end if it still can, and has it report how
 	// it ended, or that it is signed.

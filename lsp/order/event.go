@@ -54,6 +54,14 @@ type (
 	}
 	// PeerOnline: the client's node connected.
 	PeerOnline struct{ lsp.Moment }
+	// Join: the batch's moment has come, and the order is in it. The channel is opened
+	// with the others'.
+	Join struct {
+		lsp.Moment
+		BatchID string `json:"batch_id"`
+	}
+	// OpenAlone: it has waited, and there is nobody to share a transaction with.
+	OpenAlone struct{ lsp.Moment }
 	// OpeningSigned: the named open can no longer be given up.
 	OpeningSigned struct {
 		lsp.Moment
@@ -83,6 +91,8 @@ type (
 		OpeningID string     `json:"opening_id"`
 		Reason    lsp.Reason `json:"reason"`
 		Temporary bool       `json:"temporary"`
+		// Spared: another channel of its batch is the cause.
+		Spared bool `json:"spared,omitempty"`
 	}
 	// InvoiceSettled: the hold invoice is settled.
 	InvoiceSettled struct{ lsp.Moment }
@@ -145,6 +155,8 @@ func (IncomingChecked) EventName() string  { return "incoming_checked" }
 func (CoinsSeen) EventName() string        { return "coins_seen" }
 func (PeerStatus) EventName() string       { return "peer_status" }
 func (PeerOnline) EventName() string       { return "peer_online" }
+func (Join) EventName() string             { return "join" }
+func (OpenAlone) EventName() string        { return "open_alone" }
 func (OpeningSigned) EventName() string    { return "opening_signed" }
 func (OpeningPublished) EventName() string { return "opening_published" }
 func (OpeningConfirmed) EventName() string { return "opening_confirmed" }

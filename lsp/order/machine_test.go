@@ -73,10 +73,14 @@ const (
 	paidTwice     = "twice"
 	paidTooMuch   = "too-much"
 	unconfirmed   = "unconfirmed"
+	queued        = "queued"
 )
 
 func scenario(name string) Order {
 	t := testTerms(name != onlyOnChain && name != paidTooMuch && name != unconfirmed, name != onlyLightning)
+	if name == queued {
+		t.WaitBlocks, t.RequiredConfs, t.ConfirmWithin = 12, 1, 24
+	}
 	if name == unconfirmed {
 		t.OnChain.MinConfs = 0
 	}
@@ -97,6 +101,8 @@ func scenarioCoins(name string) []Event {
 		return []Event{coins(testHeight), coins(testHeight + 6), coins(testHeight, seen(1, testTotal, testHeight))}
 	case paidTooMuch:
 		return []Event{coins(testHeight, seen(3, testTotal+1, testHeight))}
+	case queued:
+		return []Event{coins(testHeight), coins(testHeight, seen(1, testTotal, testHeight))}
 	case unconfirmed:
 		return []Event{zero, coins(testHeight, seen(1, testTotal, testHeight))}
 	}
@@ -118,8 +124,8 @@ func testEvents(s State) []Event {
 		OpeningPublished{m, now, testFunding},
 		OpeningConfirmed{m, now},
 		OpeningReorged{m, now},
-		OpeningFailed{m, now, lsp.Because(lsp.ReasonWalletGone, "gone"), true},
-		OpeningFailed{m, now, no, false},
+		OpeningFailed{m, now, lsp.Because(lsp.ReasonWalletGone, "gone"), true, false},
+		OpeningFailed{m, now, no, false, false},
 		ChannelClosed{m},
 		NewBlock{Moment: m},
 		NewBlock{Moment: moment(testHold)},
@@ -130,6 +136,9 @@ func testEvents(s State) []Event {
 		Tick{lsp.Moment{At: testStart.Add(91 * 24 * time.Hour), Height: testHeight}},
 		RefundSent{m, RefundID(o.ID, 1), ln.TxID{9}},
 		RefundEnded{m, RefundID(o.ID, 1)},
+	}
+	if o.WaitBlocks > 0 {
+		events = append(events, Join{m, "batch-1"}, OpenAlone{m}, OpeningFailed{m, now, no, true, o.Spared == 0})
 	}
 	if o.Lightning != nil {
 		events = append(
@@ -148,7 +157,7 @@ func testEvents(s State) []Event {
 		events = append(events, RefundVoid{m, RefundID(o.ID, 1), nil}, RefundVoid{m, RefundID(o.ID, 1), []ln.Outpoint{{TxID: ln.TxID{1}}}})
 	}
 	switch s.(type) {
-	case Created, Awaiting, Paid, Opening:
+	case Created, Awaiting, Paid, Queued, Opening:
 		events = append(events, Cancel{m, no})
 	case Closing:
 		events = append(events, NewBlock{Moment: lsp.Moment{At: end.At, Height: end.Height + warnEvery}, CloseAtEnd: true})
@@ -158,7 +167,7 @@ func testEvents(s State) []Event {
 
 func TestDiagram(t *testing.T) {
 	var initial []State
-	for _, name := range []string{onlyLightning, onlyOnChain, paidTwice, paidTooMuch, unconfirmed} {
+	for _, name := range []string{onlyLightning, onlyOnChain, paidTwice, paidTooMuch, unconfirmed, queued} {
 		initial = append(initial, Created{scenario(name)})
 	}
 	fsmtest.CheckDiagram(t, Machine(), "STATES.md", fsmtest.Samples[State, Event]{Initial: initial, Events: testEvents, Max: 60_000})

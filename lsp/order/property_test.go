@@ -44,7 +44,7 @@ func at(v Event, m lsp.Moment) Event {
 func TestRandomDays(t *testing.T) {
 	ended := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.SampledFrom([]string{onlyLightning, onlyOnChain, paidTwice, paidTooMuch, unconfirmed}).Draw(t, "scenario")
+		name := rapid.SampledFrom([]string{onlyLightning, onlyOnChain, paidTwice, paidTooMuch, unconfirmed, queued}).Draw(t, "scenario")
 		o := scenario(name)
 		o.MaxOpens = 3
 		var s State = Created{o}
@@ -462,4 +462,55 @@ func TestTimeIsUpWhileFunding(t *testing.T) {
 	late, _ := walk(t, taken, OpeningPublished{end, first, testFunding}, InvoiceSettled{end})
 	require.IsType(t, Active{}, late)
 	require.NotNil(t, Show(late).Channel)
+}
+
+// An order that can wait: until its funding would be late, or its held payment would
+// have to go back. What ends for the sake of others costs it nothing, and one that
+// failed by itself waits for nobody any more.
+func TestQueued(t *testing.T) {
+	m := moment(testHeight)
+	o := scenario(queued)
+	o.MaxOpens = 2
+	paid, _ := walk(t, Created{o}, Start{m}, InvoiceAdded{m, "lnbcrt1"}, SetAccepted{Moment: m, Htlcs: testHtlcs()}, IncomingChecked{m, true, ""})
+	s, effects := walk(t, paid, PeerStatus{moment(testHeight + 3), true})
+	require.Empty(t, effects)
+	require.EqualValues(t, testHeight+12, s.(Queued).UntilHeight, "counted from the payment")
+	until, waits := WaitsUntil(s)
+	require.True(t, waits)
+	require.EqualValues(t, testHeight+12, until)
+	require.True(t, Undecided(s))
+	require.Equal(t, Hold, Show(s).Lightning)
+	_, _, bounded := deadline(s)
+	require.False(t, bounded)
+	long := paid.(Paid)
+	long.WaitBlocks = 1_000
+	held, _ := walk(t, long, PeerStatus{m, true})
+	require.EqualValues(t, testHold-12-18-lastCall, held.(Queued).UntilHeight, "the held payment does not wait as long")
+
+	later := lsp.Moment{At: testStart.Add(5 * time.Hour), Height: testHeight + 12}
+	for try := range uint32(maxSpared) {
+		s, effects = walk(t, s, Join{later, "batch-1"})
+		require.Equal(t, later.At.Add(o.WaitFor), s.(Opening).Deadline)
+		f := effects[0].(OpenChannel)
+		require.Equal(t, "batch-1", f.Batch)
+		require.Equal(t, OpeningID(o.ID, try+1), f.OpeningID)
+		s, effects = walk(t, s, OpeningFailed{later, f.OpeningID, lsp.Because(lsp.ReasonOpenFailed, "others"), true, true})
+		require.IsType(t, AskPeer{}, effects[0], "at once")
+		s, _ = walk(t, s, PeerStatus{later, true})
+	}
+	require.IsType(t, Opening{}, s, "it has waited for others often enough")
+	require.Empty(t, Of(s).Batch)
+
+	first, _ := walk(t, paid, PeerStatus{m, true}, Join{m, "batch-1"}, OpeningFailed{m, OpeningID(o.ID, 1), lsp.Because(lsp.ReasonWalletGone, "away"), true, false})
+	alone, effects := walk(t, first, PeerStatus{m, true})
+	require.IsType(t, Opening{}, alone)
+	require.Empty(t, effects[0].(OpenChannel).Batch)
+	over, _ := walk(t, alone, OpeningFailed{m, OpeningID(o.ID, 2), lsp.Because(lsp.ReasonWalletGone, "away"), true, false})
+	require.IsType(t, Unwinding{}, over, "two tries are two tries")
+
+	nobody, effects := walk(t, paid, PeerStatus{m, true}, OpenAlone{later})
+	require.IsType(t, AskPeer{}, effects[0])
+	alone, effects = walk(t, nobody, PeerStatus{later, true})
+	require.IsType(t, Opening{}, alone)
+	require.Empty(t, effects[0].(OpenChannel).Batch)
 }

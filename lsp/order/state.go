@@ -25,6 +25,9 @@ type Terms struct {
 	HoldExpiryDelta  uint32 `json:"hold_expiry_delta"`
 	MaxOpens         uint32 `json:"max_opens"`
 	BuriedConfs      uint32 `json:"buried_confs"`
+	// WaitBlocks is how many blocks the paid order may wait for others to share its
+	// funding transaction; 0: it does not.
+	WaitBlocks uint32 `json:"wait_blocks,omitempty"`
 	// Openly: who ordered proved no key: whoever has the id may see the order.
 	Openly bool `json:"openly,omitempty"`
 	// NullToken: the client wrote null for no token, and is shown its order as one
@@ -144,8 +147,10 @@ type Channel struct {
 type Progress struct {
 	Bolt11 string `json:"bolt11,omitempty"`
 	PaidBy PaidBy `json:"paid_by,omitempty"`
-	Held   Held   `json:"held,omitzero"`
-	Coins  []Coin `json:"coins,omitempty"`
+	// PaidHeight is the tip when it was paid: what was promised is counted from it.
+	PaidHeight uint32 `json:"paid_height,omitempty"`
+	Held       Held   `json:"held,omitzero"`
+	Coins      []Coin `json:"coins,omitempty"`
 	// Refunds counts the refunds that were begun; the ids follow from it.
 	Refunds uint32 `json:"refunds,omitempty"`
 	// Settled and InvoiceGone say how the hold invoice ended.
@@ -153,8 +158,14 @@ type Progress struct {
 	InvoiceGone bool `json:"invoice_gone,omitempty"`
 	// Unwatched: the address is watched no more.
 	Unwatched bool `json:"unwatched,omitempty"`
-	// Opens counts the opens that were begun.
-	Opens   uint32   `json:"opens,omitempty"`
+	// Opens counts the opens that were begun; Spared of them ended for the sake of
+	// others, and do not count as tries.
+	Opens  uint32 `json:"opens,omitempty"`
+	Spared uint32 `json:"spared,omitempty"`
+	// Batch is the batch that its last open is, or was, part of. Alone: it has waited,
+	// and its channel has a transaction of its own.
+	Batch   string   `json:"batch,omitempty"`
+	Alone   bool     `json:"alone,omitempty"`
 	Channel *Channel `json:"channel,omitempty"`
 	// WarnedHeight is where operator and client were last told that the lease ends.
 	WarnedHeight uint32 `json:"warned_height,omitempty"`
@@ -190,6 +201,12 @@ type (
 		// Safe says that the held payment's channels are safe (law 12).
 		Safe     bool      `json:"safe,omitempty"`
 		Deadline time.Time `json:"deadline"`
+	}
+	// Queued: the money is there and the order can wait; at UntilHeight at the latest
+	// its channel is opened, with others or without.
+	Queued struct {
+		Order
+		UntilHeight uint32 `json:"until_height"`
 	}
 	// Opening: the channel is being opened and can still be given up.
 	Opening struct {
@@ -249,6 +266,7 @@ func (o Order) order() Order { return o }
 func (Created) StateName() string    { return "created" }
 func (Awaiting) StateName() string   { return "awaiting_payment" }
 func (Paid) StateName() string       { return "paid" }
+func (Queued) StateName() string     { return "queued" }
 func (Opening) StateName() string    { return "opening" }
 func (Abandoning) StateName() string { return "abandoning" }
 func (Funding) StateName() string    { return "funding" }
@@ -277,7 +295,7 @@ func Final(s State) bool {
 // against what may be open.
 func Undecided(s State) bool {
 	switch s.(type) {
-	case Created, Awaiting, Paid, Opening, Abandoning, Funding, Settling:
+	case Created, Awaiting, Paid, Queued, Opening, Abandoning, Funding, Settling:
 		return true
 	}
 	return false

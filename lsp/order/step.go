@@ -29,6 +29,8 @@ func Step(s State, v Event) (State, []Effect, error) {
 		return stepAwaiting(s, v)
 	case Paid:
 		return stepPaid(s, v)
+	case Queued:
+		return stepQueued(s, v)
 	case Opening:
 		return stepOpening(s, v)
 	case Abandoning:
@@ -111,7 +113,7 @@ func stepAwaiting(s Awaiting, v Event) (State, []Effect, error) {
 		// Only the preimage settles it, which this database has: it is an older
 		// copy, or a person did it. The client has paid.
 		o := s.Order
-		o.Settled, o.PaidBy = true, PaidByLightning
+		o.Settled, o.PaidBy, o.PaidHeight = true, PaidByLightning, v.Height
 		next := Paid{Order: o, Safe: true, Deadline: v.At.Add(o.WaitFor)}
 		return next, []Effect{askPeer(o), Alarm{OrderID: o.ID, Reason: settledBefore()}}, nil
 	case InvoiceCanceled:
@@ -142,7 +144,7 @@ func (s Awaiting) accept(v SetAccepted) (State, []Effect, error) {
 		return nil, nil, fmt.Errorf("order %s: the held set: %w", s.ID, err)
 	}
 	o := s.Order
-	o.Held, o.PaidBy = h, PaidByLightning
+	o.Held, o.PaidBy, o.PaidHeight = h, PaidByLightning, v.Height
 	total, err := o.Lightning.TotalSat.Msat()
 	switch {
 	case err != nil:
@@ -202,6 +204,9 @@ func stepPaid(s Paid, v Event) (State, []Effect, error) {
 		if !s.Safe || !v.Online {
 			return s, nil, nil
 		}
+		if s.mayWait() {
+			return s.queue()
+		}
 		return s.open()
 	case PeerOnline:
 		if !s.Safe {
@@ -256,13 +261,18 @@ func (o Order) why(otherwise lsp.Reason) lsp.Reason {
 // open begins one more open, the last one's end being known.
 func (s Paid) open() (State, []Effect, error) {
 	o := s.Order
-	if o.Opens >= o.MaxOpens {
+	if o.Opens-o.Spared >= o.MaxOpens {
 		return unwind(o, o.why(lsp.Because(lsp.ReasonAttempts, "the channel could not be opened: the payment went back; order again")))
 	}
 	o.Opens++
-	return Opening{Order: o, Deadline: s.Deadline}, []Effect{OpenChannel{
-		OrderID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Client: o.Client, Wish: o.Wish, FeeSat: o.price().FeeSat, Try: o.Opens,
-	}}, nil
+	o.Batch = ""
+	return Opening{Order: o, Deadline: s.Deadline}, []Effect{openChannel(o)}, nil
+}
+
+func openChannel(o Order) Effect {
+	return OpenChannel{
+		OrderID: o.ID, OpeningID: OpeningID(o.ID, o.Opens), Client: o.Client, Wish: o.Wish, FeeSat: o.price().FeeSat, Try: o.Opens, Batch: o.Batch,
+	}
 }
 
 // price is what the order's way to pay asks.
@@ -295,8 +305,11 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 		if v.OpeningID != now {
 			return nil, nil, fsm.Illegal(s, v)
 		}
+		if v.Spared {
+			return s.spared(v.Reason)
+		}
 		s.Last = v.Reason
-		if v.Temporary && s.Opens < s.MaxOpens {
+		if v.Temporary && s.Opens-s.Spared < s.MaxOpens {
 			// The next block, or the client's node when it connects, tries again. A node
 			// that was away a moment ago may be back already, and was told of while
 			// nobody waited for it.

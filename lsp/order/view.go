@@ -104,6 +104,8 @@ func ReasonOf(s State) lsp.Reason {
 		return lsp.Because(lsp.ReasonNone, "waiting for the client's payment")
 	case Paid:
 		return s.why(lsp.Because(lsp.ReasonNone, "paid; waiting for the client's node to connect"))
+	case Queued:
+		return lsp.Because(lsp.ReasonNone, "paid; waits for other orders to share its funding transaction, until block %d at the latest", s.UntilHeight)
 	case Opening:
 		return lsp.Because(lsp.ReasonNone, "paid; channel %s is being opened", OpeningID(s.ID, s.Opens))
 	case Abandoning:
@@ -153,6 +155,13 @@ func Wants(s State) (peer, chain bool) {
 		peer = true
 	}
 	return peer, o.OnChain != nil && !Final(s) && (!o.Unwatched || slices.ContainsFunc(o.Coins, Coin.returning))
+}
+
+// WaitsUntil is the height until which an order waits for others at the latest; false
+// if it does not wait.
+func WaitsUntil(s State) (uint32, bool) {
+	q, ok := s.(Queued)
+	return q.UntilHeight, ok
 }
 
 // ChannelOf is the channel that an order has, and whether it should be listed by
