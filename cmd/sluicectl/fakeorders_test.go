@@ -21,7 +21,33 @@ func fakeOrder() *lspv1.Order {
 	}
 }
 
+// queuedOrder waits for others.
+func queuedOrder() *lspv1.Order {
+	x := fakeOrder()
+	x.State, x.Reason = "queued", "paid; waits for other orders to share its funding transaction, until block 800,012 at the latest"
+	x.FundingOutpoint, x.LeaseEndHeight, x.WaitsUntilHeight, x.PaidBy = "", 0, 800_012, "bolt11"
+	return x
+}
+
+// ListBatches has one batch of two channels, and an order that waits for the next.
+func (fakeOrders) ListBatches(_ context.Context, r *lspv1.ListBatchesRequest) (*lspv1.ListBatchesResponse, error) {
+	out := &lspv1.ListBatchesResponse{Height: 800_000, BatchOrders: 8}
+	if r.GetOpenOnly() {
+		return out, nil
+	}
+	out.Waiting = []*lspv1.Order{queuedOrder()}
+	out.Batches = []*lspv1.Batch{{
+		BatchId: "01KXBATCH", State: "signed", Reason: "one transaction funds 2 channels", Terminal: true, Channels: 2, FundingSat: 1_100_000, FeeSat: 1_240,
+		Txid: fakeTxID, CreatedMs: ms(time.Hour), UpdatedMs: ms(time.Hour),
+		Openings: []*lspv1.Opening{{PaymentId: fakeOrder().OrderId, State: "confirmed"}, {PaymentId: "0c0ffee0-8334-49d8-9463-90a6d413af7c", State: "confirmed"}},
+	}}
+	return out, nil
+}
+
 func (fakeOrders) FindOrders(_ context.Context, r *lspv1.FindOrdersRequest) (*lspv1.FindOrdersResponse, error) {
+	if r.GetState() == "queued" {
+		return &lspv1.FindOrdersResponse{Orders: []*lspv1.Order{queuedOrder()}}, nil
+	}
 	if r.GetState() == "nowhere" {
 		return &lspv1.FindOrdersResponse{}, nil
 	}

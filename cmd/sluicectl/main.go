@@ -34,6 +34,7 @@ type CLI struct {
 	Orders     OrdersCmd     `cmd:"" help:"List channel orders (LSPS1), newest first."`
 	Order      OrderCmd      `cmd:"" help:"One order's whole story, with its refunds; or end it."`
 	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
+	Batches    BatchesCmd    `cmd:"" help:"List funding transactions that several orders share, newest first, and what waits for the next."`
 	Fundings   FundingsCmd   `cmd:"" help:"List channels that wallets fund together with the gateway, newest first."`
 	Funding    FundingCmd    `cmd:"" help:"One such funding's whole story; or end it."`
 	Spend      SpendCmd      `cmd:"" help:"What a wallet may spend over a channel that it funded together with the gateway before that is buried; or set it."`

@@ -40,10 +40,10 @@ func (c OrdersCmd) Run(w *world, g *Globals) error {
 			p.Printf("No orders match.\n")
 			return p.Err
 		}
-		t := cli.NewTable("ORDER", "CLIENT", ">OURS", ">THEIRS", ">FEE", "PAID BY", "STATE", ">LEASE ENDS", "UPDATED", "WHY")
+		t := cli.NewTable("ORDER", "CLIENT", ">OURS", ">THEIRS", ">FEE", "PAID BY", "STATE", ">WAITS UNTIL", ">LEASE ENDS", "UPDATED", "WHY")
 		for _, x := range got.GetOrders() {
 			t.Row(x.GetOrderId(), cli.ShortHex(x.GetClientNodeKey()), cli.Sat(x.GetLspBalanceSat()), cli.Sat(x.GetClientBalanceSat()), cli.Sat(x.GetFeeSat()),
-				paidBy(x), cli.Words(x.GetState())+over(x.GetTerminal()), leaseEnd(x), cli.Ago(x.GetUpdatedMs(), w.now()), x.GetReason())
+				paidBy(x), cli.Words(x.GetState())+over(x.GetTerminal()), atBlock(x.GetWaitsUntilHeight()), atBlock(x.GetLeaseEndHeight()), cli.Ago(x.GetUpdatedMs(), w.now()), x.GetReason())
 		}
 		p.Table(t)
 		c.more(p, len(got.GetOrders()), got.GetOrders()[len(got.GetOrders())-1].GetOrderId())
@@ -61,11 +61,11 @@ func paidBy(x *lspv1.Order) string {
 	return "-"
 }
 
-func leaseEnd(x *lspv1.Order) string {
-	if x.GetLeaseEndHeight() == 0 {
+func atBlock(height uint32) string {
+	if height == 0 {
 		return "-"
 	}
-	return "block " + cli.Group(uint64(x.GetLeaseEndHeight()))
+	return "block " + cli.Group(uint64(height))
 }
 
 // OrderCmd shows one order, or ends it.
@@ -130,7 +130,13 @@ func orderFacts(x *lspv1.Order, now time.Time) *cli.Table {
 	if x.GetFundingOutpoint() != "" {
 		t.Row("Funding", x.GetFundingOutpoint())
 	}
-	t.Row("Lease ends", leaseEnd(x))
+	if x.GetWaitsUntilHeight() > 0 {
+		t.Row("Waits for others", "until "+atBlock(x.GetWaitsUntilHeight()))
+	}
+	if x.GetBatchId() != "" {
+		t.Row("Batch", x.GetBatchId())
+	}
+	t.Row("Lease ends", atBlock(x.GetLeaseEndHeight()))
 	t.Row("Ordered", cli.Time(x.GetCreatedMs())+" UTC, "+cli.Ago(x.GetCreatedMs(), now))
 	t.Row("Updated", cli.Time(x.GetUpdatedMs())+" UTC, "+cli.Ago(x.GetUpdatedMs(), now))
 	return t

@@ -31,6 +31,9 @@ type OrdersConfig struct {
 	WaitFor     config.Duration `toml:"wait_for" help:"how long a paid order waits for its client's node and for the open, before the payment goes back" min:"1m" max:"24h"`
 	InvoiceCltv uint32          `toml:"invoice_cltv_blocks" help:"for how many blocks a payment over Lightning can be held" min:"40" max:"2016"`
 
+	BatchOrders int    `toml:"batch_orders" help:"how many orders that can wait share a funding transaction at most; 0 or 1: each channel has its own, at once.\nOnly those can wait whose client asked for a confirmed channel and for more than twice fee_target_blocks until it confirms" max:"25"`
+	BatchWait   uint32 `toml:"batch_wait_blocks" help:"how many blocks such an order waits for others at most; a payment over Lightning is held meanwhile" max:"1008"`
+
 	OnChain      bool            `toml:"onchain" help:"let clients pay on chain; between payment and opening the gateway holds their money"`
 	PaymentConfs uint16          `toml:"payment_confirmations" help:"confirmations that a payment on chain needs" min:"1" max:"6"`
 	ZeroConf     config.Sat      `toml:"zero_conf_sat" help:"orders of up to so much may be paid without confirmations; a client can double-spend such a payment. 0 is none"`
@@ -58,6 +61,7 @@ func defaultOrders(b lspengine.Config) OrdersConfig {
 		MinChannel: config.Sat(o.Options.MinChannelSat), MaxChannel: 0,
 		Fee: config.Sat(o.Prices.BaseSat), FeePPM: o.Prices.PPM, LeasePPM: o.Prices.LeasePPM,
 		PayWithin: config.Duration(o.PayWithin), WaitFor: config.Duration(o.WaitFor), InvoiceCltv: o.InvoiceCltv,
+		BatchOrders: o.BatchOrders, BatchWait: o.BatchWait,
 		OnChain: o.OnChain, PaymentConfs: o.PaymentConfs, ZeroConf: config.Sat(o.ZeroConfSat), ZeroConfAll: config.Sat(o.ZeroConfAllSat),
 		ConfirmFor: config.Duration(o.ConfirmFor), WatchFor: config.Duration(o.WatchFor),
 		OpenPerAddress: 6, OpenPerNode: o.Open.PerNode, OpenAtOnce: o.Open.All,
@@ -90,6 +94,7 @@ func (c OrdersConfig) engine(largest ln.Sat) lspengine.OrderConfig {
 			MinChannelSat: c.MinChannel.Amount(), MaxChannelSat: c.MaxChannel.Amount(),
 		},
 		PayWithin: c.PayWithin.Std(), WaitFor: c.WaitFor.Std(), InvoiceCltv: c.InvoiceCltv,
+		BatchOrders: c.BatchOrders, BatchWait: c.BatchWait,
 		OnChain: c.OnChain, ConfirmFor: c.ConfirmFor.Std(), WatchFor: c.WatchFor.Std(),
 		PaymentConfs: c.PaymentConfs, ZeroConfSat: c.ZeroConf.Amount(), ZeroConfAllSat: c.ZeroConfAll.Amount(),
 		Open:       lspengine.OpenOrders{Enabled: c.Open && c.Enabled, PerNode: c.OpenPerNode, All: c.OpenAtOnce},

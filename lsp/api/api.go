@@ -116,6 +116,7 @@ func (s *Service) Permissions() auth.Permissions {
 		lspv1.OrdersService_GetOrder_FullMethodName:               buyers,
 		lspv1.OrdersOperatorService_FindOrders_FullMethodName:     operators,
 		lspv1.OrdersOperatorService_ShowOrder_FullMethodName:      operators,
+		lspv1.OrdersOperatorService_ListBatches_FullMethodName:    operators,
 		lspv1.OrdersOperatorService_WithdrawOrder_FullMethodName:  operators,
 
 		lspsv1.LspsOperatorService_ListMenus_FullMethodName:         operators,

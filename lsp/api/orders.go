@@ -202,7 +202,31 @@ func orderToWire(r engine.OrderRow) *lspv1.Order {
 		LspBalanceSat: uint64(r.LspBalanceSat), ClientBalanceSat: uint64(r.ClientBalanceSat), FeeSat: uint64(r.FeeSat), AnnounceChannel: r.Announce,
 		HeldMsat: uint64(r.HeldMsat), UnconfirmedSat: uint64(r.RiskSat), FundingOutpoint: r.Outpoint, LeaseEndHeight: r.LeaseEndHeight,
 		CreatedMs: r.Created.UnixMilli(), UpdatedMs: r.Updated.UnixMilli(),
+		WaitsUntilHeight: r.WaitsUntil, BatchId: r.BatchID,
 	}
+}
+
+func (o *orderOperator) ListBatches(ctx context.Context, r *lspv1.ListBatchesRequest) (*lspv1.ListBatchesResponse, error) {
+	e, err := o.s.running()
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.Batches(ctx, engine.BatchFilter{OpenOnly: r.OpenOnly, BeforeID: r.BeforeId, Limit: int(r.Limit)})
+	if err != nil {
+		return nil, err
+	}
+	out := &lspv1.ListBatchesResponse{Height: list.Height, BatchOrders: uint32(list.Most)} //nolint:gosec // bounded by the settings
+	for _, b := range list.Batches {
+		out.Batches = append(out.Batches, &lspv1.Batch{
+			BatchId: b.ID, State: b.State, Reason: b.Reason, Terminal: b.Terminal, Channels: uint32(b.Channels), //nolint:gosec // bounded by the settings
+			FundingSat: uint64(b.FundingSat), FeeSat: uint64(b.FeeSat), Txid: b.TxID, Openings: opensToWire(b.Opens),
+			CreatedMs: b.Created.UnixMilli(), UpdatedMs: b.Updated.UnixMilli(),
+		})
+	}
+	for _, row := range list.Waiting {
+		out.Waiting = append(out.Waiting, orderToWire(row))
+	}
+	return out, nil
 }
 
 func (o *orderOperator) ShowOrder(ctx context.Context, r *lspv1.ShowOrderRequest) (*lspv1.ShowOrderResponse, error) {

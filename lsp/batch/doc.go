@@ -10,7 +10,7 @@
 //   - the unsigned transaction is stored before any peer's lnd can hold a commitment
 //     for it, and peers get it one after the other: one that keeps its signature
 //     back costs those before it a channel that is never funded, not those after it.
-//     Peers that have no channel with the gateway yet come first;
+//     Clients that have never paid for a channel come first;
 //   - it is signed only when the peer's commitment signature is there for every
 //     channel, and then the signed bytes are stored for all of its channels in one
 //     transaction of the database, or for none;

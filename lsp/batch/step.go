@@ -23,11 +23,31 @@ func Step(s State, v Event) (State, []Effect, error) {
 	case Signing:
 		return stepSigning(s, v)
 	case Failed:
-		if v, ok := v.(MemberLeft); ok {
+		switch v.(type) {
+		case MemberLeft, CoinsLeased, CoinsRefused, CommitRefused, Tick:
+			// Whoever was asked before it ended answers all the same.
 			return nil, nil, fsm.Repeated(s, v)
 		}
+	case Signed:
+		return nil, nil, s.Tx.known(s, s.Channels, v)
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// known tells what a channel of the transaction has told before from what one says
+// that is not in it.
+func (t Tx) known(s State, channels []Channel, v Event) error {
+	id := ""
+	switch v := v.(type) {
+	case OutputNamed:
+		id = v.OpeningID
+	case MemberPending:
+		id = v.OpeningID
+	}
+	if id != "" && slices.Contains(openings(channels), id) {
+		return fsm.Repeated(s, v)
+	}
+	return fsm.Illegal(s, v)
 }
 
 func stepGathering(s Gathering, v Event) (State, []Effect, error) {
@@ -130,6 +150,10 @@ func stepLeasing(s Leasing, v Event) (State, []Effect, error) {
 		return failed(s.Plan, v.Reason, Dismiss{BatchID: s.ID, OpeningIDs: all, Reason: v.Reason})
 	case MemberLeft:
 		return left(s, s.Plan, all, v)
+	case OutputNamed:
+		if slices.Contains(all, v.OpeningID) {
+			return nil, nil, fsm.Repeated(s, v)
+		}
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
@@ -203,6 +227,8 @@ func stepHanding(s Handing, v Event) (State, []Effect, error) {
 		slow := s.Channels[s.Pending].OpeningID
 		next, effects, err := left(s, s.Plan, openings(s.Channels), MemberLeft{Moment: v.Moment, OpeningID: slow, Reason: tooSlow()})
 		return next, append([]Effect{Dismiss{BatchID: s.ID, OpeningIDs: []string{slow}, Reason: tooSlow()}}, effects...), err
+	case OutputNamed:
+		return nil, nil, s.known(s, s.Channels, v)
 	}
 	return nil, nil, fsm.Illegal(s, v)
 }
@@ -220,10 +246,8 @@ func stepSigning(s Signing, v Event) (State, []Effect, error) {
 	case MemberLeft:
 		// It ended, so that the commit is refused, or was: never may it be found signed.
 		return left(s, s.Plan, openings(s.Channels), v)
-	case MemberPending:
-		return nil, nil, fsm.Repeated(s, v)
 	}
-	return nil, nil, fsm.Illegal(s, v)
+	return nil, nil, s.known(s, s.Channels, v)
 }
 
 // left gives the transaction up because one of its channels is gone: with another

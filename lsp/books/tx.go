@@ -1,6 +1,8 @@
 package books
 
 import (
+	"cmp"
+
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
@@ -164,6 +166,7 @@ func (k Known) bookSend(tx ln.WalletTx, out *Tx) []Line {
 		return []Line{{OrderAccount(id), rest}}
 	}
 	var lines []Line
+	signed := ""
 	for i := range tx.Outputs {
 		op := ln.Outpoint{TxID: tx.TxID, Index: uint32(i)} //nolint:gosec // an index
 		if id, paid := k.Paid[op]; paid && tx.Outputs[i].Ours {
@@ -178,11 +181,16 @@ func (k Known) bookSend(tx ln.WalletTx, out *Tx) []Line {
 		}
 		out.Channels = append(out.Channels, op)
 		if k.Signed[op] {
-			return []Line{{FundingAccount(op), rest}}
+			// One that funds several channels is cleared with the first of them.
+			signed = cmp.Or(signed, FundingAccount(op))
+			continue
 		}
 		capacity, push := int64(c.CapacitySat)*1000, int64(c.PushSat)*1000 //nolint:gosec // bounded by all bitcoin
 		lines = append(lines, Line{ChanAccount(op), capacity - push}, Line{Pushed, push})
 		rest -= capacity
+	}
+	if signed != "" {
+		return []Line{{signed, -tx.AmountSat * 1000}}
 	}
 	// lnd knows a fee only where every input was the wallet's.
 	fee := int64(tx.FeeSat) * 1000 //nolint:gosec // bounded by all bitcoin

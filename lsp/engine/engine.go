@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/batch"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -31,6 +32,7 @@ type (
 	wraps    = fsm.Engine[wrap.State, wrap.Event, wrap.Effect]
 	orders   = fsm.Engine[order.State, order.Event, order.Effect]
 	refunds  = fsm.Engine[refund.State, refund.Event, refund.Effect]
+	batches  = fsm.Engine[batch.State, batch.Event, batch.Effect]
 )
 
 // Options are what the engine runs on.
@@ -88,6 +90,7 @@ type Engine struct {
 	wraps    *wraps
 	orders   *orders
 	refunds  *refunds
+	batches  *batches
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -130,6 +133,13 @@ type Engine struct {
 	liveOrders, liveRefunds map[string]bool
 	payable                 map[string]watchedOrder
 	waitingOrder            map[string]ln.PubKey
+	// queued are the orders that wait for others to share their transaction with;
+	// batchDue wakes who looks whether their moment has come.
+	queued map[string]queuedOrder
+	// returning are the orders of a batch that was undone, until they are back.
+	returning   map[string]time.Time
+	liveBatches map[string]bool
+	batchDue    chan struct{}
 
 	business business
 	// limitsSet are limits that were set at run time, by their names.
@@ -188,6 +198,7 @@ func New(opt Options) (*Engine, error) {
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool),
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
+		queued: make(map[string]queuedOrder), returning: make(map[string]time.Time), liveBatches: make(map[string]bool), batchDue: make(chan struct{}, 1),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
 		htlcs: inbox{woken: make(chan struct{}, 1)},
 	}
@@ -230,6 +241,12 @@ func New(opt Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
+	e.batches, err = fsm.New(batch.Machine(), fsm.Options[batch.State, batch.Event, batch.Effect]{
+		Context: e.ctx, DB: opt.DB, Execute: e.executeBatch, InTx: e.recordBatch, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lsp: %w", err)
+	}
 	return e, nil
 }
 
@@ -257,7 +274,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("lsp: open the books: %w", err)
 	}
 	for _, recover := range []func(context.Context) (fsm.Report, error){
-		e.openings.Recover, e.jits.Recover, e.wraps.Recover, e.orders.Recover, e.refunds.Recover,
+		e.openings.Recover, e.jits.Recover, e.wraps.Recover, e.orders.Recover, e.refunds.Recover, e.batches.Recover,
 	} {
 		report, err := recover(ctx)
 		if err != nil {
@@ -278,6 +295,8 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		e.ordersOnBlock(e.ctx)
 		e.ordersOnChain(e.ctx)
 	})
+	e.spawn(func() { e.keepBatches(e.ctx) })
+	wake(e.batchDue)
 	e.spawn(func() { e.takeHtlcs(e.ctx) })
 	e.spawn(func() { e.keepAttached(e.ctx) })
 	e.spawn(func() { e.keepPruned(e.ctx) })
@@ -293,6 +312,7 @@ func (e *Engine) stop() {
 	e.wraps.Close()
 	e.orders.Close()
 	e.refunds.Close()
+	e.batches.Close()
 	e.openings.Close()
 	e.wg.Wait()
 }

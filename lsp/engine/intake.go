@@ -471,9 +471,13 @@ func (e *Engine) planOpening(machine, paymentID, openingID string, w openingWish
 		Deadline:          e.opt.Now().UTC().Add(w.openFor), Memo: openMemo(paymentID),
 		BumpAfterBlocks: e.cfg.BumpAfterBlocks, MaxNegotiations: e.cfg.MaxOpens,
 	}
+	if w.openBy.After(plan.Deadline) {
+		plan.Deadline = w.openBy
+	}
 	plan.MaxFeeSat, _ = e.cfg.Prices.MaxOpeningFee(w.feeMsat)
 	if o := w.ordered; o != nil {
 		plan.PushSat, plan.Announce, plan.TellPublished, plan.BumpAfterBlocks = o.push, o.announce, true, o.bumpAfter
+		plan.Batch = o.batch
 		if o.announce {
 			plan.BaseFeeMsat, plan.FeePPM = e.cfg.Orders.BaseFeeMsat, e.cfg.Orders.FeePPM
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/lsp/batch"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -65,6 +66,9 @@ func (e *Engine) load(ctx context.Context) error {
 		return err
 	}
 	if err := each(ctx, e.refunds, func(i fsm.Instance[refund.State]) { e.refundMoved(i.ID, i.State) }); err != nil {
+		return err
+	}
+	if err := each(ctx, e.batches, func(i fsm.Instance[batch.State]) { e.batchMoved(i.ID, i.State) }); err != nil {
 		return err
 	}
 	if err := e.loadUnfunded(ctx); err != nil {

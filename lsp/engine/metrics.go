@@ -21,7 +21,7 @@ type Collector struct {
 	status func(context.Context) (Status, error)
 	log    *zap.Logger
 
-	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, pruned, leasesEnding *prometheus.Desc
+	up, accepting, drained, exposure, limit, payments, openings, fees, chainFees, coins, reserve, pruned, leasesEnding, queued, batches, batched *prometheus.Desc
 	// What the chain asks, and what is asked of wallets for it.
 	rate, asked, ceiling, age, stale, high, cover, leastFee, offered, keyAge, keys *prometheus.Desc
 }
@@ -46,6 +46,9 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 		coins:        desc("usable_coins_sat", "Coins that channels can be funded with now."),
 		reserve:      desc("anchor_reserve_sat", "Kept on chain to bump commitments."),
 		leasesEnding: desc("leases_ending", "Ordered channels whose lease is nearly over, or over while they are being closed."),
+		queued:       desc("queued_orders", "Paid orders that wait for others to share their funding transaction."),
+		batches:      desc("batches", "Funding transactions of several orders, by state.", "state"),
+		batched:      desc("batched_channels", "Channels that such transactions funded in all."),
 		pruned:       desc("pruned_payments_total", "Stories of old payments deleted since start."),
 		rate:         desc("fee_rate_sat_per_kw", "The fee rate in use for funding transactions."),
 		asked:        desc("fee_rate_estimate_sat_per_kw", "lnd's last estimate itself, before floor and ceiling; absent without any."),
@@ -64,7 +67,7 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.pruned, c.leasesEnding,
+		c.up, c.accepting, c.drained, c.exposure, c.limit, c.payments, c.openings, c.fees, c.chainFees, c.coins, c.reserve, c.pruned, c.leasesEnding, c.queued, c.batches, c.batched,
 		c.rate, c.asked, c.ceiling, c.age, c.stale, c.high, c.cover, c.leastFee, c.offered, c.keyAge, c.keys,
 	} {
 		ch <- d
@@ -104,6 +107,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.coins, float64(s.Usage.Fundable.Sat))
 	gauge(c.reserve, float64(s.ReserveSat))
 	gauge(c.leasesEnding, float64(s.LeasesEnding))
+	gauge(c.queued, float64(s.Queued))
+	gauge(c.batched, float64(s.BatchedChannels))
+	for state, n := range s.Batches {
+		gauge(c.batches, float64(n), state)
+	}
 	ch <- prometheus.MustNewConstMetric(c.pruned, prometheus.CounterValue, float64(s.Pruned))
 	c.collectFees(s.Fees, gauge)
 }

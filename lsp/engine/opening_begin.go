@@ -24,6 +24,8 @@ type openingWish struct {
 	confs       uint32
 	maxLocalCSV uint32
 	openFor     time.Duration
+	// openBy is when the open must be signed, where that is later than openFor says.
+	openBy      time.Time
 	minLifetime uint32
 	// withhold keeps the funding back until the payment is claimed.
 	withhold bool
@@ -36,6 +38,7 @@ type orderedChannel struct {
 	capacity, push ln.Sat
 	announce       bool
 	bumpAfter      uint32
+	batch          string
 }
 
 // beginOpening creates the open unless it exists; one that exists reports

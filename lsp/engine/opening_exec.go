@@ -9,7 +9,6 @@ import (
 
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lsp/sluice/internal/cpfp"
 	"github.com/sluice-lsp/sluice/internal/fsm"
@@ -70,97 +69,13 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 		return nil, err
 	case opening.BumpFee:
 		return nil, e.bumpFee(ctx, f)
+	case opening.TellBatch:
+		return nil, e.tellBatch(ctx, f)
 	case opening.NotifyOwner:
 		return nil, e.notifyOwner(ctx, f)
 	default:
 		return nil, fmt.Errorf("the opening machine asks for %q, which this version does not know", t.Effect.EffectName())
 	}
-}
-
-// leaseCoins chooses and leases. Two opens may choose the same coin at the
-// same time: lnd's lease decides, and the loser chooses again.
-func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]opening.Event, error) {
-	// A payer waits: what does not depend on each other is asked at once.
-	var (
-		change []byte
-		coins  []ln.Coin
-		stale  bool
-	)
-	wanted := false
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		inst, err := e.openings.Get(groupCtx, f.OpeningID)
-		if err != nil {
-			return err
-		}
-		// Leases of an earlier attempt of this effect were never built upon as
-		// long as its result is not stored. Afterwards they are what the open
-		// spends, and letting go of them would have another open spend them too.
-		if _, wanted = inst.State.(opening.Planned); wanted {
-			stale, err = leases.Release(groupCtx, e.node.Coins, f.LeaseID)
-		}
-		return err
-	})
-	group.Go(func() (err error) {
-		change, err = e.changeScript(groupCtx)
-		return err
-	})
-	group.Go(func() (err error) {
-		coins, err = e.node.Coins.ListCoins(groupCtx, 0)
-		return err
-	})
-	if err := group.Wait(); err != nil || !wanted {
-		return nil, err
-	}
-	for {
-		if stale {
-			// lnd leaves leased coins out of its list.
-			var err error
-			if coins, err = e.node.Coins.ListCoins(ctx, 0); err != nil {
-				return nil, err
-			}
-		}
-		stale = true
-		depth, err := e.depths(ctx, coins)
-		if err != nil {
-			return nil, err
-		}
-		selection, err := funding.Select(e.free(coins), funding.Request{
-			FundingSat: f.CapacitySat, FeeRate: f.FeeRate, ChangeScript: change, MinChangeSat: minChangeSat,
-			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, BuriedConfs: e.cfg.BuriedConfs, ReserveSat: e.anchorReserve(e.world.channelCount() + 1),
-		})
-		var short *funding.CoinsShortError
-		switch {
-		case errors.As(err, &short):
-			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), MissingSat: short.MissingSat, Text: err.Error()}}, nil
-		case err != nil:
-			return []opening.Event{opening.CoinsRefused{Moment: e.moment(), Text: err.Error()}}, nil
-		}
-		if f.MaxFeeSat > 0 && selection.FeeSat > f.MaxFeeSat {
-			return []opening.Event{opening.CoinsRefused{
-				Moment: e.moment(), FeeSat: selection.FeeSat, Text: fmt.Sprintf("it must spend %d coins", len(selection.Inputs)),
-			}}, nil
-		}
-		err = leases.All(ctx, e.node.Coins, f.LeaseID, selection.Inputs, leaseFor)
-		if err == nil {
-			return []opening.Event{opening.CoinsLeased{Moment: e.moment(), Selection: selection, ChangeScript: change}}, nil
-		}
-		if _, releaseErr := leases.Release(ctx, e.node.Coins, f.LeaseID); releaseErr != nil {
-			return nil, errors.Join(err, releaseErr)
-		}
-		if !errors.Is(err, ln.ErrLeased) {
-			return nil, err
-		}
-		e.log.Debug("another open took a coin first; choosing again", zap.String("opening", f.OpeningID))
-	}
-}
-
-func (e *Engine) changeScript(ctx context.Context) ([]byte, error) {
-	address, err := e.node.Coins.NewChangeAddress(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return funding.ScriptOf(address, e.cfg.Network)
 }
 
 // negotiate asks the peer for the channel and builds the funding transaction
@@ -208,7 +123,7 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 		err = fmt.Errorf("lnd asks for %s where %s were agreed", update.Fund.AmountSat, f.Plan.CapacitySat)
 	}
 	var built funding.Unsigned
-	if err == nil {
+	if err == nil && f.Plan.Batch == "" {
 		built, err = funding.Build(f.Selection, script, f.ChangeScript)
 	}
 	if err != nil {
@@ -232,6 +147,9 @@ func (e *Engine) negotiate(ctx context.Context, f opening.Negotiate) ([]opening.
 		}
 		return nil, nil
 	}
+	if f.Plan.Batch != "" {
+		return []opening.Event{opening.OutputNamed{Moment: e.moment(), PendingID: f.PendingID, Script: script}}, nil
+	}
 	return []opening.Event{opening.FundingBuilt{Moment: e.moment(), PendingID: f.PendingID, Unsigned: opening.Unsigned{
 		Psbt: built.Psbt, Outpoint: built.FundingOutpoint(), ChangeOutpoint: built.ChangeOutpoint(),
 	}}}, nil
@@ -243,8 +161,13 @@ func (e *Engine) wantsNegotiation(ctx context.Context, f opening.Negotiate) (boo
 	if err != nil {
 		return false, err
 	}
-	leased, ok := inst.State.(opening.Leased)
-	return ok && leased.PendingID(leased.Negotiation) == f.PendingID, nil
+	switch s := inst.State.(type) {
+	case opening.Leased:
+		return s.PendingID(s.Negotiation) == f.PendingID, nil
+	case opening.Joined:
+		return len(s.Script) == 0 && s.PendingID(0) == f.PendingID, nil
+	}
+	return false, nil
 }
 
 // negotiationEnded says what an error before psbt_verify means: lnd holds no
@@ -351,21 +274,30 @@ func (e *Engine) sign(ctx context.Context, f opening.Sign) ([]opening.Event, err
 	case why != "" && e.published(ctx, f.Outpoint) == nil:
 		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: why}}, nil
 	}
-	raw, err := e.node.Chain.FinalizePsbt(ctx, f.Psbt)
+	ev, err := e.signFunding(ctx, f.Psbt, f.Outpoint)
+	if err != nil {
+		return nil, err
+	}
+	return []opening.Event{ev}, nil
+}
+
+// signFunding has the wallet sign: FundingSigned or SigningFailed.
+func (e *Engine) signFunding(ctx context.Context, psbt []byte, op ln.Outpoint) (opening.Event, error) {
+	raw, err := e.node.Chain.FinalizePsbt(ctx, psbt)
 	if errors.Is(err, ln.ErrUnavailable) {
 		return nil, err
 	}
 	if err != nil {
-		if known := e.published(ctx, f.Outpoint); known != nil {
-			return []opening.Event{opening.FundingSigned{Moment: e.moment(), TxID: f.Outpoint.TxID, Raw: known}}, nil
+		if known := e.published(ctx, op); known != nil {
+			return opening.FundingSigned{Moment: e.moment(), TxID: op.TxID, Raw: known}, nil
 		}
-		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: err.Error()}}, nil
+		return opening.SigningFailed{Moment: e.moment(), Text: err.Error()}, nil //nolint:nilerr // the refusal is the event
 	}
 	var tx wire.MsgTx
 	if err := tx.Deserialize(bytes.NewReader(raw)); err != nil {
-		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: "the wallet's transaction cannot be read: " + err.Error()}}, nil
+		return opening.SigningFailed{Moment: e.moment(), Text: "the wallet's transaction cannot be read: " + err.Error()}, nil //nolint:nilerr // the refusal is the event
 	}
-	return []opening.Event{opening.FundingSigned{Moment: e.moment(), TxID: ln.TxID(tx.TxHash()), Raw: raw}}, nil
+	return opening.FundingSigned{Moment: e.moment(), TxID: ln.TxID(tx.TxHash()), Raw: raw}, nil
 }
 
 func (e *Engine) publish(ctx context.Context, f opening.Publish) ([]opening.Event, error) {
@@ -486,7 +418,7 @@ func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.Stat
 	switch s := s.(type) {
 	case opening.Planned:
 		// Its coins are being leased: that effect runs again by itself.
-	case opening.Leased:
+	case opening.Joined, opening.Leased:
 		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
 	case opening.Pending:
 		return e.reconcileLink(ctx, s.Outpoint)

@@ -57,6 +57,10 @@ func (e *Engine) Opens(ctx context.Context, f OpenFilter) ([]Open, error) {
 	if err != nil {
 		return nil, err
 	}
+	return e.opensFrom(rows)
+}
+
+func (e *Engine) opensFrom(rows []lspdb.LspOpening) ([]Open, error) {
 	since := e.unpaidSince(e.opt.Now()).UnixMilli()
 	out := make([]Open, 0, len(rows))
 	for _, r := range rows {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -163,14 +164,22 @@ func (e *Engine) openOrdered(ctx context.Context, f order.OpenChannel) ([]order.
 	if err != nil {
 		return nil, err
 	}
+	until := time.Time{}
 	switch _, err := e.openings.Get(ctx, f.OpeningID); {
 	case errors.Is(err, store.ErrNotFound):
+		var waits bool
+		if until, waits, err = e.batchWaits(ctx, f.Batch, f.OpeningID); err != nil {
+			return nil, err
+		}
+		if !waits {
+			return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: opening.SharedReason(), Temporary: true, Spared: true}}, nil
+		}
 		why, err := e.unpaid(ctx, f.OrderID)
 		if err != nil {
 			return nil, err
 		}
 		if !why.IsZero() {
-			return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: why}}, nil
+			return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: why}}, e.leaveBatch(ctx, f, why)
 		}
 	case err != nil:
 		return nil, err
@@ -182,20 +191,20 @@ func (e *Engine) openOrdered(ctx context.Context, f order.OpenChannel) ([]order.
 	}
 	refused, err := e.beginOpening(ctx, machineOrder, f.OrderID, f.OpeningID, openingWish{
 		client: f.Client, feeMsat: fee, zeroConf: f.Wish.RequiredConfs == 0, confs: max(uint32(f.Wish.RequiredConfs), 1),
-		maxLocalCSV: lndMaxCSV, openFor: e.cfg.OpenFor,
-		ordered: &orderedChannel{capacity: capacity, push: f.Wish.ClientBalanceSat, announce: f.Wish.Announce, bumpAfter: bump},
+		maxLocalCSV: lndMaxCSV, openFor: e.cfg.OpenFor, openBy: until,
+		ordered: &orderedChannel{capacity: capacity, push: f.Wish.ClientBalanceSat, announce: f.Wish.Announce, bumpAfter: bump, batch: f.Batch},
 	})
 	if err != nil {
 		return nil, err
 	}
 	if !refused.IsZero() {
 		// What is refused now (fees, a limit per hour) a later block may allow.
-		return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: true}}, nil
+		return []order.Event{order.OpeningFailed{Moment: e.moment(), OpeningID: f.OpeningID, Reason: refused, Temporary: true}}, e.leaveBatch(ctx, f, refused)
 	}
 	inst, err := e.openings.Get(ctx, f.OpeningID)
 	if errors.Is(err, store.ErrNotFound) {
 		// A channel that the database had forgotten has reported by itself.
-		return nil, nil
+		return nil, e.leaveBatch(ctx, f, lsp.Because(lsp.ReasonNone, "it has its channel already"))
 	}
 	if err != nil {
 		return nil, err
@@ -222,7 +231,7 @@ func (e *Engine) openingEvents(id string, s opening.State) []order.Event {
 	m, op := e.moment(), opening.OutpointOf(s)
 	switch s := s.(type) {
 	case opening.Failed:
-		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason, Temporary: s.Temporary}}
+		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason, Temporary: s.Temporary, Spared: s.Spared}}
 	case opening.Rejected:
 		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason}}
 	case opening.Conflicted:
@@ -255,7 +264,7 @@ func (e *Engine) notifyOrderOf(ctx context.Context, id string, f opening.NotifyO
 	case opening.NoticeReorged:
 		ev = order.OpeningReorged{Moment: m, OpeningID: f.OpeningID}
 	case opening.NoticeFailed, opening.NoticeRejected, opening.NoticeConflicted:
-		ev = order.OpeningFailed{Moment: m, OpeningID: f.OpeningID, Reason: f.Reason, Temporary: f.Temporary}
+		ev = order.OpeningFailed{Moment: m, OpeningID: f.OpeningID, Reason: f.Reason, Temporary: f.Temporary, Spared: f.Spared}
 	default:
 		return fmt.Errorf("opening %s tells %q, which this version does not know", f.OpeningID, f.Notice)
 	}

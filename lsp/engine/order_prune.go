@@ -97,3 +97,33 @@ func (e *Engine) forgetOrderTx(ctx context.Context, tx *store.Tx, o lspdb.Finish
 	n, err := q.DeleteOrder(ctx, o.ID)
 	return n > 0, err
 }
+
+// pruneBatches deletes batches that ended long ago once the last of their orders'
+// stories is gone. What is left of them is the opens' own.
+func (e *Engine) pruneBatches(ctx context.Context, beforeMs int64) error {
+	for after := ""; ; {
+		var page []string
+		err := e.db.Write(ctx, func(ctx context.Context, tx *store.Tx) (err error) {
+			q := lspdb.New(tx)
+			if page, err = q.FinishedBatches(ctx, lspdb.FinishedBatchesParams{BeforeMs: beforeMs, AfterID: after, Most: prunePage}); err != nil {
+				return err
+			}
+			for _, id := range page {
+				if over, err := e.batches.OverTx(ctx, tx, id); err != nil || !over {
+					return err
+				}
+				if err := e.batches.ForgetTx(ctx, tx, id); err != nil {
+					return err
+				}
+				if _, err := q.DeleteBatch(ctx, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(page) < prunePage {
+			return err
+		}
+		after = page[len(page)-1]
+	}
+}

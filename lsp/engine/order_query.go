@@ -46,6 +46,9 @@ type OrderRow struct {
 	RiskSat          ln.Sat
 	Outpoint         string
 	LeaseEndHeight   uint32
+	// WaitsUntil is the height until which it waits for others; 0 if it does not.
+	WaitsUntil       uint32
+	BatchID          string
 	Created, Updated time.Time
 }
 
@@ -127,8 +130,8 @@ func orderFromRow(r lspdb.LspOrder) (OrderRow, error) {
 		ID: r.ID, Client: client, State: r.State, Reason: r.Reason, Terminal: r.Terminal, PaidBy: r.PaidBy,
 		LspBalanceSat: ln.Sat(r.LspBalanceSat), ClientBalanceSat: ln.Sat(r.ClientBalanceSat), FeeSat: ln.Sat(r.FeeSat), //nolint:gosec // never negative
 		Announce: r.Announce, HeldMsat: ln.Msat(r.HeldMsat), RiskSat: ln.Sat(r.RiskSat), Outpoint: r.Outpoint, //nolint:gosec // never negative
-		LeaseEndHeight: uint32(r.LeaseEndHeight), //nolint:gosec // a height
-		Created:        time.UnixMilli(r.CreatedMs), Updated: time.UnixMilli(r.UpdatedMs),
+		LeaseEndHeight: uint32(r.LeaseEndHeight), WaitsUntil: uint32(r.WaitsUntilHeight), BatchID: r.BatchID, //nolint:gosec // heights
+		Created: time.UnixMilli(r.CreatedMs), Updated: time.UnixMilli(r.UpdatedMs),
 	}, nil
 }
 

@@ -26,6 +26,8 @@ func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition
 			HeldMsat: int64(held.HeldMsat), HeldSatBlocks: int64(held.SatBlocks), HeldSlots: held.Slots.String(), RiskSat: int64(o.RiskSat()), //nolint:gosec // amounts of lnd's and bounded products
 			UpdatedMs: t.At.UnixMilli(),
 		}
+		until, _ := order.WaitsUntil(t.To)
+		p.BatchID, p.WaitsUntilHeight = o.Batch, int64(until)
 		if order.Final(t.To) {
 			p.RiskSat = 0
 		}
@@ -147,7 +149,18 @@ func (e *Engine) orderMoved(id string, s order.State) {
 		delete(e.liveOrders, id)
 		delete(e.payable, id)
 		delete(e.waitingOrder, id)
+		delete(e.queued, id)
+		delete(e.returning, id)
 		return
+	}
+	if !order.Returning(s) {
+		delete(e.returning, id)
+	}
+	if until, waits := order.WaitsUntil(s); waits {
+		e.queued[id] = queuedOrder{client: o.Client, until: until}
+		wake(e.batchDue)
+	} else {
+		delete(e.queued, id)
 	}
 	e.liveOrders[id] = true
 	peer, chain := order.Wants(s)

@@ -43,6 +43,12 @@ type OrderConfig struct {
 	ZeroConfSat    ln.Sat
 	ZeroConfAllSat ln.Sat
 
+	// BatchOrders is how many orders that can wait share a funding transaction at most
+	// (below 2: none does), BatchWait how many blocks one waits for others at most. It
+	// is opened in time for what it was promised: see batchWait.
+	BatchOrders int
+	BatchWait   uint32
+
 	// Open lets callers that prove no key order over HTTP.
 	Open OpenOrders
 
@@ -65,7 +71,7 @@ func defaultOrders() OrderConfig {
 		Prices:    order.Prices{BaseSat: 2_000, PPM: 5_000, LeasePPM: 1_000},
 		PayWithin: time.Hour, WaitFor: time.Hour, InvoiceCltv: 144,
 		ConfirmFor: 24 * time.Hour, WatchFor: 90 * 24 * time.Hour, PaymentConfs: 3,
-		WarnBlocks: 1_008, BaseFeeMsat: 1_000, FeePPM: 1, Open: OpenOrders{PerNode: 2, All: 50},
+		BatchOrders: 1, BatchWait: 12, WarnBlocks: 1_008, BaseFeeMsat: 1_000, FeePPM: 1, Open: OpenOrders{PerNode: 2, All: 50},
 	}
 }
 
@@ -89,6 +95,8 @@ func (c Config) validateOrders() error {
 		{"wait_for is less than a minute", o.WaitFor >= time.Minute},
 		{"invoice_cltv_blocks leaves no time before the payment must go back (at least hold_expiry_delta, hold_margin_blocks and 20 more, at most 2016)", o.InvoiceCltv >= c.HoldExpiryDelta+c.HoldMarginBlocks+20 && o.InvoiceCltv <= 2016},
 		{"payment_confirmations is not between 1 and 6", o.PaymentConfs >= 1 && o.PaymentConfs <= 6},
+		{fmt.Sprintf("batch_orders is not between 0 and %d", maxBatch), o.BatchOrders >= 0 && o.BatchOrders <= maxBatch},
+		{"batch_wait_blocks is above 1008, a week", o.BatchWait <= 1008},
 		{"zero_conf_sat is above zero_conf_all_sat", o.ZeroConfSat <= o.ZeroConfAllSat},
 		{"confirm_for is less than an hour", o.ConfirmFor >= time.Hour},
 		{"watch_for is less than pay_within and confirm_for", o.WatchFor >= o.PayWithin+o.ConfirmFor},
@@ -101,6 +109,20 @@ func (c Config) validateOrders() error {
 		return fmt.Errorf("lsp configuration: orders: %w", err)
 	}
 	return nil
+}
+
+// maxBatch bounds a batch: each of its peers is waited for.
+const maxBatch = 25
+
+// batchWait is how many blocks a paid order may wait for others: only where the
+// client asked for a confirmed channel, and so long that the funding, opened then,
+// has twice the time that its fee rate aims at.
+func (c Config) batchWait(w order.Wish) uint32 {
+	needs := 2 * uint32(max(c.Fees.TargetBlocks, 1)) //nolint:gosec // a small number of blocks
+	if c.Orders.BatchOrders < 2 || w.RequiredConfs == 0 || uint32(w.ConfirmWithin) <= needs {
+		return 0
+	}
+	return min(c.Orders.BatchWait, uint32(w.ConfirmWithin)-needs)
 }
 
 // LSPS1 is the engine as bLIP-51 speaks to it, over whatever wire.
@@ -268,6 +290,7 @@ func (e *Engine) orderTerms(ctx context.Context, client ln.PubKey, r lsps1.Creat
 		Lightning: &order.Lightning{Price: price, Hash: preimage.Hash(), Preimage: lsp.NewSecret(preimage), FinalCltv: cfg.InvoiceCltv, ExpiresAt: expires},
 		WaitFor:   cfg.WaitFor, HoldMarginBlocks: e.cfg.HoldMarginBlocks, HoldExpiryDelta: holdDelta,
 		MaxOpens: e.cfg.MaxOpens, BuriedConfs: e.cfg.BuriedConfs, NullToken: r.NullToken,
+		WaitBlocks: e.cfg.batchWait(r.Wish),
 	}
 	if refundScript == nil || !cfg.OnChain {
 		return t, nil

@@ -72,6 +72,9 @@ func (e *Engine) prune(ctx context.Context) (int, error) {
 	if err != nil {
 		return total, err
 	}
+	if err := e.pruneBatches(ctx, before); err != nil {
+		return total, err
+	}
 	for after := (lspdb.FinishedPaymentsRow{}); ; {
 		began := time.Now()
 		var page []lspdb.FinishedPaymentsRow

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
+	"github.com/sluice-lsp/sluice/lsp/batch"
 	"github.com/sluice-lsp/sluice/lsp/books"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
@@ -398,6 +399,11 @@ type Status struct {
 	// LeasesEnding are the ordered channels whose lease is nearly over, or over while
 	// they are being closed.
 	LeasesEnding int64
+	// Queued are the orders that wait for others to share their funding transaction,
+	// Batches those transactions by state, and BatchedChannels what they funded in all.
+	Queued          int
+	Batches         map[string]int64
+	BatchedChannels int64
 	// Busiest is the incoming channel of which most HTLCs wait here.
 	Busiest lsp.Slot
 }
@@ -410,14 +416,15 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.mu.Lock()
 	b, pruned := e.business, e.pruned
-	busy := len(e.waitingJit) + len(e.waitingWrap) + len(e.waitingOrder)
+	queued := len(e.queued)
+	busy := len(e.waitingJit) + len(e.waitingWrap) + len(e.waitingOrder) + len(e.queued) + len(e.liveBatches)
 	for range e.negotiations {
 		busy++
 	}
 	e.mu.Unlock()
 	s := Status{
 		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
-		Height: e.world.tip(), Pruned: pruned, Payments: map[string]int64{}, Openings: map[string]int64{},
+		Height: e.world.tip(), Pruned: pruned, Queued: queued, Payments: map[string]int64{}, Openings: map[string]int64{}, Batches: map[string]int64{},
 	}
 	e.loads.mu.Lock()
 	s.Busiest = e.loads.sum.Busiest()
@@ -449,13 +456,23 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		if s.LeasesEnding, err = q.LeasesEnding(ctx, e.leasesEndBy()); err != nil {
 			return err
 		}
+		batches, err := q.BatchStates(ctx)
+		if err != nil {
+			return err
+		}
+		for _, b := range batches {
+			s.Batches[b.State] = b.Batches
+			if b.State == (batch.Signed{}).StateName() {
+				s.BatchedChannels = b.Channels
+			}
+		}
 		openings, err := q.OpeningStates(ctx)
 		if err != nil {
 			return err
 		}
 		for _, o := range openings {
 			s.Openings[o.State] = o.Openings
-			if o.State == "planned" || o.State == "leased" || o.State == "built" || o.State == "unknown" || o.State == "pending" || o.State == "signed" {
+			if o.State == "planned" || o.State == "joined" || o.State == "leased" || o.State == "built" || o.State == "unknown" || o.State == "pending" || o.State == "signed" {
 				busy += int(o.Openings)
 			}
 		}

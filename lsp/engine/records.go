@@ -23,7 +23,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 	plan := opening.PlanOf(t.To)
 	machine, paymentID, _ := splitOwner(plan.Owner)
 	reason := opening.ReasonOf(t.To)
-	selection, _ := opening.SelectionOf(t.To)
+	cost, _ := opening.CostOf(t.To)
 	outpoint := ""
 	op := opening.OutpointOf(t.To)
 	if !op.IsZero() {
@@ -32,7 +32,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 	feeSat := int64(0)
 	signed, isSigned := opening.TxOf(t.To)
 	if isSigned {
-		feeSat = int64(selection.FeeSat) //nolint:gosec // a fee of ours, far below 2^63
+		feeSat = int64(cost.FeeSat) //nolint:gosec // a fee of ours, far below 2^63
 	}
 	at := t.At.UnixMilli()
 	switch t.Seq {
@@ -45,6 +45,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 			ID: t.ID, PaymentID: paymentID, Client: plan.Client[:], CapacitySat: int64(plan.CapacitySat), //nolint:gosec // bounded by the capacity limits
 			Outpoint: outpoint, ZeroConf: plan.ZeroConf, State: t.To.StateName(), Reason: reason.String(),
 			Terminal: opening.Final(t.To), Newcomer: isNew, Unpaid: machine != machineOrder, CreatedMs: at, UpdatedMs: at,
+			BatchID: plan.Batch,
 		})
 		if err != nil {
 			return fmt.Errorf("index the open: %w", err)
@@ -218,15 +219,15 @@ func updatePayment(ctx context.Context, tx *store.Tx, id, state string, reason l
 // from then on it is only a matter of time. Until lnd's wallet lists it, what
 // it takes from the wallet stands in a clearing account of its own.
 func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.State, opening.Event]) error {
-	selection, ok := opening.SelectionOf(t.To)
+	cost, ok := opening.CostOf(t.To)
 	if !ok {
 		return nil
 	}
-	fund, err := selection.FundingSat.Msat()
+	fund, err := cost.FundingSat.Msat()
 	if err != nil {
 		return err
 	}
-	fee, err := selection.FeeSat.Msat()
+	fee, err := cost.FeeSat.Msat()
 	if err != nil {
 		return err
 	}
@@ -237,9 +238,9 @@ func postOpening(ctx context.Context, tx *store.Tx, t fsm.Transition[opening.Sta
 		return err
 	}
 	lines := []books.Line{
-		{Account: books.FundingAccount(op), Msat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
-		{Account: books.ChanAccount(op), Msat: int64(fund - push)},    //nolint:gosec // checked by Msat
-		{Account: books.ChainFee, Msat: int64(fee)},                   //nolint:gosec // checked by Msat
+		{Account: books.FundingAccount(cost.Clears), Msat: -int64(fund + fee)}, //nolint:gosec // checked by Msat
+		{Account: books.ChanAccount(op), Msat: int64(fund - push)},             //nolint:gosec // checked by Msat
+		{Account: books.ChainFee, Msat: int64(fee)},                            //nolint:gosec // checked by Msat
 	}
 	if _, id, _ := splitOwner(plan.Owner); push > 0 {
 		// What the client of an order gets was its own.

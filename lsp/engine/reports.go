@@ -53,6 +53,7 @@ func (e *Engine) onBlock(height uint32) {
 			tell(e, e.wraps, id, wrap.Event(wrap.NewBlock{Moment: e.moment()}))
 		}
 		e.ordersOnBlock(e.ctx)
+		wake(e.batchDue)
 		e.tendPool(e.ctx)
 		e.tendUnused(e.ctx)
 		e.lookForClosed(e.ctx)

@@ -24,9 +24,13 @@ func (o Order) mayWait() bool {
 	return o.WaitBlocks > 0 && !o.Alone && o.Opens == o.Spared
 }
 
-// until is the height at which it is opened at the latest.
+// until is the height at which it is opened at the latest: at once, if its moment has
+// come before and others undid it.
 func (o Order) until() uint32 {
 	until := uint64(o.PaidHeight) + uint64(o.WaitBlocks)
+	if o.Spared > 0 {
+		until = uint64(o.PaidHeight)
+	}
 	if o.PaidBy == PaidByLightning && !o.Settled {
 		before := uint64(o.HoldMarginBlocks) + uint64(o.HoldExpiryDelta) + lastCall
 		until = min(until, uint64(o.Held.EarliestExpiry)-min(uint64(o.Held.EarliestExpiry), before))
@@ -76,6 +80,13 @@ func stepQueued(s Queued, v Event) (State, []Effect, error) {
 		return unwind(s.Order, withdrawn(v.Reason))
 	}
 	return nil, nil, fsm.Illegal(s, v)
+}
+
+// mayTry: what failed once may succeed later. A node that says no to an order which
+// was undone for the sake of others may count the channel of that time as pending
+// still: its person can have it forgotten.
+func (s Opening) mayTry(v OpeningFailed) bool {
+	return (v.Temporary || s.Spared > 0) && s.Opens-s.Spared < s.MaxOpens
 }
 
 // spared: the channel's open ended for the sake of others. It is tried again at once.

@@ -309,7 +309,7 @@ func stepOpening(s Opening, v Event) (State, []Effect, error) {
 			return s.spared(v.Reason)
 		}
 		s.Last = v.Reason
-		if v.Temporary && s.Opens-s.Spared < s.MaxOpens {
+		if s.mayTry(v) {
 			// The next block, or the client's node when it connects, tries again. A node
 			// that was away a moment ago may be back already, and was told of while
 			// nobody waited for it.

@@ -164,6 +164,26 @@ func WaitsUntil(s State) (uint32, bool) {
 	return q.UntilHeight, ok
 }
 
+// InBatch is the batch that an order's channel is being opened with; empty for none.
+func InBatch(s State) string {
+	if o, ok := s.(Opening); ok {
+		return o.Batch
+	}
+	return ""
+}
+
+// Returning says that an order whose batch was undone is on its way back to those
+// that wait.
+func Returning(s State) bool {
+	switch s := s.(type) {
+	case Paid:
+		return s.Safe && s.mayWait()
+	case Opening:
+		return s.Batch != ""
+	}
+	return false
+}
+
 // ChannelOf is the channel that an order has, and whether it should be listed by
 // the node: its funding is confirmed, and nobody has said that it is closed.
 func ChannelOf(s State) (op ln.Outpoint, listed bool) {

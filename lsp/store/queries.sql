@@ -48,8 +48,8 @@ UPDATE lsp_payments SET newcomer = FALSE WHERE client = $1 AND newcomer;
 
 -- name: InsertOpening :exec
 INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed,
-    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14);
+    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms, batch_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: UpdateOpening :execrows
 UPDATE lsp_openings SET chain_fee_sat = $2, outpoint = $3, confirmed = $4, state = $5, reason = $6, terminal = $7,
@@ -190,7 +190,8 @@ FROM lsp_orders WHERE undecided AND openly;
 
 -- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
-    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14,
+    batch_id = $15, waits_until_height = $16
 WHERE id = $1;
 
 -- name: SetOrderFunded :execrows
@@ -227,6 +228,37 @@ INSERT INTO lsp_order_coins (outpoint, order_id, amount_sat) VALUES ($1, $2, $3)
 
 -- name: OrderCoins :many
 SELECT * FROM lsp_order_coins;
+
+-- name: PutBatch :exec
+INSERT INTO lsp_batches (id, state, reason, terminal, channels, funding_sat, fee_sat, txid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, terminal = excluded.terminal,
+    channels = excluded.channels, funding_sat = excluded.funding_sat, fee_sat = excluded.fee_sat, txid = excluded.txid, updated_ms = excluded.updated_ms;
+
+-- name: FindBatches :many
+SELECT * FROM lsp_batches
+WHERE id < sqlc.arg(before_id) AND (CAST(sqlc.arg(open_only) AS BIGINT) = 0 OR NOT terminal)
+ORDER BY id DESC LIMIT sqlc.arg(most);
+
+-- name: BatchStates :many
+SELECT state, CAST(COUNT(*) AS BIGINT) AS batches, CAST(COALESCE(SUM(channels), 0) AS BIGINT) AS channels
+FROM lsp_batches GROUP BY state ORDER BY state;
+
+-- name: OpeningsOfBatch :many
+SELECT * FROM lsp_openings WHERE batch_id = $1 ORDER BY created_ms, id;
+
+-- name: QueuedOrders :many
+SELECT * FROM lsp_orders WHERE state = 'queued' ORDER BY waits_until_height, id;
+
+-- name: FinishedBatches :many
+-- Those that ended long ago, and of whose opens no story is kept.
+SELECT id FROM lsp_batches b
+WHERE b.terminal AND b.updated_ms < sqlc.arg(before_ms) AND b.id > sqlc.arg(after_id)
+  AND NOT EXISTS (SELECT 1 FROM lsp_openings o JOIN lsp_orders r ON r.id = o.payment_id WHERE o.batch_id = b.id)
+ORDER BY b.id LIMIT sqlc.arg(most);
+
+-- name: DeleteBatch :execrows
+DELETE FROM lsp_batches WHERE id = $1 AND terminal;
 
 -- name: PutRefund :exec
 INSERT INTO lsp_refunds (id, order_id, state, reason, terminal, owed_sat, fee_sat, txid, created_ms, updated_ms)

@@ -1074,7 +1074,12 @@ type Order struct {
 	// When it was ordered, in unix milliseconds.
 	CreatedMs int64 `protobuf:"varint,15,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// When it last changed.
-	UpdatedMs     int64 `protobuf:"varint,16,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	UpdatedMs int64 `protobuf:"varint,16,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	// The height until which it waits at the latest for others to share its funding
+	// transaction; 0 if it does not wait.
+	WaitsUntilHeight uint32 `protobuf:"varint,17,opt,name=waits_until_height,json=waitsUntilHeight,proto3" json:"waits_until_height,omitempty"`
+	// The batch that its channel is, or was last, opened with; empty for none.
+	BatchId       string `protobuf:"bytes,18,opt,name=batch_id,json=batchId,proto3" json:"batch_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1221,6 +1226,293 @@ func (x *Order) GetUpdatedMs() int64 {
 	return 0
 }
 
+func (x *Order) GetWaitsUntilHeight() uint32 {
+	if x != nil {
+		return x.WaitsUntilHeight
+	}
+	return 0
+}
+
+func (x *Order) GetBatchId() string {
+	if x != nil {
+		return x.BatchId
+	}
+	return ""
+}
+
+// Batch is one funding transaction of several orders' channels.
+type Batch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	BatchId string `protobuf:"bytes,1,opt,name=batch_id,json=batchId,proto3" json:"batch_id,omitempty"`
+	// The state of its machine: gathering, leasing, handing, signing, signed or failed.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// How far it has come, or why it failed.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Whether nothing more happens to it: its channels' opens go on by themselves.
+	Terminal bool `protobuf:"varint,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	// How many channels are in it.
+	Channels uint32 `protobuf:"varint,5,opt,name=channels,proto3" json:"channels,omitempty"`
+	// What its channels hold together; 0 until the transaction is built.
+	FundingSat uint64 `protobuf:"varint,6,opt,name=funding_sat,json=fundingSat,proto3" json:"funding_sat,omitempty"`
+	// What the transaction pays, its child not counted.
+	FeeSat uint64 `protobuf:"varint,7,opt,name=fee_sat,json=feeSat,proto3" json:"fee_sat,omitempty"`
+	// The transaction; empty until it is built.
+	Txid string `protobuf:"bytes,8,opt,name=txid,proto3" json:"txid,omitempty"`
+	// The orders' channel opens in it, also those that left it.
+	Openings []*Opening `protobuf:"bytes,9,rep,name=openings,proto3" json:"openings,omitempty"`
+	// When it was begun, in unix milliseconds.
+	CreatedMs int64 `protobuf:"varint,10,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// When it last changed.
+	UpdatedMs     int64 `protobuf:"varint,11,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Batch) Reset() {
+	*x = Batch{}
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Batch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Batch) ProtoMessage() {}
+
+func (x *Batch) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Batch.ProtoReflect.Descriptor instead.
+func (*Batch) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Batch) GetBatchId() string {
+	if x != nil {
+		return x.BatchId
+	}
+	return ""
+}
+
+func (x *Batch) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Batch) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Batch) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+func (x *Batch) GetChannels() uint32 {
+	if x != nil {
+		return x.Channels
+	}
+	return 0
+}
+
+func (x *Batch) GetFundingSat() uint64 {
+	if x != nil {
+		return x.FundingSat
+	}
+	return 0
+}
+
+func (x *Batch) GetFeeSat() uint64 {
+	if x != nil {
+		return x.FeeSat
+	}
+	return 0
+}
+
+func (x *Batch) GetTxid() string {
+	if x != nil {
+		return x.Txid
+	}
+	return ""
+}
+
+func (x *Batch) GetOpenings() []*Opening {
+	if x != nil {
+		return x.Openings
+	}
+	return nil
+}
+
+func (x *Batch) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Batch) GetUpdatedMs() int64 {
+	if x != nil {
+		return x.UpdatedMs
+	}
+	return 0
+}
+
+// ListBatchesRequest selects batches.
+type ListBatchesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many; 0 means 50, the most is 500.
+	Limit uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only those older than this batch, for the next page.
+	BeforeId string `protobuf:"bytes,2,opt,name=before_id,json=beforeId,proto3" json:"before_id,omitempty"`
+	// Leave out those that are over.
+	OpenOnly      bool `protobuf:"varint,3,opt,name=open_only,json=openOnly,proto3" json:"open_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBatchesRequest) Reset() {
+	*x = ListBatchesRequest{}
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBatchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBatchesRequest) ProtoMessage() {}
+
+func (x *ListBatchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBatchesRequest.ProtoReflect.Descriptor instead.
+func (*ListBatchesRequest) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListBatchesRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListBatchesRequest) GetBeforeId() string {
+	if x != nil {
+		return x.BeforeId
+	}
+	return ""
+}
+
+func (x *ListBatchesRequest) GetOpenOnly() bool {
+	if x != nil {
+		return x.OpenOnly
+	}
+	return false
+}
+
+// ListBatchesResponse is one page, and what waits for the next batch.
+type ListBatchesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The batches, newest first.
+	Batches []*Batch `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	// The orders that wait, those first whose time comes first.
+	Waiting []*Order `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// The tip.
+	Height uint32 `protobuf:"varint,3,opt,name=height,proto3" json:"height,omitempty"`
+	// How many orders share a transaction at most; below 2 none does.
+	BatchOrders   uint32 `protobuf:"varint,4,opt,name=batch_orders,json=batchOrders,proto3" json:"batch_orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBatchesResponse) Reset() {
+	*x = ListBatchesResponse{}
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBatchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBatchesResponse) ProtoMessage() {}
+
+func (x *ListBatchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBatchesResponse.ProtoReflect.Descriptor instead.
+func (*ListBatchesResponse) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListBatchesResponse) GetBatches() []*Batch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+func (x *ListBatchesResponse) GetWaiting() []*Order {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *ListBatchesResponse) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *ListBatchesResponse) GetBatchOrders() uint32 {
+	if x != nil {
+		return x.BatchOrders
+	}
+	return 0
+}
+
 // OrderRefund is one refund on chain.
 type OrderRefund struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1244,7 +1536,7 @@ type OrderRefund struct {
 
 func (x *OrderRefund) Reset() {
 	*x = OrderRefund{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[12]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1548,7 @@ func (x *OrderRefund) String() string {
 func (*OrderRefund) ProtoMessage() {}
 
 func (x *OrderRefund) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[12]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1561,7 @@ func (x *OrderRefund) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderRefund.ProtoReflect.Descriptor instead.
 func (*OrderRefund) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{12}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OrderRefund) GetRefundId() string {
@@ -1343,7 +1635,7 @@ type FindOrdersRequest struct {
 
 func (x *FindOrdersRequest) Reset() {
 	*x = FindOrdersRequest{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[13]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1647,7 @@ func (x *FindOrdersRequest) String() string {
 func (*FindOrdersRequest) ProtoMessage() {}
 
 func (x *FindOrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[13]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1660,7 @@ func (x *FindOrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOrdersRequest.ProtoReflect.Descriptor instead.
 func (*FindOrdersRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{13}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FindOrdersRequest) GetLimit() uint32 {
@@ -1424,7 +1716,7 @@ type FindOrdersResponse struct {
 
 func (x *FindOrdersResponse) Reset() {
 	*x = FindOrdersResponse{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[14]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1728,7 @@ func (x *FindOrdersResponse) String() string {
 func (*FindOrdersResponse) ProtoMessage() {}
 
 func (x *FindOrdersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[14]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1741,7 @@ func (x *FindOrdersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindOrdersResponse.ProtoReflect.Descriptor instead.
 func (*FindOrdersResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{14}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FindOrdersResponse) GetOrders() []*Order {
@@ -1470,7 +1762,7 @@ type ShowOrderRequest struct {
 
 func (x *ShowOrderRequest) Reset() {
 	*x = ShowOrderRequest{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[15]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1774,7 @@ func (x *ShowOrderRequest) String() string {
 func (*ShowOrderRequest) ProtoMessage() {}
 
 func (x *ShowOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[15]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1787,7 @@ func (x *ShowOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowOrderRequest.ProtoReflect.Descriptor instead.
 func (*ShowOrderRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{15}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShowOrderRequest) GetOrderId() string {
@@ -1522,7 +1814,7 @@ type ShowOrderResponse struct {
 
 func (x *ShowOrderResponse) Reset() {
 	*x = ShowOrderResponse{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[16]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1826,7 @@ func (x *ShowOrderResponse) String() string {
 func (*ShowOrderResponse) ProtoMessage() {}
 
 func (x *ShowOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[16]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1839,7 @@ func (x *ShowOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowOrderResponse.ProtoReflect.Descriptor instead.
 func (*ShowOrderResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{16}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ShowOrderResponse) GetOrder() *Order {
@@ -1591,7 +1883,7 @@ type WithdrawOrderRequest struct {
 
 func (x *WithdrawOrderRequest) Reset() {
 	*x = WithdrawOrderRequest{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[17]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1895,7 @@ func (x *WithdrawOrderRequest) String() string {
 func (*WithdrawOrderRequest) ProtoMessage() {}
 
 func (x *WithdrawOrderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[17]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1908,7 @@ func (x *WithdrawOrderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawOrderRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawOrderRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{17}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WithdrawOrderRequest) GetOrderId() string {
@@ -1644,7 +1936,7 @@ type WithdrawOrderResponse struct {
 
 func (x *WithdrawOrderResponse) Reset() {
 	*x = WithdrawOrderResponse{}
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1948,7 @@ func (x *WithdrawOrderResponse) String() string {
 func (*WithdrawOrderResponse) ProtoMessage() {}
 
 func (x *WithdrawOrderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[18]
+	mi := &file_lsp_api_lspv1_orders_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1961,7 @@ func (x *WithdrawOrderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawOrderResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawOrderResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{18}
+	return file_lsp_api_lspv1_orders_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WithdrawOrderResponse) GetOrder() *Order {
@@ -1774,7 +2066,7 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\tfunded_at\x18\x01 \x01(\tR\bfundedAt\x12)\n" +
 	"\x10funding_outpoint\x18\x02 \x01(\tR\x0ffundingOutpoint\x12\x1d\n" +
 	"\n" +
-	"expires_at\x18\x03 \x01(\tR\texpiresAt\"\xa0\x04\n" +
+	"expires_at\x18\x03 \x01(\tR\texpiresAt\"\xe9\x04\n" +
 	"\x05Order\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12&\n" +
 	"\x0fclient_node_key\x18\x02 \x01(\fR\rclientNodeKey\x12\x14\n" +
@@ -1794,7 +2086,34 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\x0f \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
-	"updated_ms\x18\x10 \x01(\x03R\tupdatedMs\"\xbc\x01\n" +
+	"updated_ms\x18\x10 \x01(\x03R\tupdatedMs\x12,\n" +
+	"\x12waits_until_height\x18\x11 \x01(\rR\x10waitsUntilHeight\x12\x19\n" +
+	"\bbatch_id\x18\x12 \x01(\tR\abatchId\"\xc8\x02\n" +
+	"\x05Batch\x12\x19\n" +
+	"\bbatch_id\x18\x01 \x01(\tR\abatchId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\x12\x1a\n" +
+	"\bchannels\x18\x05 \x01(\rR\bchannels\x12\x1f\n" +
+	"\vfunding_sat\x18\x06 \x01(\x04R\n" +
+	"fundingSat\x12\x17\n" +
+	"\afee_sat\x18\a \x01(\x04R\x06feeSat\x12\x12\n" +
+	"\x04txid\x18\b \x01(\tR\x04txid\x122\n" +
+	"\bopenings\x18\t \x03(\v2\x16.sluice.lsp.v1.OpeningR\bopenings\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\n" +
+	" \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"updated_ms\x18\v \x01(\x03R\tupdatedMs\"d\n" +
+	"\x12ListBatchesRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x1b\n" +
+	"\tbefore_id\x18\x02 \x01(\tR\bbeforeId\x12\x1b\n" +
+	"\topen_only\x18\x03 \x01(\bR\bopenOnly\"\xb0\x01\n" +
+	"\x13ListBatchesResponse\x12.\n" +
+	"\abatches\x18\x01 \x03(\v2\x14.sluice.lsp.v1.BatchR\abatches\x12.\n" +
+	"\awaiting\x18\x02 \x03(\v2\x14.sluice.lsp.v1.OrderR\awaiting\x12\x16\n" +
+	"\x06height\x18\x03 \x01(\rR\x06height\x12!\n" +
+	"\fbatch_orders\x18\x04 \x01(\rR\vbatchOrders\"\xbc\x01\n" +
 	"\vOrderRefund\x12\x1b\n" +
 	"\trefund_id\x18\x01 \x01(\tR\brefundId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -1827,11 +2146,12 @@ const file_lsp_api_lspv1_orders_proto_rawDesc = "" +
 	"\rOrdersService\x12H\n" +
 	"\aGetInfo\x12\x1d.sluice.lsp.v1.GetInfoRequest\x1a\x1e.sluice.lsp.v1.GetInfoResponse\x12T\n" +
 	"\vCreateOrder\x12!.sluice.lsp.v1.CreateOrderRequest\x1a\".sluice.lsp.v1.CreateOrderResponse\x12K\n" +
-	"\bGetOrder\x12\x1e.sluice.lsp.v1.GetOrderRequest\x1a\x1f.sluice.lsp.v1.GetOrderResponse2\x96\x02\n" +
+	"\bGetOrder\x12\x1e.sluice.lsp.v1.GetOrderRequest\x1a\x1f.sluice.lsp.v1.GetOrderResponse2\xec\x02\n" +
 	"\x15OrdersOperatorService\x12Q\n" +
 	"\n" +
 	"FindOrders\x12 .sluice.lsp.v1.FindOrdersRequest\x1a!.sluice.lsp.v1.FindOrdersResponse\x12N\n" +
-	"\tShowOrder\x12\x1f.sluice.lsp.v1.ShowOrderRequest\x1a .sluice.lsp.v1.ShowOrderResponse\x12Z\n" +
+	"\tShowOrder\x12\x1f.sluice.lsp.v1.ShowOrderRequest\x1a .sluice.lsp.v1.ShowOrderResponse\x12T\n" +
+	"\vListBatches\x12!.sluice.lsp.v1.ListBatchesRequest\x1a\".sluice.lsp.v1.ListBatchesResponse\x12Z\n" +
 	"\rWithdrawOrder\x12#.sluice.lsp.v1.WithdrawOrderRequest\x1a$.sluice.lsp.v1.WithdrawOrderResponseB2Z0github.com/sluice-lsp/sluice/lsp/api/lspv1;lspv1b\x06proto3"
 
 var (
@@ -1846,7 +2166,7 @@ func file_lsp_api_lspv1_orders_proto_rawDescGZIP() []byte {
 	return file_lsp_api_lspv1_orders_proto_rawDescData
 }
 
-var file_lsp_api_lspv1_orders_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_lsp_api_lspv1_orders_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_lsp_api_lspv1_orders_proto_goTypes = []any{
 	(*GetInfoRequest)(nil),        // 0: sluice.lsp.v1.GetInfoRequest
 	(*GetInfoResponse)(nil),       // 1: sluice.lsp.v1.GetInfoResponse
@@ -1860,19 +2180,22 @@ var file_lsp_api_lspv1_orders_proto_goTypes = []any{
 	(*RefundPromise)(nil),         // 9: sluice.lsp.v1.RefundPromise
 	(*OrderedChannel)(nil),        // 10: sluice.lsp.v1.OrderedChannel
 	(*Order)(nil),                 // 11: sluice.lsp.v1.Order
-	(*OrderRefund)(nil),           // 12: sluice.lsp.v1.OrderRefund
-	(*FindOrdersRequest)(nil),     // 13: sluice.lsp.v1.FindOrdersRequest
-	(*FindOrdersResponse)(nil),    // 14: sluice.lsp.v1.FindOrdersResponse
-	(*ShowOrderRequest)(nil),      // 15: sluice.lsp.v1.ShowOrderRequest
-	(*ShowOrderResponse)(nil),     // 16: sluice.lsp.v1.ShowOrderResponse
-	(*WithdrawOrderRequest)(nil),  // 17: sluice.lsp.v1.WithdrawOrderRequest
-	(*WithdrawOrderResponse)(nil), // 18: sluice.lsp.v1.WithdrawOrderResponse
-	(*structpb.Struct)(nil),       // 19: google.protobuf.Struct
-	(*StoryEvent)(nil),            // 20: sluice.lsp.v1.StoryEvent
-	(*Opening)(nil),               // 21: sluice.lsp.v1.Opening
+	(*Batch)(nil),                 // 12: sluice.lsp.v1.Batch
+	(*ListBatchesRequest)(nil),    // 13: sluice.lsp.v1.ListBatchesRequest
+	(*ListBatchesResponse)(nil),   // 14: sluice.lsp.v1.ListBatchesResponse
+	(*OrderRefund)(nil),           // 15: sluice.lsp.v1.OrderRefund
+	(*FindOrdersRequest)(nil),     // 16: sluice.lsp.v1.FindOrdersRequest
+	(*FindOrdersResponse)(nil),    // 17: sluice.lsp.v1.FindOrdersResponse
+	(*ShowOrderRequest)(nil),      // 18: sluice.lsp.v1.ShowOrderRequest
+	(*ShowOrderResponse)(nil),     // 19: sluice.lsp.v1.ShowOrderResponse
+	(*WithdrawOrderRequest)(nil),  // 20: sluice.lsp.v1.WithdrawOrderRequest
+	(*WithdrawOrderResponse)(nil), // 21: sluice.lsp.v1.WithdrawOrderResponse
+	(*structpb.Struct)(nil),       // 22: google.protobuf.Struct
+	(*Opening)(nil),               // 23: sluice.lsp.v1.Opening
+	(*StoryEvent)(nil),            // 24: sluice.lsp.v1.StoryEvent
 }
 var file_lsp_api_lspv1_orders_proto_depIdxs = []int32{
-	19, // 0: sluice.lsp.v1.CreateOrderRequest.client_info:type_name -> google.protobuf.Struct
+	22, // 0: sluice.lsp.v1.CreateOrderRequest.client_info:type_name -> google.protobuf.Struct
 	6,  // 1: sluice.lsp.v1.CreateOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
 	10, // 2: sluice.lsp.v1.CreateOrderResponse.channel:type_name -> sluice.lsp.v1.OrderedChannel
 	6,  // 3: sluice.lsp.v1.GetOrderResponse.payment:type_name -> sluice.lsp.v1.OrderPayment
@@ -1880,29 +2203,34 @@ var file_lsp_api_lspv1_orders_proto_depIdxs = []int32{
 	7,  // 5: sluice.lsp.v1.OrderPayment.bolt11:type_name -> sluice.lsp.v1.OrderBolt11
 	8,  // 6: sluice.lsp.v1.OrderPayment.onchain:type_name -> sluice.lsp.v1.OrderOnChain
 	9,  // 7: sluice.lsp.v1.OrderOnChain.refund_promise:type_name -> sluice.lsp.v1.RefundPromise
-	11, // 8: sluice.lsp.v1.FindOrdersResponse.orders:type_name -> sluice.lsp.v1.Order
-	11, // 9: sluice.lsp.v1.ShowOrderResponse.order:type_name -> sluice.lsp.v1.Order
-	20, // 10: sluice.lsp.v1.ShowOrderResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	21, // 11: sluice.lsp.v1.ShowOrderResponse.openings:type_name -> sluice.lsp.v1.Opening
-	12, // 12: sluice.lsp.v1.ShowOrderResponse.refunds:type_name -> sluice.lsp.v1.OrderRefund
-	11, // 13: sluice.lsp.v1.WithdrawOrderResponse.order:type_name -> sluice.lsp.v1.Order
-	0,  // 14: sluice.lsp.v1.OrdersService.GetInfo:input_type -> sluice.lsp.v1.GetInfoRequest
-	2,  // 15: sluice.lsp.v1.OrdersService.CreateOrder:input_type -> sluice.lsp.v1.CreateOrderRequest
-	4,  // 16: sluice.lsp.v1.OrdersService.GetOrder:input_type -> sluice.lsp.v1.GetOrderRequest
-	13, // 17: sluice.lsp.v1.OrdersOperatorService.FindOrders:input_type -> sluice.lsp.v1.FindOrdersRequest
-	15, // 18: sluice.lsp.v1.OrdersOperatorService.ShowOrder:input_type -> sluice.lsp.v1.ShowOrderRequest
-	17, // 19: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:input_type -> sluice.lsp.v1.WithdrawOrderRequest
-	1,  // 20: sluice.lsp.v1.OrdersService.GetInfo:output_type -> sluice.lsp.v1.GetInfoResponse
-	3,  // 21: sluice.lsp.v1.OrdersService.CreateOrder:output_type -> sluice.lsp.v1.CreateOrderResponse
-	5,  // 22: sluice.lsp.v1.OrdersService.GetOrder:output_type -> sluice.lsp.v1.GetOrderResponse
-	14, // 23: sluice.lsp.v1.OrdersOperatorService.FindOrders:output_type -> sluice.lsp.v1.FindOrdersResponse
-	16, // 24: sluice.lsp.v1.OrdersOperatorService.ShowOrder:output_type -> sluice.lsp.v1.ShowOrderResponse
-	18, // 25: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:output_type -> sluice.lsp.v1.WithdrawOrderResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	23, // 8: sluice.lsp.v1.Batch.openings:type_name -> sluice.lsp.v1.Opening
+	12, // 9: sluice.lsp.v1.ListBatchesResponse.batches:type_name -> sluice.lsp.v1.Batch
+	11, // 10: sluice.lsp.v1.ListBatchesResponse.waiting:type_name -> sluice.lsp.v1.Order
+	11, // 11: sluice.lsp.v1.FindOrdersResponse.orders:type_name -> sluice.lsp.v1.Order
+	11, // 12: sluice.lsp.v1.ShowOrderResponse.order:type_name -> sluice.lsp.v1.Order
+	24, // 13: sluice.lsp.v1.ShowOrderResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	23, // 14: sluice.lsp.v1.ShowOrderResponse.openings:type_name -> sluice.lsp.v1.Opening
+	15, // 15: sluice.lsp.v1.ShowOrderResponse.refunds:type_name -> sluice.lsp.v1.OrderRefund
+	11, // 16: sluice.lsp.v1.WithdrawOrderResponse.order:type_name -> sluice.lsp.v1.Order
+	0,  // 17: sluice.lsp.v1.OrdersService.GetInfo:input_type -> sluice.lsp.v1.GetInfoRequest
+	2,  // 18: sluice.lsp.v1.OrdersService.CreateOrder:input_type -> sluice.lsp.v1.CreateOrderRequest
+	4,  // 19: sluice.lsp.v1.OrdersService.GetOrder:input_type -> sluice.lsp.v1.GetOrderRequest
+	16, // 20: sluice.lsp.v1.OrdersOperatorService.FindOrders:input_type -> sluice.lsp.v1.FindOrdersRequest
+	18, // 21: sluice.lsp.v1.OrdersOperatorService.ShowOrder:input_type -> sluice.lsp.v1.ShowOrderRequest
+	13, // 22: sluice.lsp.v1.OrdersOperatorService.ListBatches:input_type -> sluice.lsp.v1.ListBatchesRequest
+	20, // 23: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:input_type -> sluice.lsp.v1.WithdrawOrderRequest
+	1,  // 24: sluice.lsp.v1.OrdersService.GetInfo:output_type -> sluice.lsp.v1.GetInfoResponse
+	3,  // 25: sluice.lsp.v1.OrdersService.CreateOrder:output_type -> sluice.lsp.v1.CreateOrderResponse
+	5,  // 26: sluice.lsp.v1.OrdersService.GetOrder:output_type -> sluice.lsp.v1.GetOrderResponse
+	17, // 27: sluice.lsp.v1.OrdersOperatorService.FindOrders:output_type -> sluice.lsp.v1.FindOrdersResponse
+	19, // 28: sluice.lsp.v1.OrdersOperatorService.ShowOrder:output_type -> sluice.lsp.v1.ShowOrderResponse
+	14, // 29: sluice.lsp.v1.OrdersOperatorService.ListBatches:output_type -> sluice.lsp.v1.ListBatchesResponse
+	21, // 30: sluice.lsp.v1.OrdersOperatorService.WithdrawOrder:output_type -> sluice.lsp.v1.WithdrawOrderResponse
+	24, // [24:31] is the sub-list for method output_type
+	17, // [17:24] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_orders_proto_init() }
@@ -1917,7 +2245,7 @@ func file_lsp_api_lspv1_orders_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_orders_proto_rawDesc), len(file_lsp_api_lspv1_orders_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -220,6 +220,7 @@ var OrdersService_ServiceDesc = grpc.ServiceDesc{
 const (
 	OrdersOperatorService_FindOrders_FullMethodName    = "/sluice.lsp.v1.OrdersOperatorService/FindOrders"
 	OrdersOperatorService_ShowOrder_FullMethodName     = "/sluice.lsp.v1.OrdersOperatorService/ShowOrder"
+	OrdersOperatorService_ListBatches_FullMethodName   = "/sluice.lsp.v1.OrdersOperatorService/ListBatches"
 	OrdersOperatorService_WithdrawOrder_FullMethodName = "/sluice.lsp.v1.OrdersOperatorService/WithdrawOrder"
 )
 
@@ -234,6 +235,8 @@ type OrdersOperatorServiceClient interface {
 	// ShowOrder shows one order with its whole story, its channel opens and its
 	// refunds.
 	ShowOrder(ctx context.Context, in *ShowOrderRequest, opts ...grpc.CallOption) (*ShowOrderResponse, error)
+	// ListBatches lists funding transactions that several orders share, newest first.
+	ListBatches(ctx context.Context, in *ListBatchesRequest, opts ...grpc.CallOption) (*ListBatchesResponse, error)
 	// WithdrawOrder ends an order whose channel is not funded yet. What was paid
 	// goes back.
 	WithdrawOrder(ctx context.Context, in *WithdrawOrderRequest, opts ...grpc.CallOption) (*WithdrawOrderResponse, error)
@@ -267,6 +270,16 @@ func (c *ordersOperatorServiceClient) ShowOrder(ctx context.Context, in *ShowOrd
 	return out, nil
 }
 
+func (c *ordersOperatorServiceClient) ListBatches(ctx context.Context, in *ListBatchesRequest, opts ...grpc.CallOption) (*ListBatchesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBatchesResponse)
+	err := c.cc.Invoke(ctx, OrdersOperatorService_ListBatches_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *ordersOperatorServiceClient) WithdrawOrder(ctx context.Context, in *WithdrawOrderRequest, opts ...grpc.CallOption) (*WithdrawOrderResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WithdrawOrderResponse)
@@ -288,6 +301,8 @@ type OrdersOperatorServiceServer interface {
 	// ShowOrder shows one order with its whole story, its channel opens and its
 	// refunds.
 	ShowOrder(context.Context, *ShowOrderRequest) (*ShowOrderResponse, error)
+	// ListBatches lists funding transactions that several orders share, newest first.
+	ListBatches(context.Context, *ListBatchesRequest) (*ListBatchesResponse, error)
 	// WithdrawOrder ends an order whose channel is not funded yet. What was paid
 	// goes back.
 	WithdrawOrder(context.Context, *WithdrawOrderRequest) (*WithdrawOrderResponse, error)
@@ -306,6 +321,9 @@ func (UnimplementedOrdersOperatorServiceServer) FindOrders(context.Context, *Fin
 }
 func (UnimplementedOrdersOperatorServiceServer) ShowOrder(context.Context, *ShowOrderRequest) (*ShowOrderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowOrder not implemented")
+}
+func (UnimplementedOrdersOperatorServiceServer) ListBatches(context.Context, *ListBatchesRequest) (*ListBatchesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBatches not implemented")
 }
 func (UnimplementedOrdersOperatorServiceServer) WithdrawOrder(context.Context, *WithdrawOrderRequest) (*WithdrawOrderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WithdrawOrder not implemented")
@@ -367,6 +385,24 @@ func _OrdersOperatorService_ShowOrder_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OrdersOperatorService_ListBatches_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBatchesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OrdersOperatorServiceServer).ListBatches(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OrdersOperatorService_ListBatches_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OrdersOperatorServiceServer).ListBatches(ctx, req.(*ListBatchesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OrdersOperatorService_WithdrawOrder_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WithdrawOrderRequest)
 	if err := dec(in); err != nil {
@@ -399,6 +435,10 @@ var OrdersOperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ShowOrder",
 			Handler:    _OrdersOperatorService_ShowOrder_Handler,
+		},
+		{
+			MethodName: "ListBatches",
+			Handler:    _OrdersOperatorService_ListBatches_Handler,
 		},
 		{
 			MethodName: "WithdrawOrder",

@@ -4,6 +4,19 @@
 
 package lspdb
 
+type LspBatch struct {
+	ID         string
+	State      string
+	Reason     string
+	Terminal   bool
+	Channels   int64
+	FundingSat int64
+	FeeSat     int64
+	Txid       string
+	CreatedMs  int64
+	UpdatedMs  int64
+}
+
 type LspBookChannel struct {
 	Outpoint string
 	Done     bool
@@ -67,6 +80,7 @@ type LspOpening struct {
 	Unpaid      bool
 	Closed      bool
 	Forgiven    bool
+	BatchID     string
 }
 
 type LspOrder struct {
@@ -92,6 +106,8 @@ type LspOrder struct {
 	UpdatedMs        int64
 	HeldSlots        string
 	Openly           bool
+	BatchID          string
+	WaitsUntilHeight int64
 }
 
 type LspOrderCoin struct {

@@ -9,6 +9,40 @@ import (
 	"context"
 )
 
+const batchStates = `-- name: BatchStates :many
+SELECT state, CAST(COUNT(*) AS BIGINT) AS batches, CAST(COALESCE(SUM(channels), 0) AS BIGINT) AS channels
+FROM lsp_batches GROUP BY state ORDER BY state
+`
+
+type BatchStatesRow struct {
+	State    string
+	Batches  int64
+	Channels int64
+}
+
+func (q *Queries) BatchStates(ctx context.Context) ([]BatchStatesRow, error) {
+	rows, err := q.db.QueryContext(ctx, batchStates)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []BatchStatesRow
+	for rows.Next() {
+		var i BatchStatesRow
+		if err := rows.Scan(&i.State, &i.Batches, &i.Channels); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const bookChannels = `-- name: BookChannels :many
 SELECT outpoint, done, data FROM lsp_book_channels
 `
@@ -197,6 +231,18 @@ func (q *Queries) CountWake(ctx context.Context, arg CountWakeParams) error {
 	return err
 }
 
+const deleteBatch = `-- name: DeleteBatch :execrows
+DELETE FROM lsp_batches WHERE id = $1 AND terminal
+`
+
+func (q *Queries) DeleteBatch(ctx context.Context, id string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteBatch, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const deleteChannelUse = `-- name: DeleteChannelUse :exec
 DELETE FROM lsp_channel_use WHERE outpoint = $1
 `
@@ -272,6 +318,52 @@ func (q *Queries) DeleteWake(ctx context.Context, paymentID string) error {
 	return err
 }
 
+const findBatches = `-- name: FindBatches :many
+SELECT id, state, reason, terminal, channels, funding_sat, fee_sat, txid, created_ms, updated_ms FROM lsp_batches
+WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
+ORDER BY id DESC LIMIT $3
+`
+
+type FindBatchesParams struct {
+	BeforeID string
+	OpenOnly int64
+	Most     int32
+}
+
+func (q *Queries) FindBatches(ctx context.Context, arg FindBatchesParams) ([]LspBatch, error) {
+	rows, err := q.db.QueryContext(ctx, findBatches, arg.BeforeID, arg.OpenOnly, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspBatch
+	for rows.Next() {
+		var i LspBatch
+		if err := rows.Scan(
+			&i.ID,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.Channels,
+			&i.FundingSat,
+			&i.FeeSat,
+			&i.Txid,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const findCollabs = `-- name: FindCollabs :many
 SELECT id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, created_ms, updated_ms, spend_sat FROM lsp_collabs
 WHERE id < $1
@@ -335,7 +427,7 @@ func (q *Queries) FindCollabs(ctx context.Context, arg FindCollabsParams) ([]Lsp
 }
 
 const findOpenings = `-- name: FindOpenings :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE id < $1 AND (CAST($2 AS BIGINT) = 0 OR NOT terminal)
   AND (CAST($3 AS BIGINT) = 0 OR unpaid)
   AND (CAST($4 AS BIGINT) = 0 OR client = $5)
 ORDER BY id DESC LIMIT $6
@@ -385,6 +477,7 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 			&i.Unpaid,
 			&i.Closed,
 			&i.Forgiven,
+			&i.BatchID,
 		); err != nil {
 			return nil, err
 		}
@@ -400,7 +493,7 @@ func (q *Queries) FindOpenings(ctx context.Context, arg FindOpeningsParams) ([]L
 }
 
 const findOrders = `-- name: FindOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly, batch_id, waits_until_height FROM lsp_orders
 WHERE (created_ms < $1 OR (created_ms = $1 AND id < $2))
   AND (CAST($3 AS BIGINT) = 0 OR client = $4)
   AND (CAST($5 AS BIGINT) = 0 OR NOT terminal)
@@ -462,6 +555,8 @@ func (q *Queries) FindOrders(ctx context.Context, arg FindOrdersParams) ([]LspOr
 			&i.UpdatedMs,
 			&i.HeldSlots,
 			&i.Openly,
+			&i.BatchID,
+			&i.WaitsUntilHeight,
 		); err != nil {
 			return nil, err
 		}
@@ -535,6 +630,43 @@ func (q *Queries) FindPayments(ctx context.Context, arg FindPaymentsParams) ([]L
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const finishedBatches = `-- name: FinishedBatches :many
+SELECT id FROM lsp_batches b
+WHERE b.terminal AND b.updated_ms < $1 AND b.id > $2
+  AND NOT EXISTS (SELECT 1 FROM lsp_openings o JOIN lsp_orders r ON r.id = o.payment_id WHERE o.batch_id = b.id)
+ORDER BY b.id LIMIT $3
+`
+
+type FinishedBatchesParams struct {
+	BeforeMs int64
+	AfterID  string
+	Most     int32
+}
+
+// Those that ended long ago, and of whose opens no story is kept.
+func (q *Queries) FinishedBatches(ctx context.Context, arg FinishedBatchesParams) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, finishedBatches, arg.BeforeMs, arg.AfterID, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
 	}
 	if err := rows.Close(); err != nil {
 		return nil, err
@@ -730,7 +862,7 @@ func (q *Queries) GetCollab(ctx context.Context, id string) (LspCollab, error) {
 }
 
 const getOpening = `-- name: GetOpening :one
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE id = $1
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE id = $1
 `
 
 func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error) {
@@ -755,12 +887,13 @@ func (q *Queries) GetOpening(ctx context.Context, id string) (LspOpening, error)
 		&i.Unpaid,
 		&i.Closed,
 		&i.Forgiven,
+		&i.BatchID,
 	)
 	return i, err
 }
 
 const getOrder = `-- name: GetOrder :one
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders WHERE id = $1
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly, batch_id, waits_until_height FROM lsp_orders WHERE id = $1
 `
 
 func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
@@ -789,6 +922,8 @@ func (q *Queries) GetOrder(ctx context.Context, id string) (LspOrder, error) {
 		&i.UpdatedMs,
 		&i.HeldSlots,
 		&i.Openly,
+		&i.BatchID,
+		&i.WaitsUntilHeight,
 	)
 	return i, err
 }
@@ -917,8 +1052,8 @@ func (q *Queries) InsertCollab(ctx context.Context, arg InsertCollabParams) erro
 
 const insertOpening = `-- name: InsertOpening :exec
 INSERT INTO lsp_openings (id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed,
-    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14)
+    state, reason, terminal, newcomer, unpaid, created_ms, updated_ms, batch_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, $8, $9, $10, $11, $12, $13, $14, $15)
 `
 
 type InsertOpeningParams struct {
@@ -936,6 +1071,7 @@ type InsertOpeningParams struct {
 	Unpaid      bool
 	CreatedMs   int64
 	UpdatedMs   int64
+	BatchID     string
 }
 
 func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) error {
@@ -954,6 +1090,7 @@ func (q *Queries) InsertOpening(ctx context.Context, arg InsertOpeningParams) er
 		arg.Unpaid,
 		arg.CreatedMs,
 		arg.UpdatedMs,
+		arg.BatchID,
 	)
 	return err
 }
@@ -1169,7 +1306,7 @@ func (q *Queries) MarkOpeningsPaid(ctx context.Context, paymentID string) (int64
 }
 
 const openOpenings = `-- name: OpenOpenings :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE NOT terminal ORDER BY id
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE NOT terminal ORDER BY id
 `
 
 func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
@@ -1200,6 +1337,7 @@ func (q *Queries) OpenOpenings(ctx context.Context) ([]LspOpening, error) {
 			&i.Unpaid,
 			&i.Closed,
 			&i.Forgiven,
+			&i.BatchID,
 		); err != nil {
 			return nil, err
 		}
@@ -1263,7 +1401,7 @@ func (q *Queries) OpenPayments(ctx context.Context) ([]LspPayment, error) {
 }
 
 const openingByOutpoint = `-- name: OpeningByOutpoint :one
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE outpoint = $1 ORDER BY created_ms DESC LIMIT 1
 `
 
 func (q *Queries) OpeningByOutpoint(ctx context.Context, outpoint string) (LspOpening, error) {
@@ -1288,6 +1426,7 @@ func (q *Queries) OpeningByOutpoint(ctx context.Context, outpoint string) (LspOp
 		&i.Unpaid,
 		&i.Closed,
 		&i.Forgiven,
+		&i.BatchID,
 	)
 	return i, err
 }
@@ -1326,6 +1465,53 @@ func (q *Queries) OpeningStates(ctx context.Context) ([]OpeningStatesRow, error)
 	return items, nil
 }
 
+const openingsOfBatch = `-- name: OpeningsOfBatch :many
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE batch_id = $1 ORDER BY created_ms, id
+`
+
+func (q *Queries) OpeningsOfBatch(ctx context.Context, batchID string) ([]LspOpening, error) {
+	rows, err := q.db.QueryContext(ctx, openingsOfBatch, batchID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspOpening
+	for rows.Next() {
+		var i LspOpening
+		if err := rows.Scan(
+			&i.ID,
+			&i.PaymentID,
+			&i.Client,
+			&i.CapacitySat,
+			&i.ChainFeeSat,
+			&i.Outpoint,
+			&i.ZeroConf,
+			&i.Paid,
+			&i.Confirmed,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+			&i.Newcomer,
+			&i.Unpaid,
+			&i.Closed,
+			&i.Forgiven,
+			&i.BatchID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const openingsOfKnownClient = `-- name: OpeningsOfKnownClient :execrows
 UPDATE lsp_openings SET newcomer = FALSE WHERE client = $1 AND newcomer
 `
@@ -1339,7 +1525,7 @@ func (q *Queries) OpeningsOfKnownClient(ctx context.Context, client []byte) (int
 }
 
 const openingsOfPayment = `-- name: OpeningsOfPayment :many
-SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven FROM lsp_openings WHERE payment_id = $1 ORDER BY created_ms, id
+SELECT id, payment_id, client, capacity_sat, chain_fee_sat, outpoint, zero_conf, paid, confirmed, state, reason, terminal, created_ms, updated_ms, newcomer, unpaid, closed, forgiven, batch_id FROM lsp_openings WHERE payment_id = $1 ORDER BY created_ms, id
 `
 
 func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]LspOpening, error) {
@@ -1370,6 +1556,7 @@ func (q *Queries) OpeningsOfPayment(ctx context.Context, paymentID string) ([]Ls
 			&i.Unpaid,
 			&i.Closed,
 			&i.Forgiven,
+			&i.BatchID,
 		); err != nil {
 			return nil, err
 		}
@@ -1671,6 +1858,42 @@ func (q *Queries) PromiseKeys(ctx context.Context) ([]LspPromiseKey, error) {
 	return items, nil
 }
 
+const putBatch = `-- name: PutBatch :exec
+INSERT INTO lsp_batches (id, state, reason, terminal, channels, funding_sat, fee_sat, txid, created_ms, updated_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, terminal = excluded.terminal,
+    channels = excluded.channels, funding_sat = excluded.funding_sat, fee_sat = excluded.fee_sat, txid = excluded.txid, updated_ms = excluded.updated_ms
+`
+
+type PutBatchParams struct {
+	ID         string
+	State      string
+	Reason     string
+	Terminal   bool
+	Channels   int64
+	FundingSat int64
+	FeeSat     int64
+	Txid       string
+	CreatedMs  int64
+	UpdatedMs  int64
+}
+
+func (q *Queries) PutBatch(ctx context.Context, arg PutBatchParams) error {
+	_, err := q.db.ExecContext(ctx, putBatch,
+		arg.ID,
+		arg.State,
+		arg.Reason,
+		arg.Terminal,
+		arg.Channels,
+		arg.FundingSat,
+		arg.FeeSat,
+		arg.Txid,
+		arg.CreatedMs,
+		arg.UpdatedMs,
+	)
+	return err
+}
+
 const putBookChannel = `-- name: PutBookChannel :exec
 INSERT INTO lsp_book_channels (outpoint, done, data) VALUES ($1, $2, $3)
 ON CONFLICT (outpoint) DO UPDATE SET done = excluded.done, data = excluded.data
@@ -1804,6 +2027,58 @@ type PutSettingParams struct {
 func (q *Queries) PutSetting(ctx context.Context, arg PutSettingParams) error {
 	_, err := q.db.ExecContext(ctx, putSetting, arg.Name, arg.Value, arg.UpdatedMs)
 	return err
+}
+
+const queuedOrders = `-- name: QueuedOrders :many
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly, batch_id, waits_until_height FROM lsp_orders WHERE state = 'queued' ORDER BY waits_until_height, id
+`
+
+func (q *Queries) QueuedOrders(ctx context.Context) ([]LspOrder, error) {
+	rows, err := q.db.QueryContext(ctx, queuedOrders)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LspOrder
+	for rows.Next() {
+		var i LspOrder
+		if err := rows.Scan(
+			&i.ID,
+			&i.Client,
+			&i.State,
+			&i.Reason,
+			&i.Terminal,
+			&i.Undecided,
+			&i.Funded,
+			&i.Newcomer,
+			&i.PaidBy,
+			&i.LspBalanceSat,
+			&i.ClientBalanceSat,
+			&i.FeeSat,
+			&i.Announce,
+			&i.HeldMsat,
+			&i.HeldSatBlocks,
+			&i.RiskSat,
+			&i.Outpoint,
+			&i.LeaseEndHeight,
+			&i.CreatedMs,
+			&i.UpdatedMs,
+			&i.HeldSlots,
+			&i.Openly,
+			&i.BatchID,
+			&i.WaitsUntilHeight,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const refundTxs = `-- name: RefundTxs :many
@@ -1999,7 +2274,7 @@ func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
 }
 
 const undecidedOrders = `-- name: UndecidedOrders :many
-SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly FROM lsp_orders WHERE undecided ORDER BY id
+SELECT id, client, state, reason, terminal, undecided, funded, newcomer, paid_by, lsp_balance_sat, client_balance_sat, fee_sat, announce, held_msat, held_sat_blocks, risk_sat, outpoint, lease_end_height, created_ms, updated_ms, held_slots, openly, batch_id, waits_until_height FROM lsp_orders WHERE undecided ORDER BY id
 `
 
 func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
@@ -2034,6 +2309,8 @@ func (q *Queries) UndecidedOrders(ctx context.Context) ([]LspOrder, error) {
 			&i.UpdatedMs,
 			&i.HeldSlots,
 			&i.Openly,
+			&i.BatchID,
+			&i.WaitsUntilHeight,
 		); err != nil {
 			return nil, err
 		}
@@ -2197,25 +2474,28 @@ func (q *Queries) UpdateOpening(ctx context.Context, arg UpdateOpeningParams) (i
 
 const updateOrder = `-- name: UpdateOrder :execrows
 UPDATE lsp_orders SET state = $2, reason = $3, terminal = $4, undecided = $5, paid_by = $6, fee_sat = $7, held_msat = $8,
-    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14
+    held_sat_blocks = $9, risk_sat = $10, outpoint = $11, lease_end_height = $12, updated_ms = $13, held_slots = $14,
+    batch_id = $15, waits_until_height = $16
 WHERE id = $1
 `
 
 type UpdateOrderParams struct {
-	ID             string
-	State          string
-	Reason         string
-	Terminal       bool
-	Undecided      bool
-	PaidBy         string
-	FeeSat         int64
-	HeldMsat       int64
-	HeldSatBlocks  int64
-	RiskSat        int64
-	Outpoint       string
-	LeaseEndHeight int64
-	UpdatedMs      int64
-	HeldSlots      string
+	ID               string
+	State            string
+	Reason           string
+	Terminal         bool
+	Undecided        bool
+	PaidBy           string
+	FeeSat           int64
+	HeldMsat         int64
+	HeldSatBlocks    int64
+	RiskSat          int64
+	Outpoint         string
+	LeaseEndHeight   int64
+	UpdatedMs        int64
+	HeldSlots        string
+	BatchID          string
+	WaitsUntilHeight int64
 }
 
 func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64, error) {
@@ -2234,6 +2514,8 @@ func (q *Queries) UpdateOrder(ctx context.Context, arg UpdateOrderParams) (int64
 		arg.LeaseEndHeight,
 		arg.UpdatedMs,
 		arg.HeldSlots,
+		arg.BatchID,
+		arg.WaitsUntilHeight,
 	)
 	if err != nil {
 		return 0, err

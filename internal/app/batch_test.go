@@ -1,0 +1,556 @@
+package app
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lightningnetwork/lnd/lnrpc"
+	"github.com/lightningnetwork/lnd/lnrpc/walletrpc"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
+	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/lsps1"
+	ordering "github.com/sluice-lsp/sluice/lsp/order"
+	"github.com/sluice-lsp/sluice/lsp/peerrpc/peerrpctest"
+)
+
+// crowd are clients of one gateway whose orders can wait.
+type crowd struct {
+	*buyer
+	guests []*guest
+	// payAgain: a payment that failed because the gateway's node was away is made again.
+	payAgain bool
+}
+
+// guest is one client with a node of its own.
+type guest struct {
+	name    string
+	node    *lndfake.Node
+	client  *lnd.Client
+	lsps    *peerrpctest.Client
+	before  int64
+	refusal atomic.Pointer[string]
+	// order is what it ordered, and paid is how the payer's payment for it goes.
+	order lsps1.Order
+	paid  <-chan *lnrpc.Payment
+}
+
+func newCrowd(t *testing.T, seed uint64, postgres bool, clients int, configure func(*Config)) *crowd {
+	t.Helper()
+	c := &crowd{buyer: newBuyerOn(t, seed, postgres, configure)}
+	c.wish.RequiredConfs, c.wish.ConfirmWithin = 1, 24
+	gateway, err := ln.ParsePubKey(c.gateway.PubKey())
+	require.NoError(t, err)
+	for i := range clients {
+		g := &guest{name: fmt.Sprintf("client-%d", i)}
+		g.node, err = c.w.AddNode(g.name, lndfake.NodeConfig{MaxPendingChannels: 2})
+		require.NoError(t, err)
+		c.conns[g.node], err = g.node.Dial()
+		require.NoError(t, err)
+		c.w.Connect(c.gateway, g.node)
+		g.before = c.w.Wealth(g.node).TotalMsat()
+		g.client = c.dial(g.node)
+		var acting sync.WaitGroup
+		acting.Go(func() {
+			for c.ctx.Err() == nil {
+				_ = g.client.RunAcceptor(c.ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
+					if words := g.refusal.Load(); words != nil {
+						return ln.AcceptVerdict{Refusal: *words}
+					}
+					return ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
+				})
+				c.pause(20 * time.Millisecond)
+			}
+		})
+		g.lsps = peerrpctest.New(g.client, gateway)
+		acting.Go(func() { g.lsps.Run(c.ctx) })
+		c.running.Go(func() {
+			acting.Wait()
+			_ = g.client.Close()
+		})
+		c.guests = append(c.guests, g)
+	}
+	return c
+}
+
+// ask makes a guest's call, however often sluiced dies meanwhile.
+func (c *crowd) ask(g *guest, method string, params any) lsps1.Order {
+	c.t.Helper()
+	var last error
+	for range 200 {
+		raw, err := g.lsps.Call(c.ctx, method, params)
+		if err == nil {
+			o, err := lsps1.ReadOrder(raw)
+			require.NoError(c.t, err, string(raw))
+			return o
+		}
+		last = err
+		c.pause(c.step)
+	}
+	c.t.Fatalf("%s: no answer: %v", g.name, last)
+	return lsps1.Order{}
+}
+
+// buy has a guest order, and its order paid over Lightning or on chain.
+func (c *crowd) buy(g *guest, onChain bool) {
+	c.t.Helper()
+	g.order = c.ask(g, lsps1.MethodCreateOrder, lsps1.CreateOrderRequest{Wish: c.wish, RefundAddress: c.refund})
+	if onChain {
+		c.payOnChain(g.order.Payment.OnChain.Address, ln.Sat(g.order.Payment.OnChain.TotalSat))
+		c.pause(c.step)
+		c.w.Mine(3)
+		return
+	}
+	g.paid = c.pay(g.order.Payment.Bolt11.Invoice)
+}
+
+func (c *crowd) await(g *guest, mine bool, state ordering.OrderState) {
+	c.t.Helper()
+	for i := range 600 {
+		g.order = c.ask(g, lsps1.MethodGetOrder, lsps1.GetOrderRequest{OrderID: g.order.OrderID})
+		if g.order.State == state {
+			return
+		}
+		if c.payAgain {
+			select {
+			case m := <-g.paid:
+				if m.Status == lnrpc.Payment_FAILED {
+					g.paid = c.pay(g.order.Payment.Bolt11.Invoice)
+					continue
+				}
+				// It was completed since the order was asked for.
+				known := make(chan *lnrpc.Payment, 1)
+				known <- m
+				g.paid = known
+			default:
+			}
+		}
+		c.pause(c.step)
+		if mine && i%10 == 9 {
+			c.w.Mine(1)
+		}
+	}
+	c.t.Fatalf("%s's order is not %s: %+v\n%s", g.name, state, g.order, c.story(g.order.OrderID))
+}
+
+// funded is the transaction that funds a guest's channel.
+func (g *guest) funded(t *testing.T) ln.TxID {
+	t.Helper()
+	require.NotNil(t, g.order.Channel, g.name)
+	op, err := ln.ParseOutpoint(g.order.Channel.Outpoint)
+	require.NoError(t, err)
+	return op.TxID
+}
+
+// shared says that these guests' channels have one funding transaction.
+func (c *crowd) shared(guests ...*guest) {
+	c.t.Helper()
+	for _, g := range guests {
+		require.Equal(c.t, guests[0].funded(c.t), g.funded(c.t), "%s\n%s", g.name, c.story(g.order.OrderID))
+	}
+}
+
+// rest waits until nothing moves any more, and holds it against what must be: every
+// guest of these has its one channel with its balance, to the satoshi, the books
+// balance, and no coin is kept.
+func (c *crowd) rest(served ...*guest) {
+	t := c.t
+	t.Helper()
+	c.w.OnRPC(nil)
+	var why string
+	for i := range 400 {
+		for _, n := range c.nodes() {
+			require.NoError(t, n.Start())
+		}
+		c.w.Connect(c.payer, c.gateway)
+		for _, g := range c.guests {
+			require.NoError(t, g.node.Start())
+			c.w.Connect(c.gateway, g.node)
+		}
+		if why = c.unsettled(served); why == "" {
+			break
+		}
+		c.pause(c.step)
+		if i%5 == 4 {
+			c.w.Mine(1)
+		}
+	}
+	require.Empty(t, why)
+	require.NoError(t, c.w.Err())
+	for _, g := range c.guests {
+		list, err := c.ln(g.node).ListChannels(c.ctx, &lnrpc.ListChannelsRequest{ActiveOnly: true})
+		require.NoError(t, err)
+		want := 0
+		for _, s := range served {
+			if s == g {
+				want = 1
+			}
+		}
+		require.Len(t, list.Channels, want, "%s\n%s", g.name, c.story(g.order.OrderID))
+		require.Equal(t, int64(want)*int64(c.wish.ClientBalanceSat)*1000, c.w.Wealth(g.node).TotalMsat()-g.before, g.name)
+		if g.paid == nil {
+			continue
+		}
+		status := lnrpc.Payment_FAILED
+		if want == 1 {
+			status = lnrpc.Payment_SUCCEEDED
+		}
+		require.Equal(t, status, c.outcome(g.paid).Status, "%s\n%s", g.name, c.story(g.order.OrderID))
+	}
+	c.balanced(served[0].order.OrderID)
+	own, err := c.ln(c.gateway).ListChannels(c.ctx, &lnrpc.ListChannelsRequest{PrivateOnly: true})
+	require.NoError(t, err)
+	require.Len(t, own.Channels, len(served), "the gateway has no other channels of theirs")
+	pending, err := c.ln(c.gateway).PendingChannels(c.ctx, &lnrpc.PendingChannelsRequest{})
+	require.NoError(t, err)
+	require.Empty(t, pending.PendingOpenChannels, "what was given up is forgotten")
+}
+
+// unsettled names something that is not at rest.
+func (c *crowd) unsettled(served []*guest) string {
+	if len(c.w.Mempool()) > 0 {
+		return "transactions are unconfirmed"
+	}
+	s := c.service.Load()
+	if s == nil {
+		return "sluiced is away"
+	}
+	opens, err := s.operator.ListOpenings(c.ctx, &lspv1.ListOpeningsRequest{OpenOnly: true})
+	if err != nil {
+		return err.Error()
+	}
+	for _, o := range opens.Openings {
+		return fmt.Sprintf("opening %s is %s (%s)", o.OpeningId, o.State, o.Reason)
+	}
+	for _, g := range served {
+		shown, err := s.orders.ShowOrder(c.ctx, &lspv1.ShowOrderRequest{OrderId: g.order.OrderID})
+		if err != nil {
+			return err.Error()
+		}
+		if shown.Order.LeaseEndHeight == 0 {
+			return fmt.Sprintf("%s's order is %s (%s)\n%s", g.name, shown.Order.State, shown.Order.Reason, c.story(g.order.OrderID))
+		}
+	}
+	leases, err := walletrpc.NewWalletKitClient(c.conns[c.gateway]).ListLeases(c.ctx, &walletrpc.ListLeasesRequest{})
+	if err != nil {
+		return err.Error()
+	}
+	// The coins that paid for a channel are the order's until it is buried.
+	for _, l := range leases.LockedUtxos {
+		return fmt.Sprintf("coin %s is leased", l.Outpoint)
+	}
+	return ""
+}
+
+func batchesOf(n int) func(*Config) {
+	return func(c *Config) { c.LSP.Orders.BatchOrders = n }
+}
+
+// As many orders as a batch takes, paid over Lightning and on chain: one transaction
+// funds all of their channels, and each order is what it would have been alone.
+func TestBatch(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := newCrowd(t, 21, false, 3, batchesOf(3))
+		for i, g := range c.guests {
+			c.buy(g, i == 1)
+			if i < 2 {
+				c.inState(g.order.OrderID, "queued")
+			}
+		}
+		for _, g := range c.guests {
+			c.await(g, false, ordering.WireCompleted)
+		}
+		require.Len(t, c.w.Mempool(), 1)
+		require.Len(t, c.w.Mempool()[0].TxOut, 4, "three channels and the change")
+		c.shared(c.guests...)
+		c.rest(c.guests...)
+	})
+}
+
+// An order that can wait is opened when its time has come, with those that wait as
+// well; alone if nobody does, or if the operator wants no batches any more.
+func TestBatchWaits(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := newCrowd(t, 22, false, 3, batchesOf(10))
+		first, second, third := c.guests[0], c.guests[1], c.guests[2]
+		c.buy(first, false)
+		c.inState(first.order.OrderID, "queued")
+		until := c.w.Height() + 12
+		c.w.Mine(4)
+		c.buy(second, false)
+		c.inState(second.order.OrderID, "queued")
+		for c.w.Height() < until-1 {
+			c.w.Mine(1)
+			c.pause(c.step)
+			c.inState(first.order.OrderID, "queued")
+			c.inState(second.order.OrderID, "queued")
+		}
+		c.w.Mine(1)
+		c.await(first, false, ordering.WireCompleted)
+		c.await(second, false, ordering.WireCompleted)
+		c.shared(first, second)
+
+		c.buy(third, false)
+		c.inState(third.order.OrderID, "queued")
+		for range 12 {
+			c.w.Mine(1)
+			c.pause(c.step)
+		}
+		c.await(third, false, ordering.WireCompleted)
+		require.NotEqual(t, first.funded(t), third.funded(t))
+		c.rest(c.guests...)
+	})
+	t.Run("turned off", func(t *testing.T) {
+		virtual(t, func(t *testing.T) {
+			var off atomic.Bool
+			c := newCrowd(t, 23, false, 2, func(cfg *Config) {
+				if !off.Load() {
+					cfg.LSP.Orders.BatchOrders = 10
+				}
+			})
+			for _, g := range c.guests {
+				c.buy(g, false)
+				c.inState(g.order.OrderID, "queued")
+			}
+			off.Store(true)
+			c.killProcess()
+			for _, g := range c.guests {
+				c.await(g, false, ordering.WireCompleted)
+			}
+			require.NotEqual(t, c.guests[0].funded(t), c.guests[1].funded(t))
+			c.rest(c.guests...)
+		})
+	})
+	t.Run("none of those who cannot wait", func(t *testing.T) {
+		for name, wish := range map[string]func(*ordering.Wish){
+			"zero-conf": func(w *ordering.Wish) { w.RequiredConfs = 0 },
+			"soon":      func(w *ordering.Wish) { w.ConfirmWithin = 12 },
+		} {
+			virtual(t, func(t *testing.T) {
+				c := newCrowd(t, 24, false, 1, batchesOf(10))
+				wish(&c.wish)
+				c.buy(c.guests[0], false)
+				c.await(c.guests[0], false, ordering.WireCompleted)
+				require.NotContains(t, c.story(c.guests[0].order.OrderID), "queued", name)
+			})
+		}
+	})
+}
+
+// One of three does not come into the transaction: the others are funded by one, at
+// once; its own order goes its way.
+func TestBatchWithoutOne(t *testing.T) {
+	for name, day := range map[string]struct {
+		// bad is done to the gateway's world before the third order completes the batch.
+		bad func(c *crowd, g *guest)
+		// refunded: its money goes back; otherwise it has its channel in the end.
+		refunded bool
+		// spoils: its peer had the transaction already, so that one more is made.
+		spoils bool
+	}{
+		"it refuses": {refunded: true, bad: func(_ *crowd, g *guest) {
+			words := "not today"
+			g.refusal.Store(&words)
+		}},
+		"it is away": {bad: func(c *crowd, g *guest) { c.w.Disconnect(c.gateway, g.node) }},
+		"it goes when it is asked": {bad: func(c *crowd, g *guest) {
+			c.onCall(lndfake.AfterCall, "/lnrpc.Lightning/OpenChannel", func() { c.w.Disconnect(c.gateway, g.node) })
+		}},
+		"it goes when coins are chosen": {bad: func(c *crowd, g *guest) {
+			c.onCall(lndfake.BeforeCall, "/walletrpc.WalletKit/LeaseOutput", func() { c.w.Disconnect(c.gateway, g.node) })
+		}},
+		"it goes when it has the transaction": {spoils: true, bad: func(c *crowd, g *guest) {
+			c.onCall(lndfake.AfterCall, "/lnrpc.Lightning/FundingStateStep", func() { c.w.Disconnect(c.gateway, g.node) })
+		}},
+		"it goes when the wallet signs": {bad: func(c *crowd, g *guest) {
+			c.onCall(lndfake.BeforeCall, "/walletrpc.WalletKit/FinalizePsbt", func() { c.w.Disconnect(c.gateway, g.node) })
+		}},
+		"its order is withdrawn before": {refunded: true, bad: func(c *crowd, g *guest) { c.withdraw(g) }},
+		"its order is withdrawn while it is negotiated": {refunded: true, bad: func(c *crowd, g *guest) {
+			c.onCall(lndfake.AfterCall, "/lnrpc.Lightning/OpenChannel", func() { c.running.Go(func() { c.withdraw(g) }) })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				c := newCrowd(t, 25, false, 4, batchesOf(3))
+				// The odd one is the first to be asked for its signature.
+				odd, others := c.guests[0], c.guests[1:3]
+				c.buy(odd, false)
+				c.inState(odd.order.OrderID, "queued")
+				c.buy(others[0], false)
+				c.inState(others[0].order.OrderID, "queued")
+				day.bad(c, odd)
+				c.buy(others[1], false)
+				// Who is away does not complete the batch: a fourth order does.
+				served := others
+				if name == "it is away" || name == "its order is withdrawn before" {
+					c.buy(c.guests[3], false)
+					served = c.guests[1:]
+				}
+				for _, g := range served {
+					c.await(g, day.spoils, ordering.WireCompleted)
+				}
+				c.shared(served...)
+				if day.refunded {
+					c.await(odd, false, ordering.WireFailed)
+				} else {
+					c.pause(3 * time.Second)
+					c.w.Connect(c.gateway, odd.node)
+					c.await(odd, true, ordering.WireCompleted)
+					served = append([]*guest{odd}, served...)
+				}
+				c.rest(served...)
+			})
+		})
+	}
+}
+
+// onCall does something once, at the first call of this kind that the gateway's node
+// is asked from then on.
+func (c *crowd) onCall(phase lndfake.Phase, method string, do func()) {
+	var done atomic.Bool
+	c.w.OnRPC(func(call lndfake.Call) lndfake.Verdict {
+		if call.Node == c.gateway.Name() && call.Method == method && call.Phase == phase && done.CompareAndSwap(false, true) {
+			do()
+		}
+		return lndfake.Pass
+	})
+}
+
+func (c *crowd) withdraw(g *guest) {
+	for range 100 {
+		if s := c.service.Load(); s != nil {
+			if _, err := s.orders.WithdrawOrder(c.ctx, &lspv1.WithdrawOrderRequest{OrderId: g.order.OrderID, Reason: "enough"}); err == nil {
+				return
+			}
+		}
+		c.pause(c.step)
+	}
+}
+
+// batchCrashRun plays a batch of three with sluiced dying at a commit, and gives the
+// number of commits from the order that completes it to the end.
+func batchCrashRun(t *testing.T, postgres bool, n int64, p storetest.Point) int64 {
+	c := newCrowd(t, 26, postgres, 3, batchesOf(3))
+	for _, g := range c.guests[:2] {
+		c.buy(g, g == c.guests[1])
+		c.inState(g.order.OrderID, "queued")
+	}
+	began := c.faults.Commits()
+	if n > 0 {
+		c.crashAt(n, p)
+	}
+	c.buy(c.guests[2], false)
+	for _, g := range c.guests {
+		c.await(g, true, ordering.WireCompleted)
+	}
+	commits := c.faults.Commits() - began
+	c.calm()
+	c.rest(c.guests...)
+	return commits
+}
+
+// kill -9 before and after each commit of a batch: each order has its one channel, and
+// no coin is spent twice or kept.
+func TestBatchCrashAtEveryCommit(t *testing.T) {
+	var commits int64
+	virtual(t, func(t *testing.T) { commits = batchCrashRun(t, false, 0, 0) })
+	require.Greater(t, commits, int64(20))
+	for n := int64(1); n <= commits; n++ {
+		points := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}
+		if runs(0) == 0 {
+			side := (uint64(n) + seed(t)) % 2 //nolint:gosec // a count
+			points = points[side : side+1]
+		}
+		for _, point := range points {
+			t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
+				virtual(t, func(t *testing.T) { batchCrashRun(t, false, n, point) })
+			})
+		}
+	}
+}
+
+// The same on PostgreSQL, at some of the commits.
+func TestBatchOnPostgres(t *testing.T) {
+	commits := batchCrashRun(t, true, 0, 0)
+	require.Greater(t, commits, int64(20))
+	most := min(int64(runs(2)), commits) //nolint:gosec // a count
+	for i := range most {
+		n := 1 + (i*commits/most+int64(seed(t)))%commits                                                //nolint:gosec // a seed
+		point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
+		t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { batchCrashRun(t, true, n, point) })
+	}
+}
+
+// batchNodeRun plays a batch with a blow to the gateway's node at the n-th of its calls
+// from the order that completes the batch on, 0 none, and counts the calls.
+func batchNodeRun(t *testing.T, n int, b blow) int {
+	c := newCrowd(t, 27, false, 3, batchesOf(3))
+	c.payAgain = true
+	for _, g := range c.guests[:2] {
+		c.buy(g, false)
+		c.inState(g.order.OrderID, "queued")
+	}
+	var mu sync.Mutex
+	calls, struck := 0, false
+	c.w.OnRPC(func(call lndfake.Call) lndfake.Verdict {
+		if call.Node != c.gateway.Name() {
+			return lndfake.Pass
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		after := call.Phase == lndfake.AfterCall
+		if !after {
+			calls++
+		}
+		if n == 0 || struck || calls != n || after != (b != killBefore) && (call.Phase == lndfake.BeforeCall || after) {
+			return lndfake.Pass
+		}
+		struck = true
+		if b == loseAnswer {
+			return lndfake.Lose
+		}
+		c.gateway.Kill()
+		c.running.Go(func() {
+			c.pause(700 * time.Millisecond)
+			_ = c.gateway.Start()
+		})
+		return lndfake.Pass
+	})
+	c.buy(c.guests[2], false)
+	for i, g := range c.guests {
+		c.await(g, i > 0 || n > 0, ordering.WireCompleted)
+	}
+	mu.Lock()
+	total := calls
+	mu.Unlock()
+	c.rest(c.guests...)
+	return total
+}
+
+// The gateway's lnd dies, or its answer is lost, at each call of a batch: each order has
+// its one channel.
+func TestBatchNodeDiesAtEveryCall(t *testing.T) {
+	calls := 0
+	virtual(t, func(t *testing.T) { calls = batchNodeRun(t, 0, 0) })
+	require.Greater(t, calls, 20)
+	rng := rand.New(rand.NewPCG(seed(t), 1))
+	for n := 1; n <= calls; n++ {
+		for b := range blows {
+			if runs(0) == 0 && rng.IntN(3*calls) >= 30 {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s-%d", b, n), func(t *testing.T) {
+				virtual(t, func(t *testing.T) { batchNodeRun(t, n, b) })
+			})
+		}
+	}
+}
