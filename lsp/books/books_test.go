@@ -62,7 +62,10 @@ func world(t require.TestingT) (map[ln.Outpoint]*books.Channel, ln.TxID) {
 
 func TestBook(t *testing.T) {
 	channels, closeTx := world(t)
-	known := books.NewKnown(channels, nil, map[ln.Outpoint]bool{at(9, 0): true})
+	known := books.NewKnown(channels, nil, map[ln.Outpoint]bool{at(9, 0): true, at(10, 1): true, at(10, 2): true})
+	for _, i := range []uint32{1, 2} {
+		channels[at(10, i)] = &books.Channel{Outpoint: at(10, i), Initiator: true, CapacitySat: 70_000, Phase: books.Pending}
+	}
 	channels[at(9, 0)] = &books.Channel{Outpoint: at(9, 0), Initiator: true, CapacitySat: 70_000, Phase: books.Open}
 	ours := func(op ln.Outpoint) ln.WalletInput { return ln.WalletInput{Outpoint: op, Ours: true} }
 	for name, c := range map[string]struct {
@@ -83,6 +86,13 @@ func TestBook(t *testing.T) {
 		"an open that a machine has booked": {
 			tx:   ln.WalletTx{TxID: txid(9), AmountSat: -70_500, FeeSat: 500, Inputs: []ln.WalletInput{ours(at(5, 1))}, Outputs: []ln.WalletOutput{{ValueSat: 70_000}}},
 			want: map[string]int64{books.OnChain: -70_500_000, books.FundingAccount(at(9, 0)): 70_500_000},
+		},
+		"a batch of opens that machines have booked": {
+			tx: ln.WalletTx{
+				TxID: txid(10), AmountSat: -140_700, FeeSat: 700, Inputs: []ln.WalletInput{ours(at(5, 1))},
+				Outputs: []ln.WalletOutput{{ValueSat: 900, Ours: true}, {ValueSat: 70_000}, {ValueSat: 70_000}},
+			},
+			want: map[string]int64{books.OnChain: -140_700_000, books.FundingAccount(at(10, 1)): 140_700_000},
 		},
 		"a payment to us": {
 			tx:   ln.WalletTx{TxID: txid(3), AmountSat: 7_000, Inputs: []ln.WalletInput{{Outpoint: at(8, 0)}}, Outputs: []ln.WalletOutput{{ValueSat: 7_000, Ours: true}}},
