@@ -132,7 +132,8 @@ func TestWhatCannotGoBackCounts(t *testing.T) {
 	stranger.Key.ChanID, stranger.OutgoingSCID = 8, 1
 	before := b.usage(key(2))
 	b.e.takeInOrder([]HtlcEvent{
-		{Kind: HtlcOffered, Htlc: htlc}, {Kind: HtlcOffered, Paying: true, Htlc: htlc},
+		{Kind: HtlcOffered, Htlc: htlc},
+		{Kind: HtlcOffered, Paying: true, Htlc: htlc},
 		{Kind: HtlcOffered, Paying: true, Htlc: stranger},
 	})
 	now := b.usage(key(2))
