@@ -188,6 +188,10 @@ func (e *Engine) openOrdered(ctx context.Context, f order.OpenChannel) ([]order.
 	if bump > 0 {
 		// In time for the confirmation that was ordered.
 		bump = min(bump, max(1, uint32(f.Wish.ConfirmWithin)/2))
+		if e.cfg.batchWait(f.Wish) > 0 {
+			// It may have waited, and has twice this time left.
+			bump = min(bump, uint32(max(e.cfg.Fees.TargetBlocks, 1))) //nolint:gosec // a small number of blocks
+		}
 	}
 	refused, err := e.beginOpening(ctx, machineOrder, f.OrderID, f.OpeningID, openingWish{
 		client: f.Client, feeMsat: fee, zeroConf: f.Wish.RequiredConfs == 0, confs: max(uint32(f.Wish.RequiredConfs), 1),

@@ -121,6 +121,12 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 			return sel, err
 		}
 	}
+	// On one transaction of several channels all of them hang.
+	for n := 2; r.Channels > 1 && n <= min(len(buried), s.maxInputs()); n++ {
+		if sel, ok, err := s.try(buried[:n]); err != nil || ok {
+			return sel, err
+		}
+	}
 	for _, set := range [][]ln.Coin{confirmed, append(slices.Clone(confirmed), young...)} {
 		for i := len(set) - 1; i >= 0; i-- {
 			if sel, ok, err := s.try(set[i : i+1]); err != nil || ok {

@@ -246,6 +246,24 @@ func TestSharedFunding(t *testing.T) {
 	})
 }
 
+// Several channels hang on one transaction: coins that no reorg is expected to undo are
+// taken for it, if it takes two of them, before one that may go.
+func TestSharedFundingPrefersBuried(t *testing.T) {
+	r := Request{FundingSat: 300_000, Channels: 2, FeeRate: 253, ChangeScript: script(p2tr, 200), BuriedConfs: 6}
+	coins := []ln.Coin{coin(1, 500_000, 1, p2tr), coin(2, 200_000, 6, p2tr), coin(3, 200_000, 9, p2tr)}
+	sel, err := Select(coins, r)
+	require.NoError(t, err)
+	require.Len(t, sel.Inputs, 2)
+	r.FundingSat = 450_000
+	sel, err = Select(coins, r)
+	require.NoError(t, err)
+	require.Len(t, sel.Inputs, 1)
+	r.FundingSat, r.Channels = 300_000, 1
+	sel, err = Select(coins, r)
+	require.NoError(t, err)
+	require.Len(t, sel.Inputs, 1, "one channel's takes as few as it can")
+}
+
 func TestRatePolicy(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := RatePolicy{Floor: 300, Ceiling: 10_000, MaxAge: time.Minute}
