@@ -242,6 +242,13 @@ func (m *machine) backUpAndNote(ctx context.Context, stick string) {
 	m.waitStatus(ctx, "everybody to be back", func(b backedUp) bool { return b.Good == 3 && len(b.Alarms) == 0 })
 	m.cli(ctx, "backup", "now")
 	m.waitStatus(ctx, "all to have it", func(b backedUp) bool { return b.Good == 3 })
+	m.noted(ctx, stick)
+}
+
+// noted waits until the stick has what there is to be noted: without it a new machine
+// knows no names but that of the channels.
+func (m *machine) noted(ctx context.Context, stick string) {
+	m.t.Helper()
 	var newest string
 	quiet := time.Now()
 	require.NoError(m.t, devnet.WaitFor(ctx, "the receipts to be noted", func(context.Context) (bool, error) {
