@@ -40,7 +40,7 @@ func (e *Engine) isDeciding(key ln.CircuitKey) bool {
 // resume hands parts on together, unless lnd would fail them, or some of them cannot go.
 func (e *Engine) resume(ctx context.Context, f hold.Resume) ([]hold.Event, error) {
 	e.mu.Lock()
-	online, ready := e.online(f.Client), e.ready(f.Keys)
+	online, ready := e.activeFor(f.Client, prepareAfter), e.ready(f.Keys, prepareAfter)
 	e.mu.Unlock()
 	var early hold.Event
 	switch {
@@ -61,6 +61,8 @@ func (e *Engine) resume(ctx context.Context, f hold.Resume) ([]hold.Event, error
 		return e.answer(f.Keys, e.recorded(f.Keys, true)), nil
 	case errors.Is(err, errAway):
 		return e.answer(f.Keys, []hold.Event{hold.WalletGone{Moment: e.moment(), Keys: f.Keys}}), nil
+	case errors.Is(err, errNotYet):
+		return e.answer(f.Keys, []hold.Event{hold.NotYet{Moment: e.moment(), Keys: f.Keys}}), nil
 	case errors.As(err, &otherwise) && !otherwise.Resumed:
 		return e.answer(f.Keys, []hold.Event{hold.Unresumable{Moment: e.moment(), Keys: f.Keys, Key: otherwise.Key}}), nil
 	case errors.Is(err, ErrDecided), errors.Is(err, ErrUnknown):

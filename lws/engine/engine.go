@@ -260,9 +260,9 @@ func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.Sta
 		}
 		e.remember(t.ID, t.To)
 		_, asked := t.From.(hold.Resuming)
-		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment)) {
+		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment), settleFor) {
 			// Who was missed came while that was being stored.
-			e.wg.Go(func() { e.arrived(h.Client) })
+			e.wg.Go(func() { e.arrived(h.Client, settleFor) })
 		}
 	})
 	return nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,15 @@ type away struct {
 	hooks *store.Hooks
 	// otherwise is how an HTLC was decided by somebody else.
 	otherwise map[ln.CircuitKey]error
+	// clock is what has passed on the engine's clock, where a test moves it by itself.
+	clock *atomic.Int64
+}
+
+func (a *away) now() time.Time {
+	if a.clock == nil {
+		return time.Now()
+	}
+	return time.Unix(1_800_000_000, a.clock.Load())
 }
 
 func (a *away) ListChannels(context.Context) ([]ln.Channel, error) {
@@ -189,7 +199,7 @@ func (a *away) start(t *testing.T) *Engine {
 	require.NoError(t, err)
 	require.NoError(t, fsm.Migrate(ctx, db))
 	e, err := New(Options{
-		Node: a, Holds: a, Wishes: a, DB: db, MarginBlocks: 10, Now: time.Now, Random: rand.Reader, MaxWallets: 10,
+		Node: a, Holds: a, Wishes: a, DB: db, MarginBlocks: 10, Now: a.now, Random: rand.Reader, MaxWallets: 10,
 		Limits: lws.Limits{
 			HoldFor: time.Hour, Htlcs: 100, AllHtlcs: 100, Sat: 1_000_000, AllSat: 1_000_000, SatBlocks: 1 << 40, AllSatBlocks: 1 << 40,
 			IncomingHtlcs: 100, MinHold: time.Hour, MinFinal: 18, MaxFinal: 2016,
@@ -266,6 +276,33 @@ func TestHandedOnInOneMoment(t *testing.T) {
 	a.waits(t, e, 0, "held")
 	require.Len(t, a.calls(), 1)
 	require.Len(t, a.calls()[0], 5)
+}
+
+// What waits is made ready while the wallet's channel has been active for a moment only, and
+// goes once the channel counts. If the channel goes before, it waits for the next time.
+func TestReadyBeforeTheChannelCounts(t *testing.T) {
+	a := withChannels(1_000_000)
+	a.clock = &atomic.Int64{}
+	e := a.start(t)
+	for n := range 3 {
+		a.offer(n, 1_000_000, 5)
+	}
+	a.waits(t, e, 3, "held")
+	a.set(1, true)
+	a.clock.Add(int64(prepareAfter))
+	a.waits(t, e, 3, "resuming")
+	a.set(1, false)
+	a.waits(t, e, 3, "held")
+	require.Empty(t, a.calls(), "the channel was active for a moment only")
+
+	a.set(1, true)
+	a.clock.Add(int64(prepareAfter))
+	a.waits(t, e, 3, "resuming")
+	require.Empty(t, a.calls(), "the channel does not count yet")
+	a.clock.Add(int64(settleFor - prepareAfter))
+	a.waits(t, e, 0, "held")
+	require.Len(t, a.calls(), 1)
+	require.Len(t, a.calls()[0], 3)
 }
 
 // One of its channels that stays away keeps the payments that name it only for a while.

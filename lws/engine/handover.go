@@ -47,7 +47,7 @@ func (e *Engine) handOver(ctx context.Context, client ln.PubKey, keys []ln.Circu
 	complete := g.expected == 0
 	e.mu.Unlock()
 	if complete {
-		e.flush(client, g)
+		e.flush(client, g, false)
 	}
 	select {
 	case err := <-ask.done:
@@ -68,14 +68,27 @@ func (e *Engine) expectFewer(client ln.PubKey, fewer int) {
 	}
 	e.mu.Unlock()
 	if complete {
-		e.flush(client, g)
+		e.flush(client, g, false)
 	}
 }
 
-// flush hands on what has gathered, in as few moments as the wallet's channels allow.
-func (e *Engine) flush(client ln.PubKey, g *handover) {
+// flush hands on what has gathered, in as few moments as the wallet's channels allow, once
+// they count. Others may have come while that was waited for: the last of them hands on all,
+// unless it is late already.
+func (e *Engine) flush(client ln.PubKey, g *handover, late bool) {
+	e.awaitSettled(client)
 	e.mu.Lock()
-	asks := g.asks
+	if g.expected > 0 && !late {
+		e.mu.Unlock()
+		return
+	}
+	asks := slices.DeleteFunc(g.asks, func(a handedOver) bool {
+		unready := !e.ready(a.keys, settleFor)
+		if unready {
+			a.done <- errNotYet
+		}
+		return unready
+	})
 	g.asks = nil
 	if e.handing[client] == g {
 		delete(e.handing, client)
@@ -101,8 +114,34 @@ func (e *Engine) flush(client ln.PubKey, g *handover) {
 	}
 }
 
-// errAway: the wallet went before its turn came.
-var errAway = errors.New("the wallet has gone again")
+var (
+	// errAway: the wallet went before its turn came.
+	errAway = errors.New("the wallet has gone again")
+	// errNotYet: a channel was active for too short.
+	errNotYet = errors.New("its channel was active for a moment only")
+)
+
+// awaitSettled waits until all channels of a wallet that are active count, if they stay so.
+func (e *Engine) awaitSettled(client ln.PubKey) {
+	for waited := time.Duration(0); waited < patience && e.ctx.Err() == nil; {
+		e.mu.Lock()
+		var wait time.Duration
+		now := e.opt.Now()
+		for _, c := range e.channels {
+			if c.Peer == client && c.Active {
+				wait = max(wait, settleFor-now.Sub(c.since))
+			}
+		}
+		e.mu.Unlock()
+		if wait <= 0 {
+			return
+		}
+		// Whatever the clock says.
+		wait = min(wait, settleFor)
+		e.pause(wait)
+		waited += wait
+	}
+}
 
 // decideTogether is one decision. If some of it was decided otherwise, each payment is for
 // itself.

@@ -22,6 +22,9 @@ const (
 	// starts, both sides dial, one connection takes the place of the other, and what is
 	// resumed in between fails (seen: lives of 110 ms).
 	settleFor = 300 * time.Millisecond
+	// prepareAfter is how long it must have been active until what waits is made ready to
+	// be handed on once it counts: by then the connection that is replaced is gone.
+	prepareAfter = 120 * time.Millisecond
 	// patience is how long the channel that an onion names is waited for while another of
 	// the wallet's is active.
 	patience = 5 * time.Second
@@ -75,40 +78,45 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 			e.expect(c.Peer)
 		}
 		for _, client := range waiting {
-			e.arrived(client)
+			e.arrived(client, settleFor)
 		}
 		return
 	}
 	wake(e.reclaim)
 }
 
-// expect looks at a wallet again once its channel counts, if it still is active then, and
-// once more when no other of its channels is waited for.
+// expect makes what waits for a wallet ready a moment after its channel became active,
+// looks again once the channel counts, and once more when no other of its channels is waited
+// for.
 func (e *Engine) expect(client ln.PubKey) {
 	if e.ctx.Err() != nil {
 		return
 	}
 	e.wg.Go(func() {
-		for _, wait := range []time.Duration{settleFor, patience - settleFor} {
-			e.pause(wait)
+		var waited time.Duration
+		for _, after := range []time.Duration{prepareAfter, settleFor, patience} {
+			e.pause(after - waited)
+			waited = after
+			atLeast := min(after, settleFor)
 			e.mu.Lock()
-			online := e.online(client)
+			online := e.activeFor(client, atLeast)
 			e.mu.Unlock()
 			if !online {
 				return
 			}
-			e.arrived(client)
+			e.arrived(client, atLeast)
 			wake(e.reclaim)
 		}
 	})
 }
 
-// arrived hands on what waits for a wallet, as far as lnd would not fail it.
-func (e *Engine) arrived(client ln.PubKey) {
+// arrived hands on what waits for a wallet, as far as lnd would not fail it. It is made
+// ready once its channels have been active for so long, and goes when they count.
+func (e *Engine) arrived(client ln.PubKey, atLeast time.Duration) {
 	e.mu.Lock()
 	var ids []string
 	for id, p := range e.live {
-		if p.Client == client && !e.decided[id] && e.ready(keysOf(p)) {
+		if p.Client == client && !e.decided[id] && e.ready(keysOf(p), atLeast) {
 			ids = append(ids, id)
 		}
 	}
@@ -128,7 +136,7 @@ func (e *Engine) arrived(client ln.PubKey) {
 	e.expectFewer(client, len(ids)-taken)
 	e.wg.Go(func() {
 		e.pause(gatherFor)
-		e.flush(client, g)
+		e.flush(client, g, true)
 	})
 }
 
@@ -149,8 +157,9 @@ func (e *Engine) named(name ln.SCID) (channel, bool) {
 // ready: lnd would not fail these parts if they were resumed now. It fails what came over a
 // channel that is not active, so they wait for their payers as well. And it looks for the
 // channel that an onion names before it takes any other of the wallet's: they come back one
-// after the other. One that does not is not waited for long (under mu).
-func (e *Engine) ready(keys []ln.CircuitKey) bool {
+// after the other. One that does not is not waited for long. The channel must have been active
+// for so long (under mu).
+func (e *Engine) ready(keys []ln.CircuitKey, atLeast time.Duration) bool {
 	now := e.opt.Now()
 	for _, key := range keys {
 		if c, known := e.named(key.ChanID); !known || !c.Active {
@@ -162,7 +171,7 @@ func (e *Engine) ready(keys []ln.CircuitKey) bool {
 				continue
 			}
 			c, known := e.named(part.Over)
-			if there := known && c.Active && now.Sub(c.since) >= settleFor; !there && !e.activeFor(p.Client, patience) {
+			if there := known && c.Active && now.Sub(c.since) >= atLeast; !there && !e.activeFor(p.Client, patience) {
 				return false
 			}
 		}
@@ -284,7 +293,7 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 	}
 	wake(e.reclaim)
 	for _, client := range arrived {
-		e.arrived(client)
+		e.arrived(client, settleFor)
 	}
 	for _, client := range expect {
 		e.expect(client)
