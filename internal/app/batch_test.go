@@ -599,3 +599,74 @@ func TestBatchOlderCopyPutBack(t *testing.T) {
 		})
 	}
 }
+
+// A peer that has the transaction and keeps its signature back is waited for as long as
+// a peer may take, and no longer: the others have one without it, and it has its own.
+func TestBatchStalls(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := newCrowd(t, 29, false, 3, batchesOf(3))
+		kept := make(chan struct{})
+		letGo := sync.OnceFunc(func() { close(kept) })
+		defer letGo()
+		var stalled atomic.Bool
+		c.w.OnRPC(func(call lndfake.Call) lndfake.Verdict {
+			update, ok := call.Message.(*lnrpc.OpenStatusUpdate)
+			if call.Node == c.gateway.Name() && call.Phase == lndfake.StreamSend && ok && update.GetChanPending() != nil && stalled.CompareAndSwap(false, true) {
+				<-kept
+			}
+			return lndfake.Pass
+		})
+		for _, g := range c.guests {
+			c.buy(g, false)
+		}
+		began := time.Now()
+		txs := make(map[ln.TxID]int)
+		for _, g := range c.guests {
+			c.await(g, true, ordering.WireCompleted)
+			txs[g.funded(t)]++
+		}
+		require.True(t, stalled.Load())
+		require.Less(t, time.Since(began), time.Minute)
+		letGo()
+		require.Len(t, txs, 2, "two share one, and the third has its own")
+		c.rest(c.guests...)
+	})
+}
+
+// A transaction of several channels that lags is hurried by one child of its change, as
+// every other; a reorg takes it out of the chain and puts it back.
+func TestBatchIsHurried(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c := newCrowd(t, 30, false, 3, batchesOf(3))
+		for _, g := range c.guests {
+			c.buy(g, false)
+		}
+		for _, g := range c.guests {
+			c.await(g, false, ordering.WireCompleted)
+		}
+		c.shared(c.guests...)
+		c.w.SetFeeRate(8_000)
+		for range 10 {
+			c.w.MineEmpty()
+			c.pause(time.Minute)
+		}
+		pool := c.w.Mempool()
+		require.Len(t, pool, 2, "the transaction and its child")
+		var paid int64
+		for _, tx := range pool {
+			for _, in := range tx.TxIn {
+				for _, parent := range pool {
+					if parent.TxHash() == in.PreviousOutPoint.Hash {
+						paid += parent.TxOut[in.PreviousOutPoint.Index].Value - tx.TxOut[0].Value
+					}
+				}
+			}
+		}
+		require.Greater(t, paid, int64(8*1_000), "the child pays for both")
+		c.w.Mine(2)
+		c.pause(c.step)
+		c.w.Reorg(2, true)
+		c.pause(c.step)
+		c.rest(c.guests...)
+	})
+}
