@@ -27,6 +27,7 @@ type orderNewCmd struct {
 	Lsp      string    `placeholder:"NAME" help:"The LSP, where there are several."`
 	Balance  amountArg `placeholder:"AMOUNT" help:"What you have in the channel from the start: you pay for it beside the fee."`
 	Confs    *uint32   `placeholder:"N" help:"Confirmations before the channel is used (default: none if you trust the LSP with that and it sells such, else 3)."`
+	Within   uint32    `placeholder:"BLOCKS" help:"Within how many blocks the funding shall confirm (default: six, or the LSP's fewest). With time, and confirmations, the LSP may open the channel together with others': the payment is held meanwhile."`
 	Lease    uint32    `placeholder:"BLOCKS" help:"How long the channel stays at least (default: three months, or the LSP's most)."`
 	Announce bool      `help:"An announced channel."`
 	Token    string    `help:"A token of the LSP's, such as a coupon."`
@@ -56,7 +57,7 @@ func (c *orderNewCmd) Run(w *world, g *Globals) error {
 	}
 	return g.wallet(w.ctx, func(ctx context.Context, wallet agentv1.WalletClient) error {
 		r, err := wallet.CreateOrder(ctx, &agentv1.CreateOrderRequest{
-			Lsp: c.Lsp, LspBalanceSat: amount, ClientBalanceSat: balance, Confirmations: c.Confs, LeaseBlocks: c.Lease,
+			Lsp: c.Lsp, LspBalanceSat: amount, ClientBalanceSat: balance, Confirmations: c.Confs, LeaseBlocks: c.Lease, ConfirmsWithinBlocks: c.Within,
 			Announce: c.Announce, Token: c.Token, RefundAddress: c.Refund, MaxFeeSat: uint64(ln.Msat(c.MaxFee).ToSatFloor()),
 		})
 		if err != nil {

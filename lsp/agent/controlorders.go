@@ -26,7 +26,7 @@ func (c *control) CreateOrder(ctx context.Context, r *agentv1.CreateOrderRequest
 	o, err := c.agent.Order(ctx, OrderRequest{
 		LSP: r.GetLsp(), LspBalanceSat: ln.Sat(r.GetLspBalanceSat()), ClientBalanceSat: ln.Sat(r.GetClientBalanceSat()),
 		Confirmations: confs, LeaseBlocks: r.GetLeaseBlocks(), Announce: r.GetAnnounce(), Token: r.GetToken(),
-		RefundAddress: r.GetRefundAddress(), MaxFeeSat: ln.Sat(r.GetMaxFeeSat()),
+		RefundAddress: r.GetRefundAddress(), MaxFeeSat: ln.Sat(r.GetMaxFeeSat()), ConfirmWithin: r.GetConfirmsWithinBlocks(),
 	})
 	if err != nil {
 		return nil, err

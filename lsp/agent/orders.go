@@ -40,6 +40,9 @@ type OrderRequest struct {
 	// trusted with that and sells such, else as few as it sells and
 	// DefaultConfirmations at least.
 	Confirmations int
+	// ConfirmWithin is within how many blocks the funding shall confirm; 0 means
+	// sixBlocks, or the LSP's fewest. With time it may share a transaction with others.
+	ConfirmWithin uint32
 	// LeaseBlocks is how long the channel stays; 0 means three months, or what the
 	// LSP has at most.
 	LeaseBlocks uint32
@@ -167,6 +170,9 @@ func (r OrderRequest) ask(l LSP, options lsps1.Options, policy Policy) (lsps1.Cr
 	w := order.Wish{
 		LspBalanceSat: r.LspBalanceSat, ClientBalanceSat: r.ClientBalanceSat, Token: r.Token, Announce: r.Announce,
 		ConfirmWithin: max(options.MinConfirmWithin, sixBlocks), ExpiryBlocks: r.LeaseBlocks,
+	}
+	if r.ConfirmWithin > 0 {
+		w.ConfirmWithin = uint16(min(r.ConfirmWithin, 1<<16-1)) //nolint:gosec // bounded just here
 	}
 	if w.ExpiryBlocks == 0 {
 		w.ExpiryBlocks = min(ThreeMonths, options.MaxExpiryBlocks)

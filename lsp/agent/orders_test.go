@@ -174,6 +174,25 @@ func newFakeLSPS(w *wallet) *fakeLSPS {
 	return &fakeLSPS{w: w, fees: map[ln.PubKey]ln.Sat{}, menus: map[ln.PubKey][]lsp.OpeningFeeParams{}, orders: map[string]lsps1.Order{}}
 }
 
+// Who has time says so: the LSP may open the channel together with others'.
+func TestOrderThatCanWait(t *testing.T) {
+	w := newWallet()
+	f := newFakeLSPS(w)
+	key, err := btcec.NewPrivateKey()
+	require.NoError(t, err)
+	node, err := ln.PubKeyFromBytes(key.PubKey().SerializeCompressed())
+	require.NoError(t, err)
+	f.fees[node], f.sign = 2_500, key
+	world := startForeign(t, f, w, map[string]ln.PubKey{"other": node})
+	a := world.agent
+
+	patient, err := a.Order(t.Context(), agent.OrderRequest{LspBalanceSat: 400_000, Confirmations: 1, ConfirmWithin: 144})
+	require.NoError(t, err)
+	require.EqualValues(t, 144, patient.ConfirmWithin)
+	_, err = a.Order(t.Context(), agent.OrderRequest{LspBalanceSat: 400_000, Confirmations: 1, ConfirmWithin: 7})
+	require.ErrorContains(t, err, "at least 8")
+}
+
 // A channel is ordered, its order is kept over a restart and followed until the
 // channel is there, and the acceptor takes exactly that channel.
 func TestOrderOfAForeignLSP(t *testing.T) {

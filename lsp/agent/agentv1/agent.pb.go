@@ -2240,9 +2240,12 @@ type CreateOrderRequest struct {
 	// Allows payment on chain, and says where money goes back.
 	RefundAddress string `protobuf:"bytes,8,opt,name=refund_address,json=refundAddress,proto3" json:"refund_address,omitempty"`
 	// Refuse a fee above this; 0 means no limit.
-	MaxFeeSat     uint64 `protobuf:"varint,9,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxFeeSat uint64 `protobuf:"varint,9,opt,name=max_fee_sat,json=maxFeeSat,proto3" json:"max_fee_sat,omitempty"`
+	// Within how many blocks its funding shall confirm; 0 means six, or the LSP's
+	// fewest. With time an LSP may open it together with others' channels.
+	ConfirmsWithinBlocks uint32 `protobuf:"varint,10,opt,name=confirms_within_blocks,json=confirmsWithinBlocks,proto3" json:"confirms_within_blocks,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *CreateOrderRequest) Reset() {
@@ -2334,6 +2337,13 @@ func (x *CreateOrderRequest) GetRefundAddress() string {
 func (x *CreateOrderRequest) GetMaxFeeSat() uint64 {
 	if x != nil {
 		return x.MaxFeeSat
+	}
+	return 0
+}
+
+func (x *CreateOrderRequest) GetConfirmsWithinBlocks() uint32 {
+	if x != nil {
+		return x.ConfirmsWithinBlocks
 	}
 	return 0
 }
@@ -3214,7 +3224,7 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"created_ms\x18\x14 \x01(\x03R\tcreatedMs\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\x15 \x01(\x03R\texpiresMs\x12\x12\n" +
-	"\x04over\x18\x16 \x01(\bR\x04over\"\xd5\x02\n" +
+	"\x04over\x18\x16 \x01(\bR\x04over\"\x8b\x03\n" +
 	"\x12CreateOrderRequest\x12\x10\n" +
 	"\x03lsp\x18\x01 \x01(\tR\x03lsp\x12&\n" +
 	"\x0flsp_balance_sat\x18\x02 \x01(\x04R\rlspBalanceSat\x12,\n" +
@@ -3224,7 +3234,9 @@ const file_lsp_agent_agentv1_agent_proto_rawDesc = "" +
 	"\bannounce\x18\x06 \x01(\bR\bannounce\x12\x14\n" +
 	"\x05token\x18\a \x01(\tR\x05token\x12%\n" +
 	"\x0erefund_address\x18\b \x01(\tR\rrefundAddress\x12\x1e\n" +
-	"\vmax_fee_sat\x18\t \x01(\x04R\tmaxFeeSatB\x10\n" +
+	"\vmax_fee_sat\x18\t \x01(\x04R\tmaxFeeSat\x124\n" +
+	"\x16confirms_within_blocks\x18\n" +
+	" \x01(\rR\x14confirmsWithinBlocksB\x10\n" +
 	"\x0e_confirmations\"C\n" +
 	"\x13CreateOrderResponse\x12,\n" +
 	"\x05order\x18\x01 \x01(\v2\x16.sluice.agent.v1.OrderR\x05order\"\xea\x01\n" +
