@@ -110,6 +110,9 @@ type Agent struct {
 	cfg Config
 	p   Ports
 
+	// collecting is held while other things are read.
+	collecting sync.Mutex
+
 	mu       sync.Mutex
 	self     ln.NodeInfo
 	settings Settings
@@ -287,6 +290,9 @@ func (a *Agent) take(b ln.ChannelBackup, always bool) {
 // collect looks at the wallet's other things, and at the files that its owner
 // wants backed up.
 func (a *Agent) collect(ctx context.Context) {
+	// What was read earlier must not be taken later.
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
 	reads := maps.Clone(a.p.Extras)
 	if reads == nil {
 		reads = map[string]Read{}

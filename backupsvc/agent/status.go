@@ -164,6 +164,7 @@ func (a *Agent) BackUpNow(ctx context.Context, abandon bool) error {
 		return err
 	}
 	a.take(b, true)
+	a.collect(ctx)
 	for {
 		a.mu.Lock()
 		wake := a.wake
