@@ -84,7 +84,9 @@ func TestCollaborativeLostDisk(t *testing.T) {
 		done = p.Done
 	}
 	want := before - f.ServiceFeeSat - f.ChainFeeSat
-	require.NoError(t, devnet.WaitFor(ctx, "the money to be in the wallet", func(ctx context.Context) (bool, error) {
+	came, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	require.NoError(t, devnet.WaitFor(came, "the money to be in the wallet", func(ctx context.Context) (bool, error) {
 		return fresh.onChain(ctx) > want-5_000, nil
 	}), "%d sat on chain, want %d less a sweep's fee", fresh.onChain(ctx), want)
 	require.LessOrEqual(t, fresh.onChain(ctx), want)

@@ -134,6 +134,10 @@ func (a *Agent) watch(ctx context.Context, key string, op ln.Outpoint, script []
 
 // settle decides what became of a signed joint funding: the chain's word only.
 func (a *Agent) settle(ctx context.Context, r Record, s *spends) error {
+	r, err := a.knowChange(ctx, r)
+	if err != nil {
+		return err
+	}
 	info, err := a.ports.Chain.Info(ctx)
 	if err != nil {
 		return err

@@ -1,13 +1,18 @@
 package agent
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"go.uber.org/zap"
+
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 )
 
 // Only what is signed is kept. A copy is older than what it is of: a record that was not
@@ -63,4 +68,38 @@ func Restore(dataDir string, backup []byte) (keys []string, err error) {
 		keys = append(keys, r.Key())
 	}
 	return keys, nil
+}
+
+// knowFor is how many change addresses a restored wallet derives to find that of a funding.
+const knowFor = 500
+
+// knowChange has a wallet that was made anew from its seed derive the address of its
+// change. It found the addresses that were on the chain by then, and this one was not: it
+// would not see the change, nor what it takes back.
+func (a *Agent) knowChange(ctx context.Context, r Record) (Record, error) {
+	if !r.Restored || r.ChangeKnown || r.Elsewhere {
+		return r, nil
+	}
+	info, err := a.ports.Chain.Info(ctx)
+	if err != nil {
+		return r, err
+	}
+	for range knowFor {
+		address, err := a.ports.Chain.NewChangeAddress(ctx)
+		if err != nil {
+			return r, err
+		}
+		script, err := funding.ScriptOf(address, info.Network)
+		if err != nil {
+			return r, err
+		}
+		if bytes.Equal(script, r.ChangeScript) {
+			r.ChangeKnown = true
+			return r, a.save(r)
+		}
+	}
+	// The wallet is beyond it: it knew the address, or it is found by a rescan only.
+	a.log.Warn("the address of a joint funding's change is not among the next ones of the restored wallet: if the change is not in the wallet once it is confirmed, start lnd once with --reset-wallet-transactions", zap.String("joint", r.Key()))
+	r.ChangeKnown = true
+	return r, a.save(r)
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/lsp/funding"
 )
 
 // lostDisk is a wallet whose disk is gone: its lnd was made anew from the seed, so that it
@@ -158,4 +160,51 @@ func TestRestoreKeepsWhatIsThere(t *testing.T) {
 	}
 	_, err = Restore(t.TempDir(), []byte("{"))
 	require.Equal(t, errkind.Invalid, errkind.Of(err))
+}
+
+// anew is a wallet that was made anew from its seed: it derives the same addresses again.
+type anew struct {
+	Chain
+	addresses []string
+	derived   int
+}
+
+func (a *anew) NewChangeAddress(context.Context) (string, error) {
+	a.derived++
+	return a.addresses[(a.derived-1)%len(a.addresses)], nil
+}
+
+// TestARestoredWalletDerivesItsChange: it would not see what comes to an address that it
+// has not derived again. It does so once, and not without end.
+func TestARestoredWalletDerivesItsChange(t *testing.T) {
+	n := newNet(t)
+	var addresses []string
+	for range 3 {
+		address, err := n.wallet.NewChangeAddress(t.Context())
+		require.NoError(t, err)
+		addresses = append(addresses, address)
+	}
+	r, _ := n.lags()
+	script, err := funding.ScriptOf(addresses[1], "regtest")
+	require.NoError(t, err)
+	r.Restored, r.ChangeScript = true, script
+	n.stop()
+	chain := &anew{Chain: n.wallet, addresses: addresses}
+	n.a.ports.Chain = chain
+	known, err := n.a.knowChange(t.Context(), r)
+	require.NoError(t, err)
+	require.True(t, known.ChangeKnown)
+	require.Equal(t, 2, chain.derived)
+	_, err = n.a.knowChange(t.Context(), known)
+	require.NoError(t, err)
+	require.Equal(t, 2, chain.derived, "once")
+	r.ChangeScript = []byte{1}
+	known, err = n.a.knowChange(t.Context(), r)
+	require.NoError(t, err)
+	require.True(t, known.ChangeKnown)
+	require.Equal(t, 2+knowFor, chain.derived)
+	r.Restored = false
+	_, err = n.a.knowChange(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, 2+knowFor, chain.derived)
 }

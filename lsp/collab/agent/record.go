@@ -79,6 +79,8 @@ type Record struct {
 	// Restored: it comes from a backup. lnd knows its channel by lnd's own backup, as one
 	// to be closed, so that nothing is handed over any more that would open it.
 	Restored bool `json:"restored,omitempty"`
+	// ChangeKnown: the restored wallet has derived the address of its change again.
+	ChangeKnown bool `json:"change_known,omitempty"`
 	// Hurry is what the person agreed to for a child of the change.
 	Hurry *Hurry `json:"hurry,omitempty"`
 

@@ -237,6 +237,9 @@ func (a *Agent) Reclaim(ctx context.Context, key string) (Record, error) {
 	if r.Elsewhere {
 		return r, errkind.Newf(errkind.Conflict, "its coins are another wallet's: have that sign and broadcast what `sluice-wallet fund export %s FILE` writes, or spend one of them otherwise", key)
 	}
+	if r, err = a.knowChange(ctx, r); err != nil {
+		return r, err
+	}
 	raw, err := a.ports.Spender.FinalizePsbt(ctx, r.Own)
 	if err != nil {
 		return r, err
