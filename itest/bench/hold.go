@@ -37,6 +37,7 @@ const (
 	aimNoticeMs  = 250
 	aimHoldMiB   = 150
 	holdMsat     = 1_000_000
+	// holdChannels are those from the payer; the wallet has bench.walletChannels.
 	holdChannels = 4
 	// noticeEvery is the shortest cooldown that sluiced takes, and some.
 	noticeEvery = 10500 * time.Millisecond
@@ -107,9 +108,10 @@ func runHold(ctx context.Context, b *bench) (_ result, err error) {
 // program to the second.
 func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *pushServer, error) {
 	const eachSat = 2 * heldAtMost * holdMsat / 1000 / holdChannels * 12
+	toWallet := int64(holdChannels * eachSat / b.walletChannels)
 	if err := n.Fund(ctx, devnet.Funding{Node: n.payer, CoinSat: eachSat + 200_000, Coins: 2*holdChannels + 2},
-		devnet.Funding{Node: n.first, CoinSat: eachSat + 200_000, Coins: holdChannels + 2},
-		devnet.Funding{Node: n.second, CoinSat: eachSat + 200_000, Coins: holdChannels + 2}); err != nil {
+		devnet.Funding{Node: n.first, CoinSat: toWallet + 200_000, Coins: b.walletChannels + 2},
+		devnet.Funding{Node: n.second, CoinSat: toWallet + 200_000, Coins: b.walletChannels + 2}); err != nil {
 		return nil, nil, nil, err
 	}
 	// Of its own: the payments that are stored have rows under keys of this channel's
@@ -138,14 +140,17 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 	}
 	var wishes []wish
 	for range holdChannels {
-		wishes = append(wishes, wish{n.payer, n.first, eachSat}, wish{n.payer, n.second, eachSat}, wish{n.first, n.receiver, eachSat}, wish{n.second, n.receiver, eachSat})
+		wishes = append(wishes, wish{n.payer, n.first, eachSat}, wish{n.payer, n.second, eachSat})
+	}
+	for range b.walletChannels {
+		wishes = append(wishes, wish{n.first, n.receiver, toWallet}, wish{n.second, n.receiver, toWallet})
 	}
 	channels, err := n.openAll(ctx, wishes...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	arms := []*holdArm{
-		{name: "with Sluice", gateway: n.first, begin: func() {}, claimed: s.claimed, count: func(ctx context.Context) (int, error) {
+		{name: "with Sluice", gateway: n.first, begin: func() {}, claimed: func(ctx context.Context) error { return s.claimed(ctx, b.walletChannels) }, count: func(ctx context.Context) (int, error) {
 			list, err := lwsv1.NewHoldsOperatorServiceClient(s.atOperator).ListHolds(ctx, &lwsv1.ListHoldsRequest{})
 			return len(list.GetWaiting()), err
 		}},
@@ -155,8 +160,10 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 	arms[1].work = []*devnet.Proc{n.second.Proc()}
 	for i, a := range arms {
 		for j := range holdChannels {
-			a.payer = append(a.payer, channels[4*j+i].ChanID)
-			a.receiver = append(a.receiver, channels[4*j+2+i].Point)
+			a.payer = append(a.payer, channels[2*j+i].ChanID)
+		}
+		for j := range b.walletChannels {
+			a.receiver = append(a.receiver, channels[2*(holdChannels+j)+i].Point)
 		}
 		if err := a.came.follow(ctx, a.gateway); err != nil {
 			return nil, nil, nil, err
@@ -165,7 +172,7 @@ func (b *bench) holdArms(ctx context.Context, n *nodes) ([]*holdArm, *sluice, *p
 	if err := b.registerHold(ctx, n, s, hook); err != nil {
 		return nil, nil, nil, err
 	}
-	b.say("two gateways with %d channels from the payer and to the wallet each", holdChannels)
+	b.say("two gateways with %d channels from the payer and %d to the wallet each", holdChannels, b.walletChannels)
 	return arms, s, hook, nil
 }
 
@@ -256,11 +263,11 @@ func (b *bench) registerHold(ctx context.Context, n *nodes, s *sluice, hook *pus
 }
 
 // claimed waits until the wallet's channels are claimed.
-func (s *sluice) claimed(ctx context.Context) error {
+func (s *sluice) claimed(ctx context.Context, channels int) error {
 	return devnet.WaitFor(ctx, "the wallet's channels to be claimed", func(ctx context.Context) (bool, error) {
 		status, err := interceptorv1.NewInterceptorClient(s.atOperator).GetStatus(ctx, &interceptorv1.GetStatusRequest{})
 		for _, h := range status.GetHandlers() {
-			if h.GetName() == "lws" && h.GetRoutes() >= holdChannels {
+			if h.GetName() == "lws" && int(h.GetRoutes()) >= channels {
 				return true, nil
 			}
 		}
@@ -467,7 +474,7 @@ func (p *pushServer) drain() {
 
 func holdReport(b *bench, arms []*holdArm, notices []float64, held memory) (result, error) {
 	with, bare := arms[0], arms[1]
-	fmt.Fprintf(b.out, "\n%d payments held over %d channels, %d rounds per arm; from the wallet's first active channel until the last settles\n\n", heldTogether, holdChannels, b.rounds)
+	fmt.Fprintf(b.out, "\n%d payments held that came over %d channels, for a wallet with %d; %d rounds per arm; from the wallet's first active channel until the last settles\n\n", heldTogether, holdChannels, b.walletChannels, b.rounds)
 	table := tabwriter.NewWriter(b.out, 2, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tp50 s\tbest s\tworst s\t")
 	for _, a := range arms {

@@ -48,6 +48,9 @@ type bench struct {
 	sets     int // jit-mpp: payments per database
 	updates  int // tower
 	rounds   int // hold, signer: per arm
+	// walletChannels is how many the wallet of hold has. Over several the bare program, which
+	// resumes at the first that is active, has lnd do less than Sluice has: see docs/offline.md.
+	walletChannels int
 	notes    int // hold
 	keep     bool
 	noPeers  bool // lsps: without the round trips between real nodes
@@ -77,6 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.requests, "requests", 10_000, "lsps: requests per database")
 	flags.IntVar(&b.sets, "sets", 200, "jit-mpp: payments of 10 parts per database")
 	flags.IntVar(&b.updates, "updates", 1_000_000, "tower: updates in the database")
+	flags.IntVar(&b.walletChannels, "wallet-channels", 1, "hold: channels of the wallet with each gateway, 1 to 4 (default 1)")
 	flags.IntVar(&b.rounds, "rounds", 0, "hold, signer: rounds per arm (default 9 for hold, whose rounds differ more, and 5)")
 	flags.IntVar(&b.notes, "notices", 20, "hold: calls of the wallet's webhook")
 	flags.BoolVar(&b.noPeers, "no-peers", false, "lsps: leave out the round trips between real nodes")
@@ -106,7 +110,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			b.rounds = 9
 		}
 	}
-	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 {
+	if flags.NArg() != 1 || !known || b.payments < 2 || b.blocks < 2 || b.stored < 10 || b.requests < 10 || b.sets < 2 || b.updates < 1000 || b.rounds < 2 || b.notes < 2 || b.walletChannels < 1 || b.walletChannels > 4 {
 		flags.Usage()
 		return 2
 	}
