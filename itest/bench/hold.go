@@ -33,10 +33,10 @@ const (
 	maxHoldRatio = 1.25
 	heldTogether = 400
 	// heldAtMost is what memory is measured with.
-	heldAtMost   = 480
-	aimNoticeMs  = 250
-	aimHoldMiB   = 150
-	holdMsat     = 1_000_000
+	heldAtMost  = 480
+	aimNoticeMs = 250
+	aimHoldMiB  = 150
+	holdMsat    = 1_000_000
 	// holdChannels are those from the payer; the wallet has bench.walletChannels.
 	holdChannels = 4
 	// noticeEvery is the shortest cooldown that sluiced takes, and some.

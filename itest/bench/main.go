@@ -51,11 +51,11 @@ type bench struct {
 	// walletChannels is how many the wallet of hold has. Over several the bare program, which
 	// resumes at the first that is active, has lnd do less than Sluice has: see docs/offline.md.
 	walletChannels int
-	notes    int // hold
-	keep     bool
-	noPeers  bool // lsps: without the round trips between real nodes
-	profile  string
-	began    time.Time
+	notes          int // hold
+	keep           bool
+	noPeers        bool // lsps: without the round trips between real nodes
+	profile        string
+	began          time.Time
 }
 
 // say prints one line of progress.
