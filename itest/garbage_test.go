@@ -56,6 +56,11 @@ func TestGarbage(t *testing.T) {
 	methods, err := matrixtest.Methods(ctx, x.conn)
 	require.NoError(t, err)
 	wallet := x.login(ctx, net.Wallet)
+	op := as(ctx, x.operator)
+	openForBusiness := func() {
+		_, err := lspv1.NewOperatorServiceClient(x.conn).SetBusiness(op, &lspv1.SetBusinessRequest{Accepting: true})
+		require.NoError(t, err)
+	}
 	answers := make(map[codes.Code]int)
 	for range 12 {
 		for _, m := range methods {
@@ -70,6 +75,10 @@ func TestGarbage(t *testing.T) {
 			g.Fill(req)
 			code, said := matrixtest.Call(ctx, x.conn, m, mac, req)
 			answers[code]++
+			// Chance closes the gateway now and then, rightly: then what is good is refused.
+			if name == lspv1.OperatorService_SetBusiness_FullMethodName {
+				openForBusiness()
+			}
 			switch code {
 			case codes.Internal, codes.Unknown, codes.DataLoss, codes.Unavailable, codes.Canceled:
 				t.Errorf("%s answers %s: %s, to %v", name, code, said, req)
@@ -83,9 +92,7 @@ func TestGarbage(t *testing.T) {
 	require.Greater(t, answers[codes.InvalidArgument], len(methods))
 
 	// What the operator's own calls changed is put right by calls of the operator's.
-	op := as(ctx, x.operator)
-	_, err = lspv1.NewOperatorServiceClient(x.conn).SetBusiness(op, &lspv1.SetBusinessRequest{Accepting: true})
-	require.NoError(t, err)
+	openForBusiness()
 	_, err = lspsv1.NewLspsOperatorServiceClient(x.conn).ResetMenu(op, &lspsv1.ResetMenuRequest{})
 	require.True(t, err == nil || strings.Contains(err.Error(), codes.NotFound.String()), "%v", err)
 	w := sc.first(ctx)
