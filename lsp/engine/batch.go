@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/batch"
 	"github.com/sluice-lsp/sluice/lsp/order"
@@ -47,10 +48,8 @@ func (e *Engine) keepBatches(ctx context.Context) {
 			if !again && err == nil {
 				break
 			}
-			select {
-			case <-ctx.Done():
+			if pace.Pause(ctx, 100*time.Millisecond) != nil {
 				return
-			case <-time.After(100 * time.Millisecond):
 			}
 		}
 	}

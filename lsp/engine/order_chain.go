@@ -206,9 +206,7 @@ func (e *Engine) lookOnceThere(ctx context.Context) {
 	turn := e.looks.Add(1)
 	e.spawn(func() {
 		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
+			if pace.Pause(ctx, wait) != nil {
 				return
 			}
 			// The block after this one has somebody wait as well.

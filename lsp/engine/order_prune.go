@@ -109,8 +109,12 @@ func (e *Engine) pruneBatches(ctx context.Context, beforeMs int64) error {
 				return err
 			}
 			for _, id := range page {
-				if over, err := e.batches.OverTx(ctx, tx, id); err != nil || !over {
+				over, err := e.batches.OverTx(ctx, tx, id)
+				if err != nil {
 					return err
+				}
+				if !over {
+					continue
 				}
 				if err := e.batches.ForgetTx(ctx, tx, id); err != nil {
 					return err

@@ -35,16 +35,6 @@ func stepJoined(s Joined, v Event) (State, []Effect, error) {
 		}
 		next := Built{Plan: s.Plan, Coins: v.Coins, Unsigned: v.Unsigned}
 		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint}}, nil
-	case PeerRejected:
-		if v.PendingID != now {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, rejected(v.Text))
-	case NegotiationFailed:
-		if v.PendingID != now {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, openFailed(v.Text))
 	case NegotiationLost:
 		// Nothing was verified, and the other channels do not wait until the peer is
 		// asked anew: the next batch has it again.
@@ -54,7 +44,7 @@ func stepJoined(s Joined, v Event) (State, []Effect, error) {
 	case PeerGone:
 		return ended(s, walletGone())
 	}
-	return early(s, v)
+	return negotiating(s, now, v)
 }
 
 // shareOf is the channel's part in a transaction of several, nil if it has its own.

@@ -77,16 +77,6 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 		}
 		next := Built{Plan: s.Plan, Coins: s.Coins, Unsigned: v.Unsigned}
 		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint}}, nil
-	case PeerRejected:
-		if v.PendingID != now {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, rejected(v.Text))
-	case NegotiationFailed:
-		if v.PendingID != now {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, openFailed(v.Text))
 	case NegotiationLost:
 		// Nothing was verified, so lnd holds no commitment: asking again with
 		// the same coins is safe once the old shim is cancelled.
@@ -98,7 +88,7 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 	case PeerGone:
 		return ended(s, walletGone())
 	}
-	return early(s, v)
+	return negotiating(s, now, v)
 }
 
 func stepBuilt(s Built, v Event) (State, []Effect, error) {
@@ -111,20 +101,10 @@ func stepBuilt(s Built, v Event) (State, []Effect, error) {
 	case ChannelActive:
 		s.Active, s.ChanID = true, v.ChanID
 		return committed(Pending(s))
-	case PeerRejected:
-		if v.PendingID != s.PendingID(s.Negotiation) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, rejected(v.Text))
-	case NegotiationFailed:
-		if v.PendingID != s.PendingID(s.Negotiation) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, openFailed(v.Text))
 	case NegotiationLost, PeerGone:
 		return Unknown(s), []Effect{askNode(Unknown(s))}, nil
 	}
-	return early(s, v)
+	return negotiating(s, s.PendingID(s.Negotiation), v)
 }
 
 func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
@@ -149,20 +129,10 @@ func stepUnknown(s Unknown, v Event) (State, []Effect, error) {
 	case ChannelActive:
 		s.Active, s.ChanID = true, v.ChanID
 		return committed(Pending(s))
-	case PeerRejected:
-		if v.PendingID != s.PendingID(s.Negotiation) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, rejected(v.Text))
-	case NegotiationFailed:
-		if v.PendingID != s.PendingID(s.Negotiation) {
-			return nil, nil, fsm.Illegal(s, v)
-		}
-		return ended(s, openFailed(v.Text))
 	case NegotiationLost:
 		return s, []Effect{askNode(s)}, nil
 	}
-	return early(s, v)
+	return negotiating(s, s.PendingID(s.Negotiation), v)
 }
 
 func stepPending(s Pending, v Event) (State, []Effect, error) {
@@ -215,6 +185,27 @@ func signed(next Signed, v FundingSigned) (State, []Effect, error) {
 	}
 	next.Tx = Tx{Raw: v.Raw, SignedHeight: v.Height}
 	return next, []Effect{publish(live(next)), watch(live(next)), notify(live(next), NoticeSigned)}, nil
+}
+
+// negotiating is what the states have in common in which the peer may say no, or lnd that
+// the negotiation of that id has failed. One of an earlier id was cut off and cancelled.
+func negotiating(s State, now ln.PendingChanID, v Event) (State, []Effect, error) {
+	var (
+		id ln.PendingChanID
+		e  ending
+	)
+	switch v := v.(type) {
+	case PeerRejected:
+		id, e = v.PendingID, rejected(v.Text)
+	case NegotiationFailed:
+		id, e = v.PendingID, openFailed(v.Text)
+	default:
+		return early(s, v)
+	}
+	if id != now {
+		return nil, nil, fsm.Illegal(s, v)
+	}
+	return ended(s, e)
 }
 
 // early is what every state before Signed has in common: it may be given up.

@@ -1,7 +1,6 @@
 package order
 
 import (
-	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/lsp"
 )
 
@@ -57,29 +56,11 @@ func stepQueued(s Queued, v Event) (State, []Effect, error) {
 			return unwind(s.Order, tooLate())
 		}
 		return s, nil, nil
-	case CoinsSeen:
-		o, effects := s.see(v)
-		if o.PaidBy == PaidByOnChain && !o.backed() {
-			return Awaiting{Order: o.unpaid()}, effects, nil
-		}
-		s.Order = o
-		return s, effects, nil
-	case InvoiceSettled:
-		s.Settled = true
-		return s, []Effect{Alarm{OrderID: s.ID, Reason: settledBefore()}}, nil
-	case InvoiceCanceled:
-		s.InvoiceGone = true
-		if s.PaidBy == PaidByLightning {
-			return unwind(s.Order, takenBack())
-		}
-		return s, nil, nil
 	case PeerStatus:
 		// It was asked twice.
 		return s, nil, nil
-	case Cancel:
-		return unwind(s.Order, withdrawn(v.Reason))
 	}
-	return nil, nil, fsm.Illegal(s, v)
+	return s.waiting(v, func(o Order) State { s.Order = o; return s })
 }
 
 // mayTry: what failed once may succeed later. A node that says no to an order which

@@ -222,32 +222,39 @@ func stepPaid(s Paid, v Event) (State, []Effect, error) {
 		}
 		// What was refused before (coins, chain fees, a limit) may be possible now.
 		return s, []Effect{askPeer(s.Order)}, nil
-	case CoinsSeen:
-		o, effects := s.see(v)
-		if o.PaidBy == PaidByOnChain && !o.backed() {
-			return Awaiting{Order: o.unpaid()}, effects, nil
-		}
-		s.Order = o
-		return s, effects, nil
-	case InvoiceSettled:
-		s.Settled = true
-		return s, []Effect{Alarm{OrderID: s.ID, Reason: settledBefore()}}, nil
-	case InvoiceCanceled:
-		s.InvoiceGone = true
-		if s.PaidBy == PaidByLightning {
-			return unwind(s.Order, takenBack())
-		}
-		return s, nil, nil
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		return unwind(s.Order, s.why(lsp.Because(lsp.ReasonWalletOffline,
 			"the client's node did not connect in time for its channel: the payment went back; bring the node online and order again")))
-	case Cancel:
-		return unwind(s.Order, withdrawn(v.Reason))
 	}
-	return nil, nil, fsm.Illegal(s, v)
+	return s.waiting(v, func(o Order) State { s.Order = o; return s })
+}
+
+// waiting is what a paid order takes in while no channel of its is being opened; same is
+// the order's state with what it says now.
+func (o Order) waiting(v Event, same func(Order) State) (State, []Effect, error) {
+	switch v := v.(type) {
+	case CoinsSeen:
+		o, effects := o.see(v)
+		if o.PaidBy == PaidByOnChain && !o.backed() {
+			return Awaiting{Order: o.unpaid()}, effects, nil
+		}
+		return same(o), effects, nil
+	case InvoiceSettled:
+		o.Settled = true
+		return same(o), []Effect{Alarm{OrderID: o.ID, Reason: settledBefore()}}, nil
+	case InvoiceCanceled:
+		o.InvoiceGone = true
+		if o.PaidBy == PaidByLightning {
+			return unwind(o, takenBack())
+		}
+		return same(o), nil, nil
+	case Cancel:
+		return unwind(o, withdrawn(v.Reason))
+	}
+	return nil, nil, fsm.Illegal(same(o), v)
 }
 
 // why prefers what the last open said.
