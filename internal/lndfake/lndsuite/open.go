@@ -124,6 +124,7 @@ func (e *env) owner() uint64 {
 // closed closes a channel and waits until neither node lists it.
 func (e *env) closed(c *lnrpc.Channel) {
 	e.Helper()
+	e.peerPolicy(c)
 	s, err := e.ln(Gateway).CloseChannel(e.ctx, &lnrpc.CloseChannelRequest{ChannelPoint: pointOf(c), SatPerVbyte: 2})
 	e.ok(err)
 	_, err = s.Recv()
@@ -169,8 +170,25 @@ func (e *env) knows(node string, chanID uint64) {
 
 func (e *env) hasPolicy(c *lnrpc.Channel) bool {
 	e.Helper()
-	me := e.pub(Gateway)
-	i, err := e.ln(Gateway).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: c.ChanId})
+	return e.policyAt(Gateway, c.ChanId)
+}
+
+// peerPolicy waits until the wallet has its own policy of a channel, which it knows under
+// an alias of its own. Until then its lnd takes a shutdown for an error ("unable to disable
+// channel: edge not found"), and the links of both are gone until they connect again.
+func (e *env) peerPolicy(c *lnrpc.Channel) {
+	e.Helper()
+	e.until("the wallet's own policy is in its graph", func() bool {
+		return slices.ContainsFunc(e.channels(Wallet), func(x *lnrpc.Channel) bool {
+			return x.ChannelPoint == c.ChannelPoint && e.policyAt(Wallet, x.ChanId)
+		})
+	})
+}
+
+func (e *env) policyAt(node string, scid uint64) bool {
+	e.Helper()
+	me := e.pub(node)
+	i, err := e.ln(node).GetChanInfo(e.ctx, &lnrpc.ChanInfoRequest{ChanId: scid})
 	return err == nil && (i.Node1Pub == me && i.Node1Policy != nil || i.Node2Pub == me && i.Node2Policy != nil)
 }
 

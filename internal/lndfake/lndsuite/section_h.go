@@ -74,6 +74,7 @@ func sectionH() map[string]func(*env) {
 			e.ok(err)
 			go func() { _, _ = e.sendOn(e.ctx, c, hashOf(preimage), d.PaymentAddr, nMsat) }()
 			e.accepted(Wallet, hashOf(preimage))
+			e.peerPolicy(c)
 			first := func(noWait bool) (*lnrpc.CloseStatusUpdate, error) {
 				stream, err := e.ln(Gateway).CloseChannel(e.ctx, &lnrpc.CloseChannelRequest{ChannelPoint: pointOf(c), SatPerVbyte: 2, NoWait: noWait})
 				e.ok(err)
