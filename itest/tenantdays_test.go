@@ -265,6 +265,8 @@ func (d *slowDay) diesInAPayment(ctx context.Context) {
 		_, err := lnrpc.NewWalletUnlockerClient(d.x.signer.Conn).UnlockWallet(ctx, &lnrpc.UnlockWalletRequest{WalletPassword: []byte("devnet-" + d.x.signer.Name)})
 		return err == nil || strings.Contains(err.Error(), "already"), nil
 	}))
+	// An lnd whose signer is not ready yet ends at once; a supervisor starts it again.
+	require.NoError(t, d.Served(ctx, d.x.signer))
 	d.whole(ctx, before)
 }
 
