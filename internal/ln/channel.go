@@ -52,6 +52,10 @@ type ChannelHtlc struct {
 	Expiry   uint32
 	// LockedIn says that both sides are committed to it.
 	LockedIn bool
+	// Unproven, of an incoming one: the node had it when it was connected to, and its
+	// channel has not been active for long enough since. A node that was killed while it
+	// took the HTLC in may yet fail it (DoubtUnproven).
+	Unproven bool
 	// ForwardingChan is the other side of the circuit: nonzero means lnd has
 	// signed the outgoing HTLC. In a running lnd zero proves nothing: the
 	// forward may still wait in a mailbox (replays.md, "Candidates").

@@ -17,7 +17,7 @@ func TestDoubtOf(t *testing.T) {
 		return InvoiceHtlc{Key: CircuitKey{ChanID: c, HtlcID: index}}
 	}
 	channels := []Channel{
-		{ChanID: 1, Htlcs: []ChannelHtlc{{Incoming: true, Index: 4}, {Index: 5}}},
+		{ChanID: 1, Htlcs: []ChannelHtlc{{Incoming: true, Index: 4}, {Index: 5}, {Incoming: true, Index: 7, Unproven: true}}},
 		{ChanID: 2, Aliases: []SCID{20}, ZeroConf: true, ConfirmedSCID: 21, Htlcs: []ChannelHtlc{{Incoming: true, Index: 4}}},
 		{ChanID: 3, ZeroConf: true, Htlcs: []ChannelHtlc{{Incoming: true, Index: 4}}},
 	}
@@ -33,6 +33,8 @@ func TestDoubtOf(t *testing.T) {
 		"of a closed channel":                   {[]InvoiceHtlc{at(1, 4), at(8, 4)}, DoubtClosed, 8},
 		"failed since":                          {[]InvoiceHtlc{at(1, 4), at(1, 6)}, DoubtGone, 1},
 		"one that goes out is another":          {[]InvoiceHtlc{at(1, 5)}, DoubtGone, 1},
+		"may yet be failed":                     {[]InvoiceHtlc{at(1, 7), at(2, 4)}, DoubtUnproven, 1},
+		"another is gone for good":              {[]InvoiceHtlc{at(1, 7), at(8, 4)}, DoubtClosed, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			why, over := DoubtOf(c.htlcs, channels, 700_000)

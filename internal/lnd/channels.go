@@ -14,8 +14,10 @@ import (
 )
 
 // ListChannels lists every open channel with its pending HTLCs. lnd reads all
-// of them whatever the filter, so it is never called per HTLC.
+// of them whatever the filter, so it is never called per HTLC. HTLCs that lnd may yet
+// fail because it was killed while it took them in are marked (ln.ChannelHtlc.Unproven).
 func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
+	life := c.inherited.life()
 	resp, err := c.lightning.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 	if err != nil {
 		return nil, mapError("list channels", err)
@@ -28,6 +30,7 @@ func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
 		}
 		out = append(out, ch)
 	}
+	c.inherited.mark(life, time.Now(), out)
 	return out, nil
 }
 

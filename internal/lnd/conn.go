@@ -51,8 +51,9 @@ type Config struct {
 
 // Client is a connection to one lnd. All methods may be used concurrently.
 type Client struct {
-	cfg  Config
-	conn *grpc.ClientConn
+	cfg       Config
+	conn      *grpc.ClientConn
+	inherited *inherited
 
 	lightning lnrpc.LightningClient
 	state     lnrpc.StateClient
@@ -89,7 +90,9 @@ func Dial(cfg Config) (*Client, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
+	had := newInherited()
 	opts := []grpc.DialOption{
+		grpc.WithStatsHandler(had),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 60 * time.Second, Timeout: 10 * time.Second,
@@ -122,7 +125,7 @@ func Dial(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("lnd at %s: %w", cfg.Address, err)
 	}
 	return &Client{
-		cfg: cfg, conn: conn,
+		cfg: cfg, conn: conn, inherited: had,
 		lightning: lnrpc.NewLightningClient(conn),
 		state:     lnrpc.NewStateClient(conn),
 		router:    routerrpc.NewRouterClient(conn),

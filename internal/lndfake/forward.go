@@ -33,6 +33,8 @@ type fwdPkg struct {
 	s     *side
 	adds  []*htlc
 	acked []bool
+	// taking says that the node died before it recorded that it processed the package.
+	taking bool
 }
 
 // addRef points to an HTLC within its package. Its index is taken from the list of those unacknowledged, as lnd
@@ -114,6 +116,8 @@ func (s *side) replay() {
 }
 
 func (s *side) process(p *fwdPkg, replayed bool) {
+	taking := p.taking && replayed
+	p.taking = p.taking && !replayed
 	idx := 0
 	for i, h := range p.adds {
 		if p.acked[i] {
@@ -121,7 +125,11 @@ func (s *side) process(p *fwdPkg, replayed bool) {
 		}
 		ref := addRef{p, idx}
 		idx++
-		if s.c.phase == phaseOpen {
+		switch {
+		case s.c.phase != phaseOpen:
+		case taking:
+			s.answer(circuitKey{s.chanID(), h.id}, h.id, ref, replayedOnion(h))
+		default:
 			s.node.incoming(s, h, ref, replayed)
 		}
 	}
@@ -147,9 +155,7 @@ type forward struct {
 func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {
 	key := circuitKey{s.chanID(), h.id}
 	if first, seen := n.seenOnions[h.onion.id]; seen && first != key {
-		s.answer(key, h.id, ref, &resolution{failure: &failure{
-			code: lnrpc.Failure_INVALID_ONION_VERSION, src: h.pos + 1, detail: "replayed onion",
-		}})
+		s.answer(key, h.id, ref, replayedOnion(h))
 		return
 	}
 	n.seenOnions[h.onion.id] = key
@@ -162,6 +168,10 @@ func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {
 		key: key, in: s, h: h, ref: ref, amtIn: h.amt, expIn: h.expiry, amt: at.amt, expiry: at.expiry,
 		scid: h.onion.hops[h.pos+1].scid, hash: h.hash, onion: h.onion, pos: h.pos,
 	}, replayed)
+}
+
+func replayedOnion(h *htlc) *resolution {
+	return &resolution{failure: &failure{code: lnrpc.Failure_INVALID_ONION_VERSION, src: h.pos + 1, detail: "replayed onion"}}
 }
 
 // answer queues a settle or fail for an HTLC that came in on this side.

@@ -3,6 +3,7 @@ package lndfake
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/btcsuite/btcd/btcec/v2"
@@ -205,6 +206,25 @@ func (n *Node) Start() error {
 	n.w.drain()
 	n.w.mu.Unlock()
 	return inst.serve()
+}
+
+// KillTaking is Kill after an invoice accepted HTLCs of this hash, and before the link recorded that their packages
+// were processed: once the peer is back they are failed as if their onions had been seen before, and the invoice goes
+// on calling them accepted (seen in lnd 0.21.2).
+func (n *Node) KillTaking(hash [32]byte) {
+	n.w.mu.Lock()
+	for _, c := range n.w.channels {
+		for _, s := range c.sides {
+			if s.node != n {
+				continue
+			}
+			for _, p := range s.pkgs {
+				p.taking = p.taking || slices.ContainsFunc(p.adds, func(h *htlc) bool { return h.hash == hash })
+			}
+		}
+	}
+	n.w.mu.Unlock()
+	n.Kill()
 }
 
 // Kill is kill -9: every stream and call ends, memory is lost, disk stays.

@@ -196,14 +196,18 @@ func (e *Engine) checkIncoming(ctx context.Context, f wrap.CheckIncoming) ([]wra
 	return []wrap.Event{wrap.IncomingChecked{Moment: e.moment(), Safe: safe, Text: text}}, nil
 }
 
-// incomingSafe is law 12 (ln.DoubtOf). The channel is named in the log only: which one
-// the payer has with the gateway is not the business of whoever reads the text.
+// incomingSafe is law 12 (ln.DoubtOf); a doubt that passes is an error: it is asked again.
+// The channel is named in the log only: which one the payer has with the gateway is not
+// the business of whoever reads the text.
 func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.InvoiceHtlc) (safe bool, text string, err error) {
 	channels, err := e.node.Channels.ListChannels(ctx)
 	if err != nil {
 		return false, "", err
 	}
 	why, over := ln.DoubtOf(htlcs, channels, e.world.tip())
+	if why.Passing() {
+		return false, "", fmt.Errorf("%s: waiting", why)
+	}
 	if why != "" {
 		e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", id),
 			zap.Stringer("channel", over), zap.String("because", string(why)))
@@ -271,6 +275,9 @@ func (e *Engine) unfitToPay(ctx context.Context, f wrap.Pay) (string, error) {
 	// transaction of ours, and too little has no output at all.
 	open, gone, err := e.incomingSafe(ctx, f.OfferID, inv.HtlcsIn(ln.InvoiceAccepted))
 	if err != nil {
+		if late, unknown := e.tooLateToPay(ctx, f); unknown == nil && late != "" {
+			return late, nil
+		}
 		return "", err
 	}
 	if !open {
@@ -289,6 +296,10 @@ func (e *Engine) unfitToPay(ctx context.Context, f wrap.Pay) (string, error) {
 	if err != nil || short != "" {
 		return short, err
 	}
+	return e.tooLateToPay(ctx, f)
+}
+
+func (e *Engine) tooLateToPay(ctx context.Context, f wrap.Pay) (string, error) {
 	info, err := e.node.Events.Info(ctx)
 	if err != nil {
 		return "", err

@@ -256,13 +256,7 @@ func (e *Engine) doubtHeld(ctx context.Context, p out.Plan, prepay ln.Invoice) (
 	if err != nil {
 		return "", err
 	}
-	channels, err := e.node.Events.ListChannels(ctx)
-	if err != nil {
-		return "", err
-	}
-	held := append(prepay.HtlcsIn(ln.InvoiceAccepted), swap.HtlcsIn(ln.InvoiceAccepted)...)
-	why, _ := ln.DoubtOf(held, channels, e.moment().Height)
-	return why, nil
+	return e.doubtOf(ctx, append(prepay.HtlcsIn(ln.InvoiceAccepted), swap.HtlcsIn(ln.InvoiceAccepted)...))
 }
 
 // readFunding reads what the wallet signed, and believes nothing about it that

@@ -65,8 +65,10 @@ type fakeNode struct {
 	wanted int
 	// unconfirmed coins are on their way, locked are leased or were once.
 	unconfirmed, locked ln.Sat
-	// failed: the channel does not hold what invoices have accepted.
-	failed bool
+	// failed: the channel does not hold what invoices have accepted; unproven: it may
+	// yet fail it. listings counts how often that was told.
+	failed, unproven bool
+	listings         int
 }
 
 type bump struct {
@@ -483,6 +485,12 @@ func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	htlcs := n.htlcs
 	if !n.failed {
 		htlcs = append(heldHtlcs(n.invoices), htlcs...)
+	}
+	if n.unproven {
+		n.listings++
+		for i := range htlcs {
+			htlcs[i].Unproven = true
+		}
 	}
 	return []ln.Channel{{ChanID: 1, Active: true, RemoteSat: 10_000_000, LocalSat: 10_000_000, ZeroConf: n.zeroConf, Htlcs: htlcs}}, nil
 }

@@ -56,13 +56,15 @@ func (e *Engine) heardTaken(ctx context.Context, id string, inv ln.Invoice) {
 	e.tellOut(id, out.PaymentTaken{Moment: e.moment(), Preimage: swaps.NewSecret(inv.Preimage)})
 }
 
-// judgeHeld is law 12 (ln.DoubtOf). It asks until lnd answers.
+// judgeHeld is law 12 (ln.DoubtOf). It asks until lnd answers, and there is no doubt that
+// passes.
 func (e *Engine) judgeHeld(ctx context.Context, leg out.Leg, inv ln.Invoice) (out.PaymentHeld, bool) {
-	var channels []ln.Channel
+	accepted := inv.HtlcsIn(ln.InvoiceAccepted)
+	var why ln.Doubt
 	ask, answered := context.WithCancel(ctx)
 	defer answered()
 	e.keep(ask, "channels", func(ctx context.Context) (err error) {
-		if channels, err = e.node.Events.ListChannels(ctx); err == nil {
+		if why, err = e.doubtOf(ctx, accepted); err == nil {
 			answered()
 		}
 		return err
@@ -70,16 +72,26 @@ func (e *Engine) judgeHeld(ctx context.Context, leg out.Leg, inv ln.Invoice) (ou
 	if ctx.Err() != nil {
 		return out.PaymentHeld{}, false
 	}
-	held := out.PaymentHeld{Moment: e.moment(), Leg: leg}
-	accepted := inv.HtlcsIn(ln.InvoiceAccepted)
-	why, _ := ln.DoubtOf(accepted, channels, held.Height)
-	held.Unsafe = string(why)
+	held := out.PaymentHeld{Moment: e.moment(), Leg: leg, Unsafe: string(why)}
 	for _, h := range accepted {
 		if held.EarliestExpiry == 0 || h.Expiry < held.EarliestExpiry {
 			held.EarliestExpiry = h.Expiry
 		}
 	}
 	return held, true
+}
+
+// doubtOf is law 12; a doubt that passes is an error.
+func (e *Engine) doubtOf(ctx context.Context, held []ln.InvoiceHtlc) (ln.Doubt, error) {
+	channels, err := e.node.Events.ListChannels(ctx)
+	if err != nil {
+		return "", err
+	}
+	why, _ := ln.DoubtOf(held, channels, e.moment().Height)
+	if why.Passing() {
+		return "", fmt.Errorf("%s: waiting", why)
+	}
+	return why, nil
 }
 
 // watchHtlc follows the funding transaction and the contract's output.

@@ -113,6 +113,28 @@ func TestNothingIsFundedForWhatIsGone(t *testing.T) {
 	require.Zero(t, r.node.funded)
 }
 
+// lnd was started since it held the payments, and may yet fail them: nothing is funded
+// before it is clear, and the client has its swap or its money.
+func TestNothingIsFundedForWhatMayBeGone(t *testing.T) {
+	for name, failed := range map[string]bool{"published": false, "cancelled": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, storetest.SQLite(t))
+			plan := r.offer(ln.Preimage{1})
+			r.node.change(func() { r.node.unproven = true })
+			r.node.pay(plan.Terms.Hash)
+			r.node.pay(plan.PrepayHash())
+			r.sees("doubt more than once", func() bool { r.node.mu.Lock(); defer r.node.mu.Unlock(); return r.node.listings > 4 })
+			require.Zero(t, r.node.funded)
+			require.NotEqual(t, "cancelled", r.state(ln.Preimage{1}).StateName(), "nothing is given back for a doubt that passes")
+			r.node.change(func() { r.node.unproven, r.node.failed = false, failed })
+			r.reaches(ln.Preimage{1}, name)
+			r.node.mu.Lock()
+			defer r.node.mu.Unlock()
+			require.Equal(t, !failed, r.node.funded == 1)
+		})
+	}
+}
+
 // Fees jump to the ceiling while an output waits: lnd is asked for a child of its change
 // that lifts both to what the chain asks, out of what the least change has.
 func TestAFundingAtAFeeSpike(t *testing.T) {

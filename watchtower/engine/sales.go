@@ -362,7 +362,7 @@ func paid(inv ln.Invoice, state ln.InvoiceState) (sum ln.Msat) {
 	return sum
 }
 
-// unsafe is law 12 (ln.DoubtOf).
+// unsafe is law 12 (ln.DoubtOf); a doubt that passes is an error.
 func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 	channels, err := s.e.o.Channels.ListChannels(ctx)
 	if err != nil {
@@ -373,5 +373,8 @@ func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 		return "", err
 	}
 	why, _ := ln.DoubtOf(inv.HtlcsIn(ln.InvoiceAccepted), channels, uint32(max(tip, 0))) //nolint:gosec // a height
+	if why.Passing() {
+		return "", fmt.Errorf("%s: waiting", why)
+	}
 	return string(why), nil
 }

@@ -1,6 +1,7 @@
 package lndsuite
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -329,6 +330,19 @@ func (e *env) accepted(node string, hash []byte) {
 		r, err := e.ln(node).LookupInvoice(e.ctx, &lnrpc.PaymentHash{RHash: hash})
 		return err == nil && r.State == lnrpc.Invoice_ACCEPTED
 	})
+}
+
+// holds says that one of a node's channels lists an HTLC of this hash.
+func (e *env) holds(node string, hash []byte) bool {
+	e.Helper()
+	for _, c := range e.channels(node) {
+		for _, h := range c.PendingHtlcs {
+			if bytes.Equal(h.HashLock, hash) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func hashOf(preimage []byte) []byte {

@@ -38,6 +38,7 @@ func Rows() []Row {
 		{"D", "SendPaymentV2 needs the edge, SendToRouteV2 does not", []string{"D/send_payment_needs_the_edge", "D/wrapped_hold_invoice"}},
 		{"D", "open failure: CancelInvoice, INCORRECT_PAYMENT_DETAILS, no retry", []string{"D/cancel_is_final_for_the_payer"}},
 		{"D", "kill -9 of the gateway while ACCEPTED: still ACCEPTED, then completed", []string{"D/accepted_survives_a_kill"}},
+		{"D", "kill -9 in the moment of ACCEPTED: still ACCEPTED; the HTLC is failed as a replay, or is there to stay", []string{"D/kill_while_accepting"}},
 		{"D", "lnd cancels an accepted one holdexpirydelta before expiry (law 4)", []string{"D/accepted_is_canceled_before_expiry"}},
 		{"D", "giving up the SendToRouteV2 call does not give up the HTLC", []string{"D/giving_up_the_call_keeps_the_htlc"}},
 

@@ -3,6 +3,7 @@ package lndsuite
 import (
 	"context"
 	"encoding/hex"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
@@ -107,8 +108,29 @@ func sectionD() map[string]func(*env) {
 			w := e.wrap()
 			p := e.pay(w.outer)
 			e.accepted(Gateway, w.hash)
+			time.Sleep(settled) // that its link has recorded it, nothing tells
 			e.restart(Gateway, Payer)
 			e.accepted(Gateway, w.hash)
+			e.acceptor(true)
+			e.until("the wallet is back", func() bool { return e.info(Gateway).NumPeers == 2 })
+			e.completeWrap(w, p)
+		},
+		// Killed at once, its link may not have recorded it: then it takes the HTLC for a
+		// replay, and says that the invoice is accepted all the same. An HTLC that is
+		// listed five seconds after its channel is active again is there to stay.
+		"D/kill_while_accepting": func(e *env) {
+			e.start(required)
+			w := e.wrap()
+			p := e.pay(w.outer)
+			e.accepted(Gateway, w.hash)
+			e.restart(Gateway, Payer)
+			e.active(Gateway, Payer)
+			time.Sleep(5 * time.Second)
+			e.accepted(Gateway, w.hash)
+			if !e.holds(Gateway, w.hash) {
+				p.fails(lnrpc.Failure_INVALID_ONION_VERSION)
+				return
+			}
 			e.acceptor(true)
 			e.until("the wallet is back", func() bool { return e.info(Gateway).NumPeers == 2 })
 			e.completeWrap(w, p)

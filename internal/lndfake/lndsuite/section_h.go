@@ -218,6 +218,7 @@ func sectionH() map[string]func(*env) {
 			e.start(Options{})
 			e.acceptor(true)
 			e.open(e.jit(1_000_000))
+			e.active(Wallet, Gateway)
 			e.flap(Wallet, Gateway)
 			e.until("the hint is there", e.hinted)
 		},
@@ -226,6 +227,8 @@ func sectionH() map[string]func(*env) {
 			e.start(Options{})
 			e.acceptor(true)
 			e.open(e.jit(1_000_000))
+			// A link that was never up on both sides is another day: then no update comes.
+			e.active(Wallet, Gateway)
 			e.Disconnect(e.T, Wallet, Gateway)
 			time.Sleep(3 * time.Second)
 			require.False(e, e.hinted())

@@ -1,0 +1,106 @@
+package lnd
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/stats"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
+)
+
+// settlesWithin is how long after its channel is active an lnd that fails an HTLC which it
+// took in before it was killed needs at most until it lists it no more: it fails it as
+// soon as the channel is re-established, and lists it until the peer has signed.
+const settlesWithin = 5 * time.Second
+
+// inherited tells the HTLCs that an lnd may have taken in in an earlier life. An lnd that
+// is killed after an invoice accepted an HTLC, and before the link has recorded that its
+// package was processed (one write to the database later), takes the HTLC for a replay
+// once the peer is back: it fails it, and goes on calling the invoice accepted.
+//
+// A life is a connection of ours. It may begin without lnd having been started: then what
+// lnd holds is doubted for nothing, and for no longer than settlesWithin.
+type inherited struct {
+	connections atomic.Uint64
+
+	mu    sync.Mutex
+	known uint64 // the life that the rest is about
+	htlcs map[inheritedHtlc]bool
+	up    map[ln.Outpoint]time.Time // since when a channel was seen active in this life
+}
+
+type inheritedHtlc struct {
+	channel ln.Outpoint
+	index   uint64
+}
+
+func newInherited() *inherited { return &inherited{} }
+
+// life names the present connection; it is asked before the call whose answer is marked.
+func (i *inherited) life() uint64 { return i.connections.Load() }
+
+// mark marks what cannot be relied on yet in a listing that was requested in a life. What
+// the first listing of a life has was inherited.
+func (i *inherited) mark(life uint64, now time.Time, channels []ln.Channel) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	current := i.life() == life && life >= i.known
+	if current && (i.htlcs == nil || life != i.known) {
+		i.known, i.htlcs, i.up = life, make(map[inheritedHtlc]bool), make(map[ln.Outpoint]time.Time)
+		for _, c := range channels {
+			for _, h := range c.Htlcs {
+				if h.Incoming {
+					i.htlcs[inheritedHtlc{c.Outpoint, h.Index}] = true
+				}
+			}
+		}
+	}
+	listed := make(map[inheritedHtlc]bool, len(i.htlcs))
+	for _, c := range channels {
+		since, seen := i.up[c.Outpoint]
+		switch {
+		case !current:
+		case !c.Active:
+			delete(i.up, c.Outpoint)
+		case !seen:
+			since = now
+			i.up[c.Outpoint] = now
+		}
+		proven := current && c.Active && now.Sub(since) >= settlesWithin
+		for n, h := range c.Htlcs {
+			key := inheritedHtlc{c.Outpoint, h.Index}
+			if !h.Incoming || current && !i.htlcs[key] {
+				continue
+			}
+			c.Htlcs[n].Unproven = !proven
+			listed[key] = !proven
+		}
+	}
+	if !current {
+		return
+	}
+	for key := range i.htlcs {
+		if !listed[key] {
+			delete(i.htlcs, key)
+		}
+	}
+}
+
+// HandleConn counts connections: each is there before the first call over it.
+func (i *inherited) HandleConn(_ context.Context, s stats.ConnStats) {
+	if _, ok := s.(*stats.ConnBegin); ok {
+		i.connections.Add(1)
+	}
+}
+
+// TagConn, TagRPC and HandleRPC are the rest of a stats.Handler.
+func (i *inherited) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// TagRPC changes nothing.
+func (i *inherited) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC changes nothing.
+func (i *inherited) HandleRPC(context.Context, stats.RPCStats) {}
