@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,7 +149,7 @@ func badDays() []badDay {
 		d.r.w.Disconnect(d.r.gateway, d.r.wallet)
 		d.blocks(2 * time.Second)
 		d.outcome()
-		d.r.closed = true // the gateway's node went on chain
+		d.wentOnChain()
 	}, refunded(""))
 	both("the gateway has no coins", soon, func(d *day) {
 		d.agree(order{})
@@ -226,7 +227,7 @@ func badDays() []badDay {
 			d.r.w.Disconnect(d.r.gateway, d.r.wallet)
 			d.blocks(2 * time.Second)
 			d.outcome()
-			d.r.closed = true // funded in time, the gateway's node went on chain
+			d.wentOnChain() // funded in time
 		}, refunded(""))
 		one("trusted, the wallet rejects the channel", trusted, soon, func(d *day) {
 			d.agree(order{})
@@ -316,6 +317,20 @@ func (b badDay) run(t *testing.T, seed uint64, n int64, point storetest.Point) i
 	r.calm()
 	r.check(d.a, d.last)
 	return commits
+}
+
+// wentOnChain says that the gateway's node closed the channel by force. A sluiced that died
+// doubts the payer's money for some seconds: it may have paid nobody for it.
+func (d *day) wentOnChain() {
+	d.r.t.Helper()
+	closed, err := d.r.ln(d.r.gateway).ClosedChannels(d.r.ctx, &lnrpc.ClosedChannelsRequest{})
+	require.NoError(d.r.t, err)
+	closing, err := d.r.ln(d.r.gateway).PendingChannels(d.r.ctx, &lnrpc.PendingChannelsRequest{})
+	require.NoError(d.r.t, err)
+	d.r.closed = len(closing.WaitingCloseChannels)+len(closing.PendingForceClosingChannels) > 0 || slices.ContainsFunc(closed.Channels, func(c *lnrpc.ChannelCloseSummary) bool {
+		return c.CloseType == lnrpc.ChannelCloseSummary_LOCAL_FORCE_CLOSE
+	})
+	require.True(d.r.t, d.r.closed || d.crashes, "it is on chain")
 }
 
 // order is what a wallet does differently from a good one.
