@@ -70,6 +70,9 @@ func TakeSignatures(agreed, signed []byte, theirs []ln.Outpoint) ([]byte, error)
 			return nil, errkind.Newf(errkind.Invalid, "the witness of input %d cannot be read: %v", i, err)
 		}
 		utxo := ours.Inputs[i].WitnessUtxo
+		if !keySpend(utxo.PkScript, tx.TxIn[i].Witness) {
+			return nil, errkind.Newf(errkind.Invalid, "input %d is not spent by one key's signature of the whole transaction (SIGHASH_ALL): its weight, which both sides pay for, is that of no other spend", i)
+		}
 		vm, err := txscript.NewEngine(utxo.PkScript, tx, i, txscript.StandardVerifyFlags, nil, hashes, utxo.Value, prevouts)
 		if err == nil {
 			err = vm.Execute()
@@ -87,6 +90,21 @@ func TakeSignatures(agreed, signed []byte, theirs []ln.Outpoint) ([]byte, error)
 		return nil, fmt.Errorf("encode the PSBT: %w", err)
 	}
 	return raw.Bytes(), nil
+}
+
+// keySpend says that a witness is one signature of all inputs and outputs, and nothing
+// more. The fee was computed for its weight: a heavier one (the script path of a P2TR
+// coin) has the transaction lag at its signer's will, one that nodes do not relay (an
+// annex) keeps the gateway's coins in it for good, and what signs less than everything
+// lets anybody who sees it spend the coin otherwise.
+func keySpend(script []byte, w wire.TxWitness) bool {
+	switch kindOf(script) {
+	case p2wpkh:
+		return len(w) == 2 && len(w[0]) > 0 && txscript.SigHashType(w[0][len(w[0])-1]) == txscript.SigHashAll
+	case p2tr:
+		return len(w) == 1 && (len(w[0]) == 64 || len(w[0]) == 65 && txscript.SigHashType(w[0][64]) == txscript.SigHashAll)
+	}
+	return false
 }
 
 // finalWitness makes an input's witness of what its signer left in the PSBT.
