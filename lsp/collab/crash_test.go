@@ -83,7 +83,7 @@ func (w *world) Boot(db *store.DB) (*fsm.Engine[State, Event, Effect], error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			// Whoever follows the chain anew forgets what it said before.
-			return append([]Event{SpendReorged{w.moment(), testPlan().Inputs[0].Outpoint}}, w.facts(s)...), nil
+			return append([]Event{SpendReorged{Moment: w.moment(), Input: testPlan().Inputs[0].Outpoint}}, w.facts(s)...), nil
 		},
 	})
 	return w.fsm, err
@@ -248,7 +248,7 @@ func (w *world) act(s State) []Event {
 		// A reorg undoes what is not buried.
 		if w.spentAt > 0 && ln.Confirmations(w.spentAt, w.height) < testPlan().BuriedConfs {
 			w.spentAt = 0
-			return []Event{SpendReorged{w.moment(), testPlan().Inputs[0].Outpoint}}
+			return []Event{SpendReorged{Moment: w.moment(), Input: testPlan().Inputs[0].Outpoint}}
 		}
 	case 7:
 		w.height++

@@ -85,8 +85,13 @@ type (
 	SpendReorged struct {
 		lsp.Moment
 		Input ln.Outpoint `json:"input"`
+		// By and SpendHeight name the spend that is gone, where another may have been
+		// told meanwhile.
+		By          ln.TxID `json:"by,omitzero"`
+		SpendHeight uint32  `json:"spend_height,omitempty"`
 	}
-	// NewBlock is a tip, with the rate that a transaction should pay now.
+	// NewBlock is a tip, with the rate that a transaction should pay now. Of what was
+	// told of spends that are buried by it the chain still has everything.
 	NewBlock struct {
 		lsp.Moment
 		TargetRate ln.FeeRateSatPerKW `json:"target_rate_sat_per_kw,omitempty"`

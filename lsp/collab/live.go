@@ -49,7 +49,10 @@ func (l live) conflict() (Spend, bool) {
 	return oldest, oldest.Height > 0
 }
 
-// stepLive never gives up: the complete transaction may be anywhere.
+// stepLive never gives up: the complete transaction may be anywhere. Only a block ends
+// it, once whoever tells of it has looked whether the chain still has what was told of
+// spends (NewBlock): each spend comes by a stream of its own, and after a reorg the news
+// of one may come before that another is gone.
 func stepLive(s State, l live, v Event) (State, []Effect, error) {
 	_, signedOnly := s.(Signed)
 	switch v := v.(type) {
@@ -59,14 +62,14 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 		return s, nil, nil
 	case FundingPublished:
 		l.Trouble = lsp.Reason{}
-		return l.settle(false, v.Height, nil)
+		return l.stand(false, nil)
 	case PublishFailed:
 		if l.confirmed() > 0 {
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		// What the network refuses today (a low fee) it may take at the next block.
 		l.Trouble = lsp.Because(lsp.ReasonOpenSlow, "the network does not take the funding transaction yet (%s): it is sent again with every block", clip(v.Text))
-		return l.settle(signedOnly, v.Height, nil)
+		return l.stand(signedOnly, nil)
 	case InputSpent:
 		if v.Spend.Height == 0 || !l.spends(v.Spend.Input) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -77,8 +80,11 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 		} else {
 			l.Trouble = lsp.Because(lsp.ReasonConflict, "transaction %s spends a coin of this channel's funding: unless a reorg undoes it the channel will never exist", v.Spend.By)
 		}
-		return l.settle(signedOnly, v.Height, nil)
+		return l.stand(signedOnly, nil)
 	case SpendReorged:
+		if v.SpendHeight != 0 && !slices.Contains(l.Spends, Spend{Input: v.Input, By: v.By, Height: v.SpendHeight}) {
+			return nil, nil, fsm.Illegal(s, v)
+		}
 		before := l.confirmed()
 		l.Spends = l.without(v.Input)
 		var effects []Effect
@@ -88,7 +94,7 @@ func stepLive(s State, l live, v Event) (State, []Effect, error) {
 		if _, conflicts := l.conflict(); !conflicts && l.Trouble.Code == lsp.ReasonConflict {
 			l.Trouble = lsp.Reason{}
 		}
-		return l.settle(signedOnly, v.Height, effects)
+		return l.stand(signedOnly, effects)
 	case NewBlock:
 		return l.block(signedOnly, v.Height, v.TargetRate)
 	}
@@ -135,7 +141,7 @@ func (l live) lags(tip uint32) bool {
 	return l.BumpAfterBlocks > 0 && since > 0 && !l.GatewayChange.IsZero() && tip >= since && tip-since >= l.BumpAfterBlocks
 }
 
-// settle names the state that the facts amount to.
+// settle ends what nothing can undo any more.
 func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Effect, error) {
 	release := ReleaseCoins{ID: l.ID, LeaseID: l.LeaseID()}
 	if spend, conflicts := l.conflict(); conflicts && ln.Confirmations(spend.Height, tip) >= max(l.BuriedConfs, 1) {
@@ -145,10 +151,16 @@ func (l live) settle(signedOnly bool, tip uint32, effects []Effect) (State, []Ef
 		return Conflicted{Plan: l.Plan, Ours: l.Ours, JointTx: l.JointTx, Tx: l.Tx, Reason: reason},
 			append(effects, AbandonChannel{ID: l.ID, PendingID: l.PendingID(), Channel: l.Funding, Signed: true}, ForgetTx{ID: l.ID, TxID: l.Funding.TxID}, release), nil
 	}
-	switch height := l.confirmed(); {
-	case height > 0 && ln.Confirmations(height, tip) >= max(l.BuriedConfs, 1):
+	if height := l.confirmed(); height > 0 && ln.Confirmations(height, tip) >= max(l.BuriedConfs, 1) {
 		return Buried(l), append(effects, release), nil
-	case height > 0:
+	}
+	return l.stand(signedOnly, effects)
+}
+
+// stand names the state that the facts amount to, none of which is final.
+func (l live) stand(signedOnly bool, effects []Effect) (State, []Effect, error) {
+	switch {
+	case l.confirmed() > 0:
 		return Confirmed(l), effects, nil
 	case signedOnly:
 		return Signed(l), effects, nil
@@ -167,6 +179,21 @@ func watch(l live) Effect {
 		inputs = append(inputs, Input{Coin: c, Height: l.SignedHeight})
 	}
 	return WatchInputs{ID: l.ID, Inputs: inputs}
+}
+
+// Doubtful are the spends by which an open may be over at this tip: they are looked up
+// before it is told of it.
+func Doubtful(s State, tip uint32) (out []Spend) {
+	l, ok := liveOf(s)
+	if !ok || Final(s) {
+		return nil
+	}
+	for _, spend := range l.Spends {
+		if ln.Confirmations(spend.Height, tip) >= max(l.BuriedConfs, 1) {
+			out = append(out, spend)
+		}
+	}
+	return out
 }
 
 // WatchOf is what an unfinished open follows on the chain, for whoever takes it

@@ -85,8 +85,9 @@ func testEvents(t require.TestingT) []Event {
 		spend(theirs, tx.Funding.TxID, testHeight+3, testHeight+1),
 		spend(theirs, other, testHeight+1, testHeight+1),
 		spend(own, other, testHeight+3, testHeight+1),
-		SpendReorged{m, theirs},
-		SpendReorged{m, own},
+		SpendReorged{Moment: m, Input: theirs},
+		SpendReorged{Moment: m, Input: own},
+		SpendReorged{Moment: m, Input: own, By: other, SpendHeight: testHeight + 3},
 		NewBlock{moment(testHeight + 1), 1_000},
 		NewBlock{moment(testHeight + 2), 1_000},
 		NewBlock{moment(testHeight + 3), 0},
@@ -178,7 +179,7 @@ func TestConflicts(t *testing.T) {
 	s, effects := walk(t, s, NewBlock{moment(testHeight + 2), 9_000})
 	require.IsType(t, Published{}, s)
 	require.Empty(t, effects, "nothing is sent or bumped that the chain contradicts")
-	back, _ := walk(t, s, SpendReorged{moment(testHeight + 2), theirs})
+	back, _ := walk(t, s, SpendReorged{Moment: moment(testHeight + 2), Input: theirs})
 	require.True(t, ReasonOf(back).IsZero())
 	back, effects = walk(t, back, NewBlock{moment(testHeight + 2), 9_000})
 	require.Len(t, effects, 2, "it is sent again, and bumped")
@@ -208,12 +209,30 @@ func TestReorg(t *testing.T) {
 	again, follows := WatchOf(s)
 	require.True(t, follows)
 	require.Len(t, again.Inputs, 3)
-	s, effects := walk(t, s, SpendReorged{moment(testHeight + 1), op})
+	s, effects := walk(t, s, SpendReorged{Moment: moment(testHeight + 1), Input: op})
 	require.IsType(t, Published{}, s)
 	require.Equal(t, []byte("raw"), effects[0].(Publish).Raw)
 	s, _ = walk(t, s, InputSpent{moment(testHeight + 2), Spend{op, tx.Funding.TxID, testHeight + 2}}, NewBlock{moment(testHeight + 4), 0})
 	require.IsType(t, Buried{}, s)
 	require.False(t, AtRisk(s))
+}
+
+// After a reorg one coin's news may come before another's: what is gone by then, and not
+// told yet, ends nothing. Whoever tells of a block looks it up first.
+func TestNewsOfSpendsEndNothing(t *testing.T) {
+	p := testPlan()
+	tx, own := testTx(t, p), testOurs(t, p).Gateway.Inputs[0].Outpoint
+	theirs, gone := p.Inputs[1].Outpoint, Spend{p.Inputs[1].Outpoint, ln.TxID{9}, testHeight + 1}
+	s, _ := walk(t, published(t), InputSpent{moment(testHeight + 1), gone})
+	require.Empty(t, Doubtful(s, testHeight+2))
+	require.Equal(t, []Spend{gone}, Doubtful(s, testHeight+3))
+	s, _ = walk(t, s, InputSpent{moment(testHeight + 5), Spend{own, tx.Funding.TxID, testHeight + 4}}, FundingPublished{moment(testHeight + 5)})
+	require.IsType(t, Confirmed{}, s)
+	_, _, err := Step(s, SpendReorged{Moment: moment(testHeight + 5), Input: theirs, By: ln.TxID{8}, SpendHeight: testHeight + 1})
+	require.ErrorIs(t, err, fsm.ErrIllegal, "another spend was told meanwhile")
+	s, _ = walk(t, s, SpendReorged{Moment: moment(testHeight + 5), Input: theirs, By: gone.By, SpendHeight: gone.Height}, NewBlock{moment(testHeight + 6), 0})
+	require.IsType(t, Buried{}, s)
+	require.Empty(t, Doubtful(s, testHeight+9))
 }
 
 // What contradicts what is stored is an error and no "too late".

@@ -168,6 +168,11 @@ func (e *Engine) onBlock(b ln.Block) {
 	default:
 		close(e.heard)
 	}
+	e.lookAgain()
+}
+
+// lookAgain has everything told of the tip.
+func (e *Engine) lookAgain() {
 	select {
 	case e.blocks <- struct{}{}:
 	default:
@@ -204,7 +209,7 @@ func (e *Engine) eachBlock(ctx context.Context) {
 				if outbid[inst.ID] {
 					block.TargetRate = 0
 				}
-				e.tell(inst.ID, block)
+				e.tellBlock(ctx, inst, block)
 			}
 			if err := e.renewLeases(ctx, inst.ID); err != nil && ctx.Err() == nil {
 				e.log.Warn("a lease could not be renewed", zap.String("joint", inst.ID), zap.Error(err))
@@ -214,6 +219,34 @@ func (e *Engine) eachBlock(ctx context.Context) {
 			e.log.Warn("channels of given-up joint fundings could not be looked for; the next block tries again", zap.Error(err))
 		}
 	}
+}
+
+// deepBlocks is how deep a block is that no reorg takes away.
+const deepBlocks = 144
+
+// tellBlock tells a tip, after what would end the open by it has been looked up in the
+// chain as it is now.
+func (e *Engine) tellBlock(ctx context.Context, inst fsm.Instance[collab.State], block collab.NewBlock) {
+	log := e.log.With(zap.String("joint", inst.ID))
+	for _, spend := range collab.Doubtful(inst.State, block.Height) {
+		_, err := e.node.Chain.TxInBlock(ctx, spend.Height, spend.By)
+		switch {
+		case err == nil:
+		case errors.Is(err, ln.ErrNotFound):
+			log.Warn("a reorg undid the spend of a coin before its news came", zap.Stringer("coin", spend.Input), zap.Stringer("by", spend.By))
+			e.tell(inst.ID, collab.SpendReorged{Moment: block.Moment, Input: spend.Input, By: spend.By, SpendHeight: spend.Height})
+		case ln.Confirmations(spend.Height, block.Height) > deepBlocks && !errors.Is(err, ln.ErrUnavailable):
+			// A backend that has thrown the block away never reads it again.
+			log.Info("a block as deep as this cannot be read, and is believed", zap.Uint32("height", spend.Height), zap.Error(err))
+		default:
+			// Nothing is ended by what is not known; the next block asks again.
+			if ctx.Err() == nil {
+				log.Warn("a block could not be read; the next one ends what is over", zap.Uint32("height", spend.Height), zap.Error(err))
+			}
+			return
+		}
+	}
+	e.tell(inst.ID, block)
 }
 
 // live pages through what is not over.

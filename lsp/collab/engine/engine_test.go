@@ -38,9 +38,42 @@ type net struct {
 	accept            func(ln.OpenProposal) ln.AcceptVerdict
 	before            [2]int64
 	rate              ln.FeeRateSatPerKW
+	deaf              chan struct{}
 }
 
 type desk struct{ n *net }
+
+// chainOf is the gateway's node, whose news of spends a test may hold back.
+type chainOf struct {
+	*lnd.Client
+	n *net
+}
+
+func (c chainOf) WatchSpend(ctx context.Context, op ln.Outpoint, script []byte, since uint32, handle func(ln.SpendEvent)) error {
+	return c.Client.WatchSpend(ctx, op, script, since, func(ev ln.SpendEvent) {
+		c.n.mu.Lock()
+		deaf := c.n.deaf
+		c.n.mu.Unlock()
+		if deaf != nil {
+			<-deaf
+		}
+		handle(ev)
+	})
+}
+
+// hearNoSpends holds back what lnd tells of spends from now on.
+func (n *net) hearNoSpends() (hear func()) {
+	deaf := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deaf = deaf
+	return sync.OnceFunc(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.deaf = nil
+		close(deaf)
+	})
+}
 
 func (d desk) Spendable(c []ln.Coin) []ln.Coin { return c }
 func (d desk) ReserveSat() ln.Sat              { return 10_000 }
@@ -119,7 +152,7 @@ func (n *net) wealth() [2]int64 {
 func (n *net) start() {
 	n.t.Helper()
 	e, err := New(Options{
-		Node: Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: n.gateway},
+		Node: Node{Opener: opener{n.gateway}, Channels: n.gateway, Coins: n.gateway, Chain: chainOf{n.gateway, n}},
 		Desk: desk{n}, DB: n.db, Config: n.cfg, Log: zaptest.NewLogger(n.t),
 	})
 	require.NoError(n.t, err)

@@ -345,6 +345,10 @@ func (e *Engine) watchInputs(f collab.WatchInputs, again bool) {
 						return
 					}
 					tell(event)
+					if !ev.Reorged {
+						// What was spent long ago is over without another block.
+						e.lookAgain()
+					}
 				})
 				if err == nil {
 					done()
