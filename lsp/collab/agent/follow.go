@@ -105,9 +105,6 @@ func newSpends() *spends { return &spends{seen: make(map[ln.Outpoint]spend)} }
 // watch follows what spends a coin, until nothing can undo it.
 func (a *Agent) watch(ctx context.Context, key string, op ln.Outpoint, script []byte, since uint32, s *spends) {
 	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
-		s.mu.Lock()
-		delete(s.seen, op) // what a reorg undid while nobody listened
-		s.mu.Unlock()
 		err := a.ports.Chain.WatchSpend(ctx, op, script, max(since, 1), func(ev ln.SpendEvent) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -125,6 +122,10 @@ func (a *Agent) watch(ctx context.Context, key string, op ln.Outpoint, script []
 		if err == nil {
 			return
 		}
+		// Nobody listens now, and a reorg may undo it: what the chain has is told anew.
+		s.mu.Lock()
+		delete(s.seen, op)
+		s.mu.Unlock()
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
