@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/btcsuite/btcd/btcutil/psbt"
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/wire"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -341,6 +343,35 @@ func TestReorgOfTheFunding(t *testing.T) {
 			n.nothingCame(2_000)
 		})
 	}
+}
+
+// A miner's coin cannot be spent for 100 blocks: a transaction with a younger one would
+// be signed, taken by nobody, and never given up.
+func TestAMinersYoungCoinIsRefused(t *testing.T) {
+	n := newNet(t, storetest.SQLite(t))
+	o, _ := n.offer(400_000, 600_000)
+	coins := o.Inputs
+	reward := wire.NewMsgTx(2)
+	reward.AddTxIn(wire.NewTxIn(wire.NewOutPoint(&chainhash.Hash{}, wire.MaxPrevOutIndex), []byte{1, 1}, nil))
+	reward.AddTxOut(wire.NewTxOut(500_000, coins[0].PkScript))
+	var raw bytes.Buffer
+	require.NoError(t, reward.Serialize(&raw))
+	id := ln.TxID(reward.TxHash())
+	n.mu.Lock()
+	n.mined = map[ln.TxID][]byte{id: raw.Bytes()}
+	n.mu.Unlock()
+	o.Inputs = []collab.Input{{Coin: ln.Coin{Outpoint: ln.Outpoint{TxID: id}, AmountSat: 500_000, PkScript: coins[0].PkScript}, Height: n.w.Height()}}
+	v, err := n.e.Offer(t.Context(), o)
+	require.NoError(t, err)
+	v = n.wait(v.ID, "failed", "ready")
+	require.Equal(t, "failed", v.State)
+	require.Contains(t, v.Reason, "miner")
+	n.w.Mine(99)
+	n.eventually("the gateway knows the tip", func() bool { return n.e.moment().Height == n.w.Height() })
+	o.Nonce[3]++
+	v, err = n.e.Offer(t.Context(), o)
+	require.NoError(t, err)
+	n.wait(v.ID, "ready")
 }
 
 // nothingCame checks that a channel that can never exist is gone, and that nobody lost

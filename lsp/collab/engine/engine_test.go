@@ -39,6 +39,8 @@ type net struct {
 	before            [2]int64
 	rate              ln.FeeRateSatPerKW
 	deaf              chan struct{}
+	// mined are transactions of blocks that the fake does not make.
+	mined map[ln.TxID][]byte
 }
 
 type desk struct{ n *net }
@@ -59,6 +61,16 @@ func (c chainOf) WatchSpend(ctx context.Context, op ln.Outpoint, script []byte, 
 		}
 		handle(ev)
 	})
+}
+
+func (c chainOf) TxInBlock(ctx context.Context, height uint32, id ln.TxID) ([]byte, error) {
+	c.n.mu.Lock()
+	raw, mined := c.n.mined[id]
+	c.n.mu.Unlock()
+	if mined {
+		return raw, nil
+	}
+	return c.Client.TxInBlock(ctx, height, id)
 }
 
 // hearNoSpends holds back what lnd tells of spends from now on.

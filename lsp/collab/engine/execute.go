@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/btcsuite/btcd/blockchain"
 	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
@@ -57,6 +58,10 @@ func (e *Engine) execute(ctx context.Context, t fsm.Task[collab.Effect]) ([]coll
 	}
 }
 
+// coinbaseMaturity is for how many blocks a miner's coin cannot be spent, counted with
+// its own: the same in every network.
+const coinbaseMaturity = 100
+
 // checkInputs reads every coin in the block that the wallet says it is in. What
 // is unspent cannot be asked of lnd: spends are watched from here on, and a coin
 // that was spent before makes a transaction that never confirms, which its spend
@@ -83,6 +88,9 @@ func (e *Engine) checkInputs(ctx context.Context, f collab.CheckInputs) ([]colla
 		var tx wire.MsgTx
 		if err := tx.Deserialize(bytes.NewReader(raw)); err != nil {
 			return nil, fmt.Errorf("transaction %s of block %d: %w", in.Outpoint.TxID, in.Height, err)
+		}
+		if confs := ln.Confirmations(in.Height, tip); blockchain.IsCoinBaseTx(&tx) && confs < coinbaseMaturity {
+			return refused("coin %s is a miner's, with %d confirmations, and can be spent with %d: offer others", in.Outpoint, confs, coinbaseMaturity)
 		}
 		if int(in.Outpoint.Index) >= len(tx.TxOut) {
 			return refused("transaction %s has no output %d", in.Outpoint.TxID, in.Outpoint.Index)
