@@ -610,10 +610,14 @@ func TestBatchOlderCopyPutBack(t *testing.T) {
 }
 
 // A peer that has the transaction and keeps its signature back is waited for as long as
-// a peer may take, and no longer: the others have one without it, and it has its own.
+// a peer may take, and no longer: the others have one without it, and it has its own. What
+// was undone so counts against nobody's limit of opens per hour.
 func TestBatchStalls(t *testing.T) {
 	virtual(t, func(t *testing.T) {
-		c := newCrowd(t, 29, false, 3, batchesOf(3))
+		c := newCrowd(t, 29, false, 3, func(cfg *Config) {
+			batchesOf(3)(cfg)
+			cfg.LSP.OpensPerHour, cfg.LSP.OpensPerHourEach = 6, 1
+		})
 		kept := make(chan struct{})
 		letGo := sync.OnceFunc(func() { close(kept) })
 		defer letGo()

@@ -111,10 +111,12 @@ SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS unpaid_sat,
 FROM lsp_openings WHERE unpaid AND created_ms >= sqlc.arg(since_ms);
 
 -- name: OpensSince :one
+-- One that failed in a batch is not counted: it cost nothing, most failed for the sake of
+-- others, and whoever was the cause is opened alone from then on.
 SELECT CAST(COUNT(*) AS BIGINT) AS opens,
        CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_opens,
        CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
-FROM lsp_openings WHERE created_ms >= sqlc.arg(since_ms);
+FROM lsp_openings WHERE created_ms >= sqlc.arg(since_ms) AND NOT (batch_id <> '' AND state = 'failed');
 
 -- name: UnclaimedOpens :one
 -- Channels on demand that were negotiated and that no payment was claimed over: the

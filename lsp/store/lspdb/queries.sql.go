@@ -1630,7 +1630,7 @@ const opensSince = `-- name: OpensSince :one
 SELECT CAST(COUNT(*) AS BIGINT) AS opens,
        CAST(COALESCE(SUM(CASE WHEN newcomer THEN 1 ELSE 0 END), 0) AS BIGINT) AS newcomer_opens,
        CAST(COALESCE(SUM(CASE WHEN client = $1 THEN 1 ELSE 0 END), 0) AS BIGINT) AS client_opens
-FROM lsp_openings WHERE created_ms >= $2
+FROM lsp_openings WHERE created_ms >= $2 AND NOT (batch_id <> '' AND state = 'failed')
 `
 
 type OpensSinceParams struct {
@@ -1644,6 +1644,8 @@ type OpensSinceRow struct {
 	ClientOpens   int64
 }
 
+// One that failed in a batch is not counted: it cost nothing, most failed for the sake of
+// others, and whoever was the cause is opened alone from then on.
 func (q *Queries) OpensSince(ctx context.Context, arg OpensSinceParams) (OpensSinceRow, error) {
 	row := q.db.QueryRowContext(ctx, opensSince, arg.Client, arg.SinceMs)
 	var i OpensSinceRow
