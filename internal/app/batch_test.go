@@ -332,6 +332,34 @@ func TestBatchWaits(t *testing.T) {
 			c.rest(c.guests...)
 		})
 	})
+	t.Run("turned off while one is under way", func(t *testing.T) {
+		for name, at := range map[string]string{
+			"gathering": "/lnrpc.Lightning/OpenChannel", "handing": "/lnrpc.Lightning/FundingStateStep", "signing": "/walletrpc.WalletKit/FinalizePsbt",
+		} {
+			t.Run(name, func(t *testing.T) {
+				virtual(t, func(t *testing.T) {
+					var off atomic.Bool
+					c := newCrowd(t, 26, false, 3, func(cfg *Config) {
+						if !off.Load() {
+							cfg.LSP.Orders.BatchOrders = 3
+						}
+					})
+					c.onCall(lndfake.AfterCall, at, func() {
+						off.Store(true)
+						c.running.Go(c.killProcess)
+					})
+					for _, g := range c.guests {
+						c.buy(g, false)
+					}
+					for _, g := range c.guests {
+						c.await(g, true, ordering.WireCompleted)
+					}
+					require.True(t, off.Load())
+					c.rest(c.guests...)
+				})
+			})
+		}
+	})
 	t.Run("none of those who cannot wait", func(t *testing.T) {
 		for name, wish := range map[string]func(*ordering.Wish){
 			"zero-conf": func(w *ordering.Wish) { w.RequiredConfs = 0 },
