@@ -98,6 +98,8 @@ type Node struct {
 	up     bool
 	frozen bool
 	behind bool                 // HoldWallet
+	// keepsSignatures: KeepSignatures.
+	keepsSignatures bool
 	seen   []*lnrpc.Transaction // what the wallet listed then
 	inst   *instance
 	mem    *memory

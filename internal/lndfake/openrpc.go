@@ -264,14 +264,23 @@ func (n *Node) verifyShim(id, raw []byte, skip bool) error {
 }
 
 func (n *Node) fundShim(sh *shim, op wire.OutPoint) {
-	n.w.after(n.w.cfg.Latency.Open, func() {
-		if !n.up || !n.connected(sh.peer) {
-			return
+	var sign func()
+	sign = func() {
+		switch {
+		case !n.up || !n.connected(sh.peer):
+		case sh.peer.keepsSignatures:
+			n.w.after(100*time.Millisecond, sign)
+		default:
+			sh.c = n.negotiated(sh.peer, sh.params, op, sh.script)
+			sh.c.announceTo(sh.updates)
 		}
-		sh.c = n.negotiated(sh.peer, sh.params, op, sh.script)
-		sh.c.announceTo(sh.updates)
-	})
+	}
+	n.w.after(n.w.cfg.Latency.Open, sign)
 }
+
+// KeepSignatures has a node keep its commitment signature back from whoever opens a
+// channel to it, until it is told otherwise.
+func (n *Node) KeepSignatures(keep bool) { n.w.do(func() { n.keepsSignatures = keep }) }
 
 func (n *Node) finalizeShim(id, signed, rawTx []byte) error {
 	sh, err := n.shim(id)

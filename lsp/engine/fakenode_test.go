@@ -32,6 +32,7 @@ type fakeNode struct {
 
 	mu       sync.Mutex
 	channels []ln.Channel
+	pending  []ln.PendingChannel
 	coins    []ln.Coin
 	leases   map[ln.Outpoint][32]byte
 	// onRelease runs after a coin was released, before anybody else can act;
@@ -66,7 +67,7 @@ func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	return append([]ln.Channel(nil), n.channels...), nil
 }
 
-func (n *fakeNode) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return nil, nil }
+func (n *fakeNode) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return n.pending, nil }
 
 func (n *fakeNode) OpenChannel(ctx context.Context, r ln.OpenRequest) (Negotiation, error) {
 	n.opened <- r

@@ -76,6 +76,27 @@ func (e *Engine) abandonLate(ctx context.Context, op ln.Outpoint) {
 	}
 }
 
+// abandonStrays is abandonLate for channels that wait for confirmations: nothing tells
+// of them, since what nothing funds never becomes active.
+func (e *Engine) abandonStrays(ctx context.Context) error {
+	pending, err := e.node.Channels.PendingChannels(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pending {
+		e.mu.Lock()
+		_, live := e.byOutpoint[p.Outpoint]
+		e.mu.Unlock()
+		if p.Kind != ln.PendingOpen || live {
+			continue
+		}
+		if err := e.abandonGivenUp(ctx, p.Outpoint); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (e *Engine) abandonGivenUp(ctx context.Context, op ln.Outpoint) error {
 	var row lspdb.LspOpening
 	err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) (err error) {

@@ -96,4 +96,16 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	require.Equal(t, 3, tries)
 	next.abandonLate(t.Context(), op)
 	require.Equal(t, 3, tries, "one that was funded once is a person's business")
+
+	// One that waits for confirmations is never active: with each block lnd is asked
+	// which it has. Those that are live, of others, or closed, are none of them.
+	var forgotten []ln.Outpoint
+	n.forget = func(op ln.Outpoint) error { forgotten = append(forgotten, op); return nil }
+	begin("r", 3)
+	n.pending = []ln.PendingChannel{
+		{Outpoint: second, Kind: ln.PendingOpen}, {Outpoint: ln.Outpoint{TxID: ln.TxID{3}}, Kind: ln.PendingOpen},
+		{Outpoint: ln.Outpoint{TxID: ln.TxID{4}}, Kind: ln.PendingOpen},
+	}
+	require.NoError(t, next.abandonStrays(t.Context()))
+	require.Equal(t, []ln.Outpoint{second}, forgotten)
 }

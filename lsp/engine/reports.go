@@ -46,6 +46,9 @@ func (e *Engine) onBlock(height uint32) {
 		if err := e.sweepLeases(e.ctx); err != nil && e.ctx.Err() == nil {
 			e.log.Debug("leases could not be looked through; the next block tries again", zap.Error(err))
 		}
+		if err := e.abandonStrays(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.log.Warn("channels whose open was given up could not be looked for; the next block tries again", zap.Error(err))
+		}
 		for _, id := range jits {
 			tell(e, e.jits, id, jit.Event(jit.NewBlock{Moment: e.moment()}))
 		}
