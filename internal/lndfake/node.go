@@ -97,12 +97,12 @@ type Node struct {
 	// In memory.
 	up     bool
 	frozen bool
-	behind bool                 // HoldWallet
+	behind bool // HoldWallet
 	// keepsSignatures: KeepSignatures.
 	keepsSignatures bool
-	seen   []*lnrpc.Transaction // what the wallet listed then
-	inst   *instance
-	mem    *memory
+	seen            []*lnrpc.Transaction // what the wallet listed then
+	inst            *instance
+	mem             *memory
 }
 
 // memory is what a kill loses.

@@ -67,7 +67,9 @@ func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
 	return append([]ln.Channel(nil), n.channels...), nil
 }
 
-func (n *fakeNode) PendingChannels(context.Context) ([]ln.PendingChannel, error) { return n.pending, nil }
+func (n *fakeNode) PendingChannels(context.Context) ([]ln.PendingChannel, error) {
+	return n.pending, nil
+}
 
 func (n *fakeNode) OpenChannel(ctx context.Context, r ln.OpenRequest) (Negotiation, error) {
 	n.opened <- r
