@@ -264,7 +264,7 @@ func (c RecoverNodeCmd) Run(w *world, _ *Globals) error {
 	if err != nil {
 		return err
 	}
-	if state.RootKey != 0 {
+	if state.good() {
 		return errors.New("the operator's macaroon is still good: its node could go on beside yours, and two nodes of one seed lose their channels' money. First: sluicectl signer revoke")
 	}
 	conf, err := onboard.NodeConf{

@@ -53,8 +53,21 @@ const (
 type signerState struct {
 	// RootKey is the id under which the operator's macaroon was baked.
 	RootKey uint64 `json:"root_key_id"`
+	// Earlier are those of macaroons that another one took the place of: the operator may
+	// have them still, and they are as good.
+	Earlier []uint64 `json:"earlier_root_key_ids,omitempty"`
 	// BirthdayUnix is when the directory was seen without a wallet: no coin is older.
 	BirthdayUnix int64 `json:"birthday_unix"`
+}
+
+// good says whether the operator may have a macaroon that is not revoked.
+func (s signerState) good() bool { return s.RootKey != 0 || len(s.Earlier) > 0 }
+
+// rootKeys are the keys under which a signer's macaroons are baked.
+type rootKeys interface {
+	RootKeys(ctx context.Context) ([]uint64, error)
+	Bake(ctx context.Context, methods []string, rootKey uint64) ([]byte, error)
+	DeleteRootKey(ctx context.Context, id uint64) error
 }
 
 func (s signerAt) state() (out signerState, err error) {
@@ -327,7 +340,7 @@ func (c SignerInitCmd) collect(ctx context.Context, admin *remotesigner.Client, 
 
 // macaroon gives the narrow macaroon: the one that was baked before, if it is still
 // good, or a new one under a root key of its own, so that it alone can be revoked.
-func (c SignerInitCmd) macaroon(ctx context.Context, admin *remotesigner.Client, state signerState) ([]byte, error) {
+func (c SignerInitCmd) macaroon(ctx context.Context, admin rootKeys, state signerState) ([]byte, error) {
 	ids, err := admin.RootKeys(ctx)
 	if err != nil {
 		return nil, err
@@ -337,6 +350,9 @@ func (c SignerInitCmd) macaroon(ctx context.Context, admin *remotesigner.Client,
 		if m, err := remotesigner.ReadMacaroon(have); err == nil && len(m.Ops) == 1 && m.Ops[0].Entity == "uri" && sameWords(m.Ops[0].Actions, onboard.Rights()) {
 			return have, nil
 		}
+	}
+	if state.RootKey != 0 {
+		state.Earlier = append(state.Earlier, state.RootKey)
 	}
 	state.RootKey = 1
 	for _, id := range ids {
@@ -440,7 +456,7 @@ func (c SignerRevokeCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	if state.RootKey == 0 {
+	if !state.good() {
 		return fmt.Errorf("no macaroon was baked here that is not revoked: there is no root key in %s", filepath.Join(c.Dir, signerStateFile))
 	}
 	admin, err := c.dial(true)
@@ -448,20 +464,27 @@ func (c SignerRevokeCmd) Run(w *world, g *Globals) error {
 		return err
 	}
 	defer func() { _ = admin.Close() }()
+	return c.revoke(w, g, admin, state)
+}
+
+func (c SignerRevokeCmd) revoke(w *world, g *Globals, admin rootKeys, state signerState) error {
 	ids, err := admin.RootKeys(w.ctx)
 	if err != nil {
 		return err
 	}
 	revoked := state.RootKey
-	if slices.Contains(ids, revoked) {
-		if err := admin.DeleteRootKey(w.ctx, revoked); err != nil {
+	for _, id := range append(state.Earlier, state.RootKey) {
+		if id == 0 || !slices.Contains(ids, id) {
+			continue
+		}
+		if err := admin.DeleteRootKey(w.ctx, id); err != nil {
 			return err
 		}
 	}
 	if err := os.Remove(filepath.Join(c.Dir, signerMacaroonFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	state.RootKey = 0
+	state.RootKey, state.Earlier = 0, nil
 	if err := c.keep(state); err != nil {
 		return err
 	}
