@@ -115,7 +115,7 @@ func (c TenantReplicaCmd) Run(w *world, g *Globals) error {
 
 // SignerReplicaCmd is the tenant's side of it.
 type SignerReplicaCmd struct {
-	Base  ReplicaBaseCmd  `cmd:"" help:"Print the command that makes the replica."`
+	Base  ReplicaBaseCmd  `cmd:"" help:"Print the command that makes the replica; pipe it into sh, so that its password is in no history."`
 	Watch ReplicaWatchCmd `cmd:"" help:"Look how the replication stands, and note it: the note is half of the proof that the replica is fresh."`
 }
 
@@ -139,9 +139,16 @@ func (c ReplicaBaseCmd) Run(w *world, _ *Globals) error {
 	q.Set("application_name", h.Name)
 	u.RawQuery, u.Path = q.Encode(), "/"
 	p := w.printer()
-	p.Printf("pg_basebackup --pgdata=%s --write-recovery-conf --slot=%s --wal-method=stream --checkpoint=fast --dbname='%s'\n", c.To, h.Name, u)
+	if password, ok := u.User.Password(); ok {
+		// Everybody on the machine reads the arguments of a process, nobody else its environment.
+		u.User = url.User(u.User.Username())
+		p.Printf("PGPASSWORD=%s ", shellQuoted(password))
+	}
+	p.Printf("pg_basebackup --pgdata=%s --write-recovery-conf --slot=%s --wal-method=stream --checkpoint=fast --dbname=%s\n", shellQuoted(c.To), h.Name, shellQuoted(u.String()))
 	return p.Err
 }
+
+func shellQuoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // ReplicaWatchCmd looks and notes.
 type ReplicaWatchCmd struct {
