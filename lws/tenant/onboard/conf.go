@@ -3,6 +3,7 @@ package onboard
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
@@ -156,20 +157,41 @@ const (
 	FilePassword = "wallet.password"
 )
 
+// checkBackend: a backend's file is for the backend alone. Its values are passwords, and
+// are not repeated.
+func checkBackend(text string) error {
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		key, _, set := strings.Cut(strings.TrimSpace(line), "=")
+		if key = strings.TrimSpace(key); key == "" || key[0] == '#' || key == "bitcoin.node" {
+			continue
+		}
+		of, _, dotted := strings.Cut(key, ".")
+		if !dotted || !slices.Contains([]string{"btcd", "bitcoind", "neutrino", "fee"}, of) {
+			if !set {
+				key = "no setting"
+			}
+			return errkind.Newf(errkind.Invalid, "The backend's file may set bitcoin.node, btcd., bitcoind., neutrino. and fee., and nothing else, without sections: see its line %d (%.40q).", n, key)
+		}
+	}
+	return nil
+}
+
 // LndConf is the node's lnd.conf.
 func (c NodeConf) LndConf() (string, error) {
-	if err := clean(c.Tenant, c.Network, c.Dir, c.Secrets, c.RPC, c.Peers, c.Signer, c.DSN); err != nil {
+	if err := clean(c.Tenant, c.Network, c.Dir, c.Secrets, c.RPC, c.Peers, c.Signer); err != nil {
 		return "", err
+	}
+	if clean(c.DSN) != nil {
+		return "", errkind.New(errkind.Invalid, "The file of the database's connection string has several lines: one is wanted, with the string and nothing else.")
 	}
 	secrets, cert := c.Dir, ""
 	if c.Secrets != "" {
 		secrets, cert = c.Secrets, fmt.Sprintf("tlscertpath=%s/%s\ntlskeypath=%s/%s\n", c.Secrets, FileTLSCert, c.Secrets, FileTLSKey)
 	}
-	for line := range strings.Lines(c.Backend) {
-		line = strings.TrimSpace(line)
-		if line != "" && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "bitcoin.node=") && !strings.HasPrefix(line, "btcd.") && !strings.HasPrefix(line, "bitcoind.") && !strings.HasPrefix(line, "neutrino.") && !strings.HasPrefix(line, "fee.") {
-			return "", errkind.Newf(errkind.Invalid, "The backend's file may set bitcoin.node, btcd., bitcoind., neutrino. and fee., and nothing else: %q.", line)
-		}
+	if err := checkBackend(c.Backend); err != nil {
+		return "", err
 	}
 	db := "db.backend=sqlite\n"
 	if c.DSN != "" {

@@ -116,3 +116,19 @@ func TestManifests(t *testing.T) {
 		require.Contains(t, strings.Split(conf, "\n"), line)
 	}
 }
+
+// TestConfTellsNoSecret: what is wrong with a file is said without its content, which is
+// passwords.
+func TestConfTellsNoSecret(t *testing.T) {
+	c := onboard.NodeConf{Tenant: "acme", Network: "mainnet", Dir: "/n", RPC: "127.0.0.1:10009", Peers: "0.0.0.0:9735", Signer: "signer.example:10019"}
+	c.DSN = "postgres://acme:s3cret@db/acme\npostgres://other@db/other"
+	_, err := c.LndConf()
+	require.ErrorIs(t, err, errkind.Invalid)
+	require.NotContains(t, err.Error(), "s3cret")
+	require.ErrorContains(t, err, "the database's connection string")
+	c.DSN, c.Backend = "", "bitcoin.node=bitcoind\nrpcpassword=s3cret\n"
+	_, err = c.LndConf()
+	require.ErrorIs(t, err, errkind.Invalid)
+	require.NotContains(t, err.Error(), "s3cret")
+	require.ErrorContains(t, err, `line 2 ("rpcpassword")`)
+}
