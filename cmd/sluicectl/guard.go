@@ -96,12 +96,19 @@ func (c SignerInitCmd) guard(w *world, b *bundle.Bundle, say func(string, ...any
 		return err
 	}
 	run := fmt.Sprintf("sluicectl signer guard run --dir %s --listen %s --signer %s", c.Guard, c.GuardAt, c.RPC)
-	if c.Form == "systemd" {
-		unit, err := onboard.GuardUnit(c.Tenant, c.User, c.Guard, c.GuardAt, c.RPC)
+	if c.Form == formSystemd {
+		of, err := thisRunner().unitOwner(c.User)
+		if err != nil {
+			return err
+		}
+		unit, err := onboard.GuardUnit(c.Tenant, of.name, c.Guard, c.GuardAt, c.RPC)
 		if err != nil {
 			return err
 		}
 		if err := durable.WriteFile(path("signer-guard.service"), []byte(unit), 0o600); err != nil {
+			return err
+		}
+		if err := of.take(c.Guard, gate.FilePolicy, gate.FileAccounts, gate.FileHostKey, gate.FileLog, gate.FileStates, guardSignerCert, guardSignerMacaroon, guardCert, guardKey); err != nil {
 			return err
 		}
 		run = "cp " + path("signer-guard.service") + " /etc/systemd/system/ && systemctl enable --now signer-guard"

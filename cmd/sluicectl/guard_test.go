@@ -27,7 +27,7 @@ func TestGuardInit(t *testing.T) {
 	dir := t.TempDir()
 	at := filepath.Join(dir, "guard")
 	w := &world{ctx: t.Context(), now: fakeNow}
-	c := SignerInitCmd{Tenant: "acme", Address: "signer.example:10029", Guard: at, GuardAt: "0.0.0.0:10029", Form: "systemd", User: "lnd"}
+	c := SignerInitCmd{Tenant: "acme", Address: "signer.example:10029", Guard: at, GuardAt: "0.0.0.0:10029", Form: "systemd", User: thisRunner().name}
 	c.RPC, c.Network = "127.0.0.1:10019", "regtest"
 	quiet := func(string, ...any) {}
 	first := sampleBundle(t, c.Address)

@@ -92,13 +92,16 @@ func (s signerAt) keep(state signerState) error {
 	return writeWhole(filepath.Join(s.Dir, signerStateFile), append(raw, '\n'))
 }
 
+// dirLock is the file by which a directory is locked.
+const dirLock = ".sluicectl.lock"
+
 // lockDir keeps two of these commands from working on one directory: each would write
 // what the other one does not know of, the wallet's password among it.
 func lockDir(dir string) (func(), error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, ".sluicectl.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, dirLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +137,7 @@ type SignerInitCmd struct {
 	Address  string        `required:"" placeholder:"HOST:PORT" help:"How the operator's machine reaches the signer's RPC."`
 	Listen   string        `default:"0.0.0.0:10019" placeholder:"HOST:PORT" help:"Where the signer's RPC shall listen (${default})."`
 	Form     string        `default:"plain" enum:"plain,systemd,container" help:"How it shall run: plain, systemd or container (${default})."`
-	User     string        `default:"lnd" help:"The user of the systemd unit (${default})."`
+	User     string        `placeholder:"NAME" help:"The user of the systemd unit (you; lnd, if you are root)."`
 	Lnd      string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
 	Birthday string        `placeholder:"YYYY-MM-DD" help:"When the wallet was made, for one that was there before."`
 	Out      string        `required:"" type:"path" placeholder:"FILE" help:"Where to write the bundle."`
@@ -218,9 +221,13 @@ func (c SignerInitCmd) configure(say func(string, ...any)) error {
 	}
 	files := map[string]string{"lnd.conf": conf}
 	start := "lnd --lnddir=" + c.Dir
+	var unit owner
 	switch c.Form {
-	case "systemd":
-		if files["lnd-signer.service"], err = onboard.Unit("lnd, the signer of "+c.Tenant, c.User, c.Lnd, c.Dir); err != nil {
+	case formSystemd:
+		if unit, err = thisRunner().unitOwner(c.User); err != nil {
+			return err
+		}
+		if files["lnd-signer.service"], err = onboard.Unit("lnd, the signer of "+c.Tenant, unit.name, c.Lnd, c.Dir); err != nil {
 			return err
 		}
 		start = "cp " + filepath.Join(c.Dir, "lnd-signer.service") + " /etc/systemd/system/ && systemctl enable --now lnd-signer"
@@ -242,6 +249,11 @@ func (c SignerInitCmd) configure(say func(string, ...any)) error {
 			return err
 		case string(have) != text:
 			say("%s is there and is not what this command would write: it is left as it is. What a signer needs:\n\n%s\n", path, text)
+		}
+	}
+	if c.Form == formSystemd {
+		if err := unit.take(c.Dir, "lnd.conf", dirLock); err != nil {
+			return err
 		}
 	}
 	if fresh {

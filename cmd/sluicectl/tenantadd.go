@@ -74,7 +74,7 @@ type TenantAddCmd struct {
 	DSNFile     string        `name:"dsn-file" type:"path" placeholder:"FILE" help:"Connection string of a PostgreSQL database of its own; SQLite without."`
 	Form        string        `default:"plain" enum:"plain,systemd,kubernetes" help:"How it shall run: plain, systemd or kubernetes (${default})."`
 	Namespace   string        `default:"default" placeholder:"NAME" help:"The namespace in Kubernetes (${default})."`
-	User        string        `default:"lnd" help:"The user of the systemd unit (${default})."`
+	User        string        `placeholder:"NAME" help:"The user of the systemd unit (you; lnd, if you are root)."`
 	Lnd         string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
 	Plan        string        `default:"standard" help:"Its plan (${default})."`
 	Gateway     string        `placeholder:"KEY@HOST:PORT" help:"Connect the node to this gateway."`
@@ -95,6 +95,12 @@ type TenantAddCmd struct {
 func (c TenantAddCmd) Run(w *world, g *Globals) error {
 	if err := c.checkFirst(); err != nil {
 		return err
+	}
+	if c.Form == formSystemd && !c.Migrate {
+		// Before anything is registered.
+		if _, err := thisRunner().unitOwner(c.User); err != nil {
+			return err
+		}
 	}
 	b, err := c.open(g)
 	if err != nil {
@@ -308,8 +314,15 @@ func (c TenantAddCmd) write(w *world, b bundle.Bundle, say func(string, ...any))
 	case formKubernetes:
 		return c.manifests(w, say)
 	case formSystemd:
-		unit, err := onboard.Unit("lnd, the watch-only node of "+c.Tenant, c.User, c.Lnd, c.Dir)
+		of, err := thisRunner().unitOwner(c.User)
 		if err != nil {
+			return err
+		}
+		unit, err := onboard.Unit("lnd, the watch-only node of "+c.Tenant, of.name, c.Lnd, c.Dir)
+		if err != nil {
+			return err
+		}
+		if err := of.take(c.Dir, nodeFiles()...); err != nil {
 			return err
 		}
 		name := "lnd-" + c.Tenant + ".service"
@@ -320,7 +333,12 @@ func (c TenantAddCmd) write(w *world, b bundle.Bundle, say func(string, ...any))
 		return nil
 	}
 	say("Start the node, unless it runs:  %s --lnddir=%s\n", filepath.Base(c.Lnd), c.Dir)
-	return nil
+	return ownedLikeDir(c.Dir, nodeFiles()...)
+}
+
+// nodeFiles are those that its lnd reads, and the lock.
+func nodeFiles() []string {
+	return []string{onboard.FileConf, onboard.FileCert, onboard.FileMacaroon, onboard.FilePassword, dirLock}
 }
 
 // dial connects to the node, with its admin macaroon or without.

@@ -183,7 +183,7 @@ func TestSignerInitPrepares(t *testing.T) {
 			"--network", "regtest", "--out", filepath.Join(dir, "acme.bundle"), "--wait", "1ms",
 		}, more...)...)
 	}
-	out, errs, code := initialise("--form", "systemd")
+	out, errs, code := initialise("--form", "systemd", "--user", thisRunner().name)
 	require.Equal(t, 1, code)
 	require.Contains(t, errs, "the signer did not start within 1ms")
 	require.Contains(t, out, "systemctl enable --now lnd-signer")
@@ -192,7 +192,7 @@ func TestSignerInitPrepares(t *testing.T) {
 	require.Contains(t, string(conf), "tlsextradomain=signer.example\n")
 	_, err = os.Stat(filepath.Join(at, "lnd-signer.service"))
 	require.NoError(t, err)
-	out, _, _ = initialise("--form", "systemd")
+	out, _, _ = initialise("--form", "systemd", "--user", thisRunner().name)
 	require.NotContains(t, out, "Wrote", "what is right stays")
 	require.NoError(t, os.WriteFile(filepath.Join(at, "lnd.conf"), []byte("# mine\n"), 0o600))
 	out, _, _ = initialise()

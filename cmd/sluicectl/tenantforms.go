@@ -111,6 +111,9 @@ func (c TenantAddCmd) migrate(ctx context.Context, b bundle.Bundle, say func(str
 			return false, err
 		}
 	}
+	if err := ownedLikeDir(c.Dir, onboard.FileCert, onboard.FileMacaroon); err != nil {
+		return false, err
+	}
 	if done {
 		return true, nil
 	}
