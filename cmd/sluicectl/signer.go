@@ -215,6 +215,11 @@ func (c SignerInitCmd) configure(say func(string, ...any)) error {
 		// The guard alone reaches the signer.
 		listen, address = c.RPC, c.RPC
 	}
+	published := listen
+	if c.Form == formContainer {
+		// What publishes the port decides who reaches it: loopback is the container's own.
+		listen = "0.0.0.0:" + containerPort
+	}
 	conf, err := onboard.SignerConf{Network: c.Network, Dir: c.Dir, Listen: listen, Address: address}.LndConf()
 	if err != nil {
 		return err
@@ -231,9 +236,9 @@ func (c SignerInitCmd) configure(say func(string, ...any)) error {
 			return err
 		}
 		start = "cp " + filepath.Join(c.Dir, "lnd-signer.service") + " /etc/systemd/system/ && systemctl enable --now lnd-signer"
-	case "container":
+	case formContainer:
 		files["Containerfile"] = onboard.Containerfile()
-		start = "podman build -t lnd-signer " + c.Dir + " && podman run -d --name lnd-signer -v " + c.Dir + ":/signer -p 10019:10019 lnd-signer"
+		start = "podman build -t lnd-signer - < " + filepath.Join(c.Dir, "Containerfile") + " && podman run -d --name lnd-signer -v " + c.Dir + ":/signer -p " + published + ":" + containerPort + " lnd-signer"
 	}
 	fresh := false
 	for name, text := range files {
@@ -286,7 +291,6 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 		if now == remotesigner.Active {
 			return state, nil
 		}
-		lncli := fmt.Sprintf("lncli --lnddir=%s --rpcserver=%s --network=%s ", c.Dir, c.RPC, c.Network)
 		if now == remotesigner.NoWallet && state.BirthdayUnix == 0 {
 			state.BirthdayUnix = w.now().Unix()
 			if err := c.keep(state); err != nil {
@@ -294,9 +298,9 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 			}
 		}
 		if now != told {
-			next := lncli + "unlock"
+			next := c.lncli() + "unlock"
 			if now == remotesigner.NoWallet {
-				next = lncli + "create        (and keep the seed on paper: nobody else has it)"
+				next = c.lncli() + "create        (and keep the seed on paper: nobody else has it)"
 			}
 			say("Waiting for the wallet. Run:  %s\n", next)
 			told = now
@@ -305,6 +309,14 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 			return state, fmt.Errorf("the signer's wallet is still not open after %s: run this command again when it is", c.Wait)
 		}
 	}
+}
+
+// lncli is the beginning of a command to the signer.
+func (c SignerInitCmd) lncli() string {
+	if c.Form == formContainer {
+		return fmt.Sprintf("podman exec -it lnd-signer lncli --lnddir=/signer --rpcserver=127.0.0.1:%s --network=%s ", containerPort, c.Network)
+	}
+	return fmt.Sprintf("lncli --lnddir=%s --rpcserver=%s --network=%s ", c.Dir, c.RPC, c.Network)
 }
 
 // waitForCert waits until lnd has written its certificate: the file is there a moment

@@ -21,6 +21,12 @@ const (
 	formKubernetes = "kubernetes"
 )
 
+// A signer can run in a container; this is its RPC's port there.
+const (
+	formContainer = "container"
+	containerPort = "10019"
+)
+
 // manifestFile has what is applied to Kubernetes.
 const manifestFile = "kubernetes.yaml"
 
