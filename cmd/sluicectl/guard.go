@@ -219,13 +219,21 @@ func certificateHosts(path string) ([]string, error) {
 	return hosts, nil
 }
 
+// there: with a slip in the directory nothing would be paused, nor go on.
+func (c guardAt) there() error {
+	if _, err := os.Stat(filepath.Join(c.Dir, gate.FilePolicy)); err != nil {
+		return fmt.Errorf("there is no guard in %s: %w", c.Dir, err)
+	}
+	return nil
+}
+
 // GuardPauseCmd has it sign nothing.
 type GuardPauseCmd struct{ guardAt }
 
 // Run implements the command.
 func (c GuardPauseCmd) Run(w *world, _ *Globals) error {
-	if _, err := os.Stat(filepath.Join(c.Dir, gate.FilePolicy)); err != nil {
-		return fmt.Errorf("there is no guard in %s: %w", c.Dir, err)
+	if err := c.there(); err != nil {
+		return err
 	}
 	if err := durable.WriteFile(filepath.Join(c.Dir, gate.FilePaused), nil, 0o600); err != nil {
 		return err
@@ -240,6 +248,9 @@ type GuardResumeCmd struct{ guardAt }
 
 // Run implements the command.
 func (c GuardResumeCmd) Run(w *world, _ *Globals) error {
+	if err := c.there(); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(c.Dir, gate.FilePaused)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -256,6 +267,9 @@ type GuardShowCmd struct {
 
 // Run implements the command.
 func (c GuardShowCmd) Run(w *world, g *Globals) error {
+	if err := c.there(); err != nil {
+		return err
+	}
 	report, err := gate.Read(c.Dir, w.now(), max(0, c.Last))
 	if err != nil {
 		return err

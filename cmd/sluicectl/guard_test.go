@@ -69,6 +69,10 @@ func TestGuardCommands(t *testing.T) {
 	_, errs, code := ctl(t, dir, "signer", "guard", "pause", "--dir", at)
 	require.Equal(t, 1, code)
 	require.Contains(t, errs, "there is no guard in")
+	// Of a slip in the directory nobody must believe that it signs again.
+	_, errs, code = ctl(t, dir, "signer", "guard", "resume", "--dir", at)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "there is no guard in")
 	c := SignerInitCmd{Tenant: "acme", Address: "127.0.0.1:10029", Guard: at, GuardAt: "127.0.0.1:0", Form: "plain"}
 	c.RPC, c.Network = "127.0.0.1:1", "regtest"
 	b := sampleBundle(t, c.Address)

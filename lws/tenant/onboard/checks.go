@@ -159,7 +159,7 @@ func Run(ctx context.Context, in Input, s Signer) Report {
 	}
 	run := map[Name]func() (string, error){
 		Reachable:   func() (string, error) { return reachable(ctx, in, s) },
-		Unlocked:    func() (string, error) { return unlocked(ctx, s) },
+		Unlocked:    func() (string, error) { return unlocked(ctx, in, s) },
 		Permissions: func() (string, error) { return permissions(ctx, in, s) },
 		Excess:      func() (string, error) { return excess(ctx, in, s) },
 		Accounts:    func() (string, error) { return accounts(in.Bundle) },
@@ -231,18 +231,19 @@ func reachable(ctx context.Context, in Input, s Signer) (string, error) {
 	return "the certificate is the bundle's, for " + host + ", until " + shown.NotAfter.UTC().Format(time.DateOnly), nil
 }
 
-func unlocked(ctx context.Context, s Signer) (string, error) {
+func unlocked(ctx context.Context, in Input, s Signer) (string, error) {
 	state, err := s.State(ctx)
 	if err != nil {
 		return "", err
 	}
+	lncli := "lncli --lnddir=DIR --rpcserver=127.0.0.1:10019 --network=" + in.Bundle.Network
 	switch state {
 	case Active:
 		return "the wallet is open and lnd serves", nil
 	case "LOCKED":
-		return "", fail("lncli --network NETWORK unlock (at the signer)", "the signer's wallet is locked")
+		return "", fail(lncli+" unlock (at the signer, DIR is its directory)", "the signer's wallet is locked")
 	case "NON_EXISTING":
-		return "", fail("lncli --network NETWORK create (at the signer), then "+again, "the signer has no wallet")
+		return "", fail(lncli+" create (at the signer, DIR is its directory), then "+again, "the signer has no wallet")
 	}
 	return "", fail("wait until the signer has started, then run the command again", "the signer is starting: %s", state)
 }
