@@ -197,7 +197,11 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 		if g.JSON {
 			return cli.WriteJSON(w.stdout, onboarded{Fingerprint: print, Node: report.Node.String(), Checks: all, Macaroon: file, Opened: opened})
 		}
-		say("\n%s is active. Its first macaroon is %s: give it to the tenant, who replaces it with sluicectl my rotate.\n", c.Tenant, file)
+		if file == "" {
+			say("\n%s is active. It has its first macaroon.\n", c.Tenant)
+			return p.Err
+		}
+		say("\n%s is active. Its first macaroon is %s: give it to the tenant, who replaces it with sluicectl my rotate, and remove it here.\n", c.Tenant, file)
 		return p.Err
 	})
 }
@@ -484,29 +488,4 @@ func hasNode(t *tenantv1.Tenant, key ln.PubKey) bool {
 		}
 	}
 	return false
-}
-
-// firstMacaroon makes it once: one that is in its file stays.
-func (c TenantAddCmd) firstMacaroon(ctx context.Context, s *session, t *tenantv1.Tenant, key ln.PubKey) (string, error) {
-	file := c.Out
-	if file == "" {
-		file = c.Tenant + ".macaroon"
-	}
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
-	}
-	known := false
-	for _, u := range t.GetUsers() {
-		known = known || u.GetName() == c.Admin
-	}
-	if !known {
-		if _, err := call(ctx, s, tenantsOf(s).SetTenantUser, &tenantv1.SetTenantUserRequest{Tenant: c.Tenant, Name: c.Admin, Role: tenantv1.UserRole_USER_ROLE_ADMIN}); err != nil {
-			return "", err
-		}
-	}
-	got, err := call(ctx, s, tenantsOf(s).IssueTenantMacaroon, &tenantv1.IssueTenantMacaroonRequest{Tenant: c.Tenant, User: c.Admin, NodeKey: key[:]})
-	if err != nil {
-		return "", err
-	}
-	return file, auth.WriteMacaroonFile(file, got.GetMacaroon())
 }
