@@ -290,6 +290,9 @@ func (c TenantAddCmd) write(w *world, b bundle.Bundle, say func(string, ...any))
 	path := func(name string) string { return filepath.Join(c.Dir, name) }
 	switch have, err := os.ReadFile(path(onboard.FileConf)); {
 	case errors.Is(err, os.ErrNotExist):
+		if err := c.ownDatabase(w.ctx, conf.DSN); err != nil {
+			return err
+		}
 		if err := auth.WriteFileAtomic(path(onboard.FileConf), []byte(text)); err != nil {
 			return err
 		}
