@@ -102,6 +102,9 @@ func (c TenantAddCmd) Run(w *world, g *Globals) error {
 			return err
 		}
 	}
+	if err := c.ownPort(g); err != nil {
+		return err
+	}
 	b, err := c.open(g)
 	if err != nil {
 		return err
