@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	agelib "filippo.io/age"
-
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
@@ -148,15 +146,9 @@ type SignerInitCmd struct {
 
 // Run implements the command.
 func (c SignerInitCmd) Run(w *world, g *Globals) error {
-	to, err := agelib.ParseX25519Recipient(c.Operator)
+	to, birthday, err := c.flags()
 	if err != nil {
-		return fmt.Errorf("the operator's key: %w", err)
-	}
-	birthday := time.Time{}
-	if c.Birthday != "" {
-		if birthday, err = time.Parse(time.DateOnly, c.Birthday); err != nil {
-			return fmt.Errorf("--birthday: %w", err)
-		}
+		return err
 	}
 	p := w.printer()
 	say := func(format string, args ...any) {
@@ -275,7 +267,7 @@ func (c SignerInitCmd) awaitWallet(ctx context.Context, w *world, say func(strin
 		return state, err
 	}
 	if err := waitForCert(ctx, filepath.Join(c.Dir, "tls.cert")); err != nil {
-		return state, fmt.Errorf("the signer did not start within %s: %w", c.Wait, err)
+		return state, fmt.Errorf("the signer did not start within %s: %w; start it, and run this command again", c.Wait, err)
 	}
 	client, err := c.dial(false)
 	if err != nil {

@@ -75,7 +75,7 @@ type TenantAddCmd struct {
 	Form        string        `default:"plain" enum:"plain,systemd,kubernetes" help:"How it shall run: plain, systemd or kubernetes (${default})."`
 	Namespace   string        `default:"default" placeholder:"NAME" help:"The namespace in Kubernetes (${default})."`
 	User        string        `placeholder:"NAME" help:"The user of the systemd unit (you; lnd, if you are root)."`
-	Lnd         string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd of the systemd unit (${default})."`
+	Lnd         string        `default:"/usr/local/bin/lnd" placeholder:"PATH" help:"The lnd that systemd or sluicectl tenant supervise starts (${default})."`
 	Plan        string        `default:"standard" help:"Its plan (${default})."`
 	Gateway     string        `placeholder:"KEY@HOST:PORT" help:"Connect the node to this gateway."`
 	First       int           `name:"first-channels" default:"0" placeholder:"N" help:"Have the node open channels with the gateway, from its own coins, until there are so many (${default})."`

@@ -183,7 +183,7 @@ func (w wire) bundle() (Bundle, error) {
 	case len(w.Accounts) == 0 || len(w.Accounts) > maxAccounts:
 		return Bundle{}, malformed("the number of accounts", nil)
 	}
-	if err := checkAddress(w.Address); err != nil {
+	if err := CheckAddress(w.Address); err != nil {
 		return Bundle{}, err
 	}
 	if _, err := ParseCertificate([]byte(w.Certificate)); err != nil {
@@ -215,7 +215,8 @@ func (w wire) bundle() (Bundle, error) {
 // maxUnix is the end of the year 9999.
 const maxUnix = 253_402_300_799
 
-func checkAddress(address string) error {
+// CheckAddress refuses what is no address of a signer, host:port.
+func CheckAddress(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || n == 0 || host == "" || len(host) > 253 || strings.ContainsAny(host, " \t\r\n\"'\\%") {
