@@ -76,8 +76,9 @@ func (t *Tenancy) beside(ctx context.Context, file string, start func(context.Co
 // SignUp is what a tenant's signer is made with.
 type SignUp struct {
 	Name string
-	// Via has the host reach the signer by another address, given where it listens.
-	Via func(rpc string) (address string)
+	// Via has the host reach the signer, or its guard, by another address, given where it
+	// listens.
+	Via func(listen string) (address string)
 	// Guarded puts a guard before it.
 	Guarded bool
 }
@@ -100,15 +101,17 @@ func (t *Tenancy) SignUp(ctx context.Context, s SignUp) (*TenantSigner, error) {
 	out := &TenantSigner{Name: s.Name, Bundle: filepath.Join(t.net.dir, s.Name+".bundle")}
 	dir, guard := filepath.Join(t.net.dir, s.Name+"-signer"), filepath.Join(t.net.dir, s.Name+"-guard")
 	args := []string{"signer", "init", "--dir", dir, "--rpc", rpc, "--listen", rpc, "--network", "regtest", "--tenant", s.Name, "--operator", t.operator, "--out", out.Bundle, "--wait", "3m"}
-	address := rpc
-	switch {
-	case s.Guarded:
-		if address, err = t.net.Port(); err != nil {
+	// Where what the host reaches listens, and how the host reaches it.
+	listen := rpc
+	if s.Guarded {
+		if listen, err = t.net.Port(); err != nil {
 			return nil, err
 		}
-		args = append(args, "--guard", guard, "--guard-listen", address)
-	case s.Via != nil:
-		address = s.Via(rpc)
+		args = append(args, "--guard", guard, "--guard-listen", listen)
+	}
+	address := listen
+	if s.Via != nil {
+		address = s.Via(listen)
 	}
 	if _, err := t.beside(ctx, filepath.Join(dir, "lnd.conf"), func(ctx context.Context) (err error) {
 		if out.Signer, err = t.net.Adopt(ctx, Adopted{Name: s.Name + "-signer", Dir: dir, RPC: rpc, MakeWallet: true}); err != nil {
@@ -121,9 +124,9 @@ func (t *Tenancy) SignUp(ctx context.Context, s SignUp) (*TenantSigner, error) {
 	if !s.Guarded {
 		return out, nil
 	}
-	out.Guard = t.net.NewProc(Command{Name: s.Name + "-guard", Path: t.ctl, Args: []string{"signer", "guard", "run", "--dir", guard, "--listen", address, "--signer", rpc}, Ready: func(ctx context.Context) error {
+	out.Guard = t.net.NewProc(Command{Name: s.Name + "-guard", Path: t.ctl, Args: []string{"signer", "guard", "run", "--dir", guard, "--listen", listen, "--signer", rpc}, Ready: func(ctx context.Context) error {
 		return WaitFor(ctx, s.Name+"'s guard to listen", func(ctx context.Context) (bool, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", listen)
 			if err != nil {
 				return false, nil //nolint:nilerr // not yet
 			}
