@@ -82,8 +82,9 @@ func (k *Keyring) Judge(p Policy, b *Book, s Spend, now time.Time) (*Entry, erro
 }
 
 // onlySwept: what a closed channel left goes to the wallet. Nothing is kept of it, since
-// lnd signs such transactions for watchtowers at every payment. At most half goes to
-// miners, which is what lnd's own sweeper goes up to before a deadline.
+// lnd signs such transactions for watchtowers at every payment. Of each output at most half
+// goes to miners, which is what lnd's own sweeper goes up to before a deadline. Of several
+// in one transaction the sum is not known: they are asked for one by one.
 func onlySwept(asks []ask, o outputs) error {
 	for _, a := range asks {
 		if a.valueSat/2 > o.ownSat {
