@@ -1,6 +1,9 @@
 package ln
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What a node can answer besides success. The adapter to lnd is the only place
 // that reads lnd's error texts; everybody else asks errors.Is for these.
@@ -16,6 +19,9 @@ var (
 	ErrPeerOffline = errors.New("the peer is not connected")
 	// ErrPeerRejected: the peer refused; the text around it carries its reason.
 	ErrPeerRejected = errors.New("the peer refused")
+	// ErrPeerNotNow is an ErrPeerRejected whose words decide nothing: they are what the
+	// peer's node says, too, while it cannot take the channel for a moment.
+	ErrPeerNotNow = fmt.Errorf("%w for now", ErrPeerRejected)
 	// ErrLeased: the coin is leased by somebody else or spent.
 	ErrLeased = errors.New("the coin is not free")
 	// ErrDoubleSpend: the transaction conflicts with another one.

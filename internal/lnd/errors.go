@@ -73,6 +73,23 @@ func textMeanings() []struct {
 	}
 }
 
+// refusedForNow says that a peer's words for refusing a channel are none of its own
+// decision, exactly: whoever runs the peer may write anything else that contains them.
+func refusedForNow(words string) bool {
+	switch strings.ToLower(strings.TrimSpace(words)) {
+	case
+		// lnd's for all but a few of its reasons: that it is behind with its chain, for
+		// which a new block suffices, and that its acceptor did not grant zero-conf.
+		"funding failed due to internal error",
+		// The first of these, as older versions say it.
+		"synchronizing blockchain",
+		// One at a time by default: the next may come once that is in a block.
+		"number of pending channels exceed maximum":
+		return true
+	}
+	return false
+}
+
 // mapError gives err one meaning and says what was being done. It keeps lnd's
 // own words for the log and for the operator; they hold no secret of ours.
 func mapError(doing string, err error) error {

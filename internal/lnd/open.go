@@ -88,6 +88,9 @@ func openError(err error) error {
 	if !found {
 		return mapped
 	}
+	if refusedForNow(words) {
+		return fmt.Errorf("%w: %s", ln.ErrPeerNotNow, words)
+	}
 	return fmt.Errorf("%w: %s", ln.ErrPeerRejected, words)
 }
 

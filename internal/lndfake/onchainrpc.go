@@ -136,7 +136,7 @@ func (n *Node) walletTxs() (out []*lnrpc.Transaction) {
 
 // HoldWallet keeps the node's wallet at the block that it is at: lnd tells of new blocks
 // before its wallet has taken them in, and goes on listing what was in blocks that a reorg
-// undid. It ends with false.
+// undid. It opens and accepts no channel meanwhile. It ends with false.
 func (n *Node) HoldWallet(hold bool) {
 	n.w.do(func() { n.behind, n.seen = hold, n.walletTxs() })
 }

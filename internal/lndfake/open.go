@@ -132,6 +132,9 @@ func (n *Node) consider(from *Node, p openParams, answer func(*lnrpc.ChannelAcce
 	switch {
 	case n.pendingWith(from) >= n.cfg.MaxPendingChannels:
 		answer(nil, errors.New("number of pending channels exceed maximum"))
+	case n.behind:
+		// lnd's own reason ("Synchronizing blockchain") is not among those that it tells.
+		answer(nil, errors.New("funding failed due to internal error"))
 	case p.pushSat > 0 && n.cfg.RejectPush:
 		answer(nil, errors.New("non-zero push amounts are disabled"))
 	case p.zeroConf && n.cfg.NoZeroConf, p.scidType && n.cfg.NoScidAlias:

@@ -178,7 +178,7 @@ func (e *Engine) negotiationEnded(id ln.PendingChanID, err error) []opening.Even
 	case errors.Is(err, ln.ErrPeerOffline):
 		return []opening.Event{opening.PeerGone{Moment: m}}
 	case errors.Is(err, ln.ErrPeerRejected):
-		return []opening.Event{opening.PeerRejected{Moment: m, PendingID: id, Text: err.Error()}}
+		return []opening.Event{opening.PeerRejected{Moment: m, PendingID: id, Text: err.Error(), NotNow: errors.Is(err, ln.ErrPeerNotNow)}}
 	case errors.Is(err, ln.ErrUnavailable):
 		return []opening.Event{opening.NegotiationLost{Moment: m, Text: err.Error()}}
 	default:

@@ -237,7 +237,7 @@ func (e *Engine) openingEvents(id string, s opening.State) []order.Event {
 	case opening.Failed:
 		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason, Temporary: s.Temporary, Spared: s.Spared}}
 	case opening.Rejected:
-		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason}}
+		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason, Temporary: s.NotNow}}
 	case opening.Conflicted:
 		return []order.Event{order.OpeningFailed{Moment: m, OpeningID: id, Reason: s.Reason}}
 	case opening.Signed:

@@ -23,11 +23,13 @@ func edges() []fsm.Edge {
 		{From: "joined", Event: "tick", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "tell_batch"}},
 
 		{From: "leased", Event: "funding_built", To: "built", Effects: []string{"verify"}},
+		{From: "leased", Event: "peer_rejected", To: "leased"},
 		{From: "leased", Event: "peer_rejected", To: "rejected", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
 		{From: "leased", Event: "negotiation_failed", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
 		{From: "leased", Event: "negotiation_lost", To: "leased", Effects: []string{"negotiate"}},
 		{From: "leased", Event: "negotiation_lost", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
 		{From: "leased", Event: "peer_gone", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
+		{From: "leased", Event: "tick", To: "leased", Effects: []string{"negotiate"}},
 		{From: "leased", Event: "tick", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
 		{From: "leased", Event: "abandon", To: "failed", Effects: []string{"abandon_channel", "notify_owner", "release_coins", "tell_batch"}},
 

@@ -61,11 +61,13 @@ type (
 		Coins
 		Unsigned
 	}
-	// PeerRejected: the peer answered the open with an error.
+	// PeerRejected: the peer answered the open with an error. NotNow says that its words
+	// decide nothing: it may be behind with its chain for a moment.
 	PeerRejected struct {
 		lsp.Moment
 		PendingID ln.PendingChanID `json:"pending_id"`
 		Text      string           `json:"text"`
+		NotNow    bool             `json:"not_now,omitempty"`
 	}
 	// NegotiationFailed: lnd ended the negotiation itself, definitely.
 	NegotiationFailed struct {

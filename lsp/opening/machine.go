@@ -10,6 +10,10 @@ import (
 // Name is the machine's name in the database.
 const Name = "lsp/opening"
 
+// askAgain is how long a peer is left alone that could not take the channel: an lnd is
+// behind its chain for a second after a block.
+const askAgain = 5 * time.Second
+
 // ErrTooLate answers Abandon once the transaction is signed.
 var ErrTooLate = errkind.New(errkind.Conflict, "the funding transaction is signed and may be public: the channel can only be closed once it is open")
 
@@ -34,6 +38,9 @@ func deadline(s State) (time.Time, Event, bool) {
 		return time.Time{}, nil, false
 	}
 	due := PlanOf(s).Deadline
+	if l, ok := s.(Leased); ok && !l.AskAt.IsZero() {
+		due = l.AskAt
+	}
 	t := Tick{}
 	t.At = due
 	return due, t, !due.IsZero()

@@ -94,11 +94,12 @@ func testEvents(s State) []Event {
 		NewBlock{moment(103), 0},
 		NewBlock{moment(106), 2000},
 		Tick{m},
+		Tick{lsp.Moment{At: testStart.Add(askAgain), Height: 100}},
 		Tick{late},
 	}
 	for _, n := range []uint32{0, 1} {
 		id := p.PendingID(n)
-		events = append(events, FundingBuilt{m, id, unsigned}, PeerRejected{m, id, "no"}, NegotiationFailed{m, id, "lnd"})
+		events = append(events, FundingBuilt{m, id, unsigned}, PeerRejected{m, id, "no", false}, PeerRejected{m, id, "later", true}, NegotiationFailed{m, id, "lnd"})
 	}
 	if p.Batch != "" {
 		events = append(events, OutputNamed{m, p.PendingID(0), []byte{0, 32}}, FundingShared{m, testShare(), unsigned})

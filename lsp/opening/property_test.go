@@ -26,6 +26,13 @@ func again[T any](t require.TestingT, v T) T {
 	return p.Elem().Interface().(T)
 }
 
+// at sets the moment of a Tick.
+func at(v Event, m lsp.Moment) Event {
+	t := v.(Tick)
+	t.Moment = m
+	return t
+}
+
 // Random events, right and wrong, in any order, every value through the
 // database's form: the promises of the package hold.
 func TestRandomDays(t *testing.T) {
@@ -43,6 +50,7 @@ func TestRandomDays(t *testing.T) {
 		// claimed: the client has money in the channel, or an HTLC is about to expire.
 		var claimed bool
 		var published []byte
+		asked := map[ln.PendingChanID]bool{}
 		height := uint32(100)
 		for range rapid.IntRange(1, 80).Draw(t, "events") {
 			var v Event
@@ -65,7 +73,12 @@ func TestRandomDays(t *testing.T) {
 			s = next
 			for _, f := range effects {
 				switch f := again(t, f).(type) {
+				case Negotiate:
+					require.False(t, asked[f.PendingID], "asked under an id that the peer knows")
+					asked[f.PendingID] = true
+					require.LessOrEqual(t, len(asked), int(plan.MaxNegotiations))
 				case Verify:
+					require.True(t, asked[f.PendingID])
 					_, stored := s.(Built)
 					require.True(t, stored, "verified before the transaction was stored")
 					verified = true
@@ -243,6 +256,63 @@ func TestCrashAroundVerify(t *testing.T) {
 	there, effects := walk(t, s, NodeAnswered{m, PresencePending, 0})
 	require.Equal(t, "pending", there.StateName())
 	require.Equal(t, "sign", effects[0].EffectName())
+}
+
+// A peer that cannot take the channel now is asked again with the same coins, under
+// another id, after a moment and not for ever. One that says no is not.
+func TestPeerNotNow(t *testing.T) {
+	m := moment(100)
+	plan := testPlan(true)
+	later := lsp.Moment{At: testStart.Add(askAgain), Height: 100}
+	leased := func() State {
+		s, _ := walk(t, Planned{plan}, Start{m}, CoinsLeased{m, testSelection(), nil})
+		return s
+	}
+	waiting, effects := walk(t, leased(), PeerRejected{m, plan.PendingID(0), "internal", true})
+	require.Empty(t, effects, "the coins stay, and the peer is left alone")
+	due, v, ok := deadline(waiting)
+	require.True(t, ok)
+	require.Equal(t, later.At, due)
+	_, _, err := Step(waiting, Tick{m})
+	require.ErrorIs(t, err, fsm.ErrIllegal)
+	same, effects := walk(t, waiting, NegotiationLost{m, "restart"})
+	require.Equal(t, waiting, same)
+	require.Empty(t, effects, "the time that is stored has it asked")
+
+	s, effects := walk(t, waiting, at(v, later))
+	require.Len(t, effects, 1)
+	require.Equal(t, plan.PendingID(1), effects[0].(Negotiate).PendingID)
+	require.Equal(t, testSelection(), effects[0].(Negotiate).Selection)
+	due, _, _ = deadline(s)
+	require.Equal(t, plan.Deadline, due)
+	_, _, err = Step(s, PeerRejected{later, plan.PendingID(0), "internal", true})
+	require.ErrorIs(t, err, fsm.ErrIllegal, "the first negotiation is over")
+	s, effects = walk(t, s, PeerRejected{later, plan.PendingID(1), "internal", true})
+	require.True(t, s.(Rejected).NotNow)
+	require.Equal(t, []string{"abandon_channel", "release_coins", "notify_owner"}, []string{effects[0].EffectName(), effects[1].EffectName(), effects[2].EffectName()})
+	n := effects[2].(NotifyOwner)
+	require.True(t, n.Temporary, "the owner may try later")
+	told, ok := NoticeFor(s)
+	require.True(t, ok)
+	require.Equal(t, n, told)
+
+	for name, v := range map[string]PeerRejected{
+		"a no":             {m, plan.PendingID(0), "not today", false},
+		"no time is left":  {lsp.Moment{At: plan.Deadline.Add(-askAgain), Height: 100}, plan.PendingID(0), "internal", true},
+		"given up waiting": {},
+	} {
+		from, last := leased(), Event(v)
+		if v.Text == "" {
+			from, last = waiting, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough"), false}
+		}
+		s, effects = walk(t, from, last)
+		require.True(t, Final(s), name)
+		require.Equal(t, "release_coins", effects[1].EffectName(), name)
+		require.Equal(t, v.NotNow || v.Text == "", effects[2].(NotifyOwner).Temporary, name)
+	}
+	// In a batch nobody waits for it.
+	s, _ = walk(t, Planned{batchPlan()}, Start{m}, PeerRejected{m, batchPlan().PendingID(0), "internal", true})
+	require.True(t, s.(Rejected).NotNow)
 }
 
 func TestNeverAnotherTransaction(t *testing.T) {

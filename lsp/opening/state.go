@@ -57,8 +57,9 @@ type Plan struct {
 	// BumpAfterBlocks is how long a published transaction may wait before it is
 	// bumped, and how long until the next bump; 0 never bumps.
 	BumpAfterBlocks uint32 `json:"bump_after_blocks,omitempty"`
-	// MaxNegotiations bounds how often lnd is asked again after a crash cut the
-	// negotiation off before the funding transaction existed.
+	// MaxNegotiations bounds how often the peer is asked: again after a crash cut the
+	// negotiation off before the funding transaction existed, or after the peer could
+	// not take the channel for a moment.
 	MaxNegotiations uint32 `json:"max_negotiations"`
 }
 
@@ -169,6 +170,9 @@ type (
 	Leased struct {
 		Plan
 		Coins
+		// AskAt is when the peer is asked again, which could not take the channel a
+		// moment ago; zero while it is being asked.
+		AskAt time.Time `json:"ask_at,omitzero"`
 	}
 	// Built: the unsigned transaction and its outpoint are known and stored;
 	// psbt_verify may have been called. lnd may or may not know the channel.
@@ -262,6 +266,8 @@ type (
 		Plan
 		Text   string     `json:"text"`
 		Reason lsp.Reason `json:"reason"`
+		// NotNow says that its words decide nothing: it may say yes soon.
+		NotNow bool `json:"not_now,omitempty"`
 		// Outpoint is set when an unsigned transaction had been built.
 		Outpoint ln.Outpoint `json:"outpoint,omitzero"`
 	}

@@ -2,6 +2,7 @@ package opening
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -78,15 +79,34 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 		next := Built{Plan: s.Plan, Coins: s.Coins, Unsigned: v.Unsigned}
 		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint}}, nil
 	case NegotiationLost:
+		if !s.AskAt.IsZero() {
+			return s, nil, nil
+		}
 		// Nothing was verified, so lnd holds no commitment: asking again with
 		// the same coins is safe once the old shim is cancelled.
 		if s.Negotiation+1 >= max(s.MaxNegotiations, 1) {
 			return ended(s, openFailed(v.Text))
 		}
 		s.Negotiation++
+		s.AskAt = time.Time{}
 		return s, []Effect{negotiate(s)}, nil
 	case PeerGone:
 		return ended(s, walletGone())
+	case PeerRejected:
+		// Nothing was built, so the same coins can be offered to it once more.
+		at := v.At.Add(askAgain)
+		if v.PendingID != now || !v.NotNow || s.Negotiation+1 >= s.MaxNegotiations || !at.Before(s.Deadline) {
+			break
+		}
+		s.Negotiation++
+		s.AskAt = at
+		return s, nil, nil
+	case Tick:
+		if s.AskAt.IsZero() || v.At.Before(s.AskAt) || !v.At.Before(s.Deadline) {
+			break
+		}
+		s.AskAt = time.Time{}
+		return s, []Effect{negotiate(s)}, nil
 	}
 	return negotiating(s, now, v)
 }
@@ -196,7 +216,7 @@ func negotiating(s State, now ln.PendingChanID, v Event) (State, []Effect, error
 	)
 	switch v := v.(type) {
 	case PeerRejected:
-		id, e = v.PendingID, rejected(v.Text)
+		id, e = v.PendingID, rejected(v)
 	case NegotiationFailed:
 		id, e = v.PendingID, openFailed(v.Text)
 	default:
@@ -232,9 +252,13 @@ type ending struct {
 	spared    bool
 }
 
-func rejected(text string) ending {
-	return ending{byPeer: true, rejected: text, reason: lsp.Because(lsp.ReasonWalletRejected,
-		"the wallet's node refused the channel (%q): check that sluice-wallet runs and accepts channels of this LSP", clip(text))}
+func rejected(v PeerRejected) ending {
+	e := ending{byPeer: true, rejected: v.Text, temporary: v.NotNow, reason: lsp.Because(lsp.ReasonWalletRejected,
+		"the wallet's node refused the channel (%q): check that sluice-wallet runs and accepts channels of this LSP", clip(v.Text))}
+	if v.NotNow {
+		e.reason.Text += ", that the node is synced to the chain, and that no other channel of it waits for its funding"
+	}
+	return e
 }
 
 func openFailed(text string) ending {
@@ -288,7 +312,7 @@ func ended(s State, e ending) (State, []Effect, error) {
 	}
 	if e.byPeer {
 		n.Notice = NoticeRejected
-		return Rejected{Plan: p, Text: e.rejected, Reason: e.reason, Outpoint: outpoint}, append(effects, n), nil
+		return Rejected{Plan: p, Text: e.rejected, Reason: e.reason, NotNow: e.temporary, Outpoint: outpoint}, append(effects, n), nil
 	}
 	return Failed{Plan: p, Reason: e.reason, Temporary: e.temporary, Spared: e.spared, Outpoint: outpoint}, append(effects, n), nil
 }

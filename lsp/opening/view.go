@@ -158,7 +158,7 @@ func NoticeFor(s State) (n NotifyOwner, ok bool) {
 	n = NotifyOwner{OpeningID: p.ID, Owner: p.Owner, Outpoint: OutpointOf(s)}
 	switch s := s.(type) {
 	case Rejected:
-		n.Notice, n.Reason = NoticeRejected, s.Reason
+		n.Notice, n.Reason, n.Temporary = NoticeRejected, s.Reason, s.NotNow
 	case Failed:
 		n.Notice, n.Reason, n.Temporary, n.Spared = NoticeFailed, s.Reason, s.Temporary, s.Spared
 	case Conflicted:
