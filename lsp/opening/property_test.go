@@ -166,6 +166,9 @@ func usual(t *rapid.T, s State, height *uint32) Event {
 		}
 		return FundingShared{m, testShare(), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}}
 	case Leased:
+		if !s.AskAt.IsZero() {
+			return at(Tick{}, lsp.Moment{At: s.AskAt, Height: *height})
+		}
 		return FundingBuilt{m, p.PendingID(s.Negotiation), Unsigned{Psbt: []byte("psbt"), Outpoint: testOutpoint, ChangeOutpoint: ln.Outpoint{TxID: testTxID, Index: 1}}}
 	case Built:
 		return FundingPending{m, testOutpoint}

@@ -69,8 +69,9 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 	now := s.PendingID(s.Negotiation)
 	switch v := v.(type) {
 	case FundingBuilt:
-		if v.PendingID != now {
-			// A negotiation that was cut off and cancelled: not ours any more.
+		if v.PendingID != now || !s.AskAt.IsZero() {
+			// A negotiation that was cut off and cancelled: not ours any more. Or one
+			// that was not begun.
 			return nil, nil, fsm.Illegal(s, v)
 		}
 		if v.Outpoint.IsZero() || len(v.Psbt) == 0 {
