@@ -167,7 +167,7 @@ func (b *orderer) buys(ctx context.Context, wish order.Wish) (lsps1.Order, int64
 // warning, not before expires_at, not with an HTLC under way and not while the client is
 // away.
 func TestLSPS1LeaseOnStockLnd(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	const lease, warn = 20, 8

@@ -188,7 +188,7 @@ func (sc *scene) booked(ctx context.Context, account string) (msat int64) {
 // and after its channel is funded, and the funding itself: the client ends with its
 // channel or with its money, and the books equal lnd's.
 func TestLSPS1ReorgsOnStockLnd(t *testing.T) {
-	untilTrusted(t)
+	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: unlimited(map[string]string{})})
