@@ -103,7 +103,8 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	n.forget = func(op ln.Outpoint) error { forgotten = append(forgotten, op); return nil }
 	begin("r", 3)
 	n.pending = []ln.PendingChannel{
-		{Outpoint: second, Kind: ln.PendingOpen}, {Outpoint: ln.Outpoint{TxID: ln.TxID{3}}, Kind: ln.PendingOpen},
+		{Outpoint: second, Kind: ln.PendingOpen},
+		{Outpoint: ln.Outpoint{TxID: ln.TxID{3}}, Kind: ln.PendingOpen},
 		{Outpoint: ln.Outpoint{TxID: ln.TxID{4}}, Kind: ln.PendingOpen},
 	}
 	require.NoError(t, next.abandonStrays(t.Context()))
