@@ -4,7 +4,9 @@
 // dispatcher of blocks with it) forwards, opens and closes on, and its block
 // notifications go on. But it claims no HTLC on chain any more, and the deadlines
 // there pass. What gives it away is GetInfo, which asks the dispatcher for its
-// height and is not answered while every other call is.
+// height and is not answered while every other call is. Another kind (a reorg that meets
+// the start of a wait for confirmations) answers GetInfo, and calls itself behind its
+// chain for good, though it once was not.
 //
 // It promises to tell such an lnd from one that is down, starting or slow for a
 // moment, and does nothing else about it: only a restart of lnd helps.
@@ -39,6 +41,9 @@ const (
 	// stalledFor is how long it must have been silent. One block that a part of lnd is
 	// slow with takes two minutes at most.
 	stalledFor = 3 * time.Minute
+	// behindFor is how long an lnd that was synced may call itself behind: it takes in the
+	// blocks of an outage of its chain backend in less.
+	behindFor = 20 * time.Minute
 )
 
 // Silent asks once: GetInfo was not answered in time, and another call was. In that
@@ -64,8 +69,10 @@ type Watch struct {
 	within time.Duration
 
 	mu sync.Mutex
-	// since is when the first question of a row was asked to which there was no answer.
-	since time.Time
+	// since is when the first question of a row was asked to which there was no answer;
+	// behind, the first to which the answer was that an lnd that was synced is not.
+	since, behind time.Time
+	synced        bool
 }
 
 // NewWatch makes one.
@@ -79,7 +86,7 @@ func (w *Watch) Run(ctx context.Context) { pace.Each(ctx, every, w.look) }
 func (w *Watch) look(ctx context.Context) {
 	asked := w.now()
 	before := w.Stalled()
-	_, silent, _ := Silent(ctx, w.node, w.within)
+	info, silent, err := Silent(ctx, w.node, w.within)
 	if ctx.Err() != nil {
 		return
 	}
@@ -90,6 +97,16 @@ func (w *Watch) look(ctx context.Context) {
 	case w.since.IsZero():
 		w.since = asked
 	}
+	switch {
+	case silent:
+	case err != nil:
+		// It is down: what it does once it is started is another matter.
+		w.behind, w.synced = time.Time{}, false
+	case info.SyncedToChain:
+		w.behind, w.synced = time.Time{}, true
+	case w.synced && w.behind.IsZero():
+		w.behind = asked
+	}
 	w.mu.Unlock()
 	switch after := w.Stalled(); {
 	case after && !before:
@@ -99,11 +116,12 @@ func (w *Watch) look(ctx context.Context) {
 	}
 }
 
-// Stalled: lnd has been silent for longer than any block takes it.
+// Stalled: lnd has been silent, or behind, for longer than any block takes it.
 func (w *Watch) Stalled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.since.IsZero() && w.now().Sub(w.since) >= stalledFor
+	now := w.now()
+	return !w.since.IsZero() && now.Sub(w.since) >= stalledFor || !w.behind.IsZero() && now.Sub(w.behind) >= behindFor
 }
 
 // NewGauge is 1 while lnd is stalled.

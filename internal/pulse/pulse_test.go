@@ -15,7 +15,7 @@ import (
 )
 
 // node is an lnd whose blocks are stuck, or that is down altogether.
-type node struct{ stuck, down bool }
+type node struct{ stuck, down, behind bool }
 
 func (n *node) answer(ctx context.Context, hangs bool) error {
 	if n.down {
@@ -29,7 +29,7 @@ func (n *node) answer(ctx context.Context, hangs bool) error {
 }
 
 func (n *node) Info(ctx context.Context) (ln.NodeInfo, error) {
-	return ln.NodeInfo{}, n.answer(ctx, n.stuck)
+	return ln.NodeInfo{SyncedToChain: !n.behind}, n.answer(ctx, n.stuck)
 }
 
 func (n *node) Version(ctx context.Context) (lnd.Version, error) {
@@ -65,6 +65,25 @@ func TestStalledIsNeitherSlowNorDown(t *testing.T) {
 		require.True(t, w.Stalled())
 		n.stuck = false
 		pass(2 * time.Minute)
+		require.False(t, w.Stalled())
+
+		n.behind = true
+		pass(15 * time.Minute)
+		require.False(t, w.Stalled(), "it takes in blocks")
+		pass(6 * time.Minute)
+		require.True(t, w.Stalled())
+		n.down = true
+		pass(time.Minute)
+		n.down = false
+		pass(time.Hour)
+		require.False(t, w.Stalled(), "started, and not synced yet: its chain may be new")
+		n.behind = false
+		pass(time.Minute)
+		n.behind = true
+		pass(30 * time.Minute)
+		require.True(t, w.Stalled())
+		n.behind = false
+		pass(time.Minute)
 		require.False(t, w.Stalled())
 		cancel()
 		<-done
