@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/lws/tenant/recovery"
 )
 
 // homeless is a tenant whose node's database is followed at home.
@@ -64,6 +65,7 @@ func TestRecovery(t *testing.T) {
 	coins, err := x.node.LN.WalletBalance(ctx, &lnrpc.WalletBalanceRequest{})
 	require.NoError(t, err)
 
+	x.seen(ctx, time.Now())
 	// While the operator is there, nothing is proven: the next moment may add a state.
 	verdicts, code := x.check(ctx, x.standby, "early")
 	require.Equal(t, 3, code)
@@ -236,6 +238,22 @@ func (x *homeless) crashesWithout(ctx context.Context) {
 	require.NoError(t, x.h.Served(ctx, x.node))
 	x.h.pay(ctx, x.node, x.h.Payer)
 	x.h.pay(ctx, x.h.Payer, x.node)
+}
+
+// seen waits until the watch has seen the replication synchronous since. While the replica
+// was started anew it was not, and a machine that is gone then proves nothing.
+func (x *homeless) seen(ctx context.Context, since time.Time) {
+	require.NoError(x.h.t, devnet.WaitFor(ctx, "the watch to see the replica follow", func(context.Context) (bool, error) {
+		raw, err := os.ReadFile(x.note)
+		if err != nil {
+			return false, err
+		}
+		var s recovery.Sighting
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return false, err
+		}
+		return s.Synchronous && s.AtMs >= since.UnixMilli(), nil
+	}))
 }
 
 // older copies the replica as it is now.
