@@ -125,7 +125,10 @@ func (b *bench) signerNet(ctx context.Context) (_ *signerNet, err error) {
 			err = errors.Join(err, net.Close())
 		}
 	}()
-	list, err := net.NewNodes(ctx, devnet.NodeSpec{Name: "gateway", Config: devnet.NodeConfig{ExtraArgs: devnet.GatewayArgs()}}, devnet.NodeSpec{Name: "own"})
+	list, err := net.NewNodes(ctx, devnet.NodeSpec{Name: "gateway", Config: devnet.NodeConfig{ExtraArgs: devnet.GatewayArgs()}}, devnet.NodeSpec{
+		// The kind of database that hosted nodes have.
+		Name: "own", Config: devnet.NodeConfig{ExtraArgs: []string{"--db.backend=sqlite"}},
+	})
 	if err != nil {
 		return nil, err
 	}
