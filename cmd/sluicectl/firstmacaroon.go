@@ -30,11 +30,7 @@ func (c TenantAddCmd) firstMacaroon(ctx context.Context, s *session, t *tenantv1
 	if _, err := os.Stat(made); !errors.Is(err, os.ErrNotExist) && (err != nil || actsFor(t, key)) {
 		return "", err
 	}
-	known := false
-	for _, u := range t.GetUsers() {
-		known = known || u.GetName() == c.Admin
-	}
-	if !known {
+	if !slices.ContainsFunc(t.GetUsers(), func(u *tenantv1.TenantUser) bool { return u.GetName() == c.Admin }) {
 		if _, err := call(ctx, s, tenantsOf(s).SetTenantUser, &tenantv1.SetTenantUserRequest{Tenant: c.Tenant, Name: c.Admin, Role: tenantv1.UserRole_USER_ROLE_ADMIN}); err != nil {
 			return "", err
 		}

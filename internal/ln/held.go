@@ -1,6 +1,9 @@
 package ln
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Names are the short channel ids by which HTLCs and onions may call the channel: each
 // once, in order.
@@ -23,9 +26,14 @@ const (
 	DoubtUnproven Doubt = "the gateway's node has started since, and the peer that brought the money has not been back for long enough"
 )
 
-// Passing says that it is too early to tell: whoever meets such a doubt does nothing that
+// TooEarly is an error while it cannot be told yet: whoever meets it does nothing that
 // cannot be undone, gives nothing back either, and asks again.
-func (d Doubt) Passing() bool { return d == DoubtUnproven }
+func (d Doubt) TooEarly() error {
+	if d == DoubtUnproven {
+		return fmt.Errorf("%s: waiting", string(d))
+	}
+	return nil
+}
 
 // DoubtOf is law 12: what came in over a channel whose funding may yet be taken away is
 // not accepted. Nor is what the channels do not hold any more: an lnd that was killed

@@ -90,7 +90,7 @@ func Dial(cfg Config) (*Client, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	had := newInherited()
+	had := new(inherited)
 	opts := []grpc.DialOption{
 		grpc.WithStatsHandler(had),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),

@@ -37,56 +37,48 @@ type inheritedHtlc struct {
 	index   uint64
 }
 
-func newInherited() *inherited { return &inherited{} }
-
 // life names the present connection; it is asked before the call whose answer is marked.
 func (i *inherited) life() uint64 { return i.connections.Load() }
 
 // mark marks what cannot be relied on yet in a listing that was requested in a life. What
-// the first listing of a life has was inherited.
+// the first listing of a life has was inherited; of one that was asked for in another life,
+// nothing can be said.
 func (i *inherited) mark(life uint64, now time.Time, channels []ln.Channel) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	current := i.life() == life && life >= i.known
-	if current && (i.htlcs == nil || life != i.known) {
-		i.known, i.htlcs, i.up = life, make(map[inheritedHtlc]bool), make(map[ln.Outpoint]time.Time)
-		for _, c := range channels {
-			for _, h := range c.Htlcs {
-				if h.Incoming {
-					i.htlcs[inheritedHtlc{c.Outpoint, h.Index}] = true
-				}
-			}
-		}
+	current, first := i.life() == life, life != i.known
+	if current && first {
+		i.known, i.up = life, make(map[ln.Outpoint]time.Time)
 	}
-	listed := make(map[inheritedHtlc]bool, len(i.htlcs))
+	unproven := make(map[inheritedHtlc]bool)
 	for _, c := range channels {
-		since, seen := i.up[c.Outpoint]
-		switch {
-		case !current:
-		case !c.Active:
-			delete(i.up, c.Outpoint)
-		case !seen:
-			since = now
-			i.up[c.Outpoint] = now
-		}
-		proven := current && c.Active && now.Sub(since) >= settlesWithin
+		proven := current && i.settled(c, now)
 		for n, h := range c.Htlcs {
 			key := inheritedHtlc{c.Outpoint, h.Index}
-			if !h.Incoming || current && !i.htlcs[key] {
+			if !h.Incoming || proven || current && !first && !i.htlcs[key] {
 				continue
 			}
-			c.Htlcs[n].Unproven = !proven
-			listed[key] = !proven
+			c.Htlcs[n].Unproven = true
+			unproven[key] = true
 		}
 	}
-	if !current {
-		return
+	if current {
+		i.htlcs = unproven
 	}
-	for key := range i.htlcs {
-		if !listed[key] {
-			delete(i.htlcs, key)
-		}
+}
+
+// settled says that a channel has been active for long enough in this life.
+func (i *inherited) settled(c ln.Channel, now time.Time) bool {
+	if !c.Active {
+		delete(i.up, c.Outpoint)
+		return false
 	}
+	since, seen := i.up[c.Outpoint]
+	if !seen {
+		i.up[c.Outpoint] = now
+		return false
+	}
+	return now.Sub(since) >= settlesWithin
 }
 
 // HandleConn counts connections: each is there before the first call over it.

@@ -13,7 +13,7 @@ import (
 // TestInherited: what the first listing of a connection has is proven once its channel was
 // active for long enough in that connection, and stays so; what came later always is.
 func TestInherited(t *testing.T) {
-	i := newInherited()
+	i := new(inherited)
 	connected := func() { i.HandleConn(t.Context(), &stats.ConnBegin{}) }
 	began := time.Now()
 	one, two := ln.Outpoint{Index: 1}, ln.Outpoint{Index: 2}

@@ -205,8 +205,8 @@ func (e *Engine) incomingSafe(ctx context.Context, id string, htlcs []ln.Invoice
 		return false, "", err
 	}
 	why, over := ln.DoubtOf(htlcs, channels, e.world.tip())
-	if why.Passing() {
-		return false, "", fmt.Errorf("%s: waiting", why)
+	if err := why.TooEarly(); err != nil {
+		return false, "", err
 	}
 	if why != "" {
 		e.log.Warn("a payment came in over a channel that is not safe", zap.String("payment", id),

@@ -89,7 +89,6 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 			return ended(s, openFailed(v.Text))
 		}
 		s.Negotiation++
-		s.AskAt = time.Time{}
 		return s, []Effect{negotiate(s)}, nil
 	case PeerGone:
 		return ended(s, walletGone())

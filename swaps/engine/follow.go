@@ -88,8 +88,8 @@ func (e *Engine) doubtOf(ctx context.Context, held []ln.InvoiceHtlc) (ln.Doubt, 
 		return "", err
 	}
 	why, _ := ln.DoubtOf(held, channels, e.moment().Height)
-	if why.Passing() {
-		return "", fmt.Errorf("%s: waiting", why)
+	if err := why.TooEarly(); err != nil {
+		return "", err
 	}
 	return why, nil
 }

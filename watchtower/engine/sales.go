@@ -373,8 +373,8 @@ func (s *sales) unsafe(ctx context.Context, inv ln.Invoice) (string, error) {
 		return "", err
 	}
 	why, _ := ln.DoubtOf(inv.HtlcsIn(ln.InvoiceAccepted), channels, uint32(max(tip, 0))) //nolint:gosec // a height
-	if why.Passing() {
-		return "", fmt.Errorf("%s: waiting", why)
+	if err := why.TooEarly(); err != nil {
+		return "", err
 	}
 	return string(why), nil
 }
