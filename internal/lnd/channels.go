@@ -13,14 +13,23 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
+const listing = "list channels"
+
 // ListChannels lists every open channel with its pending HTLCs. lnd reads all
-// of them whatever the filter, so it is never called per HTLC. HTLCs that lnd may yet
+// of them whatever the filter, so it is never called per HTLC, and those who list at the
+// same time share a request that none of them is later than. HTLCs that lnd may yet
 // fail because it was killed while it took them in are marked (ln.ChannelHtlc.Unproven).
+// The HTLCs of a channel are not to be changed.
 func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
+	list, err := c.listings.ask(ctx, c.listChannels)
+	return slices.Clone(list), err
+}
+
+func (c *Client) listChannels(ctx context.Context) ([]ln.Channel, error) {
 	life := c.inherited.life()
 	resp, err := c.lightning.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 	if err != nil {
-		return nil, mapError("list channels", err)
+		return nil, mapError(listing, err)
 	}
 	out := make([]ln.Channel, 0, len(resp.Channels))
 	for _, rc := range resp.Channels {

@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // maxMessageBytes bounds what lnd may answer: ListChannels and forwarding
@@ -54,6 +56,7 @@ type Client struct {
 	cfg       Config
 	conn      *grpc.ClientConn
 	inherited *inherited
+	listings  shared[[]ln.Channel]
 
 	lightning lnrpc.LightningClient
 	state     lnrpc.StateClient
@@ -125,7 +128,7 @@ func Dial(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("lnd at %s: %w", cfg.Address, err)
 	}
 	return &Client{
-		cfg: cfg, conn: conn, inherited: had,
+		cfg: cfg, conn: conn, inherited: had, listings: shared[[]ln.Channel]{doing: listing, within: cfg.CallTimeout},
 		lightning: lnrpc.NewLightningClient(conn),
 		state:     lnrpc.NewStateClient(conn),
 		router:    routerrpc.NewRouterClient(conn),
