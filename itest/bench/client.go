@@ -21,13 +21,22 @@ import (
 
 // sluice is a sluiced as its wallet and its operator reach it.
 type sluice struct {
+	*customer
 	daemon   *devnet.Sluiced
-	channels lspv1.ChannelsServiceClient
+	gateway  *devnet.Node
 	operator lspv1.OperatorServiceClient
+	// atOperator is the connection, for other services.
+	atOperator *grpc.ClientConn
+	close      []func() error
+}
+
+// customer is a wallet that is logged in at a sluiced.
+type customer struct {
+	node     *devnet.Node
 	wallet   *lnd.Client
-	// atWallet and atOperator are the connections, for other services.
-	atWallet, atOperator *grpc.ClientConn
-	close                []func() error
+	channels lspv1.ChannelsServiceClient
+	// atWallet is the connection, for other services.
+	atWallet *grpc.ClientConn
 }
 
 // noCaps lifts what a gateway limits per hour and per client: a benchmark is
@@ -71,34 +80,14 @@ func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devn
 			return nil, err
 		}
 	}
+	s.gateway = gateway
+	if s.customer, err = s.login(wallet); err != nil {
+		return nil, err
+	}
 	tlsConfig, err := selfcert.ClientTLS(s.daemon.TLSCert)
 	if err != nil {
 		return nil, err
 	}
-	s.wallet, err = lnd.Dial(lnd.Config{
-		Address: wallet.RPCAddr, TLSCertFile: wallet.TLSCertPath, MacaroonFile: wallet.AdminMacaroonPath(), Network: "regtest",
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.close = append(s.close, s.wallet.Close)
-	gatewayKey, err := ln.ParsePubKey(gateway.PubKey)
-	if err != nil {
-		return nil, err
-	}
-	walletKey, err := ln.ParsePubKey(wallet.PubKey)
-	if err != nil {
-		return nil, err
-	}
-	conn, _, err := auth.Dial(s.daemon.GRPC, credentials.NewTLS(tlsConfig), auth.ClientConfig{
-		Server: auth.Server{NodeKey: gatewayKey}, Node: walletKey, Services: []string{"lsp", "lws"}, Now: time.Now,
-		Sign: func(ctx context.Context, msg string) (string, error) { return s.wallet.SignMessage(ctx, []byte(msg)) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.close = append(s.close, conn.Close)
-	s.channels, s.atWallet = lspv1.NewChannelsServiceClient(conn), conn
 	macaroon, err := auth.NewFileCredentials(s.daemon.Macaroon)
 	if err != nil {
 		return nil, err
@@ -110,6 +99,40 @@ func startSluiceWith(ctx context.Context, net *devnet.Net, gateway, wallet *devn
 	s.close = append(s.close, operator.Close)
 	s.operator, s.atOperator = lspv1.NewOperatorServiceClient(operator), operator
 	return s, nil
+}
+
+// login connects a wallet.
+func (s *sluice) login(wallet *devnet.Node) (*customer, error) {
+	c := &customer{node: wallet}
+	tlsConfig, err := selfcert.ClientTLS(s.daemon.TLSCert)
+	if err != nil {
+		return nil, err
+	}
+	c.wallet, err = lnd.Dial(lnd.Config{
+		Address: wallet.RPCAddr, TLSCertFile: wallet.TLSCertPath, MacaroonFile: wallet.AdminMacaroonPath(), Network: "regtest",
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, c.wallet.Close)
+	gatewayKey, err := ln.ParsePubKey(s.gateway.PubKey)
+	if err != nil {
+		return nil, err
+	}
+	walletKey, err := ln.ParsePubKey(wallet.PubKey)
+	if err != nil {
+		return nil, err
+	}
+	conn, _, err := auth.Dial(s.daemon.GRPC, credentials.NewTLS(tlsConfig), auth.ClientConfig{
+		Server: auth.Server{NodeKey: gatewayKey}, Node: walletKey, Services: []string{"lsp", "lws"}, Now: time.Now,
+		Sign: func(ctx context.Context, msg string) (string, error) { return c.wallet.SignMessage(ctx, []byte(msg)) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, conn.Close)
+	c.channels, c.atWallet = lspv1.NewChannelsServiceClient(conn), conn
+	return c, nil
 }
 
 func (s *sluice) hangUp() {
@@ -134,12 +157,12 @@ func newSecret() (secret, error) {
 }
 
 // negotiate agrees with sluiced on a payment whose payer pays the fee.
-func (s *sluice) negotiate(ctx context.Context, hash ln.Hash, amountMsat int64) (*lspv1.NegotiateResponse, error) {
-	menu, err := s.channels.GetMenu(ctx, &lspv1.GetMenuRequest{})
+func (c *customer) negotiate(ctx context.Context, hash ln.Hash, amountMsat int64) (*lspv1.NegotiateResponse, error) {
+	menu, err := c.channels.GetMenu(ctx, &lspv1.GetMenuRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("menu: %w", err)
 	}
-	agreed, err := s.channels.Negotiate(ctx, &lspv1.NegotiateRequest{
+	agreed, err := c.channels.Negotiate(ctx, &lspv1.NegotiateRequest{
 		PaymentHash: hash[:], AmountMsat: uint64(amountMsat), OpeningFeeParams: menu.OpeningFeeParamsMenu[0], //nolint:gosec // positive
 		Channel:              &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: true},
 		FinalCltvDeltaBlocks: 80, InvoiceExpiresMs: time.Now().Add(20 * time.Minute).UnixMilli(),

@@ -28,17 +28,19 @@ const (
 	openMsat      = 20_000_000
 	openBlocks    = 10
 	openCoinSat   = 150_000
+	// openWallets share the demand: a gateway has many customers with a channel or two
+	// each, and payments to one wallet wait for each other.
+	openWallets = 10
 )
 
 // demands are the opens that come between two blocks.
 func demands() []int { return []int{5, 20, 50} }
 
-// buyer is a gateway whose wallet is paid, again and again, for a channel each.
+// buyer is a gateway whose wallets are paid, again and again, for a channel each.
 type buyer struct {
-	name    string
-	gateway *devnet.Node
-	wallet  *devnet.Node
+	name string
 	*sluice
+	wallets []*customer
 
 	mu    sync.Mutex
 	phase *phase
@@ -113,11 +115,8 @@ func runOpen(ctx context.Context, b *bench) (_ result, err error) {
 
 // openArms gives each gateway one coin of the same size, sluiced, and a wallet.
 func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func(), err error) {
-	more, err := n.NewNodes(ctx, devnet.NodeSpec{Name: "receiver2"})
+	wallets, err := openers(ctx, n)
 	if err != nil {
-		return nil, nil, err
-	}
-	if err := n.Connect(ctx, more[0], n.second); err != nil {
 		return nil, nil, err
 	}
 	if err := n.Fund(ctx, devnet.Funding{Node: n.payer, CoinSat: 16_500_000, Coins: 4}); err != nil {
@@ -148,20 +147,30 @@ func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func
 		}
 	}()
 	common := map[string]string{"lsp.min_channel_sat": "30000", "lsp.headroom_sat": "5000"}
-	for i, wallet := range []*devnet.Node{n.receiver, more[0]} {
-		a := &buyer{name: "with the pool", gateway: to[i], wallet: wallet}
+	for i, gateway := range to {
+		a := &buyer{name: "with the pool"}
 		own := map[string]string{
 			"lsp.pool_coins": "20", "lsp.pool_max_coins": "80", "lsp.pool_low": "20", "lsp.pool_coin_sat": fmt.Sprint(openCoinSat), "lsp.max_unconfirmed_depth": "4",
 		}
 		if i == 1 {
 			a.name, own = "one large coin", map[string]string{"lsp.max_unconfirmed_depth": "20"}
 		}
-		if a.sluice, err = startSluice(ctx, n.Net, a.gateway, wallet, common, own); err != nil {
+		if a.sluice, err = startSluice(ctx, n.Net, gateway, wallets[0], common, own); err != nil {
 			return nil, nil, err
 		}
 		closers = append(closers, a.hangUp)
-		acceptZeroConf(streams, a.sluice.wallet)
+		a.wallets = []*customer{a.customer}
+		for _, w := range wallets[1:] {
+			c, err := a.login(w)
+			if err != nil {
+				return nil, nil, err
+			}
+			a.wallets = append(a.wallets, c)
+		}
 		arms = append(arms, a)
+	}
+	for _, c := range arms[0].wallets {
+		acceptZeroConf(streams, c.wallet)
 	}
 	b.say("one gateway cuts its coin, the other keeps it whole")
 	for range 2 {
@@ -179,6 +188,26 @@ func openArms(ctx context.Context, b *bench, n *nodes) (arms []*buyer, stop func
 		}
 		return false, n.Mine(ctx, 1)
 	})
+}
+
+// openers are the wallets that both gateways open channels to.
+func openers(ctx context.Context, n *nodes) ([]*devnet.Node, error) {
+	var specs []devnet.NodeSpec
+	for i := range openWallets - 1 {
+		specs = append(specs, devnet.NodeSpec{Name: fmt.Sprintf("receiver%d", i+2)})
+	}
+	more, err := n.NewNodes(ctx, specs...)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range more {
+		for _, g := range []*devnet.Node{n.first, n.second} {
+			if err := n.Connect(ctx, w, g); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return append([]*devnet.Node{n.receiver}, more...), nil
 }
 
 // waitTip waits until both sluiceds, and the lnds beside them, have seen the tip.
@@ -203,32 +232,37 @@ func (a *buyer) buyMany(ctx context.Context, n *nodes, many int) error {
 	var all sync.WaitGroup
 	errs := make([]error, many)
 	for i := range errs {
-		all.Go(func() { errs[i] = a.buy(ctx, n) })
+		all.Go(func() { errs[i] = a.buy(ctx, n, a.wallets[i%len(a.wallets)]) })
 	}
 	all.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", a.name, err)
 	}
-	return a.wallet.WaitNoHTLCs(ctx)
+	for _, c := range a.wallets {
+		if err := c.node.WaitNoHTLCs(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// buy is one payment that needs a channel of its own. Only what breaks the
+// buy is one payment to a wallet that needs a channel of its own. Only what breaks the
 // benchmark is an error.
-func (a *buyer) buy(ctx context.Context, n *nodes) error {
+func (a *buyer) buy(ctx context.Context, n *nodes, c *customer) error {
 	secret, err := newSecret()
 	if err != nil {
 		return err
 	}
-	agreed, err := a.negotiate(ctx, secret.hash, openMsat)
+	agreed, err := c.negotiate(ctx, secret.hash, openMsat)
 	if err != nil {
-		a.refuse("no quote")
+		a.refuse("no quote: " + err.Error())
 		return ctx.Err()
 	}
 	scid, err := ln.ParseSCID(agreed.JitScid)
 	if err != nil {
 		return err
 	}
-	bolt11, err := invoice(ctx, a.wallet, secret, openMsat, hint{
+	bolt11, err := invoice(ctx, c.node, secret, openMsat, hint{
 		gateway: a.gateway.PubKey, scid: uint64(scid), baseMsat: agreed.HintBaseFeeMsat, ppm: agreed.HintFeePpm, cltvDelta: agreed.HintCltvDeltaBlocks,
 	})
 	if err != nil {

@@ -23,6 +23,8 @@ type coinsWish struct {
 	channels   int
 	rate       ln.FeeRateSatPerKW
 	maxFeeSat  ln.Sat
+	// soon is the open that is published soon with what is chosen, if it is one.
+	soon string
 }
 
 // chosenCoins is what was leased, or why nothing was.
@@ -39,6 +41,13 @@ type chosenCoins struct {
 func (e *Engine) leaseCoins(ctx context.Context, f opening.LeaseCoins) ([]opening.Event, error) {
 	w := coinsWish{
 		name: zap.String("opening", f.OpeningID), lease: f.LeaseID, fundingSat: f.CapacitySat, channels: 1, rate: f.FeeRate, maxFeeSat: f.MaxFeeSat,
+	}
+	inst, err := e.openings.Get(ctx, f.OpeningID)
+	if err != nil {
+		return nil, err
+	}
+	if soonPublished(opening.PlanOf(inst.State)) {
+		w.soon = f.OpeningID
 	}
 	chosen, wanted, err := e.chooseCoins(ctx, w, func(ctx context.Context) (bool, error) {
 		inst, err := e.openings.Get(ctx, f.OpeningID)
@@ -63,6 +72,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		coins []ln.Coin
 		stale bool
 	)
+	coming := e.comingNow()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		// Leases of an earlier attempt of this effect were never built upon as
@@ -84,8 +94,9 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 	if err := group.Wait(); err != nil || !wanted {
 		return chosen, false, err
 	}
-	for {
+	for until := e.opt.Now().Add(changeWithin); ; {
 		if stale {
+			coming = e.comingNow()
 			// lnd leaves leased coins out of its list.
 			if coins, err = e.node.Coins.ListCoins(ctx, 0); err != nil {
 				return chosen, false, err
@@ -96,24 +107,40 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		if err != nil {
 			return chosen, false, err
 		}
-		chosen.selection, err = funding.Select(e.free(coins), funding.Request{
+		free := e.free(coins)
+		request := funding.Request{
 			FundingSat: w.fundingSat, Channels: w.channels, FeeRate: w.rate, ChangeScript: chosen.change, MinChangeSat: minChangeSat,
 			Depth: depth, MaxDepth: e.cfg.MaxUnconfirmed, BuriedConfs: e.cfg.BuriedConfs, ReserveSat: e.anchorReserve(e.world.channelCount() + w.channels),
-		})
-		if err != nil {
-			if short, ok := errors.AsType[*funding.CoinsShortError](err); ok {
-				chosen.missing = short.MissingSat
+		}
+		chosen.selection, err = funding.Select(free, request)
+		short, isShort := errors.AsType[*funding.CoinsShortError](err)
+		switch {
+		case isShort:
+			again, waitErr := e.awaitChange(ctx, free, coming, request, until)
+			if waitErr == nil && again {
+				wanted, waitErr = asked(ctx)
 			}
-			chosen.refused, chosen.text = true, err.Error()
+			if waitErr != nil || !wanted {
+				return chosen, false, waitErr
+			}
+			if again {
+				continue
+			}
+			chosen.refused, chosen.missing, chosen.text = true, short.MissingSat, short.Error()
 			return chosen, true, nil
+		case err != nil:
+			chosen.refused, chosen.text = true, err.Error()
+			return chosen, true, nil //nolint:nilerr // the refusal is the answer
 		}
 		if fee := chosen.selection.FeeSat; w.maxFeeSat > 0 && fee > w.maxFeeSat {
 			chosen.refused, chosen.dear, chosen.text = true, fee, fmt.Sprintf("it must spend %d coins", len(chosen.selection.Inputs))
 			return chosen, true, nil
 		}
+		e.expectChange(w.soon, opening.Coins{Selection: chosen.selection, ChangeScript: chosen.change})
 		if err = leases.All(ctx, e.node.Coins, w.lease, chosen.selection.Inputs, leaseFor); err == nil {
 			return chosen, true, nil
 		}
+		e.expectChange(w.soon, opening.Coins{})
 		if _, releaseErr := leases.Release(ctx, e.node.Coins, w.lease); releaseErr != nil {
 			return chosen, false, errors.Join(err, releaseErr)
 		}

@@ -67,6 +67,7 @@ func (e *Engine) fundable(ctx context.Context) (lsp.Fundable, error) {
 }
 
 func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) {
+	coming := e.comingNow()
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
 		return can, err
@@ -75,7 +76,16 @@ func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) 
 	if err != nil {
 		return can, err
 	}
-	for _, c := range coins {
+	coins = e.free(coins)
+	all, depth, err := e.withComing(ctx, coins, coming)
+	if err != nil {
+		return can, err
+	}
+	for _, c := range all {
+		// What others have sent, and is in no block, they may take back.
+		if d, ours := depth[c.Outpoint]; c.Confirmations <= 0 && (!ours || d > e.cfg.MaxUnconfirmed) {
+			continue
+		}
 		if can.Sat, err = can.Sat.Add(c.AmountSat); err != nil {
 			return can, err
 		}
@@ -85,8 +95,7 @@ func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) 
 	if err != nil || p.Coins == 0 {
 		return can, err
 	}
-	coins = e.free(coins)
-	left, err := e.opensLeft(ctx, p, coins)
+	left, err := e.opensLeft(p, all, depth)
 	// What is being cut is there before most of what is quoted now is paid.
 	can.Channels, can.Counted = left+p.Take(coins).Coming, true
 	return can, err

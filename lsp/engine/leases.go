@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/leases"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
@@ -20,7 +21,8 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 	if err != nil {
 		return
 	}
-	if tx, _ := opening.TxOf(inst.State); opening.Final(inst.State) || tx.ConfirmedHeight > 0 {
+	tx, signed := opening.TxOf(inst.State)
+	if opening.Final(inst.State) || tx.ConfirmedHeight > 0 {
 		return
 	}
 	selection, ok := opening.SelectionOf(inst.State)
@@ -28,7 +30,10 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 		return
 	}
 	lease := opening.PlanOf(inst.State).LeaseID()
-	if err := leases.Renew(ctx, e.node.Coins, lease, selection.Inputs, leaseFor); err != nil && ctx.Err() == nil {
+	err = leases.Renew(ctx, e.node.Coins, lease, selection.Inputs, leaseFor)
+	// The block that spends them is known to lnd's wallet sooner than here.
+	spent := signed && errors.Is(err, ln.ErrLeased) && !errors.Is(err, ln.ErrUnavailable)
+	if err != nil && !spent && ctx.Err() == nil {
 		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
 	}
 	// The open may have ended, and let go of its coins, while they were leased

@@ -38,6 +38,8 @@ func (e *Engine) tendPool(ctx context.Context) {
 	}
 	e.poolMu.Lock()
 	defer e.poolMu.Unlock()
+	// What was opened since the last block counts.
+	e.demanded.forget()
 	p, err := e.poolPolicy(ctx)
 	if err == nil {
 		err = e.cutCoins(ctx, p, rate.Rate)
@@ -126,6 +128,12 @@ type demandView struct {
 	opens []liquidity.Open
 }
 
+func (v *demandView) forget() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.at = time.Time{}
+}
+
 // poolPolicy is the operator's, grown by what was opened within a day.
 func (e *Engine) poolPolicy(ctx context.Context) (liquidity.Policy, error) {
 	p := e.cfg.Pool
@@ -173,13 +181,9 @@ func (e *Engine) poolExtra() (ln.Sat, error) {
 
 // opensLeft is how many channels of the pool's size these coins can open before a
 // block confirms anything.
-func (e *Engine) opensLeft(ctx context.Context, p liquidity.Policy, coins []ln.Coin) (int, error) {
+func (e *Engine) opensLeft(p liquidity.Policy, coins []ln.Coin, depth map[ln.Outpoint]int) (int, error) {
 	extra, err := e.poolExtra()
 	if err != nil || p.CoinSat <= extra {
-		return 0, err
-	}
-	depth, err := e.depths(ctx, coins)
-	if err != nil {
 		return 0, err
 	}
 	return liquidity.Forecast(coins, funding.Request{
@@ -209,6 +213,7 @@ func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
 	if err != nil || p.Coins == 0 {
 		return out, err
 	}
+	coming := e.comingNow()
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
 		return out, err
@@ -220,6 +225,10 @@ func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
 	e.loads.mu.Lock()
 	out.Promised = e.loads.sum.Usage(ln.PubKey{}).Unfunded.Channels
 	e.loads.mu.Unlock()
-	out.OpensLeft, err = e.opensLeft(ctx, p, coins)
+	all, depth, err := e.withComing(ctx, coins, coming)
+	if err != nil {
+		return out, err
+	}
+	out.OpensLeft, err = e.opensLeft(p, all, depth)
 	return out, err
 }

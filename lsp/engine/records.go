@@ -73,6 +73,7 @@ func (e *Engine) openingMoved(id string, s opening.State) {
 	defer e.mu.Unlock()
 	defer e.followWanted()
 	e.noteFunding(s)
+	e.noteComing(id, s)
 	if opening.Final(s) {
 		delete(e.liveOpenings, id)
 		delete(e.watched, id)

@@ -181,6 +181,11 @@ func stepPending(s Pending, v Event) (State, []Effect, error) {
 	case ChannelInactive:
 		s.Active = false
 		return s, nil, nil
+	case FundingPending:
+		if v.Outpoint == s.Outpoint {
+			// lnd's word of the channel came first.
+			return nil, nil, fsm.Repeated(s, v)
+		}
 	}
 	return early(s, v)
 }

@@ -25,35 +25,41 @@ func TxOf(s State) (Tx, bool) {
 	return Tx{}, false
 }
 
-// SelectionOf is what the state's open spends, once coins are leased.
-func SelectionOf(s State) (funding.Selection, bool) {
+// CoinsOf is what the state's open is funded with, once coins are leased.
+func CoinsOf(s State) (Coins, bool) {
 	switch s := s.(type) {
 	case Leased:
-		return s.Selection, true
+		return s.Coins, true
 	case Built:
-		return s.Selection, true
+		return s.Coins, true
 	case Unknown:
-		return s.Selection, true
+		return s.Coins, true
 	case Pending:
-		return s.Selection, true
+		return s.Coins, true
 	case Withheld:
-		return s.Selection, true
+		return s.Coins, true
 	case Released:
-		return s.Selection, true
+		return s.Coins, true
 	case Signed:
-		return s.Selection, true
+		return s.Coins, true
 	case Published:
-		return s.Selection, true
+		return s.Coins, true
 	case Usable:
-		return s.Selection, true
+		return s.Coins, true
 	case Confirmed:
-		return s.Selection, true
+		return s.Coins, true
 	case Buried:
-		return s.Selection, true
+		return s.Coins, true
 	case Conflicted:
-		return s.Selection, true
+		return s.Coins, true
 	}
-	return funding.Selection{}, false
+	return Coins{}, false
+}
+
+// SelectionOf is what the state's open spends, once coins are leased.
+func SelectionOf(s State) (funding.Selection, bool) {
+	c, leased := CoinsOf(s)
+	return c.Selection, leased
 }
 
 // Cost is what an open takes from the wallet.
