@@ -18,8 +18,8 @@ BENCH_FLAGS ?=
 # and two cases of each beside each other.
 ITEST_FLAGS ?= -tags itest -count=1 -p 1 -parallel 2 -timeout 40m
 
-# The packages that have tests on real nodes.
-REAL := ./internal/devnet/... ./internal/doctor/... ./cmd/sluice-wallet/... ./itest/...
+# The packages that have tests on real nodes. lndsuite is what holds the fake to real lnd.
+REAL := ./internal/devnet/... ./internal/doctor/... ./internal/lndfake/lndsuite/... ./cmd/sluice-wallet/... ./itest/...
 
 # The packages with a state machine, whose diagrams are generated.
 MACHINES := ./lsp/batch ./lsp/collab ./lsp/opening ./lsp/order ./lsp/jit ./lsp/wrap ./swaps/out ./swaps/in ./lws/hold ./watchtower/credit
@@ -64,7 +64,7 @@ test: build peers ldk ## unit and property tests, both databases, and the truste
 
 test-full: build peers ldk ## the same with long soaks and high repeat counts
 	SLUICE_TEST_FULL=1 SLUICE_RUNS=2000 $(GO) test -count=1 -timeout 240m ./...
-	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL) ./internal/lndfake/lndsuite/...
+	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL)
 
 itest: build peers ldk ## tests on real nodes; CASE=<regexp> selects
 	SLUICE_ITEST=1 SLUICE_REPLAY_SECONDS=$${SLUICE_REPLAY_SECONDS:-120} $(GO) test $(ITEST_FLAGS) -v -run '$(CASE)' ./itest
