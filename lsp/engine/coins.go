@@ -72,7 +72,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		coins []ln.Coin
 		stale bool
 	)
-	coming := e.comingNow()
+	coming, moves := e.comingNow()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		// Leases of an earlier attempt of this effect were never built upon as
@@ -96,7 +96,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 	}
 	for until := e.opt.Now().Add(changeWithin); ; {
 		if stale {
-			coming = e.comingNow()
+			coming, moves = e.comingNow()
 			// lnd leaves leased coins out of its list.
 			if coins, err = e.node.Coins.ListCoins(ctx, 0); err != nil {
 				return chosen, false, err
@@ -116,7 +116,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		short, isShort := errors.AsType[*funding.CoinsShortError](err)
 		switch {
 		case isShort:
-			again, waitErr := e.awaitChange(ctx, free, coming, request, until)
+			again, waitErr := e.awaitChange(ctx, free, request, until, coming, moves)
 			if waitErr == nil && again {
 				wanted, waitErr = asked(ctx)
 			}

@@ -23,6 +23,35 @@ type comingChange struct {
 	spent []ln.Coin
 }
 
+// comings are the changes that are coming, by open. Guarded by Engine.mu.
+type comings struct {
+	of map[string]comingChange
+	// moves counts what came and went.
+	moves uint64
+}
+
+func (c *comings) put(openingID string, change comingChange) {
+	if _, was := c.of[openingID]; !was {
+		c.moves++
+	}
+	c.of[openingID] = change
+}
+
+func (c *comings) drop(openingID string) {
+	if _, was := c.of[openingID]; was {
+		delete(c.of, openingID)
+		c.moves++
+	}
+}
+
+// comingNow is what is coming, and how much had moved by then. It is asked for before lnd's
+// coins are: what is published in between is in both.
+func (e *Engine) comingNow() (list []comingChange, moves uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Values(e.coming.of)), e.coming.moves
+}
+
 // comingOf is the change of an open that is about to be published.
 func comingOf(s opening.State) (c comingChange, ok bool) {
 	switch s.(type) {
@@ -56,14 +85,13 @@ func changeOf(openingID string, c opening.Coins) comingChange {
 
 // noteComing keeps the change of an open in step with its state. Callers hold e.mu.
 func (e *Engine) noteComing(id string, s opening.State) {
-	c, is := comingOf(s)
-	_, was := e.coming[id]
-	if is {
-		e.coming[id] = c
+	before := e.coming.moves
+	if c, ok := comingOf(s); ok {
+		e.coming.put(id, c)
 	} else {
-		delete(e.coming, id)
+		e.coming.drop(id)
 	}
-	if was || is {
+	if e.coming.moves != before {
 		e.coins.changed()
 	}
 }
@@ -77,17 +105,10 @@ func (e *Engine) expectChange(openingID string, c opening.Coins) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, live := e.liveOpenings[openingID]; live && c.Selection.ChangeSat > 0 {
-		e.coming[openingID] = changeOf(openingID, c)
+		e.coming.put(openingID, changeOf(openingID, c))
 	} else {
-		delete(e.coming, openingID)
+		e.coming.drop(openingID)
 	}
-}
-
-// comingNow is asked for before lnd's coins are: what is published in between is in both.
-func (e *Engine) comingNow() []comingChange {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Collect(maps.Values(e.coming))
 }
 
 // withComing adds to the coins of the wallet what opens under way will leave within a
@@ -118,13 +139,20 @@ func (e *Engine) withComing(ctx context.Context, coins []ln.Coin, coming []comin
 	return all, depth, nil
 }
 
-// awaitChange waits a moment for the change of opens that are about to be published, if a
-// selection that the free coins do not allow would be possible with it.
-func (e *Engine) awaitChange(ctx context.Context, free []ln.Coin, coming []comingChange, r funding.Request, until time.Time) (again bool, err error) {
-	if len(coming) == 0 || !e.opt.Now().Before(until) {
+// awaitChange says whether to look at lnd's coins again where the free ones do not allow a
+// selection: at once if anything has moved since they were asked for, and after a moment if it
+// would be possible with the change of opens that are about to be published.
+func (e *Engine) awaitChange(ctx context.Context, free []ln.Coin, r funding.Request, until time.Time, before []comingChange, moves uint64) (again bool, err error) {
+	if !e.opt.Now().Before(until) {
 		return false, nil
 	}
-	all, depth, err := e.withComing(ctx, free, coming)
+	if _, now := e.comingNow(); now != moves {
+		return true, nil
+	}
+	if len(before) == 0 {
+		return false, nil
+	}
+	all, depth, err := e.withComing(ctx, free, before)
 	if err != nil {
 		return false, err
 	}

@@ -45,7 +45,7 @@ func newComer(t *testing.T, client *lnd.Client, depth int) *comer {
 	c := &comer{agree: make(chan struct{}, 100)}
 	c.Engine = &Engine{
 		cfg: cfg, opt: Options{Now: c.now}, node: Node{Coins: client, Channels: client, Chain: client}, log: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)),
-		payable: map[string]watchedOrder{}, loads: newLoads(), coming: map[string]comingChange{}, liveOpenings: map[string]bool{}, byOutpoint: map[ln.Outpoint]string{},
+		payable: map[string]watchedOrder{}, loads: newLoads(), coming: comings{of: map[string]comingChange{}}, liveOpenings: map[string]bool{}, byOutpoint: map[ln.Outpoint]string{},
 		unfunded: map[ln.Outpoint]bool{}, watched: map[string]opening.WatchChain{},
 	}
 	c.world = newWorld(nil, nil, zap.NewNop())

@@ -67,7 +67,7 @@ func (e *Engine) fundable(ctx context.Context) (lsp.Fundable, error) {
 }
 
 func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) {
-	coming := e.comingNow()
+	coming, _ := e.comingNow()
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
 		return can, err

@@ -213,7 +213,7 @@ func (e *Engine) Pool(ctx context.Context) (PoolStatus, error) {
 	if err != nil || p.Coins == 0 {
 		return out, err
 	}
-	coming := e.comingNow()
+	coming, _ := e.comingNow()
 	coins, err := e.node.Coins.ListCoins(ctx, 0)
 	if err != nil {
 		return out, err
