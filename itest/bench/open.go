@@ -227,8 +227,12 @@ func waitTip(ctx context.Context, n *nodes, arms []*buyer) error {
 	return nil
 }
 
-// buyMany asks for so many channels at once, and waits for all.
+// buyMany asks for so many channels at once, and waits for all. Their payers are others than
+// those before: what one lnd has learnt of refusals is forgotten.
 func (a *buyer) buyMany(ctx context.Context, n *nodes, many int) error {
+	if _, err := n.payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{}); err != nil {
+		return err
+	}
 	var all sync.WaitGroup
 	errs := make([]error, many)
 	for i := range errs {
