@@ -37,10 +37,13 @@ func All(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d tim
 
 // Renew prolongs the lease of every coin: one that fails does not keep it from the others.
 // lnd leases coins, too, that a transaction of its wallet spends which is in no block yet.
-func Renew(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d time.Duration) error {
+// Of a transaction that was signed the coins may be spent in a block, of which lnd's wallet
+// knows first; one that somebody else has leased is never in order.
+func Renew(ctx context.Context, wallet Leaser, id [32]byte, coins []ln.Coin, d time.Duration, signed bool) error {
 	var failed []error
 	for _, c := range coins {
-		if err := wallet.LeaseCoin(ctx, id, c.Outpoint, d); err != nil {
+		err := wallet.LeaseCoin(ctx, id, c.Outpoint, d)
+		if err != nil && (!signed || !errors.Is(err, ln.ErrSpent)) {
 			failed = append(failed, fmt.Errorf("coin %s: %w", c.Outpoint, err))
 		}
 	}

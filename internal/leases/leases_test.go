@@ -64,7 +64,7 @@ func TestLeases(t *testing.T) {
 
 	w.broken = coins[0].Outpoint
 	delete(w.held, coins[1].Outpoint)
-	require.ErrorIs(t, leases.Renew(t.Context(), w, mine, coins, time.Hour), errBroken)
+	require.ErrorIs(t, leases.Renew(t.Context(), w, mine, coins, time.Hour, true), errBroken)
 	require.Equal(t, mine, w.held[coins[1].Outpoint], "one that fails keeps it from no other")
 
 	// A call that broke off is finished by the next.

@@ -24,6 +24,8 @@ var (
 	ErrPeerNotNow = fmt.Errorf("%w for now", ErrPeerRejected)
 	// ErrLeased: the coin is leased by somebody else or spent.
 	ErrLeased = errors.New("the coin is not free")
+	// ErrSpent: the wallet does not have the coin, any more as a rule. It is an ErrLeased.
+	ErrSpent = fmt.Errorf("%w: the wallet does not list it", ErrLeased)
 	// ErrDoubleSpend: the transaction conflicts with another one.
 	ErrDoubleSpend = errors.New("the transaction conflicts with another")
 	// ErrKnownTx: the transaction is already in the mempool or in a block.

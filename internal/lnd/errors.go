@@ -49,7 +49,7 @@ func textMeanings() []struct {
 		{"missingorspent", ln.ErrDoubleSpend},
 		{"missing inputs", ln.ErrDoubleSpend},
 		{"output already locked", ln.ErrLeased},
-		{"unknown output", ln.ErrLeased},
+		{"unknown output", ln.ErrSpent},
 		{"invoice already settled", ln.ErrInvoiceClosed},
 		{"invoice already canceled", ln.ErrInvoiceClosed},
 		{"invoice is already settled", ln.ErrInvoiceClosed},

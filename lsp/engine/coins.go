@@ -94,6 +94,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 	if err := group.Wait(); err != nil || !wanted {
 		return chosen, false, err
 	}
+	defer e.leaveLineForCoins(w)
 	for until := e.opt.Now().Add(changeWithin); ; {
 		if stale {
 			coming, moves = e.comingNow()
@@ -116,7 +117,7 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		short, isShort := errors.AsType[*funding.CoinsShortError](err)
 		switch {
 		case isShort:
-			again, waitErr := e.awaitChange(ctx, free, request, until, coming, moves)
+			again, waitErr := e.awaitChange(ctx, w, coinsQuery{free: free, request: request, coming: coming, moves: moves, until: until})
 			if waitErr == nil && again {
 				wanted, waitErr = asked(ctx)
 			}
@@ -140,8 +141,9 @@ func (e *Engine) chooseCoins(ctx context.Context, w coinsWish, asked func(contex
 		if err = leases.All(ctx, e.node.Coins, w.lease, chosen.selection.Inputs, leaseFor); err == nil {
 			return chosen, true, nil
 		}
+		_, releaseErr := leases.Release(ctx, e.node.Coins, w.lease)
 		e.expectChange(w.soon, opening.Coins{})
-		if _, releaseErr := leases.Release(ctx, e.node.Coins, w.lease); releaseErr != nil {
+		if releaseErr != nil {
 			return chosen, false, errors.Join(err, releaseErr)
 		}
 		if !errors.Is(err, ln.ErrLeased) {

@@ -27,6 +27,8 @@ type comer struct {
 	*Engine
 	// agree lets a negotiation go on.
 	agree chan struct{}
+	// release lets the coins of an open that failed go, where it is set.
+	release chan struct{}
 	// hasty lets the time for which change is awaited pass with each look at the clock.
 	hasty atomic.Bool
 	looks atomic.Int64
@@ -42,10 +44,10 @@ func (c *comer) now() time.Time {
 func newComer(t *testing.T, client *lnd.Client, depth int) *comer {
 	t.Helper()
 	cfg := Config{Network: "regtest", MaxUnconfirmed: depth}
-	c := &comer{agree: make(chan struct{}, 100)}
+	c := &comer{agree: make(chan struct{}, 100), release: make(chan struct{}, 100)}
 	c.Engine = &Engine{
 		cfg: cfg, opt: Options{Now: c.now}, node: Node{Coins: client, Channels: client, Chain: client}, log: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)),
-		payable: map[string]watchedOrder{}, loads: newLoads(), coming: comings{of: map[string]comingChange{}}, liveOpenings: map[string]bool{}, byOutpoint: map[ln.Outpoint]string{},
+		payable: map[string]watchedOrder{}, loads: newLoads(), coming: newComings(), liveOpenings: map[string]bool{}, byOutpoint: map[ln.Outpoint]string{},
 		unfunded: map[ln.Outpoint]bool{}, watched: map[string]opening.WatchChain{},
 	}
 	c.world = newWorld(nil, nil, zap.NewNop())
@@ -87,7 +89,14 @@ func (c *comer) execute(ctx context.Context, task fsm.Task[opening.Effect]) ([]o
 	case opening.Sign:
 		ev, err := c.signFunding(ctx, f.Psbt, f.Outpoint)
 		return []opening.Event{ev}, err
-	case opening.LeaseCoins, opening.Publish, opening.ReleaseCoins:
+	case opening.ReleaseCoins:
+		select {
+		case <-c.release:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return c.executeOpening(ctx, task)
+	case opening.LeaseCoins, opening.Publish:
 		return c.executeOpening(ctx, task)
 	}
 	return nil, nil
@@ -136,6 +145,10 @@ func TestOneCoinForSeveralAtOnce(t *testing.T) {
 	for i := byte(1); i < 5; i++ {
 		ids = append(ids, c.begin(t, i, false))
 	}
+	require.Eventually(t, func() bool {
+		can, err := c.fundable(t.Context())
+		return err == nil && can.Sat > 55_000_000 && can.Sat < 56_000_000
+	}, time.Minute, 5*time.Millisecond, "less what those who wait will take")
 	for range 5 {
 		c.agree <- struct{}{}
 	}
@@ -164,8 +177,10 @@ func TestNobodyWaitsForWhatIsKept(t *testing.T) {
 	withheld := c.begin(t, 0, true)
 	c.until(t, withheld, opening.Leased{})
 	c.until(t, c.begin(t, 1, false), opening.Failed{})
+	c.release <- struct{}{} // of the one that was refused
 	_, err := c.openings.Send(t.Context(), withheld, opening.Abandon{Moment: c.moment()})
 	require.NoError(t, err)
+	c.release <- struct{}{}
 
 	require.Eventually(t, func() bool {
 		leases, err := client.ListLeases(t.Context())
@@ -177,4 +192,43 @@ func TestNobodyWaitsForWhatIsKept(t *testing.T) {
 	c.until(t, c.begin(t, 3, false), opening.Failed{})
 	require.Empty(t, w.Mempool())
 	require.NoError(t, w.Err())
+}
+
+// TestCoinsOfAFailedOpenAreWaitedFor: an open that is over has its coins leased until lnd has
+// been told, and who needs them waits for that, too.
+func TestCoinsOfAFailedOpenAreWaitedFor(t *testing.T) {
+	w, _, client := oneCoin(t)
+	c := newComer(t, client, 3)
+	first := c.begin(t, 0, false)
+	c.until(t, first, opening.Leased{})
+	_, err := c.openings.Send(t.Context(), first, opening.Abandon{Moment: c.moment()})
+	require.NoError(t, err)
+	c.until(t, first, opening.Failed{})
+	second := c.begin(t, 1, false)
+	require.Eventually(t, func() bool {
+		_, waiting := c.awaited()
+		return waiting == 1
+	}, time.Minute, 5*time.Millisecond)
+	c.release <- struct{}{}
+	for range 2 { // the first is asked for, too
+		c.agree <- struct{}{}
+	}
+	c.until(t, second, opening.Published{})
+	coming, _ := c.comingNow()
+	require.Empty(t, coming)
+	require.Len(t, w.Mempool(), 1)
+	require.NoError(t, w.Err())
+}
+
+// TestComingIsNotCountedOnForEver: an open that stands still is nobody's coin.
+func TestComingIsNotCountedOnForEver(t *testing.T) {
+	_, _, client := oneCoin(t)
+	c := newComer(t, client, 3)
+	c.until(t, c.begin(t, 0, false), opening.Leased{})
+	coming, _ := c.comingNow()
+	require.Len(t, coming, 1)
+	c.hasty.Store(true)
+	c.looks.Store(int64(changeGoodFor / changeWithin))
+	coming, _ = c.comingNow()
+	require.Empty(t, coming)
 }

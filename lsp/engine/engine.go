@@ -125,7 +125,7 @@ type Engine struct {
 	// liveOpenings are the unfinished opens; true for those whose channel cannot
 	// carry payments yet.
 	liveOpenings map[string]bool
-	// coming is the change of opens that are about to be published.
+	// coming are coins that opens are about to leave or give back.
 	coming comings
 	// strays are leases of ours whose open is not on record.
 	strays map[[32]byte]bool
@@ -197,7 +197,7 @@ func New(opt Options) (*Engine, error) {
 		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), tracked: make(map[string]context.CancelFunc), promises: make(map[string]spot),
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
-		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool), coming: comings{of: make(map[string]comingChange)},
+		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool), coming: newComings(),
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		queued: make(map[string]queuedOrder), returning: make(map[string]time.Time), liveBatches: make(map[string]bool), batchDue: make(chan struct{}, 1),

@@ -90,14 +90,15 @@ func (e *Engine) askFundable(ctx context.Context) (can lsp.Fundable, err error) 
 			return can, err
 		}
 	}
-	can.Sat -= min(can.Sat, e.anchorReserve(len(channels)))
+	awaited, others := e.awaited()
+	can.Sat -= min(can.Sat, awaited+e.anchorReserve(len(channels)))
 	p, err := e.poolPolicy(ctx)
 	if err != nil || p.Coins == 0 {
 		return can, err
 	}
 	left, err := e.opensLeft(p, all, depth)
 	// What is being cut is there before most of what is quoted now is paid.
-	can.Channels, can.Counted = left+p.Take(coins).Coming, true
+	can.Channels, can.Counted = max(left+p.Take(coins).Coming-others, 0), true
 	return can, err
 }
 

@@ -7,7 +7,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/leases"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
@@ -30,10 +29,8 @@ func (e *Engine) renewLeases(ctx context.Context, id string) {
 		return
 	}
 	lease := opening.PlanOf(inst.State).LeaseID()
-	err = leases.Renew(ctx, e.node.Coins, lease, selection.Inputs, leaseFor)
-	// The block that spends them is known to lnd's wallet sooner than here.
-	spent := signed && errors.Is(err, ln.ErrLeased) && !errors.Is(err, ln.ErrUnavailable)
-	if err != nil && !spent && ctx.Err() == nil {
+	err = leases.Renew(ctx, e.node.Coins, lease, selection.Inputs, leaseFor, signed)
+	if err != nil && ctx.Err() == nil {
 		e.log.Warn("a lease could not be renewed", zap.String("opening", id), zap.Error(err))
 	}
 	// The open may have ended, and let go of its coins, while they were leased

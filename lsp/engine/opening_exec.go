@@ -65,8 +65,7 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 	case opening.AbandonChannel:
 		return nil, e.abandonChannel(ctx, f)
 	case opening.ReleaseCoins:
-		_, err := leases.Release(ctx, e.node.Coins, f.LeaseID)
-		return nil, err
+		return nil, e.releaseCoins(ctx, f)
 	case opening.BumpFee:
 		return nil, e.bumpFee(ctx, f)
 	case opening.TellBatch:
@@ -358,6 +357,14 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 		return fmt.Errorf("channel %s, which nothing funds, carries %d HTLCs: it is forgotten when they are gone: %w", op, use.Htlcs, ln.ErrUnavailable)
 	}
 	return e.node.Opener.AbandonChannel(ctx, op)
+}
+
+func (e *Engine) releaseCoins(ctx context.Context, f opening.ReleaseCoins) error {
+	if _, err := leases.Release(ctx, e.node.Coins, f.LeaseID); err != nil {
+		return err
+	}
+	e.expectChange(f.OpeningID, opening.Coins{})
+	return nil
 }
 
 // bumpFee lifts the chain of unconfirmed transactions that the funding is part of,

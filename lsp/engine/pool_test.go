@@ -63,7 +63,7 @@ func TestThePoolIsCut(t *testing.T) {
 	cfg := Config{Network: "regtest", Pool: liquidity.Policy{Coins: 50, CoinSat: 1_000_000, Low: 5, CheapRate: 1_000, JoinFrom: 3}}
 	cfg.Fees = FeeConfig{Floor: 253, Ceiling: 10_000, StaleAfter: time.Hour}
 	e := &Engine{
-		cfg: cfg, node: Node{Coins: client, Chain: chain}, log: zaptest.NewLogger(t), payable: map[string]watchedOrder{}, loads: newLoads(),
+		cfg: cfg, opt: Options{Now: time.Now}, node: Node{Coins: client, Chain: chain}, log: zaptest.NewLogger(t), payable: map[string]watchedOrder{}, loads: newLoads(),
 		world: newWorld(nil, nil, zaptest.NewLogger(t)), fees: newFeeSource(cfg.Fees, chain, func() time.Time { return now }, zaptest.NewLogger(t)),
 	}
 	at := func(rate ln.FeeRateSatPerKW) { e.fees.last = funding.Estimate{Rate: rate, At: now} }

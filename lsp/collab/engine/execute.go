@@ -181,12 +181,8 @@ func (e *Engine) renewLeases(ctx context.Context, id string) error {
 		return nil
 	}
 	lease := collab.PlanOf(inst.State).LeaseID()
-	err = leases.Renew(ctx, e.node.Coins, lease, ours.Gateway.Inputs, leaseFor)
-	if errors.Is(err, ln.ErrLeased) || errors.Is(err, ln.ErrNotFound) {
-		if _, signed := collab.SignedOf(inst.State); signed {
-			err = nil // lnd's wallet knows that they are spent
-		}
-	}
+	_, signed := collab.SignedOf(inst.State)
+	err = leases.Renew(ctx, e.node.Coins, lease, ours.Gateway.Inputs, leaseFor, signed)
 	// The open may have ended, and let go of its coins, while they were leased
 	// anew. If it ends from here on, that comes after.
 	if inst, getErr := e.opens.Get(ctx, id); getErr == nil && collab.Final(inst.State) {
