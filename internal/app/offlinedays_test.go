@@ -327,9 +327,9 @@ func TestBadWebhooks(t *testing.T) {
 			var waiting *lwsv1.WaitingPayment
 			require.Eventually(t, func() bool {
 				waiting = r.waitWaiting(1)[0]
-				return len(waiting.Webhooks) == 1 && shown.MatchString(waiting.Webhooks[0])
+				return len(waiting.Webhooks) == 1 && shown.MatchString(waiting.Webhooks[0]) &&
+					waiting.LastWake == "its program does not listen; its webhooks are to be called"
 			}, 2*time.Minute, 50*time.Millisecond, "%v", waiting)
-			require.Equal(t, "its program does not listen; its webhooks are to be called", waiting.LastWake)
 			all, err := r.service.Load().waiting.ListHolds(r.ctx, &lwsv1.ListHoldsRequest{})
 			require.NoError(t, err)
 			require.Len(t, all.Waiting, 1)
