@@ -21,7 +21,7 @@ const listing = "list channels"
 // fail because it was killed while it took them in are marked (ln.ChannelHtlc.Unproven).
 // The HTLCs of a channel are not to be changed.
 func (c *Client) ListChannels(ctx context.Context) ([]ln.Channel, error) {
-	list, err := c.listings.ask(ctx, c.listChannels)
+	list, err := askShared(ctx, &c.listings, listing, c.cfg.CallTimeout, c.listChannels)
 	return slices.Clone(list), err
 }
 

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/sharedcall"
 )
 
 // maxMessageBytes bounds what lnd may answer: ListChannels and forwarding
@@ -56,7 +57,7 @@ type Client struct {
 	cfg       Config
 	conn      *grpc.ClientConn
 	inherited *inherited
-	listings  shared[[]ln.Channel]
+	listings  sharedcall.Answers[[]ln.Channel]
 
 	lightning lnrpc.LightningClient
 	state     lnrpc.StateClient
@@ -128,7 +129,7 @@ func Dial(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("lnd at %s: %w", cfg.Address, err)
 	}
 	return &Client{
-		cfg: cfg, conn: conn, inherited: had, listings: shared[[]ln.Channel]{doing: listing, within: cfg.CallTimeout},
+		cfg: cfg, conn: conn, inherited: had,
 		lightning: lnrpc.NewLightningClient(conn),
 		state:     lnrpc.NewStateClient(conn),
 		router:    routerrpc.NewRouterClient(conn),

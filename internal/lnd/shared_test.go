@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/sharedcall"
 )
 
 // slow is an lnd that takes a second for its answer, which is what it was asked as.
@@ -46,11 +47,11 @@ func (s *slow) request(ctx context.Context) (int, error) {
 func TestSharedIsNeverOlderThanTheQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var node slow
-		s := shared[int]{doing: "ask", within: time.Minute}
+		var s sharedcall.Answers[int]
 		var all sync.WaitGroup
 		ask := func(want int) {
 			all.Go(func() {
-				n, err := s.ask(t.Context(), node.request)
+				n, err := askShared(t.Context(), &s, "ask", time.Minute, node.request)
 				require.NoError(t, err)
 				require.Equal(t, want, n)
 			})
@@ -76,18 +77,18 @@ func TestSharedIsNeverOlderThanTheQuestion(t *testing.T) {
 func TestSharedOutlivesWhoAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var node slow
-		s := shared[int]{doing: "ask", within: time.Minute}
+		var s sharedcall.Answers[int]
 		hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		var all sync.WaitGroup
 		all.Go(func() {
-			_, err := s.ask(hasty, node.request)
+			_, err := askShared(hasty, &s, "ask", time.Minute, node.request)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.ErrorIs(t, err, ln.ErrUnavailable)
 		})
 		synctest.Wait()
 		all.Go(func() {
-			n, err := s.ask(t.Context(), node.request)
+			n, err := askShared(t.Context(), &s, "ask", time.Minute, node.request)
 			require.NoError(t, err)
 			require.Equal(t, 2, n)
 		})
@@ -95,15 +96,15 @@ func TestSharedOutlivesWhoAsked(t *testing.T) {
 
 		broken := errors.New("broken")
 		node.fails = broken
-		_, err := s.ask(t.Context(), node.request)
+		_, err := askShared(t.Context(), &s, "ask", time.Minute, node.request)
 		require.ErrorIs(t, err, broken)
 		node.fails = nil
-		n, err := s.ask(t.Context(), node.request)
+		n, err := askShared(t.Context(), &s, "ask", time.Minute, node.request)
 		require.NoError(t, err)
 		require.Equal(t, 4, n)
 
 		began := time.Now()
-		_, err = s.ask(t.Context(), func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+		_, err = askShared(t.Context(), &s, "ask", time.Minute, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(began))
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
+	"github.com/sluice-lsp/sluice/internal/sharedcall"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/in"
@@ -75,7 +76,7 @@ type Engine struct {
 	unknownFor time.Duration
 	// offerings are stored together; rooms answers how much room there is.
 	offerings *groupcommit.Queue[*offering]
-	rooms     shared[ln.Sat]
+	rooms     sharedcall.Answers[ln.Sat]
 	callers   [32]byte
 }
 
@@ -177,15 +178,15 @@ func (e *Engine) stop() {
 func (e *Engine) spawn(f func()) { e.wg.Go(f) }
 
 // spawnForCall is spawn for a call from outside, which may come while the engine ends:
-// then it is false.
-func (e *Engine) spawnForCall(f func()) bool {
+// then it is errStopping.
+func (e *Engine) spawnForCall(f func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ctx.Err() != nil {
-		return false
+		return errStopping
 	}
 	e.spawn(f)
-	return true
+	return nil
 }
 
 // moment is now, as events carry it.

@@ -45,7 +45,7 @@ func (e *Engine) bookTx(ctx context.Context, tx *store.Tx) (*book, error) {
 // outMost is the largest swap out that there is room for. Questions that come while
 // one is being answered share the next answer: it is asked for after they came.
 func (e *Engine) outMost(ctx context.Context) (ln.Sat, error) {
-	return e.rooms.ask(ctx, e.spawnForCall, func() (most ln.Sat, err error) {
+	return e.rooms.Ask(ctx, e.spawnForCall, func() (most ln.Sat, err error) {
 		ctx, cancel := context.WithTimeout(e.ctx, roomFor)
 		defer cancel()
 		room, err := e.outRoom(ctx)

@@ -171,14 +171,14 @@ func (e *Engine) ProbeRoute(ctx context.Context, w RouteWish) error {
 		return err
 	}
 	answer := make(chan error, 1)
-	begun := e.spawnForCall(func() {
+	err = e.spawnForCall(func() {
 		p, err := e.node.Payments.ProbeRoute(e.ctx, probe)
 		answer <- judgeProbe(p, err)
 		e.probeEnds(kept)
 	})
-	if !begun {
+	if err != nil {
 		// The next process finds that it was never sent.
-		return errStopping
+		return err
 	}
 	select {
 	case err := <-answer:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -16,34 +15,13 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 )
 
-// Nobody hears an answer that was found before the question, and many share one.
-func TestSharedAnswers(t *testing.T) {
-	var s shared[int64]
-	spawn := func(f func()) bool { go f(); return true }
-	var asked, found atomic.Int64
-	find := func() (int64, error) { found.Add(1); return asked.Load(), nil }
-	var group errgroup.Group
-	for range 200 {
-		group.Go(func() error {
-			mine := asked.Add(1)
-			got, err := s.ask(context.Background(), spawn, find)
-			if err == nil && got < mine {
-				return errors.New("the answer is older than the question")
-			}
-			return err
-		})
-	}
-	require.NoError(t, group.Wait())
-	require.LessOrEqual(t, found.Load(), int64(200))
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	block := make(chan struct{})
-	_, err := s.ask(ended, spawn, func() (int64, error) { <-block; return 0, nil })
-	require.ErrorIs(t, err, context.Canceled)
-	close(block)
-	_, err = new(shared[int64]).ask(context.Background(), func(func()) bool { return false }, find)
+// Who asks for room while the engine ends is told so.
+func TestNoRoomWhileStopping(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	e := r.Engine
+	r.stop()
+	_, err := e.outMost(context.Background())
 	require.ErrorIs(t, err, errkind.Unavailable, "the engine ends")
-	require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return !s.running }, 20*time.Second, time.Millisecond)
 }
 
 // Many swaps out that are begun at once share commits, and never the same room: the
