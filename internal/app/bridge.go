@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/store"
 	lspengine "github.com/sluice-lsp/sluice/lsp/engine"
 )
 
@@ -163,9 +164,9 @@ func (o orderNode) Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSat
 	return o.Client.CloseChannel(ctx, op, false, rate)
 }
 
-// lspNode is one lnd as the lsp service sees it.
-func lspNode(c *lnd.Client) lspengine.Node {
+// lspNode is one lnd as the lsp service sees it while it has the lease.
+func lspNode(c *lnd.Client, lease *store.Lease) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: c, Settings: c, Orders: orderNode{c}, Events: c, Forwards: c,
+		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: fencedPayments{c, lease}, Settings: c, Orders: orderNode{c}, Events: c, Forwards: c,
 	}
 }

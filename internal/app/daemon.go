@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/obs"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/pulse"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspapi "github.com/sluice-lsp/sluice/lsp/api"
@@ -320,7 +321,7 @@ func (d *Daemon) openStore(ctx context.Context) error {
 		return err
 	}
 	for _, migrate := range []func(context.Context, *store.DB) error{
-		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
+		sqlkeys.Migrate, fsm.Migrate, ledger.Migrate, payhash.Migrate, interceptorstore.Migrate, lspstore.Migrate, backupsstore.Migrate, hookstore.Migrate,
 		swapsstore.Migrate, towerstore.Migrate, lwsstore.Migrate, tenantstore.Migrate,
 	} {
 		if err := migrate(ctx, db); err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -484,7 +485,7 @@ var errAway = errors.New("sluiced is away")
 // migrate is what openStore does after store.Open.
 func migrate(ctx context.Context, db *store.DB) error {
 	for _, f := range []func(context.Context, *store.DB) error{
-		fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate, lwsstore.Migrate,
+		fsm.Migrate, ledger.Migrate, payhash.Migrate, interceptorstore.Migrate, lspstore.Migrate, hookstore.Migrate, lwsstore.Migrate,
 	} {
 		if err := f(ctx, db); err != nil {
 			return err

@@ -180,7 +180,7 @@ func (d *Daemon) runSwaps(ctx context.Context, lease *store.Lease, alone bool) e
 		return err
 	}
 	business, err := swapsengine.New(swapsengine.Options{
-		Node:     swapsengine.Node{Invoices: d.lnd, Sales: d.lnd, Wallet: d.lnd, Coins: d.lnd, Chain: d.lnd, Records: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: d.lnd},
+		Node:     swapsengine.Node{Invoices: d.lnd, Sales: d.lnd, Wallet: d.lnd, Coins: d.lnd, Chain: d.lnd, Records: d.lnd, Keys: d.lnd, Events: d.lnd, Payments: fencedPayments{d.lnd, lease}},
 		Channels: d.swapChannels(), DB: d.db, Fence: lease.Check, Params: params, Config: d.cfg.Swaps.engine(d.cfg.Lnd.Network, d.info.PubKey),
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Now:          d.now, Random: rand.Reader, Log: d.log.Named(swapsapi.Name),

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -48,7 +49,7 @@ type Config struct {
 	// CallTimeout bounds a unary call whose context has no deadline.
 	CallTimeout time.Duration
 	Log         *zap.Logger
-	// DialOptions are for tests: an in-memory dialer.
+	// DialOptions are for tests: an in-memory dialer, without TLS.
 	DialOptions []grpc.DialOption
 }
 
@@ -96,7 +97,6 @@ func Dial(cfg Config) (*Client, error) {
 	}
 	had := new(inherited)
 	opts := []grpc.DialOption{
-		grpc.WithStatsHandler(had),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 60 * time.Second, Timeout: 10 * time.Second,
@@ -107,12 +107,13 @@ func Dial(cfg Config) (*Client, error) {
 		}),
 		grpc.WithUnaryInterceptor(deadline(cfg.CallTimeout)),
 	}
+	secure := insecure.NewCredentials()
 	if len(cfg.DialOptions) == 0 {
 		tlsConfig, err := tlsFromFile(cfg.TLSCertFile)
 		if err != nil {
 			return nil, err
 		}
-		opts = append(opts, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)))
+		secure = credentials.NewTLS(tlsConfig)
 	}
 	if cfg.MacaroonFile != "" {
 		raw, err := os.ReadFile(cfg.MacaroonFile)
@@ -124,6 +125,7 @@ func Dial(cfg Config) (*Client, error) {
 		}))
 	}
 	opts = append(opts, cfg.DialOptions...)
+	opts = append(opts, grpc.WithTransportCredentials(countedCredentials{secure, had}))
 	conn, err := grpc.NewClient(cfg.Address, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("lnd at %s: %w", cfg.Address, err)

@@ -2,11 +2,12 @@ package lnd
 
 import (
 	"context"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -81,18 +82,20 @@ func (i *inherited) settled(c ln.Channel, now time.Time) bool {
 	return now.Sub(since) >= settlesWithin
 }
 
-// HandleConn counts connections: each is there before the first call over it.
-func (i *inherited) HandleConn(_ context.Context, s stats.ConnStats) {
-	if _, ok := s.(*stats.ConnBegin); ok {
-		i.connections.Add(1)
-	}
+// countedCredentials begin a life with each handshake, which is over before the first
+// call on its connection.
+type countedCredentials struct {
+	credentials.TransportCredentials
+	inherited *inherited
 }
 
-// TagConn, TagRPC and HandleRPC are the rest of a stats.Handler.
-func (i *inherited) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+// ClientHandshake is the wrapped credentials' own.
+func (c countedCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c.inherited.connections.Add(1)
+	return c.TransportCredentials.ClientHandshake(ctx, authority, raw)
+}
 
-// TagRPC changes nothing.
-func (i *inherited) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-// HandleRPC changes nothing.
-func (i *inherited) HandleRPC(context.Context, stats.RPCStats) {}
+// Clone counts for the same client.
+func (c countedCredentials) Clone() credentials.TransportCredentials {
+	return countedCredentials{c.TransportCredentials.Clone(), c.inherited}
+}

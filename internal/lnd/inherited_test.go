@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -14,7 +14,10 @@ import (
 // active for long enough in that connection, and stays so; what came later always is.
 func TestInherited(t *testing.T) {
 	i := new(inherited)
-	connected := func() { i.HandleConn(t.Context(), &stats.ConnBegin{}) }
+	connected := func() {
+		_, _, err := countedCredentials{insecure.NewCredentials(), i}.Clone().ClientHandshake(t.Context(), "gateway", nil)
+		require.NoError(t, err)
+	}
 	began := time.Now()
 	one, two := ln.Outpoint{Index: 1}, ln.Outpoint{Index: 2}
 	listing := func(life uint64, after time.Duration, activeOne bool, ofOne ...uint64) (unproven []uint64) {

@@ -127,7 +127,7 @@ func (db *DB) AcquireLease(ctx context.Context, cfg LeaseConfig) (*Lease, error)
 		// Both ends are measured before the database is asked: the holder's
 		// deadline, and the contender's last sighting as late as possible below.
 		sent := cfg.Now()
-		row, epoch, err := db.tryLease(ctx, cfg, seen, !seenSince.IsZero() && elapsed(seenSince, sent) >= ttlOf(seen))
+		row, epoch, err := db.tryLease(ctx, cfg, seen, !seenSince.IsZero() && sent.Sub(seenSince) >= ttlOf(seen))
 		if epoch != 0 {
 			return db.startLease(cfg, epoch, sent), nil
 		}
@@ -147,7 +147,7 @@ func (db *DB) AcquireLease(ctx context.Context, cfg LeaseConfig) (*Lease, error)
 		}
 		wait := cfg.RenewEvery
 		if !seenSince.IsZero() {
-			wait = max(min(wait, ttlOf(seen)-elapsed(seenSince, now)), time.Millisecond)
+			wait = max(min(wait, ttlOf(seen)-now.Sub(seenSince)), time.Millisecond)
 		}
 		select {
 		case _, open := <-wake:
@@ -215,8 +215,10 @@ func (db *DB) startLease(cfg LeaseConfig, epoch int64, sent time.Time) *Lease {
 	return l
 }
 
-// elapsed is the longer of the monotonic and the wall-clock time between two
-// readings: a machine that slept has a monotonic clock that stood still.
+// elapsed is, for the holder, the longer of the monotonic and the wall-clock time between
+// two readings: a machine that slept has a monotonic clock that stood still. A contender
+// counts by the monotonic clock alone, since a wall clock that is set forward must not
+// have it take what its owner still has.
 func elapsed(from, to time.Time) time.Duration {
 	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/engine"
@@ -71,7 +72,7 @@ func openDesk(ctx context.Context, kind store.Engine, clients int, roomy bool) (
 		return nil, err
 	}
 	d.stop = append(d.stop, func() { _ = d.db.Close() })
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, interceptorstore.Migrate, lspstore.Migrate} {
 		if err := migrate(ctx, d.db); err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	lspstore "github.com/sluice-lsp/sluice/lsp/store"
 )
@@ -21,7 +22,7 @@ func TestMultiplyCopiesEveryRowUnderNamesOfItsOwn(t *testing.T) {
 	db, err := store.Open(ctx, store.Config{Path: path})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, interceptorstore.Migrate, lspstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, interceptorstore.Migrate, lspstore.Migrate} {
 		require.NoError(t, migrate(ctx, db))
 	}
 	m := model{id: "01M7WSSWJ1F974MX1V7GFMW64A", hash: ln.Hash{7}, scid: ln.NewSCID(16_100_001, 2, 3)}

@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps/api"
 	"github.com/sluice-lsp/sluice/swaps/engine"
@@ -55,7 +56,7 @@ func openSwapDesk(ctx context.Context, gateway *devnet.Node) (_ *swapDesk, err e
 		return nil, err
 	}
 	d.stop = append(d.stop, func() { _ = db.Close() })
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, swapsstore.Migrate} {
 		if err := migrate(ctx, db); err != nil {
 			return nil, err
 		}

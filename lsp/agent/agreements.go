@@ -40,6 +40,17 @@ type Agreement struct {
 	MaxWaitBlocks uint32    `json:"max_wait_blocks,omitempty"`
 	CreatedAt     time.Time `json:"created_at"`
 	ExpiresAt     time.Time `json:"expires_at"`
+	// OwnExpiresAt is until when the LSP can pay the wallet's own invoice, if the LSP
+	// wrapped it.
+	OwnExpiresAt time.Time `json:"own_expires_at,omitzero"`
+}
+
+// lastChannel is until when a channel may be proposed for it.
+func (g Agreement) lastChannel() time.Time {
+	if last := g.ExpiresAt.Add(openGrace); last.After(g.OwnExpiresAt) {
+		return last
+	}
+	return g.OwnExpiresAt
 }
 
 const (
@@ -73,7 +84,7 @@ func (a *agreements) add(g Agreement, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	next := slices.DeleteFunc(slices.Clone(a.list), func(old Agreement) bool {
-		return now.After(old.ExpiresAt.Add(keepFor))
+		return now.After(old.lastChannel().Add(keepFor))
 	})
 	if len(next) >= maxAgreements {
 		return errkind.Newf(errkind.Exhausted, "%d payments wait already: let some expire first", len(next))
@@ -103,7 +114,7 @@ func (a *agreements) wish(node ln.PubKey, now time.Time) Wish {
 	defer a.mu.Unlock()
 	var w Wish
 	for _, g := range a.list {
-		if g.NodeKey != node || !g.OpensChannel || now.After(g.ExpiresAt.Add(openGrace)) {
+		if g.NodeKey != node || !g.OpensChannel || now.After(g.lastChannel()) {
 			continue
 		}
 		if g.ZeroConf {

@@ -431,7 +431,7 @@ func (a *Agent) receiveWrapped(ctx context.Context, r ReceiveRequest, c Candidat
 		PayerMsat: wrapped.AmountMsat, WalletMsat: own.AmountMsat, FeeMsat: wrapped.AmountMsat - own.AmountMsat,
 		OpensChannel: resp.GetOpensChannel(), CapacitySat: ln.Sat(resp.GetChannelCapacitySat()),
 		ZeroConf: !r.NoZeroConf, Confirmations: r.Confirmations, MaxWaitBlocks: resp.GetMaxWaitBlocks(),
-		CreatedAt: a.now().UTC(), ExpiresAt: wrapped.ExpiresAt().UTC(),
+		CreatedAt: a.now().UTC(), ExpiresAt: wrapped.ExpiresAt().UTC(), OwnExpiresAt: own.ExpiresAt().UTC(),
 	}
 	return a.conclude(g, client)
 }

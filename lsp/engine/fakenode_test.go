@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -163,7 +164,13 @@ func (n *fakeNode) SubscribeInvoice(ctx context.Context, hash ln.Hash, got func(
 	return ln.ErrUnavailable
 }
 
-func (n *fakeNode) AddHoldInvoice(context.Context, ln.HoldInvoiceRequest) (string, error) {
+func (n *fakeNode) AddHoldInvoice(_ context.Context, r ln.HoldInvoiceRequest) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.invoices[r.Hash]; ok {
+		return "", ln.ErrExists
+	}
+	n.invoices[r.Hash] = ln.Invoice{Hash: r.Hash, Bolt11: "wrapped", AmountMsat: r.AmountMsat, Memo: r.Memo, FinalCltvDelta: r.FinalCltvDelta, State: ln.InvoiceOpen}
 	return "wrapped", nil
 }
 
@@ -188,7 +195,7 @@ func database(t *testing.T) store.Config {
 	t.Helper()
 	cfg := storetest.SQLite(t)
 	db := storetest.Open(t, cfg)
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, lspstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, lspstore.Migrate} {
 		require.NoError(t, migrate(t.Context(), db))
 	}
 	return cfg

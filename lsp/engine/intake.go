@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
@@ -81,6 +82,9 @@ func (e *Engine) Negotiate(ctx context.Context, r NegotiateRequest) (Agreement, 
 		// The payer's onion leaves the wallet only its final delta and three
 		// blocks: it cannot be held for confirmations.
 		return Agreement{}, errkind.New(errkind.Invalid, "a payment whose payer pays the fee cannot wait for confirmations: accept zero-conf, or choose that the receiver pays")
+	}
+	if err := e.checkWish(r.Wish); err != nil {
+		return Agreement{}, err
 	}
 	if r.FinalCltvDelta < 18 || r.FinalCltvDelta > 2016 {
 		return Agreement{}, errkind.Newf(errkind.Invalid, "a final CLTV delta of %d blocks cannot be: choose 18 to 2016 (80 is usual)", r.FinalCltvDelta)
@@ -216,6 +220,9 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 	if !expires.After(now) {
 		return Agreement{}, errkind.Newf(errkind.Invalid, "the invoice expires too soon: after the payer has paid, up to %s may pass until your node is paid, so make it good for longer than that", late)
 	}
+	if err := payhash.Unknown(ctx, e.node.Invoices, e.node.Payments, own.Hash); err != nil {
+		return Agreement{}, err
+	}
 	id, err := e.newID()
 	if err != nil {
 		return Agreement{}, err
@@ -269,6 +276,9 @@ func (e *Engine) Wrap(ctx context.Context, r WrapRequest) (Agreement, error) {
 			AmountMsat: int64(quote.WalletMsat), FeeMsat: int64(quote.FeeMsat), //nolint:gosec // bounded by MaxMsat
 			ExpiresMs: expires.UnixMilli(),
 		}); err != nil {
+			return err
+		}
+		if err := payhash.Claim(ctx, tx, own.Hash, owner(machineWrap, id)); err != nil {
 			return err
 		}
 		_, err := e.wraps.CreateTx(ctx, tx, id, wrap.Offered{Offer: wrap.Offer{Terms: terms}}, wrap.Start{Moment: e.moment()})

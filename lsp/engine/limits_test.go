@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/errkind"
+	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
@@ -522,4 +523,42 @@ func TestNoCaps(t *testing.T) {
 			require.Zero(t, x.Cap, x.Kind)
 		}
 	}
+}
+
+// A channel is paid for by a payment that was claimed as a whole and brought the fee agreed
+// on: not by a msat that nobody asked for, nor by a part that a wallet took of it.
+func TestAMsatPaysForNoChannel(t *testing.T) {
+	client := key(2)
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(*Config) {})
+		a, _ := b.agree(client, 100_000_000)
+		_, reason := b.open(a, client)
+		require.True(t, reason.IsZero())
+		b.sql("UPDATE lsp_openings SET outpoint = $1", ln.Outpoint{TxID: ln.TxID{1}}.String())
+		owed := b.usage(client).Client.UnpaidSat
+		require.NotZero(t, owed)
+		paid := func(id string, agreed, earned ln.Msat, claimed ...bool) {
+			state := b.state(id)
+			s := jit.Paid{Offer: jit.OfferOf(state), FeeEarnedMsat: earned, ForwardedMsat: 1_000, At: time.Now()}
+			s.Part.FeeMsat = agreed
+			for _, c := range claimed {
+				p := jit.Part{Htlc: ln.InterceptedHtlc{OutgoingMsat: s.Part.AmountMsat / ln.Msat(len(claimed))}, Outcome: jit.OutcomeFailed}
+				if c {
+					p.Outcome = jit.OutcomeSettled
+				}
+				s.Parts = append(s.Parts, p)
+			}
+			require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+				return b.e.recordJit(ctx, tx, fsm.Transition[jit.State, jit.Event]{ID: id, Seq: 2, From: state, To: s, At: time.Now()})
+			}))
+		}
+		fee := a.Quote.FeeMsat
+		room, _ := b.agree(client, 50_000_000)
+		paid(room.PaymentID, 0, 1, true)
+		require.Equal(t, owed, b.usage(client).Client.UnpaidSat, "nothing was agreed on for it")
+		paid(a.PaymentID, fee, fee/2, true, false)
+		require.Equal(t, owed, b.usage(client).Client.UnpaidSat, "one of two parts")
+		paid(a.PaymentID, fee, fee-1, true, true)
+		require.Zero(t, b.usage(client).Client.UnpaidSat, "less a msat of rounding")
+	})
 }

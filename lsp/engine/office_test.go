@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
@@ -124,7 +125,7 @@ type office struct {
 func newOffice(t *testing.T, db *store.DB, change func(*Config)) *office {
 	t.Helper()
 	ctx := t.Context()
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, lspstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, lspstore.Migrate} {
 		require.NoError(t, migrate(ctx, db))
 	}
 	b := &office{t: t, node: &still{coins: 1_000_000_000, aliases: map[ln.SCID]ln.SCID{}}, routes: &anyRoute{}}

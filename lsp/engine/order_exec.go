@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/opening"
@@ -21,14 +22,14 @@ import (
 func (e *Engine) executeOrder(ctx context.Context, t fsm.Task[order.Effect]) ([]order.Event, error) {
 	switch f := t.Effect.(type) {
 	case order.MakeInvoice:
-		bolt11, refused, err := e.holdInvoice(ctx, f.Invoice)
+		inv, refused, err := payhash.HoldInvoice(ctx, e.node.Invoices, f.Invoice)
 		switch {
 		case err != nil:
 			return nil, err
 		case refused != "":
 			return []order.Event{order.InvoiceRefused{Moment: e.moment(), Text: refused}}, nil
 		}
-		return []order.Event{order.InvoiceAdded{Moment: e.moment(), Bolt11: bolt11}}, nil
+		return []order.Event{order.InvoiceAdded{Moment: e.moment(), Bolt11: inv.Bolt11}}, nil
 	case order.WatchInvoice:
 		e.watchOrderInvoice(f.OrderID, f.Hash)
 		return nil, nil

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
@@ -158,6 +159,9 @@ func (e *Engine) forgetTx(ctx context.Context, tx *store.Tx, p lspdb.FinishedPay
 		return false, err
 	}
 	if err := q.DeleteWake(ctx, p.ID); err != nil {
+		return false, err
+	}
+	if err := payhash.Release(ctx, tx, owner(p.Machine, p.ID)); err != nil {
 		return false, err
 	}
 	n, err := q.DeletePayment(ctx, p.ID)

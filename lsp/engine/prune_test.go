@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/jit"
@@ -169,7 +170,7 @@ func TestPruneDeletesWholeStoriesThatNothingNeeds(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
 		ctx := t.Context()
 		db := open()
-		for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, lspstore.Migrate} {
+		for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, lspstore.Migrate} {
 			require.NoError(t, migrate(ctx, db))
 		}
 		for _, s := range stories {

@@ -122,8 +122,10 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		if err := postForward(ctx, tx, t.ID, paid); err != nil {
 			return err
 		}
-		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, paid.FeeEarnedMsat); err != nil {
-			return err
+		if fee, ok := paid.Covers(); ok {
+			if err := e.settleDebt(ctx, tx, t.ID, offer.Client, fee); err != nil {
+				return err
+			}
 		}
 	}
 	if t.More {
@@ -175,7 +177,7 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 		if err := postWrap(ctx, tx, t.ID, settled); err != nil {
 			return err
 		}
-		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, settled.FeeEarnedMsat); err != nil {
+		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, offer.FeeMsat); err != nil {
 			return err
 		}
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // A channel counts as unpaid from the decision to open it until the payment
-// that it was opened for succeeded, or a later payment that brought an opening
-// fee and needed no channel of its own; until it made no channel or its channel
+// that it was opened for succeeded as a whole, or a later one that brought the opening
+// fee agreed on for it and needed no channel of its own; until it made no channel or its channel
 // was closed; until the operator forgave its client; or until it is as old as
 // Config.ForgetUnpaidAfter. Sats that merely went over it pay for nothing: the
 // gateway forwards to wallets for no fee.
@@ -151,7 +151,8 @@ func (e *Engine) countOpening(ctx context.Context, tx *store.Tx, id, machine, pa
 }
 
 // settleDebt takes note that a client paid for a channel: for the one that was
-// opened for this payment or, when it needed none, the oldest that is owed for.
+// opened for this payment or, when it needed none, the oldest that is owed for. fee is
+// what was agreed on and came in: whoever sends a msat more than he owes pays for nothing.
 func (e *Engine) settleDebt(ctx context.Context, tx *store.Tx, paymentID string, client ln.PubKey, fee ln.Msat) error {
 	q := lspdb.New(tx)
 	n, err := q.MarkOpeningsPaid(ctx, paymentID)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
@@ -84,37 +85,14 @@ func (e *Engine) executeWrap(ctx context.Context, t fsm.Task[wrap.Effect]) ([]wr
 }
 
 func (e *Engine) makeInvoice(ctx context.Context, f wrap.MakeInvoice) ([]wrap.Event, error) {
-	bolt11, refused, err := e.holdInvoice(ctx, f.Invoice)
+	inv, refused, err := payhash.HoldInvoice(ctx, e.node.Invoices, f.Invoice)
 	switch {
 	case err != nil:
 		return nil, err
 	case refused != "":
 		return []wrap.Event{wrap.InvoiceRefused{Moment: e.moment(), Text: refused}}, nil
 	}
-	return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: bolt11}}, nil
-}
-
-// holdInvoice adds a hold invoice or finds the one that an earlier attempt
-// added: the memo names what it is for, so that another invoice of the same hash
-// is not mistaken for it.
-func (e *Engine) holdInvoice(ctx context.Context, r ln.HoldInvoiceRequest) (bolt11, refused string, err error) {
-	bolt11, err = e.node.Invoices.AddHoldInvoice(ctx, r)
-	if errors.Is(err, ln.ErrExists) {
-		inv, lookErr := e.node.Invoices.LookupInvoice(ctx, r.Hash)
-		if lookErr != nil {
-			return "", "", lookErr
-		}
-		if inv.AmountMsat == r.AmountMsat && inv.Memo == r.Memo && inv.State == ln.InvoiceOpen {
-			return inv.Bolt11, "", nil
-		}
-	}
-	if errors.Is(err, ln.ErrUnavailable) {
-		return "", "", err
-	}
-	if err != nil {
-		return "", err.Error(), nil
-	}
-	return bolt11, "", nil
+	return []wrap.Event{wrap.InvoiceAdded{Moment: e.moment(), Bolt11: inv.Bolt11}}, nil
 }
 
 func (e *Engine) watchWrapInvoice(id string, hash ln.Hash) {

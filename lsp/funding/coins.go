@@ -21,11 +21,6 @@ type Request struct {
 	// MinChangeSat is the least change that is worth having as a handle for
 	// CPFP; the dust limit if lower.
 	MinChangeSat ln.Sat
-	// AllowNoChange permits a transaction without change; it can then not be
-	// bumped.
-	AllowNoChange bool
-	// Leased coins belong to other opens.
-	Leased map[ln.Outpoint]bool
 	// Depth is, for each unconfirmed coin that is our own change, the length of
 	// its chain of unconfirmed ancestors (1: its own transaction only). An
 	// unconfirmed coin that is not in it came from somebody else, who could
@@ -40,8 +35,6 @@ type Request struct {
 	BuriedConfs uint32
 	// ReserveSat must be left in the wallet, for anchors: see AnchorReserve.
 	ReserveSat ln.Sat
-	// MaxInputs bounds the transaction (0: 100).
-	MaxInputs int
 }
 
 // CoinsShortError says by how much the free coins fall short. It is of kind
@@ -61,7 +54,8 @@ func (e *CoinsShortError) Unwrap() error { return errShort }
 
 var errShort = errkind.New(errkind.Unavailable, "the gateway has too few free coins for this channel now: try again later or receive less")
 
-const defaultMaxInputs = 100
+// maxInputs bounds the transaction.
+const maxInputs = 100
 
 // Select chooses coins: confirmed ones first, the smallest single coin that
 // suffices, of the buried ones if there is one, else from the largest down; then the same with our own unconfirmed
@@ -82,7 +76,9 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 	var confirmed, young []ln.Coin
 	for _, c := range coins {
 		wu, spendable := inputWU(c.PkScript)
-		if r.Leased[c.Outpoint] {
+		depth, ours := r.Depth[c.Outpoint]
+		if c.Confirmations <= 0 && !ours {
+			// What others have sent, and is in no block, they may take back: no reserve of ours.
 			continue
 		}
 		if wallet, err = wallet.Add(c.AmountSat); err != nil {
@@ -92,13 +88,12 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 		if err != nil {
 			return Selection{}, err
 		}
-		depth, ours := r.Depth[c.Outpoint]
 		switch {
 		case !spendable || c.AmountSat <= cost:
 			continue
 		case c.Confirmations > 0:
 			confirmed = append(confirmed, c)
-		case ours && depth <= r.MaxDepth:
+		case depth <= r.MaxDepth:
 			young = append(young, c)
 		default:
 			continue
@@ -115,14 +110,14 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 		}
 	}
 
-	s := selector{Request: r, minChange: max(r.MinChangeSat, dust), dust: dust, wallet: wallet}
+	s := selector{Request: r, minChange: max(r.MinChangeSat, dust), wallet: wallet}
 	for i := len(buried) - 1; i >= 0; i-- {
 		if sel, ok, err := s.try(buried[i : i+1]); err != nil || ok {
 			return sel, err
 		}
 	}
 	// On one transaction of several channels all of them hang.
-	for n := 2; r.Channels > 1 && n <= min(len(buried), s.maxInputs()); n++ {
+	for n := 2; r.Channels > 1 && n <= min(len(buried), maxInputs); n++ {
 		if sel, ok, err := s.try(buried[:n]); err != nil || ok {
 			return sel, err
 		}
@@ -133,7 +128,7 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 				return sel, err
 			}
 		}
-		for n := 2; n <= min(len(set), s.maxInputs()); n++ {
+		for n := 2; n <= min(len(set), maxInputs); n++ {
 			if sel, ok, err := s.try(set[:n]); err != nil || ok {
 				return sel, err
 			}
@@ -144,81 +139,55 @@ func Select(coins []ln.Coin, r Request) (Selection, error) {
 
 type selector struct {
 	Request
-	minChange, dust, wallet ln.Sat
+	minChange, wallet ln.Sat
 }
 
-func (s selector) maxInputs() int {
-	if s.MaxInputs > 0 {
-		return s.MaxInputs
-	}
-	return defaultMaxInputs
-}
-
-// try says whether exactly these coins do.
+// try says whether exactly these coins do, with change, by which it can be bumped.
 func (s selector) try(set []ln.Coin) (Selection, bool, error) {
-	sum, spend, withChange, err := s.need(set)
+	sum, spend, weight, err := s.need(set)
 	if err != nil {
 		return Selection{}, false, err
 	}
-	left := func(out ln.Sat) bool { return s.wallet >= out && s.wallet-out >= s.ReserveSat }
+	if sum < spend || sum-spend < s.minChange || s.wallet < spend || s.wallet-spend < s.ReserveSat {
+		return Selection{}, false, nil
+	}
 	inputs := slices.Clone(set)
 	slices.SortFunc(inputs, byOutpoint)
-	if sum >= spend.with && sum-spend.with >= s.minChange && left(spend.with) {
-		return Selection{
-			Inputs: inputs, FundingSat: s.FundingSat, ChangeSat: sum - spend.with,
-			FeeSat: spend.with - s.FundingSat, FeeRate: s.FeeRate, WeightWU: withChange,
-		}, true, nil
-	}
-	// Without change all that is over goes to the miners: at most what change
-	// would have had to be, never more.
-	if s.AllowNoChange && sum >= spend.without && sum-spend.without < s.minChange+(spend.with-spend.without) && left(sum) {
-		return Selection{
-			Inputs: inputs, FundingSat: s.FundingSat, FeeSat: sum - s.FundingSat,
-			FeeRate: s.FeeRate, WeightWU: withChange - outputWU(s.ChangeScript),
-		}, true, nil
-	}
-	return Selection{}, false, nil
+	return Selection{
+		Inputs: inputs, FundingSat: s.FundingSat, ChangeSat: sum - spend,
+		FeeSat: spend - s.FundingSat, FeeRate: s.FeeRate, WeightWU: weight,
+	}, true, nil
 }
 
-type spending struct{ with, without ln.Sat }
-
-// need is what these coins bring, and what the transaction spends (funding
-// and fee) with and without a change output.
-func (s selector) need(set []ln.Coin) (sum ln.Sat, spend spending, weight uint64, err error) {
+// need is what these coins bring, and what the transaction spends: funding and fee.
+func (s selector) need(set []ln.Coin) (sum, spend ln.Sat, weight uint64, err error) {
 	weight = txBaseWU + countWU(len(set)) + uint64(max(s.Channels, 1))*fundingOutputWU + outputWU(s.ChangeScript) //nolint:gosec // positive
 	for _, c := range set {
 		wu, _ := inputWU(c.PkScript)
 		weight += wu
 		if sum, err = sum.Add(c.AmountSat); err != nil {
-			return 0, spend, 0, err
+			return 0, 0, 0, err
 		}
 	}
 	fee, err := s.FeeRate.Fee(weight)
 	if err != nil {
-		return 0, spend, 0, err
+		return 0, 0, 0, err
 	}
-	bare, err := s.FeeRate.Fee(weight - outputWU(s.ChangeScript))
-	if err != nil {
-		return 0, spend, 0, err
-	}
-	if spend.with, err = s.FundingSat.Add(fee); err != nil {
-		return 0, spend, 0, err
-	}
-	spend.without = s.FundingSat + bare
-	return sum, spend, weight, nil
+	spend, err = s.FundingSat.Add(fee)
+	return sum, spend, weight, err
 }
 
 // short is by how much all that could be spent at once falls short.
 func (s selector) short(set []ln.Coin, free ln.Sat) error {
-	set = set[:min(len(set), s.maxInputs())]
+	set = set[:min(len(set), maxInputs)]
 	sum, spend, _, err := s.need(set)
 	if err != nil {
 		return err
 	}
-	want := spend.with + s.minChange
+	want := spend + s.minChange
 	missing := want - min(want, sum)
 	// The wallet after the spend must keep the reserve.
-	if keep := spend.with + s.ReserveSat; keep > s.wallet {
+	if keep := spend + s.ReserveSat; keep > s.wallet {
 		missing = max(missing, keep-s.wallet)
 	}
 	return &CoinsShortError{MissingSat: max(missing, 1), FreeSat: free - min(free, s.ReserveSat)}

@@ -98,13 +98,11 @@ func TestSelectionProperties(t *testing.T) {
 			FundingSat: ln.Sat(rapid.Uint64Range(1, 1_000_000).Draw(t, "funding")),
 			FeeRate:    ln.FeeRateSatPerKW(rapid.Uint64Range(253, 20_000).Draw(t, "rate")),
 			// Change of the gateway's own wallet.
-			ChangeScript:  script(p2tr, 200),
-			MinChangeSat:  ln.Sat(rapid.Uint64Range(0, 5000).Draw(t, "min change")),
-			AllowNoChange: rapid.Bool().Draw(t, "no change"),
-			ReserveSat:    ln.Sat(rapid.Uint64Range(0, 100_000).Draw(t, "reserve")),
-			MaxDepth:      rapid.IntRange(0, 3).Draw(t, "max depth"),
-			Leased:        map[ln.Outpoint]bool{},
-			Depth:         map[ln.Outpoint]int{},
+			ChangeScript: script(p2tr, 200),
+			MinChangeSat: ln.Sat(rapid.Uint64Range(0, 5000).Draw(t, "min change")),
+			ReserveSat:   ln.Sat(rapid.Uint64Range(0, 100_000).Draw(t, "reserve")),
+			MaxDepth:     rapid.IntRange(0, 3).Draw(t, "max depth"),
+			Depth:        map[ln.Outpoint]int{},
 		}
 		var coins []ln.Coin
 		var wallet ln.Sat
@@ -112,14 +110,12 @@ func TestSelectionProperties(t *testing.T) {
 			c := coin(byte(i+1), ln.Sat(rapid.Uint64Range(1, 600_000).Draw(t, "amount")), rapid.Int64Range(0, 2).Draw(t, "confs"),
 				rapid.SampledFrom([]kind{p2wpkh, p2tr, p2wsh}).Draw(t, "kind"))
 			coins = append(coins, c)
-			switch rapid.IntRange(0, 3).Draw(t, "fate") {
-			case 0:
-				r.Leased[c.Outpoint] = true
-				continue
-			case 1:
+			if rapid.Bool().Draw(t, "ours") {
 				r.Depth[c.Outpoint] = rapid.IntRange(1, 4).Draw(t, "depth")
 			}
-			wallet += c.AmountSat
+			if _, ours := r.Depth[c.Outpoint]; ours || c.Confirmations > 0 {
+				wallet += c.AmountSat
+			}
 		}
 		sel, err := Select(coins, r)
 		var short *CoinsShortError
@@ -132,7 +128,6 @@ func TestSelectionProperties(t *testing.T) {
 		require.NoError(t, sel.check())
 		used := map[ln.Outpoint]bool{}
 		for _, c := range sel.Inputs {
-			require.False(t, r.Leased[c.Outpoint])
 			require.False(t, used[c.Outpoint])
 			used[c.Outpoint] = true
 			if c.Confirmations == 0 {
@@ -143,12 +138,8 @@ func TestSelectionProperties(t *testing.T) {
 		fee, err := r.FeeRate.Fee(sel.WeightWU)
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, sel.FeeSat, fee)
-		if sel.HasChange() {
-			require.Equal(t, fee, sel.FeeSat)
-			require.GreaterOrEqual(t, sel.ChangeSat, max(r.MinChangeSat, 330))
-		} else {
-			require.True(t, r.AllowNoChange)
-		}
+		require.Equal(t, fee, sel.FeeSat)
+		require.GreaterOrEqual(t, sel.ChangeSat, max(r.MinChangeSat, 330))
 		require.GreaterOrEqual(t, wallet-sel.FundingSat-sel.FeeSat, r.ReserveSat)
 
 		// The order in which the wallet lists its coins does not matter.

@@ -215,6 +215,21 @@ func (s Forwarded) ended(from State, v Event, m lsp.Moment, key ln.CircuitKey, o
 	return next, effects, nil
 }
 
+// Covers says that the payment was claimed as a whole, and the opening fee that it brought
+// (0: none was agreed on), short of one msat of rounding for each part. A wallet can claim
+// a part and fail the others, so one that is paid has not always paid for its channel.
+func (s Paid) Covers() (fee ln.Msat, ok bool) {
+	fee = s.AgreedFee()
+	var claimed, rounding ln.Msat
+	for _, p := range s.Parts {
+		if p.Outcome == OutcomeSettled {
+			claimed += p.Htlc.OutgoingMsat
+			rounding++
+		}
+	}
+	return fee, claimed >= s.Part.AmountMsat && s.FeeEarnedMsat+rounding >= fee
+}
+
 // waitUntil is when the first spare has waited long enough; zero if none waits.
 func (s Forwarded) waitUntil() time.Time {
 	var due time.Time

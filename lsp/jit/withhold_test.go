@@ -91,6 +91,24 @@ func TestWithheldHappyDay(t *testing.T) {
 	require.Equal(t, ln.Msat(2_000_000), paid.FeeEarnedMsat)
 	require.Equal(t, ln.Msat(98_000_000), paid.ForwardedMsat)
 	require.EqualValues(t, 1, paid.Opens)
+	fee, ok := paid.Covers()
+	require.True(t, ok)
+	require.Equal(t, ln.Msat(2_000_000), fee)
+	// A wallet that claimed the part without the fee, or that with it alone, has not paid.
+	for _, n := range []uint64{4, 5} {
+		some := paid
+		some.Parts, some.FeeEarnedMsat = slices.Clone(paid.Parts), 0
+		for i, p := range some.Parts {
+			switch {
+			case p.Htlc.Key != of(2, n, 0).Key:
+				some.Parts[i].Outcome = OutcomeFailed
+			case p.Outcome == OutcomeSettled:
+				some.FeeEarnedMsat = p.ExtraFeeMsat
+			}
+		}
+		_, ok := some.Covers()
+		require.False(t, ok)
+	}
 }
 
 // A payer that has probed pays before the probe's failure is known: its parts

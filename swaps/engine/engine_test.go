@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/swaps"
@@ -49,7 +50,7 @@ func newRig(t *testing.T, cfg store.Config) *rig {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, node: newFakeNode(), channels: newFakeChannels(), db: storetest.Open(t, cfg)}
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, swapsstore.Migrate} {
 		require.NoError(t, migrate(ctx, r.db))
 	}
 	r.start()
@@ -435,4 +436,22 @@ func TestQuotesOutliveTheirDeadlines(t *testing.T) {
 		}
 	}
 	require.Greater(t, later, 30, "the half hour of stock clients is late")
+}
+
+// TestAHashOfAnotherService: what another service of the gateway, or a program beside it,
+// has of a hash is no swap's.
+func TestAHashOfAnotherService(t *testing.T) {
+	r := newRig(t, storetest.SQLite(t))
+	wrapped, invoiced := ln.Preimage{1}, ln.Preimage{2}
+	require.NoError(t, r.db.Write(r.ctx, func(ctx context.Context, tx *store.Tx) error {
+		return payhash.Claim(ctx, tx, wrapped.Hash(), "wrap/of somebody")
+	}))
+	_, err := r.node.AddHoldInvoice(r.ctx, ln.HoldInvoiceRequest{Hash: invoiced.Hash(), AmountMsat: 1, Expiry: time.Hour})
+	require.NoError(t, err)
+	for _, p := range []ln.Preimage{wrapped, invoiced} {
+		_, err := r.OfferOut(r.ctx, r.wish(p))
+		require.ErrorIs(t, err, payhash.ErrTaken)
+	}
+	_, err = r.OfferOut(r.ctx, r.wish(ln.Preimage{3}))
+	require.NoError(t, err)
 }

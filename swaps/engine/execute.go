@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/leases"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/psbts"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -94,9 +95,7 @@ func (e *Engine) executeOut(ctx context.Context, t fsm.Task[out.Effect]) ([]out.
 
 func memo(id string, leg out.Leg) string { return "sluice swap out " + id[:16] + " " + string(leg) }
 
-// makeInvoices adds both hold invoices or finds those that an earlier attempt
-// added: the memo names the swap, so that another invoice of the same hash is
-// not mistaken for it.
+// makeInvoices adds both hold invoices or finds those that an earlier attempt added.
 func (e *Engine) makeInvoices(ctx context.Context, p out.Plan) ([]out.Event, error) {
 	refused := func(err error) ([]out.Event, error) {
 		return []out.Event{out.InvoicesRefused{Moment: e.moment(), Text: err.Error()}}, nil
@@ -119,19 +118,12 @@ func (e *Engine) makeInvoices(ctx context.Context, p out.Plan) ([]out.Event, err
 		request := ln.HoldInvoiceRequest{
 			Hash: leg.hash, AmountMsat: amount, Memo: memo(p.ID(), leg.leg), Expiry: p.InvoiceExpiry, FinalCltvDelta: leg.cltv,
 		}
-		_, err = e.node.Invoices.AddHoldInvoice(ctx, request)
-		if errors.Is(err, ln.ErrUnavailable) {
-			return nil, err
-		}
-		if err != nil && !errors.Is(err, ln.ErrExists) {
-			return refused(err)
-		}
-		inv, err := e.node.Invoices.LookupInvoice(ctx, leg.hash)
+		inv, no, err := payhash.HoldInvoice(ctx, e.node.Invoices, request)
 		if err != nil {
 			return nil, err
 		}
-		if inv.AmountMsat != amount || inv.Memo != request.Memo || inv.State != ln.InvoiceOpen {
-			return refused(errors.New("the node has another invoice of this hash"))
+		if no != "" {
+			return refused(errors.New(no))
 		}
 		*leg.text = inv.Bolt11
 		if leg.leg == out.LegSwap {

@@ -8,6 +8,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/groupcommit"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps/in"
 	"github.com/sluice-lsp/sluice/swaps/out"
@@ -107,6 +108,13 @@ func (e *Engine) storeOffers(ctx context.Context, jobs ...*offering) error {
 			}
 			if o.refused != nil {
 				continue
+			}
+			switch err := payhash.Claim(ctx, tx, o.plan.Terms.Hash, "swap_out/"+id); {
+			case errors.Is(err, payhash.ErrTaken):
+				o.refused = err
+				continue
+			case err != nil:
+				return err
 			}
 			s, err := e.outs.CreateTx(ctx, tx, id, out.Offered{Plan: o.plan}, out.Start{Moment: e.moment()})
 			if err != nil {

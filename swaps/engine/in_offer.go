@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -171,6 +172,9 @@ func (e *Engine) OfferIn(ctx context.Context, w InWish) (InOffer, error) {
 		}
 		if w.AmountSat > free {
 			return errkind.New(errkind.Exhausted, "the gateway has no room for a swap in of this amount now: try again later, or with less")
+		}
+		if err := payhash.Claim(ctx, tx, plan.Terms.Hash, "swap_in/"+plan.ID()); err != nil {
+			return err
 		}
 		_, err = e.ins.CreateTx(ctx, tx, plan.ID(), in.Probing{Plan: plan}, in.Start{Moment: e.moment()})
 		return err

@@ -522,6 +522,7 @@ func TestClientsThatHoldTheirProbes(t *testing.T) {
 	require.ErrorIs(t, hold(4, "a"), errkind.Exhausted, "one client's")
 	for n := range byte(5) {
 		require.ErrorIs(t, hold(n+10, "b"+string(rune('0'+n))), errkind.Unavailable)
+		require.Equal(t, "probe_held", r.inState(ln.Preimage{n + 10}).StateName())
 	}
 	require.ErrorIs(t, hold(20, "c"), errkind.Exhausted, "all clients'")
 	sent := r.sentSoFar()

@@ -251,6 +251,9 @@ func (e *Engine) planOut(ctx context.Context, w OutWish) (out.Plan, error) {
 	if err != nil {
 		return out.Plan{}, err
 	}
+	if err := e.unknownHash(ctx, w.Hash); err != nil {
+		return out.Plan{}, err
+	}
 	var prepay ln.Preimage
 	if _, err := io.ReadFull(e.opt.Random, prepay[:]); err != nil {
 		return out.Plan{}, fmt.Errorf("draw the prepay's preimage: %w", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
 	"github.com/sluice-lsp/sluice/swaps/in"
@@ -126,6 +127,9 @@ func (e *Engine) OfferOpen(ctx context.Context, w OpenWish) (OpenOffer, error) {
 			return err
 		}
 		if err := e.admitOpen(ctx, tx, plan, node); err != nil {
+			return err
+		}
+		if err := payhash.Claim(ctx, tx, plan.Terms.Hash, "swap_in/"+plan.ID()); err != nil {
 			return err
 		}
 		_, err := e.ins.CreateTx(ctx, tx, plan.ID(), in.Waiting{Plan: plan}, in.Start{Moment: e.moment()})
@@ -255,22 +259,7 @@ func (e *Engine) planOpen(ctx context.Context, w OpenWish, q OpenQuote) (in.Plan
 
 // unknownHash refuses a hash that lnd knows an invoice or a payment of.
 func (e *Engine) unknownHash(ctx context.Context, hashes ...ln.Hash) error {
-	if _, err := e.node.Invoices.LookupInvoice(ctx, hashes[0]); !errors.Is(err, ln.ErrNotFound) {
-		if err != nil {
-			return err
-		}
-		return errUsedHash
-	}
-	for _, hash := range hashes {
-		known, err := e.node.Payments.TrackPayment(ctx, hash)
-		if err != nil {
-			return err
-		}
-		if known.State != ln.PaymentUnknown {
-			return errUsedHash
-		}
-	}
-	return nil
+	return payhash.Unknown(ctx, e.node.Invoices, e.node.Payments, hashes...)
 }
 
 func (e *Engine) newID(now time.Time) (string, error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/swaps/htlc"
@@ -66,7 +67,7 @@ func simDB(t *testing.T) (*store.DB, *storetest.Faults) {
 	cfg := storetest.SQLite(t)
 	cfg.Hooks, cfg.Log = faults.Hooks(), zap.NewNop()
 	db := storetest.Open(t, cfg)
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, swapsstore.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, swapsstore.Migrate} {
 		require.NoError(t, migrate(context.Background(), db))
 	}
 	return db, faults

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/watchtower"
 	"github.com/sluice-lsp/sluice/watchtower/credit"
@@ -237,30 +238,18 @@ func (s *sales) execute(ctx context.Context, t fsm.Task[credit.Effect]) ([]credi
 	}
 }
 
-// memo names the purchase, so that another invoice of its hash is not mistaken
-// for it.
 func memo(p credit.Plan) string { return "sluice watchtower credit " + p.ID()[:16] }
 
 // makeInvoice adds the invoice, or finds the one that an earlier attempt added.
 func (s *sales) makeInvoice(ctx context.Context, p credit.Plan) ([]credit.Event, error) {
-	refused := func(err error) ([]credit.Event, error) {
-		s.e.o.Log.Warn("lnd makes no invoice for credit", zap.String("purchase", p.ID()), zap.Error(err))
-		return []credit.Event{credit.InvoiceRefused{Moment: s.moment(), Text: err.Error()}}, nil
-	}
 	request := ln.HoldInvoiceRequest{Hash: p.Hash(), AmountMsat: p.AmountMsat, Memo: memo(p), Expiry: invoiceFor}
-	_, err := s.e.o.Invoices.AddHoldInvoice(ctx, request)
-	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
-	}
-	if err != nil && !errors.Is(err, ln.ErrExists) {
-		return refused(err)
-	}
-	inv, err := s.e.o.Invoices.LookupInvoice(ctx, p.Hash())
+	inv, no, err := payhash.HoldInvoice(ctx, s.e.o.Invoices, request)
 	if err != nil {
 		return nil, err
 	}
-	if inv.AmountMsat != p.AmountMsat || inv.Memo != request.Memo || inv.State != ln.InvoiceOpen {
-		return refused(errors.New("the node's invoice of this hash is another one, or has expired"))
+	if no != "" {
+		s.e.o.Log.Warn("lnd makes no invoice for credit", zap.String("purchase", p.ID()), zap.String("because", no))
+		return []credit.Event{credit.InvoiceRefused{Moment: s.moment(), Text: no}}, nil
 	}
 	return []credit.Event{credit.InvoiceMade{Moment: s.moment(), Bolt11: inv.Bolt11}}, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/watchtower"
@@ -211,7 +212,7 @@ const testPrice ln.Msat = 200
 
 func migrateSales(t testing.TB, db *store.DB) {
 	t.Helper()
-	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, tower.Migrate} {
+	for _, migrate := range []func(context.Context, *store.DB) error{fsm.Migrate, ledger.Migrate, payhash.Migrate, tower.Migrate} {
 		require.NoError(t, migrate(context.Background(), db))
 	}
 }
