@@ -104,6 +104,26 @@ func TestOnDemandBadDaysOfTheOffer(t *testing.T) {
 		require.Empty(sc.t, sc.openings(ctx, o.PaymentId))
 	})
 
+	// Nothing is agreed: the wallet names another invoice of the gateway's by its hash,
+	// words and amount. Taken for the wrap's, it could be cancelled. Its payer pays it.
+	sc.day(ctx, "wrapped with the hash of another invoice of the gateway: refused, and that one is paid", func(sc *scene) {
+		w := first.in(sc)
+		const amount, memo = 100_000_000, "a shop's invoice"
+		shop, err := sc.Gateway.LN.AddInvoice(ctx, &lnrpc.Invoice{ValueMsat: amount, Memo: memo, CltvExpiry: 163})
+		require.NoError(sc.t, err)
+		params, fee := w.quote(ctx, amount)
+		own, err := w.lnd.AddHoldInvoice(ctx, ln.HoldInvoiceRequest{
+			Hash: ln.Hash(shop.RHash), AmountMsat: amount - fee, Memo: memo, FinalCltvDelta: 80, Expiry: time.Hour,
+		})
+		require.NoError(sc.t, err)
+		_, err = w.api.Wrap(ctx, &lspv1.WrapRequest{
+			Bolt11: own, AmountMsat: amount, OpeningFeeParams: params, Channel: &lspv1.ChannelWish{ZeroConf: true},
+		})
+		requireRefusal(sc.t, err, "payment hash is in use")
+		sc.paid(sc.pay(ctx, shop.PaymentRequest), paidWithin)
+		require.Zero(sc.t, w.channels(ctx))
+	})
+
 	// Refunded after collect_for: the invoice asks for less than was agreed.
 	sc.day(ctx, "the invoice asks for less than agreed: refunded", func(sc *scene) {
 		w := first.in(sc)

@@ -159,11 +159,17 @@ func (w *rawWallet) waitState(ctx context.Context, id string, states ...string) 
 	}
 }
 
+// quote is the cheapest offer, and what its fee is for a payment.
+func (w *rawWallet) quote(ctx context.Context, amount ln.Msat) (*lspv1.OpeningFeeParams, ln.Msat) {
+	w.t.Helper()
+	params := w.menu(ctx).OpeningFeeParamsMenu[0]
+	return params, max(ln.Msat(params.MinFeeMsat), (amount*ln.Msat(params.ProportionalPpm)+999_999)/1_000_000)
+}
+
 // receiveReceiverPays makes the wallet's own invoice and has it wrapped.
 func (w *rawWallet) receiveReceiverPays(ctx context.Context, amount ln.Msat, wish *lspv1.ChannelWish) (*lspv1.WrapResponse, ln.Bolt11) {
 	w.t.Helper()
-	params := w.menu(ctx).OpeningFeeParamsMenu[0]
-	fee := max(ln.Msat(params.MinFeeMsat), (amount*ln.Msat(params.ProportionalPpm)+999_999)/1_000_000)
+	params, fee := w.quote(ctx, amount)
 	own, _, err := w.lnd.AddInvoice(ctx, ln.InvoiceRequest{
 		AmountMsat: amount - fee, Memo: "a wrapped test", FinalCltvDelta: 80,
 		Expiry: 20*time.Minute + time.Duration(wish.MinConfirmations)*time.Hour,
