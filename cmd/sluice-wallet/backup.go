@@ -22,20 +22,20 @@ import (
 
 type backupCmd struct {
 	Status   backupStatusCmd   `cmd:"" default:"1" help:"Show what is backed up where; exit code 3 if it is not backed up as you asked."`
-	Now      backupNowCmd      `cmd:"" help:"Write a new version, and wait until enough providers have it."`
+	Now      backupNowCmd      `cmd:"" help:"Write a new version of the backup, and wait until enough providers have it."`
 	Drill    backupDrillCmd    `cmd:"" help:"Prove now that what is stored opens."`
 	Forgive  backupForgiveCmd  `cmd:"" help:"End the alarm about a provider."`
 	Key      backupKeyCmd      `cmd:"" help:"Make the backup's key: of lnd's seed, or of a passphrase."`
-	Add      backupAddCmd      `cmd:"" help:"Add a provider."`
+	Add      backupAddCmd      `cmd:"" help:"Add a provider that keeps backups."`
 	Remove   backupRemoveCmd   `cmd:"" help:"Remove a provider. What it stores stays there."`
 	Require  backupRequireCmd  `cmd:"" help:"Set at how many providers each version must be."`
 	Include  backupIncludeCmd  `cmd:"" help:"Back up a file of another program as well, a swap program's records for example."`
-	Exclude  backupExcludeCmd  `cmd:"" help:"Back up such a file no more. What is stored of it stays there."`
+	Exclude  backupExcludeCmd  `cmd:"" help:"Back up a file of another program no more. What is stored of it stays there."`
 	Alarm    backupAlarmCmd    `cmd:"" help:"Set the program that is called when something is wrong with the backups."`
 	Restore  backupRestoreCmd  `cmd:"" help:"On a new machine: bring the channels' money back."`
 	Progress backupProgressCmd `cmd:"" help:"After a restore: show what comes back when, and what it depends on."`
 	Export   backupExportCmd   `cmd:"" help:"Write the channels' backup into one file."`
-	Import   backupImportCmd   `cmd:"" help:"Restore from such a file."`
+	Import   backupImportCmd   `cmd:"" help:"Restore the channels' backup from a file that export wrote."`
 	Verify   backupVerifyCmd   `cmd:"" help:"Check evidence against a provider; needs no wallet."`
 }
 

@@ -21,13 +21,13 @@ import (
 type fundCmd struct {
 	Open    fundOpenCmd    `cmd:"" default:"withargs" help:"Open a channel with coins of this wallet and of an LSP, after a review."`
 	Onchain fundChainCmd   `cmd:"" help:"Show an address: what is paid to it becomes a channel, with inbound liquidity on top. For who has bitcoin elsewhere."`
-	Sign    fundSignCmd    `cmd:"" help:"Sign one that was reviewed."`
-	Replace fundReplaceCmd `cmd:"" help:"Negotiate another transaction of the same coins, which pays more, for a signed one that does not confirm."`
-	Hurry   fundHurryCmd   `cmd:"" help:"Have a child of your change pay for one that does not confirm; the channel's own transaction stays."`
-	Export  fundExportCmd  `cmd:"" help:"Write the PSBT that another wallet is to sign, for one that was opened with --psbt."`
-	List    fundListCmd    `cmd:"" help:"List them, and what needs attention; exit code 1 when something does."`
-	Abort   fundAbortCmd   `cmd:"" help:"End one that was not signed: the coins are free at once."`
-	Reclaim fundReclaimCmd `cmd:"" help:"Take the coins of a signed one back that the LSP does not publish, by spending them."`
+	Sign    fundSignCmd    `cmd:"" help:"Sign a joint funding that was reviewed."`
+	Replace fundReplaceCmd `cmd:"" help:"Negotiate another transaction of the same coins, which pays more, for a signed joint funding that does not confirm."`
+	Hurry   fundHurryCmd   `cmd:"" help:"Have a child of your change pay for a joint funding that does not confirm; the channel's own transaction stays."`
+	Export  fundExportCmd  `cmd:"" help:"Write the PSBT that another wallet is to sign, for a joint funding that was begun with --psbt."`
+	List    fundListCmd    `cmd:"" help:"List the joint fundings of this wallet, and what needs attention; exit code 1 when something does."`
+	Abort   fundAbortCmd   `cmd:"" help:"End a joint funding that was not signed: the coins are free at once."`
+	Reclaim fundReclaimCmd `cmd:"" help:"Take the coins of a signed joint funding back that the LSP does not publish, by spending them."`
 }
 
 // newFunding is the daemon's agent for joint fundings.

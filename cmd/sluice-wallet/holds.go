@@ -56,7 +56,7 @@ func newHolds(dir string, s holdSettings, client *lnd.Client, lsps func() []lspa
 type holdsCmd struct {
 	List    holdsListCmd    `cmd:"" default:"1" help:"Show what each LSP was asked to hold, and what waits."`
 	On      holdsOnCmd      `cmd:"" help:"Have every LSP hold payments while this wallet is offline."`
-	Off     holdsOffCmd     `cmd:"" help:"End that. What waits is held to its end."`
+	Off     holdsOffCmd     `cmd:"" help:"Have payments held no more. What waits is held to its end."`
 	Invoice holdsInvoiceCmd `cmd:"" help:"Make an invoice whose payment can wait for hours or days."`
 	Return  holdsReturnCmd  `cmd:"" help:"Send a payment that waits back to its payer."`
 }

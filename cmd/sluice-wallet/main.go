@@ -105,7 +105,7 @@ func run(w *world, args []string) int {
 			"Start with `sluice-wallet macaroon`, then `sluice-wallet run`, `sluice-wallet lsps add`, `sluice-wallet receive 100000`."),
 		kong.Vars{"data_dir": filepath.Join(w.home, ".sluice-wallet"), "loop_dir": filepath.Join(w.home, ".loop", "mainnet"), "version": cli.BuildVersion().Line("sluice-wallet")},
 		kong.Writers(w.stdout, w.stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
 		kong.UsageOnError(),
 		kong.Exit(func(int) { exited = true }),
 	)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/sluice-lsp/sluice/backupsvc/api/backupsv1"
@@ -193,7 +192,7 @@ type BackupsQuotaCmd struct {
 // Run implements the command.
 func (c BackupsQuotaCmd) Run(w *world, g *Globals) error {
 	if c.Block && c.Admit {
-		return errors.New("either --block or --admit")
+		return cli.Usagef("either --block or --admit")
 	}
 	return g.with(func(s *session) error {
 		// What is not named stays as it is.

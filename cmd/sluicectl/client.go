@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/sluice-lsp/sluice/internal/cli"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -13,7 +12,7 @@ type ClientCmd struct {
 
 // Run implements the command.
 func (c ClientCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}
@@ -54,7 +53,7 @@ type TrustCmd struct {
 
 // Run implements the command.
 func (c TrustCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}
@@ -84,7 +83,7 @@ type ForgiveCmd struct {
 
 // Run implements the command.
 func (c ForgiveCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"strings"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd/remotesigner"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -12,7 +12,7 @@ import (
 
 func (c TenantAddCmd) gateway() (peer ln.PubKey, address string, err error) {
 	text, address, _ := strings.Cut(c.Gateway, "@")
-	peer, err = ln.ParsePubKey(text)
+	peer, err = keyArg("--gateway", text)
 	return peer, address, err
 }
 
@@ -23,9 +23,12 @@ func (c TenantAddCmd) first() onboard.FirstChannels {
 // checkFirst is asked before anything is done.
 func (c TenantAddCmd) checkFirst() error {
 	if c.First > 0 && c.Gateway == "" {
-		return errors.New("--first-channels needs --gateway: they are with the gateway")
+		return cli.Usagef("--first-channels needs --gateway: they are with the gateway")
 	}
-	return c.first().Check()
+	if err := c.first().Check(); err != nil {
+		return cli.Usage{Err: err}
+	}
+	return nil
 }
 
 // firstChannels opens what is not there yet, as far as the node's coins go. What is

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
 )
 
@@ -24,9 +23,9 @@ type FundingsCmd struct {
 func (c FundingsCmd) Run(w *world, g *Globals) error {
 	req := &collabv1.FindFundingsRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open}
 	if c.Client != "" {
-		key, err := ln.ParsePubKey(c.Client)
+		key, err := keyArg("--client", c.Client)
 		if err != nil {
-			return fmt.Errorf("--client: %w", err)
+			return err
 		}
 		req.ClientNodeKey = key[:]
 	}
@@ -101,7 +100,7 @@ type SpendCmd struct {
 
 // Run implements the command.
 func (c SpendCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}

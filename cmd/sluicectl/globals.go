@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
+	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
@@ -39,6 +40,15 @@ func (g *Globals) files() (cert, macaroon string) {
 	return cert, macaroon
 }
 
+// keyArg reads a node key of the command line.
+func keyArg(name, text string) (ln.PubKey, error) {
+	key, err := ln.ParsePubKey(text)
+	if err != nil {
+		return key, cli.Usagef("%s: %w", name, err)
+	}
+	return key, nil
+}
+
 // session is a connection to sluiced whose errors are explained.
 type session struct {
 	conn    *grpc.ClientConn
@@ -52,7 +62,7 @@ func (g *Globals) connect() (*session, error) {
 	cert, macaroon := g.files()
 	s := &session{timeout: g.Timeout, target: cli.Target{
 		Program: "sluiced", Address: g.Server, AddressFlag: "--server",
-		CertFlag: "--tls-cert", MacaroonFlag: "--macaroon", CertFile: cert, MacaroonFile: macaroon,
+		CertFlag: "--tls-cert", MacaroonFlag: "--macaroon", DirFlag: "--data-dir", CertFile: cert, MacaroonFile: macaroon,
 	}}
 	tlsConfig, err := selfcert.ClientTLS(cert)
 	if err != nil {

@@ -27,8 +27,8 @@ import (
 // GuardCmd is the guard before a signer.
 type GuardCmd struct {
 	Run    GuardRunCmd    `cmd:"" default:"withargs" help:"Run the guard."`
-	Pause  GuardPauseCmd  `cmd:"" help:"Sign nothing from now on."`
-	Resume GuardResumeCmd `cmd:"" help:"Sign again."`
+	Pause  GuardPauseCmd  `cmd:"" help:"Have the guard sign nothing from now on."`
+	Resume GuardResumeCmd `cmd:"" help:"Have the guard sign again."`
 	Show   GuardShowCmd   `cmd:"" help:"What the guard allows, what counted in the last 24 hours, and what it refused."`
 }
 

@@ -6,15 +6,14 @@ import (
 	"strings"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
-	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 )
 
 // LimitsCmd is what business is held against.
 type LimitsCmd struct {
 	List  LimitsListCmd  `cmd:"" default:"1" help:"Limits and inventory as they stand."`
-	Set   LimitsSetCmd   `cmd:"" help:"Set some from now on, also after a restart."`
-	Reset LimitsResetCmd `cmd:"" help:"Go back to the configuration."`
+	Set   LimitsSetCmd   `cmd:"" help:"Set limits from now on, also after a restart."`
+	Reset LimitsResetCmd `cmd:"" help:"Go back to the limits of the configuration."`
 }
 
 // LimitsListCmd lists.
@@ -56,10 +55,10 @@ func (c LimitsSetCmd) Run(w *world, g *Globals) error {
 		name, value, ok := strings.Cut(text, "=")
 		n, err := strconv.ParseUint(strings.ReplaceAll(value, "_", ""), 10, 64)
 		if !ok || err != nil {
-			return errkind.Newf(errkind.Invalid, "%q: want NAME=VALUE, such as open_requests=500", cli.Clean(text))
+			return cli.Usagef("%q: want NAME=VALUE, such as open_requests=500", cli.Clean(text))
 		}
 		if _, twice := r.Values[name]; twice {
-			return errkind.Newf(errkind.Invalid, "%s stands twice", cli.Clean(name))
+			return cli.Usagef("%s stands twice", cli.Clean(name))
 		}
 		r.Values[name] = n
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 )
 
@@ -183,7 +182,7 @@ type WebhooksCmd struct {
 func (c WebhooksCmd) Run(w *world, g *Globals) error {
 	r := &lspsv1.ListNotificationsRequest{Limit: c.Limit}
 	if c.Client != "" {
-		key, err := ln.ParsePubKey(c.Client)
+		key, err := keyArg("--client", c.Client)
 		if err != nil {
 			return err
 		}

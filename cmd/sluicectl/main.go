@@ -23,42 +23,52 @@ import (
 	"github.com/sluice-lsp/sluice/internal/cli"
 )
 
-// CLI is the command line.
+const description = `Watch and steer a Sluice gateway.
+
+Something wrong? Look with status, held, payments --open and doctor; docs/runbook.md says what to do.`
+
+// CLI is the command line. Its commands stand in the order of the help.
 type CLI struct {
 	Globals
 
-	Status     StatusCmd     `cmd:"" help:"Exposure against its caps, fees, coins and what is under way."`
-	Watch      WatchCmd      `cmd:"" help:"The same, refreshed until interrupted."`
-	Payments   PaymentsCmd   `cmd:"" help:"List payments, newest first."`
-	Payment    PaymentCmd    `cmd:"" help:"One payment's whole story, with times and reasons."`
-	Orders     OrdersCmd     `cmd:"" help:"List channel orders (LSPS1), newest first."`
-	Order      OrderCmd      `cmd:"" help:"One order's whole story, with its refunds; or end it."`
-	Openings   OpeningsCmd   `cmd:"" help:"List channel opens, newest first."`
-	Batches    BatchesCmd    `cmd:"" help:"List funding transactions that several orders share, newest first, and what waits for the next."`
-	Fundings   FundingsCmd   `cmd:"" help:"List channels that wallets fund together with the gateway, newest first."`
-	Funding    FundingCmd    `cmd:"" help:"One such funding's whole story; or end it."`
-	Spend      SpendCmd      `cmd:"" help:"What a wallet may spend over a channel that it funded together with the gateway before that is buried; or set it."`
-	Client     ClientCmd     `cmd:"" help:"What one client has in use of its limits."`
-	Trust      TrustCmd      `cmd:"" help:"Set for one client when the funding of its channels waits until their payment is claimed."`
-	Forgive    ForgiveCmd    `cmd:"" help:"Take the channels that a client has not paid for off its account."`
-	Held       HeldCmd       `cmd:"" help:"HTLCs that the interceptor holds, most urgent first."`
-	Holds      HoldsCmd      `cmd:"" help:"Payments that wait for wallets that are offline."`
-	Withdraw   WithdrawCmd   `cmd:"" help:"End a payment where that is safe; its payer is refunded."`
-	Business   BusinessCmd   `cmd:"" help:"Stop or start new business. What is under way goes on."`
-	Drain      DrainCmd      `cmd:"" help:"Stop new business and, with --wait, wait until nothing is under way."`
-	Menus      MenusCmd      `cmd:"" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
-	Limits     LimitsCmd     `cmd:"" help:"Limits and inventory; change them while sluiced runs."`
-	Webhooks   WebhooksCmd   `cmd:"" help:"What wallets' webhooks were told, newest first."`
-	Backups    BackupsCmd    `cmd:"" help:"Who stores backups here, how much, and what they may."`
-	Swaps      SwapsCmd      `cmd:"" help:"Swaps: what they lock, expose and earned, and one swap's story."`
-	Towers     TowersCmd     `cmd:"" help:"The watchtower: who it watches for, what it stores, and the breaches it found."`
-	Tenant     TenantCmd     `cmd:"" help:"Tenants: who is registered, with what rights, and what was changed."`
-	Signer     SignerCmd     `cmd:"" help:"For tenants: prepare the signer of a watch-only node, write its bundle, revoke its macaroon."`
-	My         MyCmd         `cmd:"" help:"For tenants: the own registration, users and macaroons (--macaroon names the tenant's)."`
-	Reconcile  ReconcileCmd  `cmd:"" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
-	Doctor     DoctorCmd     `cmd:"" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
-	Completion CompletionCmd `cmd:"" help:"Print the script that completes this command in a shell."`
-	Version    VersionCmd    `cmd:"" help:"Print the version."`
+	Status    StatusCmd    `cmd:"" group:"What goes on:" help:"Exposure against its caps, fees, coins and what is under way."`
+	Watch     WatchCmd     `cmd:"" group:"What goes on:" help:"What status shows, refreshed until interrupted."`
+	Held      HeldCmd      `cmd:"" group:"What goes on:" help:"HTLCs that the interceptor holds, most urgent first."`
+	Holds     HoldsCmd     `cmd:"" group:"What goes on:" help:"Payments that wait for wallets that are offline."`
+	Payments  PaymentsCmd  `cmd:"" group:"What goes on:" help:"List payments, newest first."`
+	Payment   PaymentCmd   `cmd:"" group:"What goes on:" help:"One payment's whole story, with times and reasons."`
+	Doctor    DoctorCmd    `cmd:"" group:"What goes on:" help:"Check the gateway's lnd and name each fix; exit code 1 when something must be fixed."`
+	Reconcile ReconcileCmd `cmd:"" group:"What goes on:" help:"Compare the books with lnd to the sat; exit code 1 when they differ."`
+
+	Openings OpeningsCmd `cmd:"" group:"Channels:" help:"List channel opens, newest first."`
+	Orders   OrdersCmd   `cmd:"" group:"Channels:" help:"List channel orders (LSPS1), newest first."`
+	Order    OrderCmd    `cmd:"" group:"Channels:" help:"One order's whole story, with its refunds; or end it."`
+	Batches  BatchesCmd  `cmd:"" group:"Channels:" help:"List funding transactions that several orders share, newest first, and what waits for the next."`
+	Fundings FundingsCmd `cmd:"" group:"Channels:" help:"List channels that wallets fund together with the gateway, newest first."`
+	Funding  FundingCmd  `cmd:"" group:"Channels:" help:"One jointly funded channel's whole story; or end it."`
+
+	Business BusinessCmd `cmd:"" group:"Steering:" help:"Stop or start new business. What is under way goes on."`
+	Drain    DrainCmd    `cmd:"" group:"Steering:" help:"Stop new business and, with --wait, wait until nothing is under way."`
+	Withdraw WithdrawCmd `cmd:"" group:"Steering:" help:"End a payment where that is safe; its payer is refunded."`
+	Menus    MenusCmd    `cmd:"" group:"Steering:" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
+	Limits   LimitsCmd   `cmd:"" group:"Steering:" help:"Limits and inventory; change them while sluiced runs."`
+
+	Client   ClientCmd   `cmd:"" group:"Clients:" help:"What one client has in use of its limits."`
+	Trust    TrustCmd    `cmd:"" group:"Clients:" help:"Set for one client when the funding of its channels waits until their payment is claimed."`
+	Forgive  ForgiveCmd  `cmd:"" group:"Clients:" help:"Take the channels that a client has not paid for off its account."`
+	Spend    SpendCmd    `cmd:"" group:"Clients:" help:"What a wallet may spend over a channel that it funded together with the gateway before that is buried; or set it."`
+	Webhooks WebhooksCmd `cmd:"" group:"Clients:" help:"What wallets' webhooks were told, newest first."`
+
+	Backups BackupsCmd `cmd:"" group:"Other services:" help:"Who stores backups here, how much, and what they may."`
+	Swaps   SwapsCmd   `cmd:"" group:"Other services:" help:"Swaps: what they lock, expose and earned, and one swap's story."`
+	Towers  TowersCmd  `cmd:"" group:"Other services:" help:"The watchtower: who it watches for, what it stores, and the breaches it found."`
+
+	Tenant TenantCmd `cmd:"" group:"Tenants:" help:"Tenants: who is registered, with what rights, and what was changed."`
+	Signer SignerCmd `cmd:"" group:"Tenants:" help:"For tenants: prepare the signer of a watch-only node, write its bundle, revoke its macaroon."`
+	My     MyCmd     `cmd:"" group:"Tenants:" help:"For tenants: the own registration, users and macaroons (--macaroon names the tenant's)."`
+
+	Completion CompletionCmd `cmd:"" group:"This program:" help:"Print the script that completes this command in a shell."`
+	Version    VersionCmd    `cmd:"" group:"This program:" help:"Print the version."`
 
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
@@ -99,11 +109,11 @@ func run(w *world, args []string) int {
 	exited := false
 	parser, err := kong.New(&root,
 		kong.Name("sluicectl"),
-		kong.Description("Watch and steer a Sluice gateway."),
+		kong.Description(description),
 		kong.Vars{"server": DefaultServer, "data_dir": filepath.Join(w.home, ".sluice"), "lnd_dir": filepath.Join(w.home, ".lnd"), "version": cli.BuildVersion().Line("sluicectl")},
 		kong.Vars(doctorVars()),
 		kong.Writers(w.stdout, w.stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }),
 	)
 	if err != nil {
@@ -128,5 +138,5 @@ func run(w *world, args []string) int {
 		return int(code)
 	}
 	_, _ = fmt.Fprintln(w.stderr, "sluicectl: "+cli.Stop(cli.Clean(err.Error())))
-	return 1
+	return cli.ExitCode(err)
 }

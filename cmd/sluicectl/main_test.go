@@ -114,6 +114,11 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"payments", "--hash", "zz"}, `Try "sluicectl payments --help".`},
 		{[]string{"business"}, `Try "sluicectl business --help".`},
 		{[]string{"withdraw", "X"}, `--reason`},
+		{[]string{"client", "zz"}, `node-key: node public key "zz": want 66 hex digits`},
+		{[]string{"openings", "--client", "zz"}, `--client: node public key "zz"`},
+		{[]string{"limits", "set", "foo"}, `want NAME=VALUE`},
+		{[]string{"limits", "set", "a=1", "a=2"}, `a stands twice`},
+		{[]string{"towers", "set", "02ab", "--suspend", "why", "--admit"}, `either --suspend or --admit`},
 	} {
 		var out, errs bytes.Buffer
 		require.Equal(t, cli.ExitUsage, run(&world{ctx: t.Context(), stdout: &out, stderr: &errs, now: fakeNow}, c.args), c.args)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -12,14 +11,14 @@ import (
 
 // MyCmd is what a tenant sees and sets of itself, with a macaroon of its own.
 type MyCmd struct {
-	Show    MyShowCmd    `cmd:"" help:"The registration, as the gateway has it."`
+	Show    MyShowCmd    `cmd:"" help:"Your registration, as the gateway has it."`
 	Service MyServiceCmd `cmd:"" help:"Accept or decline a service."`
 	Drain   MyDrainCmd   `cmd:"" help:"Have your hosted node stop safely: no new HTLCs, then down."`
 	User    MyUserCmd    `cmd:"" help:"Add a user, change its role, or remove it with its macaroons."`
 	Issue   MyIssueCmd   `cmd:"" help:"Make a macaroon for a user."`
 	Rotate  MyRotateCmd  `cmd:"" help:"Replace the macaroon in use, in its file; the old one is refused from then on."`
 	Revoke  MyRevokeCmd  `cmd:"" help:"End a macaroon, at once."`
-	Audit   MyAuditCmd   `cmd:"" help:"What was changed, by whom, newest first."`
+	Audit   MyAuditCmd   `cmd:"" help:"What was changed about your tenant, by whom, newest first."`
 }
 
 func mineOf(s *session) tenantv1.TenantServiceClient { return tenantv1.NewTenantServiceClient(s.conn) }
@@ -70,7 +69,7 @@ type MyUserCmd struct {
 // Run implements the command.
 func (c MyUserCmd) Run(w *world, g *Globals) error {
 	if c.Remove == (c.Role != "") {
-		return errors.New("either --role or --remove")
+		return cli.Usagef("either --role or --remove")
 	}
 	return g.with(func(s *session) error {
 		if c.Remove {
@@ -151,7 +150,7 @@ type MyRevokeCmd struct {
 // Run implements the command.
 func (c MyRevokeCmd) Run(w *world, g *Globals) error {
 	if c.ID == "" {
-		return errors.New("name the macaroon")
+		return cli.Usagef("name the macaroon")
 	}
 	return g.with(func(s *session) error {
 		got, err := call(w.ctx, s, mineOf(s).RevokeOwnMacaroon, &tenantv1.RevokeOwnMacaroonRequest{MacaroonId: c.ID})

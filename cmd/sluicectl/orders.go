@@ -1,11 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/sluice-lsp/sluice/internal/cli"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
@@ -13,7 +11,7 @@ import (
 type OrdersCmd struct {
 	Page
 	Client string `placeholder:"KEY" help:"Only those of the wallet with this node key (66 hex digits)."`
-	State  string `placeholder:"STATE" help:"Only those in this state, by its name in the state diagram."`
+	State  string `placeholder:"STATE" help:"Only those in this state, such as awaiting_payment, queued, active, lost; docs/protocol.md lists them."`
 	Ending bool   `help:"Only those whose lease ends within lsp.orders.lease_warning_blocks, or is over while the channel waits to be closed."`
 }
 
@@ -21,9 +19,9 @@ type OrdersCmd struct {
 func (c OrdersCmd) Run(w *world, g *Globals) error {
 	req := &lspv1.FindOrdersRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open, State: c.State, LeaseEnding: c.Ending}
 	if c.Client != "" {
-		key, err := ln.ParsePubKey(c.Client)
+		key, err := keyArg("--client", c.Client)
 		if err != nil {
-			return fmt.Errorf("--client: %w", err)
+			return err
 		}
 		req.ClientNodeKey = key[:]
 	}

@@ -28,7 +28,7 @@ func (g Page) more(p *cli.Printer, n int, last string) {
 type PaymentsCmd struct {
 	Page
 	Client string `placeholder:"KEY" help:"Only those of the wallet with this node key (66 hex digits)."`
-	State  string `placeholder:"STATE" help:"Only those in this state, by its name in the state diagram."`
+	State  string `placeholder:"STATE" help:"Only those in this state, such as collecting, accepted, opening, paying, lost; docs/protocol.md lists them."`
 	Hash   string `placeholder:"HASH" help:"Only those with this payment hash (64 hex digits)."`
 }
 
@@ -204,9 +204,9 @@ type OpeningsCmd struct {
 func (c OpeningsCmd) Run(w *world, g *Globals) error {
 	req := &lspv1.ListOpeningsRequest{Limit: c.Limit, BeforeId: c.Before, OpenOnly: c.Open, UnpaidOnly: c.Unpaid}
 	if c.Client != "" {
-		key, err := ln.ParsePubKey(c.Client)
+		key, err := keyArg("--client", c.Client)
 		if err != nil {
-			return fmt.Errorf("--client: %w", err)
+			return err
 		}
 		req.ClientNodeKey = key[:]
 	}

@@ -148,7 +148,7 @@ type SignerInitCmd struct {
 func (c SignerInitCmd) Run(w *world, g *Globals) error {
 	to, birthday, err := c.flags()
 	if err != nil {
-		return err
+		return cli.Usage{Err: err}
 	}
 	p := w.printer()
 	say := func(format string, args ...any) {

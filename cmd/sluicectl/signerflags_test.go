@@ -6,6 +6,8 @@ import (
 
 	agelib "filippo.io/age"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sluice-lsp/sluice/internal/cli"
 )
 
 // TestSignerInitChecksFirst: a slip is told before anybody has made a wallet for it, and no
@@ -36,7 +38,7 @@ func TestSignerInitChecksFirst(t *testing.T) {
 				args = append(args, f, v)
 			}
 			_, errs, code := ctl(t, dir, args...)
-			require.Equal(t, 1, code)
+			require.Equal(t, cli.ExitUsage, code)
 			require.Contains(t, errs, row.said)
 			require.NotContains(t, errs, key.String())
 			require.NoDirExists(t, filepath.Join(dir, "signer"))

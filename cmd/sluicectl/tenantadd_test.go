@@ -15,6 +15,7 @@ import (
 	"github.com/btcsuite/btcd/chaincfg"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lws/tenant/bundle"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
@@ -112,10 +113,10 @@ func TestTenantAddRefuses(t *testing.T) {
 	require.Len(t, got.Node, 66)
 
 	_, errs, code = add("acme", "regtest", "--first-channels", "1")
-	require.Equal(t, 1, code)
+	require.Equal(t, cli.ExitUsage, code)
 	require.Contains(t, errs, "needs --gateway")
 	_, errs, code = add("acme", "regtest", "--first-channels", "1", "--first-channel-sat", "5", "--gateway", "x@y:1")
-	require.Equal(t, 1, code)
+	require.Equal(t, cli.ExitUsage, code)
 	require.Contains(t, errs, "A first channel has")
 
 	require.NoError(t, os.WriteFile(path, file[:len(file)/2], 0o600))
@@ -208,7 +209,7 @@ func TestSignerInitPrepares(t *testing.T) {
 	require.Contains(t, errs, "another sluicectl works on "+at)
 	unlock()
 	_, errs, code = initialise("--operator", "age1nonsense")
-	require.Equal(t, 1, code)
+	require.Equal(t, cli.ExitUsage, code)
 	require.Contains(t, errs, "the operator's key")
 	_, errs, code = ctl(t, dir, "signer", "revoke", "--dir", at)
 	require.Equal(t, 1, code)

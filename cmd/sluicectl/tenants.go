@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/auth"
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/config"
-	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 )
 
@@ -36,8 +34,8 @@ type TenantCmd struct {
 	Revoke    TenantRevokeCmd    `cmd:"" help:"End a macaroon, at once."`
 	Plans     TenantPlansCmd     `cmd:"" help:"The plans: services and quotas."`
 	SetPlan   TenantSetPlanCmd   `cmd:"" help:"Make a plan, or change it for all that are under it."`
-	Audit     TenantAuditCmd     `cmd:"" help:"What was changed, by whom, newest first."`
-	Verify    TenantVerifyCmd    `cmd:"" help:"Check the chain of that log; exit code 1 when it was tampered with."`
+	Audit     TenantAuditCmd     `cmd:"" help:"What was changed about tenants, by whom, newest first."`
+	Verify    TenantVerifyCmd    `cmd:"" help:"Check the chain of the log of changes; exit code 1 when it was tampered with."`
 }
 
 func tenantsOf(s *session) tenantv1.TenantOperatorServiceClient {
@@ -276,7 +274,7 @@ type TenantAddNodeCmd struct {
 
 // Run implements the command.
 func (c TenantAddNodeCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}
@@ -294,7 +292,7 @@ type TenantDropNodeCmd struct {
 
 // Run implements the command.
 func (c TenantDropNodeCmd) Run(w *world, g *Globals) error {
-	key, err := ln.ParsePubKey(c.Key)
+	key, err := keyArg("node-key", c.Key)
 	if err != nil {
 		return err
 	}
@@ -315,7 +313,7 @@ type TenantUserCmd struct {
 // Run implements the command.
 func (c TenantUserCmd) Run(w *world, g *Globals) error {
 	if c.Remove == (c.Role != "") {
-		return errors.New("either --role or --remove")
+		return cli.Usagef("either --role or --remove")
 	}
 	return g.with(func(s *session) error {
 		if c.Remove {
@@ -364,14 +362,14 @@ func optionalKey(text string) ([]byte, error) {
 	if text == "" {
 		return nil, nil
 	}
-	key, err := ln.ParsePubKey(text)
+	key, err := keyArg("--node", text)
 	return key[:], err
 }
 
 func wholeDays(d config.Duration) (uint32, error) {
 	days := d.Std() / (24 * time.Hour)
 	if days < 1 || days > 100_000 {
-		return 0, errors.New("a macaroon lasts for whole days, one at least: name them like --for 90d")
+		return 0, cli.Usagef("a macaroon lasts for whole days, one at least: name them like --for 90d")
 	}
 	return uint32(days), nil
 }

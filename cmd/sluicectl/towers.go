@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -188,7 +187,7 @@ type TowersSetCmd struct {
 // Run implements the command.
 func (c TowersSetCmd) Run(w *world, g *Globals) error {
 	if c.Suspend != "" && c.Admit {
-		return errors.New("either --suspend or --admit")
+		return cli.Usagef("either --suspend or --admit")
 	}
 	return g.with(func(s *session) error {
 		// What is not named stays as it is.

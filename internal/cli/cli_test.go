@@ -124,4 +124,7 @@ func TestExplain(t *testing.T) {
 		t.Run(name, func(t *testing.T) { require.ErrorContains(t, target.Explain(tt.err), tt.want) })
 	}
 	require.NoError(t, target.Explain(nil))
+	// What can never be is a wrong command line; what is so only now is not.
+	require.Equal(t, ExitUsage, ExitCode(target.Explain(status.Error(codes.InvalidArgument, "There is no limit of that name."))))
+	require.Equal(t, 1, ExitCode(target.Explain(status.Error(codes.NotFound, "There is no such payment."))))
 }

@@ -24,6 +24,8 @@ type Target struct {
 	// CertFlag, MacaroonFlag and AddressFlag are the flags to name.
 	AddressFlag, CertFlag, MacaroonFlag string
 	CertFile, MacaroonFile              string
+	// DirFlag names the directory where both files are unless they are named.
+	DirFlag string
 	// MacaroonHint says where a missing macaroon comes from; empty: the server
 	// writes it.
 	MacaroonHint string
@@ -67,6 +69,8 @@ func (t Target) explainKind(err error) error {
 		said = Clean(err.Error())
 	}
 	switch errkind.Of(err) {
+	case errkind.Invalid:
+		return Usage{Err: errors.New(said)}
 	case errkind.Unauthenticated, errkind.Denied:
 		return fmt.Errorf("%s refused the macaroon %s: %s Name another with %s", t.Program, orNone(t.MacaroonFile, "(none)"), Stop(said), t.MacaroonFlag)
 	default:
@@ -96,7 +100,11 @@ func (t Target) explainFile(err error) error {
 		if what == "macaroon" && t.MacaroonHint != "" {
 			origin = t.MacaroonHint
 		}
-		return fmt.Errorf("there is no file %s, where %s's %s should be: %s; name another place with %s", pathErr.Path, t.Program, what, origin, flag)
+		next := "name another place with " + flag
+		if t.DirFlag != "" {
+			next = fmt.Sprintf("name %s's data directory with %s, or this file alone with %s", t.Program, t.DirFlag, flag)
+		}
+		return fmt.Errorf("there is no file %s, where %s's %s should be: %s; %s", pathErr.Path, t.Program, what, origin, next)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("you may not read %s, %s's %s: run this as the user that %s runs as, or have a copy made for you and name it with %s",
 			pathErr.Path, t.Program, what, t.Program, flag)

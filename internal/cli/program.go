@@ -64,3 +64,22 @@ func Wrong(program string, err error) string {
 	}
 	return fmt.Sprintf("%s: %s\nTry \"%s --help\".", program, Clean(err.Error()), strings.Join(path, " "))
 }
+
+// Usage is a wrong command line that shows only when the command runs.
+type Usage struct{ Err error }
+
+func (u Usage) Error() string { return u.Err.Error() }
+
+// Unwrap gives what is wrong.
+func (u Usage) Unwrap() error { return u.Err }
+
+// Usagef says what is wrong with a command line.
+func Usagef(format string, args ...any) error { return Usage{Err: fmt.Errorf(format, args...)} }
+
+// ExitCode is that of a command that ended with an error.
+func ExitCode(err error) int {
+	if _, ok := errors.AsType[Usage](err); ok {
+		return ExitUsage
+	}
+	return 1
+}
