@@ -52,9 +52,9 @@ func (c *macaroonCmd) Run(w *world, g *Globals) error {
 		for _, r := range rights {
 			calls = append(calls, strings.TrimPrefix(r, "uri:"))
 		}
-		return cli.WriteJSON(w.stdout, map[string]any{"save_to": out, "uris": calls})
+		return cli.WriteJSON(w.stdout, map[string]any{"save_to": out, "root_key_id": lnd.WalletRootKeyID, "uris": calls})
 	}
 	p := w.printer()
-	p.Printf("%s\n", lnd.BakeCommand(out, rights))
+	p.Printf("%s\n", lnd.BakeCommand(out, lnd.WalletRootKeyID, rights))
 	return p.Err
 }

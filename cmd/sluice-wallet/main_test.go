@@ -65,7 +65,7 @@ func TestExitCodesAndWords(t *testing.T) {
 func TestMacaroon(t *testing.T) {
 	out, _, code := call(t, "macaroon", "--out", "/x/y.macaroon")
 	require.Zero(t, code)
-	require.True(t, strings.HasPrefix(out, "lncli bakemacaroon --save_to /x/y.macaroon \\\n"), out)
+	require.True(t, strings.HasPrefix(out, "lncli bakemacaroon --save_to /x/y.macaroon --root_key_id 10300 \\\n"), out)
 	require.NotContains(t, out, "SendPayment")
 	for _, right := range lnd.WalletRights() {
 		require.Contains(t, out, right)

@@ -9,11 +9,17 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/doctor"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
+	"github.com/sluice-lsp/sluice/lsp/collab/api/collabv1"
+	"github.com/sluice-lsp/sluice/swaps/api/swapsv1"
 )
 
 // DoctorCmd checks the gateway's lnd.
@@ -21,12 +27,12 @@ type DoctorCmd struct {
 	LND      string `name:"lnd" env:"SLUICECTL_LND" placeholder:"HOST:PORT" default:"localhost:10009" help:"lnd's gRPC address (${default})."`
 	Cert     string `name:"lnd-tls-cert" env:"SLUICECTL_LND_TLS_CERT" type:"path" placeholder:"FILE" default:"${lnd_dir}/tls.cert" help:"lnd's TLS certificate (~/.lnd/tls.cert)."`
 	Macaroon string `name:"lnd-macaroon" env:"SLUICECTL_LND_MACAROON" type:"path" placeholder:"FILE" help:"The macaroon that sluiced uses at lnd, whose rights are checked (lnd.macaroon in the data directory)."`
-	Readonly string `name:"lnd-readonly-macaroon" env:"SLUICECTL_LND_READONLY_MACAROON" type:"path" placeholder:"FILE" help:"lnd's readonly.macaroon, to read its settings (fees, deltas, pings); without it they are only listed."`
+	Readonly string `name:"lnd-readonly-macaroon" env:"SLUICECTL_LND_READONLY_MACAROON" type:"path" placeholder:"FILE" help:"lnd's readonly.macaroon, to read its settings with; only needed if sluiced's own macaroon is older and lacks GetDebugInfo."`
 
 	Network   string `placeholder:"NAME" help:"The network that lnd must be on: mainnet, testnet, signet or regtest."`
 	CltvDelta uint32 `placeholder:"BLOCKS" default:"${cltv_delta}" help:"Sluice's CLTV delta in route hints (${default})."`
 	HoldDelta uint32 `name:"hold-expiry-delta" placeholder:"BLOCKS" default:"${hold_delta}" help:"lnd's invoices.holdexpirydelta as Sluice counts on it (${default})."`
-	Opens     int    `name:"concurrent-opens" placeholder:"N" default:"${opens}" help:"How many channels should be able to open at once (${default})."`
+	Opens     int    `name:"concurrent-opens" placeholder:"N" default:"${opens}" help:"How many channels should be able to open at once with a coin of their own each (${default})."`
 	All       bool   `short:"a" help:"Show what is well too, not only what needs attention."`
 }
 
@@ -116,10 +122,21 @@ func askSluiced(ctx context.Context, g *Globals) (doctor.Sluiced, error) {
 			FeeRateSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateEstimateSatPerKw()), FeeCeilingSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateCeilingSatPerKw()),
 			FeeRateAge: time.Duration(got.GetFeeRateAgeMs()) * time.Millisecond, FeeRateStale: got.GetFeeRateStale(), NoOffers: got.GetMenuRefusal(),
 		}
+		out.Swaps = served(ctx, s, swapsOf(s).GetStatus, &swapsv1.GetStatusRequest{})
+		out.Joint = served(ctx, s, fundingsOf(s).FindFundings, &collabv1.FindFundingsRequest{Limit: 1})
 		out.GatewayNodeKey, err = ln.PubKeyFromBytes(got.GetGatewayNodeKey())
 		return err
 	})
 	return out, err
+}
+
+// served says whether sluiced has a service, whatever it answers: what is off is not
+// registered.
+func served[Req, Resp any](ctx context.Context, s *session, method func(context.Context, *Req, ...grpc.CallOption) (*Resp, error), req *Req) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := method(ctx, req)
+	return status.Code(err) != codes.Unimplemented
 }
 
 // foundWidth is where sentences are broken in the table.

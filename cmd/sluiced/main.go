@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/app"
 	"github.com/sluice-lsp/sluice/internal/cli"
 	"github.com/sluice-lsp/sluice/internal/config"
+	"github.com/sluice-lsp/sluice/internal/lnd"
 	"github.com/sluice-lsp/sluice/internal/obs"
 )
 
@@ -27,8 +28,8 @@ const description = `Sluice turns an unpatched lnd gateway into a Lightning serv
 A first start:
 
   sluiced config sample > sluiced.toml     every setting with its default
-  sluiced macaroon                         how to bake the macaroon that sluiced needs
   sluiced config check -c sluiced.toml     is everything understood?
+  sluiced macaroon -c sluiced.toml         how to bake the macaroon that sluiced needs at lnd
   sluiced run -c sluiced.toml              serve
 
 Then 'sluicectl doctor' looks at lnd's settings and names the fix for each that
@@ -67,7 +68,7 @@ func run(e *env, args []string) int {
 	var c commandLine
 	exited := false
 	parser, err := kong.New(&c, kong.Name("sluiced"), kong.Description(description), kong.Writers(e.stdout, e.stderr),
-		kong.Vars{"version": cli.BuildVersion().Line("sluiced")},
+		kong.Vars{"version": cli.BuildVersion().Line("sluiced"), "root_key": fmt.Sprint(lnd.GatewayRootKeyID)},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }))
 	if err != nil {
@@ -86,7 +87,7 @@ func run(e *env, args []string) int {
 	}
 	if err := parsed.Run(e); err != nil {
 		_, _ = fmt.Fprintln(e.stderr, "sluiced: "+err.Error())
-		return 1
+		return cli.ExitCode(err)
 	}
 	return 0
 }
@@ -124,7 +125,7 @@ PostgreSQL database are one owner and its standbys.`
 }
 
 func (c *runCmd) Run(e *env) error {
-	roles, err := app.ParseRoles(c.Services)
+	roles, err := rolesOf(c.Services)
 	if err != nil {
 		return err
 	}
@@ -193,16 +194,34 @@ type configSampleCmd struct{}
 func (c *configSampleCmd) Run(e *env) error { return app.WriteSample(e.stdout) }
 
 type macaroonCmd struct {
+	config.Flags
+	RootKey  uint64   `name:"root-key-id" default:"${root_key}" placeholder:"N" help:"The number of the root key at lnd that it is made under (${default}). To replace a macaroon, take another one and delete the old one's afterwards; lnd never deletes 0."`
 	Services []string `arg:"" optional:"" help:"What the process will run: watchtower alone needs far fewer rights."`
 }
 
 func (c *macaroonCmd) Run(e *env) error {
-	roles, err := app.ParseRoles(c.Services)
+	roles, err := rolesOf(c.Services)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(e.stdout, app.MacaroonRecipe(roles))
+	if c.RootKey == 0 {
+		return cli.Usage{Err: errors.New("--root-key-id 0: lnd never deletes that one, so that a stolen macaroon could not be ended; choose another number")}
+	}
+	cfg, err := load(e, c.Flags)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(e.stdout, app.MacaroonRecipe(cfg, roles, c.RootKey))
 	return err
+}
+
+// rolesOf reads the services of a command line.
+func rolesOf(services []string) (app.Roles, error) {
+	roles, err := app.ParseRoles(services)
+	if err != nil {
+		return roles, cli.Usage{Err: err}
+	}
+	return roles, nil
 }
 
 type completionCmd struct {

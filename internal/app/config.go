@@ -42,7 +42,7 @@ type Config struct {
 type LndConfig struct {
 	Address  string            `toml:"address" help:"host:port of lnd's gRPC listener" required:"true"`
 	TLSCert  string            `toml:"tls_cert" help:"path of lnd's tls.cert" required:"true"`
-	Macaroon config.SecretFile `toml:"macaroon_file" help:"path of a macaroon for sluiced; 'sluiced macaroon' prints how to bake one" required:"true"`
+	Macaroon config.SecretFile `toml:"macaroon_file" help:"path of a macaroon for sluiced; 'sluiced macaroon -c FILE' prints how to bake one" required:"true"`
 	Network  string            `toml:"network" help:"the bitcoin network" oneof:"mainnet|testnet|signet|regtest"`
 }
 
@@ -284,7 +284,7 @@ func (c Config) MissingFiles() []string {
 	var out []string
 	for _, f := range []struct{ setting, path, fix string }{
 		{"lnd.tls_cert", c.Lnd.TLSCert, "it is lnd's tls.cert, which lnd writes when it first starts"},
-		{"lnd.macaroon_file", string(c.Lnd.Macaroon), "`sluiced macaroon` prints how to bake it"},
+		{"lnd.macaroon_file", string(c.Lnd.Macaroon), "`sluiced macaroon -c FILE` prints how to bake it"},
 	} {
 		if _, err := os.Stat(f.path); err != nil {
 			out = append(out, fmt.Sprintf("%s: %v: %s", f.setting, err, f.fix))

@@ -34,7 +34,7 @@ type WatchtowerConfig struct {
 	Sessions      int64           `toml:"sessions" help:"sessions that one registration may have" min:"1"`
 	Updates       int64           `toml:"updates" help:"updates that are held for one registration" min:"1"`
 	Bytes         config.ByteSize `toml:"bytes" help:"what they may take" min:"1KiB"`
-	PriceMsat     uint64          `toml:"price_msat_per_update" help:"what each update costs that is held beyond the free ones; wallets pay for it beforehand, by Lightning. 0 sells nothing,\nand all is free. The macaroon of a tower alone needs six rights more, which sluiced macaroon watchtower lists" max:"1000000"`
+	PriceMsat     uint64          `toml:"price_msat_per_update" help:"what each update costs that is held beyond the free ones; wallets pay for it beforehand, by Lightning. 0 sells nothing,\nand all is free. The macaroon of a tower alone needs six rights more: bake it again (sluiced macaroon watchtower -c FILE)" max:"1000000"`
 	FreeUpdates   int64           `toml:"free_updates" help:"updates that are held for one registration without a price, if there is one" min:"0"`
 	RegisterFor   config.Duration `toml:"register_for" help:"how long a registration lasts; registering again prolongs it" min:"1d"`
 	Notice        config.Duration `toml:"notice" help:"how long before its end it is said to expire"`

@@ -49,15 +49,19 @@ func TestWatchtowerAlone(t *testing.T) {
 	err := Run(t.Context(), cfg, Roles{Watchtower: true}, zap.NewNop())
 	require.ErrorContains(t, err, "watchtower.listen")
 	require.NoDirExists(t, cfg.DataDir)
-	recipe := MacaroonRecipe(Roles{Watchtower: true})
-	always, priced, found := strings.Cut(recipe, "Only with a price")
-	require.True(t, found)
-	require.Equal(t, 7, strings.Count(always, "\n  uri:")-7, "each right stands in the list and in the command")
-	require.Equal(t, 6, strings.Count(priced, "\n  uri:"))
+	cfg.DataDir, cfg.Lnd.Macaroon = "/d", "/d/lnd.macaroon"
+	recipe := MacaroonRecipe(cfg, Roles{Watchtower: true}, 7)
+	require.Equal(t, 7, strings.Count(recipe, "\n  uri:"))
+	require.Contains(t, recipe, "spend nothing")
+	require.NotContains(t, recipe, "your gateway's lnd")
+	require.Contains(t, recipe, "watchtower.price_msat_per_update): 6 more")
+	cfg.Watchtower.PriceMsat = 1
+	priced := MacaroonRecipe(cfg, Roles{Watchtower: true}, 7)
+	require.Equal(t, 13, strings.Count(priced, "\n  uri:"))
 	for _, forbidden := range []string{"OpenChannel", "FinalizePsbt", "HtlcInterceptor", "SignMessage"} {
-		require.NotContains(t, recipe, forbidden)
+		require.NotContains(t, priced, forbidden)
 	}
-	require.Contains(t, MacaroonRecipe(Roles{Watchtower: true, LSP: true}), "OpenChannel")
+	require.Contains(t, MacaroonRecipe(cfg, Roles{Watchtower: true, LSP: true}, 7), "OpenChannel")
 }
 
 // TestKeyFile: a secret is made once, for its owner's eyes, and a damaged one is not

@@ -53,8 +53,8 @@ type Want struct {
 	MaxChannelSat ln.Sat
 	// The reserve kept for anchors: so much per channel, within bounds.
 	ReservePerChannelSat, MinReserveSat, MaxReserveSat ln.Sat
-	// ConcurrentOpens is how many channels may be opened at the same time, each
-	// of which needs a coin of its own; MinCoinSat is the least useful one.
+	// ConcurrentOpens is how many channels shall be opened between two blocks without
+	// one hanging on another: so many coins; MinCoinSat is the least useful one.
 	ConcurrentOpens int
 	MinCoinSat      ln.Sat
 }
@@ -97,10 +97,12 @@ type Facts struct {
 	Balance   ln.Balances
 	NoBalance Unknown
 
-	// Missing are needed methods that the macaroon may not call; Absent are
-	// those that this lnd does not have.
+	// Missing are methods that sluiced always needs and the macaroon may not call;
+	// Absent are those that this lnd does not have.
 	Missing, Absent []string
-	NoRights        Unknown
+	// Extras say the same of what is needed only while it is turned on.
+	Extras   []Extra
+	NoRights Unknown
 	// MacaroonFile is where sluiced's macaroon for lnd is.
 	MacaroonFile string
 
@@ -110,6 +112,13 @@ type Facts struct {
 
 	Sluiced   Sluiced
 	NoSluiced Unknown
+}
+
+// Extra is what the macaroon lacks for something that an operator may turn on.
+type Extra struct {
+	// For is one of lnd's names (lnd.ForSwaps), Setting what turns it on.
+	For, Setting    string
+	Missing, Absent []string
 }
 
 // Sluiced is what the daemon says of itself.
@@ -122,6 +131,8 @@ type Sluiced struct {
 	FeeRateSatPerKW, FeeCeilingSatPerKW ln.FeeRateSatPerKW
 	FeeRateAge                          time.Duration
 	FeeRateStale                        bool
+	// Swaps and Joint: it offers swaps, and joint fundings.
+	Swaps, Joint bool
 	// NoOffers is why no channels are offered; empty while they are.
 	NoOffers string
 }

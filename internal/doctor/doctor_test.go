@@ -38,6 +38,7 @@ func healthy() Facts {
 			"grpc.server-ping-time": "3s", "grpc.server-ping-timeout": "5s", "num-restricted-slots": "1000", "rejecthtlc": "false",
 			"minchansize": "1000000",
 		},
+		Extras:  []Extra{{For: lnd.ForJoint, Setting: "joint.enabled"}, {For: lnd.ForSwaps, Setting: "swaps.enabled"}, {For: lnd.ForClosing, Setting: "lsp.x"}},
 		Sluiced: Sluiced{GatewayNodeKey: ln.PubKey{2, 7}, Accepting: true, BlockHeight: 900_000, FeeRateSatPerKW: 500, FeeCeilingSatPerKW: 50_000},
 	}
 }
@@ -88,8 +89,15 @@ func TestAilments(t *testing.T) {
 			f.Version.BuildTags = slices.DeleteFunc(f.Version.BuildTags, func(s string) bool { return s == "routerrpc" })
 		}, one("build_tags", Fail), `make install tags="chainrpc invoicesrpc peersrpc routerrpc signrpc walletrpc"`},
 		{"other network", func(_ *Facts, w *Want) { w.Network = "signet" }, one("network", Fail), ""},
-		{"right missing", func(f *Facts, _ *Want) { f.Missing = []string{"/lnrpc.Lightning/OpenChannel"} }, one("rights", Fail), `lncli bakemacaroon --save_to lnd.macaroon \`},
+		{"right missing", func(f *Facts, _ *Want) { f.Missing = []string{"/lnrpc.Lightning/OpenChannel"} }, one("rights", Fail), "sluiced macaroon -c sluiced.toml"},
 		{"method absent", func(f *Facts, _ *Want) { f.Absent = []string{"/routerrpc.Router/XAddLocalChanAliases"} }, one("rights", Fail), ""},
+		{"a right of swaps missing, and swaps on", func(f *Facts, _ *Want) {
+			f.Extras[1].Missing, f.Sluiced.Swaps = []string{"/routerrpc.Router/SendPaymentV2"}, true
+		}, one("rights", Fail), "sluiced macaroon -c sluiced.toml"},
+		{"a right of swaps missing, and swaps off", func(f *Facts, _ *Want) { f.Extras[1].Missing = []string{"/routerrpc.Router/SendPaymentV2"} }, nil, ""},
+		{"a method of swaps absent, and swaps on", func(f *Facts, _ *Want) {
+			f.Extras[1].Absent, f.Sluiced.Swaps = []string{"/routerrpc.Router/SendPaymentV2"}, true
+		}, one("rights", Fail), ""},
 		{"rights unknown", func(f *Facts, _ *Want) { f.NoRights = away }, one("rights", Warn), ""},
 		{"chain behind", func(f *Facts, _ *Want) { f.Info.SyncedToChain = false }, one("chain_sync", Fail), ""},
 		{"graph behind", func(f *Facts, _ *Want) { f.Info.SyncedToGraph = false }, one("graph_sync", Warn), ""},
@@ -188,6 +196,21 @@ func TestAilments(t *testing.T) {
 	}
 }
 
+// TestRightsTellWhatTheyLack: what is off, or cannot be known to be on, is named and is no
+// failure.
+func TestRightsTellWhatTheyLack(t *testing.T) {
+	f := healthy()
+	for i := range f.Extras {
+		f.Extras[i].Missing = []string{"/x.Y/Z"}
+	}
+	found := func() string { return byCheck(t, Examine(f, DefaultWant()))["rights"].Found }
+	require.Contains(t, found(), "not those for joint fundings, swaps, closing channels (needed if you set lsp.x)")
+	f.NoSluiced = errors.New("away")
+	require.Contains(t, found(), "swaps (needed if you set swaps.enabled)")
+	f.Extras[1].Missing = nil
+	require.Contains(t, found(), "those for swaps as well; not those for joint fundings (needed")
+}
+
 func TestUnreachableLndIsTheOnlyFinding(t *testing.T) {
 	got := Examine(Facts{NoInfo: errors.New("lnd does not answer")}, DefaultWant())
 	require.Len(t, got, 1)
@@ -241,8 +264,13 @@ func TestGatherChecksEveryRight(t *testing.T) {
 		}
 		return lnd.Allowed, nil
 	})
-	require.Len(t, n.asked, len(lnd.GatewayRights()))
+	asked := len(lnd.GatewayRights())
+	for _, x := range lnd.GatewayExtras() {
+		asked += len(x.Rights)
+	}
+	require.Len(t, n.asked, asked)
 	require.Equal(t, []string{"/lnrpc.Lightning/OpenChannel"}, f.Missing)
+	require.Len(t, f.Extras, 3)
 	require.Equal(t, []string{"/routerrpc.Router/HtlcInterceptor"}, f.Absent)
 	require.NoError(t, f.NoRights)
 	require.ErrorIs(t, f.NoSettings, ln.ErrPermission)

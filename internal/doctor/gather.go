@@ -68,20 +68,35 @@ func Gather(ctx context.Context, s Sources) Facts {
 	f.Coins, f.NoCoins = s.Wallet.ListCoins(ctx, 1)
 	f.Balance, f.NoBalance = s.Wallet.WalletBalance(ctx)
 	f.Settings, f.NoSettings = s.Settings.Settings(ctx)
-	f.Missing, f.Absent, f.NoRights = checkRights(ctx, s)
+	f.NoRights = f.checkRights(ctx, s)
 	f.Sluiced, f.NoSluiced = s.Sluiced(ctx)
 	return f
 }
 
-func checkRights(ctx context.Context, s Sources) (missing, absent []string, err error) {
+func (f *Facts) checkRights(ctx context.Context, s Sources) error {
 	if len(s.Macaroon) == 0 {
-		return nil, nil, errors.New("no macaroon was given")
+		return errors.New("no macaroon was given")
 	}
-	for _, r := range lnd.GatewayRightsTable() {
+	var err error
+	if f.Missing, f.Absent, err = askRights(ctx, s, lnd.GatewayRightsTable()); errors.Is(err, ln.ErrPermission) {
+		f.Missing = []string{"/lnrpc.Lightning/CheckMacaroonPermissions"}
+		return nil
+	}
+	for _, x := range lnd.GatewayExtras() {
+		if err != nil {
+			return err
+		}
+		e := Extra{For: x.For, Setting: x.Setting}
+		e.Missing, e.Absent, err = askRights(ctx, s, x.Rights)
+		f.Extras = append(f.Extras, e)
+	}
+	return err
+}
+
+func askRights(ctx context.Context, s Sources, rights []lnd.Right) (missing, absent []string, err error) {
+	for _, r := range rights {
 		answer, err := s.Node.CheckPermission(ctx, s.Macaroon, r.Method)
 		switch {
-		case errors.Is(err, ln.ErrPermission):
-			return []string{"/lnrpc.Lightning/CheckMacaroonPermissions"}, nil, nil
 		case err != nil:
 			return nil, nil, err
 		case answer == lnd.Refused:

@@ -10,8 +10,9 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
-// coins judges whether channels can be opened now: each open leases coins of
-// its own, so their number counts besides their sum.
+// coins judges whether channels can be opened now. One coin carries a chain of opens
+// between two blocks, each on the change of the one before; with several, no open hangs
+// on another's.
 func coins(f Facts, w Want) Finding {
 	x := Finding{Check: "coins", Title: "confirmed coins"}
 	if f.NoCoins != nil {
@@ -39,7 +40,7 @@ func coins(f Facts, w Want) Finding {
 		x.Lines = []string{"lncli newaddress p2tr"}
 	case useful < w.ConcurrentOpens:
 		x.Level = Warn
-		x.Fix = fmt.Sprintf("Each channel that is being opened needs a coin of its own: split them, so that %d can be opened at once.", w.ConcurrentOpens)
+		x.Fix = fmt.Sprintf("Channels that are opened between two blocks from one coin all hang on the first, lsp.max_unconfirmed_depth and one more at most: have %d, by splitting one, or by lsp.pool_coins.", w.ConcurrentOpens)
 		x.Lines = []string{fmt.Sprintf("lncli sendmany '{\"ADDRESS1\": %[1]d, \"ADDRESS2\": %[1]d}'", share(sum, w))}
 	default:
 		x.Level = OK
@@ -94,8 +95,8 @@ func pendingChannels(f Facts, _ Want) Finding {
 	if opening > maxPendingInbound/2 {
 		x.Level = Warn
 		x.Found += fmt.Sprintf(": lnd refuses inbound channels above %d pending ones", maxPendingInbound)
-		x.Fix = "See which hang and why; a funding transaction that lags can be hurried."
-		x.Lines = []string{"lncli pendingchannels", "lncli wallet bumpfee"}
+		x.Fix = "See which hang. sluiced hurries its own funding transactions by itself, up to lsp.fee_ceiling_sat_per_kw; another's can be hurried by its change. Never add --immediate: it can stop lnd's sweeper for good (see the runbook)."
+		x.Lines = []string{"lncli pendingchannels", "lncli wallet bumpfee --conf_target 6 CHANGE_TXID:INDEX"}
 	}
 	return x
 }

@@ -88,28 +88,56 @@ func network(f Facts, w Want) Finding {
 	return x
 }
 
+// on says whether sluiced does what an extra's rights are for; known is false where it
+// does not tell.
+func (f Facts) on(e Extra) (on, known bool) {
+	switch e.For {
+	case lnd.ForSwaps:
+		return f.Sluiced.Swaps, f.NoSluiced == nil
+	case lnd.ForJoint:
+		return f.Sluiced.Joint, f.NoSluiced == nil
+	}
+	return false, false
+}
+
 func rights(f Facts, _ Want) Finding {
 	x := Finding{Check: "rights", Title: "rights of sluiced's macaroon"}
+	missing, absent := slices.Clone(f.Missing), slices.Clone(f.Absent)
+	var has, lacks []string
+	for _, e := range f.Extras {
+		switch on, known := f.on(e); {
+		case on:
+			missing, absent = append(missing, e.Missing...), append(absent, e.Absent...)
+			has = append(has, e.For)
+		case len(e.Missing)+len(e.Absent) == 0:
+			has = append(has, e.For)
+		case known:
+			lacks = append(lacks, e.For)
+		default:
+			lacks = append(lacks, fmt.Sprintf("%s (needed if you set %s)", e.For, e.Setting))
+		}
+	}
 	switch {
 	case f.NoRights != nil:
 		x.Level, x.Found = Warn, "unknown: "+f.NoRights.Error()
-		x.Fix = "Bake a macaroon with the rights that sluiced needs:"
-	case len(f.Missing) > 0:
-		x.Level, x.Found = Fail, "the macaroon may not call "+strings.Join(f.Missing, ", ")
-		x.Fix = "Bake a macaroon with the rights that sluiced needs:"
-	case len(f.Absent) > 0:
-		x.Level, x.Found = Fail, "this lnd has no "+strings.Join(f.Absent, ", ")
+	case len(missing) > 0:
+		x.Level, x.Found = Fail, "the macaroon may not call "+strings.Join(missing, ", ")
+	case len(absent) > 0:
+		x.Level, x.Found = Fail, "this lnd has no "+strings.Join(absent, ", ")
 		x.Fix = "Use one of lnd's release binaries, 0.21.2 or later."
 		return x
 	default:
-		x.Level, x.Found = OK, fmt.Sprintf("all %d calls that sluiced makes are allowed", len(lnd.GatewayRights()))
+		x.Level, x.Found = OK, fmt.Sprintf("all %d calls that sluiced always makes are allowed", len(lnd.GatewayRights()))
+		if len(has) > 0 {
+			x.Found += "; those for " + strings.Join(has, ", ") + " as well"
+		}
+		if len(lacks) > 0 {
+			x.Found += "; not those for " + strings.Join(lacks, ", ")
+		}
 		return x
 	}
-	file := f.MacaroonFile
-	if file == "" {
-		file = "sluiced.macaroon"
-	}
-	x.Lines = strings.Split(lnd.BakeCommand(file, lnd.GatewayRights()), "\n")
+	x.Fix = "Bake the macaroon of what you have turned on: this prints the command, for your configuration. Put it in place of " + f.MacaroonFile + ", and restart sluiced."
+	x.Lines = []string{"sluiced macaroon -c sluiced.toml"}
 	return x
 }
 

@@ -111,7 +111,7 @@ func unread(f Facts) string {
 	if f.NoSettings == nil {
 		return "lnd does not name this setting"
 	}
-	return "not readable with this macaroon (--lnd-readonly-macaroon reads lnd's settings)"
+	return "not readable with this macaroon, which lacks GetDebugInfo (see rights; or name lnd's with --lnd-readonly-macaroon)"
 }
 
 // number reads a setting as lnd prints it: fees, even rates, as "1000 mSAT".

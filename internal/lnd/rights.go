@@ -96,7 +96,7 @@ func rights() []Right {
 		{lightning + "FundingStateStep", "to fund them with leased coins", gateway},
 		{lightning + "AbandonChannel", "to forget one whose funding can never confirm", gateway | funder | truster},
 		{lightning + "UpdateChannelPolicy", "to set the fees of a channel on demand", gateway},
-		{lightning + "CloseChannel", "to close channels whose lease is over; only for gateways that want that", closing},
+		{lightning + "CloseChannel", "to close channels whose lease is over, or that nobody uses; only for gateways that want that", closing},
 
 		{router + "HtlcInterceptor", "to hold HTLCs while a channel opens", gateway},
 		{router + "XAddLocalChanAliases", "to map the invoice's SCID to the new channel", gateway},
@@ -178,8 +178,11 @@ func TowerRightsTable() []Right { return rightsOf(tower) }
 // TowerRights are the same as URIs.
 func TowerRights() []string { return uris(TowerRightsTable()) }
 
-// TowerSalesRights are what it needs besides while its updates have a price.
-func TowerSalesRights() []string { return uris(rightsOf(selling)) }
+// TowerSalesRightsTable is what it needs besides while its updates have a price.
+func TowerSalesRightsTable() []Right { return rightsOf(selling) }
+
+// TowerSalesRights are the same as URIs.
+func TowerSalesRights() []string { return uris(TowerSalesRightsTable()) }
 
 // GatewayRights are sluiced's rights as URIs for `lncli bakemacaroon`: the
 // least that it works with.
@@ -196,6 +199,36 @@ func JointRightsTable() []Right { return rightsOf(collab) }
 
 // JointRights are the same as URIs.
 func JointRights() []string { return uris(JointRightsTable()) }
+
+// What rights are needed for that an operator turns on or leaves off.
+const (
+	ForClosing = "closing channels"
+	ForJoint   = "joint fundings"
+	ForSwaps   = "swaps"
+	ForSelling = "a price for the watchtower's updates"
+)
+
+// Extra are the rights that are needed only for one such thing.
+type Extra struct {
+	For string
+	// Setting turns it on.
+	Setting string
+	Rights  []Right
+}
+
+// GatewayExtras are those of a gateway's macaroon.
+func GatewayExtras() []Extra {
+	return []Extra{
+		{ForClosing, "lsp.orders.close_at_lease_end or lsp.close_unused_after_blocks", ClosingRightsTable()},
+		{ForJoint, "joint.enabled", JointRightsTable()},
+		{ForSwaps, "swaps.enabled", SwapsRightsTable()},
+	}
+}
+
+// TowerExtras are those of a sluiced that runs nothing but the watchtower.
+func TowerExtras() []Extra {
+	return []Extra{{ForSelling, "watchtower.price_msat_per_update", TowerSalesRightsTable()}}
+}
 
 // WalletFundRights are what the wallet's macaroon needs besides to bring coins to
 // a channel: whoever holds them can spend the wallet's coins.
@@ -219,9 +252,12 @@ func WalletTowerRights() []string { return uris(rightsOf(guarded)) }
 // WalletResigningRights are what the wallet's macaroon needs besides to re-sign invoices.
 func WalletResigningRights() []string { return uris(rightsOf(resigning)) }
 
-// ClosingRights are what sluiced's macaroon needs besides to close channels
-// whose lease is over.
-func ClosingRights() []string { return uris(rightsOf(closing)) }
+// ClosingRightsTable is what sluiced's macaroon needs besides to close channels
+// whose lease is over, or that nobody uses.
+func ClosingRightsTable() []Right { return rightsOf(closing) }
+
+// ClosingRights are the same as URIs.
+func ClosingRights() []string { return uris(ClosingRightsTable()) }
 
 func uris(table []Right) []string {
 	out := make([]string, 0, len(table))
@@ -231,10 +267,17 @@ func uris(table []Right) []string {
 	return out
 }
 
+// The root keys that our recipes bake under. lnd refuses to delete number 0, its
+// default: a stolen macaroon of that one ends only with every other macaroon.
+const (
+	GatewayRootKeyID = 10_200
+	WalletRootKeyID  = 10_300
+)
+
 // BakeCommand is the shell command that makes a macaroon file with exactly
-// these rights.
-func BakeCommand(file string, rights []string) string {
-	return "lncli bakemacaroon --save_to " + shellQuote(file) + " \\\n  " + strings.Join(rights, " \\\n  ")
+// these rights, under a root key of its own.
+func BakeCommand(file string, rootKeyID uint64, rights []string) string {
+	return fmt.Sprintf("lncli bakemacaroon --save_to %s --root_key_id %d \\\n  %s", shellQuote(file), rootKeyID, strings.Join(rights, " \\\n  "))
 }
 
 // shellQuote leaves ordinary paths alone, a leading ~ included.

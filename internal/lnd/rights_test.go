@@ -278,7 +278,12 @@ func TestRightsOfJointFundings(t *testing.T) {
 	}
 }
 
-func TestMacaroonsCannotSpendFreely(t *testing.T) {
+// TestWhatMacaroonsSpend: a gateway's macaroon signs any transaction of the wallet's
+// coins (FinalizePsbt), and our texts say so. The calls that send coins in one step, and
+// of a wallet's macaroon all that spends, are in none.
+func TestWhatMacaroonsSpend(t *testing.T) {
+	require.Contains(t, GatewayRights(), "uri:/walletrpc.WalletKit/FinalizePsbt",
+		"if it is gone, the texts that say what the macaroon can spend are wrong")
 	for _, list := range [][]string{GatewayRights(), WalletRights()} {
 		for _, uri := range list {
 			for _, dangerous := range []string{"SendCoins", "SendMany", "SendPayment", "CloseChannel", "BakeMacaroon", "SendOutputs", "FundPsbt"} {
@@ -294,7 +299,9 @@ func TestMacaroonsCannotSpendFreely(t *testing.T) {
 }
 
 func TestBakeCommandQuotes(t *testing.T) {
-	require.Equal(t, "lncli bakemacaroon --save_to ~/.sluice/lnd.macaroon \\\n  uri:/a.B/C \\\n  uri:/a.B/D",
-		BakeCommand("~/.sluice/lnd.macaroon", []string{"uri:/a.B/C", "uri:/a.B/D"}))
-	require.Contains(t, BakeCommand("it's here", nil), `--save_to 'it'\''s here'`)
+	require.Equal(t, "lncli bakemacaroon --save_to ~/.sluice/lnd.macaroon --root_key_id 7 \\\n  uri:/a.B/C \\\n  uri:/a.B/D",
+		BakeCommand("~/.sluice/lnd.macaroon", 7, []string{"uri:/a.B/C", "uri:/a.B/D"}))
+	require.Contains(t, BakeCommand("it's here", 7, nil), `--save_to 'it'\''s here' --root_key_id`)
+	require.NotZero(t, GatewayRootKeyID, "lnd deletes every root key but 0")
+	require.NotZero(t, WalletRootKeyID)
 }

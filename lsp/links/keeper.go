@@ -155,10 +155,10 @@ func (k *Keeper) report(dead []Dead) {
 		switch {
 		case known[d.Outpoint]:
 		case d.Stalled:
-			k.log.Error("an HTLC nears its expiry in an active channel and does not go though its peer was connected anew: if it stays, the channel will be closed by force; see the runbook, \"an HTLC nears its expiry\"",
+			k.log.Error("an HTLC nears its expiry in an active channel and does not go though its peer was connected anew: if it stays, the channel will be closed by force; see the runbook, \"An HTLC nears its expiry\"",
 				zap.Stringer("peer", d.Peer), zap.Stringer("channel", d.Outpoint), zap.Uint32("expiry", d.Expiry), zap.Int("attempts", d.Attempts))
 		default:
-			k.log.Error("a channel stays inactive though its peer was connected anew: lnd may have lost it for good; see the runbook, \"a channel that stays inactive\"",
+			k.log.Error("a channel stays inactive though its peer was connected anew: lnd may have lost it for good; see the runbook, \"A channel stays inactive\"",
 				zap.Stringer("peer", d.Peer), zap.Stringer("channel", d.Outpoint), zap.Int("attempts", d.Attempts))
 		}
 	}
