@@ -179,7 +179,7 @@ func TestSampleIsTheDefaults(t *testing.T) {
 	require.Contains(t, text, "## Sample for tests.\n##\n## Second line.\n")
 	require.Contains(t, text, "## opens at once\n## (at least 1; at most 50)\n# max_open = 5\n")
 	require.Contains(t, text, "# cap_sat = 10_000_000\n")
-	require.Contains(t, text, "# [[peers]]\n")
+	require.Contains(t, text, "## (none by default; each has this form)\n# [[peers]]\n")
 
 	asIs := defaults()
 	require.NoError(t, config.Decode("sample", out.Bytes(), asIs))
@@ -193,6 +193,23 @@ func TestSampleIsTheDefaults(t *testing.T) {
 	var withTable sample
 	require.NoError(t, config.Decode("sample", []byte(regexp.MustCompile(`(?m)^# `).ReplaceAllString(text, "")), &withTable))
 	require.Len(t, withTable.Peers, 1)
+
+	// Entries that hold by default stand there, and one of the operator's replaces them.
+	listed := defaults()
+	listed.Peers = []peer{{MaxSat: 1_000_000, Limits: peerLimits{PerHour: 3}}, {MaxSat: 2_000_000, Tags: []string{"a"}}}
+	out.Reset()
+	require.NoError(t, config.Sample(&out, "Lists.", listed))
+	require.NotContains(t, out.String(), "none by default")
+	require.Equal(t, 1, strings.Count(out.String(), "## largest channel"), "help stands once")
+	again := defaults()
+	require.NoError(t, config.Decode("sample", []byte(regexp.MustCompile(`(?m)^# `).ReplaceAllString(out.String(), "")), again))
+	require.Len(t, again.Peers, 2)
+	require.Equal(t, listed.Peers[0].MaxSat, again.Peers[0].MaxSat)
+	require.Equal(t, listed.Peers[0].Limits, again.Peers[0].Limits)
+	require.Equal(t, listed.Peers[1].Tags, again.Peers[1].Tags)
+	require.NoError(t, config.Decode("mine", []byte("[[peers]]\nmax_sat = 50_000\n"), listed))
+	require.Len(t, listed.Peers, 1)
+	require.Equal(t, config.Sat(50_000), listed.Peers[0].MaxSat)
 }
 
 func TestSecretFile(t *testing.T) {

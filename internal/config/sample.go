@@ -63,8 +63,7 @@ func sampleStruct(out *bytes.Buffer, v reflect.Value, prefix, mark string) error
 		out.WriteByte('\n')
 		comment(out, f.tag.Get("help"))
 		if f.table {
-			fmt.Fprintf(out, "# [[%s]]\n", f.key)
-			if err := sampleStruct(out, reflect.New(f.value.Type().Elem()).Elem(), f.key+".", "# "); err != nil {
+			if err := sampleTables(out, f); err != nil {
 				return err
 			}
 			continue
@@ -72,6 +71,32 @@ func sampleStruct(out *bytes.Buffer, v reflect.Value, prefix, mark string) error
 		fmt.Fprintf(out, "%s[%s]\n", mark, f.key)
 		if err := sampleStruct(out, f.value, f.key+".", mark); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// sampleTables writes the entries of a list that hold by default, or where there are none
+// the form of one. Only the first has the help of its settings.
+func sampleTables(out *bytes.Buffer, f field) error {
+	if f.value.Len() == 0 {
+		comment(out, "(none by default; each has this form)")
+		fmt.Fprintf(out, "# [[%s]]\n", f.key)
+		return sampleStruct(out, reflect.New(f.value.Type().Elem()).Elem(), f.key+".", "# ")
+	}
+	for i := range f.value.Len() {
+		var entry bytes.Buffer
+		if err := sampleStruct(&entry, f.value.Index(i), f.key+".", "# "); err != nil {
+			return err
+		}
+		if i > 0 {
+			out.WriteByte('\n')
+		}
+		fmt.Fprintf(out, "# [[%s]]\n", f.key)
+		for line := range strings.Lines(entry.String()) {
+			if i == 0 || strings.HasPrefix(line, "# ") {
+				out.WriteString(line)
+			}
 		}
 	}
 	return nil
