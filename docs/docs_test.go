@@ -5,36 +5,29 @@ package docs_test
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
 
-	"github.com/sluice-lsp/sluice/backupsvc/api/backupsv1"
 	"github.com/sluice-lsp/sluice/interceptor"
-	"github.com/sluice-lsp/sluice/interceptor/api/interceptorv1"
 	"github.com/sluice-lsp/sluice/internal/app"
-	"github.com/sluice-lsp/sluice/internal/auth/api/authv1"
 	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/rpcserver"
-	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
-	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lsp/collab"
 	"github.com/sluice-lsp/sluice/lsp/jit"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
-	"github.com/sluice-lsp/sluice/lws/api/lwsv1"
 	"github.com/sluice-lsp/sluice/lws/tenant"
-	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 	"github.com/sluice-lsp/sluice/lws/tenant/onboard"
 	"github.com/sluice-lsp/sluice/watchtower"
-	"github.com/sluice-lsp/sluice/watchtower/api/towerv1"
 )
 
 const root = ".."
@@ -208,50 +201,100 @@ func TestReasons(t *testing.T) {
 	require.ElementsMatch(t, codes, column(rows(t, read(t, "protocol.md"), "## Reasons"), 0))
 }
 
+// TestMethods: every call that our servers have is in a table, with its REST route. What a
+// wallet's agent serves on its own machine is not part of the protocol.
 func TestMethods(t *testing.T) {
-	page := read(t, "protocol.md")
-	routes := routes(t)
-	for _, desc := range []grpc.ServiceDesc{
-		authv1.Auth_ServiceDesc, lspv1.ChannelsService_ServiceDesc, lspv1.OperatorService_ServiceDesc, interceptorv1.Interceptor_ServiceDesc,
-		lwsv1.HoldsService_ServiceDesc, lwsv1.HoldsOperatorService_ServiceDesc,
-		backupsv1.VaultService_ServiceDesc, backupsv1.VaultOperatorService_ServiceDesc, lspsv1.LspsOperatorService_ServiceDesc,
-		towerv1.TowerService_ServiceDesc, towerv1.TowerOperatorService_ServiceDesc,
-		tenantv1.TenantService_ServiceDesc, tenantv1.TenantOperatorService_ServiceDesc,
-	} {
-		var names []string
-		for _, m := range desc.Methods {
-			names = append(names, m.MethodName)
+	page, routes, seen := read(t, "protocol.md"), routes(t), 0
+	for _, file := range files(t, "_grpc.pb.go") {
+		if strings.Contains(file, "/agent/") {
+			continue
 		}
-		for _, s := range desc.Streams {
-			names = append(names, s.StreamName)
-		}
-		short := desc.ServiceName[strings.LastIndex(desc.ServiceName, ".")+1:]
-		for _, name := range names {
-			row := regexp.MustCompile("(?m)^\\| `" + short + "." + name + "` \\|.*$").FindString(page)
-			require.NotEmpty(t, row, "%s.%s is not in the table of methods", short, name)
-			if route, ok := routes[desc.ServiceName+"."+name]; ok {
+		for _, m := range regexp.MustCompile(`_FullMethodName\s+= "/([\w.]+)/(\w+)"`).FindAllStringSubmatch(read(t, file), -1) {
+			seen++
+			short := m[1][strings.LastIndex(m[1], ".")+1:]
+			row := regexp.MustCompile("(?m)^\\| `" + short + "." + m[2] + "` \\|.*$").FindString(page)
+			require.NotEmpty(t, row, "%s.%s is not in the table of methods", short, m[2])
+			if route, ok := routes[m[1]+"."+m[2]]; ok {
 				require.Contains(t, row, "`"+route+"`")
 			}
 		}
 	}
+	require.Greater(t, seen, 120)
+}
+
+// files are the repository's files with such a name.
+func files(t *testing.T, suffix string) []string {
+	t.Helper()
+	var out []string
+	require.NoError(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != root && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || path == filepath.Join(root, "internal", "tools")):
+			return fs.SkipDir
+		case strings.HasSuffix(entry.Name(), suffix):
+			out = append(out, path)
+		}
+		return nil
+	}))
+	require.NotEmpty(t, out)
+	return out
 }
 
 // routes are the REST routes by selector.
 func routes(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	for _, file := range []string{
-		"internal/auth/api/authv1/auth.rest.yaml", "lsp/api/lspv1/lsp.rest.yaml", "interceptor/api/interceptorv1/interceptor.rest.yaml",
-		"backupsvc/api/backupsv1/backups.rest.yaml", "lsp/api/lspsv1/lsps.rest.yaml",
-		"watchtower/api/towerv1/tower.rest.yaml", "lws/tenant/api/tenantv1/tenant.rest.yaml",
-	} {
-		text := read(t, filepath.Join(root, file))
-		for _, m := range regexp.MustCompile(`selector: (\S+)\s+(get|post): (\S+)`).FindAllStringSubmatch(text, -1) {
-			out[m[1]] = strings.ToUpper(m[2]) + " " + m[3]
+	rule := regexp.MustCompile(`(\{?)selector: ([\w.]+),?\s+(get|post|put|delete): ("[^"]*"|\S+)`)
+	for _, file := range files(t, ".rest.yaml") {
+		for _, m := range rule.FindAllStringSubmatch(read(t, file), -1) {
+			route := strings.TrimSuffix(m[4], ",")
+			if m[1] != "" && !strings.HasPrefix(route, `"`) {
+				route = strings.TrimSuffix(route, "}") // of the rule, written on one line
+			}
+			out[m[2]] = strings.ToUpper(m[3]) + " " + strings.Trim(route, `"`)
 		}
 	}
-	require.NotEmpty(t, out)
+	require.Greater(t, len(out), 100)
 	return out
+}
+
+// TestPackages: the page on the architecture says what every package promises.
+func TestPackages(t *testing.T) {
+	page, seen := read(t, "architecture.md"), map[string]bool{}
+	left := regexp.MustCompile(`^(\.|cmd/.*|docs|itest.*|.*v1|.*db|.*test)$`)
+	for _, file := range files(t, ".go") {
+		dir, err := filepath.Rel(root, filepath.Dir(file))
+		require.NoError(t, err)
+		if seen[dir] || strings.HasSuffix(file, "_test.go") || left.MatchString(filepath.ToSlash(dir)) {
+			continue
+		}
+		seen[dir] = true
+		require.Contains(t, page, "`"+filepath.ToSlash(dir)+"`", "docs/architecture.md lacks the package %s", dir)
+	}
+	require.Greater(t, len(seen), 60)
+}
+
+// TestContents: the list at the top of a page has its sections, all of them, in order.
+func TestContents(t *testing.T) {
+	lists := 0
+	for _, page := range pages(t) {
+		text := regexp.MustCompile("(?ms)^\\s*```.*?^\\s*```").ReplaceAllString(read(t, page), "")
+		intro, _, _ := strings.Cut(text, "\n## ")
+		var listed, sections []string
+		for _, m := range regexp.MustCompile(`(?m)^- \[(.+)\]\(#[^)]+\)$`).FindAllStringSubmatch(intro, -1) {
+			listed = append(listed, m[1])
+		}
+		if listed == nil {
+			continue
+		}
+		lists++
+		for _, m := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch(text, -1) {
+			sections = append(sections, m[1])
+		}
+		require.Equal(t, sections, listed, page)
+	}
+	require.Greater(t, lists, 10)
 }
 
 func TestSampleConfiguration(t *testing.T) {
@@ -272,11 +315,11 @@ func TestSettings(t *testing.T) {
 			keys[section+m[1]] = true
 		}
 	}
-	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|acceptor|lsp|joint|backups|watchtower)\\.[a-z_.]+)(?: = [^`]*)?`")
+	setting := regexp.MustCompile("`((?:lnd|database|rpc|log|trace|limits|interceptor|proxy|acceptor|lsp|lsps|joint|backups|holds|swaps|watchtower)\\.[a-z_.]+)(?: = [^`]*)?`")
 	seen := 0
 	for _, page := range pages(t) {
 		for _, m := range setting.FindAllStringSubmatch(read(t, page), -1) {
-			if strings.HasSuffix(m[1], ".conf") || strings.HasSuffix(m[1], ".toml") {
+			if slices.Contains([]string{".conf", ".toml", ".json", ".macaroon"}, m[1][strings.LastIndex(m[1], "."):]) {
 				continue
 			}
 			seen++
@@ -322,6 +365,29 @@ func anchors(text string) []string {
 		out = append(out, regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(name, ""))
 	}
 	return out
+}
+
+// TestAlarms: what the log calls a person for is in the runbook as the log says it, and so
+// are the headings that the log names.
+func TestAlarms(t *testing.T) {
+	page, alarms, named := read(t, "runbook.md"), 0, 0
+	for _, file := range files(t, ".go") {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		code := read(t, file)
+		for _, m := range regexp.MustCompile(`\.Error\("([^"]*\ba person\b[^"]*)"`).FindAllStringSubmatch(code, -1) {
+			alarms++
+			said, _, _ := strings.Cut(m[1], ":")
+			require.Contains(t, page, "`"+said, "%s logs what the runbook does not have", file)
+		}
+		for _, m := range regexp.MustCompile(`the runbook, \\"([^"\\]+)\\"`).FindAllStringSubmatch(code, -1) {
+			named++
+			require.Contains(t, page, "\n## "+m[1]+"\n", "%s names a heading of the runbook", file)
+		}
+	}
+	require.Greater(t, alarms, 5)
+	require.Greater(t, named, 2)
 }
 
 // TestMetrics: every metric that the documents name is one of the code's.

@@ -82,7 +82,7 @@ type ChallengeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The text to sign as it is. A client checks before it signs that the text
 	// names the purpose, the server whose key it expects, its own node, and an
-	// expiry: see docs/wallet.md.
+	// expiry: see docs/protocol.md#login.
 	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	// The server's seal on the text; opaque.
 	Seal          []byte `protobuf:"bytes,2,opt,name=seal,proto3" json:"seal,omitempty"`
