@@ -328,3 +328,9 @@ func (o *holdOperator) waitHeld(ctx context.Context, hash []byte) {
 		return err == nil && len(rows.GetRows()) == 1, nil
 	}))
 }
+
+// rowsOf are the rows of a payment.
+func (o *holdOperator) rowsOf(ctx context.Context, hash []byte) ([]*interceptorv1.Row, error) {
+	rows, err := o.api.ListRows(ctx, &interceptorv1.ListRowsRequest{PaymentHash: hash})
+	return rows.GetRows(), err
+}

@@ -222,66 +222,6 @@ func (s *street) sluiced(ctx context.Context) *scene {
 	return newSceneOn(ctx, s.t, s.Standard, devnet.SluicedConfig{})
 }
 
-// TestReplayWindow is the loss between RESUME and commitment: lnd has been told
-// to forward and shows no sign of it yet, the payer's link flaps, and the HTLC
-// is offered again. A naive sidecar that was restarted takes it for new, fails
-// it, and pays for it. Sluiced, started in the same moment, does not.
-func TestReplayWindow(t *testing.T) {
-	together(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
-	defer cancel()
-	// Wide enough for a sidecar to die, and for sluiced to start, in it.
-	s := newStreet(ctx, t, devnet.StandardConfig{Gateway: devnet.NodeConfig{ExtraArgs: []string{"--channel-commit-interval=8s"}}})
-
-	// window resumes an HTLC, kills the naive sidecar, and flaps the payer's
-	// link before lnd has forwarded it.
-	window := func() (o offer, done <-chan *lnrpc.HTLCAttempt) {
-		o, addr := s.holdInvoice(ctx)
-		hash := o.preimage.Hash()
-		first := attachNaive(ctx, t, s.Gateway)
-		done = s.send(ctx, hash[:], addr)
-		first.answer(first.offered(hash[:]), routerrpc.ResolveHoldForwardAction_RESUME)
-		first.dies()
-		s.flapPayer(ctx)
-		present, forwarded := s.incoming(ctx, hash[:])
-		require.True(t, present)
-		require.False(t, forwarded, "lnd forwarded before the window was used")
-		return o, done
-	}
-	wallet := func(t *testing.T) *person { return &person{rawWallet: &rawWallet{t: t, node: s.Wallet}} }
-
-	// It holds what it takes for new until it gives up on it; lnd has forwarded
-	// it meanwhile.
-	t.Run("a naive sidecar loses the amount", func(t *testing.T) {
-		before := wealth(ctx, t, s.Gateway)
-		o, done := window()
-		hash := o.preimage.Hash()
-		second := attachNaive(ctx, t, s.Gateway)
-		q := second.offered(hash[:])
-		wallet(t).waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
-		second.answer(q, routerrpc.ResolveHoldForwardAction_FAIL)
-		s.attempt(done, lnrpc.HTLCAttempt_FAILED)
-		wallet(t).claim(ctx, o)
-		s.quiet(ctx)
-		second.dies()
-		require.EqualValues(t, -replayMsat, wealth(ctx, t, s.Gateway)-before, "exactly the amount is lost")
-	})
-	t.Run("sluiced loses nothing", func(t *testing.T) {
-		before := wealth(ctx, t, s.Gateway)
-		o, done := window()
-		sc := s.sluiced(ctx)
-		hash := o.preimage.Hash()
-		_, forwarded := s.incoming(ctx, hash[:])
-		t.Logf("when sluiced was ready, lnd had forwarded: %t", forwarded)
-		wallet(t).waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
-		wallet(t).claim(ctx, o)
-		s.attempt(done, lnrpc.HTLCAttempt_SUCCEEDED)
-		s.quiet(ctx)
-		require.EqualValues(t, before, wealth(ctx, t, s.Gateway))
-		require.NoError(t, sc.s.Stop(ctx))
-	})
-}
-
 // TestReplayPhantom is the other loss: lnd offers an HTLC again that it has
 // failed back already. A sidecar that resumes what it does not know pays it out
 // of the gateway's pocket. Sluiced, which knows it no better, does not.
