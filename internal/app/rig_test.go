@@ -275,6 +275,12 @@ func newRig(t *testing.T, c rigConfig) *rig {
 // the wallet's.
 func (r *rig) privateChannel() {
 	r.t.Helper()
+	r.privateChannelBeside(0)
+}
+
+// privateChannelBeside is one more than the wallet has.
+func (r *rig) privateChannelBeside(others int) {
+	r.t.Helper()
 	r.w.Connect(r.gateway, r.wallet)
 	_, err := r.ln(r.gateway).OpenChannelSync(r.ctx, &lnrpc.OpenChannelRequest{
 		NodePubkey: r.walletKey[:], LocalFundingAmount: r.job.channelSat, Private: true, CommitmentType: lnrpc.CommitmentType_ANCHORS,
@@ -285,8 +291,8 @@ func (r *rig) privateChannel() {
 	for range 500 {
 		list, err := r.ln(r.wallet).ListChannels(r.ctx, &lnrpc.ListChannelsRequest{ActiveOnly: true})
 		require.NoError(r.t, err)
-		if len(list.Channels) == 1 {
-			r.channelsBefore = 1
+		if len(list.Channels) == others+1 {
+			r.channelsBefore = others + 1
 			return
 		}
 		r.pause(r.step)

@@ -15,7 +15,7 @@ import (
 )
 
 // mapChannel makes the offer's SCID lead to the channel. A link that lnd built
-// itself, rather than through the open that this process saw, may carry lnd's
+// itself, rather than through an open of ours that this process saw, may carry lnd's
 // default fees, which no invoice of ours mentions: its policy is set first.
 func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event, error) {
 	failed := func(text string) ([]jit.Event, error) {
@@ -46,7 +46,7 @@ func (e *Engine) mapChannel(ctx context.Context, f jit.MapChannel) ([]jit.Event,
 	} else if !ok {
 		return failed("the channel's funding transaction is in doubt")
 	}
-	if l.rebuilt {
+	if l.rebuilt || !e.openedByUs(op) {
 		if err := e.ensurePolicy(ctx, op, f.Via, ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta}); err != nil {
 			if errors.Is(err, ln.ErrUnavailable) {
 				return nil, err
@@ -132,10 +132,20 @@ func (e *Engine) policyOf(openingID string) ln.ChannelPolicy {
 	return p
 }
 
+// openedByUs: an open of ours named the policy.
+func (e *Engine) openedByUs(op ln.Outpoint) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, ours := e.byOutpoint[op]
+	return ours
+}
+
 // ensurePolicy sees to it that the channel forwards for the fee that it was
 // opened with and with our CLTV delta. While lnd is about to make the edge itself it is not made here:
-// of two that are made at once one can lose the peer's policy.
+// of two that are made at once one can lose the peer's policy. That the graph has the policy says
+// nothing of a link that is older, so it is set once in any case: that reaches the link.
 func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID, want ln.ChannelPolicy) error {
+	before, _ := e.world.link(op)
 	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
 		if err := pace.Pause(ctx, ownPolicyWithin/30); err != nil {
@@ -143,11 +153,15 @@ func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCI
 		}
 		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	}
-	if err == nil && policy.BaseFeeMsat == want.BaseFeeMsat && policy.FeePPM == want.FeePPM && policy.TimeLockDelta == want.TimeLockDelta && !policy.Disabled {
+	if err == nil && policy.BaseFeeMsat == want.BaseFeeMsat && policy.FeePPM == want.FeePPM && policy.TimeLockDelta == want.TimeLockDelta && !policy.Disabled && before.sure {
 		return nil
 	}
 	if err != nil && !errors.Is(err, ln.ErrNotFound) {
 		return err
 	}
-	return e.node.Channels.SetPolicy(ctx, op, want)
+	if err := e.node.Channels.SetPolicy(ctx, op, want); err != nil {
+		return err
+	}
+	e.world.policySet(op, before)
+	return nil
 }

@@ -48,6 +48,12 @@ type link struct {
 	// rebuilt says that the link went away and came back since this process
 	// saw the channel first: then lnd may have rebuilt it with default fees.
 	rebuilt bool
+	// sure says that this process has set the policy: the link has it, and so has
+	// the graph, from which lnd builds every later link. The graph alone proves
+	// nothing: a link that was built before the graph had the policy keeps lnd's fees.
+	sure bool
+	// lost counts how often it went away under our eyes.
+	lost int
 }
 
 func newWorld(events Events, channels Channels, log *zap.Logger) *world {
@@ -221,7 +227,7 @@ func (w *world) picture(ctx context.Context, gap bool) error {
 		was, seen := w.links[c.Outpoint]
 		// A gap may hide a flap, and before the first event of a channel anything
 		// may have happened.
-		now := link{peer: c.Peer, chanID: c.ChanID, names: otherNames(c), active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active}
+		now := link{peer: c.Peer, chanID: c.ChanID, names: otherNames(c), active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active, sure: was.sure, lost: was.lost}
 		if w.linkSeen[c.Outpoint] > asked {
 			now.active, now.rebuilt = was.active, was.rebuilt
 		}
@@ -257,6 +263,7 @@ func (w *world) channelEvent(e ln.ChannelEvent) {
 		l.active = true
 	case ln.ChannelInactive:
 		l.active, l.rebuilt = false, true
+		l.lost++
 	case ln.ChannelClosed, ln.ChannelResolved:
 		delete(w.links, e.Outpoint)
 		w.mu.Unlock()
@@ -331,6 +338,17 @@ func (w *world) link(op ln.Outpoint) (link, bool) {
 	defer w.mu.Unlock()
 	l, known := w.links[op]
 	return l, known
+}
+
+// policySet notes that the channel's policy was set since the link was as before. One
+// that went away meanwhile may have been built anew beside that.
+func (w *world) policySet(op ln.Outpoint, before link) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l, known := w.links[op]; known && l.lost == before.lost {
+		l.sure = true
+		w.links[op] = l
+	}
 }
 
 // byChanID finds a channel by lnd's name for it.

@@ -96,6 +96,19 @@ func TestALinkSeenAfterAGapMayBeRebuilt(t *testing.T) {
 	w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelActive})
 	require.True(t, told[len(told)-1].rebuilt)
 
+	// Its policy is set: whatever lnd builds now has it. Not so if it went away meanwhile.
+	before := told[len(told)-1]
+	flap := func() {
+		w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelInactive})
+		w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelActive})
+	}
+	flap()
+	w.policySet(op, before)
+	require.False(t, told[len(told)-1].sure)
+	w.policySet(op, told[len(told)-1])
+	flap()
+	require.True(t, told[len(told)-1].sure)
+
 	// A picture after a gap: what was there may have flapped, what is new may
 	// have done anything, what is missing is gone; an event during the question
 	// counts more than the answer.
@@ -104,7 +117,7 @@ func TestALinkSeenAfterAGapMayBeRebuilt(t *testing.T) {
 	p.during = func() { w.channelEvent(ln.ChannelEvent{Outpoint: other, Kind: ln.ChannelInactive}) }
 	require.NoError(t, w.readChannels(t.Context()))
 	_, l, found := w.byChanID(7)
-	require.True(t, found && l.active && l.rebuilt)
+	require.True(t, found && l.active && l.rebuilt && l.sure)
 	_, l, found = w.byChanID(8)
 	require.True(t, found && l.rebuilt && !l.active, "the event came after the question")
 
