@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +42,7 @@ func (c *demoCmd) Run(e *env) (err error) {
 	if c.Tenant {
 		steps = append(steps, story.tenantSteps()...)
 	}
+	steps = append(steps, story.booksStep())
 	for _, step := range steps {
 		if err := show.run(e.ctx, step.limit, step.name, step.run); err != nil {
 			return err
@@ -96,16 +96,16 @@ func (s *story) steps(config devnet.Config, keep bool) []step {
 			return "macaroons of least rights; the wallet has logged in with its node key", nil
 		}},
 		{"The wallet, without a channel, is paid 100,000 sat: the payer pays the opening fee", paymentLimit, func(ctx context.Context) (string, error) {
-			return s.receive(ctx, "first payment", "100000", "--payer-pays")
+			return s.receive(ctx, wish{what: "first payment", sat: 100_000, payerPays: true, opens: true})
 		}},
 		{"A second payment over the same channel", paymentLimit, func(ctx context.Context) (string, error) {
-			return s.receive(ctx, "same channel", "7000")
+			return s.receive(ctx, wish{what: "same channel", sat: 7_000})
 		}},
 		{"A payment larger than the inbound liquidity opens another channel, the receiver pays", paymentLimit, func(ctx context.Context) (string, error) {
-			return s.receive(ctx, "second channel", "400000")
+			return s.receive(ctx, wish{what: "second channel", sat: 400_000, opens: true})
 		}},
 		{"Blocks confirm both channels", paymentLimit, func(ctx context.Context) (string, error) {
-			if err := s.net.Mine(ctx, 6); err != nil {
+			if err := s.net.Mine(ctx, depth); err != nil {
 				return "", err
 			}
 			return s.confirmed(ctx)
@@ -114,89 +114,36 @@ func (s *story) steps(config devnet.Config, keep bool) []step {
 	}
 }
 
-// receive has the wallet make an invoice with sluice-wallet and the payer pay
-// it with its stock lnd. No block is mined: the money arrives before any.
-func (s *story) receive(ctx context.Context, what string, args ...string) (string, error) {
-	before, err := s.walletFunds(ctx)
-	if err != nil {
-		return "", err
-	}
-	out, err := s.services.wallet.Command(ctx, append([]string{"receive", "--json"}, args...)...)
-	if err != nil {
-		return "", err
-	}
-	var invoice struct {
-		Bolt11  string `json:"bolt11"`
-		FeeMsat int64  `json:"fee_msat,string"`
-	}
-	if err := json.Unmarshal(out, &invoice); err != nil {
-		return "", fmt.Errorf("what `sluice-wallet receive --json` printed: %w", err)
-	}
-	begin := time.Now()
-	payment, err := s.net.Payer.Pay(ctx, invoice.Bolt11)
-	if err != nil {
-		return "", err
-	}
-	took := time.Since(begin).Round(time.Millisecond)
-	if payment.Status != lnrpc.Payment_SUCCEEDED {
-		return "", fmt.Errorf("the payment failed: %s", payment.FailureReason)
-	}
-	if err := s.net.Wallet.WaitNoHTLCs(ctx); err != nil {
-		return "", err
-	}
-	after, err := s.walletFunds(ctx)
-	if err != nil {
-		return "", err
-	}
-	channel := "the same"
-	if after.channels > before.channels {
-		channel = "opened by this payment"
-	}
-	s.payments = append(s.payments, paid{
-		what: what, payerSat: payment.ValueSat, arrived: after.sat - before.sat, feeMsat: invoice.FeeMsat,
-		routeMsat: payment.FeeMsat, took: took, channel: channel,
-	})
-	return fmt.Sprintf("paid in %s; %s sat arrived; channel: %s; blocks mined: none",
-		took, groupDigits(after.sat-before.sat), channel), nil
-}
-
-type funds struct {
-	sat      int64
-	channels int
-}
-
-func (s *story) walletFunds(ctx context.Context) (funds, error) {
-	list, err := s.net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
-	if err != nil {
-		return funds{}, fmt.Errorf("the wallet's channels: %w", err)
-	}
-	f := funds{channels: len(list.Channels)}
-	for _, c := range list.Channels {
-		f.sat += c.LocalBalance
-	}
-	return f, nil
-}
+const (
+	// depth is how many blocks the story mines at once.
+	depth = 6
+	// opened is how many channels its payments open.
+	opened  = 2
+	backSat = 50_000
+)
 
 func (s *story) confirmed(ctx context.Context) (string, error) {
-	confirmed := 0
 	err := devnet.WaitFor(ctx, "the channels to confirm", func(ctx context.Context) (bool, error) {
 		list, err := s.net.Wallet.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 		if err != nil {
 			return false, err
 		}
-		confirmed = 0
+		confirmed := 0
 		for _, c := range list.Channels {
 			if c.ZeroConfConfirmedScid != 0 {
 				confirmed++
 			}
 		}
-		return confirmed == len(list.Channels), nil
+		if len(list.Channels) != opened || confirmed != opened {
+			return false, fmt.Errorf("of the %d channels that the payments opened the wallet has %d, of which %d are confirmed", opened, len(list.Channels), confirmed)
+		}
+		return true, nil
 	})
-	return fmt.Sprintf("%d channels that were in use unconfirmed are now six blocks deep", confirmed), err
+	return fmt.Sprintf("%d channels that were in use unconfirmed are now %d blocks deep", opened, depth), err
 }
 
 func (s *story) payBack(ctx context.Context) (string, error) {
-	invoice, err := s.net.Payer.Invoice(ctx, 50_000_000)
+	invoice, err := s.net.Payer.Invoice(ctx, backSat*1000)
 	if err != nil {
 		return "", err
 	}
@@ -214,15 +161,27 @@ func (s *story) payBack(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	before, err := s.settled(ctx)
+	if err != nil {
+		return "", err
+	}
 	begin := time.Now()
 	payment, err := s.net.Wallet.Pay(ctx, invoice.PaymentRequest)
 	if err != nil {
 		return "", err
 	}
+	took := time.Since(begin).Round(time.Millisecond)
 	if payment.Status != lnrpc.Payment_SUCCEEDED {
 		return "", fmt.Errorf("the payment failed: %s", payment.FailureReason)
 	}
-	return fmt.Sprintf("arrived in %s, routing fee %d msat", time.Since(begin).Round(time.Millisecond), payment.FeeMsat), nil
+	after, err := s.settled(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := before.moved(after, moves{"payer": backSat * 1000, "gateway": 0, "wallet": -backSat * 1000}); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s sat arrived in %s, routing fee %d msat", groupDigits(backSat), took, payment.FeeMsat), nil
 }
 
 func (s *story) paymentTable(_ context.Context) error {

@@ -13,6 +13,9 @@ const (
 	swapOutSat = 500_000
 	swapInSat  = 400_000
 	swapLimit  = 2 * time.Minute
+
+	// loopIn is how loop calls a swap in.
+	loopIn = "LOOP_IN"
 )
 
 // swapSteps are played with the unmodified loopd beside the payer's lnd.
@@ -24,17 +27,21 @@ func (s *story) swapSteps() []step {
 			if err != nil {
 				return "", err
 			}
-			return s.swap(ctx, "out", "--force", "--fast", "--amt", strconv.Itoa(swapOutSat))
+			return s.swap(ctx, swapOutSat, "out", "--force", "--fast")
 		}},
 		{"and 400,000 sat back from the chain into the channel", swapLimit, func(ctx context.Context) (string, error) {
-			return s.swap(ctx, "in", "--force", "--amt", strconv.Itoa(swapInSat))
+			return s.swap(ctx, swapInSat, "in", "--force")
 		}},
 	}
 }
 
 // swap begins one and makes a block whenever nothing happens, until it is over.
-func (s *story) swap(ctx context.Context, args ...string) (string, error) {
-	if _, err := s.loopd.Command(ctx, args...); err != nil {
+func (s *story) swap(ctx context.Context, amountSat int64, args ...string) (string, error) {
+	before, err := s.gatewaySat(ctx)
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.loopd.Command(ctx, append(args, "--amt", strconv.FormatInt(amountSat, 10))...); err != nil {
 		return "", err
 	}
 	blocks := 0
@@ -44,6 +51,13 @@ func (s *story) swap(ctx context.Context, args ...string) (string, error) {
 			return "", err
 		}
 		if over != nil {
+			after, err := s.gatewaySat(ctx)
+			if err != nil {
+				return "", err
+			}
+			if err := swapped(before, after, over, amountSat); err != nil {
+				return "", err
+			}
 			return fmt.Sprintf("the gateway earned %s sat, the chain cost the payer %s sat; %d blocks", groupDigits(over.CostServer), groupDigits(over.CostOnchain), blocks), nil
 		}
 		blocks++

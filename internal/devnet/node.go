@@ -31,6 +31,14 @@ type NodeConfig struct {
 	// are given twice, so an argument here replaces ours of the same name.
 	ExtraArgs []string
 
+	// Stock leaves out every flag that changes what lnd does: it runs with its own
+	// defaults but for what a network on one machine needs (where things are, few
+	// confirmations, quick gossip).
+	Stock bool
+
+	// Conf is the content of its lnd.conf. Flags take precedence.
+	Conf string
+
 	// Seeded creates the wallet from a seed that Node.Seed returns, as a
 	// person's node does, instead of the faster --noseedbackup.
 	Seeded bool
@@ -99,22 +107,25 @@ func (n *Net) defaultArgs(node *Node, config NodeConfig) []string {
 		"--fee.url=" + n.fees.URL(),
 		"--fee.min-update-timeout=1s",
 		"--fee.max-update-timeout=2s",
-		"--protocol.zero-conf",
-		"--protocol.option-scid-alias",
-		"--protocol.simple-taproot-chans",
 		fmt.Sprintf("--bitcoin.defaultchanconfs=%d", chanConfs),
-		"--maxpendingchannels=100",
 		"--trickledelay=50",
 		"--minbackoff=200ms",
 		"--maxbackoff=1s",
-		"--accept-keysend",
-		"--keep-failed-payment-attempts",
-		"--store-final-htlc-resolutions",
 		// The log file of the process has everything; a second copy only costs.
 		"--logging.file.disable",
 		// A machine low on disk must not look like a failure of ours.
 		"--healthcheck.diskspace.attempts=0",
 		"--debuglevel=" + config.DebugLevel,
+	}
+	if !config.Stock {
+		args = append(args,
+			"--protocol.zero-conf",
+			"--protocol.option-scid-alias",
+			"--protocol.simple-taproot-chans",
+			"--maxpendingchannels=100",
+			"--accept-keysend",
+			"--keep-failed-payment-attempts",
+			"--store-final-htlc-resolutions")
 	}
 	if config.seeded() {
 		args = append(args,
@@ -166,7 +177,7 @@ func (n *Net) startNode(ctx context.Context, name string, config NodeConfig) (*N
 		return nil, err
 	}
 	// An empty file keeps lnd from writing a sample configuration.
-	for file, content := range map[string]string{"lnd.conf": "", "password": node.password} {
+	for file, content := range map[string]string{"lnd.conf": config.Conf, "password": node.password} {
 		if err := os.WriteFile(filepath.Join(node.Dir, file), []byte(content), 0o600); err != nil {
 			return nil, err
 		}

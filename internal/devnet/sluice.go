@@ -1,7 +1,6 @@
 package devnet
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -221,12 +220,5 @@ func (a *WalletAgent) waitReady(ctx context.Context) error {
 // Command runs one of the agent's commands, as a person would, and returns
 // what it prints.
 func (a *WalletAgent) Command(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, a.binary, append([]string{"--data-dir", a.Dir}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return out, fmt.Errorf("sluice-wallet %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
-	}
-	return out, nil
+	return runCommand(exec.CommandContext(ctx, a.binary, append([]string{"--data-dir", a.Dir}, args...)...), args[0])
 }

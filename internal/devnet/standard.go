@@ -16,6 +16,7 @@ import (
 type StandardConfig struct {
 	Net Config
 
+	// A Stock gateway has none of [GatewayArgs].
 	Gateway, Payer, Wallet NodeConfig
 
 	// NoInterceptor leaves out --requireinterceptor: a gateway that forwards
@@ -75,6 +76,9 @@ func StartStandardNet(ctx context.Context, config StandardConfig) (_ *Standard, 
 		config.ChannelSat, config.PushSat = 16_000_000, 4_000_000
 	}
 	gatewayArgs := GatewayArgs()
+	if config.Gateway.Stock {
+		gatewayArgs = nil
+	}
 	if config.NoInterceptor {
 		gatewayArgs = slices.DeleteFunc(gatewayArgs, func(arg string) bool { return arg == "--requireinterceptor" })
 	}
