@@ -70,6 +70,8 @@ func TestInterceptorProxy(t *testing.T) {
 	config.File, config.Settings["proxy.listen"] = file, address
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
+	books := newOperator(t, s)
+	books.reconcile(ctx)
 
 	alone := &rawProgram{t: t, address: address, cert: s.TLSCert, macaroon: macaroons["alone"]}
 	alone.decide = func(o *routerrpc.ForwardHtlcInterceptRequest) *routerrpc.ForwardHtlcInterceptResponse {
@@ -152,6 +154,8 @@ func TestInterceptorProxy(t *testing.T) {
 			got, err := net.Wallet.LN.LookupInvoice(ctx, &lnrpc.PaymentHash{RHash: hash[:]})
 			return err == nil && got.State == lnrpc.Invoice_ACCEPTED, nil
 		}))
+		// lnd loses what it has not written of its forwards yet.
+		books.waitBalanced(ctx)
 		before := op.asked(ctx)
 		net.PayerLink.Flap()
 		require.NoError(t, net.Gateway.Kill())
@@ -176,6 +180,7 @@ func TestInterceptorProxy(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, pending.PendingForceClosingChannels, c.Name)
 	}
+	books.waitBalanced(ctx)
 }
 
 // misbehave has one program do everything wrong: the others' forwards go on.

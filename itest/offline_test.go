@@ -167,6 +167,8 @@ func TestOffline(t *testing.T) {
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
+	books := newOperator(t, s)
+	books.reconcile(ctx)
 	op := newHoldOperator(t, s)
 	w := newSleeper(ctx, t, net, s, op)
 
@@ -238,6 +240,8 @@ func TestOffline(t *testing.T) {
 		w.sleep(ctx)
 		payments := w.pay(ctx, invoices)
 		w.waitWaiting(ctx, len(invoices))
+		// lnd loses what it has not written of its forwards yet. Of these it has none.
+		books.waitBalanced(ctx)
 		net.PayerLink.Flap()
 		require.NoError(t, s.Kill())
 		require.NoError(t, net.Gateway.Kill())
@@ -311,4 +315,5 @@ func TestOffline(t *testing.T) {
 		require.Empty(t, pending.PendingForceClosingChannels, n.Name)
 		require.Empty(t, pending.WaitingCloseChannels, n.Name)
 	}
+	books.waitBalanced(ctx)
 }

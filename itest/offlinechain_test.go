@@ -89,8 +89,9 @@ func TestOfflineOnChain(t *testing.T) {
 		op.waitBalanced(ctx)
 	})
 
-	_, err = net.Gateway.FindChannel(ctx, w.point.Point)
-	require.NoError(t, err, "the wallet's channel is open")
+	open, err := net.Gateway.FindChannel(ctx, w.point.Point)
+	require.NoError(t, err)
+	require.NotNil(t, open, "the wallet's channel is open")
 }
 
 const (

@@ -99,6 +99,8 @@ func TestOfflineOnDemand(t *testing.T) {
 	net := devnet.StartStandard(t, devnet.StandardConfig{})
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), holding())
 	require.NoError(t, err)
+	books := newOperator(t, s)
+	books.reconcile(ctx)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.holds.RemoveHold(ctx, &lwsv1.RemoveHoldRequest{})
 	require.NoError(t, err)
@@ -176,4 +178,6 @@ func TestOfflineOnDemand(t *testing.T) {
 	after, err := net.Wallet.LN.ChannelBalance(ctx, &lnrpc.ChannelBalanceRequest{})
 	require.NoError(t, err)
 	require.Equal(t, before.LocalBalance.Msat+sum, after.LocalBalance.Msat)
+	// lnd was killed before it had forwarded anything, so it has lost no forward.
+	books.waitBalanced(ctx)
 }

@@ -81,6 +81,7 @@ type soak struct {
 	s       *devnet.Sluiced
 	program *rawProgram
 	w       *sleeper
+	books   *operator
 
 	// channelMsat and chainSat are what the wallet must have once nothing is in flight.
 	channelMsat uint64
@@ -88,7 +89,8 @@ type soak struct {
 
 	rounds, paid, failed int
 	lost, stalled        int
-	lndKilled            bool
+	lndKilled            bool // in this round
+	historyLost          bool
 	arrivedMsat          uint64
 	gaveUp, closed       int
 	// closing are the channels that are on their way to the chain, by whose they are.
@@ -134,12 +136,14 @@ func TestOfflineSoak(t *testing.T) {
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
 	program.cert = s.TLSCert
+	books := newOperator(t, s)
+	books.reconcile(ctx)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	_, err = w.agent.Say(ctx, agent.Said{Enabled: true, HoldFor: "24h"})
 	require.NoError(t, err)
 	require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
 	k := &soak{
-		t: t, seed: seed, net: net, s: s, program: program, w: w, closing: map[*devnet.Node]chainhash.Hash{},
+		t: t, seed: seed, net: net, s: s, program: program, w: w, books: books, closing: map[*devnet.Node]chainhash.Hash{},
 		rng:         rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // repeatable
 		channelMsat: channelMsat(ctx, t, net.Wallet), chainSat: onChainSat(ctx, t, net.Wallet),
 	}
@@ -150,8 +154,6 @@ func TestOfflineSoak(t *testing.T) {
 		}
 	}
 	w.waitWaiting(ctx, 0)
-	// The books are not asked: they rest on lnd's history of forwards, of which every kill
-	// loses up to 15 s (runbook.md, "Reconcile differs").
 	t.Log(k.soFar())
 	require.Positive(t, k.paid)
 }
@@ -194,6 +196,14 @@ func (k *soak) round(ctx context.Context) {
 	k.account(ctx)
 	if k.channelMsat > 900_000_000 {
 		k.giveBack(ctx)
+	}
+	// A kill takes lnd's last 15 s of forwards with it, which nothing else says the channel
+	// of: sluiced decides on these HTLCs and posts none of them. The sums would still agree,
+	// until a channel is closed that has more, or less, than the books know of. Then what is
+	// left in `closing/...` is explained by nothing, and is rightly shown (runbook.md,
+	// "Reconcile differs").
+	if k.historyLost = k.historyLost || k.lndKilled; !k.historyLost {
+		k.books.waitBalanced(ctx)
 	}
 }
 

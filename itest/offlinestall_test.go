@@ -30,6 +30,8 @@ func TestOfflineNearExpiry(t *testing.T) {
 	config.Settings["lsp.reconnect_after"] = "4s"
 	s, err := net.StartSluiced(ctx, net.Gateway, lnd.GatewayRights(), config)
 	require.NoError(t, err)
+	books := newOperator(t, s)
+	books.reconcile(ctx)
 	w := newSleeper(ctx, t, net, s, newHoldOperator(t, s))
 	flaps := func() int32 {
 		peers, err := net.Gateway.LN.ListPeers(ctx, &lnrpc.ListPeersRequest{})
@@ -89,4 +91,5 @@ func TestOfflineNearExpiry(t *testing.T) {
 	require.NoError(t, net.Wallet.WaitNoHTLCs(ctx))
 	require.Equal(t, before+20_000_007, channelMsat(ctx, t, net.Wallet))
 	require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
+	books.waitBalanced(ctx)
 }

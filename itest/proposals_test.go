@@ -58,4 +58,5 @@ func TestOnDemandProposals(t *testing.T) {
 
 	_, err = net.OpenChannel(ctx, net.Payer, net.Gateway, devnet.ChannelParams{CapacitySat: 500_000, ZeroConf: true, ScidAlias: true, Private: true})
 	require.NoError(t, err, "who is listed may open without confirmations")
+	sc.op.waitBalanced(ctx)
 }

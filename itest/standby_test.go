@@ -144,7 +144,7 @@ func TestStandbyTakesOver(t *testing.T) {
 		}
 	}
 	require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
-	owner.sc.op.waitBalancedInAll(ctx)
+	owner.sc.op.waitBalanced(ctx)
 }
 
 // TestStandbyInterceptorApart runs the interceptor as a process of its own.
@@ -219,5 +219,5 @@ func TestStandbyInterceptorApart(t *testing.T) {
 		sc.waitEnd(ctx, o.PaymentId, "paid")
 	})
 	require.NoError(t, net.Payer.WaitNoHTLCs(ctx))
-	sc.op.waitBalancedInAll(ctx)
+	sc.op.waitBalanced(ctx)
 }

@@ -130,4 +130,7 @@ func TestWalletOnRealNodes(t *testing.T) {
 	require.Contains(t, out, "2 channel(s) with it stay")
 	_, _, code = call("receive", "1000")
 	require.Equal(t, exitFailed, code)
+	said, err = s.WaitBooks(ctx)
+	require.NoError(t, err)
+	t.Log(said)
 }
