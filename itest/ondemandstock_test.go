@@ -32,7 +32,8 @@ const usesStockFees = "using default values"
 // then those alone that operator.md calls required. lnd charges its own fees wherever
 // nobody says otherwise, which no invoice of ours mentions: sluiced has to say so for
 // each channel, also for one that lnd has built with its own fees. Without
-// store-final-htlc-resolutions it has to find out by other ways how an HTLC ended.
+// store-final-htlc-resolutions it finds out by lnd's events and its history how an HTLC
+// ended.
 func TestOnDemandStockGateway(t *testing.T) {
 	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
@@ -63,8 +64,7 @@ func TestOnDemandStockGateway(t *testing.T) {
 		refused := c.neverClaims(ctx, sc)
 		c.everyWay(ctx, sc)
 		c.settledWhileAway(ctx, sc)
-		// lnd said on its stream that it went back, and its history would have a
-		// settlement by now.
+		// lnd's stream has told, with nothing to look it up in.
 		sc.waitEnd(ctx, refused, "offered")
 		c.dropper.in(sc).waitReason(ctx, refused, "did not take the payment", "offered")
 	})

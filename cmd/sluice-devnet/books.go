@@ -19,7 +19,8 @@ func (s *story) booksStep() step {
 		if err != nil {
 			return "", err
 		}
-		return strings.ReplaceAll(strings.TrimSpace(said), "\n", "\n    "), nil
+		indented := strings.ReplaceAll(strings.TrimSpace(said), "\n", "\n    ")
+		return strings.ReplaceAll(indented, "\n    \n", "\n\n"), nil
 	}}
 }
 
