@@ -3,6 +3,7 @@
 package itest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"strings"
@@ -235,14 +236,17 @@ func failureCodes(p *lnrpc.Payment) []lnrpc.Failure_FailureCode {
 type offerWish struct {
 	another bool
 	expires time.Duration
+	// finalCltv is what the wallet's invoice asks for; 0 is lnd's default.
+	finalCltv uint32
 }
 
 // offer is an agreement with what the wallet needs for its invoice.
 type offer struct {
 	*lspv1.NegotiateResponse
-	preimage ln.Preimage
-	amount   ln.Msat
-	gateway  []byte
+	preimage  ln.Preimage
+	amount    ln.Msat
+	gateway   []byte
+	finalCltv uint32
 }
 
 func (p *person) negotiate(ctx context.Context, amount ln.Msat, wish offerWish) offer {
@@ -255,7 +259,7 @@ func (p *person) negotiate(ctx context.Context, amount ln.Msat, wish offerWish) 
 // tryNegotiate negotiates with these parameters, or with the menu's first.
 func (p *person) tryNegotiate(ctx context.Context, amount ln.Msat, params *lspv1.OpeningFeeParams, wish offerWish) (offer, error) {
 	p.t.Helper()
-	o := offer{amount: amount}
+	o := offer{amount: amount, finalCltv: cmp.Or(wish.finalCltv, walletFinalCltv)}
 	_, err := rand.Read(o.preimage[:])
 	require.NoError(p.t, err)
 	hash := o.preimage.Hash()
@@ -270,7 +274,7 @@ func (p *person) tryNegotiate(ctx context.Context, amount ln.Msat, params *lspv1
 	o.NegotiateResponse, err = p.api.Negotiate(ctx, &lspv1.NegotiateRequest{
 		PaymentHash: hash[:], AmountMsat: uint64(amount), OpeningFeeParams: params,
 		Channel:              &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: wish.another},
-		FinalCltvDeltaBlocks: 80, InvoiceExpiresMs: time.Now().Add(wish.expires).UnixMilli(),
+		FinalCltvDeltaBlocks: o.finalCltv, InvoiceExpiresMs: time.Now().Add(wish.expires).UnixMilli(),
 	})
 	return o, err
 }
@@ -278,7 +282,7 @@ func (p *person) tryNegotiate(ctx context.Context, amount ln.Msat, params *lspv1
 // invoice makes the wallet's invoice for an offer.
 func (p *person) invoice(ctx context.Context, o offer) string {
 	p.t.Helper()
-	return p.invoiceFor(ctx, o.preimage, o.amount, o.NegotiateResponse, o.gateway)
+	return p.invoiceFor(ctx, o.preimage, o.amount, o.finalCltv, o.NegotiateResponse, o.gateway)
 }
 
 // hints are the offer's route hint as lnd's calls want it.

@@ -36,24 +36,30 @@ func TestOnDemandBadDaysOfTheGateway(t *testing.T) {
 
 	// Refunded: the coins went elsewhere after the agreement. Paid, when tried
 	// again with coins back.
-	sc.day(ctx, "the coins are gone when the payment comes: refunded, then paid", func(sc *scene) {
-		w := w.in(sc)
-		o := w.negotiate(ctx, 200_000_000, offerWish{})
-		bolt11 := w.invoice(ctx, o)
-		address, err := sc.Payer.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
-		require.NoError(sc.t, err)
-		_, err = sc.Gateway.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{Addr: address.Address, SendAll: true, SatPerVbyte: 2})
-		require.NoError(sc.t, err)
-		require.NoError(sc.t, sc.Mine(ctx, 1))
-		failed := sc.refunded(sc.pay(ctx, bolt11), refundedWithin)
-		require.Equal(sc.t, []lnrpc.Failure_FailureCode{lnrpc.Failure_TEMPORARY_CHANNEL_FAILURE}, failureCodes(failed))
-		w.waitReason(ctx, o.PaymentId, "too few free coins", "offered")
-		require.Zero(sc.t, w.channels(ctx))
-		require.NoError(sc.t, sc.Fund(ctx, devnet.Funding{Node: sc.Gateway, CoinSat: 2_000_000, Coins: 1}))
-		sc.paid(sc.payInParts(ctx, bolt11), paidWithin)
-		w.waitState(ctx, o.PaymentId, "paid")
-		require.Equal(sc.t, 1, w.channels(ctx))
-	})
+	for i, by := range ways() {
+		sc.day(ctx, "the coins are gone when the payment comes, the "+by.name+": refunded, then paid", func(sc *scene) {
+			w := w.in(sc)
+			before := w.purse(ctx)
+			d := w.agree(ctx, by, ln.Msat(i+1)*100_000_000+100_000_000, dealWish{})
+			address, err := sc.Payer.LN.NewAddress(ctx, &lnrpc.NewAddressRequest{Type: lnrpc.AddressType_TAPROOT_PUBKEY})
+			require.NoError(sc.t, err)
+			_, err = sc.Gateway.LN.SendCoins(ctx, &lnrpc.SendCoinsRequest{Addr: address.Address, SendAll: true, SatPerVbyte: 2})
+			require.NoError(sc.t, err)
+			require.NoError(sc.t, sc.Mine(ctx, 1))
+			d.pay(ctx)
+			failed := d.endsRefunded(ctx, refundedWithin, "too few free coins")
+			require.Equal(sc.t, []lnrpc.Failure_FailureCode{by.soon}, failureCodes(failed))
+			require.Equal(sc.t, i, w.channels(ctx))
+			require.NoError(sc.t, sc.Fund(ctx, devnet.Funding{Node: sc.Gateway, CoinSat: 2_000_000, Coins: 1}))
+			d = d.again(ctx)
+			d.endsPaid(ctx, paidWithin)
+			require.Equal(sc.t, i+1, w.channels(ctx))
+			before.moved(ctx, d)
+			if i == 0 {
+				require.NoError(sc.t, sc.Mine(ctx, 6)) // the change, to be sent away as well
+			}
+		})
+	}
 
 	// Paid twice, the second channel funded from the first one's change.
 	sc.day(ctx, "only unconfirmed change is left: paid", func(sc *scene) {

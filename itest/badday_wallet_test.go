@@ -27,6 +27,8 @@ func TestOnDemandBadDaysOfTheWallet(t *testing.T) {
 	people := sc.persons(ctx, "sleeper", "dropper", "claimer", "wrapper")
 	sleeper, dropper, claimer, wrapper := people[0], people[1], people[2], people[3]
 	refuser := &person{rawWallet: newRawWallet(ctx, t, sc.s, sc.Gateway, sc.Wallet, false), sc: sc, link: sc.WalletLink}
+	// What was refunded leaves a channel with room behind: the next takes more.
+	amount := growing(200_000_000, 100_000_000)
 
 	// The payer is refunded once collect_for is over; the same invoice, paid
 	// again when the wallet is back, is paid.
@@ -84,76 +86,117 @@ func TestOnDemandBadDaysOfTheWallet(t *testing.T) {
 		requireRefusal(sc.t, err, "can no longer be cancelled")
 	})
 
-	// Refunded, with the wallet's own words as the reason, and no channel.
-	sc.day(ctx, "rejects the channel: refunded", func(sc *scene) {
-		w := refuser.in(sc)
-		o := w.negotiate(ctx, 100_000_000, offerWish{})
-		bolt11 := w.invoice(ctx, o)
-		sc.refunded(sc.pay(ctx, bolt11), refundedWithin)
-		w.waitReason(ctx, o.PaymentId, "this wallet takes no channels", "offered")
-		require.Zero(sc.t, w.channels(ctx))
-		opens := sc.openings(ctx, o.PaymentId)
-		require.Len(sc.t, opens, 1)
-		require.Equal(sc.t, "rejected", opens[0].State)
-		require.Contains(sc.t, opens[0].Reason, "this wallet takes no channels")
-	})
-
-	// Refunded: the wallet goes away between open_channel and accept_channel.
-	// Nothing was spent, and the second attempt is paid over the only channel.
-	sc.day(ctx, "disconnects before it accepts the channel: refunded, then paid", func(sc *scene) {
-		w := dropper.in(sc)
-		w.onProposal(func(*ln.AcceptVerdict) { w.link.Cut() })
-		defer w.onProposal(nil)
-		o := w.negotiate(ctx, 100_000_000, offerWish{})
-		bolt11 := w.invoice(ctx, o)
-		sc.refunded(sc.pay(ctx, bolt11), refundedWithin)
-		w.waitReason(ctx, o.PaymentId, "disconnected while its channel was being opened", "offered")
-		require.Zero(sc.t, w.channels(ctx))
-		w.onProposal(nil)
-		w.comeOnline(ctx)
-		sc.paid(sc.payInParts(ctx, bolt11), paidWithin)
-		w.waitState(ctx, o.PaymentId, "paid")
-		require.Equal(sc.t, 1, w.channels(ctx))
-	})
-
-	// Paid: the wallet goes away when it has the channel pending, and comes
-	// back before open_for is over.
-	sc.day(ctx, "disconnects when the channel is pending, and comes back: paid", func(sc *scene) {
-		w := dropper.in(sc)
-		o := w.negotiate(ctx, 500_000_000, offerWish{another: true})
-		bolt11 := w.invoice(ctx, o)
-		before := w.channels(ctx)
-		pending := w.cutWhenPending(ctx)
-		done := sc.pay(ctx, bolt11)
-		require.NoError(sc.t, <-pending)
-		require.NoError(sc.t, sc.WaitDisconnected(ctx, w.node, sc.Gateway))
-		w.comeOnline(ctx)
-		sc.paid(done, 2*paidWithin)
-		w.waitState(ctx, o.PaymentId, "paid")
-		require.Equal(sc.t, before+1, w.channels(ctx))
-		require.Len(sc.t, sc.openings(ctx, o.PaymentId), 1)
-	})
-
-	// Refunded: the wallet holds the payment and then lets go of it. The
-	// channel stays, and counts as unpaid.
-	sc.day(ctx, "never claims: refunded", func(sc *scene) {
-		w := claimer.in(sc)
-		o := w.negotiate(ctx, 100_000_000, offerWish{})
-		hash := o.preimage.Hash()
-		inv, err := w.node.Invoices.AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{
-			Hash: hash[:], ValueMsat: int64(o.amount), Expiry: 600, CltvExpiry: 80, RouteHints: o.hints(sc.t),
+	for _, by := range ways() {
+		// Refunded, with the wallet's own words as the reason, and no channel.
+		sc.day(ctx, "rejects the channel, the "+by.name+": refunded", func(sc *scene) {
+			w := refuser.in(sc)
+			before := w.purse(ctx)
+			d := w.agree(ctx, by, 100_000_000, dealWish{})
+			d.pay(ctx)
+			d.endsRefunded(ctx, refundedWithin, "this wallet takes no channels")
+			require.Zero(sc.t, w.channels(ctx))
+			opens := sc.openings(ctx, d.id)
+			require.Len(sc.t, opens, 1)
+			require.Equal(sc.t, "rejected", opens[0].State)
+			require.Contains(sc.t, opens[0].Reason, "this wallet takes no channels")
+			before.moved(ctx, d)
 		})
-		require.NoError(sc.t, err)
-		done := sc.pay(ctx, inv.PaymentRequest)
-		w.waitState(ctx, o.PaymentId, "forwarded")
-		w.waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
-		_, err = sc.op.api.WithdrawPayment(ctx, &lspv1.WithdrawPaymentRequest{PaymentId: o.PaymentId})
-		requireRefusal(sc.t, err, "can no longer be cancelled")
-		_, err = w.node.Invoices.CancelInvoice(ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: hash[:]})
-		require.NoError(sc.t, err)
-		sc.refunded(done, refundedWithin)
-		w.waitReason(ctx, o.PaymentId, "did not take the payment", "offered")
-		require.Equal(sc.t, 1, w.channels(ctx))
+
+		// Refunded: the wallet goes away between open_channel and accept_channel.
+		// Nothing was spent, and the second attempt is paid over the only channel.
+		sc.day(ctx, "disconnects before it accepts the channel, the "+by.name+": refunded, then paid", func(sc *scene) {
+			w := dropper.in(sc)
+			before, channels := w.purse(ctx), w.channels(ctx)
+			w.onProposal(func(*ln.AcceptVerdict) { w.link.Cut() })
+			defer w.onProposal(nil)
+			d := w.agree(ctx, by, 100_000_000, dealWish{})
+			d.pay(ctx)
+			d.endsRefunded(ctx, refundedWithin, "disconnected while its channel was being opened")
+			require.Equal(sc.t, channels, w.channels(ctx))
+			w.onProposal(nil)
+			w.comeOnline(ctx)
+			d = d.again(ctx)
+			d.endsPaid(ctx, paidWithin)
+			require.Equal(sc.t, channels+1, w.channels(ctx))
+			before.moved(ctx, d)
+		})
+
+		// Paid: the wallet goes away when it has the channel pending, and comes
+		// back before open_for is over.
+		sc.day(ctx, "disconnects when the channel is pending, and comes back, the "+by.name+": paid", func(sc *scene) {
+			w := dropper.in(sc)
+			before, channels := w.purse(ctx), w.channels(ctx)
+			d := w.agree(ctx, by, 500_000_000, dealWish{})
+			pending := w.cutWhenPending(ctx)
+			d.pay(ctx)
+			require.NoError(sc.t, <-pending)
+			require.NoError(sc.t, sc.WaitDisconnected(ctx, w.node, sc.Gateway))
+			w.comeOnline(ctx)
+			d.endsPaid(ctx, 2*paidWithin)
+			require.Equal(sc.t, channels+1, w.channels(ctx))
+			require.Len(sc.t, sc.openings(ctx, d.id), 1)
+			before.moved(ctx, d)
+		})
+
+		// Refunded: the wallet holds the payment and then lets go of it. The
+		// channel stays, and counts as unpaid.
+		sc.day(ctx, "never claims, the "+by.name+": refunded", func(sc *scene) {
+			w := claimer.in(sc)
+			before, channels := w.purse(ctx), w.channels(ctx)
+			d := w.agree(ctx, by, amount(), dealWish{held: true})
+			d.pay(ctx)
+			d.waitSent(ctx)
+			_, err := sc.op.api.WithdrawPayment(ctx, &lspv1.WithdrawPaymentRequest{PaymentId: d.id})
+			requireRefusal(sc.t, err, "can no longer be cancelled")
+			hash := d.hash()
+			_, err = w.node.Invoices.CancelInvoice(ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: hash[:]})
+			require.NoError(sc.t, err)
+			d.endsRefunded(ctx, refundedWithin, "did not take the payment")
+			require.Equal(sc.t, channels+1, w.channels(ctx))
+			before.moved(ctx, d)
+		})
+	}
+
+	// Paid: the wallet has the payments, goes away, decides to claim meanwhile, and comes back.
+	sc.day(ctx, "disconnects with the payments in hand, and comes back: paid", func(sc *scene) {
+		w := claimer.in(sc)
+		before := w.purse(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
+		for _, d := range deals {
+			d.pay(ctx)
+			d.waitSent(ctx)
+		}
+		w.goOffline(ctx)
+		for _, d := range deals {
+			d.claim(ctx)
+		}
+		w.comeOnline(ctx)
+		for _, d := range deals {
+			d.endsPaid(ctx, paidWithin)
+		}
+		before.moved(ctx, deals...)
+	})
+
+	// Refunded: the wallet keeps the payments until its own node gives them up, which lnd
+	// does 18 blocks before an accepted hold invoice expires. The gateway's own hold
+	// invoice lives on until then, and longer.
+	sc.day(ctx, "keeps the payments until its own node gives them up: refunded", func(sc *scene) {
+		w := claimer.in(sc)
+		before := w.purse(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
+		for _, d := range deals {
+			d.pay(ctx)
+			d.waitSent(ctx)
+		}
+		require.NoError(sc.t, sc.Mine(ctx, 60))
+		for _, d := range deals {
+			w.waitInvoice(ctx, d.hash(), lnrpc.Invoice_ACCEPTED)
+		}
+		for _, d := range deals {
+			require.Equal(sc.t, lnrpc.Payment_FAILED, sc.mineUntilEnded(ctx, d.done).payment.Status)
+			d.wasRefunded(ctx, "did not take the payment")
+		}
+		before.moved(ctx, deals...)
 	})
 
 	// Refunded: a wrapped payment whose wallet stays away.

@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/btcsuite/btcd/chaincfg/chainhash"
+	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
+	"github.com/sluice-lsp/sluice/internal/ln"
 )
 
 // TestOnDemandOnChain are the days on which a payment on demand ends on chain: behind
@@ -21,62 +24,169 @@ func TestOnDemandOnChain(t *testing.T) {
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, devnet.SluicedConfig{Settings: map[string]string{"lsp.collect_for": "5m"}})
 	w := sc.first(ctx)
+	// To claim by its own commitment a node pays the fees from coins of its own.
+	require.NoError(t, sc.Fund(ctx, devnet.Funding{Node: w.node, CoinSat: 500_000, Coins: 3}))
 
-	// The wallet has the HTLC and never answers again. The gateway's lnd goes on
-	// chain when the HTLC's time is over, takes it back, and only then the payer's
-	// goes back, on its open channel.
-	t.Run("the wallet keeps it and is silent until it expires", func(t *testing.T) {
+	// The wallet has three HTLCs, and never speaks again. Two it keeps: the gateway's lnd
+	// goes on chain when their time is over, takes them back, and only then the payer's go
+	// back, on its open channel. The third it claims on chain, while the gateway's lnd is
+	// down, which learns of it thirty blocks after its time was over: so long, and longer,
+	// the gateway's hold invoice lives, and the payer ends paid.
+	t.Run("the wallet keeps them and is silent until they expire", func(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
-		o, bolt11 := w.holdOffer(ctx, 500_000_000)
-		done := sc.pay(ctx, bolt11)
-		w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
-		sc.waitEnd(ctx, o.PaymentId, "forwarded")
+		amount := growing(400_000_000, 100_000_000)
+		before, walletSat := w.purse(ctx), onChainSat(ctx, t, w.node)
+		deals := w.keeps(ctx, amount)
+		late := w.agree(ctx, receiverPays(), amount(), dealWish{held: true})
+		late.pay(ctx)
+		late.waitSent(ctx)
+		fundings := map[*deal]wire.OutPoint{late: w.waitFunding(ctx, late.id)}
+		for _, d := range deals {
+			fundings[d] = w.waitFunding(ctx, d.id)
+		}
 		w.goOffline(ctx)
-		last := sc.mineUntilEnded(ctx, done)
-		require.Equal(t, lnrpc.Payment_FAILED, last.payment.Status)
-		require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
+		// lnd gives an accepted hold invoice up 18 blocks before its time is over, and
+		// goes on chain with what it can claim 10 blocks before.
+		require.NoError(t, sc.Mine(ctx, 60))
+		late.claim(ctx)
+		w.waitInvoice(ctx, late.hash(), lnrpc.Invoice_SETTLED)
+		require.NoError(t, sc.Gateway.Kill())
+		require.NoError(t, sc.Mine(ctx, 13))
+		require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, fundings[late]))
+		require.NoError(t, sc.Mine(ctx, 1))
+		htlc := sc.htlcOutput(ctx, sc.spender(ctx, fundings[late]), late.walletMsat)
+		require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, htlc))
+		require.NoError(t, sc.Mine(ctx, 39))
+		sc.gatewayBack(ctx, []*devnet.Node{sc.Payer})
+		for _, d := range deals {
+			require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, fundings[d]), "the gateway goes on chain")
+			if d.wrapped {
+				require.Equal(t, lnrpc.Invoice_ACCEPTED, d.heldState(ctx))
+			}
+		}
+		late.wasPaid(ctx, sc.mineUntilEnded(ctx, late.done).payment)
+		for _, d := range deals {
+			require.Equal(t, lnrpc.Payment_FAILED, sc.mineUntilEnded(ctx, d.done).payment.Status)
+		}
 		open, err := sc.Payer.FindChannel(ctx, sc.PayerChannel.Point)
 		require.NoError(t, err)
 		require.NotNil(t, open, "the payer's channel stayed open")
 		sc.mineUntilResolved(ctx, func(string) { sc.op.waitBalanced(ctx) })
+		require.Equal(t, lnrpc.Invoice_SETTLED, late.heldState(ctx))
 		w.comeOnline(ctx)
+		for _, d := range deals {
+			d.wasRefunded(ctx, "")
+		}
+		resolveOnChain(ctx, t, sc.Standard, w.node)
+		// The wallet's is on chain, and only the payer's is in channels.
+		paid := *late
+		paid.walletMsat = 0
+		before.moved(ctx, append(deals, &paid)...)
+		for d, funding := range fundings {
+			closing := sc.spender(ctx, funding)
+			tree := treeOf(ctx, t, sc.Standard, closing, sc.Gateway, w.node)
+			taker := sc.Gateway
+			if d == late {
+				taker = w.node
+				tree.arrived(ctx, w.node, walletSat)
+			}
+			require.Equal(t, taker, tree.takers[sc.htlcOutput(ctx, closing, d.walletMsat)], d.way.name)
+		}
 	})
 
-	// The payer's channel goes on chain while the payment waits for the wallet. A
-	// channel for it would be opened for nothing.
-	t.Run("the incoming channel goes on chain while it waits", func(t *testing.T) {
+	// The payer's channel goes on chain while two payments wait for the wallet, and one is
+	// at the wallet. A channel for those that wait would be opened for nothing: their payer
+	// has them back. The third the wallet claims, and the gateway claims it with that on
+	// chain: its payer ends paid.
+	t.Run("the incoming channel goes on chain", func(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
-		before := w.channels(ctx)
-		o := w.negotiate(ctx, 700_000_000, offerWish{another: true})
-		// There is time for the close: the wallet asks for more than it needs.
-		inv, err := w.node.LN.AddInvoice(ctx, &lnrpc.Invoice{
-			RPreimage: o.preimage.Bytes(), ValueMsat: int64(o.amount), Expiry: 600, CltvExpiry: 120, RouteHints: o.hints(t),
-		})
-		require.NoError(t, err)
-		bolt11 := inv.PaymentRequest
+		amount := growing(700_000_000, 100_000_000)
+		sent := w.agree(ctx, receiverPays(), amount(), dealWish{held: true})
+		sent.pay(ctx)
+		sent.waitSent(ctx)
+		w.waitFunding(ctx, sent.id)
+		before, walletMsat := w.channels(ctx), channelMsat(ctx, t, w.node)
+		waiting := []*deal{
+			// There is time for the close: the wallet asks for more than it needs.
+			w.agree(ctx, payerPays(), amount(), dealWish{finalCltv: 120}),
+			w.agree(ctx, receiverPays(), amount(), dealWish{}),
+		}
 		w.goOffline(ctx)
-		done := sc.pay(ctx, bolt11)
-		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
-		closeChannel(ctx, t, sc.Net, sc.Payer, sc.PayerChannel, true)
+		for _, d := range waiting {
+			d.pay(ctx)
+			d.waitHeld(ctx)
+		}
+		gatewaySat, payerSat := onChainSat(ctx, t, sc.Gateway), onChainSat(ctx, t, sc.Payer)
+		closing := closeChannel(ctx, t, sc.Net, sc.Payer, sc.PayerChannel, true)
 		// lnd waits for more confirmations of a close the larger the channel is.
 		require.NoError(t, sc.Mine(ctx, 6))
-		w.waitReason(ctx, o.PaymentId, "went on chain", "offered")
+		w.waitReason(ctx, waiting[0].id, "went on chain", waiting[0].refunded)
 		w.comeOnline(ctx)
+		w.waitReason(ctx, waiting[1].id, "no longer open", waiting[1].refunded)
+		sent.claim(ctx)
 		sc.mineUntilResolved(ctx, func(string) { sc.op.waitBalanced(ctx) })
-		last := sc.mineUntilEnded(ctx, done)
-		require.Equal(t, lnrpc.Payment_FAILED, last.payment.Status, "the payer's node took it back on chain")
+		sent.wasPaid(ctx, sc.mineUntilEnded(ctx, sent.done).payment)
+		for _, d := range waiting {
+			last := sc.mineUntilEnded(ctx, d.done)
+			require.Equal(t, lnrpc.Payment_FAILED, last.payment.Status, "the payer's node took it back on chain")
+			require.Empty(t, sc.openings(ctx, d.id), "nothing was opened")
+		}
 		require.Equal(t, before, w.channels(ctx))
-		require.Empty(t, sc.openings(ctx, o.PaymentId), "nothing was opened")
+		require.Equal(t, walletMsat+uint64(sent.walletMsat), channelMsat(ctx, t, w.node))
+		resolveOnChain(ctx, t, sc.Standard, sc.Payer)
+		tree := treeOf(ctx, t, sc.Standard, closing, sc.Payer, sc.Gateway)
+		require.Equal(t, sc.Gateway, tree.takers[sc.htlcOutput(ctx, closing, sent.amount)])
+		require.Equal(t, sc.Payer, tree.takers[sc.htlcOutput(ctx, closing, waiting[0].amount+waiting[0].feeMsat)])
+		require.Equal(t, sc.Payer, tree.takers[sc.htlcOutput(ctx, closing, waiting[1].amount)])
+		tree.arrived(ctx, sc.Gateway, gatewaySat)
+		tree.arrived(ctx, sc.Payer, payerSat)
+		sc.op.waitBalanced(ctx)
 	})
+}
+
+// spender is the transaction in a block that spends the outpoint.
+func (sc *scene) spender(ctx context.Context, point wire.OutPoint) chainhash.Hash {
+	sc.t.Helper()
+	tip, err := sc.Miner().Height(ctx)
+	require.NoError(sc.t, err)
+	for height := tip; height > tip-600 && height > 0; height-- {
+		hash, err := sc.Miner().BlockHash(ctx, height)
+		require.NoError(sc.t, err)
+		block, err := sc.Miner().Block(ctx, hash)
+		require.NoError(sc.t, err)
+		for _, tx := range block.Transactions {
+			for _, in := range tx.TxIn {
+				if in.PreviousOutPoint == point {
+					return tx.TxHash()
+				}
+			}
+		}
+	}
+	require.Fail(sc.t, "nothing spends "+point.String())
+	return chainhash.Hash{}
+}
+
+// htlcOutput is the only output of a commitment that holds this much.
+func (sc *scene) htlcOutput(ctx context.Context, commitment chainhash.Hash, amount ln.Msat) wire.OutPoint {
+	sc.t.Helper()
+	tx, _, err := sc.Miner().Tx(ctx, commitment)
+	require.NoError(sc.t, err)
+	var found []wire.OutPoint
+	for i, out := range tx.TxOut {
+		if ln.Msat(out.Value)*1000 == amount-amount%1000 {
+			found = append(found, wire.OutPoint{Hash: commitment, Index: uint32(i)}) //nolint:gosec // a handful
+		}
+	}
+	require.Len(sc.t, found, 1, "outputs of %s", amount)
+	return found[0]
 }
 
 // mineUntilEnded mines until the payment is over.
 func (sc *scene) mineUntilEnded(ctx context.Context, done <-chan outcome) outcome {
 	sc.t.Helper()
 	for range 400 {
-		require.NoError(sc.t, sc.Mine(ctx, 1))
 		// lnd's sweeper works by blocks, and needs a moment for each.
 		timer := time.NewTimer(200 * time.Millisecond)
 		select {
@@ -87,6 +197,7 @@ func (sc *scene) mineUntilEnded(ctx context.Context, done <-chan outcome) outcom
 		case <-ctx.Done():
 			require.NoError(sc.t, ctx.Err())
 		}
+		require.NoError(sc.t, sc.Mine(ctx, 1))
 	}
 	require.Fail(sc.t, "the payer has nothing back")
 	return outcome{}

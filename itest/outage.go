@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,6 +74,14 @@ func (m moment) String() string { return m.machine + " " + m.state }
 // moment or soon after it.
 func (sc *scene) waitMoment(ctx context.Context, id string, m moment) {
 	sc.t.Helper()
+	sc.waitStory(ctx, id, m.String(), func(e *lspv1.StoryEvent) bool {
+		return e.To == m.state && strings.Contains(e.Machine, "-open-") == (m.machine == "opening")
+	})
+}
+
+// waitStory is waitMoment for what the story says otherwise.
+func (sc *scene) waitStory(ctx context.Context, id, what string, has func(*lspv1.StoryEvent) bool) {
+	sc.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, afterOutage)
 	defer cancel()
 	var last *lspv1.ShowPaymentResponse
@@ -81,14 +90,12 @@ func (sc *scene) waitMoment(ctx context.Context, id string, m moment) {
 		seen, err := sc.op.api.ShowPayment(ctx, &lspv1.ShowPaymentRequest{IdOrHash: id})
 		if err == nil {
 			last = seen
-			for _, e := range seen.Story {
-				if e.To == m.state && strings.Contains(e.Machine, "-open-") == (m.machine == "opening") {
-					return
-				}
+			if slices.ContainsFunc(seen.Story, has) {
+				return
 			}
-			require.False(sc.t, seen.Payment.Terminal, "payment %s ended without ever reaching %s; its story:\n%s", id, m, storyText(seen))
+			require.False(sc.t, seen.Payment.Terminal, "payment %s ended without ever reaching %s; its story:\n%s", id, what, storyText(seen))
 		}
-		require.NoError(sc.t, ctx.Err(), "payment %s never reached %s; its story:\n%s", id, m, storyText(last))
+		require.NoError(sc.t, ctx.Err(), "payment %s never reached %s; its story:\n%s", id, what, storyText(last))
 	}
 }
 
@@ -130,12 +137,18 @@ func storyText(seen *lspv1.ShowPaymentResponse) string {
 func (p *person) holdOffer(ctx context.Context, amount ln.Msat) (o offer, bolt11 string) {
 	p.t.Helper()
 	o = p.negotiate(ctx, amount, offerWish{another: true})
+	return o, p.holdInvoice(ctx, o)
+}
+
+// holdInvoice is invoice with a hold invoice.
+func (p *person) holdInvoice(ctx context.Context, o offer) string {
+	p.t.Helper()
 	hash := o.preimage.Hash()
 	inv, err := p.node.Invoices.AddHoldInvoice(ctx, &invoicesrpc.AddHoldInvoiceRequest{
-		Hash: hash[:], ValueMsat: int64(amount), Expiry: 600, CltvExpiry: 80, RouteHints: o.hints(p.t),
+		Hash: hash[:], ValueMsat: int64(o.amount), Expiry: 600, CltvExpiry: uint64(o.finalCltv), RouteHints: o.hints(p.t),
 	})
 	require.NoError(p.t, err)
-	return o, inv.PaymentRequest
+	return inv.PaymentRequest
 }
 
 // claim gives up the preimage of a hold invoice.
@@ -217,7 +230,13 @@ func (sc *scene) crash(ctx context.Context) {
 func (sc *scene) crashGateway(ctx context.Context, peers ...*devnet.Node) {
 	sc.t.Helper()
 	require.NoError(sc.t, sc.Gateway.Kill())
-	require.NoError(sc.t, sc.Gateway.Start(ctx))
+	sc.gatewayBack(ctx, peers)
+}
+
+// gatewayBack starts the gateway's lnd, with these flags besides, and waits for its peers.
+func (sc *scene) gatewayBack(ctx context.Context, peers []*devnet.Node, flags ...string) {
+	sc.t.Helper()
+	require.NoError(sc.t, sc.Gateway.Start(ctx, flags...))
 	for _, p := range peers {
 		require.NoError(sc.t, sc.WaitConnected(ctx, p, sc.Gateway))
 	}

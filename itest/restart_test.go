@@ -110,11 +110,11 @@ func TestRestartSluiced(t *testing.T) {
 	sc.op.waitBalanced(ctx)
 }
 
-// TestRestartLnd kills the gateway's lnd with an HTLC held, with one resumed,
-// and together with sluiced.
+// TestRestartLnd kills the gateway's lnd with HTLCs held, with HTLCs handed on or paid
+// for, and together with sluiced.
 func TestRestartLnd(t *testing.T) {
 	together(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	sc := newScene(ctx, t, devnet.StandardConfig{}, patient())
 	w := sc.first(ctx)
@@ -130,63 +130,132 @@ func TestRestartLnd(t *testing.T) {
 			require.NoError(sc.t, sc.s.Start(ctx))
 		}},
 	}
-	amount := ln.Msat(100_000_000)
+	amount := growing(100_000_000, 20_000_000)
 	for _, k := range kills {
-		t.Run(k.name+" killed while an HTLC is held", func(t *testing.T) {
-			amount += 100_000_000
+		t.Run(k.name+" killed while HTLCs are held", func(t *testing.T) {
 			sc := sc.on(ctx, t)
-			w := w.in(sc)
-			before := w.channels(ctx)
-			o := w.negotiate(ctx, amount, offerWish{another: true})
-			bolt11 := w.invoice(ctx, o)
-			w.goOffline(ctx)
-			done := sc.pay(ctx, bolt11)
-			sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
-			k.kill(sc)
-			w.comeOnline(ctx)
-			sc.paid(done, afterOutage)
-			sc.waitEnd(ctx, o.PaymentId, "paid")
-			require.Equal(t, before+1, w.channels(ctx))
+			sc.outlive(ctx, w.in(sc), amount, k.kill)
 		})
-		// The HTLC is at the wallet, which has not claimed it. lnd offers it
-		// again, and whatever else happens it must not be failed.
-		t.Run(k.name+" killed right after the resume", func(t *testing.T) {
-			amount += 100_000_000
+		// The HTLCs are at the wallet, which has not claimed them. lnd offers the payer's
+		// again, and whatever else happens it must not be failed; of the hold invoice lnd
+		// alone knows whether the wallet is still being paid.
+		t.Run(k.name+" killed with the HTLCs at the wallet", func(t *testing.T) {
 			sc := sc.on(ctx, t)
 			w := w.in(sc)
-			before := w.channels(ctx)
-			o, bolt11 := w.holdOffer(ctx, amount)
-			done := sc.pay(ctx, bolt11)
-			w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
+			before, channels := w.purse(ctx), w.channels(ctx)
+			deals := w.keeps(ctx, amount)
 			k.kill(sc)
 			sc.waitActive(ctx, sc.Payer, w.node)
-			w.claim(ctx, o)
-			sc.paid(done, afterOutage)
-			sc.waitEnd(ctx, o.PaymentId, "paid")
-			require.Equal(t, before+1, w.channels(ctx))
+			w.gives(ctx, deals)
+			require.Equal(t, channels+len(deals), w.channels(ctx))
+			before.moved(ctx, deals...)
 		})
-		// The same with the wallet away when its HTLC is offered again, and the
+		// The same with the wallet away when its HTLCs are offered again, and the
 		// payer's link flapping.
-		t.Run(k.name+" killed after the resume, the wallet goes offline, the payer's link flaps", func(t *testing.T) {
-			amount += 100_000_000
+		t.Run(k.name+" killed with the HTLCs at the wallet, which goes offline; the payer's link flaps", func(t *testing.T) {
 			sc := sc.on(ctx, t)
 			w := w.in(sc)
-			o, bolt11 := w.holdOffer(ctx, amount)
-			done := sc.pay(ctx, bolt11)
-			w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
+			before := w.purse(ctx)
+			deals := w.keeps(ctx, amount)
 			w.goOffline(ctx)
 			k.kill(sc)
 			sc.PayerLink.Flap()
 			sc.waitActive(ctx, sc.Payer)
 			w.comeOnline(ctx)
 			sc.waitActive(ctx, w.node)
-			w.claim(ctx, o)
-			sc.paid(done, afterOutage)
-			sc.waitEnd(ctx, o.PaymentId, "paid")
+			w.gives(ctx, deals)
+			before.moved(ctx, deals...)
 		})
 	}
+
+	// The wallet has its money, and the payer's is not collected: sluiced was not there to
+	// see it, and lnd dies as well. The payer ends paid.
+	t.Run("lnd and sluiced killed when the wallet is paid and the payer's money not collected", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before := w.purse(ctx)
+		d := w.agree(ctx, receiverPays(), amount(), dealWish{held: true})
+		d.pay(ctx)
+		d.waitSent(ctx)
+		require.NoError(t, sc.s.Kill())
+		d.claim(ctx)
+		d.waitGatewayPaid(ctx)
+		sc.crashGateway(ctx, sc.Payer, w.node)
+		require.Equal(t, lnrpc.Invoice_ACCEPTED, d.heldState(ctx))
+		require.NoError(t, sc.s.Start(ctx))
+		d.endsPaid(ctx, afterOutage)
+		before.moved(ctx, d)
+	})
+
+	// lnd has recorded that it pays the wallet, and dies before the HTLC is in any
+	// commitment: it waits for its outcome for ever. The payer is refunded, once that HTLC
+	// can be in none any more.
+	t.Run("lnd killed while it pays, before the HTLC is signed", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before := w.purse(ctx)
+		peers := []*devnet.Node{sc.Payer, w.node}
+		require.NoError(t, sc.Gateway.Stop(ctx))
+		sc.gatewayBack(ctx, peers, "--channel-commit-interval=20s")
+		require.NoError(t, sc.s.WaitReady(ctx))
+		d := w.agree(ctx, receiverPays(), amount(), dealWish{})
+		d.pay(ctx)
+		d.waitAttempt(ctx)
+		require.NoError(t, sc.Gateway.Kill())
+		sc.Gateway.RemoveArg("--channel-commit-interval")
+		sc.gatewayBack(ctx, peers)
+		for range 10 {
+			require.NoError(t, sc.Mine(ctx, 10))
+		}
+		require.Equal(t, lnrpc.Payment_FAILED, sc.mineUntilEnded(ctx, d.done).payment.Status)
+		d.wasRefunded(ctx, "lost the payment to the wallet in a restart")
+		require.Equal(t, lnrpc.Payment_IN_FLIGHT, d.gatewayPays(ctx).GetStatus(), "lnd's word for it")
+		before.moved(ctx, d)
+	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 	sc.op.waitBalancedInAll(ctx)
+}
+
+// outlive has payments wait for the wallet over an outage: they end paid, each over one
+// channel.
+func (sc *scene) outlive(ctx context.Context, w *person, amount func() ln.Msat, outage func(sc *scene)) {
+	sc.t.Helper()
+	before, channels := w.purse(ctx), w.channels(ctx)
+	deals := w.agreeBothWays(ctx, amount, dealWish{})
+	w.goOffline(ctx)
+	for _, d := range deals {
+		d.pay(ctx)
+		d.waitHeld(ctx)
+	}
+	outage(sc)
+	w.comeOnline(ctx)
+	for _, d := range deals {
+		d.endsPaid(ctx, afterOutage)
+	}
+	require.Equal(sc.t, channels+len(deals), w.channels(ctx), "one channel for one payment")
+	before.moved(ctx, deals...)
+}
+
+// keeps gives the wallet payments that it does not claim yet.
+func (p *person) keeps(ctx context.Context, amount func() ln.Msat) []*deal {
+	p.t.Helper()
+	deals := p.agreeBothWays(ctx, amount, dealWish{held: true})
+	for _, d := range deals {
+		d.pay(ctx)
+		d.waitSent(ctx)
+	}
+	return deals
+}
+
+// gives has the wallet claim them, whose payers end paid.
+func (p *person) gives(ctx context.Context, deals []*deal) {
+	p.t.Helper()
+	for _, d := range deals {
+		d.claim(ctx)
+	}
+	for _, d := range deals {
+		d.endsPaid(ctx, afterOutage)
+	}
 }
 
 // TestRestartPostgres kills PostgreSQL under sluiced, alone and with all the
@@ -204,31 +273,33 @@ func TestRestartPostgres(t *testing.T) {
 	sc := newSceneOn(ctx, t, net, config)
 	w := sc.first(ctx)
 
-	amount := ln.Msat(100_000_000)
-	held := func(t *testing.T, kill func(sc *scene)) {
-		amount += 100_000_000
+	amount := growing(100_000_000, 100_000_000)
+	t.Run("PostgreSQL killed while HTLCs are held", func(t *testing.T) {
 		sc := sc.on(ctx, t)
-		w := w.in(sc)
-		before := w.channels(ctx)
-		o := w.negotiate(ctx, amount, offerWish{another: true})
-		bolt11 := w.invoice(ctx, o)
-		w.goOffline(ctx)
-		done := sc.pay(ctx, bolt11)
-		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
-		kill(sc)
-		w.comeOnline(ctx)
-		sc.paid(done, afterOutage)
-		sc.waitEnd(ctx, o.PaymentId, "paid")
-		require.Equal(t, before+1, w.channels(ctx))
-	}
-	t.Run("PostgreSQL killed while an HTLC is held", func(t *testing.T) {
-		held(t, func(sc *scene) {
+		sc.outlive(ctx, w.in(sc), amount, func(*scene) {
 			require.NoError(t, pg.Kill())
 			require.NoError(t, pg.Start(ctx))
 		})
 	})
-	t.Run("all killed while an HTLC is held", func(t *testing.T) {
-		held(t, func(sc *scene) {
+	// The wallet claims while nothing can be recorded.
+	t.Run("PostgreSQL killed with the HTLCs at the wallet", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before := w.purse(ctx)
+		deals := w.keeps(ctx, amount)
+		require.NoError(t, pg.Kill())
+		for _, d := range deals {
+			d.claim(ctx)
+		}
+		require.NoError(t, pg.Start(ctx))
+		for _, d := range deals {
+			d.endsPaid(ctx, afterOutage)
+		}
+		before.moved(ctx, deals...)
+	})
+	t.Run("all killed while HTLCs are held", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		sc.outlive(ctx, w.in(sc), amount, func(sc *scene) {
 			require.NoError(t, pg.Kill())
 			require.NoError(t, sc.Gateway.Kill())
 			require.NoError(t, sc.s.Kill())
@@ -286,93 +357,135 @@ func TestRestartSqlite(t *testing.T) {
 	sc.waitEnd(ctx, first.PaymentId, "paid")
 	w.knowsItsChannels(ctx)
 
+	amount := growing(300_000_000, 50_000_000)
 	t.Run("the database is locked", func(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
-		before := w.channels(ctx)
-		o := w.negotiate(ctx, 400_000_000, offerWish{another: true})
-		bolt11 := w.invoice(ctx, o)
+		channels := w.channels(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{})
 		unlock := lockDatabase(ctx, t, filepath.Join(sc.s.Dir, "sluice.db"))
 		locked := time.Now()
 		w.forwards(ctx, 1_000_000)
-		done := sc.pay(ctx, bolt11)
+		for _, d := range deals {
+			d.pay(ctx)
+		}
 		waitGauge(ctx, t, sc.s, "sluice_interceptor_degraded", 1)
 		t.Logf("the lease was gone %s after the lock", time.Since(locked).Round(time.Millisecond))
 		for range 3 {
 			w.forwards(ctx, 1_000_000)
 		}
-		select {
-		case o := <-done:
-			require.Fail(t, "the payment ended although nothing could be recorded", "%v %v", o.payment, o.err)
-		default:
+		for _, d := range deals {
+			select {
+			case o := <-d.done:
+				require.Fail(t, "the payment ended although nothing could be recorded", "%v %v", o.payment, o.err)
+			default:
+			}
 		}
 		ends, ok := gauge(ctx, sc.s, "sluice_interceptor_stream_ends_total")
 		require.True(t, ok)
 		require.Zero(t, ends, "lnd's stream must survive the lock")
 		unlock()
-		sc.paid(done, afterOutage)
-		sc.waitEnd(ctx, o.PaymentId, "paid")
-		require.Equal(t, before+1, w.channels(ctx))
+		for _, d := range deals {
+			d.endsPaid(ctx, afterOutage)
+		}
+		require.Equal(t, channels+len(deals), w.channels(ctx))
 	})
 
-	// lnd has offered it, no row says so. Nobody can have resumed it, so the next
-	// process holds it, and its payer is paid.
-	t.Run("killed before a payment that came was recorded", func(t *testing.T) {
+	// lnd has offered the one and accepted the other, no row says so. Nobody can have
+	// resumed or paid for them, so the next process holds them, and their payers pay.
+	t.Run("killed before payments that came were recorded", func(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
-		before := w.channels(ctx)
-		o := w.negotiate(ctx, 600_000_000, offerWish{another: true})
-		bolt11 := w.invoice(ctx, o)
+		before, channels := w.purse(ctx), w.channels(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{})
 		unlock := lockDatabase(ctx, t, filepath.Join(sc.s.Dir, "sluice.db"))
-		done := sc.pay(ctx, bolt11)
+		for _, d := range deals {
+			d.pay(ctx)
+			if d.wrapped {
+				d.waitAccepted(ctx)
+			}
+		}
 		waitGauge(ctx, t, sc.s, "sluice_interceptor_unrecorded_htlcs", 1)
 		require.NoError(t, sc.s.Kill())
 		unlock()
 		require.NoError(t, sc.s.Start(ctx))
-		sc.paid(done, afterOutage)
-		sc.waitEnd(ctx, o.PaymentId, "paid")
-		require.Equal(t, before+1, w.channels(ctx))
+		for _, d := range deals {
+			d.endsPaid(ctx, afterOutage)
+		}
+		require.Equal(t, channels+len(deals), w.channels(ctx))
+		before.moved(ctx, deals...)
 	})
 
-	// What the copy does not know was sent: a RESUME that is still in flight,
-	// and a channel that was opened for it.
+	// What the copy does not know was sent: a RESUME that is still in flight, a payment to
+	// the wallet that is, and the channels that were opened for them.
 	t.Run("an older copy is put back", func(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
-		before := w.channels(ctx)
-		o, bolt11 := w.holdOffer(ctx, 800_000_000)
+		before, channels := w.purse(ctx), w.channels(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
 		w.goOffline(ctx)
-		done := sc.pay(ctx, bolt11)
-		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
+		for _, d := range deals {
+			d.pay(ctx)
+			d.waitHeld(ctx)
+		}
 
-		// The copy says: one HTLC is held, no channel was opened for it.
+		// The copy says: HTLCs are held, no channel was opened for them.
 		require.NoError(t, sc.s.Stop(ctx))
 		copyDatabase(t, sc.s.Dir, sc.s.Dir+".copy")
 		require.NoError(t, sc.s.Start(ctx))
 		w.comeOnline(ctx)
-		w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
-		sc.waitEnd(ctx, o.PaymentId, "forwarded")
+		for _, d := range deals {
+			d.waitSent(ctx)
+		}
 
-		require.NoError(t, sc.s.Kill())
-		copyDatabase(t, sc.s.Dir+".copy", sc.s.Dir)
-		require.NoError(t, sc.s.Start(ctx))
-		require.Contains(t, readLog(t, sc.s), "the database is an older copy")
+		sc.putBack(ctx)
 		// The HTLC that the database calls held is at the wallet. Flaps and a
-		// kill of lnd offer it again; nobody may fail it.
+		// kill of lnd offer it again; nobody may fail it, nor give the hold invoice back.
 		sc.PayerLink.Flap()
 		sc.crashGateway(ctx, sc.Payer, w.node)
-		w.claim(ctx, o)
-		sc.paid(done, afterOutage)
-		sc.waitEnd(ctx, o.PaymentId, "paid")
-		require.Equal(t, before+1, w.channels(ctx), "nothing is opened again")
+		w.gives(ctx, deals)
+		require.Equal(t, channels+len(deals), w.channels(ctx), "nothing is opened again")
+		before.moved(ctx, deals...)
 
 		// And business goes on.
 		next := w.negotiate(ctx, 1_000_000_000, offerWish{another: true})
 		sc.paid(sc.pay(ctx, w.invoice(ctx, next)), paidWithin)
 		sc.waitEnd(ctx, next.PaymentId, "paid")
 	})
+
+	// The copy has never heard of the agreement. The wallet is being paid from a hold
+	// invoice that nobody knows; the payer must pay for it.
+	t.Run("an older copy is put back that does not know the agreement", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before, channels := w.purse(ctx), w.channels(ctx)
+		require.NoError(t, sc.s.Stop(ctx))
+		copyDatabase(t, sc.s.Dir, sc.s.Dir+".copy")
+		require.NoError(t, sc.s.Start(ctx))
+		d := w.agree(ctx, receiverPays(), amount(), dealWish{held: true})
+		d.pay(ctx)
+		d.waitSent(ctx)
+		sc.putBack(ctx)
+		d.claim(ctx)
+		m := sc.paid(d.done, afterOutage)
+		d.spentMsat = ln.Msat(m.ValueMsat + m.FeeMsat) //nolint:gosec // a payment's
+		require.Equal(t, channels+1, w.channels(ctx))
+		before.moved(ctx, d)
+		_, err := sc.op.api.ShowPayment(ctx, &lspv1.ShowPaymentRequest{IdOrHash: d.id})
+		requireRefusal(t, err, "no payment")
+		require.Contains(t, readLog(t, sc.s), "which this database does not know: it is settled")
+	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 	sc.op.waitBalancedInAll(ctx)
+}
+
+// putBack kills sluiced and puts the copy in the place of its database.
+func (sc *scene) putBack(ctx context.Context) {
+	sc.t.Helper()
+	require.NoError(sc.t, sc.s.Kill())
+	copyDatabase(sc.t, sc.s.Dir+".copy", sc.s.Dir)
+	require.NoError(sc.t, sc.s.Start(ctx))
+	require.Contains(sc.t, readLog(sc.t, sc.s), "the database is an older copy")
 }
 
 // lockDatabase holds SQLite's write lock, as a backup tool or a person with a

@@ -108,20 +108,20 @@ func (w *rawWallet) receivePayerPays(ctx context.Context, amount ln.Msat, anothe
 	agreed, err := w.api.Negotiate(ctx, &lspv1.NegotiateRequest{
 		PaymentHash: hash[:], AmountMsat: uint64(amount), OpeningFeeParams: menu.OpeningFeeParamsMenu[0],
 		Channel:              &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: another},
-		FinalCltvDeltaBlocks: 80, InvoiceExpiresMs: time.Now().Add(10 * time.Minute).UnixMilli(),
+		FinalCltvDeltaBlocks: walletFinalCltv, InvoiceExpiresMs: time.Now().Add(10 * time.Minute).UnixMilli(),
 	})
 	require.NoError(w.t, err)
-	return agreed, w.invoiceFor(ctx, preimage, amount, agreed, menu.GatewayNodeKey)
+	return agreed, w.invoiceFor(ctx, preimage, amount, walletFinalCltv, agreed, menu.GatewayNodeKey)
 }
 
-func (w *rawWallet) invoiceFor(ctx context.Context, preimage ln.Preimage, amount ln.Msat, agreed *lspv1.NegotiateResponse, gateway []byte) string {
+func (w *rawWallet) invoiceFor(ctx context.Context, preimage ln.Preimage, amount ln.Msat, finalCltv uint32, agreed *lspv1.NegotiateResponse, gateway []byte) string {
 	w.t.Helper()
 	scid, err := ln.ParseSCID(agreed.JitScid)
 	require.NoError(w.t, err)
 	key, err := ln.PubKeyFromBytes(gateway)
 	require.NoError(w.t, err)
 	inv, err := w.node.LN.AddInvoice(ctx, &lnrpc.Invoice{
-		RPreimage: preimage.Bytes(), ValueMsat: int64(amount), Expiry: 600, CltvExpiry: 80,
+		RPreimage: preimage.Bytes(), ValueMsat: int64(amount), Expiry: 600, CltvExpiry: uint64(finalCltv),
 		RouteHints: []*lnrpc.RouteHint{{HopHints: []*lnrpc.HopHint{{
 			NodeId: key.String(), ChanId: uint64(scid), FeeBaseMsat: agreed.HintBaseFeeMsat,
 			FeeProportionalMillionths: agreed.HintFeePpm, CltvExpiryDelta: agreed.HintCltvDeltaBlocks,
@@ -169,11 +169,23 @@ func (w *rawWallet) quote(ctx context.Context, amount ln.Msat) (*lspv1.OpeningFe
 // receiveReceiverPays makes the wallet's own invoice and has it wrapped.
 func (w *rawWallet) receiveReceiverPays(ctx context.Context, amount ln.Msat, wish *lspv1.ChannelWish) (*lspv1.WrapResponse, ln.Bolt11) {
 	w.t.Helper()
-	params, fee := w.quote(ctx, amount)
-	own, _, err := w.lnd.AddInvoice(ctx, ln.InvoiceRequest{
-		AmountMsat: amount - fee, Memo: "a wrapped test", FinalCltvDelta: 80,
-		Expiry: 20*time.Minute + time.Duration(wish.MinConfirmations)*time.Hour,
+	return w.wrap(ctx, amount, wish, func(walletMsat ln.Msat, expiry time.Duration) (string, error) {
+		own, _, err := w.lnd.AddInvoice(ctx, ln.InvoiceRequest{AmountMsat: walletMsat, Memo: wrappedMemo, FinalCltvDelta: walletFinalCltv, Expiry: expiry})
+		return own, err
 	})
+}
+
+// What the wallet's own invoices say.
+const (
+	wrappedMemo     = "a wrapped test"
+	walletFinalCltv = 80
+)
+
+// wrap has an invoice of the wallet's own wrapped, which invoice makes.
+func (w *rawWallet) wrap(ctx context.Context, amount ln.Msat, wish *lspv1.ChannelWish, invoice func(walletMsat ln.Msat, expiry time.Duration) (string, error)) (*lspv1.WrapResponse, ln.Bolt11) {
+	w.t.Helper()
+	params, fee := w.quote(ctx, amount)
+	own, err := invoice(amount-fee, 20*time.Minute+time.Duration(wish.MinConfirmations)*time.Hour)
 	require.NoError(w.t, err)
 	wrapped, err := w.api.Wrap(ctx, &lspv1.WrapRequest{
 		Bolt11: own, AmountMsat: uint64(amount), OpeningFeeParams: params, Channel: wish,

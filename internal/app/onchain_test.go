@@ -46,14 +46,10 @@ func (r *rig) payment(a agreement) *lspv1.Payment {
 // payment on demand came over goes on chain. Nothing is opened for it when the
 // wallet comes; another part of it goes back at once, and is not handed on alone.
 func TestIncomingChannelOnChainWhileItWaits(t *testing.T) {
-	for _, parts := range []int{1, 2} {
+	for _, j := range []job{jobs()[0], jobs()[1], jobs()[2]} {
 		for _, restart := range []bool{false, true} {
-			t.Run(fmt.Sprint(parts, restart), func(t *testing.T) {
+			t.Run(fmt.Sprint(j.name, restart), func(t *testing.T) {
 				virtual(t, func(t *testing.T) {
-					j := jobs()[0]
-					if parts == 2 {
-						j = jobs()[2]
-					}
 					r := newRig(t, rigConfig{seed: 1, job: j, latency: lndfake.Observed()})
 					r.openBooks()
 					a := r.agree()
@@ -68,17 +64,20 @@ func TestIncomingChannelOnChainWhileItWaits(t *testing.T) {
 					r.closed = true
 					r.w.Mine(3)
 					r.up()
-					r.awaitEvent(a.id, "part_gone")
+					says := "no longer open"
+					if !j.receiverPays {
+						r.awaitEvent(a.id, "part_gone")
+						says = "went on chain"
+					}
 					r.w.Connect(r.gateway, r.wallet)
-					if parts == 1 {
+					if j.parts == 1 {
 						r.pause(40 * time.Second)
-						require.Zero(t, r.channels(), "nothing is opened for what cannot be forwarded")
-						p := r.payment(a)
-						require.Contains(t, p.Reason, "went on chain")
+						require.Zero(t, r.channels(), "nothing is opened for what cannot be forwarded\n%s", r.stories())
+						require.Contains(t, r.payment(a).Reason, says)
 					}
 					r.theDustSettles()
 					m := r.outcome(paid)
-					if parts == 1 {
+					if j.parts == 1 {
 						require.Equal(t, lnrpc.Payment_FAILED, m.Status)
 					}
 					r.settle()

@@ -117,6 +117,27 @@ func TestOlderCopyPutBack(t *testing.T) {
 	}
 }
 
+// TestOlderCopyDoesNotKnowTheWrap: the copy is older than the agreement, and the wallet was
+// paid out of a hold invoice that nobody knows. It is settled all the same.
+func TestOlderCopyDoesNotKnowTheWrap(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: seed(t), job: jobs()[1], latency: lndfake.Observed()})
+		r.openBooks()
+		r.copyDatabase()
+		a := r.agree()
+		r.putBackAt(func(c lndfake.Call) bool {
+			return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
+		})
+		m := r.outcome(r.pay(a.bolt11))
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
+		require.EqualValues(t, 1, r.puts.Load(), "the copy was put back")
+		r.up()
+		r.settle()
+		r.releaseLeases()
+		r.checkMoney(a, m)
+	})
+}
+
 // releaseLeases frees what opens leased that the copy does not know; left alone,
 // they end by themselves within a day.
 func (r *rig) releaseLeases() {

@@ -112,12 +112,22 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		}
 		d.nowReady()
 		if d.restored.LSP {
-			// Run has asked lnd about everything unfinished.
-			if err := d.acceptRestore(ctx, lspapi.Name); err != nil {
-				d.log.Error("the restored database could not be accepted: the next start reconciles it again", zap.Error(err))
-			}
+			serving.Go(func() { d.acceptLSP(ctx, business.Reconciled()) })
 		}
 	})
+}
+
+// acceptLSP accepts a restored database once lnd was asked about everything unfinished,
+// and nothing is left that the copy has never heard of.
+func (d *Daemon) acceptLSP(ctx context.Context, reconciled <-chan struct{}) {
+	select {
+	case <-reconciled:
+	case <-ctx.Done():
+		return
+	}
+	if err := d.acceptRestore(ctx, lspapi.Name); err != nil {
+		d.log.Error("the restored database could not be accepted: the next start reconciles it again", zap.Error(err))
+	}
 }
 
 // deadChannels counts the channels that reconnecting did not bring back.

@@ -225,6 +225,8 @@ func (n *quietNode) SentPayments(context.Context, uint64) ([]ln.Payment, uint64,
 	return nil, 0, nil
 }
 
+func (n *quietNode) OpenInvoices(context.Context) ([]ln.Invoice, error) { return nil, nil }
+
 func (n *quietNode) SettledInvoices(context.Context, uint64) (ln.InvoicePage, error) {
 	return ln.InvoicePage{Done: true}, nil
 }

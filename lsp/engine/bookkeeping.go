@@ -24,6 +24,8 @@ type Bookkeeping interface {
 	ForwardingHistory(ctx context.Context, since time.Time, offset, limit uint32) ([]ln.Forward, error)
 	SentPayments(ctx context.Context, after uint64) ([]ln.Payment, uint64, error)
 	SettledInvoices(ctx context.Context, after uint64) (ln.InvoicePage, error)
+	// OpenInvoices are those that are neither settled nor cancelled.
+	OpenInvoices(ctx context.Context) ([]ln.Invoice, error)
 }
 
 // CloseRecords tell how channels ended, and what a close cost.

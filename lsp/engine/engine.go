@@ -167,6 +167,8 @@ type Engine struct {
 	// noted are open channels that the books know.
 	noted    map[ln.Outpoint]bool
 	progress progress
+	// reconciled: see Reconciled.
+	reconciled chan struct{}
 }
 
 // New prepares the engine; Run starts it.
@@ -202,7 +204,7 @@ func New(opt Options) (*Engine, error) {
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),
 		queued: make(map[string]queuedOrder), returning: make(map[string]time.Time), liveBatches: make(map[string]bool), batchDue: make(chan struct{}, 1),
 		ids: ulid.Monotonic(opt.Random, 0), noted: make(map[ln.Outpoint]bool),
-		htlcs: inbox{woken: make(chan struct{}, 1)},
+		htlcs: inbox{woken: make(chan struct{}, 1)}, reconciled: make(chan struct{}),
 	}
 	if e.node.Coins != nil {
 		e.node.Coins = watchedCoins{Coins: e.node.Coins, changed: e.coins.changed}
@@ -291,6 +293,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		if err := e.doubtOffers(ctx); err != nil {
 			return fmt.Errorf("lsp: recover: %w", err)
 		}
+		e.spawn(func() { e.settleForgotten(e.ctx) })
+	} else {
+		close(e.reconciled)
 	}
 	e.spawn(func() {
 		e.lookAtOrders(e.ctx, true)

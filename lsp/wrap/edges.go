@@ -25,7 +25,7 @@ func edges() []fsm.Edge {
 		{From: "accepted", Event: "wallet_status", To: "opening", Effects: []string{"open_channel"}},
 		{From: "accepted", Event: "wallet_status", To: "paying", Effects: []string{"pay"}},
 		{From: "accepted", Event: "wallet_status", To: "cancelling", Effects: []string{"cancel_invoice"}},
-		{From: "accepted", Event: "wallet_online", To: "accepted", Effects: []string{"ask_wallet"}},
+		{From: "accepted", Event: "wallet_online", To: "accepted", Effects: []string{"check_incoming"}},
 		{From: "accepted", Event: "invoice_canceled", To: "refunded"},
 		{From: "accepted", Event: "invoice_settled", To: "cancelling", Effects: []string{"cancel_invoice"}},
 		{From: "accepted", Event: "new_block", To: "accepted", Effects: []string{"ask_wallet"}},

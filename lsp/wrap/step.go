@@ -109,7 +109,7 @@ func (s InvoiceMade) accept(v SetAccepted) (State, []Effect, error) {
 		return cancelling(s.Offer, EndRefunded, lsp.Because(v.Refusal.Code, "%s; the payment went back, and an invoice is good for one try: ask for a new one", v.Refusal.Text))
 	}
 	next := Accepted{Offer: s.Offer, Held: h, Deadline: v.At.Add(max(s.WaitFor, s.HoldFor))}
-	return next, []Effect{CheckIncoming{OfferID: s.ID, Htlcs: h.Htlcs}}, nil
+	return next, []Effect{next.check()}, nil
 }
 
 // hold sums a set that lnd holds, and what holding it costs.
@@ -143,7 +143,7 @@ func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
 	case IncomingChecked:
 		if !v.Safe {
 			return cancelling(s.Offer, EndRefunded, lsp.Because(lsp.ReasonUnsafeIncoming,
-				"the payment came in over a channel whose funding is not safe yet (%s): it went back; pay again over another channel, or once it has confirmed", clip(v.Text)))
+				"the payment came in over a channel that cannot be relied on (%s): it went back; ask for a new invoice, and pay it over another channel or once that one has confirmed", clip(v.Text)))
 		}
 		s.Safe = true
 		return s, []Effect{askWallet(s.Offer)}, nil
@@ -163,7 +163,7 @@ func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
 		if !s.Safe {
 			return nil, nil, fsm.Illegal(s, v)
 		}
-		return s, []Effect{askWallet(s.Offer)}, nil
+		return s, []Effect{s.check()}, nil
 	case Tick:
 		if v.At.Before(s.Deadline) {
 			return nil, nil, fsm.Illegal(s, v)
@@ -173,6 +173,10 @@ func stepAccepted(s Accepted, v Event) (State, []Effect, error) {
 	}
 	return held(s, s.Offer, s.Held, v)
 }
+
+// check comes first, and again when the wallet is there: while the set waited its channel may
+// have gone on chain, and what is opened for it then is opened for nothing.
+func (s Accepted) check() Effect { return CheckIncoming{OfferID: s.ID, Htlcs: s.Htlcs} }
 
 // wallet decides how the wallet is reached.
 func (s Accepted) wallet(v WalletStatus) (State, []Effect, error) {
