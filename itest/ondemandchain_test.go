@@ -4,6 +4,7 @@ package itest
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -53,14 +54,14 @@ func TestOnDemandOnChain(t *testing.T) {
 		w.waitInvoice(ctx, late.hash(), lnrpc.Invoice_SETTLED)
 		require.NoError(t, sc.Gateway.Kill())
 		require.NoError(t, sc.Mine(ctx, 13))
-		require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, fundings[late]))
+		sc.waitSpend(ctx, fundings[late])
 		require.NoError(t, sc.Mine(ctx, 1))
-		htlc := sc.htlcOutput(ctx, sc.spender(ctx, fundings[late]), late.walletMsat)
-		require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, htlc))
-		require.NoError(t, sc.Mine(ctx, 39))
+		// lnd waits for more confirmations of a close the larger the channel is.
+		sc.mineUntilSpent(ctx, sc.htlcOutput(ctx, sc.spender(ctx, fundings[late]), late.walletMsat))
+		require.NoError(t, sc.Mine(ctx, 36))
 		sc.gatewayBack(ctx, []*devnet.Node{sc.Payer})
 		for _, d := range deals {
-			require.NoError(t, sc.Miner().WaitSpendInMempool(ctx, fundings[d]), "the gateway goes on chain")
+			sc.waitSpend(ctx, fundings[d]) // by the gateway
 			if d.wrapped {
 				require.Equal(t, lnrpc.Invoice_ACCEPTED, d.heldState(ctx))
 			}
@@ -183,22 +184,51 @@ func (sc *scene) htlcOutput(ctx context.Context, commitment chainhash.Hash, amou
 	return found[0]
 }
 
+// waitSpend waits until the mempool has a transaction that spends the outpoint.
+func (sc *scene) waitSpend(ctx context.Context, point wire.OutPoint) {
+	sc.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, afterOutage)
+	defer cancel()
+	require.NoError(sc.t, sc.Miner().WaitSpendInMempool(ctx, point))
+}
+
+// mineUntilSpent is waitSpend where the spender waits for blocks.
+func (sc *scene) mineUntilSpent(ctx context.Context, point wire.OutPoint) {
+	sc.t.Helper()
+	sc.mineUntil(ctx, "a spend of "+point.String(), 20, func(ctx context.Context) bool {
+		return sc.Miner().WaitSpendInMempool(ctx, point) == nil
+	})
+}
+
 // mineUntilEnded mines until the payment is over.
 func (sc *scene) mineUntilEnded(ctx context.Context, done <-chan outcome) outcome {
 	sc.t.Helper()
-	for range 400 {
-		// lnd's sweeper works by blocks, and needs a moment for each.
-		timer := time.NewTimer(200 * time.Millisecond)
+	var last outcome
+	sc.mineUntil(ctx, "the end of the payment", 400, func(ctx context.Context) bool {
 		select {
-		case last := <-done:
-			require.NoError(sc.t, last.err)
-			return last
-		case <-timer.C:
+		case last = <-done:
+			return true
 		case <-ctx.Done():
-			require.NoError(sc.t, ctx.Err())
+			return false
 		}
+	})
+	require.NoError(sc.t, last.err)
+	return last
+}
+
+// mineUntil mines until it is so; over waits until its context ends. lnd's sweeper works by
+// blocks, and needs a moment for each.
+func (sc *scene) mineUntil(ctx context.Context, what string, most int, over func(context.Context) bool) {
+	sc.t.Helper()
+	for range most {
+		wait, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		is := over(wait)
+		cancel()
+		if is {
+			return
+		}
+		require.NoError(sc.t, ctx.Err(), what)
 		require.NoError(sc.t, sc.Mine(ctx, 1))
 	}
-	require.Fail(sc.t, "the payer has nothing back")
-	return outcome{}
+	require.Fail(sc.t, fmt.Sprintf("%d blocks did not bring %s", most, what))
 }
