@@ -472,7 +472,7 @@ func TestRestartSqlite(t *testing.T) {
 		require.Equal(t, channels+1, w.channels(ctx))
 		before.moved(ctx, d)
 		_, err := sc.op.api.ShowPayment(ctx, &lspv1.ShowPaymentRequest{IdOrHash: d.id})
-		requireRefusal(t, err, "no payment")
+		requireRefusal(t, err, "no such payment")
 		require.Contains(t, readLog(t, sc.s), "which this database does not know: it is settled")
 	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
