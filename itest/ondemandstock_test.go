@@ -89,13 +89,13 @@ type asked struct {
 	onTop, arrives ln.Msat
 }
 
-func payerPays(ctx context.Context, w *person, amount ln.Msat) asked {
+func payerIsAsked(ctx context.Context, w *person, amount ln.Msat) asked {
 	w.t.Helper()
 	o := w.negotiate(ctx, amount, offerWish{another: true})
 	return asked{o.PaymentId, w.invoice(ctx, o), o.OpensChannel, ln.Msat(o.FeeMsat), amount}
 }
 
-func receiverPays(ctx context.Context, w *person, amount ln.Msat) asked {
+func receiverIsAsked(ctx context.Context, w *person, amount ln.Msat) asked {
 	w.t.Helper()
 	agreed, own := w.receiveReceiverPays(ctx, amount, &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: true})
 	return asked{agreed.PaymentId, agreed.Bolt11, agreed.OpensChannel, 0, own.AmountMsat}
@@ -139,8 +139,8 @@ func (c *stockCase) everyWay(ctx context.Context, sc *scene) {
 			w           *person
 			opens, room func(context.Context, *person, ln.Msat) asked
 		}{
-			{c.jit.in(sc), payerPays, payerPays},
-			{c.wrapper.in(sc), receiverPays, receiverHasRoom},
+			{c.jit.in(sc), payerIsAsked, payerIsAsked},
+			{c.wrapper.in(sc), receiverIsAsked, receiverHasRoom},
 		} {
 			c.amount += 100_000_000
 			sc.exact(ctx, way.w, way.opens(ctx, way.w, c.amount), true)
@@ -156,7 +156,7 @@ func (c *stockCase) everyWay(ctx context.Context, sc *scene) {
 	w := c.dropper.in(sc)
 	c.amount += 100_000_000
 	channels, before := w.channels(ctx), channelMsat(ctx, sc.t, w.node)
-	a := payerPays(ctx, w, c.amount)
+	a := payerIsAsked(ctx, w, c.amount)
 	require.True(sc.t, a.opens)
 	pending := w.cutWhenPending(ctx)
 	done := sc.pay(ctx, a.bolt11)
@@ -184,7 +184,7 @@ func (c *stockCase) byHand(ctx context.Context, sc *scene) {
 	w := c.dropper.in(sc)
 	_, err := sc.OpenChannel(ctx, sc.Gateway, w.node, devnet.ChannelParams{CapacitySat: 300_000, Private: true})
 	require.NoError(sc.t, err)
-	sc.exact(ctx, w, payerPays(ctx, w, 30_000_001), false)
+	sc.exact(ctx, w, payerIsAsked(ctx, w, 30_000_001), false)
 	sc.exact(ctx, w, receiverHasRoom(ctx, w, 20_000_001), false)
 }
 
