@@ -5,6 +5,7 @@ package itest
 import (
 	"context"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -15,16 +16,19 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/devnet"
 	"github.com/sluice-lsp/sluice/internal/lnd"
+	"github.com/sluice-lsp/sluice/internal/rpcserver"
 	"github.com/sluice-lsp/sluice/internal/rpcserver/matrixtest"
+	"github.com/sluice-lsp/sluice/internal/rpcserver/selfcert"
 	"github.com/sluice-lsp/sluice/lsp/api/lspsv1"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 	"github.com/sluice-lsp/sluice/lws/tenant/api/tenantv1"
 )
 
 // TestGarbage: every gRPC method of a sluiced that offers everything, again and again,
-// with nonsense and with what is nearly right, by those who may call it. Each call has
-// an answer or an error of the caller's, never one of ours; afterwards a payment opens
-// its channel as if nothing had been.
+// with nonsense and with what is nearly right, by those who may call it, and every REST
+// route with requests that are wrong in one way each. Each call has an answer or an error
+// of the caller's, never one of ours, and none repeats a secret; afterwards a payment
+// opens its channel as if nothing had been.
 func TestGarbage(t *testing.T) {
 	together(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
@@ -61,16 +65,20 @@ func TestGarbage(t *testing.T) {
 		_, err := lspv1.NewOperatorServiceClient(x.conn).SetBusiness(op, &lspv1.SetBusinessRequest{Accepting: true})
 		require.NoError(t, err)
 	}
+	by := func(_ string, a matrixtest.Audience) string {
+		switch {
+		case a.Tenants && g.Rand.IntN(2) == 0:
+			return acme
+		case a.Public || a.Wallets:
+			return wallet
+		}
+		return x.operator
+	}
 	answers := make(map[codes.Code]int)
 	for range 12 {
 		for _, m := range methods {
-			name, mac := matrixtest.FullName(m), x.operator
-			switch a := audiences[name]; {
-			case a.Tenants && g.Rand.IntN(2) == 0:
-				mac = acme
-			case a.Public || a.Wallets:
-				mac = wallet
-			}
+			name := matrixtest.FullName(m)
+			mac := by(name, audiences[name])
 			req := dynamicpb.NewMessage(m.Input())
 			g.Fill(req)
 			code, said := matrixtest.Call(ctx, x.conn, m, mac, req)
@@ -90,6 +98,26 @@ func TestGarbage(t *testing.T) {
 	t.Logf("answers: %v", answers)
 	require.Greater(t, answers[codes.OK], len(methods)/2, "hardly a call was good")
 	require.Greater(t, answers[codes.InvalidArgument], len(methods))
+
+	tlsConfig, err := selfcert.ClientTLS(s.TLSCert)
+	require.NoError(t, err)
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig}}
+	defer web.CloseIdleConnections()
+	over := &matrixtest.RESTGarbage{
+		Root: "..", Base: "https://" + s.REST, Client: web, MaxBytes: rpcserver.DefaultMaxMessageBytes, Macaroon: by, Made: g,
+		After: func(method string) {
+			if method == lspv1.OperatorService_SetBusiness_FullMethodName {
+				openForBusiness()
+			}
+		},
+	}
+	wrong, err := over.Walk(ctx, x.conn)
+	require.NoError(t, err)
+	for _, w := range wrong {
+		t.Error(w)
+	}
+	t.Logf("answers over REST: %v", over.Answers)
+	require.Greater(t, over.Answers[http.StatusBadRequest], 2000)
 
 	// What the operator's own calls changed is put right by calls of the operator's.
 	openForBusiness()

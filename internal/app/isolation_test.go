@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -72,6 +74,25 @@ type isolated struct {
 	client   *http.Client
 	rest     string
 	lws      *lwsapi.Service
+	log      *logged
+}
+
+// logged is what a server logged, from debug on.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func startIsolated(t *testing.T) *isolated {
@@ -79,7 +100,8 @@ func startIsolated(t *testing.T) *isolated {
 	dir := t.TempDir()
 	keys, err := auth.NewFileRootKeys(filepath.Join(dir, "keys"))
 	require.NoError(t, err)
-	x := &isolated{t: t, lws: lwsapi.New()}
+	x := &isolated{t: t, lws: lwsapi.New(), log: new(logged)}
+	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(x.log), zapcore.DebugLevel))
 	x.bakery, err = auth.NewBakery(t.Context(), keys, rand.Reader, time.Now)
 	require.NoError(t, err)
 	db := storetest.Open(t, storetest.SQLite(t))
@@ -104,7 +126,7 @@ func startIsolated(t *testing.T) *isolated {
 	limits.Wallet, limits.Operator, limits.Address, limits.Unauthenticated = plenty, plenty, plenty, plenty
 	server, err := rpcserver.Listen(t.Context(), rpcserver.Config{
 		GRPCAddress: "127.0.0.1:0", RESTAddress: "127.0.0.1:0", TLS: cert.TLS(), Verifier: x.bakery, Tenants: x.registry, Limits: limits,
-		StopTimeout: time.Second, Log: zap.NewNop(), Now: time.Now, Rand: rand.Reader, Registry: prometheus.NewRegistry(),
+		StopTimeout: time.Second, Log: log, Now: time.Now, Rand: rand.Reader, Registry: prometheus.NewRegistry(),
 	}, login, tenants, bareHolds{}, lspapi.New(), x.lws, collabapi.New(), backupsapi.New(), swapsapi.New(), towerapi.New())
 	require.NoError(t, err)
 	x.registry.OnChange(server.Recheck)

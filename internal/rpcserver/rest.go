@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/sluice-lsp/sluice/internal/auth"
+	"github.com/sluice-lsp/sluice/internal/errkind"
 )
 
 // metadataRemote carries a REST caller's address over the in-memory
@@ -41,15 +42,16 @@ func newREST(ctx context.Context, cfg Config, services []Service) (*restServer, 
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.inner.dial(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxMessageBytes), grpc.MaxCallSendMsgSize(cfg.MaxMessageBytes)),
+		grpc.WithUnaryInterceptor(checkedUnary), grpc.WithStreamInterceptor(checkedStream),
 	)
 	if err != nil {
 		return nil, err
 	}
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonBody{&runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
-		}),
+		}}),
 		runtime.WithIncomingHeaderMatcher(incomingHeader),
 		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
 		runtime.WithMetadata(func(_ context.Context, req *http.Request) metadata.MD {
@@ -92,10 +94,10 @@ func (r *restServer) close(ctx context.Context) {
 
 func limitBody(next http.Handler, limit int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = &limitedBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), queryKey{}, r.URL.RawQuery)))
 	})
 }
 
@@ -123,7 +125,13 @@ type restError struct {
 	RequestID string `json:"request_id,omitempty"`
 }
 
-func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	if body, ok := r.Body.(*limitedBody); ok && body.over > 0 {
+		writeJSON(w, http.StatusRequestEntityTooLarge, restError{
+			Kind: string(errkind.Invalid), Message: fmt.Sprintf("The body is larger than this server takes, which is %d bytes: send less in one call.", body.over),
+		})
+		return
+	}
 	s := status.Convert(err)
 	body := restError{Message: s.Message()}
 	for _, d := range s.Details() {
@@ -133,6 +141,9 @@ func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w h
 		case *errdetails.RequestInfo:
 			body.RequestID = d.GetRequestId()
 		}
+	}
+	if body.Kind == "" {
+		body = gatewaysOwn(s)
 	}
 	code := HTTPStatus(s.Code())
 	if code == http.StatusUnauthorized {

@@ -480,7 +480,7 @@ func TestRESTLogin(t *testing.T) {
 		`{"node_id":"zz"}`: http.StatusBadRequest,
 		`{`:                http.StatusBadRequest,
 		`{"no_such":1}`:    http.StatusBadRequest,
-		`{"node_id":"` + strings.Repeat("a", 100_000) + `"}`: http.StatusBadRequest,
+		`{"node_id":"` + strings.Repeat("a", 100_000) + `"}`: http.StatusRequestEntityTooLarge,
 	} {
 		code, got, _ = w.post("/v1/auth/challenge", body, nil)
 		require.Equal(t, want, code, "%.20s", body)

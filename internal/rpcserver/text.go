@@ -15,48 +15,57 @@ import (
 // has one, and PostgreSQL takes none, not even to look for it: what is only a
 // wrong id would seem to be our fault. Protobuf itself refuses invalid UTF-8.
 func CheckText(m any) error {
+	return eachText(m, func(name, text string) error {
+		if strings.ContainsRune(text, 0) {
+			return errkind.Newf(errkind.Invalid, "%s contains a zero byte", name)
+		}
+		return nil
+	})
+}
+
+// eachText calls f with every text of a message and the name of its field, until one
+// is refused.
+func eachText(m any, f func(name, text string) error) error {
 	msg, ok := m.(proto.Message)
 	if !ok {
 		return nil
 	}
-	return checkMessage(msg.ProtoReflect())
+	return eachOf(msg.ProtoReflect(), f)
 }
 
-func checkMessage(m protoreflect.Message) (err error) {
+func eachOf(m protoreflect.Message, each func(name, text string) error) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case f.IsMap():
 			v.Map().Range(func(key protoreflect.MapKey, v protoreflect.Value) bool {
-				if err = checkValue(f.MapKey(), key.Value()); err == nil {
-					err = checkValue(f.MapValue(), v)
+				if err = ofValue(f.MapKey(), key.Value(), each); err == nil {
+					err = ofValue(f.MapValue(), v, each)
 				}
 				return err == nil
 			})
 		case f.IsList():
 			for i := range v.List().Len() {
-				if err = checkValue(f, v.List().Get(i)); err != nil {
+				if err = ofValue(f, v.List().Get(i), each); err != nil {
 					break
 				}
 			}
 		default:
-			err = checkValue(f, v)
+			err = ofValue(f, v, each)
 		}
 		return err == nil
 	})
 	return err
 }
 
-func checkValue(f protoreflect.FieldDescriptor, v protoreflect.Value) error {
+func ofValue(f protoreflect.FieldDescriptor, v protoreflect.Value, each func(name, text string) error) error {
 	switch f.Kind() {
 	case protoreflect.MessageKind, protoreflect.GroupKind:
-		return checkMessage(v.Message())
+		return eachOf(v.Message(), each)
 	case protoreflect.StringKind:
-		if strings.ContainsRune(v.String(), 0) {
-			return errkind.Newf(errkind.Invalid, "%s contains a zero byte", f.Name())
-		}
+		return each(string(f.Name()), v.String())
 	default:
+		return nil
 	}
-	return nil
 }
 
 func textUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -212,7 +212,7 @@ type SetService struct {
 
 func (c SetService) apply(t *Tenant, p Plan, _ time.Time) (Note, error) {
 	if !slices.Contains(p.Services, c.Service) {
-		return Note{}, errkind.Newf(errkind.NotFound, "The plan %q does not offer %q.", p.Name, c.Service)
+		return Note{}, errkind.Newf(errkind.NotFound, "The plan %q does not offer %q.", p.Name, ln.Clip(c.Service, 64))
 	}
 	t.Declined = slices.DeleteFunc(t.Declined, func(s string) bool { return s == c.Service })
 	if !c.Accepted {

@@ -25,12 +25,14 @@ type Route struct {
 	// Method is the gRPC method that it leads to.
 	Method     string
 	Verb, Path string
+	// Body says that the request's body is the message.
+	Body bool
 }
 
 // Routes reads every route file below the repository's root.
 func Routes(root string) ([]Route, error) {
 	// Both of YAML's styles, with and without quotes.
-	rule := regexp.MustCompile(`selector: ([\w.]+),?\s+(get|post|put|delete|patch): (?:"([^"]+)"|((?:[^\s,{}]|\{\w+\})+))`)
+	rule := regexp.MustCompile(`selector: ([\w.]+),?\s+(get|post|put|delete|patch): (?:"([^"]+)"|((?:[^\s,{}]|\{\w+\})+))(,?\s+body: "\*")?`)
 	selector := regexp.MustCompile(`selector: `)
 	var out []Route
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
@@ -52,7 +54,7 @@ func Routes(root string) ([]Route, error) {
 		}
 		for _, m := range found {
 			dot := strings.LastIndex(m[1], ".")
-			out = append(out, Route{Method: "/" + m[1][:dot] + "/" + m[1][dot+1:], Verb: strings.ToUpper(m[2]), Path: m[3] + m[4]})
+			out = append(out, Route{Method: "/" + m[1][:dot] + "/" + m[1][dot+1:], Verb: strings.ToUpper(m[2]), Path: m[3] + m[4], Body: m[5] != ""})
 		}
 		return nil
 	})
