@@ -231,10 +231,11 @@ func TestBatchCrashAtEveryCommit(t *testing.T) {
 	var commits int64
 	virtual(t, func(t *testing.T) { commits = batchCrashRun(t, false, 0, 0) })
 	require.Greater(t, commits, int64(20))
+	drawn := drawnSeed(t)
 	for n := int64(1); n <= commits; n++ {
 		points := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}
 		if runs(0) == 0 {
-			side := (uint64(n) + seed(t)) % 2 //nolint:gosec // a count
+			side := (uint64(n) + drawn) % 2 //nolint:gosec // a count
 			points = points[side : side+1]
 		}
 		for _, point := range points {
@@ -250,9 +251,10 @@ func TestBatchOnPostgres(t *testing.T) {
 	commits := batchCrashRun(t, true, 0, 0)
 	require.Greater(t, commits, int64(20))
 	most := min(int64(runs(2)), commits) //nolint:gosec // a count
+	drawn := int64(drawnSeed(t) >> 1)    //nolint:gosec // a seed
 	for i := range most {
-		n := 1 + (i*commits/most+int64(seed(t)))%commits                                                //nolint:gosec // a seed
-		point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
+		n := 1 + (i*commits/most+drawn)%commits
+		point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+drawn)%2]
 		t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { batchCrashRun(t, true, n, point) })
 	}
 }
@@ -309,7 +311,7 @@ func TestBatchNodeDiesAtEveryCall(t *testing.T) {
 	calls := 0
 	virtual(t, func(t *testing.T) { calls = batchNodeRun(t, 0, 0) })
 	require.Greater(t, calls, 20)
-	rng := rand.New(rand.NewPCG(seed(t), 1))
+	rng := rand.New(rand.NewPCG(drawnSeed(t), 1))
 	for n := 1; n <= calls; n++ {
 		for b := range blows {
 			if runs(0) == 0 && rng.IntN(3*calls) >= 30 {

@@ -29,7 +29,7 @@ import (
 // never of ours; afterwards a payment goes through as if nothing had been.
 func TestGarbageAtEveryCall(t *testing.T) {
 	run := func(t *testing.T, calls int, postgres bool) {
-		s := seed(t)
+		s := drawnSeed(t)
 		r := newRig(t, rigConfig{seed: s, job: jobs()[0], latency: lndfake.Observed(), postgres: postgres})
 		r.openBooks()
 		g := newGarbage(r, s)

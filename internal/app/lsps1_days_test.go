@@ -395,6 +395,7 @@ func (b *buyer) buried(id string, refunds int) {
 // order: the client gets its one channel, and what it paid too much. An order
 // whose answer was lost is made again and is not paid.
 func TestLSPS1CrashAtEveryCommit(t *testing.T) {
+	drawn := drawnSeed(t)
 	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -404,9 +405,8 @@ func TestLSPS1CrashAtEveryCommit(t *testing.T) {
 			for n := int64(1); n <= commits; n++ {
 				points := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}
 				if runs(0) == 0 {
-					// Each commit at one side, which is the other one for the next seed; at both
-					// with SLUICE_RUNS.
-					side := (uint64(n) + seed(t)) % 2 //nolint:gosec // a count
+					// Each commit at one side, which the seed chooses; at both with SLUICE_RUNS.
+					side := (uint64(n) + drawn) % 2 //nolint:gosec // a count
 					points = points[side : side+1]
 				}
 				for _, point := range points {
@@ -424,9 +424,11 @@ func TestLSPS1CrashAtEveryCommit(t *testing.T) {
 // small, too large or late. Whatever comes, the client ends with its balance in
 // one channel, or with its money back less the fees of refunds, and the books agree.
 func TestLSPS1RandomDays(t *testing.T) {
+	drawn := drawnSeed(t)
 	for n := range runs(8) {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			virtual(t, func(t *testing.T) { randomOrderDay(t, seed(t)*1000+uint64(n)) }) //nolint:gosec // a count
+		s := drawn + uint64(n) //nolint:gosec // a count
+		t.Run(fmt.Sprintf("seed-%d", s), func(t *testing.T) {
+			virtual(t, func(t *testing.T) { randomOrderDay(t, s) })
 		})
 	}
 }

@@ -438,6 +438,7 @@ func TestLSPS1OlderCopyPutBack(t *testing.T) {
 // LSPS1 from the first request to the channel and the refund on PostgreSQL, with
 // sluiced dying at commits on the way.
 func TestLSPS1OnPostgres(t *testing.T) {
+	drawn := int64(drawnSeed(t) >> 1) //nolint:gosec // a seed
 	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
 		t.Run(name, func(t *testing.T) {
 			commits := orderCrashRun(t, true, onChain, 0, 0)
@@ -445,8 +446,8 @@ func TestLSPS1OnPostgres(t *testing.T) {
 			// Spread over all of them, and others with another seed; all with as many runs.
 			most := min(int64(runs(6)), commits) //nolint:gosec // a count
 			for i := range most {
-				n := 1 + (i*commits/most+int64(seed(t)))%commits                                                //nolint:gosec // a seed
-				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+int64(seed(t)))%2] //nolint:gosec // a seed
+				n := 1 + (i*commits/most+drawn)%commits
+				point := []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit}[(i+drawn)%2]
 				t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) { orderCrashRun(t, true, onChain, n, point) })
 			}
 		})

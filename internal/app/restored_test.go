@@ -16,25 +16,27 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/lndfake"
+	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
-// TestOlderCopyPutBack puts an older copy of the database back, of one moment of
-// a payment at a later one, and states how the payer ends. One channel at most
-// is made, nobody loses anything, and the books equal lnd's.
-func TestOlderCopyPutBack(t *testing.T) {
+// olderCopy is a day on which an older copy of the database is put back.
+type olderCopy struct {
+	name string
+	job  job
+	// copied and back name the moments; offline keeps the wallet away until
+	// the copy was made.
+	copied, back string
+	offline      bool
+	paid         bool
+	// ends is what sluiced itself believes at the end.
+	ends string
+}
+
+func olderCopies() []olderCopy {
 	payer, receiver := jobs()[0], jobs()[1]
-	for _, c := range []struct {
-		name string
-		job  job
-		// copied and back name the moments; offline keeps the wallet away until
-		// the copy was made.
-		copied, back string
-		offline      bool
-		paid         bool
-		// ends is what sluiced itself believes at the end.
-		ends string
-	}{
+	return []olderCopy{
 		// An HTLC that the copy does not know is only ever resumed, here to
 		// nowhere: the payer may pay again.
 		{"agreed, held", payer, "agreed", "held", true, false, "expired"},
@@ -47,72 +49,18 @@ func TestOlderCopyPutBack(t *testing.T) {
 		{"agreed, over", receiver, "agreed", "over", false, true, "settled"},
 		{"held, paid and not settled", receiver, "held", "settling", true, true, "settled"},
 		{"held, over", receiver, "held", "over", true, true, "settled"},
-	} {
+	}
+}
+
+// TestOlderCopyPutBack puts an older copy of the database back, of one moment of
+// a payment at a later one, and states how the payer ends. One channel at most
+// is made, nobody loses anything, and the books equal lnd's.
+func TestOlderCopyPutBack(t *testing.T) {
+	s := drawnSeed(t)
+	for _, c := range olderCopies() {
 		t.Run(strings.ReplaceAll(c.name, " ", "-")+"/"+c.job.name, func(t *testing.T) {
 			t.Parallel()
-			virtual(t, func(t *testing.T) {
-				r := newRig(t, rigConfig{seed: seed(t), job: c.job, latency: lndfake.Observed()})
-				r.openBooks()
-				a := r.agree()
-				if c.copied == "agreed" {
-					r.copyDatabase()
-				}
-				if c.offline {
-					r.w.Disconnect(r.gateway, r.wallet)
-				}
-				r.up()
-				switch c.back {
-				case "handed on":
-					r.putBackAt(func(c lndfake.Call) bool {
-						m, ok := c.Message.(*routerrpc.ForwardHtlcInterceptResponse)
-						return ok && m.Action == routerrpc.ResolveHoldForwardAction_RESUME
-					})
-				case "settling":
-					r.putBackAt(func(c lndfake.Call) bool {
-						return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
-					})
-				}
-				paying := r.pay(a.bolt11)
-				if c.offline {
-					r.awaitEvent(a.id, "part_arrived", "set_accepted")
-					r.pause(time.Second)
-					if c.copied == "held" {
-						r.copyDatabase()
-					}
-					if c.back == "held" {
-						r.putBack()
-						r.pause(time.Second)
-					}
-					r.w.Connect(r.gateway, r.wallet)
-				}
-				m := r.outcome(paying)
-				require.Equal(t, c.paid, m.Status == lnrpc.Payment_SUCCEEDED, "%s\n%s", m.FailureReason, r.stories())
-				if c.back == "over" {
-					r.await(a.id)
-					r.putBack()
-				}
-				require.Eventually(t, func() bool { return r.puts.Load() == 1 }, time.Minute, time.Second, "the copy was not put back")
-				r.up()
-				r.await(a.id)
-				r.settle()
-				p, err := r.service.Load().channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: a.id})
-				require.NoError(t, err)
-				if c.paid && p.Payment.State == "paid" {
-					c.ends = "paid" // it learnt in time what the copy could not know
-				}
-				require.Equal(t, c.ends, p.Payment.State, r.stories())
-				r.releaseLeases()
-				if c.ends == "expired" {
-					require.Contains(t, p.Payment.Reason, "the database was restored from an older copy")
-				}
-				if c.paid && c.ends == "expired" {
-					// Nothing tells sluiced of a payment that it forgot wholly; the
-					// money is right, and the books take it for other business.
-					r.checkMoney(a, m)
-					return
-				}
-				r.check(a, m)
-			})
+			virtual(t, func(t *testing.T) { c.play(t, rigConfig{seed: s, latency: lndfake.Observed()}) })
 		})
 	}
 }
@@ -121,7 +69,7 @@ func TestOlderCopyPutBack(t *testing.T) {
 // paid out of a hold invoice that nobody knows. It is settled all the same.
 func TestOlderCopyDoesNotKnowTheWrap(t *testing.T) {
 	virtual(t, func(t *testing.T) {
-		r := newRig(t, rigConfig{seed: seed(t), job: jobs()[1], latency: lndfake.Observed()})
+		r := newRig(t, rigConfig{seed: drawnSeed(t), job: jobs()[1], latency: lndfake.Observed()})
 		r.openBooks()
 		r.copyDatabase()
 		a := r.agree()
@@ -136,6 +84,72 @@ func TestOlderCopyDoesNotKnowTheWrap(t *testing.T) {
 		r.releaseLeases()
 		r.checkMoney(a, m)
 	})
+}
+
+func (c olderCopy) play(t *testing.T, cfg rigConfig) {
+	t.Helper()
+	cfg.job = c.job
+	r := newRig(t, cfg)
+	r.openBooks()
+	a := r.agree()
+	if c.copied == "agreed" {
+		r.copyDatabase()
+	}
+	if c.offline {
+		r.w.Disconnect(r.gateway, r.wallet)
+	}
+	r.up()
+	switch c.back {
+	case "handed on":
+		r.putBackAt(func(c lndfake.Call) bool {
+			m, ok := c.Message.(*routerrpc.ForwardHtlcInterceptResponse)
+			return ok && m.Action == routerrpc.ResolveHoldForwardAction_RESUME
+		})
+	case "settling":
+		r.putBackAt(func(c lndfake.Call) bool {
+			return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
+		})
+	}
+	paying := r.pay(a.bolt11)
+	if c.offline {
+		r.awaitEvent(a.id, "part_arrived", "set_accepted")
+		r.pause(time.Second)
+		if c.copied == "held" {
+			r.copyDatabase()
+		}
+		if c.back == "held" {
+			r.putBack()
+			r.pause(time.Second)
+		}
+		r.w.Connect(r.gateway, r.wallet)
+	}
+	m := r.outcome(paying)
+	require.Equal(t, c.paid, m.Status == lnrpc.Payment_SUCCEEDED, "%s\n%s", m.FailureReason, r.stories())
+	if c.back == "over" {
+		r.await(a.id)
+		r.putBack()
+	}
+	require.Eventually(t, func() bool { return r.puts.Load() == 1 }, time.Minute, time.Second, "the copy was not put back")
+	r.up()
+	r.await(a.id)
+	r.settle()
+	p, err := r.service.Load().channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: a.id})
+	require.NoError(t, err)
+	if c.paid && p.Payment.State == "paid" {
+		c.ends = "paid" // it learnt in time what the copy could not know
+	}
+	require.Equal(t, c.ends, p.Payment.State, r.stories())
+	r.releaseLeases()
+	if c.ends == "expired" {
+		require.Contains(t, p.Payment.Reason, "the database was restored from an older copy")
+	}
+	if c.paid && c.ends == "expired" {
+		// Nothing tells sluiced of a payment that it forgot wholly; the
+		// money is right, and the books take it for other business.
+		r.checkMoney(a, m)
+		return
+	}
+	r.check(a, m)
 }
 
 // releaseLeases frees what opens leased that the copy does not know; left alone,
@@ -167,6 +181,26 @@ func (r *rig) checkMoney(a agreement, m *lnrpc.Payment) {
 // copyDatabase makes a copy as an operator's dump does, while sluiced runs.
 func (r *rig) copyDatabase() {
 	r.t.Helper()
+	if r.store.Engine == store.Postgres {
+		dump, err := storetest.DumpPostgres(r.store)
+		require.NoError(r.t, err)
+		into := storetest.Postgres(r.t)
+		r.restore = func() error {
+			r.store.DSN = into.DSN
+			return storetest.RestorePostgres(into, dump)
+		}
+		return
+	}
+	r.restore = func() error {
+		// Under another name: the old process's last connection may close, and
+		// write, after that process has ended.
+		raw, err := os.ReadFile(r.copyPath())
+		r.store.Path += "-restored"
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(r.store.Path, raw, 0o600)
+	}
 	db, err := sql.Open("sqlite", r.store.Path)
 	require.NoError(r.t, err)
 	_, err = db.ExecContext(context.Background(), "VACUUM INTO ?", r.copyPath())
@@ -181,14 +215,7 @@ func (r *rig) copyPath() string { return filepath.Join(r.dir, "copy") }
 func (r *rig) putBack() {
 	r.mu.Lock()
 	r.beforeStart = func() {
-		// Under another name: the old process's last connection may close, and
-		// write, after that process has ended.
-		raw, err := os.ReadFile(r.copyPath())
-		r.store.Path += "-restored"
-		if err == nil {
-			err = os.WriteFile(r.store.Path, raw, 0o600)
-		}
-		if err != nil {
+		if err := r.restore(); err != nil {
 			r.t.Errorf("put the copy back: %v", err)
 		}
 		r.restored.Store(true)

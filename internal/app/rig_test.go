@@ -91,7 +91,9 @@ type rig struct {
 	store  store.Config
 	faults storetest.Faults
 	// step is the pause between two looks at something awaited.
-	step      time.Duration
+	step time.Duration
+	// realTime: the clock is the machine's, and not a bubble's.
+	realTime  bool
 	configure func(*Config)
 
 	payer, gateway, wallet *lndfake.Node
@@ -116,6 +118,8 @@ type rig struct {
 	refusal atomic.Pointer[string]
 	// beforeStart runs once, before sluiced is started again (under mu).
 	beforeStart func()
+	// restore puts the copy that was made in the database's place.
+	restore func() error
 	// restored: the database is known to be an older copy. puts counts those.
 	restored atomic.Bool
 	puts     atomic.Int64
@@ -202,7 +206,7 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	r.trace()
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if c.postgres {
-		r.step = 20 * time.Millisecond
+		r.step, r.realTime = 20*time.Millisecond, true
 		r.store = storetest.Postgres(t)
 	} else {
 		raw, err := template()

@@ -26,12 +26,34 @@ func (r *rig) settle() {
 			r.forgetGivenUp()
 			return
 		}
+		if r.realTime {
+			r.withdraw()
+		}
 		r.pause(r.step)
 		if i%20 == 19 {
 			r.w.Mine(1)
 		}
 	}
 	r.t.Fatalf("it does not come to rest: %s\n%s", why, r.stories())
+}
+
+// withdraw has the operator end what nobody pays any more, where nobody waits minutes
+// for it to expire.
+func (r *rig) withdraw() {
+	s := r.service.Load()
+	if s == nil {
+		return
+	}
+	open, err := s.operator.FindPayments(r.ctx, &lspv1.FindPaymentsRequest{OpenOnly: true})
+	if err != nil {
+		return
+	}
+	for _, p := range open.Payments {
+		if p.State == "offered" || p.State == "invoice_made" {
+			// Refused once money has come.
+			_, _ = s.operator.WithdrawPayment(r.ctx, &lspv1.WithdrawPaymentRequest{PaymentId: p.PaymentId, Reason: "its test is over"})
+		}
+	}
 }
 
 // forgetGivenUp is what a wallet's agent does with channels that its gateway gave

@@ -195,7 +195,8 @@ func (r *rig) outcome(paid <-chan *lnrpc.Payment) *lnrpc.Payment {
 			return m
 		case <-time.After(r.step):
 		}
-		if i%40 == 39 || (r.job.confs > 0 && i%4 == 3) {
+		switch {
+		case i%40 == 39, r.job.confs > 0 && i%20 == 19, r.realTime && i > 3000 && i%4 == 3:
 			r.w.Mine(1)
 		}
 	}

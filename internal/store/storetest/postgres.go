@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -244,27 +245,59 @@ func (s *Server) dsn(database string) string {
 	return fmt.Sprintf("host=%s user=postgres dbname=%s", s.dir, database)
 }
 
+// admin runs a statement on the server.
+func (s *Server) admin(sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.dsn("postgres"))
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, sql)
+	return errors.Join(err, conn.Close(ctx))
+}
+
 // Database makes an empty database that is dropped when the test ends.
 func (s *Server) Database(t testing.TB) store.Config {
 	t.Helper()
 	name := "t" + strings.ToLower(ulid.Make().String())
-	admin := func(sql string) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		conn, err := pgx.Connect(ctx, s.dsn("postgres"))
-		if err != nil {
-			return err
-		}
-		_, err = conn.Exec(ctx, sql)
-		return errors.Join(err, conn.Close(ctx))
-	}
-	if err := admin("CREATE DATABASE " + name + " TEMPLATE template0"); err != nil {
+	if err := s.admin("CREATE DATABASE " + name + " TEMPLATE template0"); err != nil {
 		t.Fatalf("create database: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := admin("DROP DATABASE IF EXISTS " + name + " WITH (FORCE)"); err != nil {
+		if err := s.admin("DROP DATABASE IF EXISTS " + name + " WITH (FORCE)"); err != nil {
 			t.Logf("drop database: %v", err)
 		}
 	})
 	return store.Config{Engine: store.Postgres, DSN: s.dsn(name), Log: zaptest.NewLogger(t)}
+}
+
+// DumpPostgres is pg_dump of a database of this process's server, while it is in use.
+func DumpPostgres(cfg store.Config) ([]byte, error) {
+	srv, err := shared()
+	if err != nil {
+		return nil, err
+	}
+	return srv.tool("pg_dump", nil, "--dbname="+cfg.DSN)
+}
+
+// RestorePostgres fills an empty database of this process's server with a dump.
+func RestorePostgres(cfg store.Config, dump []byte) error {
+	srv, err := shared()
+	if err != nil {
+		return err
+	}
+	_, err = srv.tool("psql", dump, "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--dbname="+cfg.DSN)
+	return err
+}
+
+// tool runs one of PostgreSQL's programs.
+func (s *Server) tool(name string, in []byte, args ...string) ([]byte, error) {
+	cmd := s.command(filepath.Join(s.bin, name), args...)
+	var out, said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &said
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", name, err, said.Bytes())
+	}
+	return out.Bytes(), nil
 }
