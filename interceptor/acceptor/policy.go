@@ -32,17 +32,8 @@ type Policy struct {
 	// ZeroConfFrom may open zero-conf channels: whoever is listed could spend
 	// the funding again and take what was forwarded meanwhile.
 	ZeroConfFrom map[ln.PubKey]bool
-	// AllowOnly, when not empty, lists the only peers that may open at all.
-	AllowOnly map[ln.PubKey]bool
 	// Deny lists peers that may not open.
 	Deny map[ln.PubKey]bool
-	// MinDepth is how many confirmations other channels need (0: lnd's rule).
-	MinDepth uint32
-	// MaxCsvDelay bounds how long our funds wait after we force-close (0: any).
-	MaxCsvDelay uint32
-	// Closed refuses everything, with this text for the peer when not empty.
-	Closed     bool
-	ClosedText string
 }
 
 // Acceptor applies a Policy. It is safe for concurrent use.
@@ -109,17 +100,13 @@ func (a *Acceptor) Decide(p ln.OpenProposal) ln.AcceptVerdict {
 	defer a.mu.Unlock()
 	now := a.now()
 	if text := cmp.Or(a.unfit(p), a.full(p, now)); text != "" {
-		return ln.AcceptVerdict{Refusal: ln.Clip(text, MaxRefusal)}
+		return ln.AcceptVerdict{Refusal: text}
 	}
 	if a.pending[p.Peer] == nil {
 		a.pending[p.Peer] = make(map[ln.PendingChanID]proposal)
 	}
 	a.pending[p.Peer][p.PendingID] = proposal{now, p.CapacitySat}
-	v := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
-	if !v.ZeroConf {
-		v.MinDepth = a.policy.MinDepth
-	}
-	return v
+	return ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
 }
 
 // forget takes back an accepted proposal that was refused after all.
@@ -133,11 +120,7 @@ func (a *Acceptor) forget(p ln.OpenProposal) {
 func (a *Acceptor) unfit(p ln.OpenProposal) string {
 	pol := a.policy
 	switch {
-	case pol.Closed && pol.ClosedText != "":
-		return pol.ClosedText
-	case pol.Closed:
-		return "this node takes no new channels at the moment; please try again later"
-	case pol.Deny[p.Peer], len(pol.AllowOnly) > 0 && !pol.AllowOnly[p.Peer]:
+	case pol.Deny[p.Peer]:
 		return "this node takes no channels from your node; please contact its operator"
 	case p.CapacitySat < pol.MinSat:
 		return fmt.Sprintf("the channel is too small: %s proposed, at least %s wanted", p.CapacitySat, pol.MinSat)
@@ -145,8 +128,6 @@ func (a *Acceptor) unfit(p ln.OpenProposal) string {
 		return fmt.Sprintf("the channel is too large: %s proposed, at most %s taken", p.CapacitySat, pol.MaxSat)
 	case p.WantsZeroConf && !pol.ZeroConfFrom[p.Peer]:
 		return "this node does not take zero-conf channels from your node; propose the channel without zero-conf"
-	case pol.MaxCsvDelay > 0 && p.CsvDelay > pol.MaxCsvDelay:
-		return fmt.Sprintf("to_self_delay of %d blocks is too long: at most %d", p.CsvDelay, pol.MaxCsvDelay)
 	}
 	return ""
 }

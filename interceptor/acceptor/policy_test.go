@@ -17,7 +17,7 @@ import (
 func TestPolicy(t *testing.T) {
 	friend, stranger, banned := ln.PubKey{2, 1}, ln.PubKey{2, 2}, ln.PubKey{2, 3}
 	policy := acceptor.Policy{
-		MinSat: 100_000, MaxSat: 1_000_000, MaxPendingPerPeer: 2, MinDepth: 3, MaxCsvDelay: 2016,
+		MinSat: 100_000, MaxSat: 1_000_000, MaxPendingPerPeer: 2,
 		ZeroConfFrom: map[ln.PubKey]bool{friend: true}, Deny: map[ln.PubKey]bool{banned: true},
 	}
 	base := ln.OpenProposal{Peer: stranger, CapacitySat: 100_000, CsvDelay: 144}
@@ -33,7 +33,6 @@ func TestPolicy(t *testing.T) {
 		{"zero-conf from a stranger", func(p *ln.OpenProposal) { p.WantsZeroConf = true }, "zero-conf"},
 		{"zero-conf from a friend", func(p *ln.OpenProposal) { p.Peer, p.WantsZeroConf = friend, true }, ""},
 		{"banned", func(p *ln.OpenProposal) { p.Peer = banned }, "no channels from your node"},
-		{"long delay", func(p *ln.OpenProposal) { p.CsvDelay = 2017 }, "to_self_delay"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := base
@@ -43,7 +42,6 @@ func TestPolicy(t *testing.T) {
 				require.Empty(t, v.Refusal)
 				require.True(t, v.Accept)
 				require.Equal(t, p.WantsZeroConf, v.ZeroConf)
-				require.Equal(t, !p.WantsZeroConf, v.MinDepth == 3)
 				return
 			}
 			require.False(t, v.Accept)
@@ -96,9 +94,25 @@ func TestNoChannelCountsTwice(t *testing.T) {
 	require.False(t, propose(5, 7), "another capacity is another channel")
 }
 
+// What programs of others say may be longer than what lnd takes.
 func TestRefusalFitsLnd(t *testing.T) {
-	a := acceptor.New(acceptor.Policy{Closed: true, ClosedText: "x" + strings.Repeat("ü", 600)}, time.Now)
-	require.Equal(t, "x"+strings.Repeat("ü", 249), a.Decide(ln.OpenProposal{}).Refusal)
+	node := &listing{proposals: make(chan ln.OpenProposal), verdicts: make(chan ln.AcceptVerdict)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		acceptor.New(acceptor.Policy{MaxSat: 10, MaxPendingPerPeer: 1}, time.Now).Run(ctx, acceptor.Config{
+			Node: node, Consult: func(context.Context, ln.OpenProposal, ln.AcceptVerdict) ln.AcceptVerdict {
+				return ln.AcceptVerdict{Refusal: "x" + strings.Repeat("ü", 600)}
+			},
+		})
+	})
+	for range 2 {
+		// What is refused does not count as one that is opening.
+		node.proposals <- ln.OpenProposal{CapacitySat: 5}
+		require.Equal(t, "x"+strings.Repeat("ü", 249), (<-node.verdicts).Refusal)
+	}
+	cancel()
+	running.Wait()
 }
 
 // listing is an lnd that lists what is opening, and offers one channel when asked to.

@@ -22,12 +22,6 @@ type Node interface {
 // Config says how to run an Acceptor.
 type Config struct {
 	Node Node
-	// RefreshEvery is the time between looks at what is opening (0: 30 s).
-	RefreshEvery time.Duration
-	// Backoff gives the wait before an attempt, counted from 0 (nil: up to 1 s).
-	Backoff func(attempt int) time.Duration
-	// Decided is told each verdict; it must not block. It may be nil.
-	Decided func(ln.OpenProposal, ln.AcceptVerdict)
 	// Consult may narrow what the policy takes, or refuse it; it must answer well
 	// within lnd's acceptortimeout (15 s). It may be nil.
 	Consult func(context.Context, ln.OpenProposal, ln.AcceptVerdict) ln.AcceptVerdict
@@ -39,17 +33,6 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	if cfg.RefreshEvery == 0 {
-		cfg.RefreshEvery = 30 * time.Second
-	}
-	if cfg.Backoff == nil {
-		cfg.Backoff = func(attempt int) time.Duration {
-			if attempt == 0 {
-				return 0
-			}
-			return min(time.Second, 20*time.Millisecond<<min(attempt-1, 6))
-		}
-	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -57,7 +40,9 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 	}()
 	defer func() { <-done }()
 	for attempt := 0; ctx.Err() == nil; attempt++ {
-		_ = pace.Pause(ctx, cfg.Backoff(attempt))
+		if attempt > 0 {
+			_ = pace.Pause(ctx, min(time.Second, 20*time.Millisecond<<min(attempt-1, 6)))
+		}
 		started := a.now()
 		err := cfg.Node.RunAcceptor(ctx, func(p ln.OpenProposal) ln.AcceptVerdict {
 			v := a.Decide(p)
@@ -72,9 +57,6 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 			}
 			cfg.Log.Info("channel proposal", zap.Stringer("peer", p.Peer), zap.Stringer("capacity", p.CapacitySat),
 				zap.Bool("zero_conf", p.WantsZeroConf), zap.Bool("accepted", v.Accept), zap.String("refusal", v.Refusal))
-			if cfg.Decided != nil {
-				cfg.Decided(p, v)
-			}
 			return v
 		})
 		if ctx.Err() == nil {
@@ -89,7 +71,7 @@ func (a *Acceptor) Run(ctx context.Context, cfg Config) {
 func (a *Acceptor) refresh(ctx context.Context, cfg Config) {
 	for ctx.Err() == nil {
 		a.look(ctx, cfg)
-		_ = pace.Pause(ctx, cfg.RefreshEvery)
+		_ = pace.Pause(ctx, refreshEvery)
 	}
 }
 
@@ -108,6 +90,8 @@ func (a *Acceptor) look(ctx context.Context, cfg Config) bool {
 }
 
 const (
+	// refreshEvery is the time between looks at what is opening.
+	refreshEvery = 30 * time.Second
 	// lookWithin bounds how long every peer's funding waits for one look.
 	lookWithin = 2 * time.Second
 	// lookAgainAfter bounds how often a peer at its limit can have lnd asked.

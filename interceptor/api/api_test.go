@@ -117,6 +117,12 @@ func TestAttachAndDecideOverTheWire(t *testing.T) {
 	}
 	require.NoError(t, c.Decide(t.Context(), d))
 	require.Equal(t, d, s.decisions)
+
+	// The wire has no field for it, and half a decision is another one.
+	d = []interceptor.Decision{{Key: s.row.Key, Action: interceptor.ActionResume, Send: interceptor.Sending{Msat: 5}}}
+	s.decisions = nil
+	require.ErrorIs(t, c.Decide(t.Context(), d), interceptor.ErrInvalid)
+	require.Empty(t, s.decisions)
 }
 
 func TestRowsRoundTrip(t *testing.T) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 
@@ -81,6 +82,9 @@ func (c *Client) Attach(ctx context.Context, handler string, sink func(intercept
 func (c *Client) Decide(ctx context.Context, decisions []interceptor.Decision) error {
 	in := &pb.DecideRequest{Decisions: make([]*pb.Decision, len(decisions))}
 	for i, d := range decisions {
+		if !d.Send.IsZero() {
+			return fmt.Errorf("HTLC %s: only the interceptor's own process changes what a forward sends: %w", d.Key, interceptor.ErrInvalid)
+		}
 		in.Decisions[i] = &pb.Decision{Key: keyToWire(d.Key), Action: string(d.Action), Reason: d.Reason, ExtraFeeMsat: uint64(d.ExtraFeeMsat)}
 		if d.Action == interceptor.ActionSettle {
 			in.Decisions[i].Preimage = d.Preimage.Bytes()

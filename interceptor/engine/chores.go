@@ -204,8 +204,7 @@ func (e *Engine) deadlines(t *tenure) {
 		if !en.row.Undecided() || en.row.Gone() || en.row.Adopted() {
 			continue
 		}
-		orphan := en.row.State == interceptor.StatePaying && en.row.Handler == ""
-		if (left <= 0 && !en.row.OnChain) || orphan || (en.row.State == interceptor.StatePaying && left <= 0) {
+		if left <= 0 && (!en.row.OnChain || en.row.State == interceptor.StatePaying) {
 			late = append(late, en.row)
 			continue
 		}
@@ -238,7 +237,7 @@ func (e *Engine) endLate(ctx context.Context, r interceptor.Row) error {
 			}})
 		case p.State != ln.PaymentFailed && p.State != ln.PaymentUnknown, p.InFlight > 0:
 			return nil
-		case p.State == ln.PaymentUnknown && r.Handler != "":
+		case p.State == ln.PaymentUnknown:
 			// It may be about to be sent: paying is committed first. Only its
 			// handler can say that it never will be.
 			return nil

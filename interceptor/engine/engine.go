@@ -71,7 +71,7 @@ type Config struct {
 	Retention time.Duration
 
 	// Backoff gives the wait before each attempt to open the stream, counted
-	// from 0 after a success (nil: immediate, then up to 500 ms with jitter).
+	// from 0 after a success (nil: the function of that name).
 	Backoff func(attempt int) time.Duration
 	// Now is the wall clock.
 	Now func() time.Time
@@ -117,18 +117,23 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = zap.NewNop()
 	}
 	if c.Backoff == nil {
-		c.Backoff = func(attempt int) time.Duration {
-			if attempt == 0 {
-				return 0
-			}
-			ceiling := min(500*time.Millisecond, 10*time.Millisecond<<min(attempt-1, 10))
-			if attempt <= 10 {
-				ceiling = min(ceiling, 250*time.Millisecond)
-			}
-			return ceiling/2 + rand.N(ceiling/2+1)
-		}
+		c.Backoff = Backoff
 	}
 	return c, nil
+}
+
+// Backoff spaces attempts to have lnd's stream: the first is immediate, the next few
+// come within a quarter of a second, because with requireinterceptor lnd fails every
+// new forward while nobody is attached.
+func Backoff(attempt int) time.Duration {
+	if attempt == 0 {
+		return 0
+	}
+	ceiling := min(500*time.Millisecond, 10*time.Millisecond<<min(attempt-1, 10))
+	if attempt <= 10 {
+		ceiling = min(ceiling, 250*time.Millisecond)
+	}
+	return ceiling/2 + rand.N(ceiling/2+1)
 }
 
 // Engine implements interceptor.Registry and interceptor.Ledger.
@@ -181,7 +186,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	helpers.Go(func() { e.followBlocks(ctx) })
-	for ctx.Err() == nil {
+	for failures := 0; ctx.Err() == nil; {
 		lease, err := e.cfg.Acquire(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -190,10 +195,16 @@ func (e *Engine) Run(ctx context.Context) error {
 			}
 			continue
 		}
+		began := time.Now()
 		err = e.serve(ctx, lease)
 		if ctx.Err() == nil {
 			e.log.Warn("the interceptor is on standby again", zap.Error(err))
-			_ = pace.Pause(ctx, 50*time.Millisecond)
+			if time.Since(began) > time.Second {
+				failures = 0
+			}
+			// One that cannot begin leaves others the lease for a while.
+			_ = pace.Pause(ctx, min(5*time.Second, 50*time.Millisecond<<min(failures, 7)))
+			failures++
 		}
 	}
 	return nil

@@ -324,6 +324,20 @@ func TestAnswersGoOutAsTheHtlcsCame(t *testing.T) {
 	require.Equal(t, came, lnd.answered)
 }
 
+func TestBackoffIsQuickAtFirst(t *testing.T) {
+	for range 100 {
+		require.Zero(t, engine.Backoff(0))
+		var sum time.Duration
+		for attempt := 1; attempt <= 10; attempt++ {
+			d := engine.Backoff(attempt)
+			require.LessOrEqual(t, d, 250*time.Millisecond)
+			sum += d
+		}
+		require.Less(t, sum, 2*time.Second)
+		require.LessOrEqual(t, engine.Backoff(10_000), 500*time.Millisecond)
+	}
+}
+
 // TestAStreamThatEndsComesBackAtOnce is law 1: with requireinterceptor lnd
 // forwards nothing while no stream is there.
 func TestAStreamThatEndsComesBackAtOnce(t *testing.T) {

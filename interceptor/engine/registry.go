@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/sluice-lsp/sluice/interceptor"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -251,13 +250,4 @@ func (e *Engine) Status() interceptor.Status {
 		})
 	}
 	return s
-}
-
-// AwaySince tells since when a registered handler has not been attached; false
-// when it is attached or unknown.
-func (e *Engine) AwaySince(handler string) (time.Time, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	at, away := e.away[handler]
-	return at, away
 }

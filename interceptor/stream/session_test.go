@@ -215,23 +215,6 @@ func TestWithheldFeeOnTheWire(t *testing.T) {
 	}
 }
 
-func TestBackoffIsQuickAtFirst(t *testing.T) {
-	b := Backoff{Rand: func(n int64) int64 { return n - 1 }}
-	require.Zero(t, b.Next())
-	var sum time.Duration
-	for range 10 {
-		d := b.Next()
-		require.LessOrEqual(t, d, 250*time.Millisecond)
-		sum += d
-	}
-	require.Less(t, sum, 2*time.Second)
-	for range 100 {
-		require.LessOrEqual(t, b.Next(), 500*time.Millisecond)
-	}
-	b.Reset()
-	require.Zero(t, b.Next())
-}
-
 func FuzzDecode(f *testing.F) {
 	f.Add(uint64(1), uint64(2), make([]byte, 32), uint64(1000), int32(181), uint32(200), []byte{})
 	f.Add(uint64(1), uint64(2), make([]byte, 31), uint64(1<<63), int32(-1), uint32(0), make([]byte, 33))
