@@ -14,7 +14,7 @@ import (
 )
 
 // choreLoop does what time brings: deadlines, policies of absent handlers,
-// HTLCs that only a payment of ours can explain, late outcomes, pruning.
+// HTLCs that only a payment of ours can explain, pruning.
 func (e *Engine) choreLoop(t *tenure) {
 	e.checkInherited(t)
 	var pruned time.Time
@@ -34,7 +34,6 @@ func (e *Engine) choreLoop(t *tenure) {
 		e.endAdopted(t)
 		e.deadlines(t)
 		e.absentPolicies(t)
-		e.finishGone(t)
 		// A page at a time, between other chores: deadlines must not wait for it.
 		if now := e.cfg.Now(); now.Sub(pruned) >= time.Hour && !e.prune(t, now) {
 			pruned = now

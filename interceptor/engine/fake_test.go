@@ -47,8 +47,13 @@ type fakeLnd struct {
 	spentBefore int
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
-	// gone is a channel that is on chain.
-	gone ln.SCID
+	// gone is a channel that is on chain; away is one whose peer is.
+	gone, away ln.SCID
+	// refused counts clients that were not admitted.
+	refused int
+	// histories counts questions about what was forwarded; onHistory runs before the answer.
+	histories int
+	onHistory func()
 	// answered are the HTLCs in the order of their answers.
 	answered []ln.CircuitKey
 }
@@ -220,6 +225,8 @@ func (f *fakeLnd) Open(ctx context.Context) (engine.Session, error) {
 		return nil, ln.ErrUnavailable
 	}
 	if f.session != nil {
+		f.refused++
+		f.bump()
 		return nil, ln.ErrStreamTaken
 	}
 	s := &fakeSession{f: f, woken: make(chan struct{}, 1), last: make(map[ln.CircuitKey]uint64)}
@@ -357,7 +364,33 @@ func (f *fakeLnd) LookupResolution(_ context.Context, key ln.CircuitKey) (ln.Res
 }
 
 func (f *fakeLnd) ForwardingHistory(context.Context, time.Time, uint32, uint32) ([]ln.Forward, error) {
+	f.mu.Lock()
+	f.histories++
+	onHistory := f.onHistory
+	f.bump()
+	f.mu.Unlock()
+	if onHistory != nil {
+		onHistory()
+	}
 	return nil, nil
+}
+
+// taken gives lnd's stream to another client, which answers nothing.
+func (f *fakeLnd) taken() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drop(ln.ErrUnavailable)
+	f.session = &fakeSession{f: f, woken: make(chan struct{}, 1), last: make(map[ln.CircuitKey]uint64)}
+	f.refused = 0
+	f.bump()
+}
+
+// left is the end of that client.
+func (f *fakeLnd) left() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.session = nil
+	f.bump()
 }
 
 type fakeSession struct {

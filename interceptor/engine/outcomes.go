@@ -145,11 +145,11 @@ func (e *Engine) lookForEnded(t *tenure, l *interceptor.Listing) {
 			e.log.Error("lnd no longer has an HTLC that a payment of ours was made for",
 				zap.Stringer("key", key), zap.String("hash", en.row.Hash.Short()), zap.Stringer("amount", en.row.IncomingMsat))
 		}
-		e.gone(t, en, e.implied(t, en))
+		e.gone(t, en, e.implied(en))
 		look = true
 	}
 	if look {
-		wake(t.chores)
+		wake(t.ends)
 	}
 }
 
@@ -173,7 +173,7 @@ func (e *Engine) gone(t *tenure, en *entry, outcome interceptor.Outcome) {
 // implied is the outcome that follows from what is known here, or unknown.
 // lnd's certain word comes first; then what we decided, where nothing else can
 // have happened to the HTLC.
-func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
+func (e *Engine) implied(en *entry) interceptor.Outcome {
 	if en.certain {
 		return en.hint
 	}
@@ -197,13 +197,40 @@ func (e *Engine) implied(_ *tenure, en *entry) interceptor.Outcome {
 	return interceptor.OutcomeUnknown
 }
 
-// finishGone looks up how HTLCs ended that are gone without a known outcome,
-// and asks about those on chain, or whose channel is. What stays unknown is asked
-// again, ever more rarely.
-func (e *Engine) finishGone(t *tenure) {
-	if e.cfg.Outcomes == nil {
-		return
+// outcomeLoop looks up how HTLCs ended. lnd may take long to answer, and no deadline
+// waits for it.
+func (e *Engine) outcomeLoop(t *tenure) {
+	for {
+		timer := time.NewTimer(e.cfg.PollSoon)
+		select {
+		case <-t.ctx.Done():
+			timer.Stop()
+			return
+		case <-t.ends:
+		case <-timer.C:
+		}
+		timer.Stop()
+		e.finishGone(t)
 	}
+}
+
+// askFor is for how long lnd is asked how an HTLC ended that is gone. What it does
+// not know after a day, it will not know.
+const askFor = 24 * time.Hour
+
+// askAgain is how long after the last time lnd is asked about an HTLC that has been
+// gone for so long: soon in the first minute, then ever more rarely.
+func askAgain(soon, gone time.Duration) time.Duration {
+	if gone <= time.Minute {
+		return soon
+	}
+	return max(time.Minute, gone/2)
+}
+
+// finishGone looks up how HTLCs ended that are gone without a known outcome,
+// and asks about those on chain, or whose channel is, which costs lnd little. The
+// others may cost it all of its history since their offer.
+func (e *Engine) finishGone(t *tenure) {
 	now := e.cfg.Now()
 	var ask []interceptor.Row
 	e.mu.Lock()
@@ -213,9 +240,13 @@ func (e *Engine) finishGone(t *tenure) {
 		if !unknown && !onChain {
 			continue
 		}
-		wait := e.cfg.PollSoon
-		if onChain || now.Sub(en.row.GoneAt) > time.Minute {
-			wait = time.Minute
+		wait := time.Minute
+		if unknown {
+			gone := now.Sub(en.row.GoneAt)
+			if gone > askFor && !en.inquired.IsZero() {
+				continue
+			}
+			wait = askAgain(e.cfg.PollSoon, gone)
 		}
 		if now.Sub(en.inquired) >= wait {
 			en.inquired = now

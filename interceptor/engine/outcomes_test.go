@@ -223,3 +223,51 @@ func (f *fakeLnd) closed(key ln.CircuitKey) {
 	f.gone = key.ChanID
 	f.bump()
 }
+
+// lnd never says how an HTLC ended. It is asked ever more rarely, and not for ever: each
+// time may cost it all of its history.
+func TestWhatStaysUnknownIsAskedEverMoreRarely(t *testing.T) {
+	lnd := newFakeLnd(t)
+	lnd.forgetful = true
+	_, key, later := resumed(t, lnd)
+	lnd.endUnheard(key, true)
+	lnd.until("lnd is asked", func() bool { return lnd.histories > 0 })
+	later(2 * time.Minute)
+	asked := func() int {
+		// Some rounds of what asks.
+		time.Sleep(50 * time.Millisecond)
+		lnd.mu.Lock()
+		defer lnd.mu.Unlock()
+		return lnd.histories
+	}
+	first := asked()
+	for range 60 {
+		later(2 * time.Minute)
+		asked()
+	}
+	require.Less(t, asked()-first, 20)
+	later(48 * time.Hour)
+	last := asked()
+	for range 5 {
+		later(48 * time.Hour)
+		require.Equal(t, last, asked())
+	}
+}
+
+// A deadline does not wait until lnd has gone through its history.
+func TestDeadlinesDoNotWaitForOutcomes(t *testing.T) {
+	lnd := newFakeLnd(t)
+	lnd.forgetful = true
+	car, key, _ := resumed(t, lnd)
+	held := lnd.add(2, jitSCID)
+	row := car.waitEvent(interceptor.EventOffered, held).Row
+	answers := make(chan struct{})
+	lnd.mu.Lock()
+	lnd.onHistory = func() { <-answers }
+	lnd.mu.Unlock()
+	t.Cleanup(func() { close(answers) })
+	lnd.endUnheard(key, true)
+	lnd.until("lnd is asked", func() bool { return lnd.histories > 0 })
+	lnd.mineTo(row.FailHeight)
+	lnd.until("failed at its deadline", func() bool { return !lnd.htlcs[held].pending })
+}

@@ -49,7 +49,7 @@ type tenure struct {
 	refusals []ln.CircuitKey
 	requests []*request
 
-	list, commit, refuse, chores, hear chan struct{}
+	list, commit, refuse, chores, hear, ends chan struct{}
 	// soon: an HTLC is about to end, so the next listing should come early.
 	soon bool
 	// foreign: another client may have had lnd's stream since the last baseline;
@@ -122,6 +122,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		stale: make(map[ln.CircuitKey]struct{}), asking: make(map[ln.CircuitKey]*asked),
 		list: make(chan struct{}, 1), commit: make(chan struct{}, 1),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
+		ends: make(chan struct{}, 1),
 	}
 	err := e.load(tctx, t)
 	if err == nil {
@@ -133,6 +134,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		workers.Go(func() { e.choreLoop(t) })
 		if e.cfg.Outcomes != nil {
 			workers.Go(func() { e.eventLoop(t) })
+			workers.Go(func() { e.outcomeLoop(t) })
 		}
 		e.connectLoop(t)
 		err = context.Cause(tctx)
