@@ -24,6 +24,8 @@ type request struct {
 	// keys and change edit existing rows.
 	keys   []ln.CircuitKey
 	change func(interceptor.Row) (interceptor.Row, bool, error)
+	// edit, when set, says that nobody waits: if its transaction fails, it is made again.
+	edit *editOf
 	// finished rows that memory no longer has, read beforehand.
 	finished map[ln.CircuitKey]interceptor.Row
 	// refusal rests on what others change in the same transaction: it is told
@@ -31,6 +33,12 @@ type request struct {
 	refusal error
 	// done receives once; it has room for one.
 	done chan error
+}
+
+// editOf is what an edit records, and of which HTLC. Two alike that queue up are one.
+type editOf struct {
+	key  ln.CircuitKey
+	what string
 }
 
 // record queues the insertion of a recording offer (under mu).
@@ -45,11 +53,17 @@ func (e *Engine) record(t *tenure, key ln.CircuitKey) {
 	wake(t.commit)
 }
 
-// edit queues a change that nobody waits for (under mu).
+// edit queues a change that nobody waits for: something that has happened to an HTLC,
+// which therefore is made again until it is committed (under mu).
 func (e *Engine) edit(
-	t *tenure, key ln.CircuitKey, change func(interceptor.Row) (interceptor.Row, bool, error),
+	t *tenure, key ln.CircuitKey, what string, change func(interceptor.Row) (interceptor.Row, bool, error),
 ) {
-	t.requests = append(t.requests, &request{keys: []ln.CircuitKey{key}, change: change, done: make(chan error, 1)})
+	of := editOf{key, what}
+	if _, queued := t.edits[of]; queued {
+		return
+	}
+	t.edits[of] = struct{}{}
+	t.requests = append(t.requests, &request{keys: []ln.CircuitKey{key}, change: change, edit: &of, done: make(chan error, 1)})
 	wake(t.commit)
 }
 
@@ -129,6 +143,7 @@ func (e *Engine) commitOnce(t *tenure, failures *int) bool {
 	e.mu.Lock()
 	requests := t.requests
 	t.requests = nil
+	clear(t.edits)
 	epoch, valid := t.lease.Epoch(), t.lease.Valid()
 	insert, update, accepted := e.prepare(t, requests)
 	e.mu.Unlock()
@@ -247,19 +262,27 @@ func (e *Engine) failed(t *tenure, accepted []*request, update []interceptor.Row
 	for _, r := range update {
 		t.stale[r.Key] = struct{}{}
 	}
+	var again []*request
 	for _, r := range accepted {
-		if r.isNew && errors.Is(err, interceptor.ErrInvalid) {
+		invalid := errors.Is(err, interceptor.ErrInvalid)
+		switch {
+		case r.isNew && invalid:
 			// It can never be recorded: lnd's auto-fail resolves it.
 			e.log.Error("an HTLC cannot be recorded", zap.Stringer("key", r.insert), zap.Error(err))
 			e.drop(t, r.insert)
-			continue
+		case r.isNew:
+			again = append(again, r)
+		case r.edit != nil && !invalid:
+			if _, queued := t.edits[*r.edit]; !queued {
+				t.edits[*r.edit] = struct{}{}
+				again = append(again, r)
+			}
+		default:
+			r.done <- unavailable("the ledger cannot be written; the outcome is not known", err)
 		}
-		if r.isNew {
-			t.requests = append(t.requests, r)
-			continue
-		}
-		r.done <- unavailable("the ledger cannot be written; the outcome is not known", err)
 	}
+	// What has happened comes before what was decided since.
+	t.requests = append(again, t.requests...)
 }
 
 func (e *Engine) retry(t *tenure, failures int) {
@@ -304,6 +327,7 @@ func (e *Engine) inserted(t *tenure, r interceptor.Row) {
 		if _, again := t.waiting[r.Key]; !again {
 			offer := p.offer
 			en.open = &offer
+			e.wentOnChain(t, en)
 		}
 	}
 	wake(t.list)

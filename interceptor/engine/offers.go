@@ -181,6 +181,12 @@ func (e *Engine) send(t *tenure, o interceptor.Offer, a interceptor.Answer) {
 // onSettleOnly takes an HTLC on chain, or on a channel that is not listed.
 func (e *Engine) onSettleOnly(t *tenure, o interceptor.Offer) {
 	e.unask(t, o.Key)
+	if p, recording := t.recording[o.Key]; recording {
+		// The earlier offer is void, and its row says nothing of this one yet.
+		p.offer, p.gen = o, t.gen
+		t.recording[o.Key] = p
+		return
+	}
 	en, recorded := t.rows[o.Key]
 	if !recorded {
 		// A payment of ours may know the preimage, if our database does not.
@@ -189,17 +195,23 @@ func (e *Engine) onSettleOnly(t *tenure, o interceptor.Offer) {
 		return
 	}
 	en.open = &o
-	if o.OnChain() && !en.row.OnChain && !en.row.Gone() {
-		e.edit(t, o.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
-			if r.OnChain {
-				return r, false, nil
-			}
-			r.OnChain = true
-			r.Version++
-			return r, true, nil
-		})
-	}
+	e.wentOnChain(t, en)
 	e.answer(t, en)
+}
+
+// wentOnChain records what an offer on chain says of its row.
+func (e *Engine) wentOnChain(t *tenure, en *entry) {
+	if en.open == nil || !en.open.OnChain() || en.row.OnChain || en.row.Gone() {
+		return
+	}
+	e.edit(t, en.row.Key, "on chain", func(r interceptor.Row) (interceptor.Row, bool, error) {
+		if r.OnChain {
+			return r, false, nil
+		}
+		r.OnChain = true
+		r.Version++
+		return r, true, nil
+	})
 }
 
 // answer sends what a row decides, if lnd waits for it.
@@ -346,7 +358,7 @@ func (e *Engine) movedBefore(t *tenure, en *entry) {
 	e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
 		zap.Stringer("key", en.row.Key), zap.String("hash", en.row.Hash.Short()))
 	en.moved = true
-	e.edit(t, en.row.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+	e.edit(t, en.row.Key, "moved", func(r interceptor.Row) (interceptor.Row, bool, error) {
 		next, changed := r.Moved(e.cfg.Now())
 		return next, changed, nil
 	})

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -64,4 +65,52 @@ func TestHeldHtlcGoesOnChain(t *testing.T) {
 		clock.add(2 * time.Minute)
 		require.Equal(t, interceptor.OutcomeFailed, c.waitEvent(interceptor.EventGone, key).Row.Outcome)
 	})
+}
+
+// TestOnChainIsNotForgotten: the database is away when the channel of an HTLC goes on
+// chain, which may even have no row yet. It is not failed at its deadline, which would
+// tell lnd nothing, and a preimage still claims it.
+func TestOnChainIsNotForgotten(t *testing.T) {
+	for name, recorded := range map[string]bool{"it has a row": true, "its row is on its way": false} {
+		t.Run(name, func(t *testing.T) {
+			faults := new(storetest.Faults)
+			cfg := storetest.SQLite(t)
+			cfg.Hooks, cfg.RetryFor = faults.Hooks(), time.Millisecond
+			lnd := newFakeLnd(t)
+			c := startCar(t, lnd, storetest.Open(t, cfg), "a", nil)
+			c.connected()
+			var key ln.CircuitKey
+			if recorded {
+				key = lnd.add(1, jitSCID)
+				c.waitEvent(interceptor.EventOffered, key)
+			}
+			faults.Set(storetest.Gone)
+			if !recorded {
+				key = lnd.add(1, jitSCID)
+				require.Eventually(t, func() bool { return c.engine.Status().Unrecorded == 1 }, 20*time.Second, time.Millisecond)
+			}
+			lnd.goOnChain(key)
+			plain := lnd.add(2, plainSCID)
+			lnd.until("a later offer is answered", func() bool { return !lnd.held[plain] })
+			if recorded {
+				require.Eventually(t, func() bool { return c.engine.Status().Degraded }, 20*time.Second, time.Millisecond, "the write failed")
+			}
+			faults.Set(storetest.Healthy)
+			lnd.mu.Lock()
+			autoFail := lnd.htlcs[key].offer.IncomingExpiry - 19
+			lnd.mu.Unlock()
+			lnd.mineTo(autoFail)
+			require.Eventually(t, func() bool {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return slices.ContainsFunc(c.events, func(ev interceptor.Event) bool {
+					return ev.Kind == interceptor.EventOffered && ev.Row.Key == key && ev.Row.OnChain
+				})
+			}, 20*time.Second, time.Millisecond, "its handler hears of it")
+			d := decide(key, interceptor.ActionSettle)
+			d[0].Preimage = preimageOf(1<<10 | key.HtlcID)
+			require.NoError(t, c.retry(t.Context(), func() error { return c.engine.Decide(t.Context(), d) }))
+			lnd.until("it is claimed", func() bool { return lnd.htlcs[key].settled })
+		})
+	}
 }

@@ -164,7 +164,7 @@ func endsSoon(r interceptor.Row, now time.Time) bool {
 func (e *Engine) gone(t *tenure, en *entry, outcome interceptor.Outcome) {
 	en.open = nil
 	en.inquired = time.Time{}
-	e.edit(t, en.row.Key, func(r interceptor.Row) (interceptor.Row, bool, error) {
+	e.edit(t, en.row.Key, "gone "+string(outcome), func(r interceptor.Row) (interceptor.Row, bool, error) {
 		next, changed := r.Vanish(outcome, e.cfg.Now())
 		return next, changed, nil
 	})

@@ -48,6 +48,8 @@ type tenure struct {
 	// refusals wait for lnd's word on payments before they are recorded.
 	refusals []ln.CircuitKey
 	requests []*request
+	// edits are those of the requests that nobody waits for.
+	edits map[editOf]struct{}
 
 	list, commit, refuse, chores, hear, ends chan struct{}
 	// soon: an HTLC is about to end, so the next listing should come early.
@@ -120,7 +122,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
 		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer),
 		stale: make(map[ln.CircuitKey]struct{}), asking: make(map[ln.CircuitKey]*asked),
-		list: make(chan struct{}, 1), commit: make(chan struct{}, 1),
+		list: make(chan struct{}, 1), commit: make(chan struct{}, 1), edits: make(map[editOf]struct{}),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
 		ends: make(chan struct{}, 1),
 	}
