@@ -55,6 +55,14 @@ func (o *operator) reconcile(ctx context.Context) *lspv1.ReconcileResponse {
 	return report
 }
 
+// status is the operator's overview.
+func (o *operator) status(ctx context.Context) *lspv1.GetStatusResponse {
+	o.t.Helper()
+	got, err := o.api.GetStatus(ctx, &lspv1.GetStatusRequest{})
+	require.NoError(o.t, err)
+	return got
+}
+
 // waitBalanced waits until the books equal lnd's to the sat, in all and in each
 // channel, without any entry that no event explains. lnd writes its forwarding
 // history up to 15 s late.

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -475,6 +477,60 @@ func TestRestartSqlite(t *testing.T) {
 		requireRefusal(t, err, "no such payment")
 		require.Contains(t, readLog(t, sc.s), "which this database does not know: it is settled")
 	})
+
+	// As a snapshot of the machine does: what lies beside the database and would betray
+	// its age goes back with it. Only lnd knows more.
+	t.Run("the whole data directory is put back", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		before := w.channels(ctx)
+		o, bolt11 := w.holdOffer(ctx, 1_200_000_000)
+		w.goOffline(ctx)
+		done := sc.pay(ctx, bolt11)
+		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
+		require.NoError(t, sc.s.Stop(ctx))
+		snapshot := sc.s.Dir + ".snapshot"
+		copyDirectory(t, sc.s.Dir, snapshot)
+		require.NoError(t, sc.s.Start(ctx))
+		require.Empty(t, sc.op.status(ctx).RestoredReason)
+		w.comeOnline(ctx)
+		w.waitInvoice(ctx, o.preimage.Hash(), lnrpc.Invoice_ACCEPTED)
+		sc.waitEnd(ctx, o.PaymentId, "forwarded")
+		putBack := func() {
+			require.NoError(t, sc.s.Kill())
+			require.NoError(t, os.RemoveAll(sc.s.Dir))
+			copyDirectory(t, snapshot, sc.s.Dir)
+			require.NoError(t, sc.s.Start(ctx))
+			require.Contains(t, sc.op.status(ctx).RestoredReason, "opened for "+o.PaymentId+", and the database has no such open")
+		}
+
+		// The channel is open, and the HTLC that the database calls held is at the wallet.
+		putBack()
+		require.Contains(t, sc.op.status(ctx).RestoredReason, "as held, and lnd has forwarded it")
+		sc.PayerLink.Flap()
+		sc.crashGateway(ctx, sc.Payer, w.node)
+		w.claim(ctx, o)
+		sc.paid(done, afterOutage)
+		sc.waitEnd(ctx, o.PaymentId, "paid")
+		require.Equal(t, before+1, w.channels(ctx), "nothing is opened again")
+
+		// What was reconciled is not found again, though the channel still has no open on
+		// record.
+		waitTrusted(ctx, t, sc.s)
+		require.NoError(t, sc.s.Stop(ctx))
+		require.NoError(t, sc.s.Start(ctx))
+		require.Empty(t, sc.op.status(ctx).RestoredReason)
+
+		// Once more, now that it is over: the copy calls an HTLC held that is settled.
+		putBack()
+		sc.waitEnd(ctx, o.PaymentId, "paid")
+		require.Equal(t, before+1, w.channels(ctx))
+		waitTrusted(ctx, t, sc.s)
+
+		next := w.negotiate(ctx, 1_400_000_000, offerWish{another: true})
+		sc.paid(sc.pay(ctx, w.invoice(ctx, next)), paidWithin)
+		sc.waitEnd(ctx, next.PaymentId, "paid")
+	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 	sc.op.waitBalancedInAll(ctx)
 }
@@ -486,6 +542,29 @@ func (sc *scene) putBack(ctx context.Context) {
 	copyDatabase(sc.t, sc.s.Dir+".copy", sc.s.Dir)
 	require.NoError(sc.t, sc.s.Start(ctx))
 	require.Contains(sc.t, readLog(sc.t, sc.s), "the database is an older copy")
+}
+
+// copyDirectory is a snapshot of a directory that nobody writes to.
+func copyDirectory(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := exec.Command("cp", "-a", from, to).CombinedOutput()
+	require.NoError(t, err, "%s", text)
+}
+
+// waitTrusted waits until the interceptor has accepted a restored database, in the run
+// of sluiced that began last.
+func waitTrusted(ctx context.Context, t *testing.T, s *devnet.Sluiced) {
+	t.Helper()
+	err := devnet.WaitFor(ctx, "the restored database to be trusted", func(context.Context) (bool, error) {
+		text := readLog(t, s)
+		for line := range strings.Lines(text[max(0, strings.LastIndex(text, "the database is an older copy")):]) {
+			if strings.Contains(line, "was reconciled with lnd") && strings.Contains(line, "interceptor") {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	require.NoError(t, err)
 }
 
 // lockDatabase holds SQLite's write lock, as a backup tool or a person with a

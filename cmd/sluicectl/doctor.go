@@ -120,7 +120,7 @@ func askSluiced(ctx context.Context, g *Globals) (doctor.Sluiced, error) {
 		out = doctor.Sluiced{
 			Accepting: got.GetAccepting(), StoppedReason: got.GetStoppedReason(), BlockHeight: got.GetBlockHeight(),
 			FeeRateSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateEstimateSatPerKw()), FeeCeilingSatPerKW: ln.FeeRateSatPerKW(got.GetFeeRateCeilingSatPerKw()),
-			FeeRateAge: time.Duration(got.GetFeeRateAgeMs()) * time.Millisecond, FeeRateStale: got.GetFeeRateStale(), NoOffers: got.GetMenuRefusal(),
+			FeeRateAge: time.Duration(got.GetFeeRateAgeMs()) * time.Millisecond, FeeRateStale: got.GetFeeRateStale(), NoOffers: got.GetMenuRefusal(), RestoredReason: got.GetRestoredReason(),
 		}
 		out.Swaps = served(ctx, s, swapsOf(s).GetStatus, &swapsv1.GetStatusRequest{})
 		out.Joint = served(ctx, s, fundingsOf(s).FindFundings, &collabv1.FindFundingsRequest{Limit: 1})

@@ -123,6 +123,9 @@ func statusText(s *lspv1.GetStatusResponse, held *interceptorv1.GetStatusRespons
 	facts.Row("Gateway", cli.Hex(s.GetGatewayNodeKey()))
 	facts.Row("Block", cli.Group(uint64(s.GetBlockHeight())))
 	facts.Row("Business", business(s))
+	if why := s.GetRestoredReason(); why != "" {
+		facts.Row("Database", "an older copy was put back, and what it says of before is distrusted until the next start: "+cli.Clean(why))
+	}
 	if held != nil {
 		facts.Row("Interceptor", interceptorWords(held))
 		facts.Row("Held", heldWords(held))

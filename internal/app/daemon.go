@@ -104,11 +104,18 @@ type Daemon struct {
 	// restored names the services of this process that have not reconciled a
 	// database that is an older copy of itself: what it says of held payments may
 	// have been decided otherwise since. Each distrusts it until it starts again.
-	restored Roles
+	// restoredWhy is how the copy was recognised.
+	restored    Roles
+	restoredWhy string
 }
 
 // Roles says which services a process runs.
 type Roles struct{ Interceptor, LSP, Backups, Swaps, Watchtower bool }
+
+// has reports that one of these is among them.
+func (r Roles) has(o Roles) bool {
+	return r.Interceptor && o.Interceptor || r.LSP && o.LSP || r.Backups && o.Backups || r.Swaps && o.Swaps || r.Watchtower && o.Watchtower
+}
 
 // ParseRoles reads the services named on the command line; none means all, of
 // which Run leaves out swaps unless they are enabled.
@@ -199,6 +206,12 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 	if err := d.connect(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop while waiting
+		}
+		return err
+	}
+	if err := d.askLnd(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to stop while asking
 		}
 		return err
 	}
@@ -403,131 +416,12 @@ func (d *Daemon) owner() (string, error) {
 	return host + ":" + dir, nil
 }
 
-// recogniseRestore finds out whether the database was restored from an older
-// dump. Then held payments are only resumed, never failed, until lnd has been
-// asked about each.
-//
-// Processes that share a database may each run one service, and each has a file
-// of its own. Whoever recognises the copy says so in the database, for all: a
-// service that knows of nothing could neither find out by itself, nor be spared
-// by another that has accepted the copy for its own part.
-func (d *Daemon) recogniseRestore(ctx context.Context) error {
-	_, err := store.CheckGeneration(ctx, d.db, d.path(fileGeneration))
-	if restored := (*store.RestoredError)(nil); errors.As(err, &restored) && restored.Kind == store.RestoreNoFile {
-		joined, joinErr := d.joins(ctx)
-		if joinErr != nil {
-			return joinErr
-		}
-		if joined {
-			d.log.Info("joined a database that another sluiced is using")
-			err = nil
-		}
-	}
-	if errors.Is(err, store.ErrRestored) {
-		d.log.Error("the database is an older copy: nothing that may have been decided since is decided anew until lnd was asked", zap.Error(err))
-		_, err = store.MarkRestored(ctx, d.db, d.path(fileGeneration), serviceInterceptor, lspapi.Name, backupsapi.Name, towerapi.Name)
-	}
-	if err != nil {
-		return err
-	}
-	names, err := store.RestoredRoles(ctx, d.db)
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	marked, err := ParseRoles(names)
-	if err != nil {
-		return err
-	}
-	d.restored = Roles{
-		Interceptor: marked.Interceptor && d.roles.Interceptor, LSP: marked.LSP && d.roles.LSP, Backups: marked.Backups && d.roles.Backups,
-		Watchtower: marked.Watchtower && d.roles.Watchtower,
-	}
-	if d.restored != (Roles{}) {
-		d.log.Warn("the database was restored, and these services have not reconciled it yet", zap.Any("services", d.restored))
-	}
-	return nil
-}
-
-// joins finds out whether a machine without a generation file is a new replica:
-// a database whose leases are being renewed by another is in use, and so is not
-// an older copy of what is in use. Without this every new standby would resume,
-// at its first take-over, what it ought to go on holding.
-func (d *Daemon) joins(ctx context.Context) (bool, error) {
-	if d.db.Engine() != store.Postgres {
-		return false, nil
-	}
-	renewed := func(seen map[string]store.LeaseInfo) (bool, error) {
-		for _, name := range []string{leaseGateway, leaseServices, leaseSwaps, leaseTower} {
-			info, err := d.db.LeaseInfo(ctx, name)
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return false, err
-			}
-			before, known := seen[name]
-			if known && info.Owner != "" && info.Expires.After(before.Expires) {
-				return true, nil
-			}
-			seen[name] = info
-		}
-		return false, nil
-	}
-	seen := map[string]store.LeaseInfo{}
-	end := time.After(d.cfg.Interceptor.LeaseFor.Std())
-	for {
-		used, err := renewed(seen)
-		if err != nil {
-			return false, err
-		}
-		if used {
-			_, err := store.Join(ctx, d.db, d.path(fileGeneration))
-			return err == nil, err
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-end:
-			return false, nil
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
-}
-
-// acceptRestore records that a service has reconciled a restored database.
-func (d *Daemon) acceptRestore(ctx context.Context, service string) error {
-	if err := store.AcceptRestore(ctx, d.db, service); err != nil {
-		return err
-	}
-	d.log.Warn("the restored database was reconciled with lnd: trusted from the next start on", zap.String("service", service))
-	return nil
-}
-
-// acceptHeld accepts a restored database for the interceptor: once nothing is
-// held any more that the copy knew. Until then another start must not take
-// for held what may have been resumed since.
-func (d *Daemon) acceptHeld(ctx context.Context) {
-	for {
-		if left, known := d.hold.Distrusted(); known && left == 0 {
-			err := d.acceptRestore(ctx, serviceInterceptor)
-			if err == nil {
-				return
-			}
-			d.log.Warn("the restored database could not be accepted; trying again", zap.Error(err))
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // advance bounds how young a database dump can be and still pass for the
 // present: a minute, and a second where the vault acknowledged something, since
 // whoever has its receipt can prove that the log went back.
 func (d *Daemon) advance(ctx context.Context) error {
 	advanceAfter(ctx, d.wrote, func() {
+		d.keepMarks(ctx)
 		if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
 			d.log.Warn("the database's generation could not be raised", zap.Error(err))
 		}

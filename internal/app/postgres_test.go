@@ -93,7 +93,7 @@ func TestOlderCopyPutBackOnPostgres(t *testing.T) {
 	for _, c := range days[:min(len(days), max(3, runs(0)/20))] {
 		t.Run(strings.ReplaceAll(c.name, " ", "-")+"/"+c.job.name, func(t *testing.T) {
 			t.Parallel()
-			c.play(t, rigConfig{seed: base, postgres: true})
+			c.play(t, rigConfig{seed: base, postgres: true}, false)
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ type olderCopy struct {
 	paid         bool
 	// ends is what sluiced itself believes at the end.
 	ends string
+	// told: lnd has something that the copy does not know.
+	told bool
 }
 
 func olderCopies() []olderCopy {
@@ -39,16 +42,16 @@ func olderCopies() []olderCopy {
 	return []olderCopy{
 		// An HTLC that the copy does not know is only ever resumed, here to
 		// nowhere: the payer may pay again.
-		{"agreed, held", payer, "agreed", "held", true, false, "expired"},
+		{"agreed, held", payer, "agreed", "held", true, false, "expired", false},
 		// What was forwarded is claimed, whatever the database knows of it.
-		{"agreed, handed on", payer, "agreed", "handed on", false, true, "expired"},
-		{"held, handed on", payer, "held", "handed on", true, true, "paid"},
-		{"held, over", payer, "held", "over", true, true, "paid"},
-		{"agreed, held", receiver, "agreed", "held", true, true, "settled"},
-		{"agreed, paid and not settled", receiver, "agreed", "settling", false, true, "settled"},
-		{"agreed, over", receiver, "agreed", "over", false, true, "settled"},
-		{"held, paid and not settled", receiver, "held", "settling", true, true, "settled"},
-		{"held, over", receiver, "held", "over", true, true, "settled"},
+		{"agreed, handed on", payer, "agreed", "handed on", false, true, "expired", true},
+		{"held, handed on", payer, "held", "handed on", true, true, "paid", true},
+		{"held, over", payer, "held", "over", true, true, "paid", true},
+		{"agreed, held", receiver, "agreed", "held", true, true, "settled", false},
+		{"agreed, paid and not settled", receiver, "agreed", "settling", false, true, "settled", true},
+		{"agreed, over", receiver, "agreed", "over", false, true, "settled", true},
+		{"held, paid and not settled", receiver, "held", "settling", true, true, "settled", true},
+		{"held, over", receiver, "held", "over", true, true, "settled", true},
 	}
 }
 
@@ -58,10 +61,15 @@ func olderCopies() []olderCopy {
 func TestOlderCopyPutBack(t *testing.T) {
 	s := drawnSeed(t)
 	for _, c := range olderCopies() {
-		t.Run(strings.ReplaceAll(c.name, " ", "-")+"/"+c.job.name, func(t *testing.T) {
+		name := strings.ReplaceAll(c.name, " ", "-") + "/" + c.job.name
+		day := func(t *testing.T, silent bool) {
 			t.Parallel()
-			virtual(t, func(t *testing.T) { c.play(t, rigConfig{seed: s, latency: lndfake.Observed()}) })
-		})
+			virtual(t, func(t *testing.T) { c.play(t, rigConfig{seed: s, latency: lndfake.Observed()}, silent) })
+		}
+		t.Run(name, func(t *testing.T) { day(t, false) })
+		if c.told {
+			t.Run(name+"/with the whole disk", func(t *testing.T) { day(t, true) })
+		}
 	}
 }
 
@@ -86,10 +94,12 @@ func TestOlderCopyDoesNotKnowTheWrap(t *testing.T) {
 	})
 }
 
-func (c olderCopy) play(t *testing.T, cfg rigConfig) {
+// play plays the day; silent is one on which the generation file comes back with the copy.
+func (c olderCopy) play(t *testing.T, cfg rigConfig, silent bool) {
 	t.Helper()
 	cfg.job = c.job
 	r := newRig(t, cfg)
+	r.silent = silent
 	r.openBooks()
 	a := r.agree()
 	if c.copied == "agreed" {
@@ -131,6 +141,10 @@ func (c olderCopy) play(t *testing.T, cfg rigConfig) {
 	}
 	require.Eventually(t, func() bool { return r.puts.Load() == 1 }, time.Minute, time.Second, "the copy was not put back")
 	r.up()
+	require.Equal(t, c.told, r.told.Load() != nil, "what lnd tells: %v", r.told.Load())
+	if c.told {
+		r.saysWhy(*r.told.Load())
+	}
 	r.await(a.id)
 	r.settle()
 	p, err := r.service.Load().channels.GetPayment(r.asWallet(), &lspv1.GetPaymentRequest{PaymentId: a.id})
@@ -150,6 +164,15 @@ func (c olderCopy) play(t *testing.T, cfg rigConfig) {
 		return
 	}
 	r.check(a, m)
+}
+
+// saysWhy: the operator reads how the copy was recognised.
+func (r *rig) saysWhy(why string) {
+	r.t.Helper()
+	require.Contains(r.t, why, "lnd has")
+	status, err := r.service.Load().operator.GetStatus(r.ctx, &lspv1.GetStatusRequest{})
+	require.NoError(r.t, err)
+	require.Equal(r.t, why, status.RestoredReason)
 }
 
 // releaseLeases frees what opens leased that the copy does not know; left alone,
@@ -249,4 +272,44 @@ func (r *rig) awaitEvent(id string, names ...string) {
 	d := day{r: r, a: agreement{id: id}}
 	d.until(names...)
 	require.True(r.t, d.saw(names...), "none of %v\n%s", names, r.stories())
+}
+
+// TestNothingIsDecidedBeforeLndWasAsked: lnd is there, but does not say what it knows.
+// Neither the interceptor nor the services begin, and what is held stays so.
+func TestNothingIsDecidedBeforeLndWasAsked(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{seed: seed(t), job: jobs()[0], latency: lndfake.Observed()})
+		r.openBooks()
+		a := r.agree()
+		r.w.Disconnect(r.gateway, r.wallet)
+		r.up()
+		paying := r.pay(a.bolt11)
+		r.awaitEvent(a.id, "part_arrived")
+		var silent, answers atomic.Bool
+		silent.Store(true)
+		r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
+			if c.Node != r.gateway.Name() || !silent.Load() {
+				return lndfake.Pass
+			}
+			if _, answer := c.Message.(*routerrpc.ForwardHtlcInterceptResponse); answer {
+				answers.Store(true)
+			}
+			if c.Phase == lndfake.BeforeCall && c.Method == "/lnrpc.Lightning/ListInvoices" {
+				return lndfake.Lose
+			}
+			return lndfake.Pass
+		})
+		r.killProcess()
+		r.pause(30 * time.Second)
+		require.Nil(t, r.service.Load(), "it serves")
+		require.False(t, answers.Load(), "it answered lnd")
+		silent.Store(false)
+		r.up()
+		require.Nil(t, r.told.Load())
+		r.w.Connect(r.gateway, r.wallet)
+		require.Equal(t, lnrpc.Payment_SUCCEEDED, r.outcome(paying).Status, r.stories())
+		r.await(a.id)
+		r.settle()
+	})
 }

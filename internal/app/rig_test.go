@@ -123,6 +123,10 @@ type rig struct {
 	// restored: the database is known to be an older copy. puts counts those.
 	restored atomic.Bool
 	puts     atomic.Int64
+	// silent: nothing beside the database says so, as after a restore of the whole disk.
+	// told is what lnd told of it instead.
+	silent bool
+	told   atomic.Pointer[string]
 	// skew is how far sluiced's clock is ahead, in nanoseconds.
 	skew atomic.Int64
 }
@@ -417,7 +421,9 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: cfg.lspAPI(), lws: lwsapi.New(), restored: Roles{Interceptor: r.restored.Load(), LSP: r.restored.Load()},
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: cfg.lspAPI(), lws: lwsapi.New()}
+	if r.restored.Load() && !r.silent {
+		d.restored = Roles{Interceptor: true, LSP: true}
 	}
 	if r.store.Engine == store.Postgres {
 		if err := migrate(ctx, db); err != nil {
@@ -429,6 +435,15 @@ func (r *rig) process() error {
 	}
 	if d.info, err = client.Info(ctx); err != nil {
 		return err
+	}
+	if err := d.askLnd(ctx); err != nil {
+		return err
+	}
+	if why := d.restoredWhy; why != "" {
+		r.told.Store(&why)
+		if r.puts.Load() == 0 {
+			r.t.Errorf("lnd is said to know more than a database that nobody put back: %s", why)
+		}
 	}
 	served := &services{api: d.lsp}
 	d.lsp.RegisterGRPC(served)

@@ -60,7 +60,7 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		return err
 	}
 	business, err := lspengine.New(lspengine.Options{
-		Node: lspNode(d.lnd, lease), Routes: holds, Held: holds, Waker: newWaking(d.lsp, d.hooks.Load, d.now), Notices: leaseNotices{d.hooks.Load, d.now}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP,
+		Node: lspNode(d.lnd, lease), Routes: holds, Held: holds, Waker: newWaking(d.lsp, d.hooks.Load, d.now), Notices: leaseNotices{d.hooks.Load, d.now}, Books: d.lnd, Closes: d.lnd, DB: d.db, Fence: lease.Check, Restored: d.restored.LSP, RestoredWhy: d.restoredWhy,
 		DecodeBolt11: func(text string) (ln.Bolt11, error) { return lnd.DecodeBolt11(d.cfg.Lnd.Network, text) },
 		Config:       settings, Now: d.now, Random: rand.Reader, Log: d.log.Named("lsp"),
 	})

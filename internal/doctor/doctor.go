@@ -135,6 +135,9 @@ type Sluiced struct {
 	Swaps, Joint bool
 	// NoOffers is why no channels are offered; empty while they are.
 	NoOffers string
+	// RestoredReason is how sluiced recognised its database as an older copy of itself;
+	// empty while it does not distrust it.
+	RestoredReason string
 }
 
 // Examine runs every check. When lnd does not answer, that is the only
@@ -171,6 +174,6 @@ func checks() []func(Facts, Want) []Finding {
 		one(chainSync), one(graphSync), one(clock),
 		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(lsps), one(bigChannels),
 		one(defaultFees), one(timeLockDelta), one(holdExpiryDelta), one(pings), one(restrictedSlots),
-		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(offers),
+		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(database), one(offers),
 	}
 }

@@ -160,7 +160,7 @@ func TestAilments(t *testing.T) {
 		{"many closing", func(f *Facts, _ *Want) {
 			f.Pending = slices.Repeat([]ln.PendingChannel{{Kind: ln.PendingForceClose}}, 26)
 		}, nil, ""},
-		{"sluiced away", func(f *Facts, _ *Want) { f.NoSluiced = away }, map[string]Level{"sluiced": Note, "offers": Note, "acceptor": Warn}, "minchansize=1000000"},
+		{"sluiced away", func(f *Facts, _ *Want) { f.NoSluiced = away }, map[string]Level{"sluiced": Note, "database": Note, "offers": Note, "acceptor": Warn}, "minchansize=1000000"},
 		{"no fee estimate", func(f *Facts, _ *Want) { f.Sluiced.FeeRateSatPerKW, f.Sluiced.FeeRateStale = 0, true }, one("offers", Warn), "lncli wallet estimatefeerate 6"},
 		{"old fee estimate", func(f *Facts, _ *Want) { f.Sluiced.FeeRateStale = true }, one("offers", Warn), "lncli wallet estimatefeerate 6"},
 		{"fees at the ceiling", func(f *Facts, _ *Want) { f.Sluiced.FeeRateSatPerKW = 50_000 }, nil, ""},
@@ -169,6 +169,7 @@ func TestAilments(t *testing.T) {
 		{"sluiced of another node", func(f *Facts, _ *Want) { f.Sluiced.GatewayNodeKey[5] = 1 }, one("sluiced", Fail), ""},
 		{"sluiced behind", func(f *Facts, _ *Want) { f.Sluiced.BlockHeight -= 3 }, one("sluiced", Warn), ""},
 		{"sluiced one block behind", func(f *Facts, _ *Want) { f.Sluiced.BlockHeight-- }, nil, ""},
+		{"a database put back", func(f *Facts, _ *Want) { f.Sluiced.RestoredReason = "lnd has channel 1:0" }, one("database", Warn), "sluicectl reconcile"},
 		{"business stopped", func(f *Facts, _ *Want) { f.Sluiced.Accepting = false }, one("sluiced", Note), "sluicectl business start"},
 	}
 	well := byCheck(t, Examine(healthy(), DefaultWant()))

@@ -158,6 +158,23 @@ func sluiced(f Facts, _ Want) Finding {
 	return x
 }
 
+// database tells whether sluiced works with an older copy of its database.
+func database(f Facts, _ Want) Finding {
+	x := Finding{Check: "database", Level: OK, Title: "sluiced's database"}
+	switch {
+	case f.NoSluiced != nil:
+		x.Level, x.Found = Note, "unknown: "+f.NoSluiced.Error()
+	case f.Sluiced.RestoredReason != "":
+		x.Level = Warn
+		x.Found = "it is an older copy of itself, and held payments of before are only resumed, never failed: " + f.Sluiced.RestoredReason
+		x.Fix = `Follow the runbook, "The database was restored from an older copy", and restart sluiced once nothing of before is under way.`
+		x.Lines = []string{"sluicectl payments --open", "sluicectl reconcile"}
+	default:
+		x.Found = "it agrees with what lnd knows"
+	}
+	return x
+}
+
 // offers judges whether sluiced knows what the chain asks, and can offer
 // channels at it.
 func offers(f Facts, _ Want) Finding {

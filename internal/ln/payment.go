@@ -184,6 +184,9 @@ type Payment struct {
 	InFlight int
 	// Index is lnd's own count of payments.
 	Index uint64
+	// Direct: it was sent without a payment request, over one channel to the peer at its
+	// end, as a wallet is paid for a wrapped invoice.
+	Direct bool
 	// Parts are the attempts that succeeded, Open those that are not resolved.
 	Parts []PaymentPart
 	Open  []PaymentAttempt

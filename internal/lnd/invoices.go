@@ -136,6 +136,44 @@ func (c *Client) SettledInvoices(ctx context.Context, after uint64) (page ln.Inv
 	return page, nil
 }
 
+// InvoicesAfter lists a page of invoices beyond an add index, whatever became of them,
+// with the index to go on from; the same index when there are none.
+func (c *Client) InvoicesAfter(ctx context.Context, after uint64) ([]ln.Invoice, uint64, error) {
+	resp, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{IndexOffset: after, NumMaxInvoices: 1000})
+	if err != nil {
+		return nil, after, mapError("list invoices", err)
+	}
+	out := make([]ln.Invoice, 0, len(resp.Invoices))
+	for _, inv := range resp.Invoices {
+		converted, err := invoiceFromRPC(inv)
+		if err != nil {
+			return nil, after, err
+		}
+		out = append(out, converted)
+		after = max(after, inv.AddIndex)
+	}
+	return out, after, nil
+}
+
+// NewestIndexes are lnd's own counts of invoices and of payments, as they stand.
+func (c *Client) NewestIndexes(ctx context.Context) (invoices, payments uint64, err error) {
+	made, err := c.lightning.ListInvoices(ctx, &lnrpc.ListInvoiceRequest{Reversed: true, NumMaxInvoices: 1})
+	if err != nil {
+		return 0, 0, mapError("ask for the newest invoice", err)
+	}
+	sent, err := c.lightning.ListPayments(ctx, &lnrpc.ListPaymentsRequest{Reversed: true, MaxPayments: 1, IncludeIncomplete: true})
+	if err != nil {
+		return 0, 0, mapError("ask for the newest payment", err)
+	}
+	for _, inv := range made.Invoices {
+		invoices = inv.AddIndex
+	}
+	for _, p := range sent.Payments {
+		payments = p.PaymentIndex
+	}
+	return invoices, payments, nil
+}
+
 // OpenInvoices are those that are neither settled nor cancelled, with their
 // preimages where lnd has them. lnd cancels what expires, so that they are few.
 func (c *Client) OpenInvoices(ctx context.Context) (out []ln.Invoice, err error) {

@@ -98,8 +98,12 @@ func (c *Client) trackPayment(ctx context.Context, hash ln.Hash, untilTerminal b
 }
 
 func paymentFromRPC(hash ln.Hash, p *lnrpc.Payment) (ln.Payment, error) {
-	out := ln.Payment{Hash: hash, ValueMsat: msat(p.ValueMsat), FeeMsat: msat(p.FeeMsat), Index: p.PaymentIndex}
+	out := ln.Payment{
+		Hash: hash, ValueMsat: msat(p.ValueMsat), FeeMsat: msat(p.FeeMsat), Index: p.PaymentIndex,
+		Direct: p.PaymentRequest == "" && len(p.Htlcs) > 0,
+	}
 	for _, h := range p.Htlcs {
+		out.Direct = out.Direct && len(h.GetRoute().GetHops()) == 1
 		switch h.Status {
 		case lnrpc.HTLCAttempt_IN_FLIGHT:
 			out.InFlight++

@@ -160,12 +160,28 @@ func (s *lightningServer) LookupInvoice(_ context.Context, r *lnrpc.PaymentHash)
 	return out, err
 }
 
+// newest are the last ones before an index (0: of all), oldest first, as lnd lists them
+// in reverse.
+func newest[T any](all []T, index func(T) uint64, before, most uint64) []T {
+	for before > 0 && len(all) > 0 && index(all[len(all)-1]) >= before {
+		all = all[:len(all)-1]
+	}
+	if n := uint64(len(all)); most > 0 && n > most {
+		all = all[n-most:]
+	}
+	return all
+}
+
 // ListInvoices implements lnrpc.LightningServer.
 func (s *lightningServer) ListInvoices(_ context.Context, r *lnrpc.ListInvoiceRequest) (*lnrpc.ListInvoiceResponse, error) {
 	out := &lnrpc.ListInvoiceResponse{}
 	err := s.do(func() error {
-		for _, inv := range s.node.invoices.order {
-			if inv.addIndex <= r.IndexOffset || r.PendingOnly && inv.state != lnrpc.Invoice_OPEN && inv.state != lnrpc.Invoice_ACCEPTED {
+		order := s.node.invoices.order
+		if r.Reversed {
+			order = newest(order, func(inv *invoice) uint64 { return inv.addIndex }, r.IndexOffset, r.NumMaxInvoices)
+		}
+		for _, inv := range order {
+			if !r.Reversed && inv.addIndex <= r.IndexOffset || r.PendingOnly && inv.state != lnrpc.Invoice_OPEN && inv.state != lnrpc.Invoice_ACCEPTED {
 				continue
 			}
 			if r.NumMaxInvoices > 0 && uint64(len(out.Invoices)) >= r.NumMaxInvoices {

@@ -267,8 +267,12 @@ func (s *lightningServer) DecodePayReq(_ context.Context, r *lnrpc.PayReqString)
 func (s *lightningServer) ListPayments(_ context.Context, r *lnrpc.ListPaymentsRequest) (*lnrpc.ListPaymentsResponse, error) {
 	out := &lnrpc.ListPaymentsResponse{}
 	err := s.do(func() error {
-		for _, p := range s.node.payments.order {
-			if p.index <= r.IndexOffset || !r.IncludeIncomplete && p.status != lnrpc.Payment_SUCCEEDED {
+		order := s.node.payments.order
+		if r.Reversed {
+			order = newest(order, func(p *payment) uint64 { return p.index }, r.IndexOffset, r.MaxPayments)
+		}
+		for _, p := range order {
+			if !r.Reversed && p.index <= r.IndexOffset || !r.IncludeIncomplete && p.status != lnrpc.Payment_SUCCEEDED {
 				continue
 			}
 			if r.MaxPayments > 0 && uint64(len(out.Payments)) >= r.MaxPayments {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/durable"
 	"github.com/sluice-lsp/sluice/internal/store/storedb"
@@ -79,7 +80,8 @@ type Generation struct {
 // database contains. A *RestoredError changes nothing.
 //
 // A dump that was taken since the last raise is not recognised: Advance narrows
-// that window.
+// that window. Nor is one that came back together with the file, as in a snapshot of the
+// whole disk: what the node has beyond NodeMarks tells these.
 func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, error) {
 	return db.raise(ctx, path, func(_ *storedb.Queries, row, file Generation, seen int64) error {
 		restored := func(kind RestoreKind) error {
@@ -119,13 +121,14 @@ func Join(ctx context.Context, db *DB, path string) (Generation, error) {
 }
 
 // MarkRestored is Join for a database that was restored. It records in the
-// database that none of the roles has reconciled it yet: so every process that
-// has such a role, whatever its own file says, knows it until AcceptRestore.
-func MarkRestored(ctx context.Context, db *DB, path string, roles ...string) (Generation, error) {
+// database that none of the roles has reconciled it yet, and why, for people: so
+// every process that has such a role, whatever its own file says, knows it until
+// AcceptRestore. A role that is marked already keeps its first reason.
+func MarkRestored(ctx context.Context, db *DB, path, reason string, roles ...string) (Generation, error) {
 	now := db.now().UnixMilli()
 	return db.raise(ctx, path, func(q *storedb.Queries, _, _ Generation, _ int64) error {
 		for _, role := range roles {
-			if err := q.MarkRestored(ctx, storedb.MarkRestoredParams{Role: role, SinceMs: now}); err != nil {
+			if err := q.MarkRestored(ctx, storedb.MarkRestoredParams{Role: role, SinceMs: now, Reason: reason}); err != nil {
 				return err
 			}
 		}
@@ -133,10 +136,22 @@ func MarkRestored(ctx context.Context, db *DB, path string, roles ...string) (Ge
 	})
 }
 
+// RestoredRole is a role that has not reconciled a restored database.
+type RestoredRole struct {
+	Role string
+	// Reason is how the copy was recognised.
+	Reason string
+	Since  time.Time
+}
+
 // RestoredRoles lists the roles that have not reconciled a restored database.
-func RestoredRoles(ctx context.Context, db *DB) (roles []string, err error) {
+func RestoredRoles(ctx context.Context, db *DB) (roles []RestoredRole, err error) {
 	err = db.Read(ctx, func(ctx context.Context, tx *Tx) error {
-		roles, err = storedb.New(tx).RestoredRoles(ctx)
+		rows, err := storedb.New(tx).RestoredRoles(ctx)
+		roles = make([]RestoredRole, 0, len(rows))
+		for _, r := range rows {
+			roles = append(roles, RestoredRole{Role: r.Role, Reason: r.Reason, Since: time.UnixMilli(r.SinceMs)})
+		}
 		return err
 	})
 	if err != nil {

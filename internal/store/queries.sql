@@ -37,10 +37,17 @@ INSERT INTO store_files (id, generation, seen_ms) VALUES ($1, $2, $3)
 ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, seen_ms = excluded.seen_ms;
 
 -- name: MarkRestored :exec
-INSERT INTO store_restored (role, since_ms) VALUES ($1, $2) ON CONFLICT (role) DO NOTHING;
+INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO NOTHING;
 
 -- name: RestoredRoles :many
-SELECT role FROM store_restored ORDER BY role;
+SELECT role, since_ms, reason FROM store_restored ORDER BY role;
 
 -- name: AcceptRestored :execrows
 DELETE FROM store_restored WHERE role = $1;
+
+-- name: NodeMarks :many
+SELECT name, position FROM store_node_marks;
+
+-- name: PutNodeMark :exec
+INSERT INTO store_node_marks (name, position) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET position = excluded.position;

@@ -329,18 +329,24 @@ func TestGeneration(t *testing.T) {
 			_, err = store.CheckGeneration(t.Context(), db, file)
 			require.Equal(t, store.RestoreBehind, kind(err), "asking again changes nothing")
 		}
-		marked, err := store.MarkRestored(t.Context(), db, file, "a", "b")
+		marked, err := store.MarkRestored(t.Context(), db, file, "behind", "a", "b")
 		require.NoError(t, err)
 		require.Greater(t, marked.Number, ahead.Number)
 		_, err = store.CheckGeneration(t.Context(), db, file)
 		require.NoError(t, err, "the database itself knows now")
 		roles, err := store.RestoredRoles(t.Context(), db)
 		require.NoError(t, err)
-		require.Equal(t, []string{"a", "b"}, roles)
+		require.Equal(t, []string{"a", "b"}, rolesOf(roles))
+		require.Equal(t, "behind", roles[0].Reason)
+		_, err = store.MarkRestored(t.Context(), db, file, "once more", "a", "b")
+		require.NoError(t, err)
+		roles, err = store.RestoredRoles(t.Context(), db)
+		require.NoError(t, err)
+		require.Equal(t, "behind", roles[0].Reason, "the first reason stays")
 		require.NoError(t, store.AcceptRestore(t.Context(), db, "a"))
 		roles, err = store.RestoredRoles(t.Context(), db)
 		require.NoError(t, err)
-		require.Equal(t, []string{"b"}, roles)
+		require.Equal(t, []string{"b"}, rolesOf(roles))
 
 		// A crash between the commit and the file leaves the file behind.
 		require.NoError(t, os.WriteFile(file, old, 0o600))
@@ -359,6 +365,28 @@ func TestGeneration(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
 		_, err = store.CheckGeneration(t.Context(), db, file)
 		require.ErrorContains(t, err, "damaged")
+	})
+}
+
+func rolesOf(list []store.RestoredRole) (names []string) {
+	for _, r := range list {
+		names = append(names, r.Role)
+	}
+	return names
+}
+
+// TestNodeMarks: marks are replaced by name, and an older copy has older ones.
+func TestNodeMarks(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := open()
+		marks, err := store.NodeMarks(t.Context(), db)
+		require.NoError(t, err)
+		require.Empty(t, marks)
+		require.NoError(t, store.PutNodeMarks(t.Context(), db, map[string]int64{"invoices": 7, "payments": 3}))
+		require.NoError(t, store.PutNodeMarks(t.Context(), db, map[string]int64{"invoices": 5}))
+		marks, err = store.NodeMarks(t.Context(), db)
+		require.NoError(t, err)
+		require.Equal(t, map[string]int64{"invoices": 5, "payments": 3}, marks, "a node that was replaced counts anew")
 	})
 }
 
@@ -394,14 +422,14 @@ func TestOneFileHidesNothingFromAnother(t *testing.T) {
 		require.Equal(t, store.RestoreBehind, restored.Kind)
 
 		// What one recognised all know, until each role has dealt with it.
-		_, err = store.MarkRestored(t.Context(), db, asleep, "gateway", "services")
+		_, err = store.MarkRestored(t.Context(), db, asleep, "behind", "gateway", "services")
 		require.NoError(t, err)
 		_, err = store.CheckGeneration(t.Context(), db, awake)
 		require.NoError(t, err)
 		require.NoError(t, store.AcceptRestore(t.Context(), db, "gateway"))
 		roles, err := store.RestoredRoles(t.Context(), db)
 		require.NoError(t, err)
-		require.Equal(t, []string{"services"}, roles)
+		require.Equal(t, []string{"services"}, rolesOf(roles))
 	})
 }
 

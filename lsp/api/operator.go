@@ -29,7 +29,7 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 	out := &lspv1.GetStatusResponse{
 		Accepting: s.Accepting, StoppedReason: s.StoppedReason, PaymentsByState: counts(s.Payments), OpeningsByState: counts(s.Openings),
 		FeesEarnedMsat: uint64(s.FeesEarned), ChainFeesMsat: uint64(s.ChainFees), UsableCoinsSat: uint64(s.Usage.Fundable.Sat),
-		AnchorReserveSat: uint64(s.ReserveSat), GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained,
+		AnchorReserveSat: uint64(s.ReserveSat), GatewayNodeKey: self[:], BlockHeight: s.Height, Drained: s.Drained, RestoredReason: s.RestoredWhy,
 	}
 	feesToWire(out, s.Fees)
 	out.Exposures = exposuresToWire(s.Exposures())

@@ -53,6 +53,9 @@ type Options struct {
 	// Restored: the database is an older copy of itself, so that lnd may have
 	// channels of payments that it takes for unopened.
 	Restored bool
+	// RestoredWhy is how that, or the same of the interceptor, was recognised; empty
+	// where nothing is distrusted. It is shown to people.
+	RestoredWhy string
 	// DecodeBolt11 reads and verifies an invoice of the configured network.
 	DecodeBolt11 func(text string) (ln.Bolt11, error)
 	Config       Config

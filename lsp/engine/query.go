@@ -383,6 +383,9 @@ func forwardChanges[S fsm.State, V fsm.Event, F fsm.Effect](
 type Status struct {
 	Accepting      bool
 	StoppedReason  string
+	// RestoredWhy is how the database was recognised as an older copy, while anything
+	// distrusts it.
+	RestoredWhy    string
 	Usage          lsp.Usage
 	Caps           lsp.Caps
 	UnconfirmedSat ln.Sat
@@ -423,7 +426,7 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 	}
 	e.mu.Unlock()
 	s := Status{
-		Accepting: !b.Stopped, StoppedReason: b.Reason, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
+		Accepting: !b.Stopped, StoppedReason: b.Reason, RestoredWhy: e.opt.RestoredWhy, Usage: usage, Caps: e.limits().caps, Fees: e.feeStatus(),
 		Height: e.world.tip(), Pruned: pruned, Queued: queued, Payments: map[string]int64{}, Openings: map[string]int64{}, Batches: map[string]int64{},
 	}
 	e.loads.mu.Lock()

@@ -300,3 +300,7 @@ func Undecided(s State) bool {
 	}
 	return false
 }
+
+// InvoiceMemo is the description of an order's hold invoice: lnd keeps it, so that the
+// order is known by it.
+func InvoiceMemo(id string) string { return "channel order " + id }

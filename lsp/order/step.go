@@ -74,7 +74,7 @@ func stepCreated(s Created, v Event) (State, []Effect, error) {
 			return nil, nil, fmt.Errorf("order %s: %w", s.ID, err)
 		}
 		return s, []Effect{MakeInvoice{OrderID: s.ID, Invoice: ln.HoldInvoiceRequest{
-			Hash: l.Hash, AmountMsat: total, Memo: "channel order " + s.ID, Expiry: l.ExpiresAt.Sub(v.At), FinalCltvDelta: l.FinalCltv,
+			Hash: l.Hash, AmountMsat: total, Memo: InvoiceMemo(s.ID), Expiry: l.ExpiresAt.Sub(v.At), FinalCltvDelta: l.FinalCltv,
 		}}}, nil
 	case InvoiceAdded:
 		s.Bolt11 = v.Bolt11

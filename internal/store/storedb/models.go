@@ -26,7 +26,13 @@ type StoreMetum struct {
 	BumpedMs   int64
 }
 
+type StoreNodeMark struct {
+	Name     string
+	Position int64
+}
+
 type StoreRestored struct {
 	Role    string
 	SinceMs int64
+	Reason  string
 }

@@ -124,17 +124,45 @@ func (q *Queries) LeaseEpochHeld(ctx context.Context, arg LeaseEpochHeldParams) 
 }
 
 const markRestored = `-- name: MarkRestored :exec
-INSERT INTO store_restored (role, since_ms) VALUES ($1, $2) ON CONFLICT (role) DO NOTHING
+INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO NOTHING
 `
 
 type MarkRestoredParams struct {
 	Role    string
 	SinceMs int64
+	Reason  string
 }
 
 func (q *Queries) MarkRestored(ctx context.Context, arg MarkRestoredParams) error {
-	_, err := q.db.ExecContext(ctx, markRestored, arg.Role, arg.SinceMs)
+	_, err := q.db.ExecContext(ctx, markRestored, arg.Role, arg.SinceMs, arg.Reason)
 	return err
+}
+
+const nodeMarks = `-- name: NodeMarks :many
+SELECT name, position FROM store_node_marks
+`
+
+func (q *Queries) NodeMarks(ctx context.Context) ([]StoreNodeMark, error) {
+	rows, err := q.db.QueryContext(ctx, nodeMarks)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []StoreNodeMark
+	for rows.Next() {
+		var i StoreNodeMark
+		if err := rows.Scan(&i.Name, &i.Position); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const putFile = `-- name: PutFile :exec
@@ -150,6 +178,21 @@ type PutFileParams struct {
 
 func (q *Queries) PutFile(ctx context.Context, arg PutFileParams) error {
 	_, err := q.db.ExecContext(ctx, putFile, arg.ID, arg.Generation, arg.SeenMs)
+	return err
+}
+
+const putNodeMark = `-- name: PutNodeMark :exec
+INSERT INTO store_node_marks (name, position) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET position = excluded.position
+`
+
+type PutNodeMarkParams struct {
+	Name     string
+	Position int64
+}
+
+func (q *Queries) PutNodeMark(ctx context.Context, arg PutNodeMarkParams) error {
+	_, err := q.db.ExecContext(ctx, putNodeMark, arg.Name, arg.Position)
 	return err
 }
 
@@ -191,22 +234,22 @@ func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (int64, 
 }
 
 const restoredRoles = `-- name: RestoredRoles :many
-SELECT role FROM store_restored ORDER BY role
+SELECT role, since_ms, reason FROM store_restored ORDER BY role
 `
 
-func (q *Queries) RestoredRoles(ctx context.Context) ([]string, error) {
+func (q *Queries) RestoredRoles(ctx context.Context) ([]StoreRestored, error) {
 	rows, err := q.db.QueryContext(ctx, restoredRoles)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []string
+	var items []StoreRestored
 	for rows.Next() {
-		var role string
-		if err := rows.Scan(&role); err != nil {
+		var i StoreRestored
+		if err := rows.Scan(&i.Role, &i.SinceMs, &i.Reason); err != nil {
 			return nil, err
 		}
-		items = append(items, role)
+		items = append(items, i)
 	}
 	if err := rows.Close(); err != nil {
 		return nil, err

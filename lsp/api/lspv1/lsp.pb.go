@@ -1938,9 +1938,12 @@ type GetStatusResponse struct {
 	// The pool of coins; not set when the operator wants none.
 	CoinPool *CoinPool `protobuf:"bytes,24,opt,name=coin_pool,json=coinPool,proto3" json:"coin_pool,omitempty"`
 	// When fundings are withheld until their payment is claimed.
-	FundingTrust  *FundingTrust `protobuf:"bytes,25,opt,name=funding_trust,json=fundingTrust,proto3" json:"funding_trust,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FundingTrust *FundingTrust `protobuf:"bytes,25,opt,name=funding_trust,json=fundingTrust,proto3" json:"funding_trust,omitempty"`
+	// How the database was recognised as an older copy of itself; empty while nothing
+	// distrusts it.
+	RestoredReason string `protobuf:"bytes,26,opt,name=restored_reason,json=restoredReason,proto3" json:"restored_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -2146,6 +2149,13 @@ func (x *GetStatusResponse) GetFundingTrust() *FundingTrust {
 		return x.FundingTrust
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetRestoredReason() string {
+	if x != nil {
+		return x.RestoredReason
+	}
+	return ""
 }
 
 // FundingTrust is when the gateway funds channels on demand only once their payment
@@ -4037,7 +4047,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x04R\x03cap\x12\x12\n" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\"\x12\n" +
-	"\x10GetStatusRequest\"\x9a\v\n" +
+	"\x10GetStatusRequest\"\xc3\v\n" +
 	"\x11GetStatusResponse\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12%\n" +
 	"\x0estopped_reason\x18\x02 \x01(\tR\rstoppedReason\x125\n" +
@@ -4064,7 +4074,8 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\fmenu_refusal\x18\x16 \x01(\tR\vmenuRefusal\x12<\n" +
 	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x124\n" +
 	"\tcoin_pool\x18\x18 \x01(\v2\x17.sluice.lsp.v1.CoinPoolR\bcoinPool\x12@\n" +
-	"\rfunding_trust\x18\x19 \x01(\v2\x1b.sluice.lsp.v1.FundingTrustR\ffundingTrust\x1aB\n" +
+	"\rfunding_trust\x18\x19 \x01(\v2\x1b.sluice.lsp.v1.FundingTrustR\ffundingTrust\x12'\n" +
+	"\x0frestored_reason\x18\x1a \x01(\tR\x0erestoredReason\x1aB\n" +
 	"\x14PaymentsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
