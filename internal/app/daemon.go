@@ -291,6 +291,9 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		d.nowReady()
 	}
 	group.Go(func() error { return d.advance(ctx) })
+	if d.roles.LSP {
+		group.Go(func() error { d.keepMarks(ctx); return nil })
+	}
 	return nil
 }
 
@@ -421,7 +424,6 @@ func (d *Daemon) owner() (string, error) {
 // whoever has its receipt can prove that the log went back.
 func (d *Daemon) advance(ctx context.Context) error {
 	advanceAfter(ctx, d.wrote, func() {
-		d.keepMarks(ctx)
 		if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil && ctx.Err() == nil {
 			d.log.Warn("the database's generation could not be raised", zap.Error(err))
 		}

@@ -178,18 +178,17 @@ func (d *Daemon) putMarks(ctx context.Context, marks map[string]int64) error {
 	return store.PutNodeMarks(ctx, d.db, marks)
 }
 
-// keepMarks notes how far lnd's records have come, so that the next start has little to
-// read. Whatever of it is ours is on record: rows are committed first.
+// keepMarks notes every minute how far lnd's records have come, so that the next start
+// has little to read. Whatever of it is ours is on record: rows are committed first.
 func (d *Daemon) keepMarks(ctx context.Context) {
-	if !d.roles.LSP || d.lnd == nil {
-		return
-	}
-	marks, err := d.newestMarks(ctx)
-	if err == nil {
-		err = d.putMarks(ctx, marks)
-	}
-	if err != nil && ctx.Err() == nil {
-		d.log.Debug("how far lnd's records have come could not be noted", zap.Error(err))
+	for pace.Pause(ctx, advanceEvery) == nil {
+		marks, err := d.newestMarks(ctx)
+		if err == nil {
+			err = d.putMarks(ctx, marks)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.Debug("how far lnd's records have come could not be noted", zap.Error(err))
+		}
 	}
 }
 
