@@ -279,7 +279,7 @@ func (r *rig) awaitEvent(id string, names ...string) {
 func TestNothingIsDecidedBeforeLndWasAsked(t *testing.T) {
 	t.Parallel()
 	virtual(t, func(t *testing.T) {
-		r := newRig(t, rigConfig{seed: seed(t), job: jobs()[0], latency: lndfake.Observed()})
+		r := newRig(t, rigConfig{seed: drawnSeed(t), job: jobs()[0], latency: lndfake.Observed()})
 		r.openBooks()
 		a := r.agree()
 		r.w.Disconnect(r.gateway, r.wallet)

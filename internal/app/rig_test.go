@@ -421,7 +421,8 @@ func (r *rig) process() error {
 	}
 	d := &Daemon{
 		cfg: cfg, roles: Roles{Interceptor: true, LSP: true}, log: r.log, now: func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
-		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: cfg.lspAPI(), lws: lwsapi.New()}
+		registry: prometheus.NewRegistry(), db: db, lnd: client, lsp: cfg.lspAPI(), lws: lwsapi.New(),
+	}
 	if r.restored.Load() && !r.silent {
 		d.restored = Roles{Interceptor: true, LSP: true}
 	}

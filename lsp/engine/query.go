@@ -381,8 +381,8 @@ func forwardChanges[S fsm.State, V fsm.Event, F fsm.Effect](
 
 // Status is the operator's overview.
 type Status struct {
-	Accepting      bool
-	StoppedReason  string
+	Accepting     bool
+	StoppedReason string
 	// RestoredWhy is how the database was recognised as an older copy, while anything
 	// distrusts it.
 	RestoredWhy    string

@@ -58,6 +58,31 @@ func (e *env) completeWrap(w wrapped, p *paying) {
 	require.EqualValues(e, nSat-feeSat, e.local(Wallet))
 }
 
+// newestIsOf: lists in reverse begin with the newest, whatever there is besides, and go on
+// from an index. By what the payment to the wallet looks like a database that has no row
+// of it is recognised as an older copy.
+func (e *env) newestIsOf(w wrapped) {
+	e.Helper()
+	sent, err := e.ln(Gateway).ListPayments(e.ctx, &lnrpc.ListPaymentsRequest{IncludeIncomplete: true, Reversed: true, MaxPayments: 1})
+	e.ok(err)
+	require.Len(e, sent.Payments, 1)
+	p := sent.Payments[0]
+	require.Equal(e, hex.EncodeToString(w.hash), p.PaymentHash)
+	require.Empty(e, p.PaymentRequest)
+	require.Len(e, p.Htlcs, 1)
+	require.Len(e, p.Htlcs[0].Route.Hops, 1)
+	after, err := e.ln(Gateway).ListPayments(e.ctx, &lnrpc.ListPaymentsRequest{IncludeIncomplete: true, IndexOffset: p.PaymentIndex})
+	e.ok(err)
+	require.Empty(e, after.Payments)
+	made, err := e.ln(Gateway).ListInvoices(e.ctx, &lnrpc.ListInvoiceRequest{Reversed: true, NumMaxInvoices: 1})
+	e.ok(err)
+	require.Len(e, made.Invoices, 1)
+	require.Equal(e, w.hash, made.Invoices[0].RHash)
+	later, err := e.ln(Gateway).ListInvoices(e.ctx, &lnrpc.ListInvoiceRequest{IndexOffset: made.Invoices[0].AddIndex})
+	e.ok(err)
+	require.Empty(e, later.Invoices)
+}
+
 // sectionD: the wrapped hold invoice.
 func sectionD() map[string]func(*env) {
 	required := Options{RequireInterceptor: true}
@@ -72,6 +97,7 @@ func sectionD() map[string]func(*env) {
 			e.ok(err)
 			require.EqualValues(e, e.height()+183, inv.Htlcs[0].ExpiryHeight)
 			e.completeWrap(w, p)
+			e.newestIsOf(w)
 		},
 		"D/mpp_accepted_when_complete": func(e *env) {
 			e.start(required)
