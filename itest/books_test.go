@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"slices"
 	"testing"
 	"time"
 
@@ -47,6 +48,8 @@ func TestOnDemandBooks(t *testing.T) {
 	w.waitState(ctx, agreed.PaymentId, "paid")
 	exact("a channel on demand")
 	require.NoError(t, sc.Mine(ctx, 6))
+	sc.heldInTheBooks(ctx, w)
+	exact("payments that were held")
 
 	byHand, err := sc.OpenChannel(ctx, sc.Gateway, sc.Wallet, devnet.ChannelParams{CapacitySat: 400_000, PushSat: 30_123})
 	require.NoError(t, err)
@@ -114,6 +117,44 @@ func TestOnDemandBooks(t *testing.T) {
 		}
 	}
 	require.Empty(t, report.Details)
+}
+
+// heldInTheBooks has a payment of either kind wait for its wallet: for as long the books
+// hold what lnd's channels hold for it, and nothing once it has gone back.
+func (sc *scene) heldInTheBooks(ctx context.Context, w *person) {
+	sc.t.Helper()
+	held := func() *lspv1.ReconcileLine {
+		sc.t.Helper()
+		report := sc.op.reconcile(ctx)
+		require.True(sc.t, report.Balanced, "%v", report)
+		i := slices.IndexFunc(report.Lines, func(l *lspv1.ReconcileLine) bool { return l.Account == "held" })
+		require.GreaterOrEqual(sc.t, i, 0)
+		require.Equal(sc.t, report.Lines[i].BooksMsat, report.Lines[i].LndMsat)
+		return report.Lines[i]
+	}
+	const amount = 400_000_000
+	forwarded, bolt11 := w.receivePayerPays(ctx, amount, true)
+	wrapped, _ := w.receiveReceiverPays(ctx, amount, &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: true})
+	require.Zero(sc.t, held().BooksMsat)
+	w.goOffline(ctx)
+	defer w.comeOnline(ctx)
+	first := sc.pay(ctx, bolt11)
+	w.waitState(ctx, forwarded.PaymentId, "collecting")
+	one := held().BooksMsat
+	require.GreaterOrEqual(sc.t, one, int64(amount)+int64(forwarded.FeeMsat), "the payer pays the fee as well")
+	second := sc.pay(ctx, wrapped.Bolt11)
+	w.waitState(ctx, wrapped.PaymentId, "accepted")
+	require.Equal(sc.t, one+amount, held().BooksMsat)
+	for _, id := range []string{forwarded.PaymentId, wrapped.PaymentId} {
+		_, err := sc.op.api.WithdrawPayment(ctx, &lspv1.WithdrawPaymentRequest{PaymentId: id, Reason: "it was only to be held"})
+		require.NoError(sc.t, err)
+	}
+	sc.refunded(first, refundedWithin)
+	sc.refunded(second, refundedWithin)
+	require.Zero(sc.t, held().BooksMsat)
+	// After unknown_next_peer the payer's node takes the wallet for unreachable.
+	_, err := sc.Payer.Router.ResetMissionControl(ctx, &routerrpc.ResetMissionControlRequest{})
+	require.NoError(sc.t, err)
 }
 
 // mineUntilResolved mines until lnd has brought everything home, looking at the

@@ -190,6 +190,7 @@ func (d *bookDay) atRest() *lspv1.ReconcileResponse {
 	}
 	truth := d.w.Wealth(d.gateway)
 	require.Zero(d.t, sums["closing"], lines(got))
+	require.Zero(d.t, sums["held"], lines(got))
 	require.Equal(d.t, truth.OnChainMsat, sums["onchain"], "the wallet")
 	require.Equal(d.t, truth.ChannelMsat+truth.InFlightMsat, sums["channels"], "the channels, to the msat: %s", lines(got))
 	return got

@@ -179,6 +179,7 @@ func (b *buyer) balanced(id string) {
 	books, err := b.service.Load().operator.Reconcile(b.ctx, &lspv1.ReconcileRequest{})
 	require.NoError(t, err)
 	require.True(t, books.Balanced, "the books: %s\n%s", books, b.story(id))
+	holdsNothing(t, books)
 }
 
 func (b *buyer) gained(n *lndfake.Node) int64 { return b.w.Wealth(n).TotalMsat() - b.before[n] }

@@ -108,6 +108,7 @@ func (r *rig) checkAfterClose(a agreement, m *lnrpc.Payment) {
 	books, err := r.service.Load().operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{})
 	require.NoError(t, err)
 	require.True(t, books.Balanced, "the books: %s\n%s", books, r.stories())
+	holdsNothing(t, books)
 }
 
 // theDustSettles has the blocks pass that contracts on chain take.

@@ -199,6 +199,7 @@ func (r *rig) checkMoney(a agreement, m *lnrpc.Payment) {
 	books, err := r.service.Load().operator.Reconcile(r.ctx, &lspv1.ReconcileRequest{})
 	require.NoError(t, err)
 	require.True(t, books.Balanced, "the books: %s\n%s", books, r.stories())
+	holdsNothing(t, books)
 }
 
 // copyDatabase makes a copy as an operator's dump does, while sluiced runs.

@@ -204,6 +204,7 @@ func (r *rig) check(a agreement, m *lnrpc.Payment) {
 	require.Empty(t, leases.LockedUtxos, "leases left over\n%s", r.stories())
 	books := r.reconcile()
 	require.True(t, books.Balanced, "the books: %s\n%s", books, r.stories())
+	holdsNothing(t, books)
 	for _, l := range books.Lines {
 		if l.Account == "trial balance" {
 			require.Zero(t, l.BooksMsat, "trial balance")

@@ -59,6 +59,10 @@ type Transition[S State, V Event] struct {
 	// More says that another transition of this instance follows in the same
 	// transaction: what mirrors only its present state can wait for that.
 	More bool
+
+	// Was is the state before the first of the transitions that follow one another
+	// in this transaction; From, where there is only one.
+	Was S
 }
 
 // Options connect a machine to the world.
@@ -230,7 +234,7 @@ func (e *Engine[S, V, F]) CreateTx(ctx context.Context, tx *store.Tx, id string,
 		return none, err
 	}
 	return e.persist(ctx, tx, []*applied[S, V, F]{{
-		Transition: Transition[S, V]{ID: id, From: initial, Event: event, To: next, Seq: 1, At: e.timeOf(event)},
+		Transition: Transition[S, V]{ID: id, From: initial, Event: event, To: next, Seq: 1, At: e.timeOf(event), Was: initial},
 		effects:    effects,
 	}})
 }
@@ -366,7 +370,7 @@ func (e *Engine[S, V, F]) steps(id string, s S, version int64, events []V) ([]*a
 	if len(events) == 0 {
 		return nil, fmt.Errorf("%s %s: no event to send", e.m.Name, id)
 	}
-	chain := make([]*applied[S, V, F], 0, len(events))
+	chain, was := make([]*applied[S, V, F], 0, len(events)), s
 	for i, event := range events {
 		next, effects, err := e.step(id, s, event)
 		if err != nil {
@@ -376,6 +380,7 @@ func (e *Engine[S, V, F]) steps(id string, s S, version int64, events []V) ([]*a
 		chain = append(chain, &applied[S, V, F]{
 			Transition: Transition[S, V]{
 				ID: id, From: s, Event: event, To: next, Seq: version, At: e.timeOf(event), More: i < len(events)-1,
+				Was: was,
 			},
 			effects: effects,
 		})

@@ -207,3 +207,41 @@ func TestLookup(t *testing.T) {
 		}))
 	})
 }
+
+// TestPostLater: an entry whose answers nobody waits for is posted with those of the
+// others that share the transaction, and one whose key exists undoes its own only.
+func TestPostLater(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		db := opened(t, open)
+		together := func(e ledger.Entry) error {
+			return db.WriteTogether(context.Background(), func(ctx context.Context, tx *store.Tx) error {
+				return ledger.PostLater(ctx, tx, e)
+			})
+		}
+		const many = 20
+		errs := make(chan error, 2*many)
+		for i := range many {
+			// Each key twice: one of them is refused, whatever it says.
+			for range 2 {
+				go func() {
+					errs <- together(entry(fmt.Sprint("held/", i), ledger.Move("held/payers", "held/payments", 5)...))
+				}()
+			}
+		}
+		refused := 0
+		for range 2 * many {
+			if err := <-errs; err != nil {
+				require.ErrorIs(t, err, ledger.ErrKeyReused)
+				refused++
+			}
+		}
+		require.Equal(t, many, refused)
+		require.ErrorIs(t, together(entry("x", ledger.Line{Account: "a", AmountMsat: 1}, ledger.Line{Account: "b", AmountMsat: 1})), ledger.ErrUnbalanced)
+		require.NoError(t, db.Read(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			balances, err := ledger.Balances(ctx, tx)
+			require.NoError(t, err)
+			require.Equal(t, map[ledger.Account]int64{"held/payers": -5 * many, "held/payments": 5 * many}, balances)
+			return nil
+		}))
+	})
+}

@@ -63,6 +63,31 @@ func Post(ctx context.Context, tx *store.Tx, e Entry) error {
 	return nil
 }
 
+// PostLater is Post for an entry whose key is that of a state change stored in the
+// same transaction, so that no earlier one can have it: nothing waits for the
+// database's answers (store.Tx.Later). A key that exists is ErrKeyReused, whatever it
+// says, when the transaction ends at the latest.
+func PostLater(ctx context.Context, tx *store.Tx, e Entry) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	reused := fmt.Errorf("post %q: %w", e.Key, ErrKeyReused)
+	if _, err := ledgerdb.New(tx.Later(store.OneRow(reused))).InsertEntry(ctx, ledgerdb.InsertEntryParams{
+		EntryKey: e.Key, Digest: e.digest(), AtMs: e.At.UnixMilli(), Reason: e.Reason, Reference: e.Reference,
+	}); err != nil {
+		return fmt.Errorf("post %q: %w", e.Key, err)
+	}
+	q := ledgerdb.New(tx.Later(nil))
+	for i, line := range e.Lines {
+		if err := q.InsertLine(ctx, ledgerdb.InsertLineParams{
+			EntryKey: e.Key, Pos: int64(i), Account: string(line.Account), AmountMsat: line.AmountMsat,
+		}); err != nil {
+			return fmt.Errorf("post %q: %w", e.Key, err)
+		}
+	}
+	return nil
+}
+
 // Exists reports whether an entry with this key was posted.
 func Exists(ctx context.Context, tx *store.Tx, key string) (bool, error) {
 	_, err := ledgerdb.New(tx).EntryDigest(ctx, key)

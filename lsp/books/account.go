@@ -25,6 +25,14 @@ const (
 	ClearingWrap = "clearing/wrap"
 	RefundRests  = "income/refund_rests"
 	DoubleSpent  = "expense/double_spent_payments"
+	LostPayments = "expense/lost_payments"
+
+	// HeldPayments and HeldOrders are payers' HTLCs that are held for payments on
+	// demand and for channel orders, HeldPayers what the payers may get back: the
+	// same, negative. They end at zero.
+	HeldPayments = "held/payments"
+	HeldOrders   = "held/orders"
+	HeldPayers   = "held/payers"
 
 	// OutPrefix begins the accounts of what went out over a channel.
 	OutPrefix = "channels/out/"

@@ -32,6 +32,7 @@ type chainBooks struct {
 	touchedTxs      map[ln.TxID]bool
 	// fresh says that a transaction came that the books did not know.
 	fresh bool
+	held  heldBooks
 	// unexplained says why the rest of a closed channel was not booked.
 	unexplained map[ln.Outpoint]error
 }
@@ -238,6 +239,10 @@ func (b *chainBooks) save(ctx context.Context, tx *store.Tx) error {
 // bookChain takes in what happened to channels and on chain, in one commit.
 func (e *Engine) bookChain(ctx context.Context, c *cursors) (*chainBooks, error) {
 	e.progress.at("channels and transactions")
+	before, err := e.heldBefore(ctx)
+	if err != nil {
+		return nil, err
+	}
 	from, err := e.followFrom(ctx, *c)
 	if err != nil {
 		return nil, err
@@ -273,6 +278,7 @@ func (e *Engine) bookChain(ctx context.Context, c *cursors) (*chainBooks, error)
 		if err != nil {
 			return nil, err
 		}
+		b.held.before = before
 		c.Tip = max(c.Tip, view.tip)
 		// A close whose transaction the books have not seen is looked up in its
 		// block; then they go over it once more.
@@ -294,6 +300,10 @@ func (e *Engine) takeIn(ctx context.Context, tx *store.Tx, view *nodeView, close
 			ch.CloseRaw = raw
 			b.touchedChannels[op] = true
 		}
+	}
+	// What is held and the balances that say so are of one moment.
+	if b.held.parts, err = e.heldParts(ctx, tx); err != nil {
+		return nil, err
 	}
 	for _, step := range []func(context.Context, *store.Tx) error{b.followTxs, b.enter, b.index, b.settleCloses, b.save} {
 		if err := step(ctx, tx); err != nil {

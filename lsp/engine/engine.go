@@ -266,6 +266,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	if err := e.load(ctx); err != nil {
 		return fmt.Errorf("lsp: load what is unfinished: %w", err)
 	}
+	if err := e.beginHeld(ctx); err != nil {
+		return fmt.Errorf("lsp: book what is held: %w", err)
+	}
 	e.world.run(e.ctx, e.spawn)
 	e.fees.run(e.ctx, e.spawn)
 	e.keys.run(e.ctx, e.spawn)

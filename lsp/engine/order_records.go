@@ -56,6 +56,15 @@ func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition
 			return err
 		}
 	}
+	if !t.More {
+		was := ln.Msat(0)
+		if t.Was != nil {
+			was = order.HeldOf(t.Was).HeldMsat
+		}
+		if err := postHeld(ctx, tx, heldMove{id: t.ID, seq: t.Seq, at: t.At, account: books.HeldOrders, was: was, is: held.HeldMsat}); err != nil {
+			return err
+		}
+	}
 	e.shareMoved(tx, machineOrder, t.ID, t.Seq, !order.Undecided(t.To), held)
 	if order.Undecided(t.To) && t.From != nil && !order.Undecided(t.From) {
 		// It counts again, as its row says.

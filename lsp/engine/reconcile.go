@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ledger"
 	"github.com/sluice-lsp/sluice/internal/ln"
@@ -35,9 +36,17 @@ type ReconcileReport struct {
 	Details  []ReconcileDetail
 }
 
-// reconcileTries is how often a comparison that differs is made again at once:
-// lnd cannot be asked everything in the same moment.
-const reconcileTries = 3
+const (
+	// reconcileTries is how often a comparison that differs is made again at once:
+	// lnd cannot be asked everything in the same moment.
+	reconcileTries = 3
+	// heldTries is how often one in which an HTLC that is held has left lnd's channel:
+	// its service hears of it within moments. The pauses between them double from the
+	// first to the last, which makes six seconds in all.
+	heldTries      = 8
+	heldPauseFirst = 100 * time.Millisecond
+	heldPauseLast  = 1600 * time.Millisecond
+)
 
 // Reconcile takes lnd's other business (ordinary forwards, own payments and
 // invoices, transactions, channels opened and closed) into the books, entry by
@@ -51,8 +60,8 @@ func (e *Engine) Reconcile(ctx context.Context) (ReconcileReport, error) {
 	if err != nil {
 		return ReconcileReport{}, err
 	}
-	var report ReconcileReport
-	for range reconcileTries {
+	pause := heldPauseFirst
+	for try := 1; ; try++ {
 		if err := e.bookFlows(ctx, &c); err != nil {
 			return ReconcileReport{}, err
 		}
@@ -61,11 +70,20 @@ func (e *Engine) Reconcile(ctx context.Context) (ReconcileReport, error) {
 			return ReconcileReport{}, err
 		}
 		e.progress.at("comparing")
-		if report = b.compare(); report.Balanced {
-			break
+		report := b.compare()
+		if report.Balanced || try >= reconcileTries && b.held.gone == 0 || try >= heldTries {
+			return report, nil
 		}
+		if b.held.gone == 0 {
+			continue
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ReconcileReport{}, fmt.Errorf("wait for what becomes of held payments: %w", ctx.Err())
+		}
+		pause = min(2*pause, heldPauseLast)
 	}
-	return report, nil
 }
 
 // compare holds the balances against lnd's lists.
@@ -80,8 +98,9 @@ func (b *chainBooks) compare() ReconcileReport {
 	}
 	channels, slack := b.compareChannels(&r)
 	closing := b.compareClosing(&r)
+	held := b.compareHeld(&r)
 	onChain := ReconcileLine{Account: books.OnChain, BooksMsat: b.balances[books.OnChain], NodeMsat: b.view.onChainMsat}
-	r.Lines = []ReconcileLine{channels, closing, onChain, {Account: "trial balance", BooksMsat: trial}}
+	r.Lines = []ReconcileLine{channels, closing, onChain, held, {Account: "trial balance", BooksMsat: trial}}
 	for i := range r.Lines {
 		l := &r.Lines[i]
 		diff := l.NodeMsat - l.BooksMsat

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ledger"
@@ -131,6 +132,9 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 	if t.More {
 		return nil
 	}
+	if err := postHeld(ctx, tx, heldMove{id: t.ID, seq: t.Seq, at: t.At, account: books.HeldPayments, was: jit.HoldOf(t.Was).HeldMsat, is: held.HeldMsat}); err != nil {
+		return err
+	}
 	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held)
 	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
 	return nil
@@ -159,10 +163,7 @@ func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
 // recordWrap is recordJit for wrapped invoices.
 func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[wrap.State, wrap.Event]) error {
 	offer := wrap.OfferOf(t.To)
-	var held lsp.Holding
-	if !wrap.Final(t.To) {
-		held = wrap.HeldOf(t.To).Holding()
-	}
+	held := wrap.HoldOf(t.To)
 	if t.Seq > 1 {
 		if err := updatePayment(ctx, tx, t.ID, t.To.StateName(), wrap.ReasonOf(t.To), wrap.Final(t.To), held, t.At.UnixMilli()); err != nil {
 			return err
@@ -178,6 +179,16 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 			return err
 		}
 		if err := e.settleDebt(ctx, tx, t.ID, offer.Client, offer.FeeMsat); err != nil {
+			return err
+		}
+	}
+	if lost, ok := t.To.(wrap.Lost); ok {
+		if err := postLost(ctx, tx, t.ID, t.At, lost); err != nil {
+			return err
+		}
+	}
+	if !t.More {
+		if err := postHeld(ctx, tx, heldMove{id: t.ID, seq: t.Seq, at: t.At, account: books.HeldPayments, was: wrap.HoldOf(t.Was).HeldMsat, is: held.HeldMsat}); err != nil {
 			return err
 		}
 	}
@@ -335,6 +346,15 @@ func postWrap(ctx context.Context, tx *store.Tx, id string, s wrap.Settled) erro
 		Key: "wrap-fee/" + s.Hash.String(), At: s.At, Reference: id, Reason: "opening fee kept from a wrapped payment",
 		Lines: ledgerLines([]books.Line{{Account: books.ClearingWrap, Msat: in - out}, {Account: books.OpeningFee, Msat: -(in - out)}}),
 	})
+}
+
+// postLost books a payment to a wallet for which nothing comes in any more.
+func postLost(ctx context.Context, tx *store.Tx, id string, at time.Time, s wrap.Lost) error {
+	out := int64(s.AmountMsat) //nolint:gosec // our own amount
+	return postOrRename(ctx, tx, ledger.Entry{
+		Key: "payment/" + s.Hash.String(), At: at, Reference: id, Reason: "the wallet was paid, and the payer's money had gone back",
+		Lines: ledgerLines([]books.Line{{Account: books.PeerAccount(s.Client), Msat: -out}, {Account: books.LostPayments, Msat: out}}),
+	}, books.OwnPayments, books.LostPayments, out)
 }
 
 // postOrRename posts an entry, or, when reconciliation has already posted one

@@ -25,6 +25,12 @@ SELECT * FROM lsp_payments WHERE payment_hash = $1 ORDER BY id DESC;
 -- name: OpenPayments :many
 SELECT * FROM lsp_payments WHERE NOT terminal ORDER BY id;
 
+-- name: HeldPayments :many
+SELECT id, machine FROM lsp_payments WHERE NOT terminal AND held_msat > 0;
+
+-- name: HeldOrders :many
+SELECT id FROM lsp_orders WHERE NOT terminal AND held_msat > 0;
+
 -- name: UndecidedOrders :many
 SELECT * FROM lsp_orders WHERE undecided ORDER BY id;
 

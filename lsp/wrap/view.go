@@ -23,6 +23,14 @@ func HeldOf(s State) Held {
 	return Held{}
 }
 
+// HoldOf is what the state keeps of payers' money.
+func HoldOf(s State) lsp.Holding {
+	if Final(s) {
+		return lsp.Holding{}
+	}
+	return HeldOf(s).Holding()
+}
+
 // ReasonOf is what a person should know about the state, in a sentence.
 func ReasonOf(s State) lsp.Reason {
 	switch s := s.(type) {

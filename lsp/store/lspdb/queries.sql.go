@@ -1014,6 +1014,65 @@ func (q *Queries) HasPayment(ctx context.Context, client []byte) (int64, error) 
 	return payments, err
 }
 
+const heldOrders = `-- name: HeldOrders :many
+SELECT id FROM lsp_orders WHERE NOT terminal AND held_msat > 0
+`
+
+func (q *Queries) HeldOrders(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, heldOrders)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const heldPayments = `-- name: HeldPayments :many
+SELECT id, machine FROM lsp_payments WHERE NOT terminal AND held_msat > 0
+`
+
+type HeldPaymentsRow struct {
+	ID      string
+	Machine string
+}
+
+func (q *Queries) HeldPayments(ctx context.Context) ([]HeldPaymentsRow, error) {
+	rows, err := q.db.QueryContext(ctx, heldPayments)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []HeldPaymentsRow
+	for rows.Next() {
+		var i HeldPaymentsRow
+		if err := rows.Scan(&i.ID, &i.Machine); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const insertCollab = `-- name: InsertCollab :exec
 INSERT INTO lsp_collabs (id, client, state, reason, terminal, funded, confirmed, zero_conf, channel, capacity_sat, wallet_sat, service_sat, fee_sat, spend_sat, created_ms, updated_ms)
 VALUES ($1, $2, $3, $4, $5, FALSE, FALSE, $6, '', $7, $8, $9, 0, $11, $10, $10)
