@@ -31,7 +31,7 @@ func patient() devnet.SluicedConfig {
 
 func unlimited(settings map[string]string) map[string]string {
 	for _, limit := range []string{
-		"open_requests_per_client", "open_requests", "unpaid_per_client_sat", "unpaid_sat", "held_per_client_sat", "held_sat",
+		"open_requests_per_client", "open_requests", "unpaid_per_client_sat", "unpaid_sat", "unconfirmed_sat", "held_per_client_sat", "held_sat",
 		"held_sat_blocks_per_client", "held_sat_blocks",
 		"opens_per_hour_per_client", "opens_per_hour",
 	} {

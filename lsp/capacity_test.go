@@ -111,8 +111,9 @@ func TestSpendable(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	caps := lsp.Caps{
-		Client: lsp.Load{OpenRequests: 2, QuotedSat: 300, UnpaidSat: 500, HeldSat: 100, HeldSatBlocks: 1000, OpensLastHour: 3},
-		All:    lsp.Load{OpenRequests: 4, UnpaidSat: 900},
+		Client:           lsp.Load{OpenRequests: 2, QuotedSat: 300, UnpaidSat: 500, HeldSat: 100, HeldSatBlocks: 1000, OpensLastHour: 3},
+		All:              lsp.Load{OpenRequests: 4, UnpaidSat: 900, UnconfirmedSat: 700},
+		NewcomersPercent: 50,
 	}
 	offer := lsp.Request{NewOffer: true, QuoteSat: 100}
 	rich := lsp.Usage{Fundable: lsp.Fundable{Sat: 10_000}}
@@ -129,7 +130,12 @@ func TestAdmit(t *testing.T) {
 		"overflow":        {lsp.Request{HoldSat: 1, HoldSatBlocks: 1<<64 - 1}, func(u *lsp.Usage) { u.Client.HeldSatBlocks = 1 }},
 		"unpaid":          {lsp.Request{NewOpen: true, CapacitySat: 501}, func(*lsp.Usage) {}},
 		"all unpaid":      {lsp.Request{NewOpen: true, CapacitySat: 500}, func(u *lsp.Usage) { u.All.UnpaidSat = 401 }},
-		"opens":           {lsp.Request{NewOpen: true, CapacitySat: 1}, func(u *lsp.Usage) { u.Client.OpensLastHour = 3 }},
+		"unconfirmed": {
+			lsp.Request{NewOpen: true, CapacitySat: 1, UnconfirmedSat: 1}, func(u *lsp.Usage) { u.All.UnconfirmedSat = 700 },
+		},
+		"unconfirmed when it is quoted": {lsp.Request{UnconfirmedSat: 101}, func(u *lsp.Usage) { u.All.UnconfirmedSat = 600 }},
+		"newcomers' unconfirmed":        {lsp.Request{UnconfirmedSat: 101}, func(u *lsp.Usage) { u.Newcomer, u.Newcomers.UnconfirmedSat = true, 250 }},
+		"opens":                         {lsp.Request{NewOpen: true, CapacitySat: 1}, func(u *lsp.Usage) { u.Client.OpensLastHour = 3 }},
 	} {
 		u := rich
 		c.u(&u)
@@ -137,6 +143,8 @@ func TestAdmit(t *testing.T) {
 		require.Equal(t, errkind.Exhausted, errkind.Of(err), name)
 		require.NotEmpty(t, errkind.Sentence(err), name)
 	}
+	full := lsp.Usage{All: lsp.Load{UnconfirmedSat: 5_000, UnpaidSat: 900}}
+	require.NoError(t, lsp.Admit(lsp.Request{NewOpen: true}, full, caps), "what is paid for is opened, however much is not confirmed")
 	poor := lsp.Usage{Fundable: lsp.Fundable{Sat: 199}, Unfunded: lsp.Quoted{Channels: 1, Sat: 100}}
 	require.Equal(t, errkind.Unavailable, errkind.Of(lsp.Admit(offer, poor, caps)), "what is quoted must be fundable")
 	require.NoError(t, lsp.Admit(lsp.Request{NewOffer: true}, poor, caps), "room that is there needs no coins")

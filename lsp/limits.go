@@ -18,6 +18,9 @@ type Load struct {
 	// UnpaidSat is the capacity of channels on demand, from the decision to open
 	// one until it was paid for, closed, forgiven or forgotten.
 	UnpaidSat ln.Sat
+	// UnconfirmedSat is the capacity of channels whose funding is in no block, from
+	// the decision to open one.
+	UnconfirmedSat ln.Sat
 	// HeldSat is held for payments; HeldSatBlocks counts each HTLC's satoshis
 	// times the blocks that it may be held for.
 	HeldSat       ln.Sat
@@ -81,7 +84,7 @@ type Caps struct {
 func (c Caps) Newcomers() Load {
 	return Load{
 		OpenRequests: c.shareCount(c.All.OpenRequests), QuotedSat: ln.Sat(c.share(uint64(c.All.QuotedSat))),
-		UnpaidSat: ln.Sat(c.share(uint64(c.All.UnpaidSat))), HeldSat: ln.Sat(c.share(uint64(c.All.HeldSat))),
+		UnpaidSat: ln.Sat(c.share(uint64(c.All.UnpaidSat))), UnconfirmedSat: ln.Sat(c.share(uint64(c.All.UnconfirmedSat))), HeldSat: ln.Sat(c.share(uint64(c.All.HeldSat))),
 		HeldSatBlocks: c.share(c.All.HeldSatBlocks), HeldHtlcs: c.shareCount(c.All.HeldHtlcs), OpensLastHour: c.shareCount(c.All.OpensLastHour),
 	}
 }
@@ -121,7 +124,7 @@ func SatBlocks(amount ln.Msat, from, until uint32) uint64 {
 
 // Request is what is about to be admitted. A new offer is a request of 1 and
 // its capacity quoted; holding a payment is held sats and what they cost in
-// time; opening a channel is its capacity unpaid and one open.
+// time; opening a channel is its capacity unpaid and unconfirmed, and one open.
 type Request struct {
 	NewOffer      bool
 	QuoteSat      ln.Sat
@@ -130,6 +133,9 @@ type Request struct {
 	HoldSlots     Slots
 	NewOpen       bool
 	CapacitySat   ln.Sat
+	// UnconfirmedSat is also what a channel that is only quoted would add if it were
+	// opened now.
+	UnconfirmedSat ln.Sat
 }
 
 // ErrDraining answers new business while the operator drains the gateway.
@@ -195,6 +201,8 @@ func admit(r Request, have, most Load, whose string) error {
 		return errkind.Newf(errkind.Exhausted, "%s held payments are at their limit of %d HTLCs: try again when some have been delivered, or pay in fewer parts", whose, most.HeldHtlcs)
 	case r.NewOpen && capped(uint64(have.UnpaidSat), uint64(r.CapacitySat), uint64(most.UnpaidSat)):
 		return errkind.Newf(errkind.Exhausted, "%s channels that were not paid for yet are at their limit of %s: claim payments that are on their way, or close such a channel", whose, most.UnpaidSat)
+	case r.UnconfirmedSat > 0 && capped(uint64(have.UnconfirmedSat), uint64(r.UnconfirmedSat), uint64(most.UnconfirmedSat)):
+		return errkind.Newf(errkind.Exhausted, "%s channels whose funding is in no block yet are at their limit of %s: try again after the next block, or receive less", whose, most.UnconfirmedSat)
 	case r.NewOpen && most.OpensLastHour > 0 && have.OpensLastHour >= most.OpensLastHour:
 		return errkind.Newf(errkind.Exhausted, "%s limit of %d channel opens per hour is used up: try again later", whose, most.OpensLastHour)
 	}

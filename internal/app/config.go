@@ -133,6 +133,7 @@ type LSPConfig struct {
 	Requests         int             `toml:"open_requests" help:"agreements open in all; 0 no limit"`
 	UnpaidEach       config.Sat      `toml:"unpaid_per_client_sat" help:"capacity opened for one client and not paid for yet; 0 no limit"`
 	Unpaid           config.Sat      `toml:"unpaid_sat" help:"capacity opened and not paid for in all; 0 no limit"`
+	Unconfirmed      config.Sat      `toml:"unconfirmed_sat" help:"capacity of channels whose funding is in no block yet, in all: above it no channels on demand are offered or opened;\nan order that is paid for is opened all the same, and counts; 0 no limit"`
 	HeldEach         config.Sat      `toml:"held_per_client_sat" help:"sats held for one client; 0 no limit"`
 	Held             config.Sat      `toml:"held_sat" help:"sats held for channels in all; 0 no limit"`
 	HoldCostEach     uint64          `toml:"held_sat_blocks_per_client" help:"sats held for one client, each times the blocks it may be held for; 0 no limit"`
@@ -228,7 +229,7 @@ func DefaultConfig() Config {
 			ReconnectAfter: config.Duration(2 * time.Minute), CollectFor: config.Duration(b.CollectFor), HoldFor: config.Duration(b.HoldFor), OpenFor: config.Duration(b.OpenFor),
 			HoldMargin: b.HoldMarginBlocks, PayMargin: b.PayMarginBlocks, HoldExpiryDelta: b.HoldExpiryDelta, MaxConfs: b.MaxConfs,
 			RequestsEach: b.Caps.Client.OpenRequests, Requests: b.Caps.All.OpenRequests,
-			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat),
+			UnpaidEach: config.Sat(b.Caps.Client.UnpaidSat), Unpaid: config.Sat(b.Caps.All.UnpaidSat), Unconfirmed: config.Sat(b.Caps.All.UnconfirmedSat),
 			HeldEach: config.Sat(b.Caps.Client.HeldSat), Held: config.Sat(b.Caps.All.HeldSat),
 			HoldCostEach: b.Caps.Client.HeldSatBlocks, HoldCost: b.Caps.All.HeldSatBlocks,
 			HeldHtlcsEach: b.Caps.Client.HeldHtlcs, HeldHtlcs: b.Caps.All.HeldHtlcs, HeldHtlcsChannel: b.Caps.IncomingHtlcs,
@@ -349,6 +350,7 @@ func (c Config) lspConfig(self ln.PubKey, uris []string) (lspengine.Config, erro
 	client, all := &out.Caps.Client, &out.Caps.All
 	client.OpenRequests, all.OpenRequests = s.RequestsEach, s.Requests
 	client.UnpaidSat, all.UnpaidSat = s.UnpaidEach.Amount(), s.Unpaid.Amount()
+	all.UnconfirmedSat = s.Unconfirmed.Amount()
 	client.HeldSat, all.HeldSat = s.HeldEach.Amount(), s.Held.Amount()
 	client.HeldSatBlocks, all.HeldSatBlocks = s.HoldCostEach, s.HoldCost
 	client.HeldHtlcs, all.HeldHtlcs, out.Caps.IncomingHtlcs = s.HeldHtlcsEach, s.HeldHtlcs, s.HeldHtlcsChannel

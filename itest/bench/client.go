@@ -44,7 +44,7 @@ type customer struct {
 func noCaps() map[string]string {
 	caps := map[string]string{"log.level": "info", "limits.wallet.per_second": "10000", "limits.wallet.burst": "10000"}
 	for _, key := range []string{
-		"open_requests_per_client", "open_requests", "unpaid_per_client_sat", "unpaid_sat", "held_per_client_sat", "held_sat",
+		"open_requests_per_client", "open_requests", "unpaid_per_client_sat", "unpaid_sat", "unconfirmed_sat", "held_per_client_sat", "held_sat",
 		"held_sat_blocks_per_client", "held_sat_blocks", "held_htlcs_per_client", "held_htlcs", "held_htlcs_per_channel",
 		"opens_per_hour_per_client", "opens_per_hour",
 	} {

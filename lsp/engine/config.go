@@ -131,7 +131,8 @@ func Defaults() Config {
 				HeldSatBlocks: 4_000_000_000, HeldHtlcs: 90, OpensLastHour: 10,
 			},
 			All: lsp.Load{
-				OpenRequests: 2_000, UnpaidSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 20_000_000_000, HeldHtlcs: 2_000, OpensLastHour: 200,
+				OpenRequests: 2_000, UnpaidSat: 100_000_000, UnconfirmedSat: 100_000_000, HeldSat: 100_000_000, HeldSatBlocks: 20_000_000_000,
+				HeldHtlcs: 2_000, OpensLastHour: 200,
 			},
 			IncomingHtlcs: 150, NewcomersPercent: 50,
 		},

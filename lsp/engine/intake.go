@@ -419,7 +419,17 @@ func (e *Engine) admitsNow(ctx context.Context, client ln.PubKey, asked offerReq
 	if err != nil {
 		return err
 	}
-	return e.mayAdmit("", &lsp.Share{Client: client, Newcomer: isNew}, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable)
+	share := lsp.Share{Client: client, Newcomer: isNew}
+	if err := e.mayAdmit("", &share, lsp.Request{NewOffer: true, QuoteSat: asked.capacity}, asked.fundable); err != nil || asked.capacity == 0 {
+		return err
+	}
+	// What binds is asked again in the transaction that begins the open: this spares
+	// the payer an attempt.
+	u := lsp.Usage{Newcomer: share.Newcomer}
+	if err := e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error { return e.unconfirmed(ctx, tx, client, &u) }); err != nil {
+		return err
+	}
+	return lsp.Admit(lsp.Request{UnconfirmedSat: asked.capacity}, u, e.limits().caps)
 }
 
 // admitOffer counts a new offer if the limits admit it, in the transaction that

@@ -113,6 +113,9 @@ func TestCapsHoldAgainstMany(t *testing.T) {
 		"unpaid": func(c *Config, capacity ln.Sat) {
 			c.Caps.Client.UnpaidSat, c.Caps.All.UnpaidSat = 5*capacity, 9*capacity
 		},
+		"unconfirmed": func(c *Config, capacity ln.Sat) {
+			c.Caps.Client.OpensLastHour, c.Caps.All.UnconfirmedSat = 5, 9*capacity
+		},
 		"opens per hour": func(c *Config, _ ln.Sat) { c.Caps.Client.OpensLastHour, c.Caps.All.OpensLastHour = 5, 9 },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -560,5 +563,81 @@ func TestAMsatPaysForNoChannel(t *testing.T) {
 		require.Equal(t, owed, b.usage(client).Client.UnpaidSat, "one of two parts")
 		paid(a.PaymentID, fee, fee-1, true, true)
 		require.Zero(t, b.usage(client).Client.UnpaidSat, "less a msat of rounding")
+	})
+}
+
+// What is opened and in no block yet is capped: what is quoted then is refused with the
+// reason, and possible again after the block. An order that is paid for is opened all the
+// same, and counts.
+func TestUnconfirmedIsCapped(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.DB) {
+		b := newOffice(t, open(), func(c *Config) { c.Caps.NewcomersPercent = 50 })
+		capacity, err := b.e.capacityFor(100_000_000)
+		require.NoError(t, err)
+		b.e.cfg.Caps.All.UnconfirmedSat = 4 * capacity
+		quoted := make([]Agreement, 5)
+		for i := range quoted {
+			quoted[i], _ = b.agree(key(uint64(i)+2), 100_000_000) //nolint:gosec // small
+		}
+		begun := func(i int) lsp.Reason {
+			_, reason := b.open(quoted[i], key(uint64(i)+2)) //nolint:gosec // small
+			return reason
+		}
+		refused := func(client ln.PubKey, whose string) {
+			t.Helper()
+			_, _, err := b.negotiate(client, 100_000_000)
+			require.Equal(t, errkind.Exhausted, errkind.Of(err), "%v", err)
+			require.ErrorContains(t, err, whose)
+			require.ErrorContains(t, err, "after the next block")
+			_, _, err = b.e.PriceForeign(t.Context(), client, 100_000_000)
+			require.Equal(t, errkind.Exhausted, errkind.Of(err), "%v", err)
+		}
+		require.True(t, begun(0).IsZero())
+		require.True(t, begun(1).IsZero())
+		require.Equal(t, 2*capacity, b.usage(key(2)).Newcomers.UnconfirmedSat)
+		require.Equal(t, lsp.ReasonLimit, begun(2).Code, "newcomers have their half")
+		refused(key(9), "new clients'")
+
+		// Who has paid for a channel has the rest.
+		require.NoError(t, b.e.db.Write(t.Context(), func(ctx context.Context, tx *store.Tx) error {
+			return b.e.settleDebt(ctx, tx, quoted[0].PaymentID, key(2), quoted[0].Quote.FeeMsat)
+		}))
+		known := func(n int) lsp.Reason {
+			reason, err := b.e.beginOpening(t.Context(), machineJit, fmt.Sprint("known-", n), fmt.Sprint("known-", n, "-open-1"), openingWish{
+				client: key(2), amountMsat: 100_000_000, feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute,
+			})
+			require.NoError(t, err)
+			return reason
+		}
+		require.True(t, known(1).IsZero())
+		require.True(t, known(2).IsZero())
+		require.Equal(t, 4*capacity, b.usage(key(2)).All.UnconfirmedSat)
+		require.Contains(t, known(3).Text, "the gateway's channels whose funding is in no block yet")
+		refused(key(2), "the gateway's")
+		reason, err := b.e.refusal(t.Context(), key(2), 100_000_000, 2_000_000, true)
+		require.NoError(t, err)
+		require.Equal(t, lsp.ReasonLimit, reason.Code, "the wallet is not asked for a channel that would be refused")
+
+		// An order that is paid for goes on.
+		reason, err = b.e.beginOpening(t.Context(), machineOrder, "order", "order-open-1", openingWish{
+			client: key(3), feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute, ordered: &orderedChannel{capacity: capacity},
+		})
+		require.NoError(t, err)
+		require.True(t, reason.IsZero(), reason.Text)
+		s, err := b.e.Status(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, s.Exposures(), Exposure{Kind: "unconfirmed", Unit: "sat", Used: uint64(5 * capacity), Cap: uint64(4 * capacity)})
+
+		// A block.
+		b.sql("UPDATE lsp_openings SET confirmed = TRUE")
+		_, _, err = b.negotiate(key(2), 100_000_000)
+		require.NoError(t, err)
+		require.True(t, known(4).IsZero())
+
+		// No limit at all.
+		require.NoError(t, b.e.SetLimits(t.Context(), map[string]uint64{"unconfirmed_sat": 0}))
+		for n := range 8 {
+			require.True(t, known(10+n).IsZero())
+		}
 	})
 }

@@ -76,6 +76,7 @@ func limitFields() []limitField {
 		count("open_requests", func(l *limitSet) *int { return &l.caps.All.OpenRequests }),
 		sat("unpaid_per_client_sat", func(l *limitSet) *ln.Sat { return &l.caps.Client.UnpaidSat }),
 		sat("unpaid_sat", func(l *limitSet) *ln.Sat { return &l.caps.All.UnpaidSat }),
+		sat("unconfirmed_sat", func(l *limitSet) *ln.Sat { return &l.caps.All.UnconfirmedSat }),
 		sat("held_per_client_sat", func(l *limitSet) *ln.Sat { return &l.caps.Client.HeldSat }),
 		sat("held_sat", func(l *limitSet) *ln.Sat { return &l.caps.All.HeldSat }),
 		blocks("held_sat_blocks_per_client", func(l *limitSet) *uint64 { return &l.caps.Client.HeldSatBlocks }),

@@ -156,7 +156,6 @@ type Exposure struct {
 func (s Status) Exposures() []Exposure {
 	u := s.Usage
 	out := []Exposure{
-		{Kind: "unconfirmed", Unit: "sat", Used: uint64(s.UnconfirmedSat)},
 		{Kind: "quoted", Unit: "sat", Used: uint64(u.Unfunded.Sat), Cap: uint64(u.Fundable.Sat)},
 		{Kind: "held_htlcs_of_one_channel", Unit: "count", Used: uint64(s.Busiest.Htlcs), Cap: uint64(s.Caps.IncomingHtlcs)}, //nolint:gosec // counts
 	}
@@ -168,6 +167,7 @@ func (s Status) Exposures() []Exposure {
 func exposures(prefix string, have, most lsp.Load) []Exposure {
 	count := func(n int) uint64 { return uint64(max(0, n)) }
 	return []Exposure{
+		{Kind: prefix + "unconfirmed", Unit: "sat", Used: uint64(have.UnconfirmedSat), Cap: uint64(most.UnconfirmedSat)},
 		{Kind: prefix + "held", Unit: "sat", Used: uint64(have.HeldSat), Cap: uint64(most.HeldSat)},
 		{Kind: prefix + "held_sat_blocks", Unit: "sat_blocks", Used: have.HeldSatBlocks, Cap: most.HeldSatBlocks},
 		{Kind: prefix + "held_htlcs", Unit: "count", Used: count(have.HeldHtlcs), Cap: count(most.HeldHtlcs)},

@@ -81,7 +81,7 @@ func (e *Engine) beginOpening(ctx context.Context, machine, paymentID, openingID
 		if w.ordered != nil {
 			unpaid = 0 // the payment is there
 		}
-		if refused = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: unpaid}, usage, e.limits().caps)); !refused.IsZero() {
+		if refused = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: unpaid, UnconfirmedSat: unpaid}, usage, e.limits().caps)); !refused.IsZero() {
 			return nil
 		}
 		_, err = e.openings.CreateTx(ctx, tx, openingID, opening.Planned{Plan: plan}, opening.Start{Moment: e.moment()})

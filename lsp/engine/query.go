@@ -385,18 +385,17 @@ type Status struct {
 	StoppedReason string
 	// RestoredWhy is how the database was recognised as an older copy, while anything
 	// distrusts it.
-	RestoredWhy    string
-	Usage          lsp.Usage
-	Caps           lsp.Caps
-	UnconfirmedSat ln.Sat
-	Payments       map[string]int64
-	Openings       map[string]int64
-	FeesEarned     ln.Msat
-	ChainFees      ln.Msat
-	ReserveSat     ln.Sat
-	Fees           FeeStatus
-	Height         uint32
-	Drained        bool
+	RestoredWhy string
+	Usage       lsp.Usage
+	Caps        lsp.Caps
+	Payments    map[string]int64
+	Openings    map[string]int64
+	FeesEarned  ln.Msat
+	ChainFees   ln.Msat
+	ReserveSat  ln.Sat
+	Fees        FeeStatus
+	Height      uint32
+	Drained     bool
 	// Pruned counts stories of old payments that were deleted since start.
 	Pruned uint64
 	// LeasesEnding are the ordered channels whose lease is nearly over, or over while
@@ -479,11 +478,6 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 				busy += int(o.Openings)
 			}
 		}
-		unconfirmed, err := q.UnconfirmedSat(ctx)
-		if err != nil {
-			return err
-		}
-		s.UnconfirmedSat = ln.Sat(unconfirmed) //nolint:gosec // never negative
 		earned, err := ledger.Balance(ctx, tx, books.OpeningFee)
 		if err != nil {
 			return err

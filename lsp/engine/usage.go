@@ -25,6 +25,9 @@ func (e *Engine) openUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) 
 	if err != nil {
 		return u, fmt.Errorf("sum what is not paid for: %w", err)
 	}
+	if err := e.unconfirmed(ctx, tx, client, &u); err != nil {
+		return u, err
+	}
 	opens, err := q.OpensSince(ctx, lspdb.OpensSinceParams{Client: client[:], SinceMs: now.Add(-time.Hour).UnixMilli()})
 	if err != nil {
 		return u, fmt.Errorf("count opens: %w", err)
@@ -34,6 +37,16 @@ func (e *Engine) openUsage(ctx context.Context, tx *store.Tx, client ln.PubKey) 
 	u.All.UnpaidSat, u.All.OpensLastHour = ln.Sat(unpaid.UnpaidSat), int(opens.Opens)                             //nolint:gosec // as above
 	u.Newcomer, err = newcomer(ctx, tx, client)
 	return u, err
+}
+
+// unconfirmed is what was opened and is in no block yet.
+func (e *Engine) unconfirmed(ctx context.Context, tx *store.Tx, client ln.PubKey, u *lsp.Usage) error {
+	row, err := lspdb.New(tx).UnconfirmedLoads(ctx, client[:])
+	if err != nil {
+		return fmt.Errorf("sum what is not confirmed: %w", err)
+	}
+	u.Client.UnconfirmedSat, u.Newcomers.UnconfirmedSat, u.All.UnconfirmedSat = ln.Sat(row.ClientUnconfirmedSat), ln.Sat(row.NewcomerUnconfirmedSat), ln.Sat(row.UnconfirmedSat) //nolint:gosec // sums of non-negative columns
+	return nil
 }
 
 // usage is both, for people: what it says may be over when it is read. For the
@@ -51,7 +64,7 @@ func (e *Engine) usage(ctx context.Context, client ln.PubKey) (u lsp.Usage, err 
 		for _, l := range []struct{ to, from *lsp.Load }{
 			{&u.Client, &opened.Client}, {&u.Newcomers, &opened.Newcomers}, {&u.All, &opened.All},
 		} {
-			l.to.UnpaidSat, l.to.OpensLastHour = l.from.UnpaidSat, l.from.OpensLastHour
+			l.to.UnpaidSat, l.to.UnconfirmedSat, l.to.OpensLastHour = l.from.UnpaidSat, l.from.UnconfirmedSat, l.from.OpensLastHour
 		}
 		return nil
 	})
@@ -98,7 +111,7 @@ func (e *Engine) refusal(ctx context.Context, client ln.PubKey, amount, fee ln.M
 	}
 	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		usage, err := e.openUsage(ctx, tx, client)
-		reason = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity}, usage, e.limits().caps))
+		reason = overLimit(lsp.Admit(lsp.Request{NewOpen: true, CapacitySat: capacity, UnconfirmedSat: capacity}, usage, e.limits().caps))
 		return err
 	})
 	return reason, err

@@ -133,8 +133,11 @@ FROM lsp_openings o JOIN lsp_payments p ON p.id = o.payment_id
 WHERE o.created_ms >= sqlc.arg(since_ms) AND o.outpoint <> '' AND NOT o.paid AND NOT o.forgiven
   AND (o.terminal OR o.created_ms < sqlc.arg(before_ms));
 
--- name: UnconfirmedSat :one
-SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal;
+-- name: UnconfirmedLoads :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = sqlc.arg(client) THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_unconfirmed_sat
+FROM lsp_openings WHERE NOT terminal AND NOT confirmed;
 
 -- name: GetSetting :one
 SELECT value FROM lsp_settings WHERE name = $1;

@@ -2323,15 +2323,24 @@ func (q *Queries) UnclaimedOpens(ctx context.Context, arg UnclaimedOpensParams) 
 	return i, err
 }
 
-const unconfirmedSat = `-- name: UnconfirmedSat :one
-SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) FROM lsp_openings WHERE outpoint <> '' AND NOT confirmed AND NOT terminal
+const unconfirmedLoads = `-- name: UnconfirmedLoads :one
+SELECT CAST(COALESCE(SUM(capacity_sat), 0) AS BIGINT) AS unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN newcomer THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS newcomer_unconfirmed_sat,
+       CAST(COALESCE(SUM(CASE WHEN client = $1 THEN capacity_sat ELSE 0 END), 0) AS BIGINT) AS client_unconfirmed_sat
+FROM lsp_openings WHERE NOT terminal AND NOT confirmed
 `
 
-func (q *Queries) UnconfirmedSat(ctx context.Context) (int64, error) {
-	row := q.db.QueryRowContext(ctx, unconfirmedSat)
-	var column_1 int64
-	err := row.Scan(&column_1)
-	return column_1, err
+type UnconfirmedLoadsRow struct {
+	UnconfirmedSat         int64
+	NewcomerUnconfirmedSat int64
+	ClientUnconfirmedSat   int64
+}
+
+func (q *Queries) UnconfirmedLoads(ctx context.Context, client []byte) (UnconfirmedLoadsRow, error) {
+	row := q.db.QueryRowContext(ctx, unconfirmedLoads, client)
+	var i UnconfirmedLoadsRow
+	err := row.Scan(&i.UnconfirmedSat, &i.NewcomerUnconfirmedSat, &i.ClientUnconfirmedSat)
+	return i, err
 }
 
 const undecidedOrders = `-- name: UndecidedOrders :many
