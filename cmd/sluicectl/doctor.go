@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,17 +30,19 @@ type DoctorCmd struct {
 	Macaroon string `name:"lnd-macaroon" env:"SLUICECTL_LND_MACAROON" type:"path" placeholder:"FILE" help:"The macaroon that sluiced uses at lnd, whose rights are checked (lnd.macaroon in the data directory)."`
 	Readonly string `name:"lnd-readonly-macaroon" env:"SLUICECTL_LND_READONLY_MACAROON" type:"path" placeholder:"FILE" help:"lnd's readonly.macaroon, to read its settings with; only needed if sluiced's own macaroon is older and lacks GetDebugInfo."`
 
-	Network   string `placeholder:"NAME" help:"The network that lnd must be on: mainnet, testnet, signet or regtest."`
-	CltvDelta uint32 `placeholder:"BLOCKS" default:"${cltv_delta}" help:"Sluice's CLTV delta in route hints (${default})."`
-	HoldDelta uint32 `name:"hold-expiry-delta" placeholder:"BLOCKS" default:"${hold_delta}" help:"lnd's invoices.holdexpirydelta as Sluice counts on it (${default})."`
-	Opens     int    `name:"concurrent-opens" placeholder:"N" default:"${opens}" help:"How many channels should be able to open at once with a coin of their own each (${default})."`
-	All       bool   `short:"a" help:"Show what is well too, not only what needs attention."`
+	Network    string `placeholder:"NAME" help:"The network that lnd must be on: mainnet, testnet, signet or regtest."`
+	CltvDelta  uint32 `placeholder:"BLOCKS" help:"Sluice's CLTV delta in route hints. This and the following are what the running sluiced says; without one, its defaults (${cltv_delta})."`
+	HoldDelta  uint32 `name:"hold-expiry-delta" placeholder:"BLOCKS" help:"lnd's invoices.holdexpirydelta as Sluice counts on it (${hold_delta})."`
+	MaxChannel uint64 `name:"max-channel" placeholder:"SAT" help:"The largest channel that Sluice may open (${max_channel})."`
+	Opens      int    `name:"concurrent-opens" placeholder:"N" help:"How many channels should be able to open at once with a coin of their own each (${opens})."`
+	All        bool   `short:"a" help:"Show what is well too, not only what needs attention."`
 }
 
 func doctorVars() map[string]string {
 	w := doctor.DefaultWant()
 	return map[string]string{
 		"cltv_delta": fmt.Sprint(w.CltvDelta), "hold_delta": fmt.Sprint(w.HoldExpiryDelta), "opens": fmt.Sprint(w.ConcurrentOpens),
+		"max_channel": fmt.Sprint(uint64(w.MaxChannelSat)),
 	}
 }
 
@@ -57,9 +60,7 @@ func (c DoctorCmd) Run(w *world, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	want := doctor.DefaultWant()
-	want.Network, want.CltvDelta, want.HoldExpiryDelta, want.ConcurrentOpens = c.Network, c.CltvDelta, c.HoldDelta, c.Opens
-	r := report{Findings: doctor.Examine(facts, want)}
+	r := report{Findings: doctor.Examine(facts, c.want(facts))}
 	r.Worst = doctor.Worst(r.Findings)
 	if g.JSON {
 		err = cli.WriteJSON(w.stdout, r)
@@ -70,6 +71,15 @@ func (c DoctorCmd) Run(w *world, g *Globals) error {
 		return exitCode(1)
 	}
 	return err
+}
+
+// want is what sluiced says, and what was typed beside it.
+func (c DoctorCmd) want(f doctor.Facts) doctor.Want {
+	w := f.Want()
+	w.Network = cmp.Or(c.Network, w.Network)
+	w.CltvDelta, w.HoldExpiryDelta = cmp.Or(c.CltvDelta, w.CltvDelta), cmp.Or(c.HoldDelta, w.HoldExpiryDelta)
+	w.MaxChannelSat, w.ConcurrentOpens = cmp.Or(ln.Sat(c.MaxChannel), w.MaxChannelSat), cmp.Or(c.Opens, w.ConcurrentOpens)
+	return w
 }
 
 func (c DoctorCmd) gather(ctx context.Context, w *world, g *Globals) (doctor.Facts, error) {
@@ -125,6 +135,7 @@ func askSluiced(ctx context.Context, g *Globals) (doctor.Sluiced, error) {
 		out.Swaps = served(ctx, s, swapsOf(s).GetStatus, &swapsv1.GetStatusRequest{})
 		out.Joint = served(ctx, s, fundingsOf(s).FindFundings, &collabv1.FindFundingsRequest{Limit: 1})
 		out.GatewayNodeKey, err = ln.PubKeyFromBytes(got.GetGatewayNodeKey())
+		out.Settings = settingsOf(got)
 		return err
 	})
 	return out, err
@@ -137,6 +148,22 @@ func served[Req, Resp any](ctx context.Context, s *session, method func(context.
 	defer cancel()
 	_, err := method(ctx, req)
 	return status.Code(err) != codes.Unimplemented
+}
+
+// settingsOf is how sluiced says that it is set; nil if it is too old to say.
+func settingsOf(got *lspv1.GetStatusResponse) *doctor.Want {
+	s := got.GetSettings()
+	if s == nil {
+		return nil
+	}
+	w := doctor.DefaultWant()
+	w.Network, w.CltvDelta, w.HoldExpiryDelta, w.MaxChannelSat = s.GetNetwork(), s.GetCltvDelta(), s.GetHoldExpiryDelta(), ln.Sat(s.GetMaxChannelSat())
+	w.ReservePerChannelSat, w.MinReserveSat, w.MaxReserveSat = ln.Sat(s.GetReservePerChannelSat()), ln.Sat(s.GetMinReserveSat()), ln.Sat(s.GetMaxReserveSat())
+	w.KeepSat, w.MinCoinSat = ln.Sat(s.GetKeepSat()), ln.Sat(s.GetMinChannelSat())+doctor.FundingFeeSat
+	if pool := got.GetCoinPool(); pool.GetWanted() > 0 {
+		w.Cut, w.ConcurrentOpens, w.MinCoinSat = true, int(pool.GetWanted()), ln.Sat(pool.GetCoinSat())
+	}
+	return &w
 }
 
 // foundWidth is where sentences are broken in the table.

@@ -112,7 +112,11 @@ func (f *fakeGateway) GetStatus(context.Context, *lspv1.GetStatusRequest) (*lspv
 		PaymentsByState: map[string]uint64{"opening": 2, "paid": 1234, "offered": 1},
 		OpeningsByState: map[string]uint64{"usable": 40, "published": 1},
 		FeesEarnedMsat:  12_345_678, ChainFeesMsat: 1_500_000, UsableCoinsSat: 5_000_000, AnchorReserveSat: 100_000,
-		CoinPool:        &lspv1.CoinPool{Wanted: 40, CoinSat: 1_000_000, Ready: 38, Coming: 2, Small: 3, OpensLeft: 38, Promised: 7, Refill: "next_block"},
+		CoinPool: &lspv1.CoinPool{Wanted: 40, CoinSat: 1_000_000, Ready: 38, Coming: 2, Small: 3, OpensLeft: 38, Promised: 7, Refill: "next_block"},
+		Settings: &lspv1.GatewaySettings{
+			Network: "regtest", CltvDelta: 144, HoldExpiryDelta: 20, MinChannelSat: 200_000, MaxChannelSat: 50_000_000,
+			ReservePerChannelSat: 20_000, MinReserveSat: 30_000, MaxReserveSat: 300_000, KeepSat: 5_000_000,
+		},
 		FundingTrust:    &lspv1.FundingTrust{Mode: "under_attack", Unclaimed: 21, AttackFrom: 20, AttackFromPerClient: 5, UnderAttack: true},
 		FeeRateSatPerKw: 1253, FeeRateEstimateSatPerKw: 1253, FeeRateAgeMs: 31_000, FeeRateFloorSatPerKw: 253, FeeRateCeilingSatPerKw: 50_000,
 		OpeningCostCoveredSat: 1_238, Menu: []*lspv1.OpeningFeeParams{

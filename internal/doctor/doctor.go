@@ -57,15 +57,36 @@ type Want struct {
 	// one hanging on another: so many coins; MinCoinSat is the least useful one.
 	ConcurrentOpens int
 	MinCoinSat      ln.Sat
+	// KeepSat is kept beside the reserve.
+	KeepSat ln.Sat
+	// Cut says that sluiced cuts the wallet's coins by itself.
+	Cut bool
+	// Said says that sluiced told all this of itself.
+	Said bool
 }
+
+// FundingFeeSat is what a coin should hold beside a channel: the funding transaction's
+// fee, at rates that are not extreme.
+const FundingFeeSat ln.Sat = 20_000
 
 // DefaultWant suits sluiced's defaults.
 func DefaultWant() Want {
 	return Want{
 		CltvDelta: 80, HoldExpiryDelta: 18, MaxChannelSat: 16_000_000,
 		ReservePerChannelSat: 10_000, MinReserveSat: 10_000, MaxReserveSat: 100_000,
-		ConcurrentOpens: 4, MinCoinSat: 120_000,
+		ConcurrentOpens: 4, MinCoinSat: 100_000 + FundingFeeSat,
 	}
+}
+
+// Want is what to judge by: what sluiced says of itself, and its defaults where it does
+// not answer or is too old to say.
+func (f Facts) Want() Want {
+	if f.NoSluiced != nil || f.Sluiced.Settings == nil {
+		return DefaultWant()
+	}
+	w := *f.Sluiced.Settings
+	w.Said = true
+	return w
 }
 
 // Unknown is why a fact is missing; nil when it is known.
@@ -138,6 +159,8 @@ type Sluiced struct {
 	// RestoredReason is how sluiced recognised its database as an older copy of itself;
 	// empty while it does not distrust it.
 	RestoredReason string
+	// Settings is how it is set; nil if it does not say.
+	Settings *Want
 }
 
 // Examine runs every check. When lnd does not answer, that is the only
@@ -174,6 +197,6 @@ func checks() []func(Facts, Want) []Finding {
 		one(chainSync), one(graphSync), one(clock),
 		one(requireInterceptor), one(rejectHtlc), one(finalResolutions), zeroConf, one(lsps), one(bigChannels),
 		one(defaultFees), one(timeLockDelta), one(holdExpiryDelta), one(pings), one(restrictedSlots),
-		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(database), one(offers),
+		one(coins), one(reserve), one(pendingChannels), one(deadLinks), one(acceptor), one(sluiced), one(database), one(judgedBy), one(offers),
 	}
 }

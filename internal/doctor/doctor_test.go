@@ -18,7 +18,7 @@ func testNow() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 // healthy is a gateway about which there is nothing to say, except for the one
 // standing note on the acceptor.
 func healthy() Facts {
-	return Facts{
+	f := Facts{
 		Now: testNow(), Address: "localhost:10009", MacaroonFile: "lnd.macaroon",
 		Info: ln.NodeInfo{
 			PubKey: ln.PubKey{2, 7}, Alias: "gateway", Network: "mainnet", BlockHeight: 900_000, BestHeaderAt: testNow().Add(-10 * time.Minute),
@@ -41,6 +41,9 @@ func healthy() Facts {
 		Extras:  []Extra{{For: lnd.ForJoint, Setting: "joint.enabled"}, {For: lnd.ForSwaps, Setting: "swaps.enabled"}, {For: lnd.ForClosing, Setting: "lsp.x"}},
 		Sluiced: Sluiced{GatewayNodeKey: ln.PubKey{2, 7}, Accepting: true, BlockHeight: 900_000, FeeRateSatPerKW: 500, FeeCeilingSatPerKW: 50_000},
 	}
+	want := DefaultWant()
+	f.Sluiced.Settings = &want
+	return f
 }
 
 func byCheck(t *testing.T, findings []Finding) map[string]Finding {
@@ -59,7 +62,7 @@ func byCheck(t *testing.T, findings []Finding) map[string]Finding {
 }
 
 func TestHealthyGateway(t *testing.T) {
-	for check, f := range byCheck(t, Examine(healthy(), DefaultWant())) {
+	for check, f := range byCheck(t, Examine(healthy(), healthy().Want())) {
 		if check == "acceptor" {
 			require.Equal(t, Note, f.Level)
 			require.Contains(t, f.Found, "minchansize=1000000")
@@ -137,6 +140,10 @@ func TestAilments(t *testing.T) {
 		{"one big coin", func(f *Facts, _ *Want) { f.Coins = []ln.Coin{{AmountSat: 10_000_000}} }, one("coins", Warn), `lncli sendmany '{"ADDRESS1": 2000000, "ADDRESS2": 2000000}'`},
 		{"coins beyond 21 million", func(f *Facts, _ *Want) { f.Coins[0].AmountSat = 1 << 63 }, one("coins", Fail), ""},
 		{"coins unknown", func(f *Facts, _ *Want) { f.NoCoins = away }, one("coins", Note), ""},
+		{"one big coin that sluiced cuts", func(f *Facts, w *Want) { f.Coins, w.Cut = []ln.Coin{{AmountSat: 10_000_000}}, true }, one("coins", Note), ""},
+		{"too little to be cut", func(f *Facts, w *Want) { f.Coins, w.Cut = []ln.Coin{{AmountSat: 400_000}}, true }, one("coins", Warn), "lncli newaddress p2tr"},
+		{"kept beside the reserve", func(_ *Facts, w *Want) { w.KeepSat = 4_000_000 }, one("reserve", Fail), ""},
+		{"settings not said", func(_ *Facts, w *Want) { w.Said = false }, one("settings", Note), ""},
 		{"no reserve", func(f *Facts, _ *Want) { f.Balance.ConfirmedSat = 19_999 }, one("reserve", Fail), ""},
 		{"thin reserve", func(f *Facts, _ *Want) { f.Balance.ConfirmedSat = 39_999 }, one("reserve", Warn), ""},
 		{"reserve of many channels is capped", func(f *Facts, _ *Want) { f.Channels = make([]ln.Channel, 5000); f.Balance.ConfirmedSat = 200_000 }, nil, ""},
@@ -172,10 +179,10 @@ func TestAilments(t *testing.T) {
 		{"a database put back", func(f *Facts, _ *Want) { f.Sluiced.RestoredReason = "lnd has channel 1:0" }, one("database", Warn), "sluicectl reconcile"},
 		{"business stopped", func(f *Facts, _ *Want) { f.Sluiced.Accepting = false }, one("sluiced", Note), "sluicectl business start"},
 	}
-	well := byCheck(t, Examine(healthy(), DefaultWant()))
+	well := byCheck(t, Examine(healthy(), healthy().Want()))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			facts, want := healthy(), DefaultWant()
+			facts, want := healthy(), healthy().Want()
 			tt.ail(&facts, &want)
 			var lines []string
 			got := byCheck(t, Examine(facts, want))
@@ -210,6 +217,24 @@ func TestRightsTellWhatTheyLack(t *testing.T) {
 	require.Contains(t, found(), "swaps (needed if you set swaps.enabled)")
 	f.Extras[1].Missing = nil
 	require.Contains(t, found(), "those for swaps as well; not those for joint fundings (needed")
+}
+
+// What lnd is judged by is what sluiced says of itself, where it does.
+func TestWhatLndIsJudgedBy(t *testing.T) {
+	f := healthy()
+	own := DefaultWant()
+	own.MaxChannelSat, own.CltvDelta = 20_000_000, 144
+	f.Sluiced.Settings = &own
+	w := f.Want()
+	require.True(t, w.Said)
+	require.EqualValues(t, 20_000_000, w.MaxChannelSat)
+	require.EqualValues(t, 144, w.CltvDelta)
+	require.Equal(t, Fail, byCheck(t, Examine(f, w))["big_channels"].Level, "this lnd opens none so large")
+
+	f.NoSluiced = errors.New("away")
+	require.Equal(t, DefaultWant(), f.Want())
+	f.NoSluiced, f.Sluiced.Settings = nil, nil
+	require.Equal(t, DefaultWant(), f.Want(), "an older sluiced does not say")
 }
 
 func TestUnreachableLndIsTheOnlyFinding(t *testing.T) {

@@ -38,6 +38,14 @@ func coins(f Facts, w Want) Finding {
 		x.Level = Fail
 		x.Fix = "Send coins to the gateway and let them confirm: without one no channel can be opened."
 		x.Lines = []string{"lncli newaddress p2tr"}
+	case useful < w.ConcurrentOpens && w.Cut && enough(sum, w):
+		x.Level = Note
+		x.Found += fmt.Sprintf(". Sluiced cuts them into %d by itself", w.ConcurrentOpens)
+	case useful < w.ConcurrentOpens && w.Cut:
+		x.Level = Warn
+		x.Found += fmt.Sprintf(". Sluiced would cut them into %d, for which they are too few", w.ConcurrentOpens)
+		x.Fix = "Send coins to the gateway, or want fewer (lsp.pool_coins, lsp.pool_coin_sat)."
+		x.Lines = []string{"lncli newaddress p2tr"}
 	case useful < w.ConcurrentOpens:
 		x.Level = Warn
 		x.Fix = fmt.Sprintf("Channels that are opened between two blocks from one coin all hang on the first, lsp.max_unconfirmed_depth and one more at most: have %d, by splitting one, or by lsp.pool_coins.", w.ConcurrentOpens)
@@ -46,6 +54,11 @@ func coins(f Facts, w Want) Finding {
 		x.Level = OK
 	}
 	return x
+}
+
+// enough says that the coins can be cut into as many as are wanted.
+func enough(sum ln.Sat, w Want) bool {
+	return w.MinCoinSat > 0 && uint64(sum/w.MinCoinSat) >= uint64(max(w.ConcurrentOpens, 0)) //nolint:gosec // not negative
 }
 
 // share is an equal part of the sum for each concurrent open, in round
@@ -63,7 +76,7 @@ func reserve(f Facts, w Want) Finding {
 		x.Level, x.Found = Note, "unknown: "+err.Error()
 		return x
 	}
-	need := min(max(w.MinReserveSat, ln.Sat(len(f.Channels))*w.ReservePerChannelSat), w.MaxReserveSat)
+	need := min(max(w.MinReserveSat, ln.Sat(len(f.Channels))*w.ReservePerChannelSat), w.MaxReserveSat) + w.KeepSat
 	x.Found = fmt.Sprintf("%d channels need %s to bump their commitments with (lnd itself keeps %s, ignoring private channels); the wallet has %s confirmed",
 		len(f.Channels), need, f.Balance.ReservedSat, f.Balance.ConfirmedSat)
 	switch {
@@ -172,6 +185,19 @@ func database(f Facts, _ Want) Finding {
 	default:
 		x.Found = "it agrees with what lnd knows"
 	}
+	return x
+}
+
+// judgedBy says whose settings lnd was held against.
+func judgedBy(f Facts, w Want) Finding {
+	x := Finding{Check: "settings", Level: OK, Title: "Sluice's settings"}
+	how := fmt.Sprintf("channels of up to %s, a CLTV delta of %d blocks, %d opens before the next block", w.MaxChannelSat, w.CltvDelta, w.ConcurrentOpens)
+	if w.Said {
+		x.Found = "lnd is judged by sluiced's: " + how
+		return x
+	}
+	x.Level, x.Found = Note, "sluiced does not say how it is set, so lnd is judged by its defaults, and by what was named here: "+how
+	x.Fix = "Ask again when sluiced runs, or name what you set otherwise (sluicectl doctor --help)."
 	return x
 }
 

@@ -52,6 +52,12 @@ func (o *operator) GetStatus(ctx context.Context, _ *lspv1.GetStatusRequest) (*l
 		Mode: string(trust.Policy.Mode), Unclaimed: uint32(trust.Opens.All), UnderAttack: trust.Attacked, //nolint:gosec // a count
 		AttackFrom: uint32(trust.Policy.Unclaimed), AttackFromPerClient: uint32(trust.Policy.UnclaimedEach), //nolint:gosec // counts
 	}
+	cfg, kept := e.Config(), e.Kept()
+	out.Settings = &lspv1.GatewaySettings{
+		Network: cfg.Network, CltvDelta: cfg.CltvDelta, HoldExpiryDelta: cfg.HoldExpiryDelta,
+		MinChannelSat: uint64(cfg.Capacity.MinSat), MaxChannelSat: uint64(cfg.Capacity.MaxSat),
+		ReservePerChannelSat: uint64(kept.PerChannelSat), MinReserveSat: uint64(kept.LeastSat), MaxReserveSat: uint64(kept.MostSat), KeepSat: uint64(kept.BesideSat),
+	}
 	return out, nil
 }
 

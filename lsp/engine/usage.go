@@ -97,6 +97,20 @@ func (e *Engine) anchorReserve(channels int) ln.Sat {
 	return min(reserve, l.maxReserve) + l.keep
 }
 
+// Kept is what of the wallet's coins is not for channels, as it stands now.
+type Kept struct {
+	// So much per channel, within bounds, to bump commitments with.
+	PerChannelSat, LeastSat, MostSat ln.Sat
+	// BesideSat the operator keeps for itself.
+	BesideSat ln.Sat
+}
+
+// Kept are the settings behind ReserveSat.
+func (e *Engine) Kept() Kept {
+	l := e.limits()
+	return Kept{PerChannelSat: l.reservePerChan, LeastSat: min(e.cfg.MinReserveSat, l.maxReserve), MostSat: l.maxReserve, BesideSat: l.keep}
+}
+
 // refusal says why no channel may be opened for a payment now; zero if it may.
 // It spares payments an open that would be refused; what binds is asked again
 // in the transaction that begins one.

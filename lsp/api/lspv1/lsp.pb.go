@@ -1942,8 +1942,10 @@ type GetStatusResponse struct {
 	// How the database was recognised as an older copy of itself; empty while nothing
 	// distrusts it.
 	RestoredReason string `protobuf:"bytes,26,opt,name=restored_reason,json=restoredReason,proto3" json:"restored_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How the gateway is set, as far as lnd must agree.
+	Settings      *GatewaySettings `protobuf:"bytes,27,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -2158,6 +2160,131 @@ func (x *GetStatusResponse) GetRestoredReason() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetSettings() *GatewaySettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// GatewaySettings are settings that lnd's must fit, as they stand now.
+type GatewaySettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network that lnd must be on.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// The CLTV delta in route hints, in blocks.
+	CltvDelta uint32 `protobuf:"varint,2,opt,name=cltv_delta,json=cltvDelta,proto3" json:"cltv_delta,omitempty"`
+	// What lnd's invoices.holdexpirydelta is taken for at least, in blocks.
+	HoldExpiryDelta uint32 `protobuf:"varint,3,opt,name=hold_expiry_delta,json=holdExpiryDelta,proto3" json:"hold_expiry_delta,omitempty"`
+	// The smallest channel on demand.
+	MinChannelSat uint64 `protobuf:"varint,4,opt,name=min_channel_sat,json=minChannelSat,proto3" json:"min_channel_sat,omitempty"`
+	// The largest channel of any kind.
+	MaxChannelSat uint64 `protobuf:"varint,5,opt,name=max_channel_sat,json=maxChannelSat,proto3" json:"max_channel_sat,omitempty"`
+	// What is kept on chain for each channel to bump its commitment with.
+	ReservePerChannelSat uint64 `protobuf:"varint,6,opt,name=reserve_per_channel_sat,json=reservePerChannelSat,proto3" json:"reserve_per_channel_sat,omitempty"`
+	// The least of that in all.
+	MinReserveSat uint64 `protobuf:"varint,7,opt,name=min_reserve_sat,json=minReserveSat,proto3" json:"min_reserve_sat,omitempty"`
+	// The most of that in all.
+	MaxReserveSat uint64 `protobuf:"varint,8,opt,name=max_reserve_sat,json=maxReserveSat,proto3" json:"max_reserve_sat,omitempty"`
+	// What the operator keeps beside it.
+	KeepSat       uint64 `protobuf:"varint,9,opt,name=keep_sat,json=keepSat,proto3" json:"keep_sat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewaySettings) Reset() {
+	*x = GatewaySettings{}
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewaySettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewaySettings) ProtoMessage() {}
+
+func (x *GatewaySettings) ProtoReflect() protoreflect.Message {
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewaySettings.ProtoReflect.Descriptor instead.
+func (*GatewaySettings) Descriptor() ([]byte, []int) {
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GatewaySettings) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *GatewaySettings) GetCltvDelta() uint32 {
+	if x != nil {
+		return x.CltvDelta
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetHoldExpiryDelta() uint32 {
+	if x != nil {
+		return x.HoldExpiryDelta
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetMinChannelSat() uint64 {
+	if x != nil {
+		return x.MinChannelSat
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetMaxChannelSat() uint64 {
+	if x != nil {
+		return x.MaxChannelSat
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetReservePerChannelSat() uint64 {
+	if x != nil {
+		return x.ReservePerChannelSat
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetMinReserveSat() uint64 {
+	if x != nil {
+		return x.MinReserveSat
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetMaxReserveSat() uint64 {
+	if x != nil {
+		return x.MaxReserveSat
+	}
+	return 0
+}
+
+func (x *GatewaySettings) GetKeepSat() uint64 {
+	if x != nil {
+		return x.KeepSat
+	}
+	return 0
+}
+
 // FundingTrust is when the gateway funds channels on demand only once their payment
 // is claimed.
 type FundingTrust struct {
@@ -2179,7 +2306,7 @@ type FundingTrust struct {
 
 func (x *FundingTrust) Reset() {
 	*x = FundingTrust{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2318,7 @@ func (x *FundingTrust) String() string {
 func (*FundingTrust) ProtoMessage() {}
 
 func (x *FundingTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[25]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2331,7 @@ func (x *FundingTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FundingTrust.ProtoReflect.Descriptor instead.
 func (*FundingTrust) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{25}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FundingTrust) GetMode() string {
@@ -2270,7 +2397,7 @@ type CoinPool struct {
 
 func (x *CoinPool) Reset() {
 	*x = CoinPool{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2409,7 @@ func (x *CoinPool) String() string {
 func (*CoinPool) ProtoMessage() {}
 
 func (x *CoinPool) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[26]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2422,7 @@ func (x *CoinPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoinPool.ProtoReflect.Descriptor instead.
 func (*CoinPool) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{26}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CoinPool) GetWanted() uint32 {
@@ -2371,7 +2498,7 @@ type PromiseKey struct {
 
 func (x *PromiseKey) Reset() {
 	*x = PromiseKey{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2510,7 @@ func (x *PromiseKey) String() string {
 func (*PromiseKey) ProtoMessage() {}
 
 func (x *PromiseKey) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[27]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2523,7 @@ func (x *PromiseKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseKey.ProtoReflect.Descriptor instead.
 func (*PromiseKey) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{27}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromiseKey) GetVersion() uint32 {
@@ -2448,7 +2575,7 @@ type FindPaymentsRequest struct {
 
 func (x *FindPaymentsRequest) Reset() {
 	*x = FindPaymentsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2587,7 @@ func (x *FindPaymentsRequest) String() string {
 func (*FindPaymentsRequest) ProtoMessage() {}
 
 func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[28]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2600,7 @@ func (x *FindPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*FindPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{28}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FindPaymentsRequest) GetLimit() uint32 {
@@ -2529,7 +2656,7 @@ type FindPaymentsResponse struct {
 
 func (x *FindPaymentsResponse) Reset() {
 	*x = FindPaymentsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2668,7 @@ func (x *FindPaymentsResponse) String() string {
 func (*FindPaymentsResponse) ProtoMessage() {}
 
 func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[29]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2681,7 @@ func (x *FindPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*FindPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{29}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FindPaymentsResponse) GetPayments() []*Payment {
@@ -2575,7 +2702,7 @@ type ShowPaymentRequest struct {
 
 func (x *ShowPaymentRequest) Reset() {
 	*x = ShowPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2714,7 @@ func (x *ShowPaymentRequest) String() string {
 func (*ShowPaymentRequest) ProtoMessage() {}
 
 func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[30]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2727,7 @@ func (x *ShowPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentRequest.ProtoReflect.Descriptor instead.
 func (*ShowPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{30}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShowPaymentRequest) GetIdOrHash() string {
@@ -2625,7 +2752,7 @@ type ShowPaymentResponse struct {
 
 func (x *ShowPaymentResponse) Reset() {
 	*x = ShowPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2764,7 @@ func (x *ShowPaymentResponse) String() string {
 func (*ShowPaymentResponse) ProtoMessage() {}
 
 func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[31]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2777,7 @@ func (x *ShowPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPaymentResponse.ProtoReflect.Descriptor instead.
 func (*ShowPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{31}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShowPaymentResponse) GetPayment() *Payment {
@@ -2687,7 +2814,7 @@ type WithdrawPaymentRequest struct {
 
 func (x *WithdrawPaymentRequest) Reset() {
 	*x = WithdrawPaymentRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2826,7 @@ func (x *WithdrawPaymentRequest) String() string {
 func (*WithdrawPaymentRequest) ProtoMessage() {}
 
 func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[32]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2839,7 @@ func (x *WithdrawPaymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{32}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WithdrawPaymentRequest) GetPaymentId() string {
@@ -2740,7 +2867,7 @@ type WithdrawPaymentResponse struct {
 
 func (x *WithdrawPaymentResponse) Reset() {
 	*x = WithdrawPaymentResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2879,7 @@ func (x *WithdrawPaymentResponse) String() string {
 func (*WithdrawPaymentResponse) ProtoMessage() {}
 
 func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[33]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2892,7 @@ func (x *WithdrawPaymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawPaymentResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawPaymentResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{33}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WithdrawPaymentResponse) GetPayment() *Payment {
@@ -2816,7 +2943,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2955,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[34]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2968,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{34}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Opening) GetOpeningId() string {
@@ -2975,7 +3102,7 @@ type ListOpeningsRequest struct {
 
 func (x *ListOpeningsRequest) Reset() {
 	*x = ListOpeningsRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3114,7 @@ func (x *ListOpeningsRequest) String() string {
 func (*ListOpeningsRequest) ProtoMessage() {}
 
 func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[35]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3127,7 @@ func (x *ListOpeningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsRequest.ProtoReflect.Descriptor instead.
 func (*ListOpeningsRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{35}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListOpeningsRequest) GetLimit() uint32 {
@@ -3049,7 +3176,7 @@ type ListOpeningsResponse struct {
 
 func (x *ListOpeningsResponse) Reset() {
 	*x = ListOpeningsResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3188,7 @@ func (x *ListOpeningsResponse) String() string {
 func (*ListOpeningsResponse) ProtoMessage() {}
 
 func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[36]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3201,7 @@ func (x *ListOpeningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOpeningsResponse.ProtoReflect.Descriptor instead.
 func (*ListOpeningsResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{36}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListOpeningsResponse) GetOpenings() []*Opening {
@@ -3095,7 +3222,7 @@ type ShowClientRequest struct {
 
 func (x *ShowClientRequest) Reset() {
 	*x = ShowClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3234,7 @@ func (x *ShowClientRequest) String() string {
 func (*ShowClientRequest) ProtoMessage() {}
 
 func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[37]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3247,7 @@ func (x *ShowClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientRequest.ProtoReflect.Descriptor instead.
 func (*ShowClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{37}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowClientRequest) GetClientNodeKey() []byte {
@@ -3151,7 +3278,7 @@ type ShowClientResponse struct {
 
 func (x *ShowClientResponse) Reset() {
 	*x = ShowClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3290,7 @@ func (x *ShowClientResponse) String() string {
 func (*ShowClientResponse) ProtoMessage() {}
 
 func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[38]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3303,7 @@ func (x *ShowClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClientResponse.ProtoReflect.Descriptor instead.
 func (*ShowClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{38}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShowClientResponse) GetClientNodeKey() []byte {
@@ -3227,7 +3354,7 @@ type ForgiveClientRequest struct {
 
 func (x *ForgiveClientRequest) Reset() {
 	*x = ForgiveClientRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3366,7 @@ func (x *ForgiveClientRequest) String() string {
 func (*ForgiveClientRequest) ProtoMessage() {}
 
 func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[39]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3379,7 @@ func (x *ForgiveClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientRequest.ProtoReflect.Descriptor instead.
 func (*ForgiveClientRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{39}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ForgiveClientRequest) GetClientNodeKey() []byte {
@@ -3282,7 +3409,7 @@ type ForgiveClientResponse struct {
 
 func (x *ForgiveClientResponse) Reset() {
 	*x = ForgiveClientResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3421,7 @@ func (x *ForgiveClientResponse) String() string {
 func (*ForgiveClientResponse) ProtoMessage() {}
 
 func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[40]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3434,7 @@ func (x *ForgiveClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgiveClientResponse.ProtoReflect.Descriptor instead.
 func (*ForgiveClientResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{40}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ForgiveClientResponse) GetChannels() uint32 {
@@ -3337,7 +3464,7 @@ type SetClientTrustRequest struct {
 
 func (x *SetClientTrustRequest) Reset() {
 	*x = SetClientTrustRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3476,7 @@ func (x *SetClientTrustRequest) String() string {
 func (*SetClientTrustRequest) ProtoMessage() {}
 
 func (x *SetClientTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[41]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3489,7 @@ func (x *SetClientTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClientTrustRequest.ProtoReflect.Descriptor instead.
 func (*SetClientTrustRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{41}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetClientTrustRequest) GetClientNodeKey() []byte {
@@ -3388,7 +3515,7 @@ type SetClientTrustResponse struct {
 
 func (x *SetClientTrustResponse) Reset() {
 	*x = SetClientTrustResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3527,7 @@ func (x *SetClientTrustResponse) String() string {
 func (*SetClientTrustResponse) ProtoMessage() {}
 
 func (x *SetClientTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[42]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3540,7 @@ func (x *SetClientTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClientTrustResponse.ProtoReflect.Descriptor instead.
 func (*SetClientTrustResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{42}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
 }
 
 // SetBusinessRequest stops or starts new business.
@@ -3429,7 +3556,7 @@ type SetBusinessRequest struct {
 
 func (x *SetBusinessRequest) Reset() {
 	*x = SetBusinessRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3568,7 @@ func (x *SetBusinessRequest) String() string {
 func (*SetBusinessRequest) ProtoMessage() {}
 
 func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[43]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3581,7 @@ func (x *SetBusinessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessRequest.ProtoReflect.Descriptor instead.
 func (*SetBusinessRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{43}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetBusinessRequest) GetAccepting() bool {
@@ -3482,7 +3609,7 @@ type SetBusinessResponse struct {
 
 func (x *SetBusinessResponse) Reset() {
 	*x = SetBusinessResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3621,7 @@ func (x *SetBusinessResponse) String() string {
 func (*SetBusinessResponse) ProtoMessage() {}
 
 func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[44]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3634,7 @@ func (x *SetBusinessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBusinessResponse.ProtoReflect.Descriptor instead.
 func (*SetBusinessResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{44}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SetBusinessResponse) GetAccepting() bool {
@@ -3526,7 +3653,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3665,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[45]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3678,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{45}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{46}
 }
 
 // ReconcileLine compares one account.
@@ -3573,7 +3700,7 @@ type ReconcileLine struct {
 
 func (x *ReconcileLine) Reset() {
 	*x = ReconcileLine{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3712,7 @@ func (x *ReconcileLine) String() string {
 func (*ReconcileLine) ProtoMessage() {}
 
 func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[46]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3725,7 @@ func (x *ReconcileLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileLine.ProtoReflect.Descriptor instead.
 func (*ReconcileLine) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{46}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReconcileLine) GetAccount() string {
@@ -3655,7 +3782,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +3794,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[47]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +3807,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{47}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReconcileResponse) GetBalanced() bool {
@@ -3732,7 +3859,7 @@ type ReconcileDetail struct {
 
 func (x *ReconcileDetail) Reset() {
 	*x = ReconcileDetail{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +3871,7 @@ func (x *ReconcileDetail) String() string {
 func (*ReconcileDetail) ProtoMessage() {}
 
 func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[48]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +3884,7 @@ func (x *ReconcileDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileDetail.ProtoReflect.Descriptor instead.
 func (*ReconcileDetail) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{48}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReconcileDetail) GetAccount() string {
@@ -3811,7 +3938,7 @@ type GetReconcileProgressRequest struct {
 
 func (x *GetReconcileProgressRequest) Reset() {
 	*x = GetReconcileProgressRequest{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +3950,7 @@ func (x *GetReconcileProgressRequest) String() string {
 func (*GetReconcileProgressRequest) ProtoMessage() {}
 
 func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[49]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +3963,7 @@ func (x *GetReconcileProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressRequest.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressRequest) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{49}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{50}
 }
 
 // GetReconcileProgressResponse tells what is being done.
@@ -3852,7 +3979,7 @@ type GetReconcileProgressResponse struct {
 
 func (x *GetReconcileProgressResponse) Reset() {
 	*x = GetReconcileProgressResponse{}
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +3991,7 @@ func (x *GetReconcileProgressResponse) String() string {
 func (*GetReconcileProgressResponse) ProtoMessage() {}
 
 func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[50]
+	mi := &file_lsp_api_lspv1_lsp_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4004,7 @@ func (x *GetReconcileProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReconcileProgressResponse.ProtoReflect.Descriptor instead.
 func (*GetReconcileProgressResponse) Descriptor() ([]byte, []int) {
-	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{50}
+	return file_lsp_api_lspv1_lsp_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetReconcileProgressResponse) GetStep() string {
@@ -4047,7 +4174,7 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x10\n" +
 	"\x03cap\x18\x03 \x01(\x04R\x03cap\x12\x12\n" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\"\x12\n" +
-	"\x10GetStatusRequest\"\xc3\v\n" +
+	"\x10GetStatusRequest\"\xff\v\n" +
 	"\x11GetStatusResponse\x12\x1c\n" +
 	"\taccepting\x18\x01 \x01(\bR\taccepting\x12%\n" +
 	"\x0estopped_reason\x18\x02 \x01(\tR\rstoppedReason\x125\n" +
@@ -4075,13 +4202,25 @@ const file_lsp_api_lspv1_lsp_proto_rawDesc = "" +
 	"\fpromise_keys\x18\x17 \x03(\v2\x19.sluice.lsp.v1.PromiseKeyR\vpromiseKeys\x124\n" +
 	"\tcoin_pool\x18\x18 \x01(\v2\x17.sluice.lsp.v1.CoinPoolR\bcoinPool\x12@\n" +
 	"\rfunding_trust\x18\x19 \x01(\v2\x1b.sluice.lsp.v1.FundingTrustR\ffundingTrust\x12'\n" +
-	"\x0frestored_reason\x18\x1a \x01(\tR\x0erestoredReason\x1aB\n" +
+	"\x0frestored_reason\x18\x1a \x01(\tR\x0erestoredReason\x12:\n" +
+	"\bsettings\x18\x1b \x01(\v2\x1e.sluice.lsp.v1.GatewaySettingsR\bsettings\x1aB\n" +
 	"\x14PaymentsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
 	"\x14OpeningsByStateEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb9\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe8\x02\n" +
+	"\x0fGatewaySettings\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1d\n" +
+	"\n" +
+	"cltv_delta\x18\x02 \x01(\rR\tcltvDelta\x12*\n" +
+	"\x11hold_expiry_delta\x18\x03 \x01(\rR\x0fholdExpiryDelta\x12&\n" +
+	"\x0fmin_channel_sat\x18\x04 \x01(\x04R\rminChannelSat\x12&\n" +
+	"\x0fmax_channel_sat\x18\x05 \x01(\x04R\rmaxChannelSat\x125\n" +
+	"\x17reserve_per_channel_sat\x18\x06 \x01(\x04R\x14reservePerChannelSat\x12&\n" +
+	"\x0fmin_reserve_sat\x18\a \x01(\x04R\rminReserveSat\x12&\n" +
+	"\x0fmax_reserve_sat\x18\b \x01(\x04R\rmaxReserveSat\x12\x19\n" +
+	"\bkeep_sat\x18\t \x01(\x04R\akeepSat\"\xb9\x01\n" +
 	"\fFundingTrust\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x1c\n" +
 	"\tunclaimed\x18\x02 \x01(\rR\tunclaimed\x12\x1f\n" +
@@ -4248,7 +4387,7 @@ func file_lsp_api_lspv1_lsp_proto_rawDescGZIP() []byte {
 }
 
 var file_lsp_api_lspv1_lsp_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_lsp_api_lspv1_lsp_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(PaymentMode)(0),                     // 0: sluice.lsp.v1.PaymentMode
 	(*OpeningFeeParams)(nil),             // 1: sluice.lsp.v1.OpeningFeeParams
@@ -4276,34 +4415,35 @@ var file_lsp_api_lspv1_lsp_proto_goTypes = []any{
 	(*Exposure)(nil),                     // 23: sluice.lsp.v1.Exposure
 	(*GetStatusRequest)(nil),             // 24: sluice.lsp.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),            // 25: sluice.lsp.v1.GetStatusResponse
-	(*FundingTrust)(nil),                 // 26: sluice.lsp.v1.FundingTrust
-	(*CoinPool)(nil),                     // 27: sluice.lsp.v1.CoinPool
-	(*PromiseKey)(nil),                   // 28: sluice.lsp.v1.PromiseKey
-	(*FindPaymentsRequest)(nil),          // 29: sluice.lsp.v1.FindPaymentsRequest
-	(*FindPaymentsResponse)(nil),         // 30: sluice.lsp.v1.FindPaymentsResponse
-	(*ShowPaymentRequest)(nil),           // 31: sluice.lsp.v1.ShowPaymentRequest
-	(*ShowPaymentResponse)(nil),          // 32: sluice.lsp.v1.ShowPaymentResponse
-	(*WithdrawPaymentRequest)(nil),       // 33: sluice.lsp.v1.WithdrawPaymentRequest
-	(*WithdrawPaymentResponse)(nil),      // 34: sluice.lsp.v1.WithdrawPaymentResponse
-	(*Opening)(nil),                      // 35: sluice.lsp.v1.Opening
-	(*ListOpeningsRequest)(nil),          // 36: sluice.lsp.v1.ListOpeningsRequest
-	(*ListOpeningsResponse)(nil),         // 37: sluice.lsp.v1.ListOpeningsResponse
-	(*ShowClientRequest)(nil),            // 38: sluice.lsp.v1.ShowClientRequest
-	(*ShowClientResponse)(nil),           // 39: sluice.lsp.v1.ShowClientResponse
-	(*ForgiveClientRequest)(nil),         // 40: sluice.lsp.v1.ForgiveClientRequest
-	(*ForgiveClientResponse)(nil),        // 41: sluice.lsp.v1.ForgiveClientResponse
-	(*SetClientTrustRequest)(nil),        // 42: sluice.lsp.v1.SetClientTrustRequest
-	(*SetClientTrustResponse)(nil),       // 43: sluice.lsp.v1.SetClientTrustResponse
-	(*SetBusinessRequest)(nil),           // 44: sluice.lsp.v1.SetBusinessRequest
-	(*SetBusinessResponse)(nil),          // 45: sluice.lsp.v1.SetBusinessResponse
-	(*ReconcileRequest)(nil),             // 46: sluice.lsp.v1.ReconcileRequest
-	(*ReconcileLine)(nil),                // 47: sluice.lsp.v1.ReconcileLine
-	(*ReconcileResponse)(nil),            // 48: sluice.lsp.v1.ReconcileResponse
-	(*ReconcileDetail)(nil),              // 49: sluice.lsp.v1.ReconcileDetail
-	(*GetReconcileProgressRequest)(nil),  // 50: sluice.lsp.v1.GetReconcileProgressRequest
-	(*GetReconcileProgressResponse)(nil), // 51: sluice.lsp.v1.GetReconcileProgressResponse
-	nil,                                  // 52: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	nil,                                  // 53: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	(*GatewaySettings)(nil),              // 26: sluice.lsp.v1.GatewaySettings
+	(*FundingTrust)(nil),                 // 27: sluice.lsp.v1.FundingTrust
+	(*CoinPool)(nil),                     // 28: sluice.lsp.v1.CoinPool
+	(*PromiseKey)(nil),                   // 29: sluice.lsp.v1.PromiseKey
+	(*FindPaymentsRequest)(nil),          // 30: sluice.lsp.v1.FindPaymentsRequest
+	(*FindPaymentsResponse)(nil),         // 31: sluice.lsp.v1.FindPaymentsResponse
+	(*ShowPaymentRequest)(nil),           // 32: sluice.lsp.v1.ShowPaymentRequest
+	(*ShowPaymentResponse)(nil),          // 33: sluice.lsp.v1.ShowPaymentResponse
+	(*WithdrawPaymentRequest)(nil),       // 34: sluice.lsp.v1.WithdrawPaymentRequest
+	(*WithdrawPaymentResponse)(nil),      // 35: sluice.lsp.v1.WithdrawPaymentResponse
+	(*Opening)(nil),                      // 36: sluice.lsp.v1.Opening
+	(*ListOpeningsRequest)(nil),          // 37: sluice.lsp.v1.ListOpeningsRequest
+	(*ListOpeningsResponse)(nil),         // 38: sluice.lsp.v1.ListOpeningsResponse
+	(*ShowClientRequest)(nil),            // 39: sluice.lsp.v1.ShowClientRequest
+	(*ShowClientResponse)(nil),           // 40: sluice.lsp.v1.ShowClientResponse
+	(*ForgiveClientRequest)(nil),         // 41: sluice.lsp.v1.ForgiveClientRequest
+	(*ForgiveClientResponse)(nil),        // 42: sluice.lsp.v1.ForgiveClientResponse
+	(*SetClientTrustRequest)(nil),        // 43: sluice.lsp.v1.SetClientTrustRequest
+	(*SetClientTrustResponse)(nil),       // 44: sluice.lsp.v1.SetClientTrustResponse
+	(*SetBusinessRequest)(nil),           // 45: sluice.lsp.v1.SetBusinessRequest
+	(*SetBusinessResponse)(nil),          // 46: sluice.lsp.v1.SetBusinessResponse
+	(*ReconcileRequest)(nil),             // 47: sluice.lsp.v1.ReconcileRequest
+	(*ReconcileLine)(nil),                // 48: sluice.lsp.v1.ReconcileLine
+	(*ReconcileResponse)(nil),            // 49: sluice.lsp.v1.ReconcileResponse
+	(*ReconcileDetail)(nil),              // 50: sluice.lsp.v1.ReconcileDetail
+	(*GetReconcileProgressRequest)(nil),  // 51: sluice.lsp.v1.GetReconcileProgressRequest
+	(*GetReconcileProgressResponse)(nil), // 52: sluice.lsp.v1.GetReconcileProgressResponse
+	nil,                                  // 53: sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	nil,                                  // 54: sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 }
 var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	1,  // 0: sluice.lsp.v1.GetMenuResponse.opening_fee_params_menu:type_name -> sluice.lsp.v1.OpeningFeeParams
@@ -4318,66 +4458,67 @@ var file_lsp_api_lspv1_lsp_proto_depIdxs = []int32{
 	9,  // 9: sluice.lsp.v1.WatchPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	9,  // 10: sluice.lsp.v1.CancelPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
 	23, // 11: sluice.lsp.v1.GetStatusResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	52, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
-	53, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
+	53, // 12: sluice.lsp.v1.GetStatusResponse.payments_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.PaymentsByStateEntry
+	54, // 13: sluice.lsp.v1.GetStatusResponse.openings_by_state:type_name -> sluice.lsp.v1.GetStatusResponse.OpeningsByStateEntry
 	1,  // 14: sluice.lsp.v1.GetStatusResponse.menu:type_name -> sluice.lsp.v1.OpeningFeeParams
-	28, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
-	27, // 16: sluice.lsp.v1.GetStatusResponse.coin_pool:type_name -> sluice.lsp.v1.CoinPool
-	26, // 17: sluice.lsp.v1.GetStatusResponse.funding_trust:type_name -> sluice.lsp.v1.FundingTrust
-	9,  // 18: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
-	9,  // 19: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	10, // 20: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
-	35, // 21: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
-	9,  // 22: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
-	35, // 23: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
-	23, // 24: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
-	47, // 25: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
-	49, // 26: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
-	3,  // 27: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
-	5,  // 28: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
-	7,  // 29: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
-	11, // 30: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
-	13, // 31: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
-	15, // 32: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
-	17, // 33: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
-	19, // 34: sluice.lsp.v1.ChannelsService.PromiseFunding:input_type -> sluice.lsp.v1.PromiseFundingRequest
-	21, // 35: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
-	24, // 36: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
-	29, // 37: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
-	31, // 38: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
-	33, // 39: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
-	36, // 40: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
-	38, // 41: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
-	40, // 42: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
-	42, // 43: sluice.lsp.v1.OperatorService.SetClientTrust:input_type -> sluice.lsp.v1.SetClientTrustRequest
-	44, // 44: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
-	46, // 45: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
-	50, // 46: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
-	4,  // 47: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
-	6,  // 48: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
-	8,  // 49: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
-	12, // 50: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
-	14, // 51: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
-	16, // 52: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
-	18, // 53: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
-	20, // 54: sluice.lsp.v1.ChannelsService.PromiseFunding:output_type -> sluice.lsp.v1.PromiseFundingResponse
-	22, // 55: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
-	25, // 56: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
-	30, // 57: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
-	32, // 58: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
-	34, // 59: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
-	37, // 60: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
-	39, // 61: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
-	41, // 62: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
-	43, // 63: sluice.lsp.v1.OperatorService.SetClientTrust:output_type -> sluice.lsp.v1.SetClientTrustResponse
-	45, // 64: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
-	48, // 65: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
-	51, // 66: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
-	47, // [47:67] is the sub-list for method output_type
-	27, // [27:47] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	29, // 15: sluice.lsp.v1.GetStatusResponse.promise_keys:type_name -> sluice.lsp.v1.PromiseKey
+	28, // 16: sluice.lsp.v1.GetStatusResponse.coin_pool:type_name -> sluice.lsp.v1.CoinPool
+	27, // 17: sluice.lsp.v1.GetStatusResponse.funding_trust:type_name -> sluice.lsp.v1.FundingTrust
+	26, // 18: sluice.lsp.v1.GetStatusResponse.settings:type_name -> sluice.lsp.v1.GatewaySettings
+	9,  // 19: sluice.lsp.v1.FindPaymentsResponse.payments:type_name -> sluice.lsp.v1.Payment
+	9,  // 20: sluice.lsp.v1.ShowPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	10, // 21: sluice.lsp.v1.ShowPaymentResponse.story:type_name -> sluice.lsp.v1.StoryEvent
+	36, // 22: sluice.lsp.v1.ShowPaymentResponse.openings:type_name -> sluice.lsp.v1.Opening
+	9,  // 23: sluice.lsp.v1.WithdrawPaymentResponse.payment:type_name -> sluice.lsp.v1.Payment
+	36, // 24: sluice.lsp.v1.ListOpeningsResponse.openings:type_name -> sluice.lsp.v1.Opening
+	23, // 25: sluice.lsp.v1.ShowClientResponse.exposures:type_name -> sluice.lsp.v1.Exposure
+	48, // 26: sluice.lsp.v1.ReconcileResponse.lines:type_name -> sluice.lsp.v1.ReconcileLine
+	50, // 27: sluice.lsp.v1.ReconcileResponse.details:type_name -> sluice.lsp.v1.ReconcileDetail
+	3,  // 28: sluice.lsp.v1.ChannelsService.GetMenu:input_type -> sluice.lsp.v1.GetMenuRequest
+	5,  // 29: sluice.lsp.v1.ChannelsService.Negotiate:input_type -> sluice.lsp.v1.NegotiateRequest
+	7,  // 30: sluice.lsp.v1.ChannelsService.Wrap:input_type -> sluice.lsp.v1.WrapRequest
+	11, // 31: sluice.lsp.v1.ChannelsService.GetPayment:input_type -> sluice.lsp.v1.GetPaymentRequest
+	13, // 32: sluice.lsp.v1.ChannelsService.ListPayments:input_type -> sluice.lsp.v1.ListPaymentsRequest
+	15, // 33: sluice.lsp.v1.ChannelsService.WatchPayment:input_type -> sluice.lsp.v1.WatchPaymentRequest
+	17, // 34: sluice.lsp.v1.ChannelsService.WatchWaiting:input_type -> sluice.lsp.v1.WatchWaitingRequest
+	19, // 35: sluice.lsp.v1.ChannelsService.PromiseFunding:input_type -> sluice.lsp.v1.PromiseFundingRequest
+	21, // 36: sluice.lsp.v1.ChannelsService.CancelPayment:input_type -> sluice.lsp.v1.CancelPaymentRequest
+	24, // 37: sluice.lsp.v1.OperatorService.GetStatus:input_type -> sluice.lsp.v1.GetStatusRequest
+	30, // 38: sluice.lsp.v1.OperatorService.FindPayments:input_type -> sluice.lsp.v1.FindPaymentsRequest
+	32, // 39: sluice.lsp.v1.OperatorService.ShowPayment:input_type -> sluice.lsp.v1.ShowPaymentRequest
+	34, // 40: sluice.lsp.v1.OperatorService.WithdrawPayment:input_type -> sluice.lsp.v1.WithdrawPaymentRequest
+	37, // 41: sluice.lsp.v1.OperatorService.ListOpenings:input_type -> sluice.lsp.v1.ListOpeningsRequest
+	39, // 42: sluice.lsp.v1.OperatorService.ShowClient:input_type -> sluice.lsp.v1.ShowClientRequest
+	41, // 43: sluice.lsp.v1.OperatorService.ForgiveClient:input_type -> sluice.lsp.v1.ForgiveClientRequest
+	43, // 44: sluice.lsp.v1.OperatorService.SetClientTrust:input_type -> sluice.lsp.v1.SetClientTrustRequest
+	45, // 45: sluice.lsp.v1.OperatorService.SetBusiness:input_type -> sluice.lsp.v1.SetBusinessRequest
+	47, // 46: sluice.lsp.v1.OperatorService.Reconcile:input_type -> sluice.lsp.v1.ReconcileRequest
+	51, // 47: sluice.lsp.v1.OperatorService.GetReconcileProgress:input_type -> sluice.lsp.v1.GetReconcileProgressRequest
+	4,  // 48: sluice.lsp.v1.ChannelsService.GetMenu:output_type -> sluice.lsp.v1.GetMenuResponse
+	6,  // 49: sluice.lsp.v1.ChannelsService.Negotiate:output_type -> sluice.lsp.v1.NegotiateResponse
+	8,  // 50: sluice.lsp.v1.ChannelsService.Wrap:output_type -> sluice.lsp.v1.WrapResponse
+	12, // 51: sluice.lsp.v1.ChannelsService.GetPayment:output_type -> sluice.lsp.v1.GetPaymentResponse
+	14, // 52: sluice.lsp.v1.ChannelsService.ListPayments:output_type -> sluice.lsp.v1.ListPaymentsResponse
+	16, // 53: sluice.lsp.v1.ChannelsService.WatchPayment:output_type -> sluice.lsp.v1.WatchPaymentResponse
+	18, // 54: sluice.lsp.v1.ChannelsService.WatchWaiting:output_type -> sluice.lsp.v1.WatchWaitingResponse
+	20, // 55: sluice.lsp.v1.ChannelsService.PromiseFunding:output_type -> sluice.lsp.v1.PromiseFundingResponse
+	22, // 56: sluice.lsp.v1.ChannelsService.CancelPayment:output_type -> sluice.lsp.v1.CancelPaymentResponse
+	25, // 57: sluice.lsp.v1.OperatorService.GetStatus:output_type -> sluice.lsp.v1.GetStatusResponse
+	31, // 58: sluice.lsp.v1.OperatorService.FindPayments:output_type -> sluice.lsp.v1.FindPaymentsResponse
+	33, // 59: sluice.lsp.v1.OperatorService.ShowPayment:output_type -> sluice.lsp.v1.ShowPaymentResponse
+	35, // 60: sluice.lsp.v1.OperatorService.WithdrawPayment:output_type -> sluice.lsp.v1.WithdrawPaymentResponse
+	38, // 61: sluice.lsp.v1.OperatorService.ListOpenings:output_type -> sluice.lsp.v1.ListOpeningsResponse
+	40, // 62: sluice.lsp.v1.OperatorService.ShowClient:output_type -> sluice.lsp.v1.ShowClientResponse
+	42, // 63: sluice.lsp.v1.OperatorService.ForgiveClient:output_type -> sluice.lsp.v1.ForgiveClientResponse
+	44, // 64: sluice.lsp.v1.OperatorService.SetClientTrust:output_type -> sluice.lsp.v1.SetClientTrustResponse
+	46, // 65: sluice.lsp.v1.OperatorService.SetBusiness:output_type -> sluice.lsp.v1.SetBusinessResponse
+	49, // 66: sluice.lsp.v1.OperatorService.Reconcile:output_type -> sluice.lsp.v1.ReconcileResponse
+	52, // 67: sluice.lsp.v1.OperatorService.GetReconcileProgress:output_type -> sluice.lsp.v1.GetReconcileProgressResponse
+	48, // [48:68] is the sub-list for method output_type
+	28, // [28:48] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_lsp_api_lspv1_lsp_proto_init() }
@@ -4391,7 +4532,7 @@ func file_lsp_api_lspv1_lsp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lsp_api_lspv1_lsp_proto_rawDesc), len(file_lsp_api_lspv1_lsp_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
