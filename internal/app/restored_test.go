@@ -76,22 +76,31 @@ func TestOlderCopyPutBack(t *testing.T) {
 // TestOlderCopyDoesNotKnowTheWrap: the copy is older than the agreement, and the wallet was
 // paid out of a hold invoice that nobody knows. It is settled all the same.
 func TestOlderCopyDoesNotKnowTheWrap(t *testing.T) {
-	virtual(t, func(t *testing.T) {
-		r := newRig(t, rigConfig{seed: drawnSeed(t), job: jobs()[1], latency: lndfake.Observed()})
-		r.openBooks()
-		r.copyDatabase()
-		a := r.agree()
-		r.putBackAt(func(c lndfake.Call) bool {
-			return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
+	s := drawnSeed(t)
+	for name, silent := range map[string]bool{"the database": false, "the whole disk": true} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, func(t *testing.T) { theCopyDoesNotKnowTheWrap(t, s, silent) })
 		})
-		m := r.outcome(r.pay(a.bolt11))
-		require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
-		require.EqualValues(t, 1, r.puts.Load(), "the copy was put back")
-		r.up()
-		r.settle()
-		r.releaseLeases()
-		r.checkMoney(a, m)
+	}
+}
+
+func theCopyDoesNotKnowTheWrap(t *testing.T, s uint64, silent bool) {
+	r := newRig(t, rigConfig{seed: s, job: jobs()[1], latency: lndfake.Observed()})
+	r.silent = silent
+	r.openBooks()
+	r.copyDatabase()
+	a := r.agree()
+	r.putBackAt(func(c lndfake.Call) bool {
+		return c.Phase == lndfake.BeforeCall && c.Method == "/invoicesrpc.Invoices/SettleInvoice"
 	})
+	m := r.outcome(r.pay(a.bolt11))
+	require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
+	require.EqualValues(t, 1, r.puts.Load(), "the copy was put back")
+	r.up()
+	require.Contains(t, *r.told.Load(), "for a hold invoice of ours")
+	r.settle()
+	r.releaseLeases()
+	r.checkMoney(a, m)
 }
 
 // play plays the day; silent is one on which the generation file comes back with the copy.
