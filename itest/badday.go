@@ -236,7 +236,8 @@ func failureCodes(p *lnrpc.Payment) []lnrpc.Failure_FailureCode {
 type offerWish struct {
 	another bool
 	expires time.Duration
-	// finalCltv is what the wallet's invoice asks for; 0 is lnd's default.
+	// finalCltv is what the wallet's invoice asks for, which may be more than the gateway
+	// was told; 0 is the same.
 	finalCltv uint32
 }
 
@@ -274,7 +275,7 @@ func (p *person) tryNegotiate(ctx context.Context, amount ln.Msat, params *lspv1
 	o.NegotiateResponse, err = p.api.Negotiate(ctx, &lspv1.NegotiateRequest{
 		PaymentHash: hash[:], AmountMsat: uint64(amount), OpeningFeeParams: params,
 		Channel:              &lspv1.ChannelWish{ZeroConf: true, AllowAnotherChannel: wish.another},
-		FinalCltvDeltaBlocks: o.finalCltv, InvoiceExpiresMs: time.Now().Add(wish.expires).UnixMilli(),
+		FinalCltvDeltaBlocks: walletFinalCltv, InvoiceExpiresMs: time.Now().Add(wish.expires).UnixMilli(),
 	})
 	return o, err
 }

@@ -77,7 +77,7 @@ func TestOnDemandOnChain(t *testing.T) {
 		require.Equal(t, lnrpc.Invoice_SETTLED, late.heldState(ctx))
 		w.comeOnline(ctx)
 		for _, d := range deals {
-			d.wasRefunded(ctx, "")
+			d.wasRefunded(ctx, "did not take the payment")
 		}
 		resolveOnChain(ctx, t, sc.Standard, w.node)
 		// The wallet's is on chain, and only the payer's is in channels.

@@ -66,7 +66,7 @@ type deal struct {
 type dealWish struct {
 	// held: the wallet gives its preimage up only when the test says so.
 	held bool
-	// finalCltv is what the wallet's invoice asks for; 0 is lnd's default.
+	// finalCltv is what the wallet's invoice asks for; of the payer's fee only.
 	finalCltv uint32
 }
 
