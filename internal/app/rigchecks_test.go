@@ -63,10 +63,19 @@ func (r *rig) forgetGivenUp() {
 		return
 	}
 	r.t.Helper()
-	s := r.service.Load()
-	require.NotNil(r.t, s)
-	payments, err := s.channels.ListPayments(r.asWallet(), &lspv1.ListPaymentsRequest{Limit: 500})
+	// A crash that is planned may come at this very moment.
+	var payments *lspv1.ListPaymentsResponse
+	var err error
+	for range 500 {
+		if s := r.service.Load(); s != nil {
+			if payments, err = s.channels.ListPayments(r.asWallet(), &lspv1.ListPaymentsRequest{Limit: 500}); err == nil {
+				break
+			}
+		}
+		r.pause(r.step)
+	}
 	require.NoError(r.t, err)
+	require.NotNil(r.t, payments, "sluiced is away")
 	gone := make(map[string]bool)
 	for _, p := range payments.Payments {
 		for _, op := range p.GivenUpOutpoints {
