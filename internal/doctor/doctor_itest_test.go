@@ -66,7 +66,7 @@ func TestDoctorOnRealNodes(t *testing.T) {
 
 	for check, f := range examine(t, n, nodes[0], lnd.GatewayRights()) {
 		switch check {
-		case "acceptor", "sluiced", "settings", "offers", "graph_sync":
+		case "acceptor", "sluiced", "database", "settings", "offers", "graph_sync":
 		default:
 			require.Equal(t, doctor.OK, f.Level, "%s: %s", check, f.Found)
 		}
