@@ -119,7 +119,6 @@ func TestOnDemandOnChain(t *testing.T) {
 			d.pay(ctx)
 			d.waitHeld(ctx)
 		}
-		gatewaySat, payerSat := onChainSat(ctx, t, sc.Gateway), onChainSat(ctx, t, sc.Payer)
 		closing := closeChannel(ctx, t, sc.Net, sc.Payer, sc.PayerChannel, true)
 		// lnd waits for more confirmations of a close the larger the channel is.
 		require.NoError(t, sc.Mine(ctx, 6))
@@ -136,13 +135,14 @@ func TestOnDemandOnChain(t *testing.T) {
 		}
 		require.Equal(t, before, w.channels(ctx))
 		require.Equal(t, walletMsat+uint64(sent.walletMsat), channelMsat(ctx, t, w.node))
-		resolveOnChain(ctx, t, sc.Standard, sc.Payer)
-		tree := treeOf(ctx, t, sc.Standard, closing, sc.Payer, sc.Gateway)
-		require.Equal(t, sc.Gateway, tree.takers[sc.htlcOutput(ctx, closing, sent.amount)])
-		require.Equal(t, sc.Payer, tree.takers[sc.htlcOutput(ctx, closing, waiting[0].amount+waiting[0].feeMsat)])
-		require.Equal(t, sc.Payer, tree.takers[sc.htlcOutput(ctx, closing, waiting[1].amount)])
-		tree.arrived(ctx, sc.Gateway, gatewaySat)
-		tree.arrived(ctx, sc.Payer, payerSat)
+		// What else the payer has in its channel waits for two thousand blocks.
+		whose := whoseTransactions(ctx, t, []*devnet.Node{sc.Payer, sc.Gateway})
+		for _, each := range []struct {
+			htlc  ln.Msat
+			taker *devnet.Node
+		}{{sent.amount, sc.Gateway}, {waiting[0].amount + waiting[0].feeMsat, sc.Payer}, {waiting[1].amount, sc.Payer}} {
+			require.Equal(t, each.taker, whose[sc.spender(ctx, sc.htlcOutput(ctx, closing, each.htlc))], "who took %s", each.htlc)
+		}
 		sc.op.waitBalanced(ctx)
 	})
 }
