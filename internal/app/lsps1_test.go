@@ -166,6 +166,10 @@ func (b *buyer) over(id string) *lspv1.Order {
 		if i%20 == 19 {
 			b.w.Mine(1)
 		}
+		if i%100 == 99 {
+			// An order that was paid too little keeps the coin until its time is over.
+			b.pause(10 * time.Minute)
+		}
 	}
 	require.Empty(t, why, b.story(id))
 	require.NoError(t, b.w.Err())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/btcsuite/btcd/wire"
@@ -375,5 +376,21 @@ func (e *Engine) renewOrderLeases(ctx context.Context, o order.Order) {
 	// What is on its way back is spent, as a rule.
 	if err := e.keepCoins(ctx, order.LeaseID(o.ID), kept, zapcore.DebugLevel); err != nil && ctx.Err() == nil {
 		e.log.Warn("a lease could not be renewed", zap.String("order", o.ID), zap.Error(err))
+	}
+	// What the order has let go of meanwhile, nobody would free before the lease ends.
+	var still []ln.Outpoint
+	switch inst, err := e.orders.Get(ctx, o.ID); {
+	case err == nil && !order.Final(inst.State):
+		still = order.Kept(order.Of(inst.State))
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return // the next block renews, or finds it over
+	}
+	for _, op := range kept {
+		if slices.Contains(still, op) {
+			continue
+		}
+		if err := e.node.Coins.ReleaseCoin(ctx, order.LeaseID(o.ID), op); err != nil && ctx.Err() == nil {
+			e.log.Warn("the lease of a coin that an order has let go of could not be given back; it ends by itself", zap.String("order", o.ID), zap.Error(err))
+		}
 	}
 }
