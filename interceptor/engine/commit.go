@@ -320,18 +320,15 @@ func (e *Engine) inserted(t *tenure, r interceptor.Row) {
 		return
 	}
 	delete(t.recording, r.Key)
-	en := &entry{row: r, since: t.class.Begin(), checked: true, moved: p.moved}
+	en := &entry{row: r, since: t.class.Begin(), checked: true}
 	t.rows[r.Key] = en
-	if p.gen == t.gen && !p.moved {
+	if p.gen == t.gen {
 		// An offer that came since is judged with the row in view.
 		if _, again := t.waiting[r.Key]; !again {
 			offer := p.offer
 			en.open = &offer
 			e.wentOnChain(t, en)
 		}
-	}
-	if en.moved && r.State == interceptor.StateHeld {
-		e.movedBefore(t, en)
 	}
 	wake(t.list)
 	if r.State.Decided() {
@@ -363,10 +360,6 @@ func (e *Engine) updated(t *tenure, r interceptor.Row) {
 		e.deliver(r, interceptor.EventDecided)
 	} else if old.State != r.State || r.OnChain && !old.OnChain && r.Undecided() {
 		e.deliver(r, interceptor.EventOffered)
-	}
-	if en.moved && en.open != nil && r.State.Decided() && r.State != interceptor.StateSettled {
-		// It may be ending: a listing tells.
-		t.parked[r.Key], en.open = *en.open, nil
 	}
 	e.answer(t, en)
 	if r.Gone() && (!old.Gone() || old.Outcome != r.Outcome) {
