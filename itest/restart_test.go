@@ -488,6 +488,7 @@ func TestRestartSqlite(t *testing.T) {
 		w.goOffline(ctx)
 		done := sc.pay(ctx, bolt11)
 		sc.waitMoment(ctx, o.PaymentId, moment{"jit", "collecting"})
+		waitTrusted(ctx, t, sc.s) // after the day before
 		require.NoError(t, sc.s.Stop(ctx))
 		snapshot := sc.s.Dir + ".snapshot"
 		copyDirectory(t, sc.s.Dir, snapshot)
