@@ -152,26 +152,36 @@ func ownID(id string) bool {
 // one channel without a payment request, and a hold invoice of its own of the same hash
 // that holds or has taken the payer's money. That a wrap pays is on record before.
 func (l *beyondLook) payments(ctx context.Context) error {
-	at, begun := l.marks[MarkPayments]
-	for range beyondPages {
-		if !begun {
-			return nil
+	return eachBeyond(ctx, l.marks, MarkPayments, l.node.SentPayments, func(p ln.Payment) error {
+		if p.Direct && (p.State == ln.PaymentSucceeded || p.State == ln.PaymentInFlight) {
+			return l.payment(ctx, p)
 		}
-		page, next, err := l.node.SentPayments(ctx, uint64(at)) //nolint:gosec // an index of lnd's
+		return nil
+	})
+}
+
+// eachBeyond gives what lnd lists beyond a mark, as many pages of it as are read. Without
+// a mark nothing is beyond it.
+func eachBeyond[T any](
+	ctx context.Context, marks map[string]int64, mark string,
+	list func(ctx context.Context, after uint64) ([]T, uint64, error), each func(T) error,
+) error {
+	began, begun := marks[mark]
+	at := uint64(began) //nolint:gosec // an index of lnd's
+	for page := 0; begun && page < beyondPages; page++ {
+		items, next, err := list(ctx, at)
 		if err != nil {
 			return err
 		}
-		for _, p := range page {
-			if p.Direct && (p.State == ln.PaymentSucceeded || p.State == ln.PaymentInFlight) {
-				if err := l.payment(ctx, p); err != nil {
-					return err
-				}
+		for _, item := range items {
+			if err := each(item); err != nil {
+				return err
 			}
 		}
-		if len(page) == 0 || next <= uint64(at) { //nolint:gosec // an index of lnd's
+		if len(items) == 0 || next <= at {
 			return nil
 		}
-		at = int64(next) //nolint:gosec // an index of lnd's
+		at = next
 	}
 	return nil
 }
@@ -187,7 +197,7 @@ func (l *beyondLook) payment(ctx context.Context, p ln.Payment) error {
 	if inv.State != ln.InvoiceAccepted && inv.State != ln.InvoiceSettled {
 		return nil
 	}
-	rows, err := l.byHash(ctx, p.Hash)
+	rows, err := paymentsByHash(ctx, l.db, p.Hash)
 	if err != nil {
 		return err
 	}
@@ -210,8 +220,9 @@ func beforePaying(state string) bool {
 	}, state)
 }
 
-func (l *beyondLook) byHash(ctx context.Context, hash ln.Hash) (rows []lspdb.LspPayment, err error) {
-	err = l.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
+// paymentsByHash are those that were ever agreed on with this hash.
+func paymentsByHash(ctx context.Context, db *store.DB, hash ln.Hash) (rows []lspdb.LspPayment, err error) {
+	err = db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
 		rows, err = lspdb.New(tx).PaymentsByHash(ctx, hash[:])
 		return err
 	})
@@ -225,35 +236,18 @@ func (l *beyondLook) byHash(ctx context.Context, hash ln.Hash) (rows []lspdb.Lsp
 // accepted; of others the memo may be anybody's words. Of an order that was served its
 // channel tells.
 func (l *beyondLook) invoices(ctx context.Context) error {
-	at, begun := l.marks[MarkInvoices]
-	for range beyondPages {
-		if !begun {
+	return eachBeyond(ctx, l.marks, MarkInvoices, l.node.InvoicesAfter, func(inv ln.Invoice) error {
+		id, ours := strings.CutPrefix(inv.Memo, order.InvoiceMemo(""))
+		if !ours || inv.State != ln.InvoiceAccepted || !ownID(id) {
 			return nil
 		}
-		page, next, err := l.node.InvoicesAfter(ctx, uint64(at)) //nolint:gosec // an index of lnd's
-		if err != nil {
-			return err
-		}
-		for _, inv := range page {
-			id, ours := strings.CutPrefix(inv.Memo, order.InvoiceMemo(""))
-			if !ours || inv.State != ln.InvoiceAccepted || !ownID(id) {
-				continue
-			}
-			if err := l.order(ctx, id, inv); err != nil {
-				return err
-			}
-		}
-		if len(page) == 0 || next <= uint64(at) { //nolint:gosec // an index of lnd's
-			return nil
-		}
-		at = int64(next) //nolint:gosec // an index of lnd's
-	}
-	return nil
+		return l.order(ctx, id, inv)
+	})
 }
 
 func (l *beyondLook) order(ctx context.Context, id string, inv ln.Invoice) error {
 	// A wallet words the invoice that is wrapped for it as it likes.
-	if rows, err := l.byHash(ctx, inv.Hash); err != nil || len(rows) > 0 {
+	if rows, err := paymentsByHash(ctx, l.db, inv.Hash); err != nil || len(rows) > 0 {
 		return err
 	}
 	err := l.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {

@@ -3,13 +3,14 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/store"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
 )
@@ -55,17 +56,14 @@ func (e *Engine) insist(ctx context.Context, failure string, f func() error) {
 			return
 		}
 		e.log.Warn(failure+"; trying again", zap.Error(err))
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
+		_ = pace.Pause(ctx, time.Second)
 	}
 }
 
 func (e *Engine) endForgotten(ctx context.Context, hash ln.Hash) error {
-	known, err := e.hasLiveWrap(ctx, hash)
-	if err != nil || known {
-		return err
+	agreed, err := paymentsByHash(ctx, e.db, hash)
+	if err != nil || slices.ContainsFunc(agreed, func(r lspdb.LspPayment) bool { return r.Machine == machineWrap && !r.Terminal }) {
+		return err // it is looked after
 	}
 	p, err := e.node.Payments.TrackPayment(ctx, hash)
 	if err != nil {
@@ -92,16 +90,4 @@ func (e *Engine) endForgotten(ctx context.Context, hash ln.Hash) error {
 		return nil // no payment of ours has this hash
 	}
 	return fmt.Errorf("payment %s is still in flight", hash.Short())
-}
-
-// hasLiveWrap says that a wrapped invoice of this hash is looked after.
-func (e *Engine) hasLiveWrap(ctx context.Context, hash ln.Hash) (live bool, err error) {
-	err = e.db.Read(ctx, func(ctx context.Context, tx *store.Tx) error {
-		rows, err := lspdb.New(tx).PaymentsByHash(ctx, hash[:])
-		for _, r := range rows {
-			live = live || r.Machine == machineWrap && !r.Terminal
-		}
-		return err
-	})
-	return live, err
 }
