@@ -59,9 +59,6 @@ func (r *rig) withdraw() {
 // forgetGivenUp is what a wallet's agent does with channels that its gateway gave
 // up: nothing is in them, and only it can have its node forget them.
 func (r *rig) forgetGivenUp() {
-	if !r.job.trust {
-		return
-	}
 	r.t.Helper()
 	// A crash that is planned may come at this very moment.
 	var payments *lspv1.ListPaymentsResponse
@@ -92,7 +89,14 @@ func (r *rig) forgetGivenUp() {
 		require.Empty(r.t, c.PendingHtlcs)
 		op, err := ln.ParseOutpoint(c.ChannelPoint)
 		require.NoError(r.t, err)
-		require.NoError(r.t, r.walletClient.AbandonChannel(r.ctx, op))
+		// A strike may have just taken the wallet's lnd.
+		for range 500 {
+			if err = r.walletClient.AbandonChannel(r.ctx, op); err == nil {
+				break
+			}
+			r.pause(r.step)
+		}
+		require.NoError(r.t, err)
 	}
 }
 

@@ -95,6 +95,13 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 	if err != nil {
 		return agreement{}, err
 	}
+	agreed := false
+	defer func() {
+		if !agreed {
+			// As the agent does: what nobody will pay takes no coins from the next try.
+			_, _ = s.channels.CancelPayment(ctx, &lspv1.CancelPaymentRequest{PaymentId: a.PaymentId})
+		}
+	}()
 	scid, err := ln.ParseSCID(a.JitScid)
 	if err != nil {
 		return agreement{}, err
@@ -118,6 +125,7 @@ func (r *rig) askFor(s *services, params *lspv1.OpeningFeeParams) (agreement, er
 			return agreement{}, err
 		}
 	}
+	agreed = true
 	return agreement{
 		id: a.PaymentId, hash: hash, bolt11: own.PaymentRequest, walletMsat: amount,
 		payerMsat: amount + int64(a.FeeMsat), opens: a.OpensChannel,
