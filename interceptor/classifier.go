@@ -29,6 +29,16 @@ const (
 	// it is gone (then it is a phantom) or lnd's auto-fail comes near (then it
 	// is resumed: the auto-fail would fail what is in flight).
 	VerdictInFlight Verdict = "in_flight"
+	// VerdictEnding: lnd has forwarded it, and shows no forward any more. The
+	// outgoing HTLC has ended, and the incoming one is still there until its payer
+	// signs, which a payer can put off for as long as it likes; or the forward
+	// waits in a mailbox. A RESUME of the first would forward it anew, and the
+	// second needs none. So it is left until it is gone or in flight.
+	VerdictEnding Verdict = "ending"
+	// VerdictMayBeEnding: the same, but lnd may also never have got the RESUME, or
+	// have lost it in a crash: then it waits for another. It is resumed once it has
+	// been there for longer than what ends takes to leave its channel.
+	VerdictMayBeEnding Verdict = "may_be_ending"
 	// VerdictPhantom: lnd no longer has it. Fail it, and never resume it,
 	// whatever any record says.
 	VerdictPhantom Verdict = "phantom"
@@ -75,9 +85,25 @@ const (
 // hold: while no client is attached lnd fails newer HTLCs by itself, and their
 // phantoms have indexes that we never saw, above those of older held HTLCs.)
 //
+// Why it never allows a RESUME of what is ending. Once lnd has signed the end of
+// an HTLC it forgets the circuit, lists the HTLC without a forward, and would take
+// a RESUME for the first. Only what was resumed gets there: what lnd fails by
+// itself it offers again only before, or never. That lnd has a circuit, or had
+// one, is certain if a listing showed the forward, or if this stream sent a RESUME
+// and was offered the HTLC again, which lnd does not do while it waits for an
+// answer. An lnd that crashed may have lost a circuit that a listing showed, if
+// it had not signed the outgoing HTLC; such a one is left for lnd's auto-fail. Of
+// all others time tells: what ends is gone within a few round trips, unless its
+// payer does not sign. This is what is left open: a payer that signs nothing from
+// the end of its HTLC until this process, or lnd's stream, has begun anew, unless a
+// listing showed the forward before; and a forward that leaves its mailbox, flies
+// and is about to end just between the last two listings of that time.
+//
 // It is not safe for concurrent use; its owner serialises.
 type Classifier struct {
-	resumed   map[ln.CircuitKey]uint64
+	resumed map[ln.CircuitKey]sent
+	// flown were offered when lnd showed that it had forwarded them.
+	flown     map[ln.CircuitKey]struct{}
 	inherited map[ln.CircuitKey]struct{}
 	names     map[ln.SCID]ln.SCID
 	base      *Listing
@@ -85,7 +111,11 @@ type Classifier struct {
 	fresh     map[ln.SCID]bool
 	tip       map[ln.SCID]uint64
 	seq       uint64
+	stream    uint64
 }
+
+// sent is a RESUME: after which ticket, and in which stream; 0 is none for certain.
+type sent struct{ at, stream uint64 }
 
 // Known is what the ledger says of an offer.
 type Known struct {
@@ -93,12 +123,17 @@ type Known struct {
 	Recorded bool
 	// Guarded: the route is (Chain.Guarded).
 	Guarded bool
+	// Resumed: its row says so, or else a RESUME is its answer.
+	Resumed bool
+	// Waited: it has been there without a forward for longer than what ends takes.
+	Waited bool
 }
 
 // NewClassifier begins a tenure. Nothing is new before Baseline.
 func NewClassifier() *Classifier {
 	c := &Classifier{
-		resumed:   make(map[ln.CircuitKey]uint64),
+		resumed:   make(map[ln.CircuitKey]sent),
+		flown:     make(map[ln.CircuitKey]struct{}),
 		inherited: make(map[ln.CircuitKey]struct{}),
 	}
 	c.Connected()
@@ -109,6 +144,7 @@ func NewClassifier() *Classifier {
 type Listing struct {
 	seq     uint64
 	names   map[ln.SCID]ln.SCID
+	active  map[ln.SCID]bool
 	pending map[ln.CircuitKey]ln.ChannelHtlc
 }
 
@@ -126,6 +162,7 @@ func NewListing(t Ticket, channels []ln.Channel) *Listing {
 	l := &Listing{
 		seq:     uint64(t),
 		names:   make(map[ln.SCID]ln.SCID, len(channels)),
+		active:  make(map[ln.SCID]bool, len(channels)),
 		pending: make(map[ln.CircuitKey]ln.ChannelHtlc),
 	}
 	for _, ch := range channels {
@@ -143,6 +180,7 @@ func NewListing(t Ticket, channels []ln.Channel) *Listing {
 	}
 	for _, ch := range channels {
 		l.names[ch.ChanID] = ch.ChanID
+		l.active[ch.ChanID] = ch.Active
 	}
 	return l
 }
@@ -152,6 +190,9 @@ func (l *Listing) Channel(scid ln.SCID) bool {
 	_, ok := l.names[scid]
 	return ok
 }
+
+// Active reports that the channel's peer is there.
+func (l *Listing) Active(scid ln.SCID) bool { return l.active[l.names[scid]] }
 
 // Htlc finds an incoming HTLC.
 func (l *Listing) Htlc(key ln.CircuitKey) (ln.ChannelHtlc, bool) {
@@ -177,6 +218,7 @@ func (l *Listing) Since(t Ticket) bool { return l.seq > uint64(t) }
 // Connected forgets what only holds within one stream. Call it before the
 // first offer of each stream.
 func (c *Classifier) Connected() {
+	c.stream++
 	c.base = nil
 	c.fresh = make(map[ln.SCID]bool)
 	c.tip = make(map[ln.SCID]uint64)
@@ -238,11 +280,18 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, known Known, l *Listing) Verdi
 	case !ok:
 		return VerdictPhantom
 	case h.ForwardingChan != 0:
+		c.flown[o.Key] = struct{}{}
 		return VerdictInFlight
+	case c.hasMoved(o.Key):
+		return VerdictEnding
+	case known.Resumed && !known.Waited:
+		return VerdictMayBeEnding
 	case known.Recorded:
 		return VerdictRecorded
 	case known.Guarded && !c.ResumedHere(o.Key) && c.Inherited(o.Key):
 		return VerdictUnrecorded
+	case c.MayHaveMoved(o.Key) && !known.Waited:
+		return VerdictMayBeEnding
 	case c.MayHaveMoved(o.Key):
 		return VerdictResumeOnly
 	}
@@ -276,15 +325,36 @@ func (c *Classifier) MayHaveMoved(key ln.CircuitKey) bool {
 	return c.Inherited(key)
 }
 
+// hasMoved reports that lnd has, or had, a circuit for an HTLC that it offers again.
+func (c *Classifier) hasMoved(key ln.CircuitKey) bool {
+	if _, ok := c.flown[key]; ok {
+		return true
+	}
+	s, ok := c.resumed[key]
+	return ok && s.stream == c.stream
+}
+
 // Resuming notes that a RESUME is about to be sent. Call it before the send.
-func (c *Classifier) Resuming(key ln.CircuitKey) { c.resumed[key] = c.seq }
+func (c *Classifier) Resuming(key ln.CircuitKey) { c.resumed[key] = sent{c.seq, c.stream} }
+
+// NotResumed notes that the RESUME was not sent after all. An earlier one may have been.
+func (c *Classifier) NotResumed(key ln.CircuitKey) {
+	if s, ok := c.resumed[key]; ok {
+		c.resumed[key] = sent{at: s.at}
+	}
+}
 
 // Prune forgets HTLCs that a later listing shows to be gone: their offers, if
 // any come, are phantoms, which Listed recognises by itself.
 func (c *Classifier) Prune(l *Listing) {
-	for key, at := range c.resumed {
-		if at < l.seq && l.Absent(key) {
+	for key, s := range c.resumed {
+		if s.at < l.seq && l.Absent(key) {
 			delete(c.resumed, key)
+		}
+	}
+	for key := range c.flown {
+		if l.Absent(key) {
+			delete(c.flown, key)
 		}
 	}
 	if c.base == nil || l.seq <= c.base.seq {

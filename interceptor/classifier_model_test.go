@@ -17,8 +17,11 @@ type modelHtlc struct {
 	pending bool // on the local commitment
 	moved   bool // a RESUME took it to the outgoing side
 	signed  bool // and lnd has signed the outgoing HTLC
-	acked   bool // no longer in a forwarding package: never offered again
-	scid    ln.SCID
+	// ending: lnd has signed its end and forgotten its circuit; the payer has not
+	// signed yet. stubborn: nor does it soon.
+	ending, stubborn bool
+	acked            bool // no longer in a forwarding package: never offered again
+	scid             ln.SCID
 }
 
 // modelLnd does to offers what lnd was seen to do (facts on replays): it offers
@@ -68,7 +71,7 @@ func (m *modelLnd) keys() []ln.CircuitKey {
 func (m *modelLnd) reoffer(ch ln.SCID) {
 	for _, key := range m.keys() {
 		if h := m.htlcs[key]; key.ChanID == ch && !h.acked {
-			if !h.pending && rapid.Bool().Draw(m.t, "acked") {
+			if (!h.pending || h.ending) && rapid.Bool().Draw(m.t, "acked") {
 				h.acked = true
 				continue
 			}
@@ -107,13 +110,35 @@ func (m *modelLnd) answer(key ln.CircuitKey, resume bool) {
 		if !h.pending {
 			m.t.Fatalf("LOSS: resumed %s, which lnd no longer has", key)
 		}
+		if h.ending {
+			m.t.Fatalf("LOSS: resumed %s, whose end lnd has signed", key)
+		}
 		h.moved = true
 		return
 	}
-	if h.moved && h.pending {
+	if h.moved && h.pending && !h.ending {
 		m.t.Fatalf("LOSS: failed %s after a RESUME moved it", key)
 	}
-	h.pending = false
+	m.end(h, false)
+}
+
+// end is lnd's signature. Between it and the payer's the HTLC is listed without a
+// circuit.
+func (m *modelLnd) end(h *modelHtlc, stubborn bool) {
+	if h.ending {
+		return
+	}
+	h.ending, h.stubborn = h.pending, stubborn
+	if !stubborn && rapid.Bool().Draw(m.t, "signs at once") {
+		h.pending, h.ending = false, false
+	}
+}
+
+// leave is the payer's signature.
+func (m *modelLnd) leave(h *modelHtlc) {
+	if h.ending {
+		h.pending, h.ending = false, false
+	}
 }
 
 func (m *modelLnd) list(ticket Ticket) *Listing {
@@ -122,7 +147,7 @@ func (m *modelLnd) list(ticket Ticket) *Listing {
 		if m.htlcs[key].pending {
 			ch := chans[key.ChanID]
 			h := ln.ChannelHtlc{Incoming: true, Index: key.HtlcID}
-			if m.htlcs[key].signed {
+			if m.htlcs[key].signed && !m.htlcs[key].ending {
 				h.ForwardingChan = 3
 			}
 			ch.Htlcs = append(ch.Htlcs, h)
@@ -141,7 +166,9 @@ type modelCar struct {
 	waiting map[ln.CircuitKey]Ticket
 	// outstanding: offers that may be answered, by this process in this stream.
 	outstanding map[ln.CircuitKey]bool
-	inFlight    *Listing
+	// lingering says whether what may be ending has been there for long enough.
+	lingering map[ln.CircuitKey]bool
+	inFlight  *Listing
 	// told are the ids that payers know, from their first claim on.
 	told []ln.SCID
 	next ln.SCID
@@ -185,6 +212,12 @@ func (s *modelCar) begin(trusted bool) {
 		s.claim(scid, guarded && !s.old)
 	}
 	s.c, s.distrust = NewClassifier(), false
+	// This is what the classifier leaves open.
+	for _, h := range s.lnd.htlcs {
+		if h.stubborn {
+			s.lnd.leave(h)
+		}
+	}
 	s.connect()
 }
 
@@ -231,7 +264,7 @@ func (s *modelCar) intruder(falseAlarm bool) {
 	s.lnd.disconnect()
 	s.lnd.connect()
 	for _, key := range s.lnd.queue {
-		if _, recorded := s.db.rows[key]; !falseAlarm && !recorded && s.lnd.htlcs[key].pending && rapid.Bool().Draw(s.t, "intrudes") {
+		if _, recorded := s.db.rows[key]; !falseAlarm && !recorded && s.lnd.htlcs[key].pending && !s.lnd.htlcs[key].ending && rapid.Bool().Draw(s.t, "intrudes") {
 			s.lnd.answer(key, true)
 		}
 	}
@@ -259,7 +292,28 @@ func (s *modelCar) connect() {
 	s.c.Connected()
 	s.waiting = make(map[ln.CircuitKey]Ticket)
 	s.outstanding = make(map[ln.CircuitKey]bool)
+	s.lingering = make(map[ln.CircuitKey]bool)
 	s.inFlight = nil
+	for key, h := range s.lnd.htlcs {
+		if h.stubborn && !s.c.hasMoved(key) {
+			s.lnd.leave(h)
+		}
+	}
+}
+
+// wait is the time that what ends takes. There are listings meanwhile, so that what
+// flies is seen.
+func (s *modelCar) wait() {
+	for _, h := range s.lnd.htlcs {
+		if !h.stubborn {
+			s.lnd.leave(h)
+		}
+	}
+	for _, key := range s.lnd.keys() {
+		if _, lingers := s.lingering[key]; lingers && (!s.lnd.htlcs[key].signed || s.lnd.htlcs[key].ending) {
+			s.waiting[key], s.lingering[key] = s.c.Begin(), true
+		}
+	}
 }
 
 func (s *modelCar) htlc(key ln.CircuitKey) ln.InterceptedHtlc {
@@ -273,13 +327,15 @@ func (s *modelCar) read() {
 	key := s.lnd.queue[0]
 	s.lnd.queue = s.lnd.queue[1:]
 	delete(s.outstanding, key)
+	delete(s.lingering, key)
 	_, recorded := s.db.rows[key]
 	switch v := s.c.Offer(s.htlc(key), recorded); v {
 	case VerdictNew:
 		s.new(key)
 	case VerdictNeedListing:
 		s.waiting[key] = s.c.Begin()
-	case VerdictResumeOnly, VerdictPhantom, VerdictRecorded, VerdictSettleOnly, VerdictInFlight, VerdictUnrecorded:
+	case VerdictResumeOnly, VerdictPhantom, VerdictRecorded, VerdictSettleOnly, VerdictInFlight, VerdictUnrecorded,
+		VerdictEnding, VerdictMayBeEnding:
 		s.t.Fatalf("verdict %s at arrival", v)
 	}
 }
@@ -309,6 +365,7 @@ func (s *modelCar) new(key ln.CircuitKey) {
 }
 
 func (s *modelCar) resume(key ln.CircuitKey) {
+	delete(s.lingering, key)
 	s.c.Resuming(key)
 	s.lnd.answer(key, true)
 }
@@ -370,7 +427,10 @@ func (s *modelCar) list() {
 		}
 		delete(s.waiting, key)
 		state, recorded := s.db.rows[key]
-		known := Known{Recorded: recorded, Guarded: s.chain.Guarded(s.lnd.htlcs[key].scid)}
+		known := Known{
+			Recorded: recorded, Guarded: s.chain.Guarded(s.lnd.htlcs[key].scid),
+			Resumed: state == StateResumed, Waited: s.lingering[key],
+		}
 		switch v := s.c.Listed(s.htlc(key), known, l); v {
 		case VerdictUnrecorded:
 			if s.lnd.htlcs[key].moved {
@@ -379,8 +439,11 @@ func (s *modelCar) list() {
 			s.new(key)
 		case VerdictNew:
 			s.new(key)
-		case VerdictInFlight:
+		case VerdictInFlight, VerdictEnding:
+			delete(s.lingering, key)
 			s.waiting[key] = s.c.Begin()
+		case VerdictMayBeEnding:
+			s.waiting[key], s.lingering[key] = s.c.Begin(), false
 		case VerdictResumeOnly:
 			if s.distrust && !s.c.ResumedHere(key) {
 				s.waiting[key] = s.c.Begin()
@@ -388,6 +451,7 @@ func (s *modelCar) list() {
 			}
 			s.resume(key)
 		case VerdictPhantom:
+			delete(s.lingering, key)
 			if recorded {
 				s.db.rows[key] = StateLapsed
 			}
@@ -460,10 +524,12 @@ func checkClassifier(t *testing.T) {
 			"list2":  func(*rapid.T) { car.list() },
 			"decide": func(*rapid.T) { car.decide() },
 			// From a RESUME to the end of the HTLC takes longer than from a
-			// listing to the answer that rests on it.
+			// listing to the answer that rests on it. And what has waited in a
+			// mailbox for longer than what ends takes does not leave it, fly and end
+			// before the next listing.
 			"sign": func(t *rapid.T) {
 				for _, key := range lnd.keys() {
-					if h := lnd.htlcs[key]; h.moved && car.inFlight == nil {
+					if h := lnd.htlcs[key]; h.moved && car.inFlight == nil && !car.lingering[key] {
 						h.signed = true
 					}
 				}
@@ -472,9 +538,31 @@ func checkClassifier(t *testing.T) {
 				for _, key := range lnd.keys() {
 					h := lnd.htlcs[key]
 					if h.signed && h.pending && rapid.Bool().Draw(t, "resolves") {
-						h.pending = false
+						lnd.end(h, car.c.hasMoved(key) && rapid.IntRange(0, 3).Draw(t, "stubborn") == 0)
 					}
 				}
+			},
+			"leave": func(t *rapid.T) {
+				for _, key := range lnd.keys() {
+					if rapid.Bool().Draw(t, "leaves") {
+						lnd.leave(lnd.htlcs[key])
+					}
+				}
+			},
+			"wait": func(*rapid.T) { car.wait() },
+			// A payer that sees to it that lnd offers an HTLC again as it ends.
+			"ends as its link flaps": func(t *rapid.T) {
+				if car.inFlight != nil || !lnd.connected {
+					return
+				}
+				ch := channel.Draw(t, "channel")
+				for _, key := range lnd.keys() {
+					if h := lnd.htlcs[key]; key.ChanID == ch && h.moved && h.pending && !car.lingering[key] {
+						h.signed = true
+						lnd.end(h, car.c.hasMoved(key))
+					}
+				}
+				lnd.reoffer(ch)
 			},
 			// lnd's own auto-fail. The client is never about to answer then: it
 			// fails what it holds some blocks earlier. And it has read the offer

@@ -35,7 +35,7 @@ func TestOrdinaryForwardsNeedOneListingPerChannelAndStream(t *testing.T) {
 	}
 	// A flap offers a resumed one again.
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 7), false))
-	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 7), Known{}, listed(c, 1, 7)))
+	require.Equal(t, VerdictEnding, c.Listed(offerAt(1, 7), Known{}, listed(c, 1, 7)))
 	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 7), Known{Recorded: true}, listed(c, 1, 8)), "a row does not exempt")
 
 	c.Connected()
@@ -61,7 +61,8 @@ func TestInheritedHtlcsAreOnlyResumed(t *testing.T) {
 	c := NewClassifier()
 	require.Equal(t, VerdictNeedListing, c.Listed(offerAt(1, 3), Known{}, listed(c, 1, 3)), "no baseline yet")
 	c.Baseline(listed(c, 1, 3, 4))
-	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 3), Known{}, listed(c, 1, 3, 4)))
+	require.Equal(t, VerdictMayBeEnding, c.Listed(offerAt(1, 3), Known{}, listed(c, 1, 3, 4)))
+	require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(1, 3), Known{Waited: true}, listed(c, 1, 3, 4)))
 	require.Equal(t, VerdictRecorded, c.Listed(offerAt(1, 4), Known{Recorded: true}, listed(c, 1, 3, 4)))
 	c.Prune(listed(c, 1, 4))
 	require.False(t, c.MayHaveMoved(offerAt(1, 3).Key))
@@ -101,7 +102,7 @@ func TestAChannelIsKnownUnderEachName(t *testing.T) {
 	l := NewListing(c.Begin(), []ln.Channel{zeroConf})
 	c.Baseline(l)
 	for _, name := range []ln.SCID{zeroConf.ChanID, zeroConf.ConfirmedSCID, zeroConf.Aliases[1]} {
-		require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(name, 5), Known{}, l), name)
+		require.Equal(t, VerdictResumeOnly, c.Listed(offerAt(name, 5), Known{Waited: true}, l), name)
 		require.Equal(t, VerdictPhantom, c.Listed(offerAt(name, 6), Known{}, l), name)
 	}
 }
@@ -114,4 +115,56 @@ func TestWhatIsInFlightIsLeft(t *testing.T) {
 		require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{Recorded: recorded}, inFlight))
 	}
 	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), Known{Recorded: true}, listed(c, 1)))
+}
+
+// Between lnd's signature of an end and the payer's an HTLC is listed without a
+// forward, and a RESUME would be taken for the first.
+func TestWhatIsEndingIsNotResumed(t *testing.T) {
+	flying := func(c *Classifier) *Listing {
+		return NewListing(c.Begin(), []ln.Channel{{ChanID: 1, Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 3, ForwardingChan: 2}}}})
+	}
+	resumed := Known{Recorded: true, Resumed: true, Waited: true}
+	for name, happens := range map[string]func(*Classifier) Verdict{
+		"lnd showed the forward": func(c *Classifier) Verdict {
+			require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{}, flying(c)))
+			return VerdictEnding
+		},
+		"in an earlier stream": func(c *Classifier) Verdict {
+			require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{}, flying(c)))
+			c.Connected()
+			c.Baseline(listed(c, 1, 3))
+			return VerdictEnding
+		},
+		"this stream resumed it": func(c *Classifier) Verdict {
+			c.Resuming(offerAt(1, 3).Key)
+			return VerdictEnding
+		},
+		"the RESUME was not sent": func(c *Classifier) Verdict {
+			c.Resuming(offerAt(1, 3).Key)
+			c.NotResumed(offerAt(1, 3).Key)
+			return VerdictRecorded
+		},
+		"an earlier stream may have": func(c *Classifier) Verdict {
+			c.Resuming(offerAt(1, 3).Key)
+			c.Connected()
+			c.Baseline(listed(c, 1, 3))
+			return VerdictRecorded
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := NewClassifier()
+			c.Baseline(listed(c, 1, 3))
+			want := happens(c)
+			require.Equal(t, want, c.Listed(offerAt(1, 3), resumed, listed(c, 1, 3)))
+			hasty := resumed
+			hasty.Waited = false
+			if want == VerdictRecorded {
+				want = VerdictMayBeEnding
+			}
+			require.Equal(t, want, c.Listed(offerAt(1, 3), hasty, listed(c, 1, 3)))
+			require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), resumed, listed(c, 1)))
+			c.Prune(listed(c, 1))
+			require.Empty(t, c.flown)
+		})
+	}
 }

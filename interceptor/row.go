@@ -293,14 +293,15 @@ func (r Row) Vanish(outcome Outcome, at time.Time) (Row, bool) {
 	return r, changed
 }
 
-// Moved records that lnd has already forwarded an undecided HTLC: our database
-// is older than lnd's (law 2, a restored dump). From here it is only resumed.
+// Moved records that lnd has, or may have, already forwarded an undecided HTLC: our
+// database is older than lnd's (law 2, a restored dump), or another client had lnd's
+// stream. From here it is only resumed.
 func (r Row) Moved(at time.Time) (Row, bool) {
 	if r.State != StateHeld {
 		return r, false
 	}
 	r.State, r.DecidedAt = StateResumed, at
-	r.Reason = "lnd had already forwarded it: the database is older than lnd"
+	r.Reason = "lnd had already forwarded it: the database is older than lnd, or another program had lnd's interceptor"
 	r.Version++
 	return r, true
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"crypto/rand"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -284,6 +286,37 @@ func TestReplayPhantom(t *testing.T) {
 		sc.op.waitBalancedInAll(ctx)
 		require.NoError(t, sc.s.Stop(ctx))
 	})
+
+	// The payer does not sign the end of an HTLC that was offered again while it was in
+	// flight: lnd lists it without a forward, and has forgotten that it made one. The
+	// second phantom, which comes with every flap, tells when offers have been judged.
+	t.Run("a naive sidecar has lnd forward anew what is ending", func(t *testing.T) {
+		third := attachNaive(ctx, t, s.Gateway)
+		e := s.ending(ctx, t, func(hash []byte) {
+			third.answer(third.offered(hash), routerrpc.ResolveHoldForwardAction_RESUME)
+		}, func() {})
+		third.answer(third.offered(e.hash), routerrpc.ResolveHoldForwardAction_RESUME)
+		require.NoError(t, devnet.WaitFor(ctx, "lnd to forward it again", func(context.Context) (bool, error) { return e.forwards.Load() == 2, nil }))
+		e.over()
+		third.dies()
+	})
+	t.Run("sluiced leaves what is ending", func(t *testing.T) {
+		sc := s.sluiced(ctx)
+		phantoms := func(n float64) {
+			require.NoError(t, devnet.WaitFor(ctx, "sluiced to see the phantom", func(ctx context.Context) (bool, error) {
+				v, ok := gauge(ctx, sc.s, "sluice_interceptor_phantoms_total")
+				return ok && v >= n, nil
+			}))
+		}
+		e := s.ending(ctx, t, func([]byte) {}, func() { phantoms(1) })
+		// Longer than it waits from listing to listing.
+		pauseFor(ctx, 12*time.Second)
+		require.EqualValues(t, 1, e.forwards.Load())
+		e.over()
+		phantoms(2)
+		require.EqualValues(t, before, wealth(ctx, t, s.Gateway))
+		require.NoError(t, sc.s.Stop(ctx))
+	})
 	t.Run("a naive sidecar loses the amount", func(t *testing.T) {
 		third := attachNaive(ctx, t, s.Gateway)
 		s.flapPayer(ctx)
@@ -296,6 +329,67 @@ func TestReplayPhantom(t *testing.T) {
 		s.quiet(ctx)
 		require.EqualValues(t, -replayMsat, wealth(ctx, t, s.Gateway)-before, "exactly the amount is lost")
 	})
+}
+
+// ending is an HTLC whose end lnd has signed, and its payer has not.
+type ending struct {
+	hash     []byte
+	forwards *atomic.Int64
+	// over has the payer sign, and waits until it has its money back.
+	over func()
+}
+
+// ending sends an HTLC on, has it offered again in flight, and failed by the wallet
+// while the payer is frozen.
+func (s *street) ending(ctx context.Context, t *testing.T, onOffer func(hash []byte), onFlap func()) ending {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	forwards := new(atomic.Int64)
+	events, err := s.Gateway.Router.SubscribeHtlcEvents(ctx, &routerrpc.SubscribeHtlcEventsRequest{})
+	require.NoError(t, err)
+	_, err = events.Recv() // that it is subscribed
+	require.NoError(t, err)
+	var counting sync.WaitGroup
+	counting.Go(func() {
+		for {
+			ev, err := events.Recv()
+			if err != nil {
+				return
+			}
+			if ev.GetForwardEvent() != nil {
+				forwards.Add(1)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		counting.Wait()
+	})
+	o, addr := s.holdInvoice(ctx)
+	hash := o.preimage.Hash()
+	done := s.send(ctx, hash[:], addr)
+	onOffer(hash[:])
+	p := &person{rawWallet: &rawWallet{t: t, node: s.Wallet}}
+	p.waitInvoice(ctx, hash, lnrpc.Invoice_ACCEPTED)
+	s.flapPayer(ctx)
+	_, err = s.Gateway.WaitChannelActive(ctx, s.PayerChannel.Point)
+	require.NoError(t, err)
+	onFlap()
+	require.NoError(t, s.Payer.Freeze())
+	t.Cleanup(func() { _ = s.Payer.Thaw() })
+	_, err = s.Wallet.Invoices.CancelInvoice(ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: hash[:]})
+	require.NoError(t, err)
+	require.NoError(t, devnet.WaitFor(ctx, "lnd to sign the end", func(ctx context.Context) (bool, error) {
+		present, forwarded := s.incoming(ctx, hash[:])
+		require.True(t, present)
+		return !forwarded, nil
+	}))
+	return ending{hash: hash[:], forwards: forwards, over: func() {
+		t.Helper()
+		require.NoError(t, s.Payer.Thaw())
+		s.attempt(done, lnrpc.HTLCAttempt_FAILED)
+		s.quiet(ctx)
+	}}
 }
 
 // holdInvoice is an invoice of the wallet that waits for the test to claim it.

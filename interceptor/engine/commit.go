@@ -320,15 +320,18 @@ func (e *Engine) inserted(t *tenure, r interceptor.Row) {
 		return
 	}
 	delete(t.recording, r.Key)
-	en := &entry{row: r, since: t.class.Begin(), checked: true}
+	en := &entry{row: r, since: t.class.Begin(), checked: true, moved: p.moved}
 	t.rows[r.Key] = en
-	if p.gen == t.gen {
+	if p.gen == t.gen && !p.moved {
 		// An offer that came since is judged with the row in view.
 		if _, again := t.waiting[r.Key]; !again {
 			offer := p.offer
 			en.open = &offer
 			e.wentOnChain(t, en)
 		}
+	}
+	if en.moved && r.State == interceptor.StateHeld {
+		e.movedBefore(t, en)
 	}
 	wake(t.list)
 	if r.State.Decided() {
@@ -360,6 +363,10 @@ func (e *Engine) updated(t *tenure, r interceptor.Row) {
 		e.deliver(r, interceptor.EventDecided)
 	} else if old.State != r.State || r.OnChain && !old.OnChain && r.Undecided() {
 		e.deliver(r, interceptor.EventOffered)
+	}
+	if en.moved && en.open != nil && r.State.Decided() && r.State != interceptor.StateSettled {
+		// It may be ending: a listing tells.
+		t.parked[r.Key], en.open = *en.open, nil
 	}
 	e.answer(t, en)
 	if r.Gone() && (!old.Gone() || old.Outcome != r.Outcome) {

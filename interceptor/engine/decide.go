@@ -35,13 +35,21 @@ func (e *Engine) Decide(ctx context.Context, decisions []interceptor.Decision) e
 
 // decide applies a decision to a row (under mu).
 func (e *Engine) decide(r interceptor.Row, d interceptor.Decision) (interceptor.Row, bool, error) {
-	if e.distrusted(r) && refuses(d.Action) {
+	moved := e.moved(r)
+	why := ""
+	switch {
+	case moved:
+		why = "lnd had already forwarded it"
+	case e.distrusted(r):
 		// It may have been resumed since the copy was made.
+		why = "the database was restored"
+	}
+	if why != "" && refuses(d.Action) {
 		d.Action = interceptor.ActionResume
-		d.Reason = ln.Clip("the database was restored: only resumed, not "+d.Reason, interceptor.MaxReason)
+		d.Reason = ln.Clip(why+": only resumed, not "+d.Reason, interceptor.MaxReason)
 	}
 	next, changed, err := r.Decide(d, e.cfg.Now())
-	if changed && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
+	if changed && !moved && next.State != interceptor.StateFailed && next.State != interceptor.StateSettled &&
 		e.height != 0 && r.BlocksLeft(e.height) <= 0 {
 		return r, false, &interceptor.RowError{Key: r.Key, State: r.State, Err: interceptor.ErrDeadline}
 	}
@@ -50,6 +58,16 @@ func (e *Engine) decide(r interceptor.Row, d interceptor.Decision) (interceptor.
 
 func refuses(a interceptor.Action) bool {
 	return a == interceptor.ActionFail || a == interceptor.ActionRefuseUnknown
+}
+
+// moved says that lnd has shown, or another client may have seen to it, that it has
+// forwarded a held HTLC (under mu).
+func (e *Engine) moved(r interceptor.Row) bool {
+	if e.t == nil || r.State != interceptor.StateHeld {
+		return false
+	}
+	en, ok := e.t.rows[r.Key]
+	return ok && en.moved
 }
 
 // distrusted says that a held row is of a time before the database was replaced
@@ -289,9 +307,12 @@ func (e *Engine) refuseOne(t *tenure, key ln.CircuitKey) error {
 	}
 	var changed bool
 	row := p.row
-	if paying {
+	switch {
+	case p.moved:
+		row, changed = row.Moved(e.cfg.Now())
+	case paying:
 		row, changed = row.Adopt(interceptor.StateFailed, refusedText(row.Reason))
-	} else {
+	default:
 		row, changed, err = row.Decide(interceptor.Decision{
 			Key: key, Action: interceptor.ActionFail, Reason: row.Reason,
 		}, e.cfg.Now())

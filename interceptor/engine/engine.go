@@ -67,6 +67,9 @@ type Config struct {
 	// PollEvery is the time between listings that look for ended HTLCs (10 s);
 	// PollSoon is the most when one is about to end (1 s).
 	PollEvery, PollSoon time.Duration
+	// LeaveWithin is how long an HTLC that has ended on its way out stays in the
+	// channel that it came in on, while its payer is there and signs (3 s).
+	LeaveWithin time.Duration
 	// Retention is how long finished rows are kept (180 days).
 	Retention time.Duration
 
@@ -91,6 +94,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.AbsentGrace, 30*time.Second)
 	def(&c.PollEvery, 10*time.Second)
 	def(&c.PollSoon, time.Second)
+	def(&c.LeaveWithin, 3*time.Second)
 	def(&c.Retention, 180*24*time.Hour)
 	if c.FailSafetyBlocks == 0 {
 		c.FailSafetyBlocks = 6

@@ -57,7 +57,7 @@ func runEngine(t *testing.T, lnd *fakeLnd, db *store.DB, owner string, opts ...c
 			}
 			return l, nil
 		},
-		KeepForwarding: true, PollEvery: 50 * time.Millisecond, PollSoon: 10 * time.Millisecond,
+		KeepForwarding: true, PollEvery: 50 * time.Millisecond, PollSoon: 10 * time.Millisecond, LeaveWithin: 30 * time.Millisecond,
 		Log: zap.NewNop(),
 	}
 	for _, o := range opts {

@@ -65,6 +65,8 @@ type fakeHtlc struct {
 	settled bool
 	acked   bool
 	unseen  int
+	// ending: lnd has signed its end and forgotten its circuit; its payer has not signed.
+	ending bool
 	// shown: a listing told that it was forwarded. What lnd has not committed yet
 	// cannot end either.
 	shown bool
@@ -250,9 +252,9 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 	f.bump()
 	byChan := map[ln.SCID]*ln.Channel{}
 	for _, ch := range []ln.SCID{1, 2, 3} {
-		byChan[ch] = &ln.Channel{ChanID: ch}
+		byChan[ch] = &ln.Channel{ChanID: ch, Active: ch != f.away}
 		if ch == f.young {
-			*byChan[ch] = ln.Channel{ChanID: ch, Initiator: true, ZeroConf: true, Memo: ln.JointTerms{ID: "x", SpendSat: ln.Sat(2 * f.limit), Since: f.since}.Memo(), PushSat: 9_000, RemoteSat: 9_000 - ln.Sat(2*f.spent(ch))}
+			*byChan[ch] = ln.Channel{ChanID: ch, Active: true, Initiator: true, ZeroConf: true, Memo: ln.JointTerms{ID: "x", SpendSat: ln.Sat(2 * f.limit), Since: f.since}.Memo(), PushSat: 9_000, RemoteSat: 9_000 - ln.Sat(2*f.spent(ch))}
 			if f.seen {
 				byChan[ch].ConfirmedSCID = ln.NewSCID(f.height, 1, 0)
 			}
@@ -265,7 +267,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 			switch m := f.htlcs[key]; {
 			case m.unseen > 0:
 				m.unseen--
-			case m.moved:
+			case m.moved && !m.ending:
 				h.ForwardingChan, m.shown = 9, true
 			}
 			ch.Htlcs = append(ch.Htlcs, h)
@@ -453,6 +455,9 @@ func (s *fakeSession) Answer(a interceptor.Answer) error {
 		if !h.pending {
 			f.t.Errorf("LOSS: resumed %s, which lnd no longer has", a.Key)
 		}
+		if h.ending {
+			f.t.Errorf("LOSS: resumed %s, whose end lnd has signed", a.Key)
+		}
 		if !h.moved && f.lag != nil {
 			h.unseen = f.lag()
 		}
@@ -461,7 +466,7 @@ func (s *fakeSession) Answer(a interceptor.Answer) error {
 			f.t.Errorf("LOSS: %d HTLCs of a channel that is not buried were passed on, and %d may be", n, f.limit)
 		}
 	case interceptor.AnswerFail:
-		if h.moved && h.pending {
+		if h.moved && h.pending && !h.ending {
 			f.t.Errorf("LOSS: failed %s after a RESUME", a.Key)
 		}
 		h.pending = false

@@ -98,7 +98,7 @@ func TestFlapsKillsAndRestartsOverTheWire(t *testing.T) {
 				return l, nil
 			},
 			Rows: ledger, Handlers: ledger, Node: client, Outcomes: client, KeepForwarding: true,
-			PollEvery: 100 * time.Millisecond, PollSoon: 20 * time.Millisecond, Log: zap.NewNop(),
+			PollEvery: 100 * time.Millisecond, PollSoon: 20 * time.Millisecond, LeaveWithin: 100 * time.Millisecond, Log: zap.NewNop(),
 		})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(context.Background())

@@ -29,6 +29,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	}
 	delete(t.inquiring, o.Key)
 	delete(t.parked, o.Key)
+	delete(t.lingering, o.Key)
 	delete(t.waiting, o.Key)
 	switch v := t.class.Offer(o.InterceptedHtlc, recorded); v {
 	case interceptor.VerdictNew:
@@ -43,7 +44,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 		e.onSettleOnly(t, o)
 	case interceptor.VerdictNeedListing, interceptor.VerdictResumeOnly,
 		interceptor.VerdictPhantom, interceptor.VerdictRecorded, interceptor.VerdictInFlight,
-		interceptor.VerdictUnrecorded:
+		interceptor.VerdictUnrecorded, interceptor.VerdictEnding, interceptor.VerdictMayBeEnding:
 		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 		wake(t.list)
 	}
@@ -163,7 +164,6 @@ func (t *tenure) refusing(r interceptor.Row) string {
 
 // resume forwards an HTLC that has no row.
 func (e *Engine) resume(t *tenure, o interceptor.Offer) {
-	t.class.Resuming(o.Key)
 	e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerResume})
 	e.stats.resumed++
 }
@@ -172,8 +172,16 @@ func (e *Engine) send(t *tenure, o interceptor.Offer, a interceptor.Answer) {
 	if t.session == nil {
 		return
 	}
+	delete(t.lingering, a.Key)
+	resume := a.Action == interceptor.AnswerResume
+	if resume {
+		t.class.Resuming(a.Key)
+	}
 	a.Seq = o.Seq
 	if err := t.session.Answer(a); err != nil {
+		if resume {
+			t.class.NotResumed(a.Key)
+		}
 		e.log.Debug("not answered", zap.Stringer("key", a.Key), zap.String("answer", string(a.Action)), zap.Error(err))
 	}
 }
@@ -231,9 +239,6 @@ func (e *Engine) answer(t *tenure, en *entry) {
 		// honoured without losing the amount.
 		a.Action = interceptor.AnswerResume
 	}
-	if a.Action == interceptor.AnswerResume {
-		t.class.Resuming(a.Key)
-	}
 	o := *en.open
 	if settleOnlyOffer(o) && a.Action != interceptor.AnswerSettle {
 		return
@@ -244,12 +249,54 @@ func (e *Engine) answer(t *tenure, en *entry) {
 
 func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFailHeight == 0 }
 
+// known is what the ledger and the time say of an offer that a listing judges.
+func (e *Engine) known(t *tenure, o interceptor.Offer, l *interceptor.Listing, asked time.Time) interceptor.Known {
+	en, recorded := t.rows[o.Key]
+	k := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.young[o.Key.ChanID].guards(t)}
+	if recorded {
+		a, decided := en.row.Answer()
+		k.Resumed = en.moved || decided && a.Action == interceptor.AnswerResume || e.mayHaveMoved(en)
+	}
+	if since, lingers := t.lingering[o.Key]; lingers {
+		k.Waited = e.mayLeave(o, l) && asked.Sub(since) >= e.cfg.LeaveWithin
+		if !e.mayLeave(o, l) {
+			delete(t.lingering, o.Key)
+		}
+	}
+	return k
+}
+
+// mayLeave: what is ending stays for as long as its payer is away. So does what is to
+// be resumed, until lnd's auto-fail comes near: lnd would only fail it.
+func (e *Engine) mayLeave(o interceptor.Offer, l *interceptor.Listing) bool {
+	return l.Active(o.Key.ChanID) || e.near(o)
+}
+
+// lingers: the next listings tell of something whether it is ending.
+func (t *tenure) lingers() bool {
+	for key := range t.lingering {
+		if _, is := t.parked[key]; is {
+			return true
+		}
+	}
+	return false
+}
+
+// near: lnd is about to fail it by itself.
+func (e *Engine) near(o interceptor.Offer) bool {
+	return e.height != 0 && e.height+e.cfg.FailSafetyBlocks >= o.AutoFailHeight
+}
+
+// mayHaveMoved: a held row of a database that was restored.
+func (e *Engine) mayHaveMoved(en *entry) bool {
+	return en.row.State == interceptor.StateHeld && e.cfg.DistrustRows && en.inherited
+}
+
 // onListed takes an offer with the verdict of a listing requested after it.
-func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
+func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing, asked time.Time) {
 	o := w.offer
 	en, recorded := t.rows[o.Key]
-	known := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.young[o.Key.ChanID].guards(t)}
-	switch v := t.class.Listed(o.InterceptedHtlc, known, l); v {
+	switch v := t.class.Listed(o.InterceptedHtlc, e.known(t, o, l, asked), l); v {
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
 	case interceptor.VerdictSettleOnly:
@@ -268,17 +315,28 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 		e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerFail})
 	case interceptor.VerdictRecorded:
 		en.open = &o
-		if en.row.State == interceptor.StateHeld && e.cfg.DistrustRows && en.inherited {
+		if e.mayHaveMoved(en) {
 			e.movedBefore(t, en)
 			return
 		}
 		e.again(en, o)
 		e.answer(t, en)
-	case interceptor.VerdictInFlight:
+	case interceptor.VerdictInFlight, interceptor.VerdictEnding:
+		delete(t.lingering, o.Key)
 		e.unask(t, o.Key)
-		e.onInFlight(t, o)
+		e.onInFlight(t, o, v == interceptor.VerdictEnding)
+	case interceptor.VerdictMayBeEnding:
+		if _, lingers := t.lingering[o.Key]; !lingers && e.mayLeave(o, l) {
+			t.lingering[o.Key] = time.Now()
+		}
+		t.parked[o.Key] = o
 	case interceptor.VerdictResumeOnly:
 		e.unask(t, o.Key)
+		if _, recording := t.recording[o.Key]; recording && !e.near(o) {
+			// Once its row is written and corrected (taken), it is resumed.
+			t.parked[o.Key] = o
+			return
+		}
 		e.stats.resumeOnly++
 		if t.class.ResumedHere(o.Key) || w.unpaid {
 			e.resume(t, o)
@@ -292,8 +350,7 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing) {
 		t.inquiring[o.Key] = inquiry{offer: o, unmoved: true}
 		wake(t.chores)
 	case interceptor.VerdictNeedListing:
-		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin(), unpaid: w.unpaid}
-		wake(t.list)
+		// There is a baseline: onListing sees to it.
 	}
 }
 
@@ -324,14 +381,16 @@ func (e *Engine) listLoop(ctx context.Context, t *tenure, gen uint64) {
 		e.mu.Lock()
 		if t.gen == gen && t.session != nil {
 			t.young = youngOf(channels, e.height)
-			e.onListing(t, interceptor.NewListing(ticket, channels))
+			e.onListing(t, interceptor.NewListing(ticket, channels), asked)
 		}
 		e.mu.Unlock()
 	}
 }
 
-// onInFlight leaves what lnd has forwarded to its own end.
-func (e *Engine) onInFlight(t *tenure, o interceptor.Offer) {
+// onInFlight leaves what lnd has forwarded to its own end. Near lnd's auto-fail,
+// which would fail what is in flight, it is answered; what is ending is not in
+// flight.
+func (e *Engine) onInFlight(t *tenure, o interceptor.Offer, ending bool) {
 	en, recorded := t.rows[o.Key]
 	if recorded {
 		switch en.row.State {
@@ -339,24 +398,35 @@ func (e *Engine) onInFlight(t *tenure, o interceptor.Offer) {
 			e.movedBefore(t, en)
 		case interceptor.StatePaying, interceptor.StateSettled:
 			// A preimage is never wrong.
+			en.moved = true
 			en.open = &o
 			e.answer(t, en)
 			return
 		case interceptor.StateResumed, interceptor.StateRefusedUnknown, interceptor.StateFailed, interceptor.StateLapsed:
+			en.moved = true
 		}
 	}
-	if near := e.height != 0 && e.height+e.cfg.FailSafetyBlocks >= o.AutoFailHeight; near {
-		e.resume(t, o)
+	if ending || !e.near(o) {
+		t.parked[o.Key] = o
 		return
 	}
-	t.parked[o.Key] = o
+	if recorded {
+		if _, decided := en.row.Answer(); decided {
+			en.open = &o
+			e.answer(t, en)
+			return
+		}
+	}
+	e.resume(t, o)
 }
 
 // movedBefore: lnd, or the state of the database, shows that an HTLC was, or
 // may have been, resumed, though its row says held.
 func (e *Engine) movedBefore(t *tenure, en *entry) {
-	e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
-		zap.Stringer("key", en.row.Key), zap.String("hash", en.row.Hash.Short()))
+	if !en.moved {
+		e.log.Error("lnd knows more of an HTLC than the database: it is only resumed",
+			zap.Stringer("key", en.row.Key), zap.String("hash", en.row.Hash.Short()))
+	}
 	en.moved = true
 	e.edit(t, en.row.Key, "moved", func(r interceptor.Row) (interceptor.Row, bool, error) {
 		next, changed := r.Moved(e.cfg.Now())
@@ -364,17 +434,23 @@ func (e *Engine) movedBefore(t *tenure, en *entry) {
 	})
 }
 
-// lookForMoved finds held rows of a restored database whose HTLC lnd has
-// forwarded since the copy was made: lnd offers those again only at the next
-// reconnection (under mu).
+// lookForMoved finds undecided rows whose HTLC lnd has forwarded all the same: the
+// database is an older copy, or another client had lnd's stream. lnd offers those
+// again only when their link has flapped (under mu).
 func (e *Engine) lookForMoved(t *tenure, l *interceptor.Listing) {
 	for key, en := range t.rows {
-		if en.moved || !en.inherited || en.row.State != interceptor.StateHeld {
+		if !en.row.Undecided() || en.row.OnChain || en.row.Gone() {
 			continue
 		}
-		if h, listed := l.Htlc(key); listed && h.ForwardingChan != 0 {
-			e.movedBefore(t, en)
+		h, listed := l.Htlc(key)
+		if !listed || h.ForwardingChan == 0 && !en.moved {
+			continue
 		}
+		if en.row.State == interceptor.StateHeld {
+			e.movedBefore(t, en)
+			continue
+		}
+		en.moved = true
 	}
 }
 
@@ -398,6 +474,8 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 			// No more than a tenth of lnd's time, also when it is so busy that a listing
 			// takes long: what it is busy with may be what is about to end.
 			poll = max(min(e.cfg.PollSoon, max(leastPoll, 10*took)), min(e.cfg.PollEvery, 10*took))
+		case t.lingers():
+			poll = min(poll, e.cfg.PollSoon)
 		case len(t.rows) == 0 && len(t.asking) == 0 && t.class.Remembered() == 0:
 			poll = max(poll, time.Minute)
 		}
@@ -417,7 +495,8 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 	return false
 }
 
-func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
+// onListing takes a listing that was asked for at that time.
+func (e *Engine) onListing(t *tenure, l *interceptor.Listing, asked time.Time) {
 	if !t.class.Ready() {
 		if t.foreign {
 			t.foreign = false
@@ -438,11 +517,9 @@ func (e *Engine) onListing(t *tenure, l *interceptor.Listing) {
 	}
 	slices.SortFunc(ready, func(a, b waitingOffer) int { return cmp.Compare(a.offer.Seq, b.offer.Seq) })
 	for _, w := range ready {
-		e.onListed(t, w, l)
+		e.onListed(t, w, l, asked)
 	}
 	t.class.Prune(l)
-	if e.cfg.DistrustRows {
-		e.lookForMoved(t, l)
-	}
+	e.lookForMoved(t, l)
 	e.lookForEnded(t, l)
 }

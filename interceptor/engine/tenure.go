@@ -37,9 +37,12 @@ type tenure struct {
 	// inquiring offers were there before this tenure or are on chain, without a
 	// row: a payment of ours decides what becomes of them.
 	inquiring map[ln.CircuitKey]inquiry
-	// parked offers are in flight already: they are left until they are gone,
-	// or until lnd's auto-fail comes near.
+	// parked offers are looked at again with every listing: what is in flight
+	// already is left until it is gone, or until lnd's auto-fail comes near, and
+	// what may be ending until that is known.
 	parked map[ln.CircuitKey]interceptor.Offer
+	// lingering says since when parked ones may be ending.
+	lingering map[ln.CircuitKey]time.Time
 	// young are channels over which little or nothing is forwarded, as of the last
 	// listing.
 	young map[ln.SCID]young
@@ -109,6 +112,8 @@ type pendingRow struct {
 	queued bool
 	// refused as it came: no handler hears of it before it is failed.
 	refused bool
+	// moved: another client may have resumed it before its row was written.
+	moved bool
 }
 
 // serve owns the interceptor until the lease is lost or ctx ends.
@@ -120,7 +125,7 @@ func (e *Engine) serve(ctx context.Context, lease Lease) error {
 		chain: interceptor.NewChain(), class: interceptor.NewClassifier(),
 		rows: make(map[ln.CircuitKey]*entry), held: newCounters(),
 		waiting: make(map[ln.CircuitKey]waitingOffer), recording: make(map[ln.CircuitKey]pendingRow),
-		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer),
+		inquiring: make(map[ln.CircuitKey]inquiry), parked: make(map[ln.CircuitKey]interceptor.Offer), lingering: make(map[ln.CircuitKey]time.Time),
 		stale: make(map[ln.CircuitKey]struct{}), asking: make(map[ln.CircuitKey]*asked),
 		list: make(chan struct{}, 1), commit: make(chan struct{}, 1), edits: make(map[editOf]struct{}),
 		refuse: make(chan struct{}, 1), chores: make(chan struct{}, 1), hear: make(chan struct{}, 1),
@@ -285,6 +290,7 @@ func (e *Engine) connectLoop(t *tenure) {
 			if attempt == 0 || attempt%20 == 0 {
 				e.log.Warn("lnd's interceptor stream cannot be had yet", zap.Int("attempt", attempt), zap.Error(err))
 			}
+			e.taken(t, err)
 			attempt++
 			continue
 		}
@@ -314,6 +320,7 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	clear(t.waiting)
 	clear(t.inquiring)
 	clear(t.parked)
+	clear(t.lingering)
 	for _, en := range t.rows {
 		en.open = nil
 	}
@@ -330,12 +337,8 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	t.session = nil
 	e.stats.streamEnds++
 	e.stats.lastStreamEnd = err.Error()
-	if errors.Is(err, ln.ErrStreamTaken) {
-		t.class.Foreign()
-		t.foreign = true
-		e.endGuards(t)
-	}
 	e.mu.Unlock()
+	e.taken(t, err)
 	lister.Wait()
 	if errors.Is(context.Cause(t.ctx), errLease) {
 		session.Abort()
@@ -346,6 +349,29 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	defer done()
 	session.Close(cctx)
 	return err
+}
+
+// taken notes that lnd has given the stream to another client since this tenure had
+// it. It may be our own of before, if lnd does not know yet that it ended: that costs
+// the guards, and what came in the meantime is only resumed.
+func (e *Engine) taken(t *tenure, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !errors.Is(err, ln.ErrStreamTaken) || t.gen == 0 || t.foreign {
+		return
+	}
+	e.log.Warn("lnd has another interceptor, or has not noticed yet that our stream ended: what it may have forwarded is only resumed")
+	t.class.Foreign()
+	t.foreign = true
+	e.endGuards(t)
+	// What is not on record yet is nothing that the other must have left alone.
+	for key, p := range t.recording {
+		p.moved = true
+		t.recording[key] = p
+	}
+	for key := range t.asking {
+		e.unask(t, key)
+	}
 }
 
 // endGuards ends every guard, here and in the database (under mu).

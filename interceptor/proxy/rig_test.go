@@ -139,7 +139,7 @@ func (r *rig) start() {
 			return l, nil
 		},
 		Rows: r.ledger, Handlers: r.ledger, Node: r.client, Outcomes: r.client, Screener: hub, KeepForwarding: true,
-		PollEvery: 100 * time.Millisecond, PollSoon: 20 * time.Millisecond,
+		PollEvery: 100 * time.Millisecond, PollSoon: 20 * time.Millisecond, LeaveWithin: 100 * time.Millisecond,
 	})
 	require.NoError(r.t, err)
 	hub.Use(eng)
