@@ -188,6 +188,8 @@ type Status struct {
 	// Asked counts forwards that programs of others have yet to answer and that
 	// are not on record.
 	Asked int
+	// Left counts HTLCs offered again that lnd has forwarded, or may be ending.
+	Left int
 	// Programs lists the programs of others.
 	Programs []ProgramStatus
 }

@@ -191,13 +191,18 @@ func (s *street) replayed(ctx context.Context, t *testing.T, sc *scene, v suitor
 	before := wealth(ctx, t, s.Gateway)
 	forget(ctx, t, s.Payer)
 	w := s.newWindow(ctx, t, func([]byte) {}) // sluiced lets it pass
-	counted := func() float64 {
-		n, ok := gauge(ctx, sc.s, "sluice_interceptor_resume_only_total")
-		require.True(t, ok)
-		return n
-	}
-	for _, who := range []string{"the process that resumed it", "the next process"} {
+	// The process that resumed it leaves it: what it is offered again lnd has, or is
+	// ending. The next one cannot know, and says so again.
+	for _, p := range []struct{ who, judged string }{
+		{"the process that resumed it", "sluice_interceptor_left_htlcs"},
+		{"the next process", "sluice_interceptor_resume_only_total"},
+	} {
 		v.wants()
+		counted := func() float64 {
+			n, ok := gauge(ctx, sc.s, p.judged)
+			require.True(t, ok)
+			return n
+		}
 		had := counted()
 		w.flapPayer(ctx)
 		require.NoError(t, devnet.WaitFor(ctx, "sluiced to judge what lnd offers again", func(context.Context) (bool, error) {
@@ -205,11 +210,11 @@ func (s *street) replayed(ctx context.Context, t *testing.T, sc *scene, v suitor
 		}))
 		require.Empty(t, w.done, "the payer has its money back, and lnd was told to forward it")
 		w.open(ctx)
-		t.Logf("%s was offered it again while lnd showed no sign of the RESUME", who)
+		t.Logf("%s was offered it again while lnd showed no sign of the RESUME", p.who)
 		if v.asked() {
 			break // it fails it below, and what that costs is looked at
 		}
-		if who != "the next process" {
+		if p.who != "the next process" {
 			require.NoError(t, sc.s.Kill())
 			require.NoError(t, sc.s.Start(ctx))
 		}

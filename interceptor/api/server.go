@@ -155,7 +155,7 @@ func (s *Server) GetStatus(context.Context, *pb.GetStatusRequest) (*pb.GetStatus
 			Attached: h.Attached, Routes: clampInt32(h.Routes), Held: clampInt32(h.Held),
 		})
 	}
-	out.Asked = clampInt32(st.Asked)
+	out.Asked, out.Left = clampInt32(st.Asked), clampInt32(st.Left)
 	for _, p := range st.Programs {
 		out.Programs = append(out.Programs, &pb.ProgramStatus{
 			Name: p.Name, Registered: p.Registered, Htlcs: p.Htlcs, Channels: p.Channels,

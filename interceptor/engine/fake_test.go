@@ -47,8 +47,8 @@ type fakeLnd struct {
 	spentBefore int
 	// forgetful: lnd runs without store-final-htlc-resolutions.
 	forgetful bool
-	// gone is a channel that is on chain.
-	gone ln.SCID
+	// gone is a channel that is on chain; away is one whose peer is.
+	gone, away ln.SCID
 	// refused counts clients that were not admitted.
 	refused int
 	// histories counts questions about what was forwarded; onHistory runs before the answer.
@@ -375,6 +375,24 @@ func (f *fakeLnd) ForwardingHistory(context.Context, time.Time, uint32, uint32) 
 		onHistory()
 	}
 	return nil, nil
+}
+
+// taken gives lnd's stream to another client, which answers nothing.
+func (f *fakeLnd) taken() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drop(ln.ErrUnavailable)
+	f.session = &fakeSession{f: f, woken: make(chan struct{}, 1), last: make(map[ln.CircuitKey]uint64)}
+	f.refused = 0
+	f.bump()
+}
+
+// left is the end of that client.
+func (f *fakeLnd) left() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.session = nil
+	f.bump()
 }
 
 type fakeSession struct {

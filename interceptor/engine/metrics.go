@@ -22,6 +22,7 @@ func NewCollector(e *Engine) *Collector {
 		{"held_sat_blocks", "Satoshis in held HTLCs times the blocks since they were offered."},
 		{"min_blocks_left", "Blocks before the most urgent held HTLC is failed; absent when none is held."},
 		{"unrecorded_htlcs", "New HTLCs that wait for the database."},
+		{"left_htlcs", "HTLCs offered again that lnd has forwarded, or may be ending: left until lnd shows what they are."},
 		{"stream_ends_total", "Interceptor streams that ended since start."},
 		{"resumed_total", "Ordinary forwards resumed since start."},
 		{"phantoms_total", "Offers of HTLCs that lnd no longer had, failed, since start."},
@@ -51,14 +52,14 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for i, v := range []float64{
 		bit(s.Active), bit(s.Connected), bit(s.Degraded), float64(s.HeldHtlcs), float64(s.HeldMsat) / 1000,
-		float64(s.HeldSatBlocks), float64(s.MinBlocksLeft), float64(s.Unrecorded), float64(s.StreamEnds),
+		float64(s.HeldSatBlocks), float64(s.MinBlocksLeft), float64(s.Unrecorded), float64(s.Left), float64(s.StreamEnds),
 		float64(s.Resumed), float64(s.Phantoms), float64(s.ResumeOnly), float64(s.Pruned),
 	} {
 		kind := prometheus.GaugeValue
 		switch {
 		case i == 6 && s.HeldHtlcs == 0:
 			continue
-		case i >= 8:
+		case i >= 9:
 			kind = prometheus.CounterValue
 		}
 		out <- prometheus.MustNewConstMetric(c.descs[i], kind, v)

@@ -228,6 +228,7 @@ func (e *Engine) Status() interceptor.Status {
 	s.Active, s.Connected = true, t.session != nil
 	s.Degraded = !t.lease.Valid() || len(t.stale) > 0
 	s.HeldHtlcs, s.HeldMsat, s.Unrecorded, s.Asked = t.held.htlcs, t.held.msat, len(t.recording), len(t.asking)
+	s.Left = len(t.parked)
 	byHandler := make(map[string]int)
 	first := true
 	for _, en := range t.rows {

@@ -1407,7 +1407,10 @@ type GetStatusResponse struct {
 	Asked int32 `protobuf:"varint,16,opt,name=asked,proto3" json:"asked,omitempty"`
 	// Programs of others: those that are registered, and others while they are
 	// attached.
-	Programs      []*ProgramStatus `protobuf:"bytes,17,rep,name=programs,proto3" json:"programs,omitempty"`
+	Programs []*ProgramStatus `protobuf:"bytes,17,rep,name=programs,proto3" json:"programs,omitempty"`
+	// HTLCs offered again that lnd has forwarded, or may be ending: left until lnd shows
+	// what they are.
+	Left          int32 `protobuf:"varint,18,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1559,6 +1562,13 @@ func (x *GetStatusResponse) GetPrograms() []*ProgramStatus {
 		return x.Programs
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetLeft() int32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
 }
 
 // ProgramStatus is one program of somebody else's. Counts are since start.
@@ -1901,7 +1911,7 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"\x05limit\x18\x06 \x01(\x05R\x05limit\"B\n" +
 	"\x10ListRowsResponse\x12.\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1a.sluice.interceptor.v1.RowR\x04rows\"\x12\n" +
-	"\x10GetStatusRequest\"\xe3\x04\n" +
+	"\x10GetStatusRequest\"\xf7\x04\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x1a\n" +
@@ -1925,7 +1935,8 @@ const file_interceptor_api_interceptorv1_interceptor_proto_rawDesc = "" +
 	"resumeOnly\x12@\n" +
 	"\bhandlers\x18\x0f \x03(\v2$.sluice.interceptor.v1.HandlerStatusR\bhandlers\x12\x14\n" +
 	"\x05asked\x18\x10 \x01(\x05R\x05asked\x12@\n" +
-	"\bprograms\x18\x11 \x03(\v2$.sluice.interceptor.v1.ProgramStatusR\bprograms\"\x83\x03\n" +
+	"\bprograms\x18\x11 \x03(\v2$.sluice.interceptor.v1.ProgramStatusR\bprograms\x12\x12\n" +
+	"\x04left\x18\x12 \x01(\x05R\x04left\"\x83\x03\n" +
 	"\rProgramStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
