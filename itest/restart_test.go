@@ -339,6 +339,45 @@ func TestRestartPostgres(t *testing.T) {
 	if !passed {
 		return
 	}
+
+	// A person restores a dump without stopping sluiced, or a replica takes over that had
+	// not got everything. What the copy does not know was sent.
+	t.Run("an older copy takes its place under sluiced", func(t *testing.T) {
+		sc := sc.on(ctx, t)
+		w := w.in(sc)
+		require.NoError(t, sc.s.WaitReady(ctx))
+		before, channels := w.purse(ctx), w.channels(ctx)
+		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
+		w.goOffline(ctx)
+		for _, d := range deals {
+			d.pay(ctx)
+			d.waitHeld(ctx)
+		}
+		require.NoError(t, sc.s.Stop(ctx))
+		require.NoError(t, pg.CopyDatabase(ctx, "sluice", "older"))
+		require.NoError(t, sc.s.Start(ctx))
+		w.comeOnline(ctx)
+		for _, d := range deals {
+			d.waitSent(ctx)
+		}
+		ended := sc.s.Exited()
+		require.NoError(t, pg.ReplaceDatabase(ctx, "older", "sluice"))
+		replaced := time.Now()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			require.Fail(t, "sluiced goes on with a database that has forgotten what it did")
+		}
+		t.Logf("sluiced ended %s after it", time.Since(replaced).Round(time.Millisecond))
+		require.Contains(t, readLog(t, sc.s), "the database has gone back in time while it was in use")
+		require.NoError(t, sc.s.Start(ctx))
+		require.Contains(t, sc.op.status(ctx).RestoredReason, "it went back while sluiced used it")
+		sc.PayerLink.Flap()
+		sc.crashGateway(ctx, sc.Payer, w.node)
+		w.gives(ctx, deals)
+		require.Equal(t, channels+len(deals), w.channels(ctx), "nothing is opened again")
+		before.moved(ctx, deals...)
+	})
 	require.NoError(t, sc.s.WaitReady(ctx))
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 	sc.op.waitBalancedInAll(ctx)

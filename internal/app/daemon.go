@@ -107,6 +107,8 @@ type Daemon struct {
 	// restoredWhy is how the copy was recognised.
 	restored    Roles
 	restoredWhy string
+	// fileID is the data directory's name in the database.
+	fileID string
 }
 
 // Roles says which services a process runs.
@@ -186,6 +188,7 @@ func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.watchPast(ctx) })
 	if d.cfg.RPC.Admin != "" {
 		// Before lnd is asked anything: while sluiced waits, /ready says for what.
 		admin, err := d.admin(ctx)
@@ -416,7 +419,8 @@ func (d *Daemon) owner() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("data directory: %w", err)
 	}
-	return host + ":" + dir, nil
+	// Two machines may have one name, and containers often do.
+	return host + ":" + dir + "#" + d.fileID[:min(8, len(d.fileID))], nil
 }
 
 // advance bounds how young a database dump can be and still pass for the
@@ -460,7 +464,11 @@ func advanceAfter(ctx context.Context, wrote <-chan struct{}, raise func()) {
 func (d *Daemon) lastAdvance(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if _, err := store.Advance(ctx, d.db, d.path(fileGeneration)); err != nil {
+	_, err := store.Advance(ctx, d.db, d.path(fileGeneration))
+	if errors.Is(err, store.ErrRestored) {
+		_, err = d.markRestored(ctx, d.db.WhyWentBack())
+	}
+	if err != nil {
 		d.log.Info("the database's generation could not be raised at the end", zap.Error(err))
 	}
 }

@@ -30,32 +30,65 @@ import (
 // service that knows of nothing could neither find out by itself, nor be spared
 // by another that has accepted the copy for its own part.
 func (d *Daemon) recogniseRestore(ctx context.Context) error {
-	_, err := store.CheckGeneration(ctx, d.db, d.path(fileGeneration))
+	gen, err := store.CheckGeneration(ctx, d.db, d.path(fileGeneration))
 	if restored := (*store.RestoredError)(nil); errors.As(err, &restored) && restored.Kind == store.RestoreNoFile {
-		joined, joinErr := d.joins(ctx)
-		if joinErr != nil {
-			return joinErr
+		used, usedErr := d.inUse(ctx)
+		if usedErr != nil {
+			return usedErr
 		}
-		if joined {
-			d.log.Info("joined a database that another sluiced is using")
-			err = nil
+		if used {
+			d.log.Info("joins a database that another sluiced is using")
+			gen, err = store.Join(ctx, d.db, d.path(fileGeneration))
 		}
 	}
 	if errors.Is(err, store.ErrRestored) {
-		err = d.markRestored(ctx, err.Error())
+		gen, err = d.markRestored(ctx, err.Error())
 	}
 	if err != nil {
 		return err
 	}
+	d.fileID = gen.FileID
 	return d.distrust(ctx)
 }
 
 // markRestored says in the database, for all services, that it is an older copy.
-func (d *Daemon) markRestored(ctx context.Context, reason string) error {
+func (d *Daemon) markRestored(ctx context.Context, reason string) (store.Generation, error) {
 	d.log.Error("the database is an older copy: nothing that may have been decided since is decided anew until lnd was asked", zap.String("because", reason))
-	_, err := store.MarkRestored(ctx, d.db, d.path(fileGeneration), reason, serviceInterceptor, lspapi.Name, backupsapi.Name, towerapi.Name)
-	return err
+	gen, err := store.MarkRestored(ctx, d.db, d.path(fileGeneration), reason, serviceInterceptor, lspapi.Name, backupsapi.Name, towerapi.Name)
+	return gen, err
 }
+
+// watchPast ends this process if the database goes back in time while it is in use.
+// What is in memory is of a time that the database knows nothing of, so that it must
+// begin anew; the leases have ended by then, and with them every decision. The mark
+// comes first: the next start could not tell a copy of a moment ago from the present.
+func (d *Daemon) watchPast(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-d.db.WentBack():
+	}
+	why := d.db.WhyWentBack()
+	if why == "" {
+		return nil
+	}
+	for {
+		// It may be what ended ctx.
+		marking, cancel := context.WithTimeout(context.WithoutCancel(ctx), markWithin)
+		_, err := d.markRestored(marking, "it went back while sluiced used it: "+why)
+		cancel()
+		if err == nil {
+			return fmt.Errorf("%w: %s. Start sluiced again: it asks lnd about all that it finds before it decides anything", store.ErrWentBack, why)
+		}
+		if ctx.Err() != nil {
+			return errors.Join(store.ErrWentBack, err)
+		}
+		d.log.Error("that the database went back could not be noted in it; nothing is decided meanwhile", zap.Error(err))
+		_ = pace.Pause(ctx, time.Second)
+	}
+}
+
+// markWithin is less than a service manager's patience with a process that is to stop.
+const markWithin = 5 * time.Second
 
 // distrust reads which services of this process have not reconciled the database.
 func (d *Daemon) distrust(ctx context.Context) error {
@@ -105,7 +138,7 @@ func (d *Daemon) askLnd(ctx context.Context) error {
 			if len(found) > shown {
 				text += fmt.Sprintf("; and %d more", len(found)-shown)
 			}
-			if err = d.markRestored(ctx, text); err == nil {
+			if _, err = d.markRestored(ctx, text); err == nil {
 				err = d.distrust(ctx)
 			}
 		}
@@ -192,11 +225,11 @@ func (d *Daemon) keepMarks(ctx context.Context) {
 	}
 }
 
-// joins finds out whether a machine without a generation file is a new replica:
+// inUse finds out whether a machine without a generation file is a new replica:
 // a database whose leases are being renewed by another is in use, and so is not
 // an older copy of what is in use. Without this every new standby would resume,
 // at its first take-over, what it ought to go on holding.
-func (d *Daemon) joins(ctx context.Context) (bool, error) {
+func (d *Daemon) inUse(ctx context.Context) (bool, error) {
 	if d.db.Engine() != store.Postgres {
 		return false, nil
 	}
@@ -225,8 +258,7 @@ func (d *Daemon) joins(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if used {
-			_, err := store.Join(ctx, d.db, d.path(fileGeneration))
-			return err == nil, err
+			return true, nil
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

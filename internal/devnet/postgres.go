@@ -211,6 +211,15 @@ func (pg *Postgres) CopyDatabase(ctx context.Context, from, to string) error {
 	return pg.admin(ctx, "DROP DATABASE IF EXISTS "+to, "CREATE DATABASE "+to+" TEMPLATE "+from)
 }
 
+// ReplaceDatabase is CopyDatabase over a database that is in use: whoever is connected
+// to it is cut off, and finds the other one when he comes again.
+func (pg *Postgres) ReplaceDatabase(ctx context.Context, from, to string) error {
+	if err := errors.Join(checkDatabase(from), checkDatabase(to)); err != nil {
+		return err
+	}
+	return pg.admin(ctx, "DROP DATABASE "+to+" WITH (FORCE)", "CREATE DATABASE "+to+" TEMPLATE "+from)
+}
+
 func checkDatabase(name string) error {
 	if !regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`).MatchString(name) {
 		return fmt.Errorf("database name %q: want lower-case letters, digits and underscores", name)

@@ -94,25 +94,40 @@ func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, erro
 			return restored(RestoreEmpty)
 		case file.DatabaseID == "":
 			return restored(RestoreNoFile)
-		case file.DatabaseID != row.DatabaseID:
-			return restored(RestoreForeign)
-		case file.Number > seen:
-			return &RestoredError{Kind: RestoreBehind, FileSeen: file.Number, DatabaseSeen: seen}
 		}
-		return nil
+		return behind(row, file, seen)
 	})
 }
 
 // Advance raises the generation of a database that is in use. Called from time
 // to time (every minute, say, and at shutdown), it bounds how young a dump can
-// be and still pass for the present.
+// be and still pass for the present. A *RestoredError says that the database was
+// restored while it was in use (WentBack), and changes nothing.
 func Advance(ctx context.Context, db *DB, path string) (Generation, error) {
-	return db.raise(ctx, path, func(_ *storedb.Queries, row, _ Generation, _ int64) error {
-		if row.DatabaseID == "" {
-			return errors.New("the database has no generation yet: CheckGeneration comes first")
+	gen, err := db.raise(ctx, path, func(_ *storedb.Queries, row, file Generation, seen int64) error {
+		switch {
+		case file.DatabaseID == "":
+			return errors.New("the database's generation was never checked here: CheckGeneration comes first")
+		case row.DatabaseID == "":
+			return &RestoredError{Kind: RestoreEmpty, FileSeen: file.Number}
 		}
-		return nil
+		return behind(row, file, seen)
 	})
+	if errors.Is(err, ErrRestored) {
+		err = errors.Join(err, db.wentBack(err.Error()))
+	}
+	return gen, err
+}
+
+// behind is a *RestoredError if the file is of another database, or of a later time.
+func behind(row, file Generation, seen int64) error {
+	switch {
+	case file.DatabaseID != row.DatabaseID:
+		return &RestoredError{Kind: RestoreForeign, FileSeen: file.Number, DatabaseSeen: row.Number}
+	case file.Number > seen:
+		return &RestoredError{Kind: RestoreBehind, FileSeen: file.Number, DatabaseSeen: seen}
+	}
+	return nil
 }
 
 // Join makes this data directory one that knows the database as it is.

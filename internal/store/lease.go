@@ -124,6 +124,9 @@ func (db *DB) AcquireLease(ctx context.Context, cfg LeaseConfig) (*Lease, error)
 		seenSince time.Time
 	)
 	for {
+		if db.hasGoneBack() {
+			return nil, fmt.Errorf("lease %q: %w", cfg.Name, ErrWentBack)
+		}
 		// Both ends are measured before the database is asked: the holder's
 		// deadline, and the contender's last sighting as late as possible below.
 		sent := cfg.Now()
@@ -173,24 +176,24 @@ func (db *DB) tryLease(ctx context.Context, cfg LeaseConfig, seen storedb.StoreL
 	err = db.Write(ctx, func(ctx context.Context, tx *Tx) error {
 		epoch = 0
 		q := storedb.New(tx)
-		n, err := q.InsertLease(ctx, storedb.InsertLeaseParams{
-			Name: cfg.Name, Owner: cfg.Owner, TtlMs: cfg.TTL.Milliseconds(), ExpiresMs: expires,
-		})
-		if err != nil {
+		if row, err = tx.lease(ctx, cfg.Name, leaseMark{}); err != nil {
 			return err
 		}
-		if n == 1 {
-			epoch = 1
-			return nil
-		}
-		if row, err = q.GetLease(ctx, cfg.Name); err != nil {
+		tx.OnCommit(func() { db.durable(cfg.Name, later(markOf(row), leaseMark{epoch: epoch})) })
+		if row.Name == "" {
+			n, err := q.InsertLease(ctx, storedb.InsertLeaseParams{
+				Name: cfg.Name, Owner: cfg.Owner, TtlMs: cfg.TTL.Milliseconds(), ExpiresMs: expires,
+			})
+			if n == 1 {
+				epoch = 1
+			}
 			return err
 		}
 		unchanged := expired && row.Epoch == seen.Epoch && row.Renewals == seen.Renewals
 		if row.Owner != "" && row.Owner != cfg.Owner && !unchanged {
 			return nil
 		}
-		n, err = q.TakeLease(ctx, storedb.TakeLeaseParams{
+		n, err := q.TakeLease(ctx, storedb.TakeLeaseParams{
 			Owner: cfg.Owner, TtlMs: cfg.TTL.Milliseconds(), ExpiresMs: expires,
 			Name: cfg.Name, Epoch: row.Epoch, Renewals: row.Renewals,
 		})
@@ -226,7 +229,7 @@ func elapsed(from, to time.Time) time.Duration {
 func (l *Lease) left() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended {
+	if l.ended || l.db.hasGoneBack() {
 		return 0
 	}
 	return l.cfg.TTL - l.cfg.Margin - elapsed(l.renewed, l.cfg.Now())
@@ -238,13 +241,19 @@ func (l *Lease) run(ctx context.Context) {
 	for {
 		left := l.left()
 		if left <= 0 {
-			l.end("it could not be renewed in time")
+			if l.db.hasGoneBack() {
+				l.end("the database has gone back in time")
+			} else {
+				l.end("it could not be renewed in time")
+			}
 			return
 		}
 		select {
 		case <-ctx.Done():
 			l.end("")
 			return
+		case <-l.db.WentBack():
+			continue
 		case <-time.After(min(l.cfg.RenewEvery, left)):
 		}
 		sent := l.cfg.Now()
@@ -275,11 +284,17 @@ func (l *Lease) renew(ctx context.Context, within time.Duration) (taken bool, er
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	err = l.db.Write(ctx, func(ctx context.Context, tx *Tx) error {
-		n, err := storedb.New(tx).RenewLease(ctx, storedb.RenewLeaseParams{
+		row, err := tx.lease(ctx, l.cfg.Name, leaseMark{epoch: l.epoch})
+		if err != nil {
+			return err
+		}
+		if taken = row.Epoch != l.epoch || row.Owner == ""; taken {
+			return nil
+		}
+		tx.OnCommit(func() { l.db.durable(l.cfg.Name, leaseMark{row.Epoch, row.Renewals + 1}) })
+		return storedb.New(tx).RenewLease(ctx, storedb.RenewLeaseParams{
 			ExpiresMs: l.db.now().Add(l.cfg.TTL).UnixMilli(), Name: l.cfg.Name, Epoch: l.epoch,
 		})
-		taken = err == nil && n == 0
-		return err
 	})
 	return taken && err == nil, err
 }

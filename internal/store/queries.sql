@@ -9,16 +9,13 @@ VALUES ($1, $2, 1, 0, $3, $4) ON CONFLICT (name) DO NOTHING;
 UPDATE store_leases SET owner = $1, epoch = epoch + 1, renewals = 0, ttl_ms = $2, expires_ms = $3
 WHERE name = $4 AND epoch = $5 AND renewals = $6;
 
--- name: RenewLease :execrows
+-- name: RenewLease :exec
 UPDATE store_leases SET renewals = renewals + 1, expires_ms = $1
-WHERE name = $2 AND epoch = $3 AND owner <> '';
+WHERE name = $2 AND epoch = $3;
 
 -- name: ReleaseLease :execrows
 UPDATE store_leases SET owner = '', renewals = renewals + 1, expires_ms = 0
 WHERE name = $1 AND epoch = $2;
-
--- name: LeaseEpochHeld :one
-SELECT COUNT(*) FROM store_leases WHERE name = $1 AND epoch = $2 AND owner <> '';
 
 -- name: GetMeta :one
 SELECT database_id, generation, bumped_ms FROM store_meta WHERE id = 1;

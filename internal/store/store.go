@@ -88,6 +88,7 @@ type DB struct {
 	hooks    *Hooks
 	wake     *wakeups
 	together sharing
+	past     past
 	close    sync.Once
 	closeErr error
 }
@@ -99,6 +100,7 @@ type DB struct {
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	db := &DB{
 		engine: cfg.Engine, retryFor: cfg.RetryFor, now: cfg.Now, log: cfg.Log, hooks: cfg.Hooks,
+		past: past{back: make(chan struct{})},
 	}
 	if db.engine == "" {
 		db.engine = SQLite

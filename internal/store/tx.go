@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/sluice-lsp/sluice/internal/store/storedb"
 )
 
 // Tx is a transaction as Write and Read hand it to their closure. It has the
@@ -28,6 +27,8 @@ type Tx struct {
 	// leases are those that were found held in this transaction: serializable
 	// isolation makes that hold until the commit.
 	leases map[leaseHeld]bool
+	// known is what was durable of each lease before this transaction began.
+	known map[string]leaseMark
 
 	// gather says that statements may wait for each other (Later); waiting do, of the
 	// member of a shared transaction that runs. flushed is the error that ended it,
@@ -99,18 +100,20 @@ func (tx *Tx) OnRollback(f func()) { tx.onUndone = append(tx.onUndone, f) }
 func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
 
 // CheckLease fences the transaction: it fails with ErrLeaseLost unless the
-// lease still has this epoch. Serializable isolation makes the check hold until
+// lease still has this epoch, and with ErrWentBack if the database is of an earlier
+// time than this process knows. Serializable isolation makes the check hold until
 // the commit.
 func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
 	held := leaseHeld{name: name, epoch: epoch}
 	if tx.leases[held] {
 		return nil
 	}
-	n, err := storedb.New(tx).LeaseEpochHeld(ctx, storedb.LeaseEpochHeldParams{Name: name, Epoch: epoch})
+	// Whoever has an epoch has seen it committed.
+	row, err := tx.lease(ctx, name, leaseMark{epoch: epoch})
 	if err != nil {
-		return fmt.Errorf("check lease %q: %w", name, MapError(err))
+		return fmt.Errorf("check lease %q: %w", name, err)
 	}
-	if n != 1 {
+	if row.Epoch != epoch || row.Owner == "" {
 		return fmt.Errorf("lease %q, epoch %d: %w", name, epoch, ErrLeaseLost)
 	}
 	if tx.leases == nil {
@@ -205,6 +208,7 @@ func (db *DB) try(ctx context.Context, readOnly, gather bool, f func(ctx context
 	if readOnly {
 		pool = db.reader
 	}
+	known := db.known()
 	raw, conn, err := db.begin(ctx, pool, readOnly)
 	if err != nil {
 		return fmt.Errorf("begin: %w", MapError(err))
@@ -216,7 +220,7 @@ func (db *DB) try(ctx context.Context, readOnly, gather bool, f func(ctx context
 			conn = nil
 		}
 	}
-	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly, gather: gather && conn != nil}
+	tx := &Tx{tx: raw, conn: conn, db: db, readOnly: readOnly, gather: gather && conn != nil, known: known}
 	defer func() {
 		if !done {
 			// Also when f panics: the writer's connection must come free.

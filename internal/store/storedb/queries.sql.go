@@ -107,22 +107,6 @@ func (q *Queries) InsertMeta(ctx context.Context, arg InsertMetaParams) error {
 	return err
 }
 
-const leaseEpochHeld = `-- name: LeaseEpochHeld :one
-SELECT COUNT(*) FROM store_leases WHERE name = $1 AND epoch = $2 AND owner <> ''
-`
-
-type LeaseEpochHeldParams struct {
-	Name  string
-	Epoch int64
-}
-
-func (q *Queries) LeaseEpochHeld(ctx context.Context, arg LeaseEpochHeldParams) (int64, error) {
-	row := q.db.QueryRowContext(ctx, leaseEpochHeld, arg.Name, arg.Epoch)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
-}
-
 const markRestored = `-- name: MarkRestored :exec
 INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO NOTHING
 `
@@ -214,9 +198,9 @@ func (q *Queries) ReleaseLease(ctx context.Context, arg ReleaseLeaseParams) (int
 	return result.RowsAffected()
 }
 
-const renewLease = `-- name: RenewLease :execrows
+const renewLease = `-- name: RenewLease :exec
 UPDATE store_leases SET renewals = renewals + 1, expires_ms = $1
-WHERE name = $2 AND epoch = $3 AND owner <> ''
+WHERE name = $2 AND epoch = $3
 `
 
 type RenewLeaseParams struct {
@@ -225,12 +209,9 @@ type RenewLeaseParams struct {
 	Epoch     int64
 }
 
-func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, renewLease, arg.ExpiresMs, arg.Name, arg.Epoch)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) error {
+	_, err := q.db.ExecContext(ctx, renewLease, arg.ExpiresMs, arg.Name, arg.Epoch)
+	return err
 }
 
 const restoredRoles = `-- name: RestoredRoles :many
