@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
-
 )
 
 // Tx is a transaction as Write and Read hand it to their closure. It has the
