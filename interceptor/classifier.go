@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"maps"
+	"time"
 
 	"github.com/sluice-lsp/sluice/internal/ln"
 )
@@ -39,6 +40,11 @@ const (
 	// have lost it in a crash: then it waits for another. It is resumed once it has
 	// been there for longer than what ends takes to leave its channel.
 	VerdictMayBeEnding Verdict = "may_be_ending"
+	// VerdictTrimmed: lnd had forwarded it, was restarted since, and shows no forward any
+	// more. Either the outgoing HTLC was never signed, and lnd forgot it, or it has ended.
+	// It is failed: nothing is in flight, a RESUME could not revive the first, and would
+	// forward the second anew.
+	VerdictTrimmed Verdict = "trimmed"
 	// VerdictPhantom: lnd no longer has it. Fail it, and never resume it,
 	// whatever any record says.
 	VerdictPhantom Verdict = "phantom"
@@ -91,19 +97,26 @@ const (
 // itself it offers again only before, or never. That lnd has a circuit, or had
 // one, is certain if a listing showed the forward, or if this stream sent a RESUME
 // and was offered the HTLC again, which lnd does not do while it waits for an
-// answer. An lnd that crashed may have lost a circuit that a listing showed, if
-// it had not signed the outgoing HTLC; such a one is left for lnd's auto-fail. Of
-// all others time tells: what ends is gone within a few round trips, unless its
-// payer does not sign. This is what is left open: a payer that signs nothing from
-// the end of its HTLC until this process, or lnd's stream, has begun anew, unless a
-// listing showed the forward before; and a forward that leaves its mailbox, flies
-// and is about to end just between the last two listings of that time.
+// answer. An lnd that was restarted has lost the circuit of what it had not signed,
+// and only that: after a restart no forward means that nothing is in flight
+// (VerdictTrimmed). Of all others time tells: what ends is gone within a few round
+// trips, unless its payer does not sign. This is what is left open: a forward that no
+// listing ever showed, of a payer that signs nothing from the end of its HTLC until
+// this process, or lnd's stream, has begun anew and has waited; and a forward that
+// leaves its mailbox, flies and is about to end just between the last two listings of
+// that time.
 //
 // It is not safe for concurrent use; its owner serialises.
 type Classifier struct {
 	resumed map[ln.CircuitKey]sent
-	// flown were offered when lnd showed that it had forwarded them.
-	flown     map[ln.CircuitKey]struct{}
+	// flown are HTLCs, under lnd's names, that a listing showed as forwarded, and in
+	// which of lnd's lives the last one did.
+	flown map[ln.CircuitKey]uint64
+	// life counts lnd's restarts as listings tell of them; seenFor and aliases are the
+	// last listing's.
+	life      uint64
+	seenFor   map[ln.SCID]time.Duration
+	aliases   map[ln.SCID]ln.SCID
 	inherited map[ln.CircuitKey]struct{}
 	names     map[ln.SCID]ln.SCID
 	base      *Listing
@@ -133,7 +146,7 @@ type Known struct {
 func NewClassifier() *Classifier {
 	c := &Classifier{
 		resumed:   make(map[ln.CircuitKey]sent),
-		flown:     make(map[ln.CircuitKey]struct{}),
+		flown:     make(map[ln.CircuitKey]uint64),
 		inherited: make(map[ln.CircuitKey]struct{}),
 	}
 	c.Connected()
@@ -145,6 +158,7 @@ type Listing struct {
 	seq     uint64
 	names   map[ln.SCID]ln.SCID
 	active  map[ln.SCID]bool
+	seenFor map[ln.SCID]time.Duration
 	pending map[ln.CircuitKey]ln.ChannelHtlc
 }
 
@@ -163,6 +177,7 @@ func NewListing(t Ticket, channels []ln.Channel) *Listing {
 		seq:     uint64(t),
 		names:   make(map[ln.SCID]ln.SCID, len(channels)),
 		active:  make(map[ln.SCID]bool, len(channels)),
+		seenFor: make(map[ln.SCID]time.Duration, len(channels)),
 		pending: make(map[ln.CircuitKey]ln.ChannelHtlc),
 	}
 	for _, ch := range channels {
@@ -180,7 +195,7 @@ func NewListing(t Ticket, channels []ln.Channel) *Listing {
 	}
 	for _, ch := range channels {
 		l.names[ch.ChanID] = ch.ChanID
-		l.active[ch.ChanID] = ch.Active
+		l.active[ch.ChanID], l.seenFor[ch.ChanID] = ch.Active, ch.SeenFor
 	}
 	return l
 }
@@ -248,6 +263,23 @@ func (c *Classifier) Baseline(l *Listing) {
 	}
 }
 
+// Seen takes what a listing shows of all HTLCs. Call it before anything is judged by it,
+// in the order of the listings' tickets.
+func (c *Classifier) Seen(l *Listing) {
+	for scid, now := range l.seenFor {
+		if now > 0 && now < c.seenFor[scid] {
+			c.life++
+			break
+		}
+	}
+	c.seenFor, c.aliases = l.seenFor, l.names
+	for key, h := range l.pending {
+		if h.ForwardingChan != 0 {
+			c.flown[key] = c.life
+		}
+	}
+}
+
 // Offer judges an offer as it arrives. recorded says that a row exists.
 func (c *Classifier) Offer(o ln.InterceptedHtlc, recorded bool) Verdict {
 	tip, seen := c.tip[o.Key.ChanID]
@@ -280,8 +312,9 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, known Known, l *Listing) Verdi
 	case !ok:
 		return VerdictPhantom
 	case h.ForwardingChan != 0:
-		c.flown[o.Key] = struct{}{}
 		return VerdictInFlight
+	case c.trimmed(o.Key) && (!known.Recorded || known.Resumed):
+		return VerdictTrimmed
 	case c.hasMoved(o.Key):
 		return VerdictEnding
 	case known.Resumed && !known.Waited:
@@ -327,11 +360,30 @@ func (c *Classifier) MayHaveMoved(key ln.CircuitKey) bool {
 
 // hasMoved reports that lnd has, or had, a circuit for an HTLC that it offers again.
 func (c *Classifier) hasMoved(key ln.CircuitKey) bool {
-	if _, ok := c.flown[key]; ok {
+	if _, ok := c.flown[c.canonical(key)]; ok {
 		return true
 	}
+	return c.resumedInStream(key)
+}
+
+// trimmed reports that lnd had forwarded it in an earlier life, and was not told to in
+// this one.
+func (c *Classifier) trimmed(key ln.CircuitKey) bool {
+	life, ok := c.flown[c.canonical(key)]
+	return ok && life < c.life && !c.resumedInStream(key)
+}
+
+func (c *Classifier) resumedInStream(key ln.CircuitKey) bool {
 	s, ok := c.resumed[key]
 	return ok && s.stream == c.stream
+}
+
+// canonical is the key under lnd's name of the channel.
+func (c *Classifier) canonical(key ln.CircuitKey) ln.CircuitKey {
+	if name, ok := c.aliases[key.ChanID]; ok {
+		key.ChanID = name
+	}
+	return key
 }
 
 // Resuming notes that a RESUME is about to be sent. Call it before the send.
@@ -353,7 +405,8 @@ func (c *Classifier) Prune(l *Listing) {
 		}
 	}
 	for key := range c.flown {
-		if l.Absent(key) {
+		// One whose channel is gone is settled only, if it is ever offered again.
+		if _, pending := l.pending[key]; !pending {
 			delete(c.flown, key)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -16,7 +17,10 @@ import (
 type modelHtlc struct {
 	pending bool // on the local commitment
 	moved   bool // a RESUME took it to the outgoing side
-	signed  bool // and lnd has signed the outgoing HTLC
+	signed  bool // and lnd shows the outgoing HTLC
+	// committed: the outgoing HTLC is in a commitment that lnd has signed. Before, it is in
+	// memory only, though lnd may show it.
+	committed bool
 	// ending: lnd has signed its end and forgotten its circuit; the payer has not
 	// signed yet. stubborn: nor does it soon.
 	ending, stubborn bool
@@ -33,6 +37,8 @@ type modelLnd struct {
 	next      map[ln.SCID]uint64
 	held      map[ln.CircuitKey]bool
 	connected bool
+	// age is for how long it has run.
+	age int
 	// queue is what was offered and not yet read by the client.
 	queue []ln.CircuitKey
 }
@@ -82,7 +88,14 @@ func (m *modelLnd) reoffer(ch ln.SCID) {
 
 func (m *modelLnd) restart() {
 	m.disconnect()
+	m.age = 0
 	m.held = make(map[ln.CircuitKey]bool)
+	// What it has not signed it has forgotten, though it may have shown a forward.
+	for _, key := range m.keys() {
+		if h := m.htlcs[key]; h.moved && !h.ending && !h.committed {
+			h.moved, h.signed = false, false
+		}
+	}
 	for _, ch := range []ln.SCID{1, 2} {
 		m.reoffer(ch)
 	}
@@ -142,7 +155,9 @@ func (m *modelLnd) leave(h *modelHtlc) {
 }
 
 func (m *modelLnd) list(ticket Ticket) *Listing {
-	chans := map[ln.SCID]*ln.Channel{1: {ChanID: 1}, 2: {ChanID: 2}}
+	m.age++
+	age := time.Duration(m.age) * time.Second
+	chans := map[ln.SCID]*ln.Channel{1: {ChanID: 1, SeenFor: age}, 2: {ChanID: 2, SeenFor: age}}
 	for _, key := range m.keys() {
 		if m.htlcs[key].pending {
 			ch := chans[key.ChanID]
@@ -166,6 +181,10 @@ type modelCar struct {
 	waiting map[ln.CircuitKey]Ticket
 	// outstanding: offers that may be answered, by this process in this stream.
 	outstanding map[ln.CircuitKey]bool
+	// shown are HTLCs that a listing showed as forwarded, to this process.
+	shown map[ln.CircuitKey]bool
+	// sent: a RESUME of a recorded one was, or may have been, sent.
+	sent map[ln.CircuitKey]bool
 	// lingering says whether what may be ending has been there for long enough.
 	lingering map[ln.CircuitKey]bool
 	inFlight  *Listing
@@ -212,6 +231,10 @@ func (s *modelCar) begin(trusted bool) {
 		s.claim(scid, guarded && !s.old)
 	}
 	s.c, s.distrust = NewClassifier(), false
+	s.sent, s.shown = make(map[ln.CircuitKey]bool), make(map[ln.CircuitKey]bool)
+	for key, state := range s.db.rows {
+		s.sent[key] = state == StateResumed
+	}
 	// This is what the classifier leaves open.
 	for _, h := range s.lnd.htlcs {
 		if h.stubborn {
@@ -295,7 +318,7 @@ func (s *modelCar) connect() {
 	s.lingering = make(map[ln.CircuitKey]bool)
 	s.inFlight = nil
 	for key, h := range s.lnd.htlcs {
-		if h.stubborn && !s.c.hasMoved(key) {
+		if h.stubborn && !s.shown[key] {
 			s.lnd.leave(h)
 		}
 	}
@@ -334,7 +357,7 @@ func (s *modelCar) read() {
 		s.new(key)
 	case VerdictNeedListing:
 		s.waiting[key] = s.c.Begin()
-	case VerdictResumeOnly, VerdictPhantom, VerdictRecorded, VerdictSettleOnly, VerdictInFlight, VerdictUnrecorded,
+	case VerdictResumeOnly, VerdictPhantom, VerdictTrimmed, VerdictRecorded, VerdictSettleOnly, VerdictInFlight, VerdictUnrecorded,
 		VerdictEnding, VerdictMayBeEnding:
 		s.t.Fatalf("verdict %s at arrival", v)
 	}
@@ -364,8 +387,13 @@ func (s *modelCar) new(key ln.CircuitKey) {
 	})
 }
 
+// knows says that this process can know that lnd has, or had, a circuit. Of others a
+// stubborn payer is what is left open.
+func (s *modelCar) knows(key ln.CircuitKey) bool { return s.shown[key] || s.c.resumedInStream(key) }
+
 func (s *modelCar) resume(key ln.CircuitKey) {
 	delete(s.lingering, key)
+	s.sent[key] = true
 	s.c.Resuming(key)
 	s.lnd.answer(key, true)
 }
@@ -419,6 +447,10 @@ func (s *modelCar) list() {
 	if !s.c.Ready() {
 		s.c.Baseline(l)
 	}
+	s.c.Seen(l)
+	for key, h := range l.pending {
+		s.shown[key] = s.shown[key] || h.ForwardingChan != 0
+	}
 	s.c.Prune(l)
 	for _, key := range s.lnd.keys() {
 		ticket, ok := s.waiting[key]
@@ -429,7 +461,7 @@ func (s *modelCar) list() {
 		state, recorded := s.db.rows[key]
 		known := Known{
 			Recorded: recorded, Guarded: s.chain.Guarded(s.lnd.htlcs[key].scid),
-			Resumed: state == StateResumed, Waited: s.lingering[key],
+			Resumed: state == StateResumed && s.sent[key], Waited: s.lingering[key],
 		}
 		switch v := s.c.Listed(s.htlc(key), known, l); v {
 		case VerdictUnrecorded:
@@ -450,7 +482,7 @@ func (s *modelCar) list() {
 				break
 			}
 			s.resume(key)
-		case VerdictPhantom:
+		case VerdictPhantom, VerdictTrimmed:
 			delete(s.lingering, key)
 			if recorded {
 				s.db.rows[key] = StateLapsed
@@ -531,14 +563,23 @@ func checkClassifier(t *testing.T) {
 				for _, key := range lnd.keys() {
 					if h := lnd.htlcs[key]; h.moved && car.inFlight == nil && !car.lingering[key] {
 						h.signed = true
+						h.committed = h.committed || rapid.IntRange(0, 3).Draw(t, "commits") > 0
 					}
 				}
 			},
 			"resolve": func(t *rapid.T) {
 				for _, key := range lnd.keys() {
 					h := lnd.htlcs[key]
-					if h.signed && h.pending && rapid.Bool().Draw(t, "resolves") {
-						lnd.end(h, car.c.hasMoved(key) && rapid.IntRange(0, 3).Draw(t, "stubborn") == 0)
+					if h.committed && h.pending && rapid.Bool().Draw(t, "resolves") {
+						lnd.end(h, car.knows(key) && rapid.IntRange(0, 3).Draw(t, "stubborn") == 0)
+					}
+				}
+			},
+			// What was not signed waits in a mailbox again, and shows no forward.
+			"outgoing flap": func(t *rapid.T) {
+				for _, key := range lnd.keys() {
+					if h := lnd.htlcs[key]; h.signed && !h.committed {
+						h.signed = false
 					}
 				}
 			},
@@ -558,8 +599,8 @@ func checkClassifier(t *testing.T) {
 				ch := channel.Draw(t, "channel")
 				for _, key := range lnd.keys() {
 					if h := lnd.htlcs[key]; key.ChanID == ch && h.moved && h.pending && !car.lingering[key] {
-						h.signed = true
-						lnd.end(h, car.c.hasMoved(key))
+						h.signed, h.committed = true, true
+						lnd.end(h, car.knows(key))
 					}
 				}
 				lnd.reoffer(ch)

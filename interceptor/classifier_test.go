@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -120,19 +121,45 @@ func TestWhatIsInFlightIsLeft(t *testing.T) {
 // Between lnd's signature of an end and the payer's an HTLC is listed without a
 // forward, and a RESUME would be taken for the first.
 func TestWhatIsEndingIsNotResumed(t *testing.T) {
-	flying := func(c *Classifier) *Listing {
-		return NewListing(c.Begin(), []ln.Channel{{ChanID: 1, Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 3, ForwardingChan: 2}}}})
+	lists := func(c *Classifier, forward ln.SCID, seenFor time.Duration) *Listing {
+		l := NewListing(c.Begin(), []ln.Channel{{
+			ChanID: 1, Aliases: []ln.SCID{77}, SeenFor: seenFor, Htlcs: []ln.ChannelHtlc{{Incoming: true, Index: 3, ForwardingChan: forward}},
+		}})
+		c.Seen(l)
+		return l
 	}
+	flies := func(c *Classifier) { lists(c, 2, time.Hour) }
 	resumed := Known{Recorded: true, Resumed: true, Waited: true}
 	for name, happens := range map[string]func(*Classifier) Verdict{
 		"lnd showed the forward": func(c *Classifier) Verdict {
-			require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{}, flying(c)))
+			flies(c)
 			return VerdictEnding
 		},
 		"in an earlier stream": func(c *Classifier) Verdict {
-			require.Equal(t, VerdictInFlight, c.Listed(offerAt(1, 3), Known{}, flying(c)))
+			flies(c)
 			c.Connected()
 			c.Baseline(listed(c, 1, 3))
+			return VerdictEnding
+		},
+		"before lnd was restarted": func(c *Classifier) Verdict {
+			flies(c)
+			c.Connected()
+			c.Baseline(lists(c, 0, time.Minute))
+			return VerdictTrimmed
+		},
+		"and it was resumed again": func(c *Classifier) Verdict {
+			flies(c)
+			c.Connected()
+			c.Baseline(lists(c, 0, time.Minute))
+			c.Resuming(offerAt(1, 3).Key)
+			return VerdictEnding
+		},
+		"lnd runs on": func(c *Classifier) Verdict {
+			flies(c)
+			c.Connected()
+			c.Baseline(lists(c, 0, time.Hour))
+			lists(c, 0, 0) // it cannot say
+			lists(c, 0, time.Hour+time.Second)
 			return VerdictEnding
 		},
 		"this stream resumed it": func(c *Classifier) Verdict {
@@ -162,6 +189,13 @@ func TestWhatIsEndingIsNotResumed(t *testing.T) {
 				want = VerdictMayBeEnding
 			}
 			require.Equal(t, want, c.Listed(offerAt(1, 3), hasty, listed(c, 1, 3)))
+			for name, known := range map[string]Known{"held": {Recorded: true}, "none": {}} {
+				if got := c.Listed(offerAt(1, 3), known, listed(c, 1, 3)); want == VerdictTrimmed && known.Recorded {
+					require.Equal(t, VerdictEnding, got, "a row that may yet be settled is not failed here")
+				} else if want == VerdictTrimmed || want == VerdictEnding {
+					require.Equal(t, want, got, name)
+				}
+			}
 			require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 3), resumed, listed(c, 1)))
 			c.Prune(listed(c, 1))
 			require.Empty(t, c.flown)

@@ -81,6 +81,13 @@ func TestWhatIsEndingIsNotResumed(t *testing.T) {
 			flap(lnd)
 			again(within(time.Minute))
 		},
+		"a successor saw it fly, and was not offered it": func(lnd *fakeLnd, key ln.CircuitKey, again func(...carOption) *car) {
+			again(within(time.Nanosecond))
+			lnd.until("lnd shows the forward", func() bool { return lnd.htlcs[key].shown })
+			lnd.listedAgain()
+			lnd.ends(key)
+			flap(lnd)
+		},
 		"and the payer is away": func(lnd *fakeLnd, key ln.CircuitKey, again func(...carOption) *car) {
 			lnd.ends(key)
 			flap(lnd)
@@ -128,4 +135,50 @@ func TestAResumeThatLndLostIsSentAgain(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestWhatLndTrimmedIsFailed: lnd showed the forward of what it had not signed yet, and was
+// restarted. It has forgotten it; and if it was ending instead, then a fail is what it
+// gets for phantoms as well. Neither waits for lnd's auto-fail.
+func TestWhatLndTrimmedIsFailed(t *testing.T) {
+	for kind, scid := range map[string]ln.SCID{"a handler's": jitSCID, "nobody's": plainSCID} {
+		t.Run(kind, func(t *testing.T) {
+			lnd := newFakeLnd(t)
+			lnd.mu.Lock()
+			lnd.seenFor = time.Hour
+			lnd.mu.Unlock()
+			_, key, _ := forwarded(t, lnd, scid)
+			lnd.until("lnd shows the forward", func() bool { return lnd.htlcs[key].shown })
+			lnd.listedAgain()
+			lnd.mu.Lock()
+			lnd.htlcs[key].moved = false // it is where it was before the RESUME
+			lnd.seenFor = time.Second
+			lnd.mu.Unlock()
+			lnd.restart(func() bool { return true })
+			lnd.until("it is failed", func() bool { return !lnd.held[key] && !lnd.htlcs[key].pending })
+			lnd.mu.Lock()
+			defer lnd.mu.Unlock()
+			require.False(t, lnd.htlcs[key].moved)
+		})
+	}
+}
+
+// TestADecisionThatWasNeverSentDoesNotWait: nothing that was decided while lnd's stream was
+// away can have been forwarded, so that it is resumed with its offer, payer or no payer.
+func TestADecisionThatWasNeverSentDoesNotWait(t *testing.T) {
+	lnd := newFakeLnd(t)
+	c := startCar(t, lnd, storetest.Open(t, storetest.SQLite(t)), "a", nil, func(c *engine.Config) { c.LeaveWithin = time.Minute })
+	c.connected()
+	key := lnd.add(1, jitSCID)
+	c.waitEvent(interceptor.EventOffered, key)
+	lnd.mu.Lock()
+	lnd.offline, lnd.away = true, 1
+	lnd.drop(ln.ErrUnavailable)
+	lnd.mu.Unlock()
+	require.Eventually(t, func() bool { return !c.engine.Status().Connected }, 5*time.Second, time.Millisecond)
+	require.NoError(t, c.engine.Decide(t.Context(), decide(key, interceptor.ActionResume)))
+	lnd.mu.Lock()
+	lnd.offline = false
+	lnd.mu.Unlock()
+	lnd.until("it is resumed", func() bool { return lnd.htlcs[key].moved })
 }

@@ -31,6 +31,9 @@ type fakeLnd struct {
 	listings int
 	events   map[int]func(ln.HtlcEvent)
 	nextSub  int
+	// seenFor is for how long lnd says that it has followed its channels; 0 is that it
+	// cannot say.
+	seenFor time.Duration
 	// lag is for how many listings a forward stays unseen; nil is none.
 	lag func() int
 	// onTrack runs before lnd answers about a payment; tracked counts such questions.
@@ -252,7 +255,7 @@ func (f *fakeLnd) ListChannels(context.Context) ([]ln.Channel, error) {
 	f.bump()
 	byChan := map[ln.SCID]*ln.Channel{}
 	for _, ch := range []ln.SCID{1, 2, 3} {
-		byChan[ch] = &ln.Channel{ChanID: ch, Active: ch != f.away}
+		byChan[ch] = &ln.Channel{ChanID: ch, Active: ch != f.away, SeenFor: f.seenFor}
 		if ch == f.young {
 			*byChan[ch] = ln.Channel{ChanID: ch, Active: true, Initiator: true, ZeroConf: true, Memo: ln.JointTerms{ID: "x", SpendSat: ln.Sat(2 * f.limit), Since: f.since}.Memo(), PushSat: 9_000, RemoteSat: 9_000 - ln.Sat(2*f.spent(ch))}
 			if f.seen {

@@ -43,7 +43,7 @@ func (e *Engine) onOffer(t *tenure, o interceptor.Offer) {
 	case interceptor.VerdictSettleOnly:
 		e.onSettleOnly(t, o)
 	case interceptor.VerdictNeedListing, interceptor.VerdictResumeOnly,
-		interceptor.VerdictPhantom, interceptor.VerdictRecorded, interceptor.VerdictInFlight,
+		interceptor.VerdictPhantom, interceptor.VerdictTrimmed, interceptor.VerdictRecorded, interceptor.VerdictInFlight,
 		interceptor.VerdictUnrecorded, interceptor.VerdictEnding, interceptor.VerdictMayBeEnding:
 		t.waiting[o.Key] = waitingOffer{offer: o, ticket: t.class.Begin()}
 		wake(t.list)
@@ -244,6 +244,7 @@ func (e *Engine) answer(t *tenure, en *entry) {
 		return
 	}
 	en.open = nil
+	en.sent = en.sent || a.Action == interceptor.AnswerResume && t.session != nil
 	e.send(t, o, a)
 }
 
@@ -253,9 +254,9 @@ func settleOnlyOffer(o interceptor.Offer) bool { return o.OnChain() || o.AutoFai
 func (e *Engine) known(t *tenure, o interceptor.Offer, l *interceptor.Listing, asked time.Time) interceptor.Known {
 	en, recorded := t.rows[o.Key]
 	k := interceptor.Known{Recorded: recorded, Guarded: t.chain.Guarded(o.OutgoingSCID) || t.young[o.Key.ChanID].guards(t)}
-	if recorded {
-		a, decided := en.row.Answer()
-		k.Resumed = en.moved || decided && a.Action == interceptor.AnswerResume || e.mayHaveMoved(en)
+	if recorded && en.row.State != interceptor.StatePaying && en.row.State != interceptor.StateSettled {
+		// A preimage is never wrong, and waits for nothing.
+		k.Resumed = en.moved || en.sent || e.mayHaveMoved(en)
 	}
 	if since, lingers := t.lingering[o.Key]; lingers {
 		k.Waited = e.mayLeave(o, l) && asked.Sub(since) >= e.cfg.LeaveWithin
@@ -300,6 +301,7 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing, ask
 	case interceptor.VerdictNew:
 		e.onNew(t, o)
 	case interceptor.VerdictSettleOnly:
+		delete(t.lingering, o.Key)
 		if w.unpaid && !settleOnlyOffer(o) {
 			// Its channel is about to be on chain, and lnd has been asked: it offers the
 			// HTLC again there, or never.
@@ -307,10 +309,14 @@ func (e *Engine) onListed(t *tenure, w waitingOffer, l *interceptor.Listing, ask
 			return
 		}
 		e.onSettleOnly(t, o)
-	case interceptor.VerdictPhantom:
-		e.stats.phantoms++
-		e.log.Warn("lnd offered an HTLC that it no longer has; failing it",
-			zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()), zap.Bool("recorded", recorded))
+	case interceptor.VerdictPhantom, interceptor.VerdictTrimmed:
+		text := "lnd offered an HTLC that it no longer has; failing it"
+		if v == interceptor.VerdictTrimmed {
+			text = "lnd was restarted, and what it had forwarded of an HTLC is gone; failing it"
+		} else {
+			e.stats.phantoms++
+		}
+		e.log.Warn(text, zap.Stringer("key", o.Key), zap.String("hash", o.Hash.Short()), zap.Bool("recorded", recorded))
 		e.drop(t, o.Key)
 		e.send(t, o, interceptor.Answer{Key: o.Key, Action: interceptor.AnswerFail})
 	case interceptor.VerdictRecorded:
@@ -475,7 +481,7 @@ func (e *Engine) waitToList(ctx context.Context, t *tenure, took time.Duration) 
 			// takes long: what it is busy with may be what is about to end.
 			poll = max(min(e.cfg.PollSoon, max(leastPoll, 10*took)), min(e.cfg.PollEvery, 10*took))
 		case t.lingers():
-			poll = min(poll, e.cfg.PollSoon)
+			poll = min(poll, max(e.cfg.PollSoon, 10*took))
 		case len(t.rows) == 0 && len(t.asking) == 0 && t.class.Remembered() == 0:
 			poll = max(poll, time.Minute)
 		}
@@ -504,6 +510,7 @@ func (e *Engine) onListing(t *tenure, l *interceptor.Listing, asked time.Time) {
 		}
 		t.class.Baseline(l)
 	}
+	t.class.Seen(l)
 	ready := make([]waitingOffer, 0, len(t.waiting))
 	for key, w := range t.waiting {
 		if l.Since(w.ticket) {

@@ -77,8 +77,9 @@ type entry struct {
 	// that lnd has been asked about a payment for their hash.
 	inherited, checked bool
 	warned             bool
-	// moved: lnd showed that it forwarded the HTLC, whatever the row says.
-	moved bool
+	// moved: lnd showed that it forwarded the HTLC, whatever the row says. sent: a RESUME
+	// was, or by its row may have been, sent.
+	moved, sent bool
 	// hint is what HTLC events said of the outcome, certain or not.
 	hint    interceptor.Outcome
 	certain bool
@@ -183,7 +184,8 @@ func (e *Engine) load(ctx context.Context, t *tenure) error {
 		}
 	}
 	for _, r := range rows {
-		t.rows[r.Key] = &entry{row: r, inherited: true}
+		a, decided := r.Answer()
+		t.rows[r.Key] = &entry{row: r, inherited: true, sent: decided && a.Action == interceptor.AnswerResume}
 		t.held.add(r)
 		e.mu.Lock()
 		e.lastID = max(e.lastID, r.ID)
@@ -290,7 +292,9 @@ func (e *Engine) connectLoop(t *tenure) {
 			if attempt == 0 || attempt%20 == 0 {
 				e.log.Warn("lnd's interceptor stream cannot be had yet", zap.Int("attempt", attempt), zap.Error(err))
 			}
+			e.mu.Lock()
 			e.taken(t, err)
+			e.mu.Unlock()
 			attempt++
 			continue
 		}
@@ -337,8 +341,8 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 	t.session = nil
 	e.stats.streamEnds++
 	e.stats.lastStreamEnd = err.Error()
-	e.mu.Unlock()
 	e.taken(t, err)
+	e.mu.Unlock()
 	lister.Wait()
 	if errors.Is(context.Cause(t.ctx), errLease) {
 		session.Abort()
@@ -352,11 +356,10 @@ func (e *Engine) runSession(t *tenure, session Session) error {
 }
 
 // taken notes that lnd has given the stream to another client since this tenure had
-// it. It may be our own of before, if lnd does not know yet that it ended: that costs
-// the guards, and what came in the meantime is only resumed.
+// it. It may be our own of before, if the connection broke and lnd does not know yet:
+// nothing tells, not even time, since another client may come and go within a moment. That
+// costs the guards, and what came in the meantime is only resumed (under mu).
 func (e *Engine) taken(t *tenure, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if !errors.Is(err, ln.ErrStreamTaken) || t.gen == 0 || t.foreign {
 		return
 	}
@@ -372,6 +375,7 @@ func (e *Engine) taken(t *tenure, err error) {
 	for key := range t.asking {
 		e.unask(t, key)
 	}
+	clear(t.inquiring)
 }
 
 // endGuards ends every guard, here and in the database (under mu).

@@ -242,6 +242,11 @@ func DefaultConfig() Config {
 	}
 }
 
+// lateForward is by how much more than the interceptor's safety a forward's time lock must
+// fall: lnd fails what is held 19 blocks before it expires, and forwards nothing that
+// expires within 3.
+const lateForward = 19 - 3
+
 // Validate checks what tags cannot.
 func (c Config) Validate() error {
 	if c.Database.Engine == "postgres" && c.Database.DSNFile == "" {
@@ -252,6 +257,9 @@ func (c Config) Validate() error {
 	}
 	if c.Interceptor.Address == "" && c.LSP.HoldMargin <= c.Interceptor.FailSafetyBlocks {
 		return fmt.Errorf("lsp.hold_margin_blocks is %d and interceptor.fail_safety_blocks %d: the interceptor would fail some parts of a payment while others are forwarded; make the margin the larger one", c.LSP.HoldMargin, c.Interceptor.FailSafetyBlocks)
+	}
+	if least := c.Interceptor.FailSafetyBlocks + lateForward; c.Interceptor.Address == "" && c.LSP.CltvDelta < least {
+		return fmt.Errorf("lsp.cltv_delta is %d, and interceptor.fail_safety_blocks %d: what is resumed shortly before lnd would fail it could be forwarded so late that its end is not known in time; raise lsp.cltv_delta and lnd's bitcoin.timelockdelta to %d or more", c.LSP.CltvDelta, c.Interceptor.FailSafetyBlocks, least)
 	}
 	if held := c.Interceptor.MaxHeldPerChannel + c.LSP.HeldHtlcsChannel; c.Interceptor.Address == "" && c.LSP.HeldHtlcsChannel > 0 && held >= lsp.ChannelSlots {
 		return fmt.Errorf("interceptor.max_held_per_channel and lsp.held_htlcs_per_channel are %d together: what is intercepted and what hold invoices accept could take all %d slots of a channel; lower one", held, lsp.ChannelSlots)

@@ -109,6 +109,12 @@ type Daemon struct {
 	restoredWhy string
 	// fileID is the data directory's name in the database.
 	fileID string
+	// marks are the services that the database says have not reconciled it, and since
+	// when; trusting are those that this process has begun with.
+	marks    map[string]time.Time
+	trusting atomic.Pointer[map[string]time.Time]
+	// marked says that a restore under this process is noted.
+	marked bool
 }
 
 // Roles says which services a process runs.
@@ -198,7 +204,11 @@ func Run(ctx context.Context, cfg Config, roles Roles, log *zap.Logger) error {
 		group.Go(func() error { return admin.Run(ctx) })
 	}
 	group.Go(func() error { return d.run(ctx, group) })
-	return group.Wait()
+	err = group.Wait()
+	if markErr := d.markPast(context.WithoutCancel(ctx)); markErr != nil && !errors.Is(err, store.ErrWentBack) {
+		err = errors.Join(err, markErr)
+	}
+	return err
 }
 
 // run does what needs lnd. What it starts in the group outlives it.
@@ -218,6 +228,7 @@ func (d *Daemon) run(ctx context.Context, group *errgroup.Group) error {
 		}
 		return err
 	}
+	d.trusting.Store(&d.marks)
 	context.AfterFunc(ctx, func() { d.log.Info("stopping: nothing that is held is failed") })
 	if d.roles.Interceptor {
 		if err := d.newPrograms(); err != nil {
@@ -465,9 +476,6 @@ func (d *Daemon) lastAdvance(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	_, err := store.Advance(ctx, d.db, d.path(fileGeneration))
-	if errors.Is(err, store.ErrRestored) {
-		_, err = d.markRestored(ctx, d.db.WhyWentBack())
-	}
 	if err != nil {
 		d.log.Info("the database's generation could not be raised at the end", zap.Error(err))
 	}

@@ -47,7 +47,7 @@ func (d *Daemon) newInterceptor() error {
 		},
 		Acquire: func(ctx context.Context) (interceptorengine.Lease, error) {
 			d.state("on standby: another sluiced owns the gateway")
-			l, err := rows.Acquire(ctx, store.LeaseConfig{Owner: owner, TTL: c.LeaseFor.Std()})
+			l, err := d.acquire(ctx, rows.Acquire, store.LeaseConfig{Owner: owner, TTL: c.LeaseFor.Std()})
 			if err != nil {
 				return nil, err
 			}
@@ -151,7 +151,7 @@ func (d *Daemon) serveApart(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		d.state("on standby: another sluiced runs the services")
-		lease, err := d.db.AcquireLease(ctx, store.LeaseConfig{Name: leaseServices, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
+		lease, err := d.acquire(ctx, d.db.AcquireLease, store.LeaseConfig{Name: leaseServices, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil

@@ -58,47 +58,20 @@ func (d *Daemon) markRestored(ctx context.Context, reason string) (store.Generat
 	return gen, err
 }
 
-// watchPast ends this process if the database goes back in time while it is in use.
-// What is in memory is of a time that the database knows nothing of, so that it must
-// begin anew; the leases have ended by then, and with them every decision. The mark
-// comes first: the next start could not tell a copy of a moment ago from the present.
-func (d *Daemon) watchPast(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-	case <-d.db.WentBack():
-	}
-	why := d.db.WhyWentBack()
-	if why == "" {
-		return nil
-	}
-	for {
-		// It may be what ended ctx.
-		marking, cancel := context.WithTimeout(context.WithoutCancel(ctx), markWithin)
-		_, err := d.markRestored(marking, "it went back while sluiced used it: "+why)
-		cancel()
-		if err == nil {
-			return fmt.Errorf("%w: %s. Start sluiced again: it asks lnd about all that it finds before it decides anything", store.ErrWentBack, why)
-		}
-		if ctx.Err() != nil {
-			return errors.Join(store.ErrWentBack, err)
-		}
-		d.log.Error("that the database went back could not be noted in it; nothing is decided meanwhile", zap.Error(err))
-		_ = pace.Pause(ctx, time.Second)
-	}
-}
-
-// markWithin is less than a service manager's patience with a process that is to stop.
-const markWithin = 5 * time.Second
-
 // distrust reads which services of this process have not reconciled the database.
 func (d *Daemon) distrust(ctx context.Context) error {
 	roles, err := store.RestoredRoles(ctx, d.db)
-	if err != nil || len(roles) == 0 {
+	if err != nil {
 		return err
 	}
+	d.marks = make(map[string]time.Time, len(roles))
 	names := make([]string, 0, len(roles))
 	for _, r := range roles {
 		names = append(names, r.Role)
+		d.marks[r.Role] = r.Since
+	}
+	if len(roles) == 0 {
+		return nil
 	}
 	marked, err := ParseRoles(names)
 	if err != nil {
@@ -272,7 +245,7 @@ func (d *Daemon) inUse(ctx context.Context) (bool, error) {
 
 // acceptRestore records that a service has reconciled a restored database.
 func (d *Daemon) acceptRestore(ctx context.Context, service string) error {
-	if err := store.AcceptRestore(ctx, d.db, service); err != nil {
+	if err := store.AcceptRestore(ctx, d.db, service, d.marks[service]); err != nil {
 		return err
 	}
 	d.log.Warn("the restored database was reconciled with lnd: trusted from the next start on", zap.String("service", service))

@@ -136,7 +136,7 @@ func (d *Daemon) serveSwaps(ctx context.Context) error {
 		if alone {
 			d.state("on standby: another sluiced runs swaps")
 		}
-		lease, err := d.db.AcquireLease(ctx, store.LeaseConfig{Name: leaseSwaps, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
+		lease, err := d.acquire(ctx, d.db.AcquireLease, store.LeaseConfig{Name: leaseSwaps, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // told to stop while waiting

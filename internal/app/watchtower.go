@@ -152,7 +152,7 @@ func (d *Daemon) newWatchtower(ctx context.Context) error {
 		// Also without a price: what was paid before is settled.
 		Invoices: d.lnd, Channels: d.lnd,
 		Acquire: func(ctx context.Context) (towerengine.Lease, error) {
-			return d.db.AcquireLease(ctx, store.LeaseConfig{Name: leaseTower, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
+			return d.acquire(ctx, d.db.AcquireLease, store.LeaseConfig{Name: leaseTower, Owner: owner, TTL: d.cfg.Interceptor.LeaseFor.Std()})
 		},
 	})
 	if err != nil {

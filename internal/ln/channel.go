@@ -15,7 +15,10 @@ type Channel struct {
 	Outpoint Outpoint
 	Peer     PubKey
 	Active   bool
-	Private  bool
+	// SeenFor is for how long this run of the node has followed it, in whole seconds; 0 is
+	// not known. It only ever falls when the node has been restarted.
+	SeenFor time.Duration
+	Private bool
 	// Initiator pays the commitment fee and the anchors.
 	Initiator bool
 	ZeroConf  bool

@@ -3,6 +3,7 @@ package lnd
 import (
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 
@@ -72,8 +73,8 @@ func channelFromRPC(c *lnrpc.Channel) (ln.Channel, error) {
 	out := ln.Channel{
 		ChanID: ln.SCID(c.ChanId), Outpoint: op, Peer: peer,
 		Active: c.Active, Private: c.Private, Initiator: c.Initiator, ZeroConf: c.ZeroConf,
-		ConfirmedSCID: ln.SCID(c.ZeroConfConfirmedScid),
-		CapacitySat:   sat(c.Capacity), LocalSat: sat(c.LocalBalance), RemoteSat: sat(c.RemoteBalance),
+		ConfirmedSCID: ln.SCID(c.ZeroConfConfirmedScid), SeenFor: time.Duration(c.Lifetime) * time.Second,
+		CapacitySat: sat(c.Capacity), LocalSat: sat(c.LocalBalance), RemoteSat: sat(c.RemoteBalance),
 		CommitFeeSat: sat(c.CommitFee), UnsettledSat: sat(c.UnsettledBalance), PushSat: ln.Sat(c.PushAmountSat), SentSat: sat(c.TotalSatoshisSent),
 		CommitmentType: c.CommitmentType.String(), Memo: c.Memo,
 	}

@@ -2,6 +2,7 @@ package lndfake
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/btcsuite/btcd/wire"
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -314,7 +315,7 @@ func (s *side) rpc() *lnrpc.Channel {
 		ChanStatusFlags: "ChanStatusDefault", CommitmentType: c.taproot, StaticRemoteKey: true,
 		LocalChanReserveSat: int64(reserve), RemoteChanReserveSat: int64(reserve), ZeroConf: c.zeroConf,
 		AliasScids: append([]uint64{s.alias}, s.node.addedAlias[s]...), PeerScidAlias: o.alias,
-		PushAmountSat: uint64(c.pushSat), Memo: s.memo(),
+		PushAmountSat: uint64(c.pushSat), Memo: s.memo(), Lifetime: int64(time.Since(s.node.started).Seconds()),
 		TotalSatoshisSent: c.sent[s.i] / 1000, TotalSatoshisReceived: c.sent[1-s.i] / 1000,
 		LocalConstraints: s.constraints(), RemoteConstraints: o.constraints(),
 	}

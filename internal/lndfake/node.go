@@ -95,9 +95,10 @@ type Node struct {
 	addedAlias map[*side][]uint64
 
 	// In memory.
-	up     bool
-	frozen bool
-	behind bool // HoldWallet
+	started time.Time
+	up      bool
+	frozen  bool
+	behind  bool // HoldWallet
 	// keepsSignatures: KeepSignatures.
 	keepsSignatures bool
 	seen            []*lnrpc.Transaction // what the wallet listed then
@@ -193,7 +194,7 @@ func (n *Node) Start() error {
 		n.w.mu.Unlock()
 		return errWorldClosed
 	}
-	n.up, n.mem = true, newMemory()
+	n.up, n.mem, n.started = true, newMemory(), time.Now()
 	n.inst = newInstance(n)
 	inst := n.inst
 	n.wallet.rebroadcast()

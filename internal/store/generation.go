@@ -83,7 +83,7 @@ type Generation struct {
 // that window. Nor is one that came back together with the file, as in a snapshot of the
 // whole disk: what the node has beyond NodeMarks tells these.
 func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, error) {
-	return db.raise(ctx, path, func(_ *storedb.Queries, row, file Generation, seen int64) error {
+	return db.raise(ctx, path, func(_ context.Context, _ *Tx, row, file Generation, seen int64) error {
 		restored := func(kind RestoreKind) error {
 			return &RestoredError{Kind: kind, FileSeen: file.Number, DatabaseSeen: row.Number}
 		}
@@ -104,17 +104,20 @@ func CheckGeneration(ctx context.Context, db *DB, path string) (Generation, erro
 // be and still pass for the present. A *RestoredError says that the database was
 // restored while it was in use (WentBack), and changes nothing.
 func Advance(ctx context.Context, db *DB, path string) (Generation, error) {
-	gen, err := db.raise(ctx, path, func(_ *storedb.Queries, row, file Generation, seen int64) error {
+	gen, err := db.raise(ctx, path, func(ctx context.Context, tx *Tx, row, file Generation, seen int64) error {
+		if err := tx.checkPast(ctx); err != nil {
+			return err
+		}
 		switch {
 		case file.DatabaseID == "":
-			return errors.New("the database's generation was never checked here: CheckGeneration comes first")
+			return errors.New("the generation file is gone: the next start will take the database for a restored one")
 		case row.DatabaseID == "":
 			return &RestoredError{Kind: RestoreEmpty, FileSeen: file.Number}
 		}
 		return behind(row, file, seen)
 	})
 	if errors.Is(err, ErrRestored) {
-		err = errors.Join(err, db.wentBack(err.Error()))
+		err = errors.Join(err, db.GoneBack(err.Error()))
 	}
 	return gen, err
 }
@@ -132,16 +135,19 @@ func behind(row, file Generation, seen int64) error {
 
 // Join makes this data directory one that knows the database as it is.
 func Join(ctx context.Context, db *DB, path string) (Generation, error) {
-	return db.raise(ctx, path, func(*storedb.Queries, Generation, Generation, int64) error { return nil })
+	return db.raise(ctx, path, func(context.Context, *Tx, Generation, Generation, int64) error { return nil })
 }
 
 // MarkRestored is Join for a database that was restored. It records in the
 // database that none of the roles has reconciled it yet, and why, for people: so
 // every process that has such a role, whatever its own file says, knows it until
-// AcceptRestore. A role that is marked already keeps its first reason.
+// AcceptRestore. A role that is marked already keeps its first reason, and is to be
+// reconciled once more.
 func MarkRestored(ctx context.Context, db *DB, path, reason string, roles ...string) (Generation, error) {
 	now := db.now().UnixMilli()
-	return db.raise(ctx, path, func(q *storedb.Queries, _, _ Generation, _ int64) error {
+	return db.raise(ctx, path, func(ctx context.Context, tx *Tx, _, _ Generation, _ int64) error {
+		tx.marks = true
+		q := storedb.New(tx)
 		for _, role := range roles {
 			if err := q.MarkRestored(ctx, storedb.MarkRestoredParams{Role: role, SinceMs: now, Reason: reason}); err != nil {
 				return err
@@ -175,10 +181,11 @@ func RestoredRoles(ctx context.Context, db *DB) (roles []RestoredRole, err error
 	return roles, nil
 }
 
-// AcceptRestore says that the role has reconciled the restored database.
-func AcceptRestore(ctx context.Context, db *DB, role string) error {
+// AcceptRestore says that the role has reconciled the restored database, as it was
+// marked then. A later mark stays.
+func AcceptRestore(ctx context.Context, db *DB, role string, marked time.Time) error {
 	err := db.Write(ctx, func(ctx context.Context, tx *Tx) error {
-		_, err := storedb.New(tx).AcceptRestored(ctx, role)
+		_, err := storedb.New(tx).AcceptRestored(ctx, storedb.AcceptRestoredParams{Role: role, SinceMs: marked.UnixMilli()})
 		return err
 	})
 	if err != nil {
@@ -187,11 +194,22 @@ func AcceptRestore(ctx context.Context, db *DB, role string) error {
 	return nil
 }
 
+// Outdate raises the generation that the file has seen, and nothing in the database: the
+// next start recognises the database as an older copy, whatever becomes of this process.
+func Outdate(path string) error {
+	gen, err := readGeneration(path)
+	if err != nil || gen.DatabaseID == "" {
+		return err // without a file the next start recognises it as well
+	}
+	gen.Number++
+	return writeGeneration(path, gen)
+}
+
 // raise commits the new generation and then writes the file: a crash in between
 // leaves the database ahead, which is no alarm. allow sees the database's
 // generation, the file's, and what the database knows of the file.
 func (db *DB) raise(
-	ctx context.Context, path string, allow func(q *storedb.Queries, row, file Generation, seen int64) error,
+	ctx context.Context, path string, allow func(ctx context.Context, tx *Tx, row, file Generation, seen int64) error,
 ) (Generation, error) {
 	file, err := readGeneration(path)
 	if err != nil {
@@ -220,7 +238,7 @@ func (db *DB) raise(
 		if err = MapError(err); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		if err := allow(q, gen, file, seen); err != nil {
+		if err := allow(ctx, tx, gen, file, seen); err != nil {
 			return err
 		}
 		gen.Number = max(gen.Number, file.Number) + 1

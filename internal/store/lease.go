@@ -176,10 +176,14 @@ func (db *DB) tryLease(ctx context.Context, cfg LeaseConfig, seen storedb.StoreL
 	err = db.Write(ctx, func(ctx context.Context, tx *Tx) error {
 		epoch = 0
 		q := storedb.New(tx)
-		if row, err = tx.lease(ctx, cfg.Name, leaseMark{}); err != nil {
+		if row, err = tx.lease(ctx, cfg.Name); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { db.durable(cfg.Name, later(markOf(row), leaseMark{epoch: epoch})) })
+		tx.OnCommit(func() {
+			if epoch != 0 {
+				db.durable(cfg.Name, leaseMark{epoch: epoch, owner: cfg.Owner})
+			}
+		})
 		if row.Name == "" {
 			n, err := q.InsertLease(ctx, storedb.InsertLeaseParams{
 				Name: cfg.Name, Owner: cfg.Owner, TtlMs: cfg.TTL.Milliseconds(), ExpiresMs: expires,
@@ -215,6 +219,15 @@ func (db *DB) startLease(cfg LeaseConfig, epoch int64, sent time.Time) *Lease {
 		lost: make(chan struct{}), done: make(chan struct{}), cancel: cancel,
 	}
 	go l.run(ctx)
+	go func() {
+		select {
+		case <-db.WentBack():
+			// A renewal may be waiting for a connection that hangs.
+			l.end("the database has gone back in time")
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return l
 }
 
@@ -241,19 +254,13 @@ func (l *Lease) run(ctx context.Context) {
 	for {
 		left := l.left()
 		if left <= 0 {
-			if l.db.hasGoneBack() {
-				l.end("the database has gone back in time")
-			} else {
-				l.end("it could not be renewed in time")
-			}
+			l.end("it could not be renewed in time")
 			return
 		}
 		select {
 		case <-ctx.Done():
 			l.end("")
 			return
-		case <-l.db.WentBack():
-			continue
 		case <-time.After(min(l.cfg.RenewEvery, left)):
 		}
 		sent := l.cfg.Now()
@@ -284,14 +291,14 @@ func (l *Lease) renew(ctx context.Context, within time.Duration) (taken bool, er
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	err = l.db.Write(ctx, func(ctx context.Context, tx *Tx) error {
-		row, err := tx.lease(ctx, l.cfg.Name, leaseMark{epoch: l.epoch})
+		row, err := tx.lease(ctx, l.cfg.Name)
 		if err != nil {
 			return err
 		}
 		if taken = row.Epoch != l.epoch || row.Owner == ""; taken {
 			return nil
 		}
-		tx.OnCommit(func() { l.db.durable(l.cfg.Name, leaseMark{row.Epoch, row.Renewals + 1}) })
+		tx.OnCommit(func() { l.db.durable(l.cfg.Name, leaseMark{row.Epoch, row.Renewals + 1, row.Owner}) })
 		return storedb.New(tx).RenewLease(ctx, storedb.RenewLeaseParams{
 			ExpiresMs: l.db.now().Add(l.cfg.TTL).UnixMilli(), Name: l.cfg.Name, Epoch: l.epoch,
 		})
@@ -340,7 +347,15 @@ func (l *Lease) Check(ctx context.Context, tx *Tx) error {
 func (l *Lease) Release(ctx context.Context) error {
 	l.cancel()
 	<-l.done
+	// Over an older copy it would hide from the next holder that it is one; then others
+	// wait for the TTL, and find the mark.
+	if l.db.hasGoneBack() {
+		return nil
+	}
 	err := l.db.Write(ctx, func(ctx context.Context, tx *Tx) error {
+		if _, err := tx.lease(ctx, l.cfg.Name); err != nil {
+			return err
+		}
 		_, err := storedb.New(tx).ReleaseLease(ctx, storedb.ReleaseLeaseParams{Name: l.cfg.Name, Epoch: l.epoch})
 		tx.Notify(leaseTopic(l.cfg.Name))
 		return err

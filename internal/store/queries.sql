@@ -34,13 +34,14 @@ INSERT INTO store_files (id, generation, seen_ms) VALUES ($1, $2, $3)
 ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, seen_ms = excluded.seen_ms;
 
 -- name: MarkRestored :exec
-INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO NOTHING;
+INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO UPDATE
+SET since_ms = CASE WHEN excluded.since_ms > store_restored.since_ms THEN excluded.since_ms ELSE store_restored.since_ms + 1 END;
 
 -- name: RestoredRoles :many
 SELECT role, since_ms, reason FROM store_restored ORDER BY role;
 
 -- name: AcceptRestored :execrows
-DELETE FROM store_restored WHERE role = $1;
+DELETE FROM store_restored WHERE role = $1 AND since_ms = $2;
 
 -- name: NodeMarks :many
 SELECT name, position FROM store_node_marks;

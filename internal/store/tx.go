@@ -26,6 +26,8 @@ type Tx struct {
 	// leases are those that were found held in this transaction: serializable
 	// isolation makes that hold until the commit.
 	leases map[leaseHeld]bool
+	// marks says that the transaction takes note of a restore, and does nothing else.
+	marks bool
 	// known is what was durable of each lease before this transaction began.
 	known map[string]leaseMark
 
@@ -104,11 +106,13 @@ func (tx *Tx) Notify(topic string) { tx.topics = append(tx.topics, topic) }
 // the commit.
 func (tx *Tx) CheckLease(ctx context.Context, name string, epoch int64) error {
 	held := leaseHeld{name: name, epoch: epoch}
+	if tx.db.hasGoneBack() {
+		return fmt.Errorf("lease %q, epoch %d: %w", name, epoch, ErrWentBack)
+	}
 	if tx.leases[held] {
 		return nil
 	}
-	// Whoever has an epoch has seen it committed.
-	row, err := tx.lease(ctx, name, leaseMark{epoch: epoch})
+	row, err := tx.lease(ctx, name)
 	if err != nil {
 		return fmt.Errorf("check lease %q: %w", name, err)
 	}
@@ -237,6 +241,9 @@ func (db *DB) try(ctx context.Context, readOnly, gather bool, f func(ctx context
 	}
 	if err := tx.flush(ctx); err != nil {
 		return MapError(err)
+	}
+	if !readOnly && !tx.marks && db.hasGoneBack() {
+		return ErrWentBack
 	}
 	if !readOnly && db.hooks.BeforeCommit != nil {
 		if err := db.hooks.BeforeCommit(); err != nil {

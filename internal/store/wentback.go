@@ -18,10 +18,13 @@ import (
 // lease has none.
 var ErrWentBack = fmt.Errorf("the database has gone back in time while it was in use: %w", ErrLeaseLost)
 
-// past is the latest that this process knows to be durable of each lease. A row of
-// an earlier time is proof that the database went back, and leases are renewed all
-// the time, so that it is known within one renewal, or with the next fenced
-// transaction if that comes first.
+// past is the latest that this process has had committed of each lease. A row of an
+// earlier time, or with another owner at the same time, is proof that the database went
+// back. Leases are renewed all the time, so that it is known within one renewal, or
+// with the next fenced transaction if that comes first.
+//
+// What was only read is no proof: a primary shows what no replica has, and what nobody
+// was told is durable.
 type past struct {
 	mu     sync.Mutex
 	latest map[string]leaseMark
@@ -29,25 +32,26 @@ type past struct {
 	back   chan struct{}
 }
 
-// leaseMark is a lease's age; later ones are larger.
-type leaseMark struct{ epoch, renewals int64 }
+// leaseMark is a lease's age, and whose it is then; later ones are larger.
+type leaseMark struct {
+	epoch, renewals int64
+	owner           string
+}
 
 func (m leaseMark) before(o leaseMark) bool {
 	return m.epoch < o.epoch || m.epoch == o.epoch && m.renewals < o.renewals
 }
 
-func later(a, b leaseMark) leaseMark {
-	if a.before(b) {
-		return b
+func (m leaseMark) String() string {
+	if m == (leaseMark{}) {
+		return "not there"
 	}
-	return a
+	return fmt.Sprintf("take-over %d by %q, renewal %d", m.epoch, m.owner, m.renewals)
 }
 
-func markOf(row storedb.StoreLease) leaseMark { return leaseMark{row.Epoch, row.Renewals} }
-
-// WentBack is closed once the database was seen to have gone back. Nothing is
-// leased from then on: whoever waits for it says so in the database (MarkRestored),
-// ends the process, and has it begin anew.
+// WentBack is closed once the database was seen to have gone back. From then on this
+// process has no lease and writes nothing but MarkRestored, which whoever waits for
+// it calls, to end the process then and have it begin anew.
 func (db *DB) WentBack() <-chan struct{} { return db.past.back }
 
 // WhyWentBack is how that was seen, for people; "" is never.
@@ -65,7 +69,7 @@ func (db *DB) known() map[string]leaseMark {
 	return db.past.latest
 }
 
-// durable notes a mark that was committed or read.
+// durable notes a mark that this process has had committed.
 func (db *DB) durable(name string, m leaseMark) {
 	db.past.mu.Lock()
 	defer db.past.mu.Unlock()
@@ -78,8 +82,9 @@ func (db *DB) durable(name string, m leaseMark) {
 	db.past.latest = latest
 }
 
-// wentBack takes note of it, for good.
-func (db *DB) wentBack(why string) error {
+// GoneBack takes note, for good, that the database has gone back, and is ErrWentBack.
+// Why is for people.
+func (db *DB) GoneBack(why string) error {
 	db.past.mu.Lock()
 	first := db.past.why == ""
 	if first {
@@ -102,18 +107,27 @@ func (db *DB) hasGoneBack() bool {
 	}
 }
 
-// lease reads a lease, and fails with ErrWentBack if it is older than what was known
-// before the transaction began, which holder may know better. A lease that nobody ever
-// had has the zero mark.
-func (tx *Tx) lease(ctx context.Context, name string, holder leaseMark) (storedb.StoreLease, error) {
+// lease reads a lease, and fails with ErrWentBack if it is not of a time at or after
+// what was known before the transaction began. A lease that nobody ever had is the zero row.
+func (tx *Tx) lease(ctx context.Context, name string) (storedb.StoreLease, error) {
 	row, err := storedb.New(tx).GetLease(ctx, name)
 	if err = MapError(err); err != nil && !errors.Is(err, ErrNotFound) {
 		return row, err
 	}
-	known := later(tx.known[name], holder)
-	if found := markOf(row); found.before(known) {
-		return row, tx.db.wentBack(fmt.Sprintf("its lease %q was at take-over %d, renewal %d, and is now at take-over %d, renewal %d",
-			name, known.epoch, known.renewals, found.epoch, found.renewals))
+	known, found := tx.known[name], leaseMark{epoch: row.Epoch, renewals: row.Renewals, owner: row.Owner}
+	stranger := found.epoch == known.epoch && found.owner != "" && found.owner != known.owner
+	if found.before(known) || stranger {
+		return row, tx.db.GoneBack(fmt.Sprintf("its lease %q was at %s, and is now at %s", name, known, found))
 	}
 	return row, nil
+}
+
+// checkPast fails with ErrWentBack if any lease of this process tells so.
+func (tx *Tx) checkPast(ctx context.Context) error {
+	for name := range tx.known {
+		if _, err := tx.lease(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }

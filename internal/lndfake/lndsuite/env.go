@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"math"
 	"maps"
 	"slices"
 	"strings"
@@ -115,6 +116,16 @@ func (e *env) channels(node string) []*lnrpc.Channel {
 	r, err := e.ln(node).ListChannels(e.ctx, &lnrpc.ListChannelsRequest{})
 	e.ok(err)
 	return r.Channels
+}
+
+// followed is for how many seconds the gateway's lnd says that it has followed its channels.
+func (e *env) followed() int64 {
+	e.Helper()
+	least := int64(math.MaxInt64)
+	for _, c := range e.channels(Gateway) {
+		least = min(least, c.Lifetime)
+	}
+	return least
 }
 
 func (e *env) channelsWith(node, peer string) (out []*lnrpc.Channel) {

@@ -209,6 +209,36 @@ func replays() map[string]func(*env) {
 			e.settleAtWallet(one.preimage)
 			require.Equal(e, lnrpc.Payment_SUCCEEDED, one.p.waitOrFail(s).Status)
 		},
+		"replays/no_revocation_window_killed_and_failed": func(e *env) {
+			s := e.required()
+			one, two := e.noWindow(s)
+			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
+			e.until("lnd to have followed its channels for longer than it takes to start", func() bool { return e.followed() >= 8 })
+			before := e.followed()
+			e.Kill(e.T, Gateway)
+			e.Start(e.T, Gateway)
+			// It falls with a restart, and so proves one.
+			require.Less(e, e.followed(), before)
+			e.expect(one.q, signed())
+			e.expect(two.q, unmoved())
+			e.Thaw(e.T, Wallet)
+			<-s.ended
+			s = e.sidecar()
+			for range 2 {
+				if q := s.next(); key(q) == key(two.q) {
+					s.fail(q)
+				} else {
+					s.resume(q)
+				}
+			}
+			e.until("the payer's HTLC failed", func() bool {
+				return two.p.now().Htlcs[0].Status == lnrpc.HTLCAttempt_FAILED
+			})
+			// Nothing was in flight, and the links are none the worse for it.
+			e.settleAtWallet(one.preimage)
+			require.Equal(e, lnrpc.Payment_SUCCEEDED, one.p.waitOrFail(s).Status)
+			e.expect(two.q, vanished())
+		},
 		"replays/mpp_first_part_resumed": func(e *env) {
 			s := e.required()
 			req, pre := e.holdInvoice(nSat)

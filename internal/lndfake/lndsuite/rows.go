@@ -79,7 +79,7 @@ func Rows() []Row {
 		{"replays", "resumed, signed, wallet frozen; after kill -9", []string{"replays/signed_wallet_frozen"}},
 		{"replays", "resumed, no revocation window", []string{"replays/no_revocation_window"}},
 		{"replays", "the same, wallet reconnecting", []string{"replays/no_revocation_window_reconnecting"}},
-		{"replays", "the same, after kill -9 (never committed)", []string{"replays/no_revocation_window_killed"}},
+		{"replays", "the same, after kill -9 (never committed)", []string{"replays/no_revocation_window_killed", "replays/no_revocation_window_killed_and_failed"}},
 		{"replays", "MPP, part 1 resumed: parts 2 and 3", []string{"replays/mpp_first_part_resumed"}},
 		{"replays", "outgoing channel force-closing; after kill -9", []string{"replays/outgoing_force_closing"}},
 		{"replays", "incoming channel force-closed: an on-chain offer", []string{"replays/incoming_force_closed"}},

@@ -10,11 +10,16 @@ import (
 )
 
 const acceptRestored = `-- name: AcceptRestored :execrows
-DELETE FROM store_restored WHERE role = $1
+DELETE FROM store_restored WHERE role = $1 AND since_ms = $2
 `
 
-func (q *Queries) AcceptRestored(ctx context.Context, role string) (int64, error) {
-	result, err := q.db.ExecContext(ctx, acceptRestored, role)
+type AcceptRestoredParams struct {
+	Role    string
+	SinceMs int64
+}
+
+func (q *Queries) AcceptRestored(ctx context.Context, arg AcceptRestoredParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, acceptRestored, arg.Role, arg.SinceMs)
 	if err != nil {
 		return 0, err
 	}
@@ -108,7 +113,8 @@ func (q *Queries) InsertMeta(ctx context.Context, arg InsertMetaParams) error {
 }
 
 const markRestored = `-- name: MarkRestored :exec
-INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO NOTHING
+INSERT INTO store_restored (role, since_ms, reason) VALUES ($1, $2, $3) ON CONFLICT (role) DO UPDATE
+SET since_ms = CASE WHEN excluded.since_ms > store_restored.since_ms THEN excluded.since_ms ELSE store_restored.since_ms + 1 END
 `
 
 type MarkRestoredParams struct {
