@@ -251,6 +251,7 @@ func (l *Lease) left() time.Duration {
 // run renews until the lease is released, taken, or cannot be renewed in time.
 func (l *Lease) run(ctx context.Context) {
 	defer close(l.done)
+	defer l.cancel()
 	for {
 		left := l.left()
 		if left <= 0 {
