@@ -147,7 +147,9 @@ func (c *stockCase) everyWay(ctx context.Context, sc *scene) {
 			if !flapAtOnce {
 				sc.exact(ctx, way.w, way.room(ctx, way.w, 3_000_001), false)
 			}
-			way.w.link.Flap()
+			// Seen to be cut, or the next payment is forwarded over what is no more.
+			way.w.goOffline(ctx)
+			way.w.comeOnline(ctx)
 			sc.waitActive(ctx, way.w.node)
 			sc.exact(ctx, way.w, way.room(ctx, way.w, 2_000_001), false)
 			sc.ownPolicies(ctx, way.w)
