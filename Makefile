@@ -63,7 +63,7 @@ test: build peers ldk ## unit and property tests, both databases, and the truste
 	$(GO) test $(ITEST_FLAGS) $(REAL)
 
 test-full: build peers ldk ## the same with long soaks and high repeat counts
-	SLUICE_TEST_FULL=1 SLUICE_RUNS=2000 $(GO) test -count=1 -timeout 240m ./...
+	SLUICE_TEST_FULL=1 SLUICE_RUNS=2000 SLUICE_SEED=$${SLUICE_SEED:-fresh} $(GO) test -count=1 -timeout 240m ./...
 	SLUICE_TEST_FULL=1 $(GO) test $(ITEST_FLAGS) -timeout 240m $(REAL)
 
 itest: build peers ldk ## tests on real nodes; CASE=<regexp> selects
