@@ -151,7 +151,7 @@ func (n *net) paid(v View) {
 func seeded(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any
-	if s := os.Getenv("SLUICE_SEED"); s != "" {
+	if s := os.Getenv("SLUICE_SEED"); s != "" && s != "fresh" {
 		given, err := strconv.ParseUint(s, 10, 64)
 		require.NoError(t, err)
 		seed = given
