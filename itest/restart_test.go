@@ -347,19 +347,7 @@ func TestRestartPostgres(t *testing.T) {
 		w := w.in(sc)
 		require.NoError(t, sc.s.WaitReady(ctx))
 		before, channels := w.purse(ctx), w.channels(ctx)
-		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
-		w.goOffline(ctx)
-		for _, d := range deals {
-			d.pay(ctx)
-			d.waitHeld(ctx)
-		}
-		require.NoError(t, sc.s.Stop(ctx))
-		require.NoError(t, pg.CopyDatabase(ctx, "sluice", "older"))
-		require.NoError(t, sc.s.Start(ctx))
-		w.comeOnline(ctx)
-		for _, d := range deals {
-			d.waitSent(ctx)
-		}
+		deals := w.sentSince(ctx, amount, func() { require.NoError(t, pg.CopyDatabase(ctx, "sluice", "older")) })
 		ended := sc.s.Exited()
 		require.NoError(t, pg.ReplaceDatabase(ctx, "older", "sluice"))
 		replaced := time.Now()
@@ -463,21 +451,7 @@ func TestRestartSqlite(t *testing.T) {
 		sc := sc.on(ctx, t)
 		w := w.in(sc)
 		before, channels := w.purse(ctx), w.channels(ctx)
-		deals := w.agreeBothWays(ctx, amount, dealWish{held: true})
-		w.goOffline(ctx)
-		for _, d := range deals {
-			d.pay(ctx)
-			d.waitHeld(ctx)
-		}
-
-		// The copy says: HTLCs are held, no channel was opened for them.
-		require.NoError(t, sc.s.Stop(ctx))
-		copyDatabase(t, sc.s.Dir, sc.s.Dir+".copy")
-		require.NoError(t, sc.s.Start(ctx))
-		w.comeOnline(ctx)
-		for _, d := range deals {
-			d.waitSent(ctx)
-		}
+		deals := w.sentSince(ctx, amount, func() { copyDatabase(t, sc.s.Dir, sc.s.Dir+".copy") })
 
 		sc.putBack(ctx)
 		// The HTLC that the database calls held is at the wallet. Flaps and a
@@ -573,6 +547,26 @@ func TestRestartSqlite(t *testing.T) {
 	})
 	require.NoError(t, sc.Payer.WaitNoHTLCs(ctx))
 	sc.op.waitBalancedInAll(ctx)
+}
+
+// sentSince are payments of which a copy of the database says that their HTLCs are held
+// and that no channel was opened for them. Since then they were sent to the wallet.
+func (p *person) sentSince(ctx context.Context, amount func() ln.Msat, copies func()) []*deal {
+	p.t.Helper()
+	deals := p.agreeBothWays(ctx, amount, dealWish{held: true})
+	p.goOffline(ctx)
+	for _, d := range deals {
+		d.pay(ctx)
+		d.waitHeld(ctx)
+	}
+	require.NoError(p.t, p.sc.s.Stop(ctx))
+	copies()
+	require.NoError(p.t, p.sc.s.Start(ctx))
+	p.comeOnline(ctx)
+	for _, d := range deals {
+		d.waitSent(ctx)
+	}
+	return deals
 }
 
 // putBack kills sluiced and puts the copy in the place of its database.

@@ -139,11 +139,7 @@ func nodeRun(t *testing.T, c rigConfig, n int, b blow) int {
 		if b == loseAnswer {
 			return lndfake.Lose
 		}
-		r.gateway.Kill()
-		r.running.Go(func() {
-			r.pause(700 * time.Millisecond)
-			_ = r.gateway.Start()
-		})
+		r.gatewayDies()
 		return lndfake.Pass
 	})
 	a := r.agree()

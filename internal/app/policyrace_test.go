@@ -25,11 +25,7 @@ func TestPolicyRace(t *testing.T) {
 		r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
 			if c.Node == r.gateway.Name() && c.Phase == lndfake.AfterCall && c.Method == "/routerrpc.Router/XAddLocalChanAliases" {
 				once.Do(func() {
-					r.gateway.Kill()
-					r.running.Go(func() {
-						r.pause(700 * time.Millisecond)
-						_ = r.gateway.Start()
-					})
+					r.gatewayDies()
 				})
 			}
 			return lndfake.Pass

@@ -519,3 +519,12 @@ func migrate(ctx context.Context, db *store.DB) error {
 	}
 	return nil
 }
+
+// gatewayDies kills the gateway's lnd, which is back soon.
+func (r *rig) gatewayDies() {
+	r.gateway.Kill()
+	r.running.Go(func() {
+		r.pause(700 * time.Millisecond)
+		_ = r.gateway.Start()
+	})
+}

@@ -60,6 +60,17 @@ func signed() entry   { return entry{present: true, forward: 1} }
 func onChain() entry  { return entry{out: true} }
 func vanished() entry { return entry{} }
 
+// trimmed is the gateway after a kill, with the wallet back: the HTLC that it had signed is in
+// flight, the other one never was. The sidecar attaches anew.
+func (e *env) trimmed(s *sidecar, inFlight, never offer) *sidecar {
+	e.Helper()
+	e.expect(inFlight, signed())
+	e.expect(never, unmoved())
+	e.Thaw(e.T, Wallet)
+	<-s.ended
+	return e.sidecar()
+}
+
 // again waits for the re-offer, attaching anew if the stream is gone.
 func (e *env) again(s *sidecar, q offer) (*sidecar, offer) {
 	e.Helper()
@@ -193,11 +204,7 @@ func replays() map[string]func(*env) {
 			e.becomes(two.q, "opened", func(v entry) bool { return v.forward != 0 })
 			e.Kill(e.T, Gateway)
 			e.Start(e.T, Gateway)
-			e.expect(one.q, signed())
-			e.expect(two.q, unmoved())
-			e.Thaw(e.T, Wallet)
-			<-s.ended
-			s = e.sidecar()
+			s = e.trimmed(s, one.q, two.q)
 			for range 2 {
 				s.resume(s.next())
 			}
@@ -219,11 +226,7 @@ func replays() map[string]func(*env) {
 			e.Start(e.T, Gateway)
 			// It falls with a restart, and so proves one.
 			require.Less(e, e.followed(), before)
-			e.expect(one.q, signed())
-			e.expect(two.q, unmoved())
-			e.Thaw(e.T, Wallet)
-			<-s.ended
-			s = e.sidecar()
+			s = e.trimmed(s, one.q, two.q)
 			for range 2 {
 				if q := s.next(); key(q) == key(two.q) {
 					s.fail(q)
