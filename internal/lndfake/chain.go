@@ -90,25 +90,39 @@ func (c *chain) header(prev chainhash.Hash, nonce uint32) *wire.BlockHeader {
 	return &wire.BlockHeader{Version: 4, PrevBlock: prev, Timestamp: time.Now().Truncate(time.Second), Nonce: nonce}
 }
 
-func (c *chain) mine() {
+func (c *chain) mine() { c.mineOnly(func(*mempoolTx) bool { return true }) }
+
+// mineOnly adds a block of what is wanted, in the mempool's order. What spends from a transaction that no block has
+// stays with it.
+func (c *chain) mineOnly(wanted func(*mempoolTx) bool) {
 	tip := c.tip()
 	b := &block{height: tip.height + 1, header: *c.header(tip.hash, c.w.rng.Uint32())}
 	b.hash = b.header.BlockHash()
+	var left []*mempoolTx
 	for _, e := range c.mempool {
+		if !wanted(e) || e.orphaned() {
+			left = append(left, e)
+			continue
+		}
 		e.height = b.height
 		b.txs = append(b.txs, e)
 	}
-	c.mempool = nil
+	c.mempool = left
 	c.blocks = append(c.blocks, b)
 	c.w.onBlock()
 }
 
 // mineEmpty is a block that leaves the mempool as it is.
-func (c *chain) mineEmpty() {
-	left := c.mempool
-	c.mempool = nil
-	c.mine()
-	c.mempool = append(left, c.mempool...)
+func (c *chain) mineEmpty() { c.mineOnly(func(*mempoolTx) bool { return false }) }
+
+// orphaned says that no block has all that the transaction spends from.
+func (e *mempoolTx) orphaned() bool {
+	for _, k := range e.prev {
+		if k.tx.height == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *chain) reorg(depth int, confirm bool) {
@@ -125,17 +139,11 @@ func (c *chain) reorg(depth int, confirm bool) {
 	}
 	c.blocks = c.blocks[:from]
 	pending := append(back, c.mempool...)
-	c.mempool = nil
+	c.mempool = slices.Clone(pending)
 	c.w.onReorg(c.height())
-	if confirm {
-		c.mempool = pending
-	}
 	for range depth + 1 {
-		c.mine()
+		c.mineOnly(func(e *mempoolTx) bool { return confirm || !slices.Contains(pending, e) })
 		c.w.drain()
-	}
-	if !confirm {
-		c.mempool = append(pending, c.mempool...)
 	}
 }
 

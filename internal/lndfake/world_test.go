@@ -183,3 +183,32 @@ func TestManyRuns(t *testing.T) {
 	}
 	t.Logf("%d runs in %v", runs, time.Since(start))
 }
+
+// TestNoBlockHasAChildWithoutItsParent: a close that is broadcast while a
+// reorganisation leaves its funding unconfirmed waits for it; money is then
+// conserved whatever becomes of the funding.
+func TestNoBlockHasAChildWithoutItsParent(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		r := newRig(t, Config{Seed: 5}, NodeConfig{})
+		point, err := r.w.OpenChannel(r.p, r.g, 1_000_000, 300_000)
+		require.NoError(t, err)
+		require.NoError(t, r.w.ForceClose(r.p, point))
+		closing := r.w.Mempool()
+		require.Len(t, closing, 1)
+		funding := closing[0].TxIn[0].PreviousOutPoint.Hash
+		r.w.DropFromMempool(closing[0].TxHash())
+		r.w.Reorg(6, false)
+		require.Equal(t, []string{funding.String(), closing[0].TxHash().String()}, mempoolIDs(r.w))
+		require.NoError(t, r.w.Err())
+		r.w.DropFromMempool(funding)
+		require.Empty(t, mempoolIDs(r.w))
+		require.NoError(t, r.w.Err())
+	})
+}
+
+func mempoolIDs(w *World) (ids []string) {
+	for _, tx := range w.Mempool() {
+		ids = append(ids, tx.TxHash().String())
+	}
+	return ids
+}
