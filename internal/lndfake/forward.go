@@ -164,6 +164,9 @@ func (n *Node) incoming(s *side, h *htlc, ref addRef, replayed bool) {
 		n.exitHop(s, h, at, ref, key)
 		return
 	}
+	if s.answered(key) {
+		return
+	}
 	n.intercept(&forward{
 		key: key, in: s, h: h, ref: ref, amtIn: h.amt, expIn: h.expiry, amt: at.amt, expiry: at.expiry,
 		scid: h.onion.hops[h.pos+1].scid, hash: h.hash, onion: h.onion, pos: h.pos,
@@ -192,13 +195,21 @@ func (s *side) queue(p *resPacket) {
 		}
 		return
 	}
-	for _, q := range s.resbox {
-		if q.key == p.key {
-			return
-		}
+	if s.answered(p.key) {
+		return
 	}
 	s.resbox = append(s.resbox, p)
-	s.kick()
+	// What ends is signed without waiting for the batch's tick, and what ends after it waits for the peer's answer.
+	if s.signed == nil {
+		s.sign()
+	} else {
+		s.kick()
+	}
+}
+
+// answered says that a response to a forward waits in the mailbox of its incoming link, which does not forward it again.
+func (s *side) answered(key circuitKey) bool {
+	return slices.ContainsFunc(s.resbox, func(p *resPacket) bool { return p.key == key })
 }
 
 func (n *Node) failBack(f *forward, code lnrpc.Failure_FailureCode, detail string) {

@@ -93,14 +93,18 @@ type round struct {
 	stage stage
 }
 
-// kick makes the side sign what waits, after the batch tick.
+// kick makes the side sign what waits: at once if something ends, else after the batch tick.
 func (s *side) kick() {
-	if s.armed || !s.c.up || len(s.mailbox)+len(s.resbox) == 0 {
+	if !s.c.up || len(s.mailbox)+len(s.resbox) == 0 || s.armed && len(s.resbox) == 0 {
 		return
+	}
+	tick := s.c.w.cfg.Latency.Commit
+	if len(s.resbox) > 0 {
+		tick = 0
 	}
 	s.armed = true
 	gen := s.c.gen
-	s.c.w.after(s.c.w.cfg.Latency.Commit, func() {
+	s.c.w.after(tick, func() {
 		if s.c.gen == gen {
 			s.armed = false
 			s.sign()

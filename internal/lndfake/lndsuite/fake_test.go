@@ -28,6 +28,9 @@ func newFake(t *testing.T, opts Options) Network {
 	if opts.CommitInterval > 0 {
 		lat.Commit = opts.CommitInterval
 	}
+	if opts.PayerDelay > 0 {
+		lat.Message = opts.PayerDelay // of every message; no case needs a swift wallet beside it
+	}
 	f := &fake{w: lndfake.New(lndfake.Config{Seed: 7, Latency: lat}), conns: map[string]*grpc.ClientConn{}}
 	t.Cleanup(f.w.Close)
 	if testing.Verbose() {

@@ -25,6 +25,8 @@ type Options struct {
 	CommitInterval time.Duration
 	// PayerBatch makes the payer sign what it sends within half a second in one commitment.
 	PayerBatch bool
+	// PayerDelay is how long each byte between the payer and the gateway is under way, each way.
+	PayerDelay time.Duration
 	// ZeroFees is --bitcoin.basefee=0 --bitcoin.feerate=0.
 	ZeroFees bool
 	// FeeRateSatPerKW is what the estimator says, if not zero.

@@ -96,6 +96,7 @@ func (p *pool) start(ctx context.Context, t *testing.T, opts Options) *shared {
 		s.Fees().SetSatPerVByte(uint32(opts.FeeRateSatPerKW / 250)) //nolint:gosec // a small rate
 		time.Sleep(3 * time.Second)                                 // lnd asks every one to two seconds
 	}
+	s.PayerLink.SetDelay(opts.PayerDelay)
 	return &shared{s: s, opts: opts}
 }
 

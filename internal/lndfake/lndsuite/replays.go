@@ -299,6 +299,7 @@ func replays() map[string]func(*env) {
 			e.expect(q, vanished())
 			// To fail it does not lay it.
 			s.fail(q)
+			time.Sleep(settled) // nothing tells that its link has dropped this; until then it would not be offered
 			e.flap(Payer, Gateway)
 			e.expect(s.next(), vanished())
 		},
@@ -368,6 +369,31 @@ func replays() map[string]func(*env) {
 			require.Equal(e, tempFail, p.now().Htlcs[0].Failure.Code)
 			require.Zero(e, e.local(Wallet))
 		},
+		// The first of two failures is signed at once, and the second must wait for the payer's answer. A cut comes before.
+		"replays/failed_by_lnd_itself": func(e *env) {
+			e.start(Options{RequireInterceptor: true, PayerBatch: true, PayerDelay: 500 * time.Millisecond, Ruins: true})
+			e.channel()
+			one, two := e.invoice(nSat), e.invoice(nSat)
+			failed := e.failures()
+			over := e.routeOver(one, two)
+			for range 2 {
+				select {
+				case <-failed:
+				case <-time.After(deadline):
+					e.Fatal("lnd failed nothing by itself")
+				}
+			}
+			e.Disconnect(e.T, Payer, Gateway)
+			s := e.sidecar()
+			e.until("the payer is gone", func() bool { return !e.channelsWith(Gateway, Payer)[0].Active })
+			require.NotEmpty(e, e.channelsWith(Gateway, Payer)[0].PendingHtlcs, "a failure is not signed")
+			e.Connect(e.T, Payer, Gateway)
+			s.none()
+			<-over
+			<-over
+			e.quiet(Payer, Gateway)
+			require.Zero(e, e.local(Wallet))
+		},
 		"replays/resume_again_wallet_offline": func(e *env) {
 			s := e.required()
 			q, p, pre := e.resumed(s)
@@ -382,6 +408,28 @@ func replays() map[string]func(*env) {
 			p.succeeds()
 		},
 	}
+}
+
+// failures tells of each HTLC that the gateway's lnd fails.
+func (e *env) failures() <-chan struct{} {
+	e.Helper()
+	stream, err := e.router(Gateway).SubscribeHtlcEvents(e.ctx, &routerrpc.SubscribeHtlcEventsRequest{})
+	e.ok(err)
+	_, err = stream.Recv() // subscribed
+	e.ok(err)
+	out := make(chan struct{}, 100)
+	go func() {
+		for {
+			ev, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			if ev.GetLinkFailEvent() != nil || ev.GetForwardFailEvent() != nil {
+				out <- struct{}{}
+			}
+		}
+	}()
+	return out
 }
 
 // failedInMemory has the gateway's link take up a failure that it cannot commit to, since the payer is frozen and owes

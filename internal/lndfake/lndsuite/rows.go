@@ -90,6 +90,7 @@ func Rows() []Row {
 		{"replays", "a failure's event comes before its commitment, and is not final", []string{
 			"replays/fail_event_before_commitment", "replays/link_fail_event_before_commitment",
 		}},
+		{"replays", "what lnd failed by itself is not offered again before it signs that", []string{"replays/failed_by_lnd_itself"}},
 		{"replays", "RESUME again with the wallet offline is harmless", []string{"replays/resume_again_wallet_offline"}},
 		{"replays", "on-chain offers: RESUME kills the stream", []string{"replays/on_chain_answers_kill_the_stream"}},
 	}
