@@ -93,9 +93,9 @@ const (
 //
 // Why it never allows a RESUME of what is ending. Once lnd has signed the end of
 // an HTLC it forgets the circuit, lists the HTLC without a forward, and would take
-// a RESUME for the first. What was resumed gets there, and what lnd has failed by
-// itself because it came while nobody was attached, if its payer's link flapped before
-// that was signed: without a row all that a stream finds there waits. That lnd has a circuit, or had
+// a RESUME for the first. Only what was resumed gets there: what lnd fails by
+// itself it does not offer again, for while the failure waits to be signed it is in
+// the link's mailbox. That lnd has a circuit, or had
 // one, is certain if a listing showed the forward, or if this stream sent a RESUME
 // and was offered the HTLC again, which lnd does not do while it waits for an
 // answer. An lnd that was restarted has lost the circuit of what it had not signed,
@@ -322,7 +322,7 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, known Known, l *Listing) Verdi
 		return VerdictMayBeEnding
 	case known.Recorded:
 		return VerdictRecorded
-	case known.Guarded && !c.ResumedHere(o.Key) && c.Inherited(o.Key) && known.Waited:
+	case known.Guarded && !c.ResumedHere(o.Key) && c.Inherited(o.Key):
 		return VerdictUnrecorded
 	case c.MayHaveMoved(o.Key) && !known.Waited:
 		return VerdictMayBeEnding
@@ -331,10 +331,6 @@ func (c *Classifier) Listed(o ln.InterceptedHtlc, known Known, l *Listing) Verdi
 	}
 	if _, before := c.base.Htlc(o.Key); !before {
 		c.fresh[o.Key.ChanID] = true
-	} else if !known.Waited {
-		// It may have come while nobody was attached: lnd failed it then, and that waits
-		// in a mailbox for its payer.
-		return VerdictMayBeEnding
 	}
 	return VerdictNew
 }

@@ -48,7 +48,7 @@ func (m *modelLnd) add(ch, scid ln.SCID) {
 	m.next[ch]++
 	m.htlcs[key] = &modelHtlc{pending: true, scid: scid}
 	if !m.connected {
-		m.end(m.htlcs[key], false) // fails it by itself
+		m.htlcs[key].pending = false // fails it by itself
 		return
 	}
 	m.offer(key)

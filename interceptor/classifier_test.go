@@ -53,7 +53,7 @@ func TestAnOlderHeldHtlcDoesNotVouchForPhantomsAboveIt(t *testing.T) {
 	c.Connected()
 	c.Baseline(listed(c, 1, 9))
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 9), false))
-	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 9), Known{Waited: true}, listed(c, 1, 9)))
+	require.Equal(t, VerdictNew, c.Listed(offerAt(1, 9), Known{}, listed(c, 1, 9)))
 	require.Equal(t, VerdictNeedListing, c.Offer(offerAt(1, 11), false))
 	require.Equal(t, VerdictPhantom, c.Listed(offerAt(1, 11), Known{}, listed(c, 1, 9)))
 }

@@ -46,15 +46,6 @@ func TestRandomDays(t *testing.T) {
 	}
 }
 
-// TestRandomDaysOfBefore are days that once cost money.
-func TestRandomDaysOfBefore(t *testing.T) {
-	for name, s := range map[string]uint64{
-		"lnd failed by itself what came while sluiced was away, and offered it again": 1795790201106569421,
-	} {
-		t.Run(name, func(t *testing.T) { virtual(t, func(t *testing.T) { randomDay(t, s, false) }) })
-	}
-}
-
 func randomDay(t *testing.T, seed uint64, postgres bool) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 7))
