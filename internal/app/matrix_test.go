@@ -49,12 +49,20 @@ func TestEveryKindOfPayment(t *testing.T) {
 // was over, and until everything was at rest.
 func crashRun(t *testing.T, c rigConfig, n int64, point storetest.Point) (over, rest int64) {
 	t.Helper()
+	return commitRun(t, c, func(r *rig) {
+		if n > 0 {
+			r.crashAt(n, point)
+		}
+	})
+}
+
+// commitRun plays one payment after a strike, at the end of which all must be well.
+func commitRun(t *testing.T, c rigConfig, strike func(*rig)) (over, rest int64) {
+	t.Helper()
 	r := newRig(t, c)
 	r.openBooks()
 	from := r.faults.Commits()
-	if n > 0 {
-		r.crashAt(n, point)
-	}
+	strike(r)
 	a := r.agree()
 	// Without sluiced lnd refuses every forward: that is a payer's bad luck.
 	r.up()
@@ -96,6 +104,27 @@ func TestCrashAtEveryCommit(t *testing.T) {
 				for _, point := range []storetest.Point{storetest.BeforeCommit, storetest.AfterCommit} {
 					t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
 						virtual(t, func(t *testing.T) { crashRun(t, c, n, point) })
+					})
+				}
+			}
+		})
+	}
+}
+
+// TestLostAnswerAtEveryCommit: a database that commits and whose answer is lost, once
+// or some times in a row, holds nobody up: what follows from the commit in memory follows all the same.
+func TestLostAnswerAtEveryCommit(t *testing.T) {
+	base := drawnSeed(t)
+	for _, j := range jobs() {
+		t.Run(j.name, func(t *testing.T) {
+			t.Parallel()
+			c := rigConfig{seed: base, job: j, latency: lndfake.Observed()}
+			var commits int64
+			virtual(t, func(t *testing.T) { commits, _ = commitRun(t, c, func(*rig) {}) })
+			for n := int64(1); n <= commits; n++ {
+				for _, count := range []int64{1, 5} {
+					t.Run(fmt.Sprintf("%d-from-%d", count, n), func(t *testing.T) {
+						virtual(t, func(t *testing.T) { commitRun(t, c, func(r *rig) { r.faults.LoseAnswers(n, count) }) })
 					})
 				}
 			}

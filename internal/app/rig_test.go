@@ -475,7 +475,7 @@ func (r *rig) crashAt(n int64, p storetest.Point) {
 // calm forgets a crash that was planned and did not come.
 func (r *rig) calm() {
 	r.faults.Restart()
-	r.faults.LoseAnswer(-r.faults.Commits())
+	r.faults.LoseAnswers(0, 0)
 	r.faults.Set(storetest.Healthy)
 	r.up()
 }

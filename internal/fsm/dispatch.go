@@ -64,8 +64,8 @@ func (e *Engine[S, V, F]) known(id string) (s S, version int64, ok bool) {
 // be learned of in the wrong order; versions put them right.
 func (e *Engine[S, V, F]) committed(a *applied[S, V, F], terminal bool) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.closed {
+		e.mu.Unlock()
 		return
 	}
 	e.tell(a.Transition)
@@ -77,6 +77,9 @@ func (e *Engine[S, V, F]) committed(a *applied[S, V, F], terminal bool) {
 	if a.Seq > inst.version {
 		inst.state, inst.version, inst.known, inst.terminal = a.To, a.Seq, true, terminal
 		e.arm(inst)
+		if !a.More {
+			e.news = append(e.news, a.Transition)
+		}
 	}
 	switch {
 	case e.phase != phaseRunning || inst.parked:
@@ -88,7 +91,31 @@ func (e *Engine[S, V, F]) committed(a *applied[S, V, F], terminal bool) {
 	case a.Seq > inst.loaded:
 		inst.reload = true
 	}
+	e.mu.Unlock()
+	e.follow()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.work(inst)
+}
+
+// follow tells Follow the news, before it returns at the latest. What one state's
+// effects lead to is told after that state, if they are begun after this.
+func (e *Engine[S, V, F]) follow() {
+	e.following.Lock()
+	defer e.following.Unlock()
+	for {
+		e.mu.Lock()
+		if len(e.news) == 0 {
+			e.mu.Unlock()
+			return
+		}
+		t := e.news[0]
+		e.news = e.news[1:]
+		e.mu.Unlock()
+		if e.opt.Follow != nil {
+			e.opt.Follow(t)
+		}
+	}
 }
 
 // work makes sure that somebody works on the instance's queue, or forgets an

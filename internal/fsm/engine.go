@@ -93,6 +93,14 @@ type Options[S State, V Event, F Effect] struct {
 	// transition and must have no other effects. An error undoes the transition.
 	InTx func(ctx context.Context, tx *store.Tx, t Transition[S, V]) error
 
+	// Follow learns of each state that is durable, one at a time and newest last: what
+	// a process keeps in memory of its instances follows here, and not in InTx, because
+	// a commit that got no answer is told here as well, once the database has said
+	// how it ended. Such a Transition has only ID, To, Seq and At. States that another
+	// follows in the same transaction (More) are passed over, and what Recover finds is
+	// not told. It must not send events itself. May be nil.
+	Follow func(t Transition[S, V])
+
 	// Fence runs first in every transaction; pass a store.Lease's Check to make
 	// sure that only the lease's holder moves instances. Who loses the lease
 	// closes the engine and makes a new one when he has it again: what runs into
@@ -133,6 +141,9 @@ type Engine[S State, V Event, F Effect] struct {
 	closed   bool
 	live     map[string]*instance[S, V, F]
 	watchers map[string]map[*watcher[S, V]]struct{}
+	news     []Transition[S, V] // for Follow
+
+	following sync.Mutex // who holds it tells the news
 }
 
 // phase says whether effects may run yet.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -456,9 +457,15 @@ func TestLostAnswers(t *testing.T) {
 			faults storetest.Faults
 			mu     sync.Mutex
 			ran    = make(map[string]int)
+			told   = make(map[string][]int64)
 		)
 		cfg.Hooks = faults.Hooks()
 		e := started(t, newEngine(t, storetest.Open(t, cfg), escrow(), options{
+			Follow: func(tr fsm.Transition[state, event]) {
+				mu.Lock()
+				defer mu.Unlock()
+				told[tr.ID] = append(told[tr.ID], tr.Seq)
+			},
 			Execute: func(_ context.Context, task fsm.Task[effect]) ([]event, error) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -485,6 +492,13 @@ func TestLostAnswers(t *testing.T) {
 			story, err := e.History(t.Context(), id)
 			require.NoError(t, err)
 			require.Len(t, story, 3)
+			// Of a commit without answer it is told, unless the next one has come.
+			require.Eventually(t, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				seqs := told[id]
+				return slices.IsSorted(seqs) && len(seqs) >= 2 && seqs[len(seqs)-1] == 3
+			}, 15*time.Second, time.Millisecond)
 			for _, record := range story {
 				for _, f := range record.Effects {
 					require.Empty(t, f.Note)

@@ -225,8 +225,8 @@ func (e *Engine[S, V, F]) unsure(id string, seq int64) {
 // refresh takes over what the database says of an instance.
 func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if row.Version == 0 || e.closed {
+		e.mu.Unlock()
 		return
 	}
 	inst := e.live[id]
@@ -237,7 +237,12 @@ func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) {
 	if row.Version > inst.version {
 		inst.state, inst.version, inst.known, inst.terminal = row.State, row.Version, true, row.Terminal
 		e.arm(inst)
+		e.news = append(e.news, Transition[S, V]{ID: id, To: row.State, Seq: row.Version, At: row.Updated})
 	}
 	inst.reload = inst.reload || inst.loaded < inst.version
+	e.mu.Unlock()
+	e.follow()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.work(inst)
 }

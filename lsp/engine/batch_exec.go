@@ -270,6 +270,5 @@ func (e *Engine) recordBatch(ctx context.Context, tx *store.Tx, t fsm.Transition
 	if err := lspdb.New(tx).PutBatch(ctx, row); err != nil {
 		return fmt.Errorf("index batch %s: %w", t.ID, err)
 	}
-	tx.OnCommit(func() { e.batchMoved(t.ID, t.To) })
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/lnd"
-	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/internal/store/storetest"
 	"github.com/sluice-lsp/sluice/lsp/funding"
 	"github.com/sluice-lsp/sluice/lsp/opening"
@@ -56,10 +55,7 @@ func newComer(t *testing.T, client *lnd.Client, depth int) *comer {
 	var err error
 	c.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
 		Context: t.Context(), DB: db, Log: c.log, Execute: c.execute, Concurrent: concurrentOpening,
-		InTx: func(_ context.Context, tx *store.Tx, v fsm.Transition[opening.State, opening.Event]) error {
-			tx.OnCommit(func() { c.openingMoved(v.ID, v.To) })
-			return nil
-		},
+		Follow: followed[opening.State, opening.Event](c.openingMoved),
 	})
 	require.NoError(t, err)
 	t.Cleanup(c.openings.Close)

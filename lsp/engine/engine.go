@@ -215,46 +215,51 @@ func New(opt Options) (*Engine, error) {
 	e.world.onBlock, e.world.onPeer, e.world.onChannel, e.world.onClosed = e.onBlock, e.onPeer, e.onChannel, e.onClosed
 	var err error
 	e.openings, err = fsm.New(opening.Machine(), fsm.Options[opening.State, opening.Event, opening.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeOpening, Reconcile: e.reconcileOpening, InTx: e.recordOpening, Follow: followed[opening.State, opening.Event](e.openingMoved), Fence: opt.Fence,
 		Concurrent: concurrentOpening, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.jits, err = fsm.New(jit.Machine(), fsm.Options[jit.State, jit.Event, jit.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeJit, InTx: e.recordJit, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeJit, InTx: e.recordJit, Follow: followed[jit.State, jit.Event](e.jitMoved), Fence: opt.Fence,
 		RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.wraps, err = fsm.New(wrap.Machine(), fsm.Options[wrap.State, wrap.Event, wrap.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeWrap, Reconcile: e.reconcileWrap, InTx: e.recordWrap, Follow: followed[wrap.State, wrap.Event](e.wrapMoved), Fence: opt.Fence,
 		Concurrent: concurrentWrap, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.orders, err = fsm.New(order.Machine(), fsm.Options[order.State, order.Event, order.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeOrder, Reconcile: e.reconcileOrder, InTx: e.recordOrder, Fence: opt.Fence,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeOrder, Reconcile: e.reconcileOrder, InTx: e.recordOrder, Follow: followed[order.State, order.Event](e.orderMoved), Fence: opt.Fence,
 		Concurrent: concurrentOrder, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.refunds, err = fsm.New(refund.Machine(), fsm.Options[refund.State, refund.Event, refund.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeRefund, InTx: e.recordRefund, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeRefund, InTx: e.recordRefund, Follow: followed[refund.State, refund.Event](e.refundMoved), Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	e.batches, err = fsm.New(batch.Machine(), fsm.Options[batch.State, batch.Event, batch.Effect]{
-		Context: e.ctx, DB: opt.DB, Execute: e.executeBatch, InTx: e.recordBatch, Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
+		Context: e.ctx, DB: opt.DB, Execute: e.executeBatch, InTx: e.recordBatch, Follow: followed[batch.State, batch.Event](e.batchMoved), Fence: opt.Fence, RetryMax: 5 * time.Second, Log: opt.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lsp: %w", err)
 	}
 	return e, nil
+}
+
+// followed is fsm.Options.Follow of what only needs the state.
+func followed[S fsm.State, V fsm.Event](moved func(id string, s S)) func(fsm.Transition[S, V]) {
+	return func(t fsm.Transition[S, V]) { moved(t.ID, t.To) }
 }
 
 // Run reconciles what an earlier process left and serves until ctx ends. ready

@@ -53,12 +53,12 @@ func (e *Engine) load(ctx context.Context) error {
 		return err
 	}
 	if err := each(ctx, e.jits, func(i fsm.Instance[jit.State]) {
-		e.jitMoved(i.ID, jit.OfferOf(i.State), i.State)
+		e.jitMoved(i.ID, i.State)
 	}); err != nil {
 		return err
 	}
 	if err := each(ctx, e.wraps, func(i fsm.Instance[wrap.State]) {
-		e.wrapMoved(i.ID, wrap.OfferOf(i.State), i.State)
+		e.wrapMoved(i.ID, i.State)
 	}); err != nil {
 		return err
 	}

@@ -70,7 +70,6 @@ func (e *Engine) recordOrder(ctx context.Context, tx *store.Tx, t fsm.Transition
 		// It counts again, as its row says.
 		tx.OnCommit(func() { e.doubtShare(machineOrder, t.ID) })
 	}
-	tx.OnCommit(func() { e.orderMoved(t.ID, t.To) })
 	return nil
 }
 
@@ -215,7 +214,6 @@ func (e *Engine) recordRefund(ctx context.Context, tx *store.Tx, t fsm.Transitio
 			return err
 		}
 	}
-	tx.OnCommit(func() { e.refundMoved(t.ID, t.To) })
 	return nil
 }
 

@@ -65,7 +65,6 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 	if err := postOpening(ctx, tx, t); err != nil {
 		return err
 	}
-	tx.OnCommit(func() { e.openingMoved(t.ID, t.To) })
 	return nil
 }
 
@@ -86,8 +85,15 @@ func (e *Engine) openingMoved(id string, s opening.State) {
 		return
 	}
 	e.liveOpenings[id] = !opening.CarriesPayments(s)
-	if op := opening.OutpointOf(s); !op.IsZero() {
-		e.byOutpoint[op] = id
+	op := opening.OutpointOf(s)
+	if op.IsZero() || e.byOutpoint[op] == id {
+		return
+	}
+	e.byOutpoint[op] = id
+	if l, known := e.world.link(op); known && l.active {
+		// A commit without answer told of the outpoint so late that its channel was
+		// first, and nobody was told of that.
+		e.spawn(func() { e.onChannel(op, l) })
 	}
 }
 
@@ -136,11 +142,11 @@ func (e *Engine) recordJit(ctx context.Context, tx *store.Tx, t fsm.Transition[j
 		return err
 	}
 	e.shareMoved(tx, machineJit, t.ID, t.Seq, jit.Final(t.To), held)
-	tx.OnCommit(func() { e.jitMoved(t.ID, offer, t.To) })
 	return nil
 }
 
-func (e *Engine) jitMoved(id string, offer jit.Offer, s jit.State) {
+func (e *Engine) jitMoved(id string, s jit.State) {
+	offer := jit.OfferOf(s)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	defer e.followWanted()
@@ -193,11 +199,11 @@ func (e *Engine) recordWrap(ctx context.Context, tx *store.Tx, t fsm.Transition[
 		}
 	}
 	e.shareMoved(tx, machineWrap, t.ID, t.Seq, wrap.Final(t.To), held)
-	tx.OnCommit(func() { e.wrapMoved(t.ID, offer, t.To) })
 	return nil
 }
 
-func (e *Engine) wrapMoved(id string, offer wrap.Offer, s wrap.State) {
+func (e *Engine) wrapMoved(id string, s wrap.State) {
+	offer := wrap.OfferOf(s)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	defer e.followWanted()

@@ -123,7 +123,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	var err error
 	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
-		Context: ctx, Clock: fsm.WallClock(opt.Now), DB: opt.DB, Execute: e.execute, Fence: opt.Fence, InTx: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Workers: 512,
+		Context: ctx, Clock: fsm.WallClock(opt.Now), DB: opt.DB, Execute: e.execute, Fence: opt.Fence, Follow: e.note, RetryMax: 5 * time.Second, Log: opt.Log, Workers: 512,
 		Concurrent: func(f hold.Effect) bool { _, waking := f.(hold.Wake); return waking },
 	})
 	if err != nil {
@@ -249,23 +249,21 @@ func (e *Engine) forget(id string) {
 	delete(e.decided, id)
 }
 
-// note follows the machine, once a transition is stored.
-func (e *Engine) note(_ context.Context, tx *store.Tx, t fsm.Transition[hold.State, hold.Event]) error {
-	tx.OnCommit(func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if hold.Final(t.To) {
-			e.forget(t.ID)
-			return
-		}
-		e.remember(t.ID, t.To)
-		_, asked := t.From.(hold.Resuming)
-		if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment), settleFor) {
-			// Who was missed came while that was being stored.
-			e.wg.Go(func() { e.arrived(h.Client, settleFor) })
-		}
-	})
-	return nil
+// note follows the machine.
+func (e *Engine) note(t fsm.Transition[hold.State, hold.Event]) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if hold.Final(t.To) {
+		e.forget(t.ID)
+		return
+	}
+	e.remember(t.ID, t.To)
+	_, asked := t.From.(hold.Resuming)
+	asked = asked || t.From == nil // or nobody knows
+	if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment), settleFor) {
+		// Who was missed came while that was being stored.
+		e.wg.Go(func() { e.arrived(h.Client, settleFor) })
+	}
 }
 
 // tell gives an event to a payment, going on until it is stored or came too late.

@@ -51,7 +51,8 @@ type Faults struct {
 	point   Point
 	crashed chan struct{}
 	dead    bool
-	lost    int64
+	lost    int64 // the next commit whose answer is lost, and how many are
+	losses  int64
 }
 
 // Hooks are for store.Config.
@@ -82,10 +83,13 @@ func (f *Faults) CrashAt(n int64, point Point) <-chan struct{} {
 
 // LoseAnswer makes the n-th commit from now durable without its caller learning
 // so, as when the connection breaks at that moment. The process lives on.
-func (f *Faults) LoseAnswer(n int64) {
+func (f *Faults) LoseAnswer(n int64) { f.LoseAnswers(n, 1) }
+
+// LoseAnswers is LoseAnswer for a number of commits, one after the other.
+func (f *Faults) LoseAnswers(n, count int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.lost = f.commits + n
+	f.lost, f.losses = f.commits+n, count
 }
 
 // Restart ends a crash and forgets a planned one.
@@ -136,8 +140,8 @@ func (f *Faults) commit(point Point) error {
 			return fmt.Errorf("%w: %w: %w", store.ErrUnavailable, store.ErrOutcomeUnknown, ErrCrashed)
 		}
 	}
-	if point == AfterCommit && f.lost != 0 && f.lost == f.commits {
-		f.lost = 0
+	if point == AfterCommit && f.losses > 0 && f.lost == f.commits {
+		f.lost, f.losses = f.lost+1, f.losses-1
 		return fmt.Errorf("%w: %w: answer lost (by the test's wish)", store.ErrUnavailable, store.ErrOutcomeUnknown)
 	}
 	switch {
