@@ -1,7 +1,6 @@
 package lndsuite
 
 import (
-	"context"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
