@@ -94,8 +94,8 @@ const (
 // Why it never allows a RESUME of what is ending. Once lnd has signed the end of
 // an HTLC it forgets the circuit, lists the HTLC without a forward, and would take
 // a RESUME for the first. Only what was resumed gets there: what lnd fails by
-// itself it does not offer again, for while the failure waits to be signed it is in
-// the link's mailbox. That lnd has a circuit, or had
+// itself it does not offer again: while the failure waits to be signed it is in the
+// link's mailbox, and then the HTLC counts as answered. That lnd has a circuit, or had
 // one, is certain if a listing showed the forward, or if this stream sent a RESUME
 // and was offered the HTLC again, which lnd does not do while it waits for an
 // answer. An lnd that was restarted has lost the circuit of what it had not signed,

@@ -70,6 +70,12 @@ func (e *Engine[S, V, F]) committed(a *applied[S, V, F], terminal bool) {
 	}
 	e.tell(a.Transition)
 	inst := e.live[a.ID]
+	if inst == nil && a.Seq > 1 && e.phase == phaseRunning {
+		// A later one may have ended the instance, and been learned of first.
+		e.look(a.ID, a.Seq)
+		e.mu.Unlock()
+		return
+	}
 	if inst == nil {
 		inst = &instance[S, V, F]{id: a.ID}
 		e.live[a.ID] = inst
@@ -129,7 +135,7 @@ func (e *Engine[S, V, F]) work(inst *instance[S, V, F]) {
 		e.start(func() { e.run(inst) })
 		return
 	}
-	if inst.terminal && inst.beside == 0 {
+	if inst.terminal && inst.beside == 0 && e.live[inst.id] == inst {
 		inst.disarm()
 		delete(e.live, inst.id)
 	}

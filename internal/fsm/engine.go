@@ -96,9 +96,9 @@ type Options[S State, V Event, F Effect] struct {
 	// Follow learns of each state that is durable, one at a time and newest last: what
 	// a process keeps in memory of its instances follows here, and not in InTx, because
 	// a commit that got no answer is told here as well, once the database has said
-	// how it ended. Such a Transition has only ID, To, Seq and At. States that another
-	// follows in the same transaction (More) are passed over, and what Recover finds is
-	// not told. It must not send events itself. May be nil.
+	// how it ended, and so is what Recover finds. Such a Transition has only ID, To, Seq
+	// and At. A state that another follows (More, or before it could be told) may be
+	// passed over. It must not send events itself. May be nil.
 	Follow func(t Transition[S, V])
 
 	// Fence runs first in every transaction; pass a store.Lease's Check to make

@@ -509,6 +509,30 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// A commit of before Recover whose answer was lost is told, whoever learns of it first.
+func TestLostAnswerBeforeRecover(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		var faults storetest.Faults
+		cfg.Hooks = faults.Hooks()
+		told := make(chan fsm.Transition[state, event], 10)
+		e := newEngine(t, storetest.Open(t, cfg), escrow(), options{
+			Clock:  fsmtest.NewClock(time.UnixMilli(1_700_000_000_000)),
+			Follow: func(tr fsm.Transition[state, event]) { told <- tr },
+		})
+		faults.LoseAnswer(1)
+		_, err := e.Create(t.Context(), "p", stNew{}, evOffered{2})
+		require.ErrorIs(t, err, store.ErrOutcomeUnknown)
+		started(t, e)
+		select {
+		case tr := <-told:
+			require.Equal(t, "p", tr.ID)
+			require.EqualValues(t, 1, tr.Seq)
+		case <-time.After(15 * time.Second):
+			require.Fail(t, "nobody was told")
+		}
+	})
+}
+
 // Another process's transition leaves a gap in what this one has queued: it reads
 // the outbox for what it missed, and no more.
 func TestGapIsFilledOnce(t *testing.T) {

@@ -105,6 +105,7 @@ func (e *Engine[S, V, F]) unfinished(ctx context.Context) (rows []fsmdb.FsmInsta
 // reconciled; finished instances with pending effects and instances that were
 // created since Recover began need no reconciliation.
 func (e *Engine[S, V, F]) begin(rows []fsmdb.FsmInstance, leftovers []string, report *Report) []*instance[S, V, F] {
+	defer e.follow()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var parked []*instance[S, V, F]
@@ -123,6 +124,8 @@ func (e *Engine[S, V, F]) begin(rows []fsmdb.FsmInstance, leftovers []string, re
 				continue
 			}
 			inst.state, inst.version, inst.known = s, row.Version, true
+			// A commit of this process may be known from here first.
+			e.news = append(e.news, Transition[S, V]{ID: row.ID, To: s, Seq: row.Version, At: time.UnixMilli(row.UpdatedMs)})
 		}
 		parked = append(parked, inst)
 	}
@@ -200,7 +203,13 @@ const unsureFor = 30 * time.Second
 func (e *Engine[S, V, F]) unsure(id string, seq int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.look(id, seq)
+}
+
+// look is unsure for callers that hold e.mu.
+func (e *Engine[S, V, F]) look(id string, seq int64) {
 	e.start(func() {
+		strange := false
 		wait := e.opt.RetryMin
 		for until := e.opt.Clock.Now().Add(unsureFor); e.opt.Clock.Now().Before(until); wait = min(2*wait, e.opt.RetryMax) {
 			var inst Instance[S]
@@ -211,9 +220,15 @@ func (e *Engine[S, V, F]) unsure(id string, seq int64) {
 				}
 				return err
 			})
-			if !ok || inst.Version >= seq {
-				e.refresh(id, inst)
+			if !ok {
 				return
+			}
+			if inst.Version >= seq {
+				if e.refresh(id, inst, strange) {
+					return
+				}
+				strange = true
+				continue
 			}
 			if !e.pause(wait) {
 				return
@@ -222,14 +237,20 @@ func (e *Engine[S, V, F]) unsure(id string, seq int64) {
 	})
 }
 
-// refresh takes over what the database says of an instance.
-func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) {
+// refresh takes over what the database says of an instance. One that this process does
+// not know may have ended, and been forgotten, since it was read: only who read it
+// after that (strange) is believed.
+func (e *Engine[S, V, F]) refresh(id string, row Instance[S], strange bool) bool {
 	e.mu.Lock()
 	if row.Version == 0 || e.closed {
 		e.mu.Unlock()
-		return
+		return true
 	}
 	inst := e.live[id]
+	if inst == nil && !strange {
+		e.mu.Unlock()
+		return false
+	}
 	if inst == nil {
 		inst = &instance[S, V, F]{id: id}
 		e.live[id] = inst
@@ -245,4 +266,5 @@ func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.work(inst)
+	return true
 }

@@ -244,6 +244,9 @@ func (c *channel) linkStart() {
 		s.peerOK = s.peerOK || s.other().graph != nil
 		s.kick()
 		s.replay()
+		if !c.up {
+			return // what was signed at once has killed it
+		}
 		s.event(lnrpc.ChannelEventUpdate_ACTIVE_CHANNEL)
 	}
 	c.flush()

@@ -257,9 +257,8 @@ func (e *Engine) note(t fsm.Transition[hold.State, hold.Event]) {
 		e.forget(t.ID)
 		return
 	}
+	asked := e.decided[t.ID] || t.From == nil // or nobody knows
 	e.remember(t.ID, t.To)
-	_, asked := t.From.(hold.Resuming)
-	asked = asked || t.From == nil // or nobody knows
 	if h, waits := t.To.(hold.Held); waits && asked && e.ctx.Err() == nil && e.online(h.Client) && e.ready(keysOf(h.Payment), settleFor) {
 		// Who was missed came while that was being stored.
 		e.wg.Go(func() { e.arrived(h.Client, settleFor) })

@@ -302,7 +302,8 @@ func (e *Engine) begin(id string, client ln.PubKey, w lws.Wish, hash ln.Hash, v 
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !hold.Final(inst.State) {
+	// What followed its first state may be known already.
+	if _, known := e.live[id]; !known && !hold.Final(inst.State) {
 		e.remember(id, inst.State)
 	}
 	return nil

@@ -51,8 +51,9 @@ type Faults struct {
 	point   Point
 	crashed chan struct{}
 	dead    bool
-	lost    int64 // the next commit whose answer is lost, and how many are
+	lost    int64 // from which commit on answers are lost, and how many
 	losses  int64
+	gone    int64 // answers lost
 }
 
 // Hooks are for store.Config.
@@ -90,6 +91,13 @@ func (f *Faults) LoseAnswers(n, count int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lost, f.losses = f.commits+n, count
+}
+
+// Lost is how many answers were lost.
+func (f *Faults) Lost() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.gone
 }
 
 // Restart ends a crash and forgets a planned one.
@@ -140,8 +148,9 @@ func (f *Faults) commit(point Point) error {
 			return fmt.Errorf("%w: %w: %w", store.ErrUnavailable, store.ErrOutcomeUnknown, ErrCrashed)
 		}
 	}
-	if point == AfterCommit && f.losses > 0 && f.lost == f.commits {
-		f.lost, f.losses = f.lost+1, f.losses-1
+	if point == AfterCommit && f.losses > 0 && f.lost <= f.commits {
+		f.losses--
+		f.gone++
 		return fmt.Errorf("%w: %w: answer lost (by the test's wish)", store.ErrUnavailable, store.ErrOutcomeUnknown)
 	}
 	switch {
