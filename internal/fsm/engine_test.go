@@ -533,6 +533,49 @@ func TestLostAnswerBeforeRecover(t *testing.T) {
 	})
 }
 
+// However long the database is away after a commit without an answer: what took place
+// goes on.
+func TestLostAnswerAndALongOutage(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, cfg store.Config) {
+		var faults storetest.Faults
+		cfg.Hooks = faults.Hooks()
+		begin, committed := cfg.Hooks.Begin, cfg.Hooks.AfterCommit
+		asked := make(chan struct{}, 1000)
+		cfg.Hooks.Begin = func(readOnly bool) error {
+			err := begin(readOnly)
+			if err != nil && readOnly {
+				asked <- struct{}{}
+			}
+			return err
+		}
+		cfg.Hooks.AfterCommit = func() error {
+			err := committed()
+			if err != nil {
+				faults.Set(storetest.Gone)
+			}
+			return err
+		}
+		clock := fsmtest.NewClock(time.UnixMilli(1_700_000_000_000))
+		e := started(t, newEngine(t, storetest.Open(t, cfg), escrow(), options{
+			Clock: clock,
+			Execute: func(context.Context, fsm.Task[effect]) ([]event, error) {
+				return []event{evDelivered{}}, nil
+			},
+		}))
+		faults.LoseAnswer(1)
+		_, err := e.Create(t.Context(), "p", stNew{}, evOffered{2})
+		require.ErrorIs(t, err, store.ErrOutcomeUnknown)
+		<-asked
+		clock.Advance(time.Hour)
+		faults.Set(storetest.Healthy)
+		require.Eventually(t, func() bool {
+			clock.Advance(time.Second)
+			inst, err := e.Get(t.Context(), "p")
+			return err == nil && inst.Version > 1
+		}, 15*time.Second, time.Millisecond)
+	})
+}
+
 // Another process's transition leaves a gap in what this one has queued: it reads
 // the outbox for what it missed, and no more.
 func TestGapIsFilledOnce(t *testing.T) {

@@ -125,7 +125,7 @@ func (e *Engine[S, V, F]) begin(rows []fsmdb.FsmInstance, leftovers []string, re
 			}
 			inst.state, inst.version, inst.known = s, row.Version, true
 			// A commit of this process may be known from here first.
-			e.news = append(e.news, Transition[S, V]{ID: row.ID, To: s, Seq: row.Version, At: time.UnixMilli(row.UpdatedMs)})
+			e.hear(Transition[S, V]{ID: row.ID, To: s, Seq: row.Version, At: time.UnixMilli(row.UpdatedMs)})
 		}
 		parked = append(parked, inst)
 	}
@@ -209,56 +209,55 @@ func (e *Engine[S, V, F]) unsure(id string, seq int64) {
 // look is unsure for callers that hold e.mu.
 func (e *Engine[S, V, F]) look(id string, seq int64) {
 	e.start(func() {
-		strange := false
-		wait := e.opt.RetryMin
-		for until := e.opt.Clock.Now().Add(unsureFor); e.opt.Clock.Now().Before(until); wait = min(2*wait, e.opt.RetryMax) {
-			var inst Instance[S]
-			ok := e.persevere("a commit's outcome is not known", id, func() (err error) {
-				inst, err = e.Get(e.ctx, id)
-				if errors.Is(err, store.ErrNotFound) {
-					return nil
+		until := e.opt.Clock.Now().Add(unsureFor)
+		for wait := e.opt.RetryMin; ; wait = min(2*wait, e.opt.RetryMax) {
+			row, ok := e.read(id)
+			if ok && row.Version >= seq {
+				if e.refresh(id, row) {
+					// It was not known here: it may have ended, and been forgotten, since it was read.
+					if row, ok = e.read(id); ok {
+						e.refresh(id, row)
+					}
 				}
-				return err
-			})
-			if !ok {
 				return
 			}
-			if inst.Version >= seq {
-				if e.refresh(id, inst, strange) {
-					return
-				}
-				strange = true
-				continue
-			}
-			if !e.pause(wait) {
+			if !ok || !e.opt.Clock.Now().Before(until) || !e.pause(wait) {
 				return
 			}
 		}
 	})
 }
 
-// refresh takes over what the database says of an instance. One that this process does
-// not know may have ended, and been forgotten, since it was read: only who read it
-// after that (strange) is believed.
-func (e *Engine[S, V, F]) refresh(id string, row Instance[S], strange bool) bool {
+// read goes on until it is told what the database says of an instance, which is the zero
+// value of one that does not exist; not ok: the engine ends.
+func (e *Engine[S, V, F]) read(id string) (row Instance[S], ok bool) {
+	ok = e.persevere("a commit's outcome is not known", id, func() (err error) {
+		row, err = e.Get(e.ctx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return row, ok
+}
+
+// refresh takes over what the database says of an instance, and tells whether this
+// process did not know it.
+func (e *Engine[S, V, F]) refresh(id string, row Instance[S]) (unknown bool) {
 	e.mu.Lock()
 	if row.Version == 0 || e.closed {
 		e.mu.Unlock()
-		return true
-	}
-	inst := e.live[id]
-	if inst == nil && !strange {
-		e.mu.Unlock()
 		return false
 	}
-	if inst == nil {
+	inst := e.live[id]
+	if unknown = inst == nil; unknown {
 		inst = &instance[S, V, F]{id: id}
 		e.live[id] = inst
 	}
 	if row.Version > inst.version {
 		inst.state, inst.version, inst.known, inst.terminal = row.State, row.Version, true, row.Terminal
 		e.arm(inst)
-		e.news = append(e.news, Transition[S, V]{ID: id, To: row.State, Seq: row.Version, At: row.Updated})
+		e.hear(Transition[S, V]{ID: id, To: row.State, Seq: row.Version, At: row.Updated})
 	}
 	inst.reload = inst.reload || inst.loaded < inst.version
 	e.mu.Unlock()
@@ -266,5 +265,11 @@ func (e *Engine[S, V, F]) refresh(id string, row Instance[S], strange bool) bool
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.work(inst)
-	return true
+	return unknown
+}
+
+// hear passes a state on that the database told of. The caller holds e.mu.
+func (e *Engine[S, V, F]) hear(t Transition[S, V]) {
+	e.tell(t)
+	e.news = append(e.news, t)
 }
