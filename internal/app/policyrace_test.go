@@ -24,9 +24,7 @@ func TestPolicyRace(t *testing.T) {
 		var once sync.Once
 		r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
 			if c.Node == r.gateway.Name() && c.Phase == lndfake.AfterCall && c.Method == "/routerrpc.Router/XAddLocalChanAliases" {
-				once.Do(func() {
-					r.gatewayDies()
-				})
+				once.Do(r.gatewayDies)
 			}
 			return lndfake.Pass
 		})

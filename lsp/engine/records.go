@@ -62,10 +62,7 @@ func (e *Engine) recordOpening(ctx context.Context, tx *store.Tx, t fsm.Transiti
 	if err := e.countOpening(ctx, tx, t.ID, machine, paymentID, t.Seq == 1, madeNoChannel(t.To)); err != nil {
 		return err
 	}
-	if err := postOpening(ctx, tx, t); err != nil {
-		return err
-	}
-	return nil
+	return postOpening(ctx, tx, t)
 }
 
 func (e *Engine) openingMoved(id string, s opening.State) {
