@@ -64,6 +64,9 @@ func dialGateway(t *testing.T, s *devnet.Sluiced, gateway *devnet.Node, key ln.P
 	return conn
 }
 
+// attachEvery is how often a wallet whose node has gone tries to decide about channels again.
+const attachEvery = 50 * time.Millisecond
+
 // newRawWallet attaches to a wallet's lnd, accepting zero-conf channels from
 // the gateway when accept is true.
 func newRawWallet(ctx context.Context, t *testing.T, s *devnet.Sluiced, gateway, wallet *devnet.Node, accept bool) *rawWallet {
@@ -74,16 +77,25 @@ func newRawWallet(ctx context.Context, t *testing.T, s *devnet.Sluiced, gateway,
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = w.lnd.RunAcceptor(acceptCtx, func(p ln.OpenProposal) ln.AcceptVerdict {
-			if !accept {
-				return ln.AcceptVerdict{Refusal: "this wallet takes no channels"}
+		again := time.NewTicker(attachEvery)
+		defer again.Stop()
+		for acceptCtx.Err() == nil {
+			// It ends with the node, which may come back.
+			_ = w.lnd.RunAcceptor(acceptCtx, func(p ln.OpenProposal) ln.AcceptVerdict {
+				if !accept {
+					return ln.AcceptVerdict{Refusal: "this wallet takes no channels"}
+				}
+				verdict := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
+				if f := w.proposal.Load(); f != nil && *f != nil {
+					(*f)(&verdict)
+				}
+				return verdict
+			})
+			select {
+			case <-again.C:
+			case <-acceptCtx.Done():
 			}
-			verdict := ln.AcceptVerdict{Accept: true, ZeroConf: p.WantsZeroConf}
-			if f := w.proposal.Load(); f != nil && *f != nil {
-				(*f)(&verdict)
-			}
-			return verdict
-		})
+		}
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return w

@@ -150,7 +150,7 @@ type LSPConfig struct {
 	TrustAll         int             `toml:"trust_unclaimed" help:"so many in all are one of which every client bears the consequence that has not paid for a channel yet; 0 never" min:"0"`
 	TrustWindow      config.Duration `toml:"trust_window" help:"how far back such channels are counted" min:"10m" max:"7d"`
 	OpenForLostRoom  bool            `toml:"open_for_lost_room" help:"open a channel without a fee when the room that an agreement without a fee counted on is gone; off, its payment goes back"`
-	ReconnectAfter   config.Duration `toml:"reconnect_after" help:"a connected peer whose channels stay inactive so long, or active with an HTLC near its expiry that does not go, is connected anew, each time after a longer wait: lnd does not do it; 0s never"`
+	ReconnectAfter   config.Duration `toml:"reconnect_after" help:"a connected peer whose channels stay inactive so long, or active with an HTLC near its expiry that does not go, is connected anew, each time after a longer wait: lnd does not do it; what one side alone has signed after an eighth of it is made to go on by a payment of one satoshi that fails; 0s never"`
 	Orders           OrdersConfig    `toml:"orders" help:"channels that wallets buy outright (LSPS1)"`
 	KeepHistory      config.Duration `toml:"keep_history" help:"how long stories of finished payments are kept; the books are kept for ever" min:"30d"`
 }

@@ -106,7 +106,9 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 			serving.Go(func() { d.keepJoint(ctx, lease, business) })
 		}
 		if after := d.cfg.LSP.ReconnectAfter.Std(); after > 0 {
-			keeper := links.NewKeeper(d.lnd, after, d.now, d.log.Named("links"))
+			keeper := links.NewKeeper(links.Options{
+				Node: d.lnd, Payer: d.lnd, UnderWay: business.OnTheirWay, After: after, Now: d.now, Log: d.log.Named("links"),
+			})
 			d.links.Store(keeper)
 			serving.Go(func() { keeper.Run(ctx) })
 		}

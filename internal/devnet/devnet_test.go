@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,8 +23,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv("DEVNET_TEST_ROLE"); role == "parent" {
+	switch os.Getenv("DEVNET_TEST_ROLE") {
+	case "parent":
 		os.Exit(beParent())
+	case "polite":
+		bePolite()
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -49,6 +54,34 @@ func waitLog(p *Proc, text string) func(context.Context) error {
 			return strings.Contains(p.LogTail(100), "| "+text), nil
 		})
 	}
+}
+
+// bePolite takes the signals that lnd takes, and stands in another goroutine.
+func bePolite() {
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	go func() {
+		fmt.Println("up")
+		waitsForEver()
+	}()
+	select {}
+}
+
+func waitsForEver() { select {} }
+
+// A program that is traced says where all its goroutines stand, also when it is frozen.
+func TestProcTrace(t *testing.T) {
+	p := NewProc(Command{
+		Name: "polite", Path: os.Args[0], Env: []string{"DEVNET_TEST_ROLE=polite"},
+		LogFile: filepath.Join(t.TempDir(), "log"),
+	})
+	t.Cleanup(func() { require.NoError(t, p.Kill()) })
+	require.NoError(t, p.Start(testContext(t)))
+	require.NoError(t, waitLog(p, "up")(testContext(t)))
+	require.NoError(t, p.Freeze())
+	require.NoError(t, p.Trace())
+	require.Contains(t, p.LogTail(1000), "devnet.waitsForEver(")
+	require.Contains(t, p.LogTail(1000), "devnet.bePolite(")
+	require.NoError(t, p.Trace(), "of what does not run")
 }
 
 // A process that dies while it starts is reported at once, with the end of its

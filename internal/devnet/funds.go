@@ -2,7 +2,9 @@ package devnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"golang.org/x/sync/errgroup"
@@ -110,18 +112,30 @@ func (n *Node) Balances(ctx context.Context) (Balances, error) {
 	}, nil
 }
 
-// WaitNoHTLCs waits until the node has no unresolved HTLC on any channel.
+// htlcsGone is above every wait for peers that come back, and far below what a test lasts.
+const htlcsGone = 2 * time.Minute
+
+// WaitNoHTLCs waits until the node has no unresolved HTLC on any channel, two
+// minutes at most. Its error says which channels hold what.
 func (n *Node) WaitNoHTLCs(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, htlcsGone)
+	defer cancel()
 	return WaitFor(ctx, n.Name+" to have no HTLC in flight", func(ctx context.Context) (bool, error) {
 		channels, err := n.LN.ListChannels(ctx, &lnrpc.ListChannelsRequest{})
 		if err != nil {
 			return false, err
 		}
+		var held []error
 		for _, c := range channels.Channels {
-			if len(c.PendingHtlcs) > 0 {
-				return false, fmt.Errorf("channel %d holds %d", c.ChanId, len(c.PendingHtlcs))
+			for _, h := range c.PendingHtlcs {
+				direction := "outgoing"
+				if h.Incoming {
+					direction = "incoming"
+				}
+				held = append(held, fmt.Errorf("channel %d with %.8s (%s, active: %t) holds %s HTLC %d of %d sat, hash %x, expiry %d, locked in: %t",
+					c.ChanId, c.RemotePubkey, c.ChannelPoint, c.Active, direction, h.HtlcIndex, h.Amount, h.HashLock, h.ExpirationHeight, h.LockedIn))
 			}
 		}
-		return true, nil
+		return len(held) == 0, errors.Join(held...)
 	})
 }

@@ -23,6 +23,7 @@ type Link struct {
 	delay  time.Duration
 	closed bool
 	conns  map[net.Conn]struct{}
+	onRead func(fromDialler bool, size int)
 	wg     sync.WaitGroup
 }
 
@@ -56,6 +57,11 @@ func (l *Link) Stall() { l.set(func() { l.stall = true }) }
 
 // SetDelay holds every byte back for d in each direction (order is kept).
 func (l *Link) SetDelay(d time.Duration) { l.set(func() { l.delay = d }) }
+
+// OnRead has f told of each read, before it is passed on: from which side, and how many
+// bytes. lnd writes a message's header (18 bytes) and its body (16 more than it says) one
+// after the other, so that sizes tell messages apart. Nil ends it; f may still run then.
+func (l *Link) OnRead(f func(fromDialler bool, size int)) { l.set(func() { l.onRead = f }) }
 
 // Restore ends Cut and Stall and removes the delay.
 func (l *Link) Restore() { l.set(func() { l.cut, l.stall, l.delay = false, false, 0 }) }
@@ -135,8 +141,8 @@ func (l *Link) relay(in net.Conn) {
 	l.mu.Unlock()
 
 	var both sync.WaitGroup
-	both.Go(func() { l.pump(out, in) })
-	both.Go(func() { l.pump(in, out) })
+	both.Go(func() { l.pump(out, in, true) })
+	both.Go(func() { l.pump(in, out, false) })
 	both.Wait()
 
 	l.mu.Lock()
@@ -153,7 +159,7 @@ type chunk struct {
 
 // pump copies src to dst until either end closes. Reader and writer are apart
 // so that a delay adds latency without reducing the rate.
-func (l *Link) pump(dst, src net.Conn) {
+func (l *Link) pump(dst, src net.Conn, fromDialler bool) {
 	defer dst.Close()
 	defer src.Close()
 
@@ -178,8 +184,11 @@ func (l *Link) pump(dst, src net.Conn) {
 		n, err := src.Read(buf)
 		if n > 0 {
 			l.mu.Lock()
-			due := time.Now().Add(l.delay)
+			due, onRead := time.Now().Add(l.delay), l.onRead
 			l.mu.Unlock()
+			if onRead != nil {
+				onRead(fromDialler, n)
+			}
 			select {
 			case queue <- chunk{buf[:n], due}:
 			case <-done:

@@ -54,6 +54,7 @@ type Net struct {
 	redials  map[*Link]*redial
 	closers  []func() error // processes and servers that others added
 	extras   []ProcInfo     // described beside the nodes
+	programs []*Proc        // of NewProc: Go programs, as all nodes are
 	closeErr error
 }
 
@@ -229,6 +230,7 @@ func (n *Net) NewProc(cmd Command) *Proc {
 	n.OnClose(proc.Kill)
 	n.mu.Lock()
 	n.extras = append(n.extras, ProcInfo{Name: cmd.Name, Log: cmd.LogFile, proc: proc})
+	n.programs = append(n.programs, proc)
 	n.mu.Unlock()
 	return proc
 }
@@ -253,6 +255,24 @@ func (n *Net) Keep() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.keepDir = true
+}
+
+// Trace ends every program and node, each of which writes where its goroutines
+// stand into its log: for a test that has failed, before Close.
+func (n *Net) Trace() error {
+	n.mu.Lock()
+	procs := slices.Clone(n.programs)
+	for _, node := range n.nodes {
+		procs = append(procs, node.proc)
+	}
+	n.mu.Unlock()
+	errs := make([]error, len(procs))
+	var wg sync.WaitGroup
+	for i, proc := range procs {
+		wg.Go(func() { errs[i] = proc.Trace() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Close kills every process, removes the directory and checks that nothing is

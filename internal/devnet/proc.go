@@ -198,7 +198,7 @@ func (p *Proc) spawn() (*procRun, error) {
 	defer log.Close()
 
 	cmd := exec.Command(p.cmd.Path, p.cmd.Args...)
-	cmd.Env = append(os.Environ(), p.cmd.Env...)
+	cmd.Env = append(append(os.Environ(), "GOTRACEBACK=all"), p.cmd.Env...)
 	cmd.Dir = p.cmd.Dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = sysProcAttr(p.cmd.Credential)
@@ -277,6 +277,31 @@ func (p *Proc) Kill() error {
 	}
 	<-run.done
 	return nil
+}
+
+// traceLimit is ample for a Go program to write down its goroutines.
+const traceLimit = 10 * time.Second
+
+// Trace ends a Go program and has it write where each of its goroutines stands
+// into its log. lnd takes SIGQUIT for an orderly end; of SIGTRAP it knows nothing,
+// so that the runtime answers. Tracing what does not run is no error.
+func (p *Proc) Trace() error {
+	run := p.current()
+	if run == nil {
+		return nil
+	}
+	_ = syscall.Kill(-run.pid, syscall.SIGCONT)
+	if err := p.Signal(syscall.SIGTRAP); err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	limit := time.NewTimer(traceLimit)
+	defer limit.Stop()
+	select {
+	case <-run.done:
+		return nil
+	case <-limit.C:
+		return errors.Join(fmt.Errorf("%s did not end within %s of a SIGTRAP, killed", p.cmd.Name, traceLimit), p.Kill())
+	}
 }
 
 // Freeze suspends the process (SIGSTOP): connections stay open, nothing answers.

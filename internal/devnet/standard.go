@@ -181,6 +181,11 @@ func CloseWith(t TB, net *Net) {
 			net.Keep()
 			t.Logf("logs are kept in %s", fmt.Sprintf("%s/logs", net.Dir()))
 		}
+		if t.Failed() {
+			if err := net.Trace(); err != nil {
+				t.Logf("where the programs stood: %v", err)
+			}
+		}
 		if err := net.Close(); err != nil {
 			t.Errorf("close the network: %v", err)
 		}

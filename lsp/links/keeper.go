@@ -23,21 +23,36 @@ type Node interface {
 	ConnectPeer(ctx context.Context, key ln.PubKey, hostPort string) error
 }
 
-// Keeper connects peers anew whose links are down or stand still. The process that owns the
-// gateway's lease runs it.
+// Keeper connects peers anew whose links are down, and makes those sign that stand still.
+// The process that owns the gateway's lease runs it.
 type Keeper struct {
-	node  Node
-	after time.Duration
-	now   func() time.Time
-	log   *zap.Logger
+	node     Node
+	payer    Payer
+	underWay func() []OnItsWay
+	after    time.Duration
+	now      func() time.Time
+	log      *zap.Logger
 
 	mu   sync.Mutex
 	dead []Dead
 }
 
-// NewKeeper makes a keeper that waits so long before it connects a peer anew.
-func NewKeeper(node Node, after time.Duration, now func() time.Time, log *zap.Logger) *Keeper {
-	return &Keeper{node: node, after: after, now: now, log: log}
+// Options are what a keeper works with.
+type Options struct {
+	Node  Node
+	Payer Payer
+	// UnderWay are the node's own payments over named channels that have not ended.
+	UnderWay func() []OnItsWay
+	// After is how long a peer's channels may be down before it is connected anew. What
+	// stands still is made to sign after an eighth of it.
+	After time.Duration
+	Now   func() time.Time
+	Log   *zap.Logger
+}
+
+// NewKeeper makes a keeper, which does nothing until Run.
+func NewKeeper(o Options) *Keeper {
+	return &Keeper{node: o.Node, payer: o.Payer, underWay: o.UnderWay, after: o.After, now: o.Now, log: o.Log}
 }
 
 const (
@@ -51,10 +66,23 @@ func (k *Keeper) Run(ctx context.Context) {
 	watch := NewWatch(k.after)
 	// owed are peers that were disconnected, with the address to dial them at.
 	owed := make(map[ln.PubKey]string)
-	ticker := time.NewTicker(max(k.after/4, time.Second))
+	standing := NewStanding(k.after / signsWithin)
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() {
+		k.every(ctx, max(k.after/signsWithin, time.Second/4), func(ctx context.Context) error { return k.nudgeAll(ctx, standing) })
+	})
+	k.every(ctx, max(k.after/4, time.Second), func(ctx context.Context) error { return k.look(ctx, watch, owed) })
+}
+
+// signsWithin: what should sign has this fraction of the wait for a link that is down.
+const signsWithin = 8
+
+func (k *Keeper) every(ctx context.Context, d time.Duration, do func(context.Context) error) {
+	ticker := time.NewTicker(d)
 	defer ticker.Stop()
 	for {
-		if err := k.look(ctx, watch, owed); err != nil && ctx.Err() == nil {
+		if err := do(ctx); err != nil && ctx.Err() == nil {
 			k.log.Debug("channels and peers could not be looked at", zap.Error(err))
 		}
 		select {

@@ -5,10 +5,11 @@
 // they expire and the channel is closed by force. So such a peer is connected
 // anew, each time after a longer wait.
 //
-// Nor does a channel that calls itself active stand still until it is closed:
-// after quick restarts two lnds were seen to reestablish it and then neither
-// to sign again, with HTLCs of which one side knew the preimages. An HTLC that
-// comes near its expiry and does not go is reason enough to connect anew.
+// Nor does a channel that calls itself active stand still until it is closed. A
+// node that dies between revoke_and_ack and commitment_signed forgets that it
+// owes the latter (Standing): with lnd no reconnection helps, only another
+// update, so one is made that changes nothing. An HTLC that comes near its expiry
+// and does not go is reason enough to connect anew all the same.
 //
 // Some links do not recover: lnd forgets that it settled an HTLC that ends at
 // the node itself, when another one of the same commitment was resolved first

@@ -2,6 +2,7 @@ package links
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,21 +146,30 @@ func TestStalled(t *testing.T) {
 // fake is an lnd whose only peer's channel is inactive until it was connected
 // anew that often, or active with an HTLC that does not go until then.
 type fake struct {
-	stalls    bool
-	connected bool
-	inbound   bool
-	heals     int
-	dialled   []string
-	cut       int
+	mu sync.Mutex
+	// halfSigned: what stalls has been signed by one side only, until a nudge.
+	halfSigned bool
+	nudges     []ln.DirectPayment
+	stalls     bool
+	connected  bool
+	inbound    bool
+	heals      int
+	dialled    []string
+	cut        int
 	// lingers is for how many more calls lnd still lists a peer that was cut.
 	lingers int
 }
 
 func (f *fake) ListChannels(context.Context) ([]ln.Channel, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	c := channel(1, 0)
 	c.Active = f.connected && (f.stalls || f.cut >= f.heals)
 	if f.stalls && f.cut < f.heals {
-		c.Htlcs = []ln.ChannelHtlc{{Expiry: 120}}
+		c.Htlcs = []ln.ChannelHtlc{{Expiry: 120, LockedIn: !f.halfSigned}}
+		if f.halfSigned && len(f.nudges) > 0 {
+			c.Htlcs = nil
+		}
 	}
 	return []ln.Channel{c}, nil
 }
@@ -169,6 +179,8 @@ func (f *fake) Info(context.Context) (ln.NodeInfo, error) {
 }
 
 func (f *fake) Peers(context.Context) ([]ln.Peer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if !f.connected {
 		if f.lingers == 0 {
 			return nil, nil
@@ -179,12 +191,16 @@ func (f *fake) Peers(context.Context) ([]ln.Peer, error) {
 }
 
 func (f *fake) DisconnectPeer(context.Context, ln.PubKey) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.connected, f.lingers = f.inbound, 3
 	f.cut++
 	return nil
 }
 
 func (f *fake) ConnectPeer(_ context.Context, _ ln.PubKey, at string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.lingers == 0 {
 		f.connected = true
 	}
@@ -192,12 +208,19 @@ func (f *fake) ConnectPeer(_ context.Context, _ ln.PubKey, at string) error {
 	return nil
 }
 
+func (f *fake) PayDirect(_ context.Context, p ln.DirectPayment) (ln.Payment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nudges = append(f.nudges, p)
+	return ln.Payment{State: ln.PaymentFailed}, nil
+}
+
 func TestKeeper(t *testing.T) {
 	run := func(t *testing.T, f *fake, d time.Duration) (k *Keeper) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
-			k = NewKeeper(f, 2*time.Minute, time.Now, zap.NewNop())
+			k = NewKeeper(Options{Node: f, Payer: f, UnderWay: func() []OnItsWay { return nil }, After: 2 * time.Minute, Now: time.Now, Log: zap.NewNop()})
 			k.Run(ctx)
 		})
 		return k
@@ -232,5 +255,14 @@ func TestKeeper(t *testing.T) {
 		f := &fake{connected: true, stalls: true, heals: 1000}
 		k := run(t, f, 25*time.Minute)
 		require.Equal(t, []Dead{{Peer: key(1), Outpoint: channel(1, 0).Outpoint, Attempts: 3, Stalled: true, Expiry: 120}}, k.Dead())
+	})
+	t.Run("what one side alone has signed gets a payment that changes nothing, at once", func(t *testing.T) {
+		f := &fake{connected: true, stalls: true, heals: 1, halfSigned: true}
+		run(t, f, time.Minute)
+		require.Len(t, f.nudges, 1)
+		n := f.nudges[0]
+		require.Equal(t, ln.DirectPayment{Hash: n.Hash, PaymentAddr: n.PaymentAddr, AmountMsat: 1000, Peer: key(1), ExpiryHeight: 100 + 2000}, n)
+		require.NotZero(t, n.Hash)
+		require.Zero(t, f.cut)
 	})
 }
