@@ -107,7 +107,7 @@ func (d *Daemon) runLSP(ctx context.Context, lease *store.Lease, holds lspHolds)
 		}
 		if after := d.cfg.LSP.ReconnectAfter.Std(); after > 0 {
 			keeper := links.NewKeeper(links.Options{
-				Node: d.lnd, Payer: d.lnd, UnderWay: business.OnTheirWay, After: after, Now: d.now, Log: d.log.Named("links"),
+				Node: d.lnd, Payer: fencedPayments{d.lnd, lease}, Payments: business.OnTheirWay, After: after, Now: d.now, Log: d.log.Named("links"),
 			})
 			d.links.Store(keeper)
 			serving.Go(func() { keeper.Run(ctx) })

@@ -18,8 +18,6 @@ type Channel struct {
 	// SeenFor is for how long this run of the node has followed it, in whole seconds; 0 is
 	// not known. It only ever falls when the node has been restarted.
 	SeenFor time.Duration
-	// OnlineFor is for how much of that its peer was connected.
-	OnlineFor time.Duration
 	// Commitments counts the local commitments so far: the peer has signed each.
 	Commitments uint64
 	Private     bool

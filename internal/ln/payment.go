@@ -180,6 +180,8 @@ type Payment struct {
 	Preimage  Preimage
 	// Failure is lnd's reason, for people.
 	Failure string
+	// FailedHere, of PayDirect: it never left the node.
+	FailedHere bool
 	// InFlight counts attempts that are not resolved.
 	InFlight int
 	// Index is lnd's own count of payments.

@@ -73,7 +73,7 @@ func channelFromRPC(c *lnrpc.Channel) (ln.Channel, error) {
 	out := ln.Channel{
 		ChanID: ln.SCID(c.ChanId), Outpoint: op, Peer: peer,
 		Active: c.Active, Private: c.Private, Initiator: c.Initiator, ZeroConf: c.ZeroConf,
-		ConfirmedSCID: ln.SCID(c.ZeroConfConfirmedScid), SeenFor: time.Duration(c.Lifetime) * time.Second, OnlineFor: time.Duration(c.Uptime) * time.Second, Commitments: c.NumUpdates,
+		ConfirmedSCID: ln.SCID(c.ZeroConfConfirmedScid), SeenFor: time.Duration(c.Lifetime) * time.Second, Commitments: c.NumUpdates,
 		CapacitySat: sat(c.Capacity), LocalSat: sat(c.LocalBalance), RemoteSat: sat(c.RemoteBalance),
 		CommitFeeSat: sat(c.CommitFee), UnsettledSat: sat(c.UnsettledBalance), PushSat: ln.Sat(c.PushAmountSat), SentSat: sat(c.TotalSatoshisSent),
 		CommitmentType: c.CommitmentType.String(), Memo: c.Memo,

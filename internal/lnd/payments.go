@@ -48,6 +48,7 @@ func (c *Client) PayDirect(ctx context.Context, p ln.DirectPayment) (ln.Payment,
 	case lnrpc.HTLCAttempt_FAILED:
 		out.State = ln.PaymentFailed
 		out.Failure = attempt.Failure.GetCode().String()
+		out.FailedHere = attempt.Failure.GetFailureSourceIndex() == 0
 	default:
 		out.State, out.InFlight = ln.PaymentInFlight, 1
 	}

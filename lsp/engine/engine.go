@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/batch"
 	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/links"
 	"github.com/sluice-lsp/sluice/lsp/opening"
 	"github.com/sluice-lsp/sluice/lsp/order"
 	"github.com/sluice-lsp/sluice/lsp/refund"
@@ -109,6 +110,8 @@ type Engine struct {
 	// spots are what payments on their way will take of channels, by payment;
 	// promises what agreements without a fee count on, until they end.
 	spots map[string]spot
+	// over are payments to wallets that ended lately, the oldest first.
+	over []links.OnItsWay
 	// tracked ends the waiting for lnd's word about a wrap's payment, by wrap.
 	tracked map[string]context.CancelFunc
 	// gates are the wallets to which something is being handed on.

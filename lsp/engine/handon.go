@@ -13,7 +13,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/jit"
-	"github.com/sluice-lsp/sluice/lsp/links"
 )
 
 // placedWithin is how long lnd may take to put an HTLC into a channel, or to
@@ -85,19 +84,6 @@ func (e *Engine) enterQuietGate(ctx context.Context, client ln.PubKey) (leave fu
 			return nil, err
 		}
 	}
-}
-
-// OnTheirWay are our own payments to wallets that have not ended.
-func (e *Engine) OnTheirWay() []links.OnItsWay {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []links.OnItsWay
-	for _, sp := range e.spots {
-		if sp.direct && sp.via != 0 {
-			out = append(out, links.OnItsWay{Hash: sp.hash, Via: sp.via})
-		}
-	}
-	return out
 }
 
 // directOf are the spots of our own payments to a wallet.

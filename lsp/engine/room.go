@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp"
 	"github.com/sluice-lsp/sluice/lsp/jit"
+	"github.com/sluice-lsp/sluice/lsp/links"
 	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
@@ -82,6 +83,9 @@ func (e *Engine) moveSpot(id string, sp spot, ok, collecting bool) {
 		sp.since = e.opt.Now()
 		e.spots[id] = sp
 	case !collecting:
+		if was, ok := e.spots[id]; ok && was.via != 0 {
+			e.isOver(links.OnItsWay{Peer: was.client, Hash: was.hash, Over: e.opt.Now()})
+		}
 		delete(e.spots, id)
 	}
 }

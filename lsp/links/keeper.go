@@ -28,7 +28,7 @@ type Node interface {
 type Keeper struct {
 	node     Node
 	payer    Payer
-	underWay func() []OnItsWay
+	payments func() []OnItsWay
 	after    time.Duration
 	now      func() time.Time
 	log      *zap.Logger
@@ -41,8 +41,8 @@ type Keeper struct {
 type Options struct {
 	Node  Node
 	Payer Payer
-	// UnderWay are the node's own payments over named channels that have not ended.
-	UnderWay func() []OnItsWay
+	// Payments are those to wallets that are under way, or over lately.
+	Payments func() []OnItsWay
 	// After is how long a peer's channels may be down before it is connected anew. What
 	// stands still is made to sign after an eighth of it.
 	After time.Duration
@@ -52,7 +52,7 @@ type Options struct {
 
 // NewKeeper makes a keeper, which does nothing until Run.
 func NewKeeper(o Options) *Keeper {
-	return &Keeper{node: o.Node, payer: o.Payer, underWay: o.UnderWay, after: o.After, now: o.Now, log: o.Log}
+	return &Keeper{node: o.Node, payer: o.Payer, payments: o.Payments, after: o.After, now: o.Now, log: o.Log}
 }
 
 const (

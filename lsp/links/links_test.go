@@ -220,7 +220,7 @@ func TestKeeper(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
-			k = NewKeeper(Options{Node: f, Payer: f, UnderWay: func() []OnItsWay { return nil }, After: 2 * time.Minute, Now: time.Now, Log: zap.NewNop()})
+			k = NewKeeper(Options{Node: f, Payer: f, Payments: func() []OnItsWay { return nil }, After: 2 * time.Minute, Now: time.Now, Log: zap.NewNop()})
 			k.Run(ctx)
 		})
 		return k
