@@ -33,21 +33,24 @@ const (
 // to the peer, whose hash nobody has the preimage of, and which the peer so fails. Both
 // sides sign to add it, and with it all that one of them owes.
 func (k *Keeper) nudgeAll(ctx context.Context, standing *Standing) error {
-	// First, since a turn that was decided on is not decided on again soon.
-	info, err := k.node.Info(ctx)
-	if err != nil {
-		return err
-	}
 	// In this order: a payment that ends in between is in neither.
 	payments := k.payments()
 	channels, err := k.node.ListChannels(ctx)
 	if err != nil {
 		return err
 	}
+	turns := standing.Look(k.now(), channels, payments)
+	if len(turns) == 0 {
+		return nil
+	}
+	info, err := k.node.Info(ctx)
+	if err != nil {
+		return err // a turn is gone, the next comes
+	}
 	places := make(chan struct{}, nudgesAtOnce)
 	var all sync.WaitGroup
 	defer all.Wait()
-	for _, t := range standing.Look(k.now(), channels, payments) {
+	for _, t := range turns {
 		if nudged(t.Channel, info.BlockHeight) {
 			continue
 		}
