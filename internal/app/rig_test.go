@@ -409,6 +409,8 @@ func (r *rig) process() error {
 	defer func() { _ = db.Close() }()
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.Lnd.Network = r.dir, "regtest"
+	// Runs last for weeks: each look at lnd's channels costs as much as on one of them.
+	cfg.LSP.ReconnectAfter = config.Duration(10 * time.Minute)
 	if r.job.lsps2 {
 		// An agreement whose answer was lost lasts as long as its offer.
 		cfg.LSP.OfferFor = config.Duration(10 * time.Minute)
