@@ -33,12 +33,9 @@ func TestLndLosesThePaymentToTheWallet(t *testing.T) {
 				r.w.Connect(r.gateway, r.wallet)
 				r.up()
 				lost := func() *lnrpc.Payment {
-					list, err := r.ln(r.gateway).ListPayments(r.ctx, &lnrpc.ListPaymentsRequest{IncludeIncomplete: true})
-					require.NoError(t, err)
-					// The others are for the channel to sign (lsp/links).
-					i := slices.IndexFunc(list.Payments, func(p *lnrpc.Payment) bool { return p.ValueMsat != 1000 })
-					require.NotEqual(t, -1, i)
-					return list.Payments[i]
+					payments := r.paysWallet()
+					require.Len(t, payments, 1)
+					return payments[0]
 				}
 				if sluicedDies {
 					r.w.Mine(50)
@@ -75,12 +72,19 @@ func TestLndLosesThePaymentToTheWallet(t *testing.T) {
 func (r *rig) untilRecorded() {
 	r.t.Helper()
 	for range 60_000 {
-		list, err := r.ln(r.gateway).ListPayments(r.ctx, &lnrpc.ListPaymentsRequest{IncludeIncomplete: true})
-		require.NoError(r.t, err)
-		if slices.ContainsFunc(list.Payments, func(p *lnrpc.Payment) bool { return p.ValueMsat != 1000 && len(p.Htlcs) > 0 }) {
+		if payments := r.paysWallet(); len(payments) > 0 && len(payments[0].Htlcs) > 0 {
 			return
 		}
 		r.pause(time.Millisecond)
 	}
 	r.t.Fatalf("the gateway pays nobody\n%s", r.stories())
+}
+
+// paysWallet are the payments of the gateway's own lnd to the wallet, without those of one
+// satoshi that make its channel sign (lsp/links).
+func (r *rig) paysWallet() []*lnrpc.Payment {
+	r.t.Helper()
+	list, err := r.ln(r.gateway).ListPayments(r.ctx, &lnrpc.ListPaymentsRequest{IncludeIncomplete: true})
+	require.NoError(r.t, err)
+	return slices.DeleteFunc(list.Payments, func(p *lnrpc.Payment) bool { return p.ValueMsat == 1000 })
 }
