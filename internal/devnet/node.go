@@ -176,6 +176,9 @@ func (n *Net) startNode(ctx context.Context, name string, config NodeConfig) (*N
 	if err := os.MkdirAll(node.Dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := makeRoom(node.Dir); err != nil {
+		return nil, err
+	}
 	// An empty file keeps lnd from writing a sample configuration.
 	for file, content := range map[string]string{"lnd.conf": config.Conf, "password": node.password} {
 		if err := os.WriteFile(filepath.Join(node.Dir, file), []byte(content), 0o600); err != nil {

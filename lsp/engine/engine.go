@@ -67,15 +67,16 @@ type Options struct {
 
 // Engine is the gateway's side of on-demand channels.
 type Engine struct {
-	opt   Options
-	cfg   Config
-	node  Node
-	world *world
-	db    *store.DB
-	log   *zap.Logger
-	keys  *keyring
-	fees  *feeSource
-	menus *menus
+	opt      Options
+	cfg      Config
+	node     Node
+	world    *world
+	db       *store.DB
+	log      *zap.Logger
+	keys     *keyring
+	fees     *feeSource
+	menus    *menus
+	policies policies
 	// inbound is what the network can bring.
 	inbound inbound
 	// htlcs are what the interceptor reported and nobody has taken yet.
@@ -194,14 +195,15 @@ func New(opt Options) (*Engine, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		opt: opt, cfg: opt.Config, node: opt.Node, db: opt.DB, log: opt.Log,
-		world:  newWorld(opt.Node.Events, opt.Node.Channels, opt.Log),
-		fees:   newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
-		keys:   &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
-		menus:  &menus{configured: configuredMenus(opt.Config)},
-		loads:  newLoads(),
-		ctx:    ctx,
-		cancel: cancel,
-		bySCID: make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
+		world:    newWorld(opt.Node.Events, opt.Node.Channels, opt.Log),
+		fees:     newFeeSource(opt.Config.Fees, opt.Node.Chain, opt.Now, opt.Log),
+		keys:     &keyring{db: opt.DB, fence: opt.Fence, every: opt.Config.PromiseKeyFor, now: opt.Now, random: opt.Random, log: opt.Log},
+		menus:    &menus{configured: configuredMenus(opt.Config)},
+		policies: newPolicies(),
+		loads:    newLoads(),
+		ctx:      ctx,
+		cancel:   cancel,
+		bySCID:   make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
 		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), tracked: make(map[string]context.CancelFunc), promises: make(map[string]spot),
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
@@ -287,6 +289,9 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	}
 	if err := e.world.ready(ctx); err != nil {
 		return fmt.Errorf("lsp: waiting for the node's state: %w", err)
+	}
+	if err := e.forgetPolicies(ctx); err != nil {
+		return fmt.Errorf("lsp: forget the policies of closed channels: %w", err)
 	}
 	if err := e.beginBooks(ctx); err != nil {
 		return fmt.Errorf("lsp: open the books: %w", err)

@@ -55,6 +55,9 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.loadOver(ctx); err != nil {
 		return err
 	}
+	if err := e.loadPolicies(ctx); err != nil {
+		return err
+	}
 	if err := each(ctx, e.jits, func(i fsm.Instance[jit.State]) {
 		e.jitMoved(i.ID, i.State)
 	}); err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/sluice-lsp/sluice/internal/ln"
 	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/lsp/jit"
-	"github.com/sluice-lsp/sluice/lsp/opening"
 )
 
 // mapChannel makes the offer's SCID lead to the channel. A link that lnd built
@@ -115,53 +114,4 @@ func (e *Engine) mapAlias(ctx context.Context, f jit.MapChannel) error {
 		return err
 	}
 	return e.node.Aliases.AddAlias(ctx, f.Via, f.SCID)
-}
-
-// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
-// channel into its graph; it was seen to take a second.
-const ownPolicyWithin = 3 * time.Second
-
-// policyOf is how the channel of an open forwards: for no fee, unless it was
-// ordered to be announced.
-func (e *Engine) policyOf(openingID string) ln.ChannelPolicy {
-	p := ln.ChannelPolicy{TimeLockDelta: e.cfg.CltvDelta}
-	if inst, err := e.openings.Get(e.ctx, openingID); err == nil {
-		plan := opening.PlanOf(inst.State)
-		p.BaseFeeMsat, p.FeePPM = plan.BaseFeeMsat, plan.FeePPM
-	}
-	return p
-}
-
-// openedByUs: an open of ours named the policy.
-func (e *Engine) openedByUs(op ln.Outpoint) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	_, ours := e.byOutpoint[op]
-	return ours
-}
-
-// ensurePolicy sees to it that the channel forwards for the fee that it was
-// opened with and with our CLTV delta. While lnd is about to make the edge itself it is not made here:
-// of two that are made at once one can lose the peer's policy. That the graph has the policy says
-// nothing of a link that is older, so it is set once in any case: that reaches the link.
-func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID, want ln.ChannelPolicy) error {
-	before, _ := e.world.link(op)
-	policy, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
-	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
-		if err := pace.Pause(ctx, ownPolicyWithin/30); err != nil {
-			return fmt.Errorf("%w: %w", ln.ErrUnavailable, err)
-		}
-		policy, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
-	}
-	if err == nil && policy.BaseFeeMsat == want.BaseFeeMsat && policy.FeePPM == want.FeePPM && policy.TimeLockDelta == want.TimeLockDelta && !policy.Disabled && before.sure {
-		return nil
-	}
-	if err != nil && !errors.Is(err, ln.ErrNotFound) {
-		return err
-	}
-	if err := e.node.Channels.SetPolicy(ctx, op, want); err != nil {
-		return err
-	}
-	e.world.policySet(op, before)
-	return nil
 }

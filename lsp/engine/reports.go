@@ -115,12 +115,8 @@ func (e *Engine) onChannel(op ln.Outpoint, l link) {
 			return opening.ChannelInactive{Moment: e.moment()}, nil, nil
 		})
 	})
-	if l.active && l.rebuilt {
-		e.spawn(func() {
-			if err := e.ensurePolicy(e.ctx, op, l.chanID, e.policyOf(id)); err != nil && e.ctx.Err() == nil {
-				e.log.Warn("the forwarding policy of a channel could not be restored", zap.Stringer("outpoint", op), zap.Error(err))
-			}
-		})
+	if l.active && (l.rebuilt || !e.policies.knows(op)) {
+		e.spawn(func() { e.tendPolicy(op, l, id) })
 	}
 }
 

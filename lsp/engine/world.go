@@ -48,11 +48,7 @@ type link struct {
 	// rebuilt says that the link went away and came back since this process
 	// saw the channel first: then lnd may have rebuilt it with default fees.
 	rebuilt bool
-	// sure says that this process has set the policy: the link has it, and so has
-	// the graph, from which lnd builds every later link. The graph alone proves
-	// nothing: a link that was built before the graph had the policy keeps lnd's fees.
-	sure bool
-	// lost counts how often it went away under our eyes.
+	// lost counts how often it went away under our eyes, or may have in a gap.
 	lost int
 }
 
@@ -227,7 +223,10 @@ func (w *world) picture(ctx context.Context, gap bool) error {
 		was, seen := w.links[c.Outpoint]
 		// A gap may hide a flap, and before the first event of a channel anything
 		// may have happened.
-		now := link{peer: c.Peer, chanID: c.ChanID, names: otherNames(c), active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active, sure: was.sure, lost: was.lost}
+		now := link{peer: c.Peer, chanID: c.ChanID, names: otherNames(c), active: c.Active, rebuilt: gap || !seen || was.rebuilt || was.active != c.Active, lost: was.lost}
+		if gap || was.active != c.Active {
+			now.lost++
+		}
 		if w.linkSeen[c.Outpoint] > asked {
 			now.active, now.rebuilt = was.active, was.rebuilt
 		}
@@ -340,15 +339,12 @@ func (w *world) link(op ln.Outpoint) (link, bool) {
 	return l, known
 }
 
-// policySet notes that the channel's policy was set since the link was as before. One
-// that went away meanwhile may have been built anew beside that.
-func (w *world) policySet(op ln.Outpoint, before link) {
+// stayed says that the channel is there and its link has not gone away since before.
+func (w *world) stayed(op ln.Outpoint, before link) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l, known := w.links[op]; known && l.lost == before.lost {
-		l.sure = true
-		w.links[op] = l
-	}
+	l, known := w.links[op]
+	return known && l.lost == before.lost
 }
 
 // byChanID finds a channel by lnd's name for it.

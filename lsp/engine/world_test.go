@@ -96,18 +96,16 @@ func TestALinkSeenAfterAGapMayBeRebuilt(t *testing.T) {
 	w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelActive})
 	require.True(t, told[len(told)-1].rebuilt)
 
-	// Its policy is set: whatever lnd builds now has it. Not so if it went away meanwhile.
+	// What was true of its link is true as long as it has not gone away.
 	before := told[len(told)-1]
 	flap := func() {
 		w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelInactive})
 		w.channelEvent(ln.ChannelEvent{Outpoint: op, Kind: ln.ChannelActive})
 	}
 	flap()
-	w.policySet(op, before)
-	require.False(t, told[len(told)-1].sure)
-	w.policySet(op, told[len(told)-1])
-	flap()
-	require.True(t, told[len(told)-1].sure)
+	require.False(t, w.stayed(op, before))
+	before = told[len(told)-1]
+	require.True(t, w.stayed(op, before))
 
 	// A picture after a gap: what was there may have flapped, what is new may
 	// have done anything, what is missing is gone; an event during the question
@@ -117,7 +115,8 @@ func TestALinkSeenAfterAGapMayBeRebuilt(t *testing.T) {
 	p.during = func() { w.channelEvent(ln.ChannelEvent{Outpoint: other, Kind: ln.ChannelInactive}) }
 	require.NoError(t, w.readChannels(t.Context()))
 	_, l, found := w.byChanID(7)
-	require.True(t, found && l.active && l.rebuilt && l.sure)
+	require.True(t, found && l.active && l.rebuilt)
+	require.False(t, w.stayed(op, before), "it may have gone away in the gap")
 	_, l, found = w.byChanID(8)
 	require.True(t, found && l.rebuilt && !l.active, "the event came after the question")
 

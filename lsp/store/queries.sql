@@ -370,3 +370,12 @@ ON CONFLICT (outpoint) DO UPDATE SET remote_sat = excluded.remote_sat, since_hei
 
 -- name: DeleteChannelUse :exec
 DELETE FROM lsp_channel_use WHERE outpoint = $1;
+
+-- name: ChannelPolicies :many
+SELECT outpoint FROM lsp_channel_policy;
+
+-- name: PutChannelPolicy :exec
+INSERT INTO lsp_channel_policy (outpoint) VALUES ($1) ON CONFLICT (outpoint) DO NOTHING;
+
+-- name: DeleteChannelPolicy :exec
+DELETE FROM lsp_channel_policy WHERE outpoint = $1;

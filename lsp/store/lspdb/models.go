@@ -29,6 +29,10 @@ type LspBookTx struct {
 	Data    []byte
 }
 
+type LspChannelPolicy struct {
+	Outpoint string
+}
+
 type LspChannelUse struct {
 	Outpoint    string
 	RemoteSat   int64

@@ -124,6 +124,33 @@ func (q *Queries) BuriedUnpaid(ctx context.Context) ([]string, error) {
 	return items, nil
 }
 
+const channelPolicies = `-- name: ChannelPolicies :many
+SELECT outpoint FROM lsp_channel_policy
+`
+
+func (q *Queries) ChannelPolicies(ctx context.Context) ([]string, error) {
+	rows, err := q.db.QueryContext(ctx, channelPolicies)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var outpoint string
+		if err := rows.Scan(&outpoint); err != nil {
+			return nil, err
+		}
+		items = append(items, outpoint)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const channelUses = `-- name: ChannelUses :many
 SELECT outpoint, remote_sat, since_height, min_lifetime FROM lsp_channel_use
 `
@@ -241,6 +268,15 @@ func (q *Queries) DeleteBatch(ctx context.Context, id string) (int64, error) {
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const deleteChannelPolicy = `-- name: DeleteChannelPolicy :exec
+DELETE FROM lsp_channel_policy WHERE outpoint = $1
+`
+
+func (q *Queries) DeleteChannelPolicy(ctx context.Context, outpoint string) error {
+	_, err := q.db.ExecContext(ctx, deleteChannelPolicy, outpoint)
+	return err
 }
 
 const deleteChannelUse = `-- name: DeleteChannelUse :exec
@@ -1984,6 +2020,15 @@ type PutBookTxParams struct {
 
 func (q *Queries) PutBookTx(ctx context.Context, arg PutBookTxParams) error {
 	_, err := q.db.ExecContext(ctx, putBookTx, arg.Txid, arg.Settled, arg.Data)
+	return err
+}
+
+const putChannelPolicy = `-- name: PutChannelPolicy :exec
+INSERT INTO lsp_channel_policy (outpoint) VALUES ($1) ON CONFLICT (outpoint) DO NOTHING
+`
+
+func (q *Queries) PutChannelPolicy(ctx context.Context, outpoint string) error {
+	_, err := q.db.ExecContext(ctx, putChannelPolicy, outpoint)
 	return err
 }
 
