@@ -54,32 +54,54 @@ func (p *policies) has(op ln.Outpoint, now link) bool {
 	return p.known[op] || noting && with.lost == now.lost
 }
 
-// begin says that the caller is the one to note the channel.
+// begin says that the caller is the one to note the channel as long as it has this link.
 func (p *policies) begin(op ln.Outpoint, with link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, noting := p.noting[op]; noting || p.known[op] {
+	if now, noting := p.noting[op]; p.known[op] || noting && now.lost == with.lost {
 		return false
 	}
 	p.noting[op] = with
 	return true
 }
 
-func (p *policies) end(op ln.Outpoint, known bool) {
+// end is what came of it; another link's turn is left alone.
+func (p *policies) end(op ln.Outpoint, with link, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if now, noting := p.noting[op]; !noting || now.lost != with.lost {
+		return
+	}
 	delete(p.noting, op)
 	if known {
 		p.known[op] = true
 	}
 }
 
-// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
-// channel into its graph; it was seen to take a second.
-const ownPolicyWithin = 3 * time.Second
+func (p *policies) recall(op ln.Outpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known[op] = true
+}
 
-// heardWithin is how long lnd's word that a link went away may be on its way.
-const heardWithin = 2 * time.Second
+// doubt forgets a channel, and says whether it was known.
+func (p *policies) doubt(op ln.Outpoint) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.known[op]
+	delete(p.known, op)
+	return known
+}
+
+const (
+	// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
+	// channel into its graph; it was seen to take a second.
+	ownPolicyWithin = 3 * time.Second
+	// firstPolicyWithin is the same where nobody waits for it.
+	firstPolicyWithin = time.Minute
+	// heardWithin is how long lnd's word that a link went away may be on its way.
+	heardWithin = 2 * time.Second
+)
 
 // policyOf is how the channel of an open forwards: for no fee, unless it was
 // ordered to be announced.
@@ -108,6 +130,10 @@ func (e *Engine) tendPolicy(op ln.Outpoint, l link, openingID string) {
 	case <-e.ctx.Done():
 		return
 	}
+	// Whether its link stays is seen only while channels are followed.
+	if e.world.current(e.ctx) != nil {
+		return
+	}
 	want := e.policyOf(openingID)
 	var err error
 	if l.rebuilt {
@@ -123,7 +149,7 @@ func (e *Engine) tendPolicy(op ln.Outpoint, l link, openingID string) {
 // awaitPolicy waits for lnd to enter the policy of a channel that was opened under our
 // eyes. Its first link has the policy that the open named.
 func (e *Engine) awaitPolicy(ctx context.Context, op ln.Outpoint, first link, want ln.ChannelPolicy) error {
-	has, err := e.graphHas(ctx, first.chanID, want)
+	has, err := e.graphHas(ctx, first.chanID, want, firstPolicyWithin)
 	if err != nil && !errors.Is(err, ln.ErrNotFound) {
 		return err
 	}
@@ -138,7 +164,7 @@ func (e *Engine) awaitPolicy(ctx context.Context, op ln.Outpoint, first link, wa
 // of two that are made at once one can lose the peer's policy. That the graph has the policy says
 // nothing of a link that is older, so it is set once in any case: that reaches the link.
 func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCID, want ln.ChannelPolicy) error {
-	has, err := e.graphHas(ctx, chanID, want)
+	has, err := e.graphHas(ctx, chanID, want, ownPolicyWithin)
 	if err != nil && !errors.Is(err, ln.ErrNotFound) {
 		return err
 	}
@@ -152,7 +178,13 @@ func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCI
 		return fmt.Errorf("%w: %w", ln.ErrUnavailable, ctx.Err())
 	}
 	before, _ := e.world.link(op)
-	if has && e.policies.has(op, before) {
+	switch {
+	case !has && e.policies.doubt(op):
+		// A link may be built beside the change, and keep what the graph had.
+		if err := e.deletePolicies(ctx, op); err != nil {
+			return err
+		}
+	case e.policies.has(op, before):
 		return nil
 	}
 	if err := e.node.Channels.SetPolicy(ctx, op, want); err != nil {
@@ -162,30 +194,31 @@ func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCI
 	return nil
 }
 
-// graphHas says whether lnd's graph has this policy of ours. It is given the time that
-// lnd takes to enter it.
-func (e *Engine) graphHas(ctx context.Context, chanID ln.SCID, want ln.ChannelPolicy) (bool, error) {
+// graphHas says whether lnd's graph has this policy of ours, which lnd is given time to enter.
+// That the channel is disabled there is another matter: lnd does that while its peer is away.
+func (e *Engine) graphHas(ctx context.Context, chanID ln.SCID, want ln.ChannelPolicy, within time.Duration) (bool, error) {
+	const step = ownPolicyWithin / 30
 	has, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
-	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < ownPolicyWithin; wait += ownPolicyWithin / 30 {
-		if err := pace.Pause(ctx, ownPolicyWithin/30); err != nil {
+	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < within; wait += step {
+		if err := pace.Pause(ctx, step); err != nil {
 			return false, fmt.Errorf("%w: %w", ln.ErrUnavailable, err)
 		}
 		has, err = e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	}
-	return err == nil && has.BaseFeeMsat == want.BaseFeeMsat && has.FeePPM == want.FeePPM && has.TimeLockDelta == want.TimeLockDelta && !has.Disabled, err
+	return err == nil && has.BaseFeeMsat == want.BaseFeeMsat && has.FeePPM == want.FeePPM && has.TimeLockDelta == want.TimeLockDelta, err
 }
 
 // notePolicy notes that graph and link have the channel's policy, unless the link of
-// before went away meanwhile: the one that took its place may have been built beside that.
-// What cannot be stored is set again by the next process.
+// before was not there yet or went away meanwhile: the one that took its place may have been
+// built beside that. What cannot be stored is set again by the next process.
 func (e *Engine) notePolicy(op ln.Outpoint, before link) {
-	if !e.policies.begin(op, before) {
+	if !before.active || !e.policies.begin(op, before) {
 		return
 	}
 	e.spawn(func() {
-		known := false
-		defer func() { e.policies.end(op, known) }()
-		if pace.Pause(e.ctx, heardWithin) != nil || !e.world.stayed(op, before) {
+		known := pace.Pause(e.ctx, heardWithin) == nil && e.world.stayed(op, before)
+		defer func() { e.policies.end(op, before, known) }()
+		if !known {
 			return
 		}
 		err := e.db.WriteFenced(e.ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
@@ -194,7 +227,6 @@ func (e *Engine) notePolicy(op ln.Outpoint, before link) {
 		if err != nil && e.ctx.Err() == nil {
 			e.log.Warn("that a channel has its forwarding policy could not be stored", zap.Stringer("outpoint", op), zap.Error(err))
 		}
-		known = err == nil
 	})
 }
 
@@ -213,7 +245,7 @@ func (e *Engine) loadPolicies(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list channels whose policy is set: %w", err)
 		}
-		e.policies.end(op, true)
+		e.policies.recall(op)
 	}
 	return nil
 }
@@ -232,8 +264,12 @@ func (e *Engine) forgetPolicies(ctx context.Context) error {
 	if len(closed) == 0 {
 		return nil
 	}
+	return e.deletePolicies(ctx, closed...)
+}
+
+func (e *Engine) deletePolicies(ctx context.Context, ops ...ln.Outpoint) error {
 	return e.db.WriteFenced(ctx, e.opt.Fence, func(ctx context.Context, tx *store.Tx) error {
-		for _, op := range closed {
+		for _, op := range ops {
 			if err := lspdb.New(tx).DeleteChannelPolicy(ctx, op.String()); err != nil {
 				return err
 			}

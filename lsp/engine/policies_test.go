@@ -49,6 +49,7 @@ func TestAPolicyThatIsKnownIsNotSetAgain(t *testing.T) {
 	appear := func(e *Engine, ids ...ln.SCID) {
 		for _, id := range ids {
 			event(e, id, ln.ChannelOpened)
+			event(e, id, ln.ChannelActive)
 		}
 	}
 	want := ln.ChannelPolicy{TimeLockDelta: 80}
@@ -74,13 +75,12 @@ func TestAPolicyThatIsKnownIsNotSetAgain(t *testing.T) {
 	}
 	ensure(e, 2, 1, "the graph has it, but what has the link?")
 	node.onSet = nil
-	require.NoError(t, e.awaitPolicy(t.Context(), op(3), link{chanID: 3}, want))
+	ensure(e, 2, 1, "another link took the place of the one that was told")
 	node.graph[3] = want
 	first, _ := e.world.link(op(3))
 	require.NoError(t, e.awaitPolicy(t.Context(), op(3), first, want))
 	noted(e)
-	ensure(e, 2, 1, "another link took the place of the one that was told")
-	noted(e)
+	ensure(e, 2, 0, "the other one was told as well")
 
 	next := process()
 	appear(next, 1, 2, 3)
@@ -89,6 +89,9 @@ func TestAPolicyThatIsKnownIsNotSetAgain(t *testing.T) {
 	}
 	want.TimeLockDelta = 144
 	ensure(next, 1, 1, "the configuration has changed")
+	require.False(t, next.policies.knows(op(1)), "the link that was there may be another by now")
+	noted(next)
+	require.True(t, next.policies.knows(op(1)))
 	event(next, 3, ln.ChannelClosed)
 	require.NoError(t, next.forgetPolicies(t.Context()))
 

@@ -131,6 +131,9 @@ func (e *Engine) findChanID(op ln.Outpoint, id string) {
 		if c.Outpoint == op && c.Active {
 			e.world.name(op, c.ChanID)
 			tell(e, e.openings, id, opening.Event(opening.ChannelActive{Moment: e.moment(), ChanID: c.ChanID}))
+			if l, known := e.world.link(op); known && l.active {
+				e.spawn(func() { e.tendPolicy(op, l, id) })
+			}
 			return
 		}
 	}

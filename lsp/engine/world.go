@@ -194,9 +194,24 @@ func (w *world) peer(e ln.PeerEvent) {
 	w.seen++
 	w.peerSeen[e.Peer] = w.seen
 	w.peers[e.Peer] = e.Online
+	if !e.Online {
+		w.linksGone(e.Peer)
+	}
 	w.mu.Unlock()
 	if e.Online {
 		w.onPeer(e.Peer)
+	}
+}
+
+// linksGone notes that a peer's links went away: peers are followed always, channels are
+// not, and of a link that never became active lnd says nothing. Callers hold w.mu.
+func (w *world) linksGone(peer ln.PubKey) {
+	for op, l := range w.links {
+		if l.peer == peer {
+			l.rebuilt = true
+			l.lost++
+			w.links[op] = l
+		}
 	}
 }
 
@@ -206,7 +221,12 @@ func (w *world) readChannels(ctx context.Context) error { return w.picture(ctx, 
 // picture reads lnd's channels. After a gap in the events a link that was seen
 // before may have been rebuilt.
 func (w *world) picture(ctx context.Context, gap bool) error {
-	asked := w.count()
+	w.mu.Lock()
+	asked, before := w.seen, make(map[ln.Outpoint]bool, len(w.links))
+	for op := range w.links {
+		before[op] = true
+	}
+	w.mu.Unlock()
 	list, err := w.channels.ListChannels(ctx)
 	if err != nil {
 		return err
@@ -228,7 +248,7 @@ func (w *world) picture(ctx context.Context, gap bool) error {
 			now.lost++
 		}
 		if w.linkSeen[c.Outpoint] > asked {
-			now.active, now.rebuilt = was.active, was.rebuilt
+			now.active, now.rebuilt = was.active, was.rebuilt || gap && before[c.Outpoint]
 		}
 		w.links[c.Outpoint] = now
 		if !seen || was.active != now.active {
@@ -252,14 +272,14 @@ func (w *world) channelEvent(e ln.ChannelEvent) {
 	w.mu.Lock()
 	w.seen++
 	w.linkSeen[e.Outpoint] = w.seen
-	l := w.links[e.Outpoint]
+	l, known := w.links[e.Outpoint]
 	switch e.Kind {
 	case ln.ChannelOpened:
 		if e.Channel != nil {
 			l.peer, l.chanID, l.names = e.Channel.Peer, e.Channel.ChanID, otherNames(*e.Channel)
 		}
 	case ln.ChannelActive:
-		l.active = true
+		l.active, l.rebuilt = true, l.rebuilt || !known
 	case ln.ChannelInactive:
 		l.active, l.rebuilt = false, true
 		l.lost++
