@@ -97,7 +97,9 @@ const (
 	// ownPolicyWithin is how long lnd may take to enter its own policy of a fresh
 	// channel into its graph; it was seen to take a second.
 	ownPolicyWithin = 3 * time.Second
-	// firstPolicyWithin is the same where nobody waits for it.
+	// firstPaymentWithin is how long the payment takes that a channel was opened for.
+	firstPaymentWithin = 2 * time.Second
+	// firstPolicyWithin is the same as ownPolicyWithin where nobody waits for it.
 	firstPolicyWithin = time.Minute
 	// heardWithin is how long lnd's word that a link went away may be on its way.
 	heardWithin = 2 * time.Second
@@ -123,7 +125,11 @@ func (e *Engine) openedByUs(op ln.Outpoint) bool {
 }
 
 // tendPolicy looks at the policy of a channel of ours that is active, for no payment yet.
+// While the first one of a fresh channel is on its way, it has lnd and the database for itself.
 func (e *Engine) tendPolicy(op ln.Outpoint, l link, openingID string) {
+	if !l.rebuilt && pace.Pause(e.ctx, firstPaymentWithin) != nil {
+		return
+	}
 	select {
 	case e.policies.turns <- struct{}{}:
 		defer func() { <-e.policies.turns }()
@@ -197,7 +203,7 @@ func (e *Engine) ensurePolicy(ctx context.Context, op ln.Outpoint, chanID ln.SCI
 // graphHas says whether lnd's graph has this policy of ours, which lnd is given time to enter.
 // That the channel is disabled there is another matter: lnd does that while its peer is away.
 func (e *Engine) graphHas(ctx context.Context, chanID ln.SCID, want ln.ChannelPolicy, within time.Duration) (bool, error) {
-	const step = ownPolicyWithin / 30
+	step := within / 30
 	has, err := e.node.Channels.OwnPolicy(ctx, chanID, e.cfg.Self)
 	for wait := 0 * time.Second; errors.Is(err, ln.ErrNotFound) && wait < within; wait += step {
 		if err := pace.Pause(ctx, step); err != nil {
