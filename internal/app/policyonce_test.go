@@ -47,8 +47,6 @@ func TestAPolicyIsSetOnce(t *testing.T) {
 				m := r.outcome(r.pay(a.bolt11))
 				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, "%s\n%s", m.FailureReason, r.stories())
 				r.await(a.id)
-				r.settle()
-				r.check(a, m)
 				r.pause(2 * heard)
 				for range 3 {
 					r.killProcess()
@@ -59,6 +57,8 @@ func TestAPolicyIsSetOnce(t *testing.T) {
 					r.up()
 				}
 				require.Equal(t, c.want, sets.Load())
+				r.settle()
+				r.check(a, m)
 			})
 		})
 	}

@@ -51,9 +51,22 @@ func (e *Engine) onBlock(b ln.Block) {
 	}
 }
 
-// onChannel takes lnd's word at once; a channel that is not known yet is listed.
+// onChannel takes lnd's word at once; a channel that is not known yet is listed. One that
+// opens is described by its event: it was opened for a payment that is on its way, and a
+// listing costs lnd what that payment could use.
 func (e *Engine) onChannel(ev ln.ChannelEvent) {
-	if ev.Kind != ln.ChannelActive && ev.Kind != ln.ChannelInactive {
+	switch ev.Kind {
+	case ln.ChannelActive, ln.ChannelInactive:
+	case ln.ChannelPending:
+		return // not listed yet
+	case ln.ChannelOpened:
+		if ev.Channel != nil {
+			e.opened(*ev.Channel)
+			return
+		}
+		wake(e.relist)
+		return
+	default:
 		wake(e.relist)
 		return
 	}
@@ -83,6 +96,27 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 		return
 	}
 	wake(e.reclaim)
+}
+
+// opened notes a channel that is new. A listing may have told of it before.
+func (e *Engine) opened(c ln.Channel) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, known := e.channels[c.Outpoint]; known {
+		return
+	}
+	e.events++
+	e.changed[c.Outpoint] = e.events
+	e.know(channel{Channel: c, since: e.opt.Now()})
+}
+
+// know files a channel under its names. Callers hold mu.
+func (e *Engine) know(c channel) {
+	c.Htlcs = nil
+	e.channels[c.Outpoint] = c
+	for _, name := range c.Names() {
+		e.byName[name] = c.Outpoint
+	}
 }
 
 // expect makes what waits for a wallet ready a moment after its channel became active,
@@ -252,7 +286,6 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 	now := e.opt.Now()
 	var expect []ln.PubKey
 	for _, listed := range channels {
-		listed.Htlcs = nil
 		c := channel{Channel: listed, since: now}
 		if old, known := earlier[c.Outpoint]; known {
 			if e.changed[c.Outpoint] > before {
@@ -262,18 +295,20 @@ func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 				c.since = old.since
 			}
 		}
-		e.channels[c.Outpoint] = c
-		for _, name := range c.Channel.Names() {
-			e.byName[name] = c.Outpoint
-		}
+		e.know(c)
 		if c.Active && c.since.Equal(now) && !slices.Contains(expect, c.Peer) && e.concerned(c.Peer) {
 			expect = append(expect, c.Peer)
 		}
 	}
-	for op := range e.changed {
-		if _, open := e.channels[op]; !open {
-			delete(e.changed, op)
+	for op, at := range e.changed {
+		if _, open := e.channels[op]; open {
+			continue
 		}
+		if c, known := earlier[op]; known && at > before {
+			e.know(c) // it opened after the question
+			continue
+		}
+		delete(e.changed, op)
 	}
 	var arrived []ln.PubKey
 	var lost []string
