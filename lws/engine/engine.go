@@ -69,7 +69,6 @@ type Engine struct {
 	channels map[ln.Outpoint]channel
 	byName   map[ln.SCID]ln.Outpoint
 	listed   bool
-	listedAt time.Time
 	// events counts lnd's words about channels, and changed has the count of the latest
 	// about each: a listing that was requested before it does not know of it.
 	events  uint64
@@ -100,8 +99,6 @@ type Engine struct {
 	ids     *ulid.MonotonicEntropy
 	relist  chan struct{}
 	reclaim chan struct{}
-	// followed is closed once channels are followed, for the rest of the process.
-	followed chan struct{}
 }
 
 // channel is one of lnd's.
@@ -122,7 +119,7 @@ func New(opt Options) (*Engine, error) {
 		wishes: make(map[ln.PubKey]lws.Wish), channels: make(map[ln.Outpoint]channel), byName: make(map[ln.SCID]ln.Outpoint),
 		claimed: make(map[ln.SCID]time.Time), changed: make(map[ln.Outpoint]uint64), live: make(map[string]hold.Payment), decided: make(map[string]bool),
 		queues: make(map[ln.Hash][]HtlcEvent), admitted: make(map[ln.CircuitKey]lws.Htlc), ack: make(chan struct{}, 1), byKey: make(map[ln.CircuitKey]string), paying: make(map[ln.CircuitKey]bool), deciding: make(map[ln.CircuitKey]*deciding), handing: make(map[ln.PubKey]*handover),
-		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1), followed: make(chan struct{}),
+		ids: ulid.Monotonic(opt.Random, 0), relist: make(chan struct{}, 1), reclaim: make(chan struct{}, 1),
 	}
 	var err error
 	e.holds, err = fsm.New(hold.Machine(), fsm.Options[hold.State, hold.Event, hold.Effect]{
@@ -158,17 +155,7 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	e.wg.Go(func() {
 		e.keep("blocks", func(ctx context.Context) error { return e.opt.Node.SubscribeBlocks(ctx, e.onBlock) })
 	})
-	e.mu.Lock()
-	if len(e.wishes)+len(e.live) > 0 {
-		e.follow()
-	}
-	e.mu.Unlock()
 	e.wg.Go(func() {
-		select {
-		case <-e.followed:
-		case <-e.ctx.Done():
-			return
-		}
 		e.keep("channel events", func(ctx context.Context) error {
 			// lnd does not say when it has begun to tell: what happened before is listed.
 			begun := time.AfterFunc(time.Second, func() { wake(e.relist) })
@@ -193,17 +180,6 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 	ready()
 	<-ctx.Done()
 	return nil
-}
-
-// follow begins to follow channels. lnd tells who follows them of every
-// commitment of every channel, which costs a busy gateway more than all else here: without a
-// wallet that is registered nobody needs it. Callers hold mu.
-func (e *Engine) follow() {
-	select {
-	case <-e.followed:
-	default:
-		close(e.followed)
-	}
 }
 
 // load finds what is unfinished.
@@ -311,9 +287,6 @@ func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) erro
 	if err := e.opt.Limits.Check(w); err != nil {
 		return err
 	}
-	if err := e.listFirst(ctx); err != nil {
-		return err
-	}
 	e.mu.Lock()
 	_, known := e.wishes[client]
 	has, listed := e.hasChannel(client), e.listed
@@ -333,32 +306,9 @@ func (e *Engine) SetWish(ctx context.Context, client ln.PubKey, w lws.Wish) erro
 	}
 	e.mu.Lock()
 	e.wishes[client] = w
-	e.follow()
 	e.mu.Unlock()
 	wake(e.reclaim)
 	e.expect(client)
-	return nil
-}
-
-// listFirst lists channels while they are not followed: then what is known of them is as
-// old as the last listing. Whoever has no channel cannot have that done without end.
-func (e *Engine) listFirst(ctx context.Context) error {
-	e.mu.Lock()
-	before, old := e.events, e.opt.Now().Sub(e.listedAt) > time.Second
-	select {
-	case <-e.followed:
-		old = false
-	default:
-	}
-	e.mu.Unlock()
-	if !old {
-		return nil
-	}
-	channels, err := e.opt.Node.ListChannels(ctx)
-	if err != nil {
-		return err
-	}
-	e.onListed(channels, before)
 	return nil
 }
 

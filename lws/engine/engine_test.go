@@ -41,8 +41,6 @@ type away struct {
 	otherwise map[ln.CircuitKey]error
 	// clock is what has passed on the engine's clock, where a test moves it by itself.
 	clock *atomic.Int64
-	// nobody is registered.
-	nobody bool
 }
 
 func (a *away) now() time.Time {
@@ -132,9 +130,6 @@ func (a *away) Acknowledge(_ context.Context, keys []ln.CircuitKey) error {
 }
 
 func (a *away) Wishes(context.Context) (map[ln.PubKey]lws.Wish, error) {
-	if a.nobody {
-		return map[ln.PubKey]lws.Wish{}, nil
-	}
 	return map[ln.PubKey]lws.Wish{a.wallet: {HoldFor: time.Hour, MaxHtlcs: 5, MaxSat: 1_000_000, FinalCltvDelta: 80}}, nil
 }
 
@@ -221,7 +216,7 @@ func (a *away) start(t *testing.T) *Engine {
 	require.Eventually(t, func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return a.sink != nil && (a.nobody || a.onChannel != nil)
+		return a.sink != nil && a.onChannel != nil
 	}, time.Minute, time.Millisecond)
 	return e
 }

@@ -279,7 +279,7 @@ func (e *Engine) keepListed() {
 // onListed takes a listing that was requested after so many events.
 func (e *Engine) onListed(channels []ln.Channel, before uint64) {
 	e.mu.Lock()
-	e.listed, e.listedAt = true, e.opt.Now()
+	e.listed = true
 	earlier := e.channels
 	e.channels = make(map[ln.Outpoint]channel, len(channels))
 	clear(e.byName)

@@ -1,15 +1,11 @@
 package engine
 
 import (
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sluice-lsp/sluice/internal/errkind"
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/lws"
 	"github.com/sluice-lsp/sluice/lws/hold"
 )
 
@@ -54,35 +50,4 @@ func TestAChannelThatOpensIsKnownByItsEvent(t *testing.T) {
 	require.True(t, listing(), "nothing is known of it")
 	e.onChannel(ln.ChannelEvent{Kind: ln.ChannelClosed, Outpoint: op})
 	require.True(t, listing())
-}
-
-// TestNobodyRegisteredNobodyFollows: channels are followed once a wallet is registered; one
-// whose channel is younger than the last listing is registered all the same.
-func TestNobodyRegisteredNobodyFollows(t *testing.T) {
-	wallet := ln.PubKey{2, 7}
-	a := &away{nobody: true, clock: new(atomic.Int64), channels: []ln.Channel{}}
-	e := a.start(t)
-	require.Eventually(t, func() bool {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.listed
-	}, time.Minute, time.Millisecond)
-	follows := func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.onChannel != nil
-	}
-	register := func() error {
-		return e.SetWish(t.Context(), wallet, lws.Wish{HoldFor: time.Hour, MaxHtlcs: 5, MaxSat: 1_000_000, FinalCltvDelta: 80})
-	}
-	require.ErrorIs(t, register(), errkind.Conflict, "it has no channel")
-	require.False(t, follows())
-
-	a.mu.Lock()
-	a.channels = []ln.Channel{{Peer: wallet, ChanID: 5, Outpoint: ln.Outpoint{Index: 1}}}
-	a.mu.Unlock()
-	require.ErrorIs(t, register(), errkind.Conflict, "a second has not passed since the last listing")
-	a.clock.Add(int64(2 * time.Second))
-	require.NoError(t, register())
-	require.Eventually(t, follows, time.Minute, time.Millisecond)
 }
