@@ -17,7 +17,7 @@ const lndDatabaseRoom = 64 << 20
 // to map more of a file while lnd changes a channel's policy, lnd stands still for good
 // (docs/runbook.md, faults of lnd); a file that starts at 32 KiB gets there eight times in
 // the first minutes of a network, and one with this much room never.
-func makeRoom(lndDir string) (err error) {
+func makeRoom(lndDir string) error {
 	dir := filepath.Join(lndDir, "data", "graph", "regtest")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

@@ -64,8 +64,7 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 			e.opened(*ev.Channel)
 			return
 		}
-		wake(e.relist)
-		return
+		fallthrough
 	default:
 		wake(e.relist)
 		return
@@ -98,7 +97,8 @@ func (e *Engine) onChannel(ev ln.ChannelEvent) {
 	wake(e.reclaim)
 }
 
-// opened notes a channel that is new. A listing may have told of it before.
+// opened notes a channel that is new, which is claimed as one that was listed is. A listing
+// may have told of it before.
 func (e *Engine) opened(c ln.Channel) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -108,6 +108,7 @@ func (e *Engine) opened(c ln.Channel) {
 	e.events++
 	e.changed[c.Outpoint] = e.events
 	e.know(channel{Channel: c, since: e.opt.Now()})
+	wake(e.reclaim)
 }
 
 // know files a channel under its names. Callers hold mu.

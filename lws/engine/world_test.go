@@ -19,14 +19,15 @@ func TestAChannelThatOpensIsKnownByItsEvent(t *testing.T) {
 	}
 	e.opt.Now = (&away{}).now
 	e.ctx = t.Context()
-	listing := func() bool {
+	woken := func(ch chan struct{}) bool {
 		select {
-		case <-e.relist:
+		case <-ch:
 			return true
 		default:
 			return false
 		}
 	}
+	listing := func() bool { return woken(e.relist) }
 	has := func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -37,6 +38,7 @@ func TestAChannelThatOpensIsKnownByItsEvent(t *testing.T) {
 	asked := e.events
 	e.onChannel(ln.ChannelEvent{Kind: ln.ChannelPending, Outpoint: op})
 	e.onChannel(ln.ChannelEvent{Kind: ln.ChannelOpened, Outpoint: op, Channel: &ln.Channel{Peer: wallet, ChanID: 11, Outpoint: op}})
+	require.True(t, woken(e.reclaim), "it may be a registered wallet's")
 	e.onChannel(ln.ChannelEvent{Kind: ln.ChannelActive, Outpoint: op})
 	require.True(t, has())
 	require.False(t, listing())
