@@ -5,8 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"github.com/lightningnetwork/lnd/lnrpc"
@@ -36,22 +36,66 @@ const (
 // arm is one gateway and the payer's channel to it.
 type arm struct {
 	name    string
+	gateway *devnet.Node
 	channel uint64
+	// takesPart tells the rounds that it has a block in.
+	takesPart func(round int) bool
 
-	seconds   []float64 // of each block
-	work      []*devnet.Proc
-	cpu       time.Duration // of work, in the blocks
-	latencies []float64     // of each payment in a block, in ms
-	quiet     []float64     // of payments one at a time, in ms
+	blocks []block
+	work   []*devnet.Proc
+	cpu    time.Duration // of work, in the blocks
+	quiet  []float64     // of payments one at a time, in ms
 
 	// retries are attempts that failed on the way: work that is not counted.
 	retries atomic.Int64
 }
 
+// block is blockSize forwards through one gateway.
+type block struct {
+	round     int
+	seconds   float64
+	latencies []float64 // of each payment, in ms
+}
+
+// served is what attaches to a gateway's interceptor.
+type served struct {
+	name      string
+	takesPart func(round int) bool
+	// attach gives its processes, if it has any of its own.
+	attach func(ctx context.Context, n *nodes, gateway *devnet.Node) (work []*devnet.Proc, hangUp func(), err error)
+}
+
+func everyRound(int) bool { return true }
+
+// withSluice is sluiced, with the programs behind it if there are any.
+func withSluice(programs *proxied) served {
+	return served{name: "with Sluice", takesPart: everyRound,
+		attach: func(ctx context.Context, n *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
+			s, err := startSluiceWith(ctx, n.Net, gateway, n.receiver, programs)
+			if err != nil {
+				return nil, nil, err
+			}
+			return []*devnet.Proc{s.daemon.Proc}, s.hangUp, nil
+		}}
+}
+
+// withBare is a program that resumes whatever it is offered at once: what is
+// lost with it is what lnd's interceptor costs by itself, whoever is attached.
+// lnd writes each HTLC that is resumed to its database alone, where those of one
+// commitment otherwise share a write, so they reach the next channels apart and
+// take more commitments. Two rounds of four are enough to tell.
+func withBare() served {
+	return served{name: "bare program", takesPart: func(round int) bool { return round%4 < 2 },
+		attach: func(ctx context.Context, _ *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
+			_, err := startBare(ctx, gateway)
+			return nil, func() {}, err
+		}}
+}
+
 // runForwardProxied is the same with two programs of others attached to sluiced.
 func runForwardProxied(ctx context.Context, b *bench) (result, error) {
 	programs := &proxied{names: []string{"one", "two"}}
-	r, err := forwards(ctx, b, programs, minProxied)
+	r, err := forwards(ctx, b, minProxied, withSluice(programs))
 	if asked := programs.answered.Load(); err == nil && asked < int64(2*b.blocks*blockSize) {
 		return r, fmt.Errorf("the programs were asked %d times only", asked)
 	}
@@ -59,53 +103,65 @@ func runForwardProxied(ctx context.Context, b *bench) (result, error) {
 }
 
 func runForward(ctx context.Context, b *bench) (result, error) {
-	return forwards(ctx, b, nil, minThroughput)
+	return forwards(ctx, b, minThroughput, withSluice(nil), withBare())
 }
 
-func forwards(ctx context.Context, b *bench, programs *proxied, gate float64) (_ result, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 14*time.Minute)
+// forwards measures gateways that are served beside one that is not; the gate is
+// for the first.
+func forwards(ctx context.Context, b *bench, gate float64, serve ...served) (_ result, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	n, err := b.startNodes(ctx, devnet.GatewayArgs(), withoutInterceptor())
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = b.finish(n, err) }()
-	arms, err := forwardChannels(ctx, b, n)
+	arms, err := forwardArms(ctx, b, n, serve)
 	if err != nil {
 		return nil, err
 	}
-	s, err := startSluiceWith(ctx, n.Net, n.first, n.receiver, programs)
-	if err != nil {
-		return nil, err
+	for i, s := range serve {
+		work, hangUp, err := s.attach(ctx, n, arms[i].gateway)
+		if err != nil {
+			return nil, err
+		}
+		defer hangUp()
+		arms[i].work = append(arms[i].work, work...)
+		b.say("the gateway %s is served: %s", arms[i].gateway.Name, s.name)
 	}
-	defer s.hangUp()
-	arms[0].work = []*devnet.Proc{n.first.Proc(), s.daemon.Proc}
-	arms[1].work = []*devnet.Proc{n.second.Proc()}
-	b.say("sluiced is attached to the first gateway; the second runs without interceptor")
 
 	// Mission control, caches and connections are warm before anything counts.
 	for _, a := range arms {
-		if err := a.warmUp(ctx, n); err != nil {
-			return nil, err
+		if err := a.block(ctx, n, 0); err != nil {
+			return nil, fmt.Errorf("warm up %s: %w", a.name, err)
 		}
+		a.blocks, a.cpu = nil, 0
 	}
-	for i := range b.blocks {
+	for round := range b.blocks {
+		var told []string
 		for j := range arms {
-			a := arms[(i+j)%2]
-			if err := a.block(ctx, n); err != nil {
-				return nil, fmt.Errorf("block %d through the gateway %s: %w", i+1, a.name, err)
+			// Every second round goes the other way.
+			if round%2 == 1 {
+				j = len(arms) - 1 - j
 			}
+			a := arms[j]
+			if !a.takesPart(round) {
+				continue
+			}
+			if err := a.block(ctx, n, round); err != nil {
+				return nil, fmt.Errorf("round %d, %s: %w", round+1, a.name, err)
+			}
+			told = append(told, fmt.Sprintf("%.1f %s", blockSize/a.blocks[len(a.blocks)-1].seconds, a.name))
 		}
-		b.say("pair of blocks %d of %d: %.1f forwards/s with Sluice, %.1f without", i+1, b.blocks,
-			blockSize/arms[0].seconds[i], blockSize/arms[1].seconds[i])
+		b.say("round %d of %d, forwards/s: %s", round+1, b.blocks, strings.Join(told, ", "))
 	}
 	b.say("%d payments each, one at a time", quietPayments)
 	for i := range quietPayments {
 		for j := range arms {
-			a := arms[(i+j)%2]
+			a := arms[(i+j)%len(arms)]
 			took, err := a.pay(ctx, n)
 			if err != nil {
-				return nil, fmt.Errorf("a payment through the gateway %s: %w", a.name, err)
+				return nil, fmt.Errorf("a payment, %s: %w", a.name, err)
 			}
 			a.quiet = append(a.quiet, ms(took))
 		}
@@ -113,26 +169,48 @@ func forwards(ctx context.Context, b *bench, programs *proxied, gate float64) (_
 	return forwardReport(b, arms, gate)
 }
 
-// forwardChannels gives both gateways one channel from the payer and several
-// to the receiver.
-func forwardChannels(ctx context.Context, b *bench, n *nodes) ([]*arm, error) {
+// forwardArms gives each gateway one channel from the payer and several to the
+// receiver. The last arm's gateway has nobody attached.
+func forwardArms(ctx context.Context, b *bench, n *nodes, serve []served) ([]*arm, error) {
 	perArm := int64(b.blocks+2)*blockSize + quietPayments
 	needSat := perArm*forwardMsat/1000 + 500_000
 	eachSat := 2*needSat/receiverChannels + 500_000
-	if err := n.Fund(ctx, devnet.Funding{Node: n.payer, CoinSat: needSat + 100_000, Coins: 2},
-		devnet.Funding{Node: n.first, CoinSat: eachSat + 100_000, Coins: receiverChannels + 1},
-		devnet.Funding{Node: n.second, CoinSat: eachSat + 100_000, Coins: receiverChannels + 1}); err != nil {
-		return nil, err
+	var arms []*arm
+	for i, s := range serve {
+		a := &arm{name: s.name, takesPart: s.takesPart, gateway: n.first}
+		if i > 0 {
+			var err error
+			if a.gateway, err = n.another(ctx, fmt.Sprintf("gateway%d", i+2)); err != nil {
+				return nil, err
+			}
+		}
+		arms = append(arms, a)
 	}
-	wishes := []wish{{n.payer, n.first, needSat}, {n.payer, n.second, needSat}}
+	arms = append(arms, &arm{name: "without interceptor", takesPart: everyRound, gateway: n.second})
+
+	funding := []devnet.Funding{{Node: n.payer, CoinSat: needSat + 100_000, Coins: len(arms)}}
+	var wishes []wish
+	for _, a := range arms {
+		a.work = []*devnet.Proc{a.gateway.Proc()}
+		funding = append(funding, devnet.Funding{Node: a.gateway, CoinSat: eachSat + 100_000, Coins: receiverChannels + 1})
+		wishes = append(wishes, wish{n.payer, a.gateway, needSat})
+	}
 	for range receiverChannels {
-		wishes = append(wishes, wish{n.first, n.receiver, eachSat}, wish{n.second, n.receiver, eachSat})
+		for _, a := range arms {
+			wishes = append(wishes, wish{a.gateway, n.receiver, eachSat})
+		}
+	}
+	if err := n.Fund(ctx, funding...); err != nil {
+		return nil, err
 	}
 	channels, err := n.openAll(ctx, wishes...)
 	if err != nil {
 		return nil, err
 	}
-	return []*arm{{name: "with Sluice", channel: channels[0].ChanID}, {name: "without interceptor", channel: channels[1].ChanID}}, nil
+	for i, a := range arms {
+		a.channel = channels[i].ChanID
+	}
+	return arms, nil
 }
 
 // pay forwards one keysend payment through the arm's gateway.
@@ -162,17 +240,9 @@ func (a *arm) pay(ctx context.Context, n *nodes) (time.Duration, error) {
 	return took, nil
 }
 
-func (a *arm) warmUp(ctx context.Context, n *nodes) error {
-	if err := a.block(ctx, n); err != nil {
-		return fmt.Errorf("warm up %s: %w", a.name, err)
-	}
-	a.seconds, a.latencies, a.cpu = nil, nil, 0
-	return nil
-}
-
 // block forwards blockSize payments, inFlight at a time, and waits until the
 // channels are quiet again, so that no block pays for another's tail.
-func (a *arm) block(ctx context.Context, n *nodes) error {
+func (a *arm) block(ctx context.Context, n *nodes, round int) error {
 	took := make([]float64, blockSize)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(inFlight)
@@ -191,8 +261,7 @@ func (a *arm) block(ctx context.Context, n *nodes) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	a.seconds = append(a.seconds, time.Since(began).Seconds())
-	a.latencies = append(a.latencies, took...)
+	a.blocks = append(a.blocks, block{round: round, seconds: time.Since(began).Seconds(), latencies: took})
 	if err := errors.Join(n.payer.WaitNoHTLCs(ctx), n.receiver.WaitNoHTLCs(ctx)); err != nil {
 		return err
 	}
@@ -211,54 +280,4 @@ func cpuOf(procs []*devnet.Proc) (sum time.Duration, err error) {
 		sum += used
 	}
 	return sum, nil
-}
-
-func forwardReport(b *bench, arms []*arm, gate float64) (result, error) {
-	with, without := arms[0], arms[1]
-	fmt.Fprintf(b.out, "\n%d forwards per arm in blocks of %d with %d in flight, then %d one at a time\n\n",
-		len(with.latencies), blockSize, inFlight, quietPayments)
-	table := tabwriter.NewWriter(b.out, 2, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tforwards/s\tblock p50\tp50 ms\tp95 ms\tp99 ms\talone p50 ms\talone p99 ms\tcpu ms each\tretries\t")
-	for _, a := range arms {
-		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%.2f\t%d\t\n", a.name, float64(len(a.latencies))/total(a.seconds),
-			blockSize/median(a.seconds), median(a.latencies), quantile(a.latencies, 0.95), quantile(a.latencies, 0.99),
-			median(a.quiet), quantile(a.quiet, 0.99), ms(a.cpu)/float64(len(a.latencies)), a.retries.Load())
-	}
-	if err := table.Flush(); err != nil {
-		return nil, err
-	}
-	fmt.Fprintln(b.out, "\ncpu: of the gateway's lnd, and of sluiced where it is attached")
-	// As many forwards in each block, so a pair's throughput ratio is that of the
-	// times. The mean of the middle pairs is told, and pairs are drawn for its
-	// interval: what slows the machine for a while slows both of a pair, and a
-	// burst of other work during one block cannot decide.
-	pairs := make([]float64, len(with.seconds))
-	for i := range pairs {
-		pairs[i] = without.seconds[i] / with.seconds[i]
-	}
-	ratio, overall := midmean(pairs), total(without.seconds)/total(with.seconds)
-	low, high := bootstrap(b.seed, len(pairs), func(draw []int) float64 { return midmean(pick(pairs, draw)) })
-	// The same for what the slowest wait longer.
-	slowest := make([]float64, len(pairs))
-	for i := range slowest {
-		from, to := i*blockSize, (i+1)*blockSize
-		slowest[i] = quantile(with.latencies[from:to], 0.99) - quantile(without.latencies[from:to], 0.99)
-	}
-	added := median(slowest)
-	fmt.Fprintf(b.out, "\nadded p99 %.1f ms (median of the pairs of blocks; aim: %d ms)\n", added, aimAddedMs)
-	fmt.Fprintf(b.out, "\nthroughput ratio %.3f (mean of the middle of %d pairs of blocks), 95 %% interval %.3f to %.3f (seed %d); the gate is %.2f for its lower end; over all blocks %.3f\n\n",
-		ratio, len(pairs), low, high, b.seed, gate, overall)
-	var r result
-	r.add("throughput_ratio", "%.3f", ratio)
-	r.add("p99_added_ms", "%.1f", added)
-	r.add("ratio_low", "%.3f", low)
-	r.add("ratio_high", "%.3f", high)
-	r.add("ratio_overall", "%.3f", overall)
-	r.add("alone_p50_added_ms", "%.1f", median(with.quiet)-median(without.quiet))
-	r.add("alone_p99_added_ms", "%.1f", quantile(with.quiet, 0.99)-quantile(without.quiet, 0.99))
-	r.add("forwards", "%d", len(with.latencies))
-	if low < gate {
-		return r, fmt.Errorf("%w: the throughput ratio's lower end is %.3f, at least %.2f is wanted", errMissed, low, gate)
-	}
-	return r, nil
 }

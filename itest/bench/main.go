@@ -2,7 +2,7 @@
 // on this machine.
 //
 //	make bench NAME=jit             a payment that opens its own channel, beside a bare program
-//	make bench NAME=forward         ordinary forwards, beside a gateway without interceptor
+//	make bench NAME=forward         ordinary forwards, beside a gateway without interceptor, and one with a bare program
 //	make bench NAME=forward-proxied the same with two programs attached to sluiced
 //	make bench NAME=memory          what sluiced needs, and how soon it is ready
 //	make bench NAME=lsps            LSPS requests of 1,000 clients, on both databases and over real peer connections

@@ -51,6 +51,19 @@ func (b *bench) startNodes(ctx context.Context, first, second []string) (_ *node
 	return n, group.Wait()
 }
 
+// another is one more gateway between the same two.
+func (n *nodes) another(ctx context.Context, name string) (*devnet.Node, error) {
+	gateway, err := n.NewNode(ctx, name, devnet.NodeConfig{ExtraArgs: devnet.GatewayArgs()})
+	if err != nil {
+		return nil, err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, peer := range []*devnet.Node{n.payer, n.receiver} {
+		group.Go(func() error { return n.Connect(groupCtx, peer, gateway) })
+	}
+	return gateway, group.Wait()
+}
+
 // finish closes the network and joins what that says to what happened.
 func (b *bench) finish(n *nodes, err error) error {
 	if b.keep {
