@@ -38,10 +38,8 @@ type arm struct {
 	name    string
 	gateway *devnet.Node
 	channel uint64
-	// takesPart tells the rounds that it has a block in.
-	takesPart func(round int) bool
 
-	blocks []block
+	blocks []block // one of each round: all gateways have as many forwards behind them
 	work   []*devnet.Proc
 	cpu    time.Duration // of work, in the blocks
 	quiet  []float64     // of payments one at a time, in ms
@@ -52,24 +50,20 @@ type arm struct {
 
 // block is blockSize forwards through one gateway.
 type block struct {
-	round     int
 	seconds   float64
 	latencies []float64 // of each payment, in ms
 }
 
 // served is what attaches to a gateway's interceptor.
 type served struct {
-	name      string
-	takesPart func(round int) bool
+	name string
 	// attach gives its processes, if it has any of its own.
 	attach func(ctx context.Context, n *nodes, gateway *devnet.Node) (work []*devnet.Proc, hangUp func(), err error)
 }
 
-func everyRound(int) bool { return true }
-
 // withSluice is sluiced, with the programs behind it if there are any.
 func withSluice(programs *proxied) served {
-	return served{name: "with Sluice", takesPart: everyRound,
+	return served{name: "with Sluice",
 		attach: func(ctx context.Context, n *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
 			s, err := startSluiceWith(ctx, n.Net, gateway, n.receiver, programs)
 			if err != nil {
@@ -83,9 +77,9 @@ func withSluice(programs *proxied) served {
 // lost with it is what lnd's interceptor costs by itself, whoever is attached.
 // lnd writes each HTLC that is resumed to its database alone, where those of one
 // commitment otherwise share a write, so they reach the next channels apart and
-// take more commitments. Two rounds of four are enough to tell.
+// take more commitments.
 func withBare() served {
-	return served{name: "bare program", takesPart: func(round int) bool { return round%4 < 2 },
+	return served{name: "bare program",
 		attach: func(ctx context.Context, _ *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
 			_, err := startBare(ctx, gateway)
 			return nil, func() {}, err
@@ -132,7 +126,7 @@ func forwards(ctx context.Context, b *bench, gate float64, serve ...served) (_ r
 
 	// Mission control, caches and connections are warm before anything counts.
 	for _, a := range arms {
-		if err := a.block(ctx, n, 0); err != nil {
+		if err := a.block(ctx, n); err != nil {
 			return nil, fmt.Errorf("warm up %s: %w", a.name, err)
 		}
 		a.blocks, a.cpu = nil, 0
@@ -145,10 +139,7 @@ func forwards(ctx context.Context, b *bench, gate float64, serve ...served) (_ r
 				j = len(arms) - 1 - j
 			}
 			a := arms[j]
-			if !a.takesPart(round) {
-				continue
-			}
-			if err := a.block(ctx, n, round); err != nil {
+			if err := a.block(ctx, n); err != nil {
 				return nil, fmt.Errorf("round %d, %s: %w", round+1, a.name, err)
 			}
 			told = append(told, fmt.Sprintf("%.1f %s", blockSize/a.blocks[len(a.blocks)-1].seconds, a.name))
@@ -177,7 +168,7 @@ func forwardArms(ctx context.Context, b *bench, n *nodes, serve []served) ([]*ar
 	eachSat := 2*needSat/receiverChannels + 500_000
 	var arms []*arm
 	for i, s := range serve {
-		a := &arm{name: s.name, takesPart: s.takesPart, gateway: n.first}
+		a := &arm{name: s.name, gateway: n.first}
 		if i > 0 {
 			var err error
 			if a.gateway, err = n.another(ctx, fmt.Sprintf("gateway%d", i+2)); err != nil {
@@ -186,7 +177,7 @@ func forwardArms(ctx context.Context, b *bench, n *nodes, serve []served) ([]*ar
 		}
 		arms = append(arms, a)
 	}
-	arms = append(arms, &arm{name: "without interceptor", takesPart: everyRound, gateway: n.second})
+	arms = append(arms, &arm{name: "without interceptor", gateway: n.second})
 
 	funding := []devnet.Funding{{Node: n.payer, CoinSat: needSat + 100_000, Coins: len(arms)}}
 	var wishes []wish
@@ -242,7 +233,7 @@ func (a *arm) pay(ctx context.Context, n *nodes) (time.Duration, error) {
 
 // block forwards blockSize payments, inFlight at a time, and waits until the
 // channels are quiet again, so that no block pays for another's tail.
-func (a *arm) block(ctx context.Context, n *nodes, round int) error {
+func (a *arm) block(ctx context.Context, n *nodes) error {
 	took := make([]float64, blockSize)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(inFlight)
@@ -261,7 +252,7 @@ func (a *arm) block(ctx context.Context, n *nodes, round int) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	a.blocks = append(a.blocks, block{round: round, seconds: time.Since(began).Seconds(), latencies: took})
+	a.blocks = append(a.blocks, block{seconds: time.Since(began).Seconds(), latencies: took})
 	if err := errors.Join(n.payer.WaitNoHTLCs(ctx), n.receiver.WaitNoHTLCs(ctx)); err != nil {
 		return err
 	}

@@ -73,15 +73,8 @@ type comparison struct {
 func compare(seed uint64, a, without *arm) comparison {
 	var pairs, slower []float64
 	var with, other float64
-	in := make(map[int]block, len(without.blocks))
-	for _, plain := range without.blocks {
-		in[plain.round] = plain
-	}
-	for _, served := range a.blocks {
-		plain, both := in[served.round]
-		if !both {
-			continue
-		}
+	for i, served := range a.blocks {
+		plain := without.blocks[i]
 		pairs = append(pairs, plain.seconds/served.seconds)
 		slower = append(slower, quantile(served.latencies, 0.99)-quantile(plain.latencies, 0.99))
 		with, other = with+served.seconds, other+plain.seconds
