@@ -34,7 +34,9 @@ type badDay struct {
 	ends []ending
 	// within is how long an attempt may take.
 	within time.Duration
-	play   func(d *day)
+	// forgets: see rigConfig.
+	forgets bool
+	play    func(d *day)
 }
 
 // ending is what the payer gets, and what the client reads of it.
@@ -254,7 +256,7 @@ func badDays() []badDay {
 		d.pay()
 		d.outcome()
 	}, refunded("did not come online in time"))
-	return days
+	return append(days, standingDays()...)
 }
 
 // TestBadDays plays each bad day, then again with a crash of sluiced at commits
@@ -314,7 +316,7 @@ func (r *rig) spell(d time.Duration) time.Duration {
 // none, and tells how many commits there were.
 func (b badDay) run(t *testing.T, c rigConfig, n int64, point storetest.Point) int64 {
 	t.Helper()
-	c.job = b.job
+	c.job, c.forgets = b.job, b.forgets
 	r := newRig(t, c)
 	r.openBooks()
 	from := r.faults.Commits()

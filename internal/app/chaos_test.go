@@ -54,6 +54,7 @@ func randomDay(t *testing.T, seed uint64, postgres bool) {
 	if rng.IntN(4) > 0 {
 		c.latency = lndfake.Observed()
 	}
+	c.forgets = seed%3 == 0
 	r := newRig(t, c)
 	r.openBooks()
 	defer func() {

@@ -196,6 +196,8 @@ type rigConfig struct {
 	// postgres runs in real time: the clock of a bubble stands still while a
 	// connection waits for the server.
 	postgres bool
+	// forgets has a node that dies forget what it owes its peer's signature; see lndfake.Config.
+	forgets bool
 	// configure changes sluiced's configuration.
 	configure func(*Config)
 }
@@ -204,7 +206,7 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, rng: rand.New(rand.NewPCG(c.seed, 0xc0ffee)), job: c.job, dir: memoryDir(t), conns: make(map[*lndfake.Node]*grpc.ClientConn),
-		w: lndfake.New(lndfake.Config{Seed: c.seed, Latency: c.latency}), step: 500 * time.Millisecond,
+		w: lndfake.New(lndfake.Config{Seed: c.seed, Latency: c.latency, ForgetsSignatures: c.forgets}), step: 500 * time.Millisecond,
 		log: zap.NewNop(), kill: make(chan struct{}), before: make(map[*lndfake.Node]int64), configure: c.configure,
 	}
 	r.trace()
@@ -246,8 +248,12 @@ func newRig(t *testing.T, c rigConfig) *rig {
 	if c.job.parts > 1 {
 		perPart = c.job.amountSat*3/4 + 20_000
 	}
+	ours := int64(0)
+	if c.forgets {
+		ours = perPart / 50 // beyond its reserve, or the gateway can't make the channel sign
+	}
 	for range c.job.parts {
-		_, err := r.w.OpenChannel(r.payer, r.gateway, perPart, 0)
+		_, err := r.w.OpenChannel(r.payer, r.gateway, perPart+ours, ours)
 		require.NoError(t, err)
 	}
 	if c.job.channelSat > 0 {

@@ -72,7 +72,9 @@ type side struct {
 	nextID uint64
 	pkgs   []*fwdPkg
 	signed *round // on disk: signed and not yet revoked by the other side
-	opened bool   // OPEN event was sent
+	// commits counts the side's own commitments, on disk.
+	commits uint64
+	opened  bool // OPEN event was sent
 
 	link    policy // in memory: what the link forwards by
 	mailbox []*addPacket
@@ -318,7 +320,7 @@ func (s *side) rpc() *lnrpc.Channel {
 		ChanStatusFlags: "ChanStatusDefault", CommitmentType: c.taproot, StaticRemoteKey: true,
 		LocalChanReserveSat: int64(reserve), RemoteChanReserveSat: int64(reserve), ZeroConf: c.zeroConf,
 		AliasScids: append([]uint64{s.alias}, s.node.addedAlias[s]...), PeerScidAlias: o.alias,
-		PushAmountSat: uint64(c.pushSat), Memo: s.memo(), Lifetime: int64(time.Since(s.node.started).Seconds()),
+		PushAmountSat: uint64(c.pushSat), Memo: s.memo(), Lifetime: int64(time.Since(s.node.started).Seconds()), NumUpdates: s.commits,
 		TotalSatoshisSent: c.sent[s.i] / 1000, TotalSatoshisReceived: c.sent[1-s.i] / 1000,
 		LocalConstraints: s.constraints(), RemoteConstraints: o.constraints(),
 	}
@@ -329,7 +331,6 @@ func (s *side) rpc() *lnrpc.Channel {
 		if e := s.htlcRPC(h); e != nil {
 			r.PendingHtlcs = append(r.PendingHtlcs, e)
 			r.UnsettledBalance += e.Amount
-			r.NumUpdates++
 		}
 	}
 	return r
@@ -359,7 +360,7 @@ func (s *side) htlcRPC(h *htlc) *lnrpc.HTLC {
 	}
 	e := &lnrpc.HTLC{
 		Incoming: incoming, Amount: h.amt / 1000, HashLock: append([]byte(nil), h.hash[:]...),
-		ExpirationHeight: h.expiry, HtlcIndex: h.id, LockedIn: h.stage >= stageLocked || !incoming,
+		ExpirationHeight: h.expiry, HtlcIndex: h.id, LockedIn: !incoming || h.stage >= stageLocked && h.resStage < stageReceived,
 	}
 	if incoming {
 		if k := s.node.circuits[circuitKey{s.chanID(), h.id}]; k != nil && k.hasKeystone() {

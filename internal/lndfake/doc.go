@@ -8,13 +8,14 @@
 //
 // What decides about money: forwarding packages with lnd's acknowledgement bug (a replayed part of a package is
 // acknowledged by the wrong index, which leaves phantoms), the circuit map with keystones (signed on disk, opened in
-// memory, trimmed at start), duplicates dropped and half-open circuits failed, mailboxes in memory, commitments that
-// are signed, received, acknowledged and locked in one after the other, ListChannels showing the local commitment
-// only, the interceptable switch (one client, requireinterceptor, what is held, auto-fail, on-chain offers, errors
-// that end the stream), what lnd lists of closes (waiting, in limbo by output, resolved, with a resolution for each
-// output in lnd's words), second stages and CSV delays, hold invoices and MPP sets, payers that split or give up, the
-// acceptor, zero-conf channels that are active before their funding exists, the PSBT shim, aliases, the policy race
-// after ACTIVE, real wallet signatures, and a mempool that runs the scripts.
+// memory, trimmed at start), the signature that a node owes and forgets if it dies first (ForgetsSignatures),
+// duplicates dropped and half-open circuits failed, mailboxes in memory, commitments that are signed, received,
+// acknowledged and locked in one after the other, ListChannels showing the local commitment only, the interceptable
+// switch (one client, requireinterceptor, what is held, auto-fail, on-chain offers, errors that end the stream), what
+// lnd lists of closes (waiting, in limbo by output, resolved, with a resolution for each output in lnd's words),
+// second stages and CSV delays, hold invoices and MPP sets, payers that split or give up, the acceptor, zero-conf
+// channels that are active before their funding exists, the PSBT shim, aliases, the policy race after ACTIVE, real
+// wallet signatures, and a mempool that runs the scripts.
 //
 // # What is simplified
 //

@@ -91,6 +91,8 @@ type round struct {
 	adds  []*htlc
 	res   []*htlc
 	stage stage
+	// forgotten: its receiver died when it had revoked, and does not know that it owes the signature.
+	forgotten bool
 }
 
 // kick makes the side sign what waits: at once if something ends, else after the batch tick.
@@ -156,8 +158,34 @@ func (s *side) sign() {
 		return
 	}
 	s.signed = r
+	c.recall()
 	c.rounds = append(c.rounds, r)
 	c.step(r)
+}
+
+// forgetSignatures is what a node loses that dies between its revocation and its signature.
+func (c *channel) forgetSignatures(n *Node) {
+	for _, r := range c.rounds {
+		from := c.sides[r.from]
+		if r.stage != stageReceived || from.other().node != n {
+			continue
+		}
+		r.forgotten = true
+		// The revocation has arrived: its sender may sign anew.
+		if from.signed == r {
+			from.signed = nil
+		}
+	}
+}
+
+// recall continues what was forgotten: whoever signs next, the debtor signs all that it owes.
+func (c *channel) recall() {
+	for _, r := range c.rounds {
+		if r.forgotten {
+			r.forgotten = false
+			c.step(r)
+		}
+	}
 }
 
 // restore takes back the adds of a round that was never signed.
@@ -230,7 +258,9 @@ func (c *channel) incoming(s *side, id uint64) *htlc {
 // resume continues every round from where it stood.
 func (c *channel) resume() {
 	for _, r := range slices.Clone(c.rounds) {
-		c.step(r)
+		if !r.forgotten {
+			c.step(r)
+		}
 	}
 }
 
@@ -263,17 +293,24 @@ func (c *channel) advance(r *round) {
 	}
 	switch r.stage {
 	case stageReceived:
+		peer.commits++
 		for _, h := range r.res {
 			if h.res.preimage != nil {
 				peer.node.outgoingResolved(h)
 			}
+		}
+		if peer.node.owing != nil && peer.node.owing(from.node) {
+			return // whoever signs next, or a start, goes on with it
 		}
 	case stageAcked:
 		for _, h := range r.res {
 			c.remove(h)
 			from.node.final(circuitKey{from.chanID(), h.id}, h.res.preimage != nil, true)
 		}
-		from.signed = nil
+		from.commits++
+		if from.signed == r {
+			from.signed = nil
+		}
 		from.kick()
 	case stageLocked:
 		c.rounds = slices.DeleteFunc(c.rounds, func(x *round) bool { return x == r })

@@ -94,6 +94,8 @@ type Node struct {
 	mission    missionControl
 	addedAlias map[*side][]uint64
 
+	owing func(to *Node) bool // see KillOwing
+
 	// In memory.
 	started time.Time
 	up      bool
@@ -230,6 +232,27 @@ func (n *Node) KillTaking(hash [32]byte) {
 	n.Kill()
 }
 
+// KillOwing kills the node when it next has revoked a commitment for the peer, and has not yet signed the one that
+// the peer added or removed something in; the channel is closed when it is dead. With Config.ForgetsSignatures it
+// does not know of that debt any more when it starts again.
+func (n *Node) KillOwing(peer *Node) (dead <-chan struct{}) {
+	done := make(chan struct{})
+	n.w.do(func() {
+		n.owing = func(to *Node) bool {
+			if to != peer {
+				return false
+			}
+			n.owing, n.frozen = nil, true
+			go func() {
+				n.Kill()
+				close(done)
+			}()
+			return true
+		}
+	})
+	return done
+}
+
 // Kill is kill -9: every stream and call ends, memory is lost, disk stays.
 func (n *Node) Kill() {
 	n.w.mu.Lock()
@@ -249,6 +272,9 @@ func (n *Node) Kill() {
 			if s.node == n {
 				s.forget()
 			}
+		}
+		if n.w.cfg.ForgetsSignatures {
+			c.forgetSignatures(n)
 		}
 	}
 	n.mem = newMemory()

@@ -45,6 +45,9 @@ type Config struct {
 	Seed uint64
 	// Latency of the network; zero is immediate.
 	Latency Latency
+	// ForgetsSignatures has a node that is killed between its revoke_and_ack and its commitment_signed
+	// forget that it owes the latter, as lnd does, whenever it is: with lnd that is a matter of a millisecond.
+	ForgetsSignatures bool
 	// OnViolation is called, with the world locked, when money appears or vanishes. Err keeps the first one.
 	OnViolation func(error)
 }

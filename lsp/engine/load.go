@@ -65,6 +65,7 @@ func (e *Engine) load(ctx context.Context) error {
 	}
 	if err := each(ctx, e.wraps, func(i fsm.Instance[wrap.State]) {
 		e.wrapMoved(i.ID, i.State)
+		e.wasPaid(i.State)
 	}); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp/links"
 	"github.com/sluice-lsp/sluice/lsp/store/lspdb"
+	"github.com/sluice-lsp/sluice/lsp/wrap"
 )
 
 // overFor is for how long it is known whose payments have ended.
@@ -34,6 +35,19 @@ func (e *Engine) OnTheirWay() []links.OnItsWay {
 func (e *Engine) isOver(p links.OnItsWay) {
 	e.forgetOver()
 	e.over = append(e.over, p)
+}
+
+// wasPaid notes a wrapped payment that the last process saw reach its wallet, and did not
+// end: of that process's payments on their way it is the only kind that has no row of what
+// has ended and is in no channel any more.
+func (e *Engine) wasPaid(s wrap.State) {
+	if _, settling := s.(wrap.Settling); !settling {
+		return
+	}
+	o := wrap.OfferOf(s)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.isOver(links.OnItsWay{Peer: o.Client, Hash: o.Hash, Over: e.opt.Now()})
 }
 
 // forgetOver drops what ended long ago; the oldest come first. Callers hold e.mu.

@@ -79,9 +79,10 @@ type Turn struct {
 }
 
 const (
-	// startSlack is how far off what is known of a start may be: whole seconds, asked for
-	// one after the other.
-	startSlack = 10 * time.Second
+	// startSlack is how far off what is known of a start may be: whole seconds, and the time
+	// that lnd takes to tell. Two starts that are no further apart look like one, and what was
+	// signed in between like signed since; one that is taken for two costs a turn for nothing.
+	startSlack = 3 * time.Second
 	// startFor is for how long after a start its channels are cared for.
 	startFor = 10 * time.Minute
 	// overBefore is how long before the node's start a payment may have ended of which it owes

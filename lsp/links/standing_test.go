@@ -123,6 +123,17 @@ func TestStanding(t *testing.T) {
 			return view{[]ln.Channel{next(true)}, over(i, time.Duration(i-6)*after, -time.Second), node}
 		}), 8)
 	})
+	t.Run("two starts a few seconds apart are two: what was signed in between is not signed since", func(t *testing.T) {
+		const apart = 5 * time.Second
+		require.Equal(t, later(2, 2, 4), turns(6, func(i int) view {
+			c, node := next(true), time.Duration(i)*after+time.Second
+			if i > 0 {
+				c.Commitments++
+				node -= apart
+			}
+			return view{[]ln.Channel{c}, over(i, node, -time.Second), node}
+		}))
+	})
 	t.Run("no turn for one that has signed since, for what ended long before, nor long after", func(t *testing.T) {
 		require.Equal(t, none, turns(30, func(i int) view {
 			node := time.Duration(i+1) * after
