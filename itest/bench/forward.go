@@ -63,14 +63,16 @@ type served struct {
 
 // withSluice is sluiced, with the programs behind it if there are any.
 func withSluice(programs *proxied) served {
-	return served{name: "with Sluice",
+	return served{
+		name: "with Sluice",
 		attach: func(ctx context.Context, n *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
 			s, err := startSluiceWith(ctx, n.Net, gateway, n.receiver, programs)
 			if err != nil {
 				return nil, nil, err
 			}
 			return []*devnet.Proc{s.daemon.Proc}, s.hangUp, nil
-		}}
+		},
+	}
 }
 
 // withBare is a program that resumes whatever it is offered at once: what is
@@ -79,11 +81,13 @@ func withSluice(programs *proxied) served {
 // commitment otherwise share a write, so they reach the next channels apart and
 // take more commitments.
 func withBare() served {
-	return served{name: "bare program",
+	return served{
+		name: "bare program",
 		attach: func(ctx context.Context, _ *nodes, gateway *devnet.Node) ([]*devnet.Proc, func(), error) {
 			_, err := startBare(ctx, gateway)
 			return nil, func() {}, err
-		}}
+		},
+	}
 }
 
 // runForwardProxied is the same with two programs of others attached to sluiced.
