@@ -466,17 +466,9 @@ func (d *day) payAmount(msat int64) {
 		d.paying = d.r.pay(d.a.bolt11)
 		return
 	}
-	stream, err := routerrpc.NewRouterClient(d.r.conns[d.r.payer]).SendPaymentV2(d.r.ctx, &routerrpc.SendPaymentRequest{
+	d.paying = d.r.send(&routerrpc.SendPaymentRequest{
 		PaymentRequest: d.a.bolt11, AmtMsat: msat, TimeoutSeconds: int32(payerTries / time.Second), NoInflightUpdates: true, FeeLimitMsat: 100_000_000, MaxParts: 4,
 	})
-	require.NoError(d.r.t, err)
-	out := make(chan *lnrpc.Payment, 1)
-	d.r.running.Go(func() {
-		if m, err := stream.Recv(); err == nil {
-			out <- m
-		}
-	})
-	d.paying = out
 }
 
 // outcome holds an attempt against what was stated.

@@ -179,9 +179,24 @@ func (r *rig) pay(bolt11 string) <-chan *lnrpc.Payment {
 
 func (r *rig) send(req *routerrpc.SendPaymentRequest) <-chan *lnrpc.Payment {
 	r.t.Helper()
-	out := make(chan *lnrpc.Payment, 1)
 	stream, err := routerrpc.NewRouterClient(r.conns[r.payer]).SendPaymentV2(r.ctx, req)
 	require.NoError(r.t, err)
+	return r.result(stream)
+}
+
+// track is send's result, of a payment that the payer's node had begun before it was restarted.
+func (r *rig) track(hash ln.Hash) <-chan *lnrpc.Payment {
+	r.t.Helper()
+	stream, err := routerrpc.NewRouterClient(r.conns[r.payer]).TrackPaymentV2(r.ctx, &routerrpc.TrackPaymentRequest{PaymentHash: hash[:], NoInflightUpdates: true})
+	require.NoError(r.t, err)
+	return r.result(stream)
+}
+
+func (r *rig) result(stream interface {
+	Recv() (*lnrpc.Payment, error)
+},
+) <-chan *lnrpc.Payment {
+	out := make(chan *lnrpc.Payment, 1)
 	r.running.Go(func() {
 		m, err := stream.Recv()
 		if err != nil && !errors.Is(err, io.EOF) {

@@ -5,7 +5,6 @@ import (
 
 	"github.com/lightningnetwork/lnd/lnrpc"
 	"github.com/lightningnetwork/lnd/lnrpc/invoicesrpc"
-	"github.com/lightningnetwork/lnd/lnrpc/routerrpc"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sluice-lsp/sluice/internal/lndfake"
@@ -48,7 +47,7 @@ func standingDays() (days []badDay) {
 					<-dead
 					require.NoError(d.r.t, victim.Start())
 					if victim == d.r.payer {
-						d.follow()
+						d.paying = d.r.track(d.a.hash)
 					}
 					d.outcome()
 				},
@@ -79,20 +78,4 @@ func (d *day) claim() {
 	d.r.t.Helper()
 	_, err := invoicesrpc.NewInvoicesClient(d.r.conns[d.r.wallet]).SettleInvoice(d.r.ctx, &invoicesrpc.SettleInvoiceMsg{Preimage: d.a.preimage.Bytes()})
 	require.NoError(d.r.t, err)
-}
-
-// follow has the payer's result from its restarted node.
-func (d *day) follow() {
-	d.r.t.Helper()
-	stream, err := routerrpc.NewRouterClient(d.r.conns[d.r.payer]).TrackPaymentV2(d.r.ctx, &routerrpc.TrackPaymentRequest{
-		PaymentHash: d.a.hash[:], NoInflightUpdates: true,
-	})
-	require.NoError(d.r.t, err)
-	out := make(chan *lnrpc.Payment, 1)
-	d.r.running.Go(func() {
-		if m, err := stream.Recv(); err == nil {
-			out <- m
-		}
-	})
-	d.paying = out
 }

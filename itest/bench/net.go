@@ -42,13 +42,18 @@ func (b *bench) startNodes(ctx context.Context, first, second []string) (_ *node
 		return nil, err
 	}
 	n.first, n.second, n.payer, n.receiver = list[0], list[1], list[2], list[3]
+	return n, n.between(ctx, n.first, n.second)
+}
+
+// between connects gateways with the payer and the receiver.
+func (n *nodes) between(ctx context.Context, gateways ...*devnet.Node) error {
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, gateway := range []*devnet.Node{n.first, n.second} {
+	for _, gateway := range gateways {
 		for _, peer := range []*devnet.Node{n.payer, n.receiver} {
-			group.Go(func() error { return net.Connect(groupCtx, peer, gateway) })
+			group.Go(func() error { return n.Connect(groupCtx, peer, gateway) })
 		}
 	}
-	return n, group.Wait()
+	return group.Wait()
 }
 
 // another is one more gateway between the same two.
@@ -57,11 +62,7 @@ func (n *nodes) another(ctx context.Context, name string) (*devnet.Node, error) 
 	if err != nil {
 		return nil, err
 	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	for _, peer := range []*devnet.Node{n.payer, n.receiver} {
-		group.Go(func() error { return n.Connect(groupCtx, peer, gateway) })
-	}
-	return gateway, group.Wait()
+	return gateway, n.between(ctx, gateway)
 }
 
 // finish closes the network and joins what that says to what happened.
