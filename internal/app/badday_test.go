@@ -256,7 +256,7 @@ func badDays() []badDay {
 		d.pay()
 		d.outcome()
 	}, refunded("did not come online in time"))
-	return append(days, standingDays()...)
+	return append(append(days, standingDays()...), refusedDays(collected+opened)...)
 }
 
 // TestBadDays plays each bad day, then again with a crash of sluiced at commits

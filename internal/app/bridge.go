@@ -79,7 +79,8 @@ func report(kind lspengine.HtlcEventKind, r interceptor.Row) lspengine.HtlcEvent
 		Order:   r.ID,
 		Resumed: r.State == interceptor.StateResumed,
 		Known:   r.Outcome != interceptor.OutcomeUnknown,
-		Settled: r.Outcome == interceptor.OutcomeSettled,
+		// One that the interceptor settled itself (lnd had paid its hash) was not forwarded.
+		Settled: r.Outcome == interceptor.OutcomeSettled && r.State != interceptor.StateSettled,
 		OnChain: r.OnChain,
 		Paying:  r.State == interceptor.StatePaying,
 		Reason:  r.Reason,
@@ -130,23 +131,33 @@ func (h lspHolds) Acknowledge(ctx context.Context, keys []ln.CircuitKey) error {
 	return h.ledger.Acknowledge(ctx, keys)
 }
 
+// lookupPage is how many rows a Lookup reads at once.
+const lookupPage = 1000
+
+// Lookup reads all of them: a stranger can have as many HTLCs of one hash refused as
+// it likes, before those that count.
 func (h lspHolds) Lookup(ctx context.Context, hash ln.Hash) ([]lspengine.HtlcEvent, error) {
-	rows, err := h.ledger.Rows(ctx, interceptor.RowFilter{Handler: lspHandler, Hash: &hash, Limit: 1000})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]lspengine.HtlcEvent, 0, len(rows))
-	for _, r := range rows {
-		kind := lspengine.HtlcOffered
-		switch {
-		case r.Gone():
-			kind = lspengine.HtlcGone
-		case !r.Undecided():
-			kind = lspengine.HtlcDecided
+	var out []lspengine.HtlcEvent
+	for after := int64(0); ; {
+		rows, err := h.ledger.Rows(ctx, interceptor.RowFilter{Handler: lspHandler, Hash: &hash, After: after, Limit: lookupPage})
+		if err != nil {
+			return nil, err
 		}
-		out = append(out, report(kind, r))
+		for _, r := range rows {
+			kind := lspengine.HtlcOffered
+			switch {
+			case r.Gone():
+				kind = lspengine.HtlcGone
+			case !r.Undecided():
+				kind = lspengine.HtlcDecided
+			}
+			out = append(out, report(kind, r))
+			after = r.ID
+		}
+		if len(rows) < lookupPage {
+			return out, nil
+		}
 	}
-	return out, nil
 }
 
 // opener gives lnd's channel negotiation the engine's shape.

@@ -317,6 +317,8 @@ func (e *Engine) Run(ctx context.Context, ready func()) error {
 		close(e.reconciled)
 	}
 	e.spawn(func() {
+		// The tip came before there was anything to look for.
+		e.lookAtChain(e.ctx)
 		e.lookAtOrders(e.ctx, true)
 		e.ordersOnBlock(e.ctx)
 		e.ordersOnChain(e.ctx)

@@ -46,6 +46,10 @@ type fakeNode struct {
 	payments map[ln.Hash]ln.Payment
 	invoices map[ln.Hash]ln.Invoice
 	settled  []ln.Hash
+	txs      []ln.WalletTx
+	// onList hears of every listing of channels, before its answer; onTrack of every
+	// question after a payment.
+	onList, onTrack func()
 }
 
 func newFakeNode() *fakeNode {
@@ -63,6 +67,9 @@ func (n *fakeNode) node() Node {
 func (n *fakeNode) HoldExpiryDelta(context.Context) (uint32, error) { return 0, ln.ErrPermission }
 
 func (n *fakeNode) ListChannels(context.Context) ([]ln.Channel, error) {
+	if n.onList != nil {
+		n.onList()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return append([]ln.Channel(nil), n.channels...), nil
@@ -136,9 +143,16 @@ func (n *fakeNode) EstimateFee(context.Context, int32) (rate, relay ln.FeeRateSa
 	return 1_000, ln.MinFeeRate, nil
 }
 
-func (n *fakeNode) Transactions(context.Context, int32) ([]ln.WalletTx, error) { return nil, nil }
+func (n *fakeNode) Transactions(context.Context, int32) ([]ln.WalletTx, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.txs, nil
+}
 
 func (n *fakeNode) TrackPayment(_ context.Context, hash ln.Hash) (ln.Payment, error) {
+	if n.onTrack != nil {
+		n.onTrack()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if p, ok := n.payments[hash]; ok {

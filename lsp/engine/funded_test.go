@@ -12,6 +12,34 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/opening"
 )
 
+// pendingOpen is an open whose commitments are signed, and whose funding is not. lnd shows
+// its channel as active.
+func pendingOpen(t *testing.T, e *Engine, n *fakeNode, client ln.PubKey, id string, txid byte) ln.Outpoint {
+	t.Helper()
+	op := ln.Outpoint{TxID: ln.TxID{txid}}
+	plan, err := e.planOpening(machineJit, id, id+"-open-1", openingWish{client: client, amountMsat: 100_000_000, feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute})
+	require.NoError(t, err)
+	_, err = e.openings.Create(t.Context(), id+"-open-1", opening.Planned{Plan: plan}, opening.Start{Moment: at(100)})
+	require.NoError(t, err)
+	for _, ev := range []opening.Event{
+		opening.CoinsLeased{Moment: at(100), Selection: funding.Selection{
+			Inputs: []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{0xaa, txid}}, AmountSat: plan.CapacitySat + 100}}, FundingSat: plan.CapacitySat, FeeSat: 100,
+		}},
+		opening.FundingBuilt{Moment: at(100), PendingID: plan.PendingID(0), Unsigned: opening.Unsigned{Psbt: []byte{1}, Outpoint: op}},
+		opening.FundingPending{Moment: at(100), Outpoint: op},
+	} {
+		_, err := e.openings.Send(t.Context(), id+"-open-1", ev)
+		require.NoError(t, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.channels = append(n.channels, ln.Channel{
+		Private: true, ChanID: ln.NewSCID(16_000_000, uint32(txid), 0), Outpoint: op, Peer: client, Active: true, Initiator: true, ZeroConf: true,
+		CapacitySat: plan.CapacitySat, LocalSat: plan.CapacitySat - 2_000, CommitFeeSat: 1_000, CommitmentType: "ANCHORS",
+	})
+	return op
+}
+
 // TestNoRoomInAChannelThatNothingFunds: lnd shows the wallet's new zero-conf
 // channel as active and empty from the moment that commitments are exchanged,
 // and lets money pass. What passes before the funding transaction is out, or
@@ -23,29 +51,7 @@ func TestNoRoomInAChannelThatNothingFunds(t *testing.T) {
 	n := newFakeNode()
 	e := newEngine(t, cfg, n, nil)
 
-	begin := func(id string, txid byte) ln.Outpoint {
-		t.Helper()
-		op := ln.Outpoint{TxID: ln.TxID{txid}}
-		plan, err := e.planOpening(machineJit, id, id+"-open-1", openingWish{client: client, amountMsat: 100_000_000, feeMsat: 2_000_000, zeroConf: true, openFor: time.Minute})
-		require.NoError(t, err)
-		_, err = e.openings.Create(t.Context(), id+"-open-1", opening.Planned{Plan: plan}, opening.Start{Moment: at(100)})
-		require.NoError(t, err)
-		for _, ev := range []opening.Event{
-			opening.CoinsLeased{Moment: at(100), Selection: funding.Selection{
-				Inputs: []ln.Coin{{Outpoint: ln.Outpoint{TxID: ln.TxID{0xaa, txid}}, AmountSat: plan.CapacitySat + 100}}, FundingSat: plan.CapacitySat, FeeSat: 100,
-			}},
-			opening.FundingBuilt{Moment: at(100), PendingID: plan.PendingID(0), Unsigned: opening.Unsigned{Psbt: []byte{1}, Outpoint: op}},
-			opening.FundingPending{Moment: at(100), Outpoint: op},
-		} {
-			_, err := e.openings.Send(t.Context(), id+"-open-1", ev)
-			require.NoError(t, err)
-		}
-		n.channels = append(n.channels, ln.Channel{
-			Private: true, ChanID: ln.NewSCID(16_000_000, uint32(txid), 0), Outpoint: op, Peer: client, Active: true, Initiator: true, ZeroConf: true,
-			CapacitySat: plan.CapacitySat, LocalSat: plan.CapacitySat - 2_000, CommitFeeSat: 1_000, CommitmentType: "ANCHORS",
-		})
-		return op
-	}
+	begin := func(id string, txid byte) ln.Outpoint { return pendingOpen(t, e, n, client, id, txid) }
 	send := func(id string, ev opening.Event) {
 		t.Helper()
 		_, err := e.openings.Send(t.Context(), id+"-open-1", ev)

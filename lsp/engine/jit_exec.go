@@ -100,6 +100,13 @@ func (e *Engine) askWallet(ctx context.Context, id string, client ln.PubKey, amo
 	if err != nil {
 		return status, err
 	}
+	if status.via == 0 && !status.wait && !e.world.online(client) {
+		// It went while it was asked about, maybe with the gateway's own lnd. What its
+		// channels lack now they may have when it is back, which is told.
+		e.leaveRoom(id)
+		status.online, status.wait = false, true
+		return status, nil
+	}
 	if status.via == 0 {
 		status.refusal, err = a.refusal, a.err
 	}
@@ -328,6 +335,11 @@ func (e *Engine) partGone(ev HtlcEvent) {
 		}
 	}
 	if ev.Resumed && !ev.Known || e.mayHaveSettled(ev) {
+		return
+	}
+	// Once the engine stops, an event may be told to nobody; what is acknowledged does
+	// not come again.
+	if e.ctx.Err() != nil {
 		return
 	}
 	if err := e.opt.Held.Acknowledge(e.ctx, []ln.CircuitKey{ev.Htlc.Key}); err != nil && e.ctx.Err() == nil {

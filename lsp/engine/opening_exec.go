@@ -344,7 +344,7 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 			return nil
 		}
 	}
-	use, err := e.useOf(ctx, op)
+	use, err := e.lastingUse(ctx, op)
 	if err != nil {
 		return err
 	}
@@ -436,14 +436,17 @@ func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.Stat
 		}
 		return []opening.Event{use}, nil
 	case opening.Signed:
+		// The network may take its transaction much later, at a block; no effect of the
+		// machine's watches it then.
+		e.watchFunding(id, s.Coins, s.Unsigned, s.Tx)
 		return e.reconcileLink(ctx, s.Outpoint)
 	case opening.Published:
-		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+		e.watchFunding(id, s.Coins, s.Unsigned, s.Tx)
 		return e.reconcileLink(ctx, s.Outpoint)
 	case opening.Usable:
-		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+		e.watchFunding(id, s.Coins, s.Unsigned, s.Tx)
 	case opening.Confirmed:
-		e.watch(opening.WatchChain{OpeningID: id, Outpoint: s.Outpoint, Inputs: inputsOf(s.Selection), SinceHeight: s.SignedHeight})
+		e.watchFunding(id, s.Coins, s.Unsigned, s.Tx)
 	case opening.Built:
 		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: "sluiced restarted during the negotiation"}}, nil
 	}
@@ -461,10 +464,11 @@ func (e *Engine) reconcileLink(ctx context.Context, op ln.Outpoint) ([]opening.E
 	return nil, nil
 }
 
-func inputsOf(s funding.Selection) []ln.Outpoint {
-	out := make([]ln.Outpoint, 0, len(s.Inputs))
-	for _, c := range s.Inputs {
-		out = append(out, c.Outpoint)
+// watchFunding is the WatchChain of an open that an earlier process left.
+func (e *Engine) watchFunding(id string, coins opening.Coins, built opening.Unsigned, tx opening.Tx) {
+	inputs := make([]ln.Outpoint, 0, len(coins.Selection.Inputs))
+	for _, c := range coins.Selection.Inputs {
+		inputs = append(inputs, c.Outpoint)
 	}
-	return out
+	e.watch(opening.WatchChain{OpeningID: id, Outpoint: built.Outpoint, Inputs: inputs, SinceHeight: tx.SignedHeight})
 }

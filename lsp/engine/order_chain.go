@@ -259,22 +259,28 @@ func (e *Engine) ordersOnBlock(ctx context.Context) {
 }
 
 // confirmedOf makes up for the news of a confirmation that came before its order
-// could take it.
+// could take it, and for those of a confirmation and of a reorg that came in the
+// wrong order: each is an effect of its own.
 func (e *Engine) confirmedOf(ctx context.Context, id string, s order.State) []order.Event {
 	o := order.Of(s)
-	if o.Channel == nil || o.Channel.ConfirmedHeight > 0 || order.Final(s) {
+	if o.Channel == nil || order.Final(s) {
 		return nil
 	}
+	confirmed := o.Channel.ConfirmedHeight > 0
 	inst, err := e.openings.Get(ctx, order.OpeningID(id, o.Opens))
-	if errors.Is(err, store.ErrNotFound) && e.listsConfirmed(ctx, o.Channel.Outpoint) {
+	if errors.Is(err, store.ErrNotFound) && !confirmed && e.listsConfirmed(ctx, o.Channel.Outpoint) {
 		// The database is an older copy and does not know the open.
 		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
 	}
 	if err != nil {
 		return nil
 	}
-	if tx, ok := opening.TxOf(inst.State); ok && tx.ConfirmedHeight > 0 {
+	tx, ok := opening.TxOf(inst.State)
+	switch {
+	case ok && tx.ConfirmedHeight > 0 && !confirmed:
 		return []order.Event{order.OpeningConfirmed{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
+	case ok && tx.ConfirmedHeight == 0 && confirmed:
+		return []order.Event{order.OpeningReorged{Moment: e.moment(), OpeningID: order.OpeningID(id, o.Opens)}}
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 type heldBy struct {
 	Held
 	decide func(ln.CircuitKey, Verdict)
+	acked  func(ln.CircuitKey)
 }
 
 func (h heldBy) Decide(_ context.Context, keys []ln.CircuitKey, v Verdict, _ string) error {
@@ -30,7 +31,14 @@ func (h heldBy) Decide(_ context.Context, keys []ln.CircuitKey, v Verdict, _ str
 	return nil
 }
 
-func (h heldBy) Acknowledge(context.Context, []ln.CircuitKey) error { return nil }
+func (h heldBy) Acknowledge(_ context.Context, keys []ln.CircuitKey) error {
+	if h.acked != nil {
+		for _, k := range keys {
+			h.acked(k)
+		}
+	}
+	return nil
+}
 
 // TestADatabaseThatDoesNotAnswerIsNoReasonToForward: an HTLC comes over the
 // SCID of an agreement that is over, and which lnd still maps to the wallet's
@@ -134,4 +142,22 @@ func TestARestoredDatabaseRefusesWithoutAResume(t *testing.T) {
 		e.onHtlc(HtlcEvent{Kind: HtlcOffered, Htlc: ln.InterceptedHtlc{Key: key, OutgoingSCID: 1}})
 		require.Equal(t, want, got)
 	}
+}
+
+// TestNothingIsAcknowledgedUntold: an engine that stops tells its machines nothing more.
+// An outcome that it acknowledged then would never come again.
+func TestNothingIsAcknowledgedUntold(t *testing.T) {
+	b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+	var acked []uint64
+	b.e.opt.Held = heldBy{acked: func(k ln.CircuitKey) { acked = append(acked, k.HtlcID) }}
+	a, hash := b.agree(key(2), 100_000_000)
+	gone := func(n uint64) {
+		b.e.onHtlc(HtlcEvent{Kind: HtlcGone, Known: true, Settled: true, Resumed: true, Htlc: ln.InterceptedHtlc{
+			Key: ln.CircuitKey{ChanID: 7, HtlcID: n}, Hash: hash, OutgoingSCID: a.SCID,
+		}})
+	}
+	gone(1)
+	b.e.cancel()
+	gone(2)
+	require.Equal(t, []uint64{1}, acked)
 }

@@ -188,19 +188,22 @@ func chainEvent(e *Engine, f opening.WatchChain, txs []ln.WalletTx) (opening.Eve
 			return opening.FundingConflicted{Moment: e.moment(), Spender: tx.TxID, SpenderHeight: uint32(tx.Height)}, true //nolint:gosec // a height
 		}
 	}
-	if found && e.wasConfirmed(f.OpeningID) {
+	tx, known := e.fundingOf(f.OpeningID)
+	// lnd's wallet forgets a transaction whose coin another one in a block spends, so
+	// that it need not be there when that block is gone.
+	if known && (tx.SpenderHeight > 0 || found && tx.ConfirmedHeight > 0) {
 		return opening.FundingReorged{Moment: e.moment()}, true
 	}
 	return nil, false
 }
 
-func (e *Engine) wasConfirmed(id string) bool {
+// fundingOf is what the open's machine believes of its transaction.
+func (e *Engine) fundingOf(id string) (opening.Tx, bool) {
 	inst, err := e.openings.Get(e.ctx, id)
 	if err != nil {
-		return false
+		return opening.Tx{}, false
 	}
-	tx, ok := opening.TxOf(inst.State)
-	return ok && tx.ConfirmedHeight > 0
+	return opening.TxOf(inst.State)
 }
 
 func keysOf[V any](m map[string]V) []string {

@@ -96,3 +96,33 @@ func TestAnOlderCopyHearsThatAPartWasClaimed(t *testing.T) {
 		require.Equal(t, "paid", b.state(a.PaymentID).StateName())
 	})
 }
+
+// TestACutOffPaymentIsNotTakenForNeverSent: the call that paid the wallet was cut off while
+// lnd's database was busy, and lnd carries it out a moment after it was asked about it. The
+// payer's money must not be on its way back by then.
+func TestACutOffPaymentIsNotTakenForNeverSent(t *testing.T) {
+	for _, payments := range []uint32{0, 1} {
+		preimage := ln.Preimage{4, 2}
+		hash := preimage.Hash()
+		n := newFakeNode()
+		e := newEngine(t, database(t), n, nil)
+		_, err := e.wraps.Create(t.Context(), "offer", wrap.Offered{Offer: wrap.Offer{
+			Terms: wrap.Terms{ID: "offer", Client: ln.PubKey{2, 1}, Hash: hash, ExpiresAt: time.Now().Add(time.Hour)}, Progress: wrap.Progress{Payments: payments},
+		}}, wrap.InvoiceAdded{Moment: at(100), Bolt11: "wrapped"})
+		require.NoError(t, err)
+		asked := 0
+		n.onTrack = func() {
+			if asked++; asked == 3 {
+				n.payments[hash] = ln.Payment{Hash: hash, State: ln.PaymentSucceeded, Preimage: preimage}
+			}
+		}
+		p, err := e.lastWord(t.Context(), "offer", hash)
+		require.NoError(t, err)
+		if payments == 0 {
+			require.Equal(t, ln.PaymentUnknown, p.State, "nobody had tried: nothing can come")
+			require.Equal(t, 1, asked)
+		} else {
+			require.Equal(t, ln.PaymentSucceeded, p.State)
+		}
+	}
+}

@@ -248,6 +248,15 @@ func (e *Engine) takeRoom(ctx context.Context, id string, client ln.PubKey, amou
 	return r, nil
 }
 
+// leaveRoom gives up what takeRoom took for a payment that cannot go on yet.
+func (e *Engine) leaveRoom(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.spots[id].decided {
+		delete(e.spots, id)
+	}
+}
+
 func (e *Engine) spotsOf(client ln.PubKey) map[string]spot {
 	e.mu.Lock()
 	defer e.mu.Unlock()

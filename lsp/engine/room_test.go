@@ -241,3 +241,35 @@ func TestRoomOfAPaymentThatIsEnding(t *testing.T) {
 	require.Zero(t, via)
 	require.Less(t, time.Since(began), endsWithin)
 }
+
+// A wallet that goes while it is asked about, with the gateway's own lnd maybe, is waited
+// for: what its channels lack then says nothing of what they have when it is back.
+func TestAWalletGoesWhileItIsAskedAbout(t *testing.T) {
+	for _, has := range []bool{true, false} {
+		b := newOffice(t, storetest.Open(t, storetest.SQLite(t)), func(*Config) {})
+		client := key(2)
+		b.node.channels = []ln.Channel{roomy(client, 50, 350_000)}
+		a, hash := b.agree(client, 100_000_000)
+		require.False(t, a.OpensChannel)
+		require.NoError(t, b.part(a, hash, 1))
+		b.node.channels[0].Active = false
+		if !has {
+			b.node.channels = nil
+		}
+		come := func(online bool) { b.e.world.peer(ln.PeerEvent{Peer: client, Online: online}) }
+		come(true)
+		b.node.onList = func(int) { come(false) }
+		ask := func() walletStatus {
+			status, err := b.e.askWallet(t.Context(), a.PaymentID, client, 100_000_000, 0, 50, true, true)
+			require.NoError(t, err)
+			return status
+		}
+		require.False(t, ask().online)
+		require.NotContains(t, b.e.spots, a.PaymentID, "it keeps nobody waiting")
+		come(true)
+		b.node.onList, b.node.channels = nil, []ln.Channel{roomy(client, 50, 350_000)}
+		status := ask()
+		require.True(t, status.online)
+		require.EqualValues(t, 50, status.via)
+	}
+}

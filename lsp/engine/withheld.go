@@ -55,6 +55,26 @@ func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (opening.ChannelUse,
 	return use, nil
 }
 
+// unseenFor is how long an HTLC may be on its way into an active channel, in its mailbox
+// or in a commitment that the peer has not revoked for, and be in no list of lnd's.
+const unseenFor = 1500 * time.Millisecond
+
+// lastingUse is useOf for a channel that is to be forgotten: an HTLC that lnd forwarded
+// into it just now would be forgotten with it, and be stuck at its payer's end.
+func (e *Engine) lastingUse(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
+	use, err := e.useOf(ctx, op)
+	if err != nil || use.Claimed || use.Htlcs > 0 {
+		return use, err
+	}
+	if l, known := e.world.link(op); !known || !l.active {
+		return use, nil
+	}
+	if err := pace.Pause(ctx, unseenFor); err != nil {
+		return use, err
+	}
+	return e.useOf(ctx, op)
+}
+
 // releaseOpening has a withheld funding signed and published.
 func (e *Engine) releaseOpening(ctx context.Context, openingID string) error {
 	_, err := e.openings.Send(ctx, openingID, opening.Release{Moment: e.moment()})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
+	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -435,7 +436,7 @@ func (e *Engine) settleHold(ctx context.Context, hash ln.Hash, preimage lsp.Secr
 // database (an older copy, say) believes: while a payment of ours for the hash
 // may succeed nothing is cancelled (law 4), and one that has is settled for.
 func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wrap.Event, error) {
-	p, err := e.node.Payments.TrackPayment(ctx, f.Hash)
+	p, err := e.lastWord(ctx, f.OfferID, f.Hash)
 	switch {
 	case err != nil:
 		return nil, err
@@ -469,6 +470,25 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 		return []wrap.Event{wrap.InvoiceSettled{Moment: e.moment()}}, nil
 	}
 	return nil, err
+}
+
+// lastWord is what lnd knows of a payment's send to the wallet. One that was tried and
+// that lnd does not know must stay unknown for absentFor: the call that was cut off may
+// wait for lnd's database still, and is carried out when it gets to it.
+func (e *Engine) lastWord(ctx context.Context, id string, hash ln.Hash) (ln.Payment, error) {
+	for began := time.Now(); ; {
+		p, err := e.node.Payments.TrackPayment(ctx, hash)
+		if err != nil || p.State != ln.PaymentUnknown || time.Since(began) >= absentFor {
+			return p, err
+		}
+		inst, err := e.wraps.Get(ctx, id)
+		if err != nil || wrap.OfferOf(inst.State).Payments == 0 {
+			return p, err
+		}
+		if err := pace.Pause(ctx, 200*time.Millisecond); err != nil {
+			return p, err
+		}
+	}
 }
 
 // reconcileWrap takes up a payment that an earlier process left: its hold
