@@ -22,7 +22,7 @@ ITEST_FLAGS ?= -tags itest -count=1 -p 1 -parallel 2 -timeout 40m
 REAL := ./internal/devnet/... ./internal/doctor/... ./internal/lndfake/lndsuite/... ./cmd/sluice-wallet/... ./itest/...
 
 # The packages with a state machine, whose diagrams are generated.
-MACHINES := ./lsp/batch ./lsp/collab ./lsp/opening ./lsp/order ./lsp/jit ./lsp/wrap ./swaps/out ./swaps/in ./lws/hold ./watchtower/credit
+MACHINES := ./lsp/batch ./lsp/collab ./lsp/opening ./lsp/order ./lsp/jit ./lsp/wrap ./lsp/refund ./swaps/out ./swaps/in ./lws/hold ./watchtower/credit
 
 .DEFAULT_GOAL := help
 .PHONY: help build peers ldk demo test test-full itest soak bench check lint lint-fix generate api-release clean

@@ -3,8 +3,8 @@
 // commands talk to it over a unix socket.
 //
 // It promises that a program can rely on its exit codes: 0 done; 1 failed;
-// 2 wrong usage; 3 not (yet) so, for `offline`; 4 the payment did not arrive,
-// for `receive --wait`.
+// 2 wrong usage, or an answer of an LSP's that is invalid; 3 not (yet) so, for
+// `offline`; 4 the payment did not arrive, for `receive --wait`.
 package main
 
 import (

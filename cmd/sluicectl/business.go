@@ -13,9 +13,10 @@ import (
 	"github.com/sluice-lsp/sluice/lsp/api/lspv1"
 )
 
-// BusinessCmd is the one switch for new business.
+// BusinessCmd is the one switch for new business: agreements with wallets, channel
+// orders, and swaps that open a channel. Other services have none.
 type BusinessCmd struct {
-	Stop  StopCmd  `cmd:"" help:"Refuse new business; what is under way goes on."`
+	Stop  StopCmd  `cmd:"" help:"Refuse new agreements, channel orders and swaps that open a channel; what is under way goes on, and so do other services."`
 	Start StartCmd `cmd:"" help:"Accept new business again."`
 }
 
@@ -48,7 +49,8 @@ func setBusiness(w *world, g *Globals, accepting bool, reason string) error {
 		if got.GetAccepting() {
 			p.Printf("New business is accepted.\n")
 		} else {
-			p.Printf("New business is refused; what is under way goes on. \"sluicectl drain --wait\" waits for its end.\n")
+			p.Printf("New business is refused: agreements, channel orders, swaps that open a channel. What is under way goes on; \"sluicectl drain --wait\" waits for its end.\n" +
+				"Other swaps, joint fundings, payments for offline wallets and sales of the watchtower are not stopped.\n")
 		}
 		return p.Err
 	})
@@ -57,10 +59,10 @@ func setBusiness(w *world, g *Globals, accepting bool, reason string) error {
 // maxPage is the longest page that the server gives.
 const maxPage = 500
 
-// DrainCmd stops new business and waits.
+// DrainCmd stops new business and waits for the end of what the switch covers.
 type DrainCmd struct {
 	Reason   string        `default:"The gateway is being drained for maintenance." placeholder:"TEXT" help:"Why; clients read it."`
-	Wait     bool          `help:"Wait until nothing is under way; then sluiced may be stopped."`
+	Wait     bool          `help:"Wait until no payment of an agreement is held, no order waits and no channel is being opened. Swaps, joint fundings, payments for offline wallets and HTLCs of programs are not waited for."`
 	Interval time.Duration `default:"1s" help:"How often to ask while waiting (${default})."`
 	For      time.Duration `placeholder:"DURATION" help:"Give up waiting after this long, with exit code 1; business stays stopped."`
 }
@@ -106,7 +108,7 @@ func (c DrainCmd) wait(w *world, g *Globals, s *session) error {
 				return cli.WriteJSON(w.stdout, got)
 			}
 			p := w.printer()
-			p.Printf("Drained: nothing is under way, sluiced may be stopped.\n")
+			p.Printf("%s", drained)
 			return p.Err
 		default:
 			left, err := underWay(w.ctx, s)
@@ -127,6 +129,14 @@ func (c DrainCmd) wait(w *world, g *Globals, s *session) error {
 		}
 	}
 }
+
+// drained is what the server's word covers (GetStatusResponse.drained), and where the
+// rest is shown.
+const drained = `Drained: no payment of an agreement is held, no order waits, and no channel is being opened.
+Not counted are swaps, joint fundings, payments for offline wallets and HTLCs of programs:
+see "sluicectl swaps list", "sluicectl fundings --open", "sluicectl holds", "sluicectl held".
+sluiced may be stopped; with any of those under way only for as long as a restart takes: swaps have deadlines on chain.
+`
 
 func errStillStopped(why string) error {
 	return fmt.Errorf("%s; new business stays stopped (\"sluicectl business start\" accepts it again, \"sluicectl payments --open\" lists what is under way)", why)

@@ -47,8 +47,8 @@ type CLI struct {
 	Fundings FundingsCmd `cmd:"" group:"Channels:" help:"List channels that wallets fund together with the gateway, newest first."`
 	Funding  FundingCmd  `cmd:"" group:"Channels:" help:"One jointly funded channel's whole story; or end it."`
 
-	Business BusinessCmd `cmd:"" group:"Steering:" help:"Stop or start new business. What is under way goes on."`
-	Drain    DrainCmd    `cmd:"" group:"Steering:" help:"Stop new business and, with --wait, wait until nothing is under way."`
+	Business BusinessCmd `cmd:"" group:"Steering:" help:"Stop or start new business: agreements with wallets, channel orders, swaps that open a channel."`
+	Drain    DrainCmd    `cmd:"" group:"Steering:" help:"Stop new business and, with --wait, wait until nothing of it is under way (other swaps and joint fundings are not waited for)."`
 	Withdraw WithdrawCmd `cmd:"" group:"Steering:" help:"End a payment where that is safe; its payer is refunded."`
 	Menus    MenusCmd    `cmd:"" group:"Steering:" help:"What channels cost, for everybody and by token; change it while sluiced runs."`
 	Limits   LimitsCmd   `cmd:"" group:"Steering:" help:"Limits and inventory; change them while sluiced runs."`

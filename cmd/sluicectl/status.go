@@ -101,7 +101,7 @@ func business(s *lspv1.GetStatusResponse) string {
 		reason = ": " + cli.Clean(s.GetStoppedReason())
 	}
 	if s.GetDrained() {
-		return "stopped" + reason + " (drained: nothing is under way, sluiced may be stopped)"
+		return "stopped" + reason + " (drained: nothing of it is under way; swaps, joint fundings and payments for offline wallets are not counted)"
 	}
 	return "stopped" + reason + " (draining: what is under way goes on)"
 }

@@ -22,8 +22,8 @@ const (
 	// warmups are payments per arm that are not measured: lnd's first open is
 	// slower than every other.
 	warmups = 3
-	// factsOpenToActiveMs is what facts/jit-on-stock-lnd.md saw, section A.
-	factsOpenToActiveMs = 103
+	// seenOpenToActiveMs is what stock lnd was seen to take elsewhere, to compare with.
+	seenOpenToActiveMs = 103
 )
 
 // sample is one payment that opened its channel, by the clock of this machine.

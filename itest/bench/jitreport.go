@@ -96,7 +96,7 @@ func jitReport(b *bench, ours, theirs []sample) (result, error) {
 	ratio := median(x) / median(y)
 	low, high := bootstrap(b.seed, len(x), func(draw []int) float64 { return median(pick(x, draw)) / median(pick(y, draw)) })
 	openToActive := median(each(theirs, func(s sample) time.Duration { return s.active.Sub(s.intercepted) }))
-	fmt.Fprintf(b.out, "\nthe bare program's open → ACTIVE: %.0f ms here, %d ms in facts/jit-on-stock-lnd.md\n", openToActive, factsOpenToActiveMs)
+	fmt.Fprintf(b.out, "\nthe bare program's open → ACTIVE: %.0f ms here; observed elsewhere: %d ms\n", openToActive, seenOpenToActiveMs)
 	fmt.Fprintf(b.out, "ratio of the medians %.3f (95 %% interval %.3f to %.3f, seed %d); the gate is %.2f\n\n", ratio, low, high, b.seed, maxRatio)
 
 	var r result

@@ -36,7 +36,7 @@ func NewCollector(status func(context.Context) (Status, error), log *zap.Logger)
 		status: status, log: log,
 		up:           desc("up", "1 when channels on demand are served by this process."),
 		accepting:    desc("accepting", "1 while new business is accepted."),
-		drained:      desc("drained", "1 when business is stopped and nothing is under way."),
+		drained:      desc("drained", "1 when business is stopped and nothing of it is under way; swaps, joint fundings and payments for offline wallets are not counted."),
 		exposure:     desc("exposure", "What is at risk or in use now, by kind; the unit is in the label.", "kind", "unit"),
 		limit:        desc("exposure_limit", "The cap of each kind of exposure; absent where there is none.", "kind", "unit"),
 		payments:     desc("payments", "Payments by machine and state.", "state"),

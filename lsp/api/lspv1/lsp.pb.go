@@ -1915,7 +1915,9 @@ type GetStatusResponse struct {
 	GatewayNodeKey []byte `protobuf:"bytes,12,opt,name=gateway_node_key,json=gatewayNodeKey,proto3" json:"gateway_node_key,omitempty"`
 	// The chain's height as the gateway sees it.
 	BlockHeight uint32 `protobuf:"varint,13,opt,name=block_height,json=blockHeight,proto3" json:"block_height,omitempty"`
-	// True once nothing is under way: after stopping business, safe to stop.
+	// True once business is stopped and no payment of an agreement is held, no order
+	// waits, and no channel is being opened. Swaps, joint fundings, payments for offline
+	// wallets and programs' HTLCs are not counted.
 	Drained bool `protobuf:"varint,14,opt,name=drained,proto3" json:"drained,omitempty"`
 	// lnd's last estimate itself; 0 before the first.
 	FeeRateEstimateSatPerKw uint64 `protobuf:"varint,15,opt,name=fee_rate_estimate_sat_per_kw,json=feeRateEstimateSatPerKw,proto3" json:"fee_rate_estimate_sat_per_kw,omitempty"`
