@@ -11,7 +11,6 @@ import (
 
 	"github.com/sluice-lsp/sluice/internal/fsm"
 	"github.com/sluice-lsp/sluice/internal/ln"
-	"github.com/sluice-lsp/sluice/internal/pace"
 	"github.com/sluice-lsp/sluice/internal/payhash"
 	"github.com/sluice-lsp/sluice/internal/store"
 	"github.com/sluice-lsp/sluice/lsp"
@@ -475,20 +474,15 @@ func (e *Engine) cancelInvoice(ctx context.Context, f wrap.CancelInvoice) ([]wra
 // lastWord is what lnd knows of a payment's send to the wallet. One that was tried and
 // that lnd does not know must stay unknown for absentFor: the call that was cut off may
 // wait for lnd's database still, and is carried out when it gets to it.
-func (e *Engine) lastWord(ctx context.Context, id string, hash ln.Hash) (ln.Payment, error) {
-	for began := time.Now(); ; {
-		p, err := e.node.Payments.TrackPayment(ctx, hash)
-		if err != nil || p.State != ln.PaymentUnknown || time.Since(began) >= absentFor {
-			return p, err
+func (e *Engine) lastWord(ctx context.Context, id string, hash ln.Hash) (p ln.Payment, err error) {
+	err = briefly(ctx, absentFor, func() (unknown bool, err error) {
+		if p, err = e.node.Payments.TrackPayment(ctx, hash); err != nil || p.State != ln.PaymentUnknown {
+			return false, err
 		}
 		inst, err := e.wraps.Get(ctx, id)
-		if err != nil || wrap.OfferOf(inst.State).Payments == 0 {
-			return p, err
-		}
-		if err := pace.Pause(ctx, 200*time.Millisecond); err != nil {
-			return p, err
-		}
-	}
+		return err == nil && wrap.OfferOf(inst.State).Payments > 0, err
+	})
+	return p, err
 }
 
 // reconcileWrap takes up a payment that an earlier process left: its hold
