@@ -228,6 +228,7 @@ func batchCrashRun(t *testing.T, postgres bool, n int64, p storetest.Point) int6
 // kill -9 before and after each commit of a batch: each order has its one channel, and
 // no coin is spent twice or kept.
 func TestBatchCrashAtEveryCommit(t *testing.T) {
+	t.Parallel()
 	var commits int64
 	virtual(t, func(t *testing.T) { commits = batchCrashRun(t, false, 0, 0) })
 	require.Greater(t, commits, int64(20))
@@ -248,6 +249,7 @@ func TestBatchCrashAtEveryCommit(t *testing.T) {
 
 // The same on PostgreSQL, at some of the commits.
 func TestBatchOnPostgres(t *testing.T) {
+	t.Parallel()
 	commits := batchCrashRun(t, true, 0, 0)
 	require.Greater(t, commits, int64(20))
 	most := min(int64(runs(2)), commits) //nolint:gosec // a count

@@ -355,6 +355,7 @@ func TestReturnOnDemand(t *testing.T) {
 // TestWrappedHoldCrashAtEveryCommit: law 4, over deaths of sluiced before and after each
 // commit while the payment waits and the wallet comes.
 func TestWrappedHoldCrashAtEveryCommit(t *testing.T) {
+	t.Parallel()
 	j := jobs()[3]
 	j.holdFor = 20 * time.Hour
 	run := func(t *testing.T, n int64, point storetest.Point) (commits int64) {

@@ -102,6 +102,7 @@ func TestLSPS1ClientBehind(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) {
 				b := newBuyer(t, 23, nil)
 				o := b.order()
@@ -149,6 +150,7 @@ func TestLSPS1ClientBehind(t *testing.T) {
 // The client's node admits one pending channel at a time, as lnd does: a second order waits
 // for the first one's funding.
 func TestLSPS1ClientHasOnePending(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 24, nil)
 		b.wish.RequiredConfs = 1

@@ -119,6 +119,7 @@ func TestLSPS1Refusals(t *testing.T) {
 
 // One transaction pays two orders: each gets its channel.
 func TestLSPS1TwoOrdersOneTransaction(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 4, nil)
 		first, second := b.order(), b.order()
@@ -144,6 +145,7 @@ func TestLSPS1TwoOrdersOneTransaction(t *testing.T) {
 // Small orders may be paid unconfirmed, as far as the limits go; a payment that
 // says that it may be replaced is waited for.
 func TestLSPS1ZeroConf(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 5, func(c *Config) {
 			c.LSP.Orders.ZeroConf, c.LSP.Orders.ZeroConfAll = config.Sat(100_000), config.Sat(100_000)
@@ -180,6 +182,7 @@ func TestLSPS1ZeroConf(t *testing.T) {
 // again. One that takes the funding away leaves the order as it is: the
 // transaction is sent again.
 func TestLSPS1Reorgs(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 6, nil)
 		b.w.Disconnect(b.gateway, b.wallet)
@@ -215,6 +218,7 @@ func TestLSPS1HeldPaymentsGoBack(t *testing.T) {
 		"away":    func(b *buyer) { b.w.Disconnect(b.gateway, b.wallet) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) {
 				b := newBuyer(t, 7, nil)
 				o := b.order()
@@ -428,6 +432,7 @@ func TestLSPS1RandomDays(t *testing.T) {
 	for n := range runs(8) {
 		s := drawn + uint64(n) //nolint:gosec // a count
 		t.Run(fmt.Sprintf("seed-%d", s), func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) { randomOrderDay(t, s) })
 		})
 	}

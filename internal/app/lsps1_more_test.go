@@ -33,6 +33,7 @@ import (
 func TestLSPS1RefundIsReplaced(t *testing.T) {
 	for name, dies := range map[string]bool{"in one life": false, "sluiced dies": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) {
 				b := newBuyer(t, 11, nil)
 				o := b.order()
@@ -85,6 +86,7 @@ func TestLSPS1RefundIsReplaced(t *testing.T) {
 // A lease that ends while payments are under way over its channel: the order is over
 // when the channel is, and not when lnd was asked.
 func TestLSPS1LeaseEndsWithHTLCs(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 17, func(c *Config) { c.LSP.Orders.CloseAtEnd = true })
 		o := b.order()
@@ -198,6 +200,7 @@ func TestLSPS1ReorgBeforeTheWallet(t *testing.T) {
 // otherwise: the client keeps its channel, nothing of it comes back, and the books call
 // the whole of it a loss.
 func TestLSPS1PaymentGoneAfterFunding(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 14, nil)
 		o := b.order()
@@ -232,6 +235,7 @@ func TestLSPS1PaymentGoneAfterFunding(t *testing.T) {
 func TestLSPS1PaymentReplacedAfterFunding(t *testing.T) {
 	for name, zero := range map[string]bool{"taken unconfirmed": true, "a reorg": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) {
 				b := newBuyer(t, 18, func(c *Config) {
 					if zero {
@@ -441,6 +445,7 @@ func TestLSPS1OnPostgres(t *testing.T) {
 	drawn := int64(drawnSeed(t) >> 1) //nolint:gosec // a seed
 	for name, onChain := range map[string]bool{"lightning": false, "onchain": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			commits := orderCrashRun(t, true, onChain, 0, 0)
 			require.Greater(t, commits, int64(10))
 			// Spread over all of them, and others with another seed; all with as many runs.

@@ -38,6 +38,8 @@ func newBuyerOn(t *testing.T, seed uint64, postgres bool, configure func(*Config
 		o := &c.LSP.Orders
 		o.PayWithin, o.ConfirmFor, o.WatchFor = config.Duration(10*time.Minute), config.Duration(time.Hour), config.Duration(2*time.Hour)
 		o.WaitFor = config.Duration(5 * time.Minute)
+		// An order lives for days, in which renewals would be most of what is computed.
+		c.Interceptor.LeaseFor = config.Duration(time.Minute)
 		if configure != nil {
 			configure(c)
 		}
@@ -191,6 +193,7 @@ func (b *buyer) gained(n *lndfake.Node) int64 { return b.w.Wealth(n).TotalMsat()
 // An order that is paid over Lightning: held until the funding transaction is
 // published, then settled; the client has its balance, and the books say so.
 func TestLSPS1OverLightning(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 1, nil)
 		raw, err := b.lsps.Call(b.ctx, lsps0.MethodListProtocols, nil)
@@ -234,6 +237,7 @@ func TestLSPS1OverLightning(t *testing.T) {
 // An order that is paid on chain: it counts once it has its confirmations, the
 // channel is opened, and the payment becomes the gateway's.
 func TestLSPS1OnChain(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(t *testing.T) {
 		b := newBuyer(t, 2, nil)
 		b.wish.Announce = true
@@ -383,6 +387,7 @@ func TestLSPS1Refunds(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			virtual(t, func(t *testing.T) {
 				b := newBuyer(t, 3, nil)
 				b.wish.ClientBalanceSat = 50_000
