@@ -128,7 +128,9 @@ type Engine struct {
 	// watched are openings whose transaction is awaited on the chain.
 	watched      map[string]opening.WatchChain
 	negotiations map[ln.PendingChanID]*negotiation
-	invoices     map[ln.Hash]context.CancelFunc
+	// signatures are asked for and not stored yet.
+	signatures map[ln.Outpoint]*signature
+	invoices   map[ln.Hash]context.CancelFunc
 	// liveOpenings are the unfinished opens; true for those whose channel cannot
 	// carry payments yet.
 	liveOpenings map[string]bool
@@ -206,7 +208,7 @@ func New(opt Options) (*Engine, error) {
 		bySCID:   make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
 		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), tracked: make(map[string]context.CancelFunc), promises: make(map[string]spot),
 		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool),
-		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation),
+		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation), signatures: make(map[ln.Outpoint]*signature),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool), coming: newComings(),
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),
 		payable: make(map[string]watchedOrder), waitingOrder: make(map[string]ln.PubKey),

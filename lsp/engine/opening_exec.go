@@ -1,13 +1,11 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/btcsuite/btcd/wire"
 	"go.uber.org/zap"
 
 	"github.com/sluice-lsp/sluice/internal/cpfp"
@@ -210,6 +208,9 @@ func (e *Engine) verify(ctx context.Context, f opening.Verify) ([]opening.Event,
 	if err := e.node.Opener.VerifyPsbt(ctx, f.PendingID, f.Psbt); err != nil {
 		return []opening.Event{opening.NegotiationLost{Moment: e.moment(), Text: err.Error()}}, nil
 	}
+	if f.SignAhead {
+		e.signAhead(f.Psbt, f.Outpoint)
+	}
 	for {
 		update, err := n.stream.Next()
 		if err != nil {
@@ -266,39 +267,6 @@ func (e *Engine) presence(ctx context.Context, op ln.Outpoint) (opening.NodeAnsw
 	return answer, nil
 }
 
-func (e *Engine) sign(ctx context.Context, f opening.Sign) ([]opening.Event, error) {
-	switch why, err := e.signedInVain(ctx, f.OpeningID); {
-	case err != nil:
-		return nil, err
-	case why != "" && e.published(ctx, f.Outpoint) == nil:
-		return []opening.Event{opening.SigningFailed{Moment: e.moment(), Text: why}}, nil
-	}
-	ev, err := e.signFunding(ctx, f.Psbt, f.Outpoint)
-	if err != nil {
-		return nil, err
-	}
-	return []opening.Event{ev}, nil
-}
-
-// signFunding has the wallet sign: FundingSigned or SigningFailed.
-func (e *Engine) signFunding(ctx context.Context, psbt []byte, op ln.Outpoint) (opening.Event, error) {
-	raw, err := e.node.Chain.FinalizePsbt(ctx, psbt)
-	if errors.Is(err, ln.ErrUnavailable) {
-		return nil, err
-	}
-	if err != nil {
-		if known := e.published(ctx, op); known != nil {
-			return opening.FundingSigned{Moment: e.moment(), TxID: op.TxID, Raw: known}, nil
-		}
-		return opening.SigningFailed{Moment: e.moment(), Text: err.Error()}, nil //nolint:nilerr // the refusal is the event
-	}
-	var tx wire.MsgTx
-	if err := tx.Deserialize(bytes.NewReader(raw)); err != nil {
-		return opening.SigningFailed{Moment: e.moment(), Text: "the wallet's transaction cannot be read: " + err.Error()}, nil //nolint:nilerr // the refusal is the event
-	}
-	return opening.FundingSigned{Moment: e.moment(), TxID: ln.TxID(tx.TxHash()), Raw: raw}, nil
-}
-
 func (e *Engine) publish(ctx context.Context, f opening.Publish) ([]opening.Event, error) {
 	err := e.node.Chain.Publish(ctx, f.Raw, f.Label)
 	if errors.Is(err, ln.ErrUnavailable) {
@@ -311,6 +279,7 @@ func (e *Engine) publish(ctx context.Context, f opening.Publish) ([]opening.Even
 }
 
 func (e *Engine) abandonChannel(ctx context.Context, f opening.AbandonChannel) error {
+	e.takeSignature(f.Outpoint)
 	for _, id := range f.CancelShims {
 		if n := e.takeNegotiation(id); n != nil {
 			n.cancel()

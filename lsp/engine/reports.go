@@ -18,7 +18,11 @@ import (
 // is in a block already is not missed until the next.
 func (e *Engine) watchChain(ctx context.Context, f opening.WatchChain) error {
 	e.watch(f)
-	e.spawn(func() { e.lookAtChain(e.ctx) })
+	// No block has what was signed at this tip; the next one looks. Now, lnd has a
+	// channel to open.
+	if e.world.tip() != f.SinceHeight {
+		e.spawn(func() { e.lookAtChain(e.ctx) })
+	}
 	return nil
 }
 

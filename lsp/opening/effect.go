@@ -38,12 +38,14 @@ type (
 	}
 	// Verify calls psbt_verify (skip_finalize) on the live negotiation and
 	// waits for chan_pending: FundingPending. Without the live stream of this
-	// PendingID it does not call lnd and answers NegotiationLost.
+	// PendingID it does not call lnd and answers NegotiationLost. With SignAhead the
+	// wallet may sign meanwhile: Sign is next, and nobody sees it before that.
 	Verify struct {
 		OpeningID string           `json:"opening_id"`
 		PendingID ln.PendingChanID `json:"pending_id"`
 		Psbt      []byte           `json:"psbt"`
 		Outpoint  ln.Outpoint      `json:"outpoint"`
+		SignAhead bool             `json:"sign_ahead,omitempty"`
 	}
 	// AskNode cancels the shim (its "unknown" is fine), then looks for the
 	// outpoint in PendingChannels and ListChannels: NodeAnswered. Read-only

@@ -78,7 +78,10 @@ func stepLeased(s Leased, v Event) (State, []Effect, error) {
 			return nil, nil, fmt.Errorf("open %s: a funding transaction without outpoint or PSBT", s.ID)
 		}
 		next := Built{Plan: s.Plan, Coins: s.Coins, Unsigned: v.Unsigned}
-		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint}}, nil
+		// An owner that waits for the transaction to be public is in no hurry, and may
+		// not want it any more when it is to be signed.
+		ahead := !s.Withhold && !s.TellPublished
+		return next, []Effect{Verify{OpeningID: s.ID, PendingID: now, Psbt: v.Psbt, Outpoint: v.Outpoint, SignAhead: ahead}}, nil
 	case NegotiationLost:
 		if !s.AskAt.IsZero() {
 			return s, nil, nil
