@@ -13,16 +13,18 @@ import (
 )
 
 // The gateway's wallet signs the funding transaction while the client's node signs its
-// commitment. Until then the transaction is nobody's: an answer that is lost is asked for
-// again, and the transaction of a channel that the node does not sign is never published.
+// commitment. Until then the transaction is nobody's: an answer that is lost, or that a new
+// block may have spoiled, is asked for again, and the transaction of a channel that the
+// node does not sign is never published.
 func TestTheWalletSignsAhead(t *testing.T) {
 	for name, day := range map[string]struct {
-		lost, gone bool
-		signs      int64
+		lost, gone, block bool
+		signs             int64
 	}{
 		"in time":              {signs: 1},
 		"the answer is lost":   {lost: true, signs: 2},
 		"the client's is gone": {gone: true, signs: 1},
+		"a block comes first":  {block: true, signs: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
@@ -39,6 +41,9 @@ func TestTheWalletSignsAhead(t *testing.T) {
 						first := signs.Add(1) == 1
 						if first {
 							ahead.Store(time.Now().UnixMilli())
+						}
+						if first && day.block {
+							r.w.Mine(1)
 						}
 						if first && day.gone {
 							r.w.Disconnect(r.gateway, r.wallet)

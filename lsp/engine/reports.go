@@ -18,9 +18,9 @@ import (
 // is in a block already is not missed until the next.
 func (e *Engine) watchChain(ctx context.Context, f opening.WatchChain) error {
 	e.watch(f)
-	// No block has what was signed at this tip; the next one looks. Now, lnd has a
-	// channel to open.
-	if e.world.tip() != f.SinceHeight {
+	// No block has what was signed at this tip, unless it was signed before an older copy
+	// of the database was put back; the next one looks. Now, lnd has a channel to open.
+	if e.world.tip() != f.SinceHeight || e.opt.RestoredWhy != "" {
 		e.spawn(func() { e.lookAtChain(e.ctx) })
 	}
 	return nil
@@ -36,6 +36,7 @@ func (e *Engine) watch(f opening.WatchChain) {
 func (e *Engine) onBlock(height uint32) {
 	e.coins.changed()
 	e.mu.Lock()
+	clear(e.signatures)
 	jits, wraps, opens := keysOf(e.waitingJit), keysOf(e.waitingWrap), keysOf(e.liveOpenings)
 	e.mu.Unlock()
 	e.spawn(func() {

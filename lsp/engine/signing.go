@@ -12,7 +12,8 @@ import (
 )
 
 // signature is what the wallet makes of a funding transaction while the peer signs
-// its commitment.
+// its commitment. It is good until the next block, which may spend one of the coins: a
+// wallet that is asked then refuses, and the open ends instead of being signed in vain.
 type signature struct {
 	done chan struct{}
 	raw  []byte
