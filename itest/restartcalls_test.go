@@ -74,7 +74,8 @@ func callsOfPayers() []call {
 			done: func(ctx context.Context, d *callDay) (bool, error) { return d.w.channels(ctx) == d.channels+1, nil },
 		},
 		{
-			what: "signs the funding", method: "/walletrpc.WalletKit/FinalizePsbt", payment: "opening", opening: "pending",
+			// The wallet's node signs meanwhile: the open is built, or pending.
+			what: "signs the funding", method: "/walletrpc.WalletKit/FinalizePsbt", payment: "opening",
 		},
 		{
 			what: "publishes the funding", method: "/walletrpc.WalletKit/PublishTransaction", opening: "signed",

@@ -342,3 +342,36 @@ func TestTrustedPaymentGoesBackCrashAtEveryCommit(t *testing.T) {
 		}
 	}
 }
+
+// A payment comes while lnd is made to forget the channel of one that went back. lnd
+// forwards over any channel of a peer: nothing is handed on before the one that nothing
+// funds is gone, so that what the wallet was paid is in a channel that is there.
+func TestNothingGoesOverAChannelThatIsForgotten(t *testing.T) {
+	base := drawnSeed(t)
+	for seed := base; seed < base+8; seed++ {
+		t.Run(fmt.Sprintf("seed-%d", seed), func(t *testing.T) {
+			t.Parallel()
+			virtual(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{seed: seed, job: trustedJobs()[0], latency: lndfake.Observed()})
+				r.openBooks()
+				first, err := r.order(order{hold: true})
+				require.NoError(t, err)
+				paid := r.pay(first.bolt11)
+				r.accepted(first.hash)
+				second, err := r.order(order{})
+				require.NoError(t, err)
+				_, err = invoicesrpc.NewInvoicesClient(r.conns[r.wallet]).CancelInvoice(r.ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: first.hash[:]})
+				require.NoError(t, err)
+				require.Equal(t, lnrpc.Payment_FAILED, r.outcome(paid).Status)
+				m := r.outcome(r.pay(second.bolt11))
+				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, r.stories())
+				r.await(second.id)
+				r.settle()
+				r.calm()
+				r.forgetGivenUp()
+				require.Equal(t, 1, r.channels(), "that of the second payment, or that of the first, funded for it")
+				r.check(second, m)
+			})
+		})
+	}
+}

@@ -113,6 +113,9 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 	e.mu.Lock()
 	client := e.spots[f.OfferID].client
 	e.mu.Unlock()
+	if err := e.awaitForgotten(ctx, client); err != nil {
+		return err
+	}
 	if e.world.channelsTo(client) <= 1 {
 		return e.opt.Held.Resume(ctx, forwards, reason)
 	}
@@ -164,6 +167,31 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 		}
 	}
 	return nil
+}
+
+// forgottenWithin is how long awaitForgotten waits before the caller begins anew.
+const forgottenWithin = 10 * time.Second
+
+// awaitForgotten waits while lnd is made to forget channels of the wallet's: lnd forwards over any of a peer's, and over one that nothing funds the
+// wallet would be paid with nothing.
+func (e *Engine) awaitForgotten(ctx context.Context, client ln.PubKey) error {
+	for until := e.opt.Now().Add(forgottenWithin); ; {
+		e.mu.Lock()
+		waits := false
+		for _, owner := range e.dying {
+			waits = waits || owner == client
+		}
+		e.mu.Unlock()
+		if !waits {
+			return nil
+		}
+		if !e.opt.Now().Before(until) {
+			return fmt.Errorf("%w: lnd has not forgotten a channel of the wallet's that was given up", ln.ErrUnavailable)
+		}
+		if err := pace.Pause(ctx, turnPoll); err != nil {
+			return err
+		}
+	}
 }
 
 // placed waits until lnd has said anything of the HTLC: that a channel has it,

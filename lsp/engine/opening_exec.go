@@ -36,7 +36,7 @@ type negotiation struct {
 // up must not queue behind them.
 func concurrentOpening(f opening.Effect) bool {
 	switch f.(type) {
-	case opening.Negotiate, opening.Verify, opening.AskNode, opening.WatchChain, opening.AskUse, opening.NotifyOwner:
+	case opening.Negotiate, opening.Verify, opening.AskNode, opening.WatchChain, opening.AskUse, opening.Forget, opening.NotifyOwner:
 		return true
 	}
 	return false
@@ -60,6 +60,8 @@ func (e *Engine) executeOpening(ctx context.Context, t fsm.Task[opening.Effect])
 		return nil, e.watchChain(ctx, f)
 	case opening.AskUse:
 		return e.askUse(ctx, f)
+	case opening.Forget:
+		return e.forget(ctx, f)
 	case opening.AbandonChannel:
 		return nil, e.abandonChannel(ctx, f)
 	case opening.ReleaseCoins:
@@ -291,41 +293,33 @@ func (e *Engine) abandonChannel(ctx context.Context, f opening.AbandonChannel) e
 	if f.Outpoint.IsZero() {
 		return nil
 	}
-	return e.forgetChannel(ctx, f.Outpoint)
+	return e.whileDying(ctx, f.OpeningID, f.Outpoint, func() error { return e.forgetChannel(ctx, f.Outpoint) })
 }
-
-// forgetBlocks is how far back forgetChannel looks for a funding transaction.
-const forgetBlocks = 4_032
 
 // forgetChannel makes lnd forget a channel that nothing funds. lnd's wallet is
 // asked first: a database that is an older copy may not know that the funding
 // transaction was signed since, and forgetting a funded channel loses it. Nor may
 // it know that the channel's funding was withheld and a payment claimed over it.
 func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
-	tip := e.world.tip()
-	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, forgetBlocks))) //nolint:gosec // a height
+	raw, err := e.fundingTx(ctx, op)
 	if err != nil {
 		return err
 	}
-	for _, tx := range txs {
-		if tx.TxID == op.TxID {
-			e.log.Error("a channel that the database has given up is funded: it is kept, and a person must look", zap.Stringer("outpoint", op))
-			return nil
-		}
+	if raw != nil {
+		e.log.Error("a channel that the database has given up is funded: it is kept, and a person must look", zap.Stringer("outpoint", op))
+		return nil
 	}
-	use, err := e.lastingUse(ctx, op)
-	if err != nil {
-		return err
-	}
+	use, err := e.forgetUnused(ctx, op)
 	switch {
+	case err != nil:
+		return err
 	case use.Claimed:
 		e.log.Error("a channel that the database has given up, and that nothing funds, has brought its client money: it is kept, and a person must look",
 			zap.Stringer("outpoint", op))
-		return nil
 	case use.Htlcs > 0:
 		return fmt.Errorf("channel %s, which nothing funds, carries %d HTLCs: it is forgotten when they are gone: %w", op, use.Htlcs, ln.ErrUnavailable)
 	}
-	return e.node.Opener.AbandonChannel(ctx, op)
+	return nil
 }
 
 func (e *Engine) releaseCoins(ctx context.Context, f opening.ReleaseCoins) error {
@@ -399,7 +393,7 @@ func (e *Engine) reconcileOpening(ctx context.Context, id string, s opening.Stat
 	case opening.Pending:
 		return e.reconcileLink(ctx, s.Outpoint)
 	case opening.Withheld:
-		use, err := e.useOf(ctx, s.Outpoint)
+		use, _, err := e.useOf(ctx, s.Outpoint)
 		if err != nil {
 			return nil, err
 		}

@@ -21,7 +21,7 @@ const emptiesWithin = 5 * time.Second
 // channel of a peer, so that there may be more than the payment that it is for.
 func (e *Engine) askUse(ctx context.Context, f opening.AskUse) ([]opening.Event, error) {
 	for until := e.opt.Now().Add(emptiesWithin); ; {
-		use, err := e.useOf(ctx, f.Outpoint)
+		use, _, err := e.useOf(ctx, f.Outpoint)
 		if err != nil {
 			return nil, err
 		}
@@ -34,16 +34,72 @@ func (e *Engine) askUse(ctx context.Context, f opening.AskUse) ([]opening.Event,
 	}
 }
 
-func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
-	channels, err := e.node.Channels.ListChannels(ctx)
-	use := opening.ChannelUse{Moment: e.moment()}
+// forget answers with what was on the channel when lnd was to forget it. A database that
+// is an older copy may not know that the funding transaction was signed since, and that
+// the client has spent what it had: such a channel counts as claimed.
+func (e *Engine) forget(ctx context.Context, f opening.Forget) ([]opening.Event, error) {
+	var use opening.ChannelUse
+	err := e.whileDying(ctx, f.OpeningID, f.Outpoint, func() error {
+		raw, err := e.fundingTx(ctx, f.Outpoint)
+		if raw != nil {
+			use = opening.ChannelUse{Moment: e.moment(), Claimed: true}
+		} else if err == nil {
+			use, err = e.forgetUnused(ctx, f.Outpoint)
+		}
+		return err
+	})
 	if err != nil {
+		return nil, err
+	}
+	use.Last = true
+	return []opening.Event{use}, nil
+}
+
+// whileDying makes lnd forget a channel. Nothing is handed on to its client until that has
+// an answer, also while it is tried again.
+func (e *Engine) whileDying(ctx context.Context, openingID string, op ln.Outpoint, forget func() error) error {
+	inst, err := e.openings.Get(ctx, openingID)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.dying[op] = opening.PlanOf(inst.State).Client
+	e.mu.Unlock()
+	if err := forget(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	delete(e.dying, op)
+	e.mu.Unlock()
+	return nil
+}
+
+// forgetUnused makes lnd forget a channel that nothing is on; otherwise it says what is.
+// Nothing funds it.
+func (e *Engine) forgetUnused(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
+	use, err := e.lastingUse(ctx, op)
+	if err != nil || use.Claimed || use.Htlcs > 0 {
 		return use, err
+	}
+	if err := e.node.Opener.AbandonChannel(ctx, op); err != nil {
+		return use, err
+	}
+	use.Forgotten = true
+	return use, nil
+}
+
+// useOf looks once. listed says that lnd has the channel.
+func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (use opening.ChannelUse, listed bool, err error) {
+	channels, err := e.node.Channels.ListChannels(ctx)
+	use = opening.ChannelUse{Moment: e.moment()}
+	if err != nil {
+		return use, false, err
 	}
 	for _, c := range channels {
 		if c.Outpoint != op {
 			continue
 		}
+		listed = true
 		use.Claimed = c.RemoteSat > c.PushSat
 		for _, h := range c.Htlcs {
 			use.Htlcs++
@@ -52,7 +108,7 @@ func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (opening.ChannelUse,
 			}
 		}
 	}
-	return use, nil
+	return use, listed, nil
 }
 
 // unseenFor is how long an HTLC may be on its way into an active channel, in its mailbox
@@ -62,8 +118,8 @@ const unseenFor = 1500 * time.Millisecond
 // lastingUse is useOf for a channel that is to be forgotten: an HTLC that lnd forwarded
 // into it just now would be forgotten with it, and be stuck at its payer's end.
 func (e *Engine) lastingUse(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
-	use, err := e.useOf(ctx, op)
-	if err != nil || use.Claimed || use.Htlcs > 0 {
+	use, listed, err := e.useOf(ctx, op)
+	if err != nil || use.Claimed || use.Htlcs > 0 || !listed {
 		return use, err
 	}
 	if l, known := e.world.link(op); !known || !l.active {
@@ -72,7 +128,8 @@ func (e *Engine) lastingUse(ctx context.Context, op ln.Outpoint) (opening.Channe
 	if err := pace.Pause(ctx, unseenFor); err != nil {
 		return use, err
 	}
-	return e.useOf(ctx, op)
+	use, _, err = e.useOf(ctx, op)
+	return use, err
 }
 
 // releaseOpening has a withheld funding signed and published.
@@ -111,16 +168,28 @@ func (e *Engine) carries(ctx context.Context, op ln.Outpoint, openingID string) 
 // published looks for a transaction that an older copy of the database holds for
 // unsigned: lnd's wallet signs no coin that is spent.
 func (e *Engine) published(ctx context.Context, op ln.Outpoint) []byte {
+	raw, err := e.fundingTx(ctx, op)
+	if err != nil {
+		e.log.Warn("the wallet's transactions cannot be looked at", zap.Error(err))
+	}
+	return raw
+}
+
+// forgetBlocks is how far back fundingTx looks.
+const forgetBlocks = 4_032
+
+// fundingTx is what lnd's wallet has of the transaction that makes the output, nil if it
+// has none.
+func (e *Engine) fundingTx(ctx context.Context, op ln.Outpoint) ([]byte, error) {
 	tip := e.world.tip()
 	txs, err := e.node.Chain.Transactions(ctx, int32(tip-min(tip, forgetBlocks))) //nolint:gosec // a height
 	if err != nil {
-		e.log.Warn("the wallet's transactions cannot be looked at", zap.Error(err))
-		return nil
+		return nil, err
 	}
 	for _, tx := range txs {
 		if tx.TxID == op.TxID {
-			return tx.RawTx
+			return tx.RawTx, nil
 		}
 	}
-	return nil
+	return nil, nil
 }

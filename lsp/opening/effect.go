@@ -87,6 +87,12 @@ type (
 		Outpoint  ln.Outpoint `json:"outpoint"`
 		Emptying  bool        `json:"emptying,omitempty"`
 	}
+	// Forget makes lnd forget a channel that nothing funds, if nothing is on it:
+	// ChannelUse, with Last.
+	Forget struct {
+		OpeningID string      `json:"opening_id"`
+		Outpoint  ln.Outpoint `json:"outpoint"`
+	}
 	// AbandonChannel makes lnd forget a channel that can never exist: cancel
 	// the shims, AbandonChannel(i_know_what_i_am_doing) where lnd lists the
 	// outpoint. Only ever asked for while no signed transaction was stored.
@@ -177,6 +183,7 @@ func (Sign) EffectName() string           { return "sign" }
 func (Publish) EffectName() string        { return "publish" }
 func (WatchChain) EffectName() string     { return "watch_chain" }
 func (AskUse) EffectName() string         { return "ask_use" }
+func (Forget) EffectName() string         { return "forget" }
 func (AbandonChannel) EffectName() string { return "abandon_channel" }
 func (ReleaseCoins) EffectName() string   { return "release_coins" }
 func (BumpFee) EffectName() string        { return "bump_fee" }

@@ -150,7 +150,7 @@ type (
 	}
 	// Release: the payment over a withheld channel was claimed; it is funded now.
 	Release struct{ lsp.Moment }
-	// ChannelUse answers AskUse.
+	// ChannelUse answers AskUse, and Forget if Last.
 	ChannelUse struct {
 		lsp.Moment
 		// Claimed says that the client has a balance that we did not push.
@@ -158,6 +158,9 @@ type (
 		// Htlcs are on the channel; the first of ours to expire does so at Expiry.
 		Htlcs  int    `json:"htlcs,omitempty"`
 		Expiry uint32 `json:"expiry,omitempty"`
+		Last   bool   `json:"last,omitempty"`
+		// Forgotten says that nothing was on it, and that lnd does not have it any more.
+		Forgotten bool `json:"forgotten,omitempty"`
 	}
 )
 

@@ -24,7 +24,7 @@ func Machine() fsm.Machine[State, Event, Effect] {
 		Step:     Step,
 		States:   []State{Planned{}, Joined{}, Leased{}, Built{}, Unknown{}, Pending{}, Withheld{}, Released{}, Signed{}, Published{}, Usable{}, Confirmed{}, Buried{}, Rejected{}, Failed{}, Conflicted{}},
 		Events:   []Event{Start{}, CoinsLeased{}, CoinsRefused{}, FundingBuilt{}, OutputNamed{}, FundingShared{}, PeerRejected{}, NegotiationFailed{}, NegotiationLost{}, PeerGone{}, FundingPending{}, NodeAnswered{}, FundingSigned{}, SigningFailed{}, FundingPublished{}, PublishFailed{}, ChannelActive{}, ChannelInactive{}, FundingConfirmed{}, FundingReorged{}, FundingConflicted{}, NewBlock{}, Tick{}, Abandon{}, Release{}, ChannelUse{}},
-		Effects:  []Effect{LeaseCoins{}, Negotiate{}, Verify{}, AskNode{}, Sign{}, Publish{}, WatchChain{}, AskUse{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, TellBatch{}, NotifyOwner{}},
+		Effects:  []Effect{LeaseCoins{}, Negotiate{}, Verify{}, AskNode{}, Sign{}, Publish{}, WatchChain{}, AskUse{}, Forget{}, AbandonChannel{}, ReleaseCoins{}, BumpFee{}, TellBatch{}, NotifyOwner{}},
 		Terminal: Final,
 		Deadline: deadline,
 		Edges:    edges(),

@@ -106,7 +106,8 @@ func testEvents(s State) []Event {
 	}
 	if p.Withhold {
 		events = append(events, Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Claimed: true},
-			ChannelUse{Moment: m, Htlcs: 1, Expiry: 150}, ChannelUse{Moment: m, Htlcs: 1, Expiry: 110})
+			ChannelUse{Moment: m, Htlcs: 1, Expiry: 150}, ChannelUse{Moment: m, Htlcs: 1, Expiry: 110},
+			ChannelUse{Moment: m, Last: true, Forgotten: true}, ChannelUse{Moment: m, Last: true, Claimed: true}, ChannelUse{Moment: m, Last: true, Htlcs: 1, Expiry: 150})
 	}
 	if CanAbandon(s) {
 		events = append(events, Abandon{m, lsp.Because(lsp.ReasonCancelled, "enough"), false})

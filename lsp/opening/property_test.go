@@ -60,10 +60,11 @@ func TestRandomDays(t *testing.T) {
 				v = usual(t, s, &height)
 			}
 			before := s
-			if _, used := s.(Withheld); used {
+			if w, used := s.(Withheld); used {
 				use, is := v.(ChannelUse)
 				_, release := v.(Release)
-				claimed = claimed || release || is && (use.Claimed || use.Expiry == 110)
+				// While lnd is made to forget the channel only its answer counts.
+				claimed = claimed || w.Forgetting == use.Last && (release || is && (use.Claimed || use.Expiry == 110))
 			}
 			next, effects, err := Step(again(t, s), again(t, v))
 			if errors.Is(err, fsm.ErrIllegal) {
@@ -180,7 +181,13 @@ func usual(t *rapid.T, s State, height *uint32) Event {
 		}
 		return FundingSigned{m, testTxID, []byte("raw")}
 	case Withheld:
-		return rapid.SampledFrom([]Event{Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Htlcs: 2, Expiry: 150}, NewBlock{m, 0}}).Draw(t, "use")
+		if s.Forgetting {
+			return rapid.SampledFrom([]Event{Release{m}, ChannelUse{Moment: m, Claimed: true}, ChannelUse{Moment: m, Last: true, Forgotten: true}, ChannelUse{Moment: m, Last: true, Claimed: true}, ChannelUse{Moment: m, Last: true, Htlcs: 1, Expiry: 150}}).Draw(t, "last use")
+		}
+		if !s.Withdrawn.IsZero() {
+			return ChannelUse{Moment: m}
+		}
+		return rapid.SampledFrom([]Event{Abandon{m, lsp.Because(lsp.ReasonOpenSlow, "it went back"), false}, Release{m}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Htlcs: 2, Expiry: 150}, NewBlock{m, 0}}).Draw(t, "use")
 	case Released:
 		return FundingSigned{m, testTxID, []byte("raw")}
 	case Signed:
@@ -393,6 +400,21 @@ func TestWithheld(t *testing.T) {
 	require.Equal(t, "ask_use", effects[0].EffectName())
 	withdrawn := s
 	s, effects = walk(t, s, ChannelUse{Moment: m})
+	require.Equal(t, []Effect{Forget{OpeningID: "open-1", Outpoint: testOutpoint}}, effects)
+	forgetting := s
+	// lnd's answer decides now, and nothing that was seen before.
+	for _, v := range []Event{Release{m}, NewBlock{moment(101), 0}, ChannelUse{Moment: m}, ChannelUse{Moment: m, Claimed: true}, ChannelUse{Moment: m, Htlcs: 1, Expiry: 110}} {
+		s, effects = walk(t, forgetting, v)
+		require.Equal(t, forgetting, s, v.EventName())
+		require.Empty(t, effects)
+	}
+	s, effects = walk(t, forgetting, ChannelUse{Moment: m, Last: true, Htlcs: 1, Expiry: 150})
+	require.Equal(t, withdrawn, s, "something came at the last moment")
+	require.Empty(t, effects)
+	s, effects = walk(t, forgetting, ChannelUse{Moment: m, Last: true, Claimed: true})
+	require.Equal(t, "released", s.StateName(), "and was claimed")
+	require.Equal(t, "sign", effects[0].EffectName())
+	s, effects = walk(t, forgetting, ChannelUse{Moment: m, Last: true, Forgotten: true})
 	require.Equal(t, "failed", s.StateName())
 	require.Equal(t, []string{"abandon_channel", "release_coins", "notify_owner"}, []string{effects[0].EffectName(), effects[1].EffectName(), effects[2].EffectName()})
 	require.Equal(t, "it went back", effects[2].(NotifyOwner).Reason.Text)

@@ -209,6 +209,9 @@ type (
 		// Withdrawn is why the owner wants the channel no more. It is given up once
 		// nothing is on it; if the client has money in it, it is funded instead.
 		Withdrawn lsp.Reason `json:"withdrawn,omitzero"`
+		// Forgetting: lnd is being made to forget the channel, and only its answer
+		// counts: a funding that is signed now may be of a channel that is gone.
+		Forgetting bool `json:"forgetting,omitempty"`
 	}
 	// Released: the client has money in the channel, or may get some. It must be
 	// signed and published, whatever happens. No way back.

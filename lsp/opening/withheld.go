@@ -27,22 +27,20 @@ func (s Pending) withhold() (State, []Effect, error) {
 func stepWithheld(s Withheld, v Event) (State, []Effect, error) {
 	switch v := v.(type) {
 	case Release:
+		if s.Forgetting {
+			// If there is something to claim, lnd is asked to forget in vain.
+			return s, nil, nil
+		}
 		return s.release()
 	case Abandon:
 		if s.Withdrawn = v.Reason; s.Withdrawn.IsZero() {
 			s.Withdrawn = lsp.Because(lsp.ReasonCancelled, "the channel is not wanted any more")
 		}
-		return s, []Effect{s.askUse()}, nil
+		return s.look()
 	case NewBlock:
-		return s, []Effect{s.askUse()}, nil
+		return s.look()
 	case ChannelUse:
-		switch {
-		case v.Claimed, v.Htlcs > 0 && s.expires(v):
-			return s.release()
-		case v.Htlcs == 0 && !s.Withdrawn.IsZero():
-			return ended(s, ending{temporary: true, reason: s.Withdrawn})
-		}
-		return s, nil, nil
+		return s.used(v)
 	case NodeAnswered:
 		if v.Presence == PresenceActive {
 			s.Active, s.ChanID = true, v.ChanID
@@ -58,14 +56,42 @@ func stepWithheld(s Withheld, v Event) (State, []Effect, error) {
 	return nil, nil, fsm.Illegal(s, v)
 }
 
+// look asks what is on the channel, unless lnd is being made to forget it.
+func (s Withheld) look() (State, []Effect, error) {
+	if s.Forgetting {
+		return s, nil, nil
+	}
+	return s, []Effect{AskUse{OpeningID: s.ID, Outpoint: s.Outpoint, Emptying: !s.Withdrawn.IsZero()}}, nil
+}
+
+// used: a channel that is not wanted any more and that nothing is on is forgotten, and its
+// open given up only then. lnd forwards over any channel of a peer: what comes over this
+// one until it is forgotten is the client's money, and the channel is funded.
+func (s Withheld) used(v ChannelUse) (State, []Effect, error) {
+	switch {
+	case v.Last && !s.Forgetting:
+		return nil, nil, fsm.Illegal(s, v)
+	case s.Forgetting && !v.Last:
+		// Seen before lnd was asked to forget.
+		return s, nil, nil
+	}
+	s.Forgetting = false
+	switch {
+	case v.Claimed, v.Htlcs > 0 && s.expires(v):
+		return s.release()
+	case v.Forgotten:
+		return ended(s, ending{temporary: true, reason: s.Withdrawn})
+	case v.Htlcs == 0 && !s.Withdrawn.IsZero():
+		s.Forgetting = true
+		return s, []Effect{Forget{OpeningID: s.ID, Outpoint: s.Outpoint}}, nil
+	}
+	return s, nil, nil
+}
+
 // expires: lnd will close the channel by force for an HTLC, and then waits for
 // a commitment that cannot confirm, until the incoming HTLC's peer closes as well.
 func (s Withheld) expires(v ChannelUse) bool {
 	return v.Expiry > 0 && uint64(v.Height)+uint64(s.WithholdMarginBlocks) >= uint64(v.Expiry)
-}
-
-func (s Withheld) askUse() Effect {
-	return AskUse{OpeningID: s.ID, Outpoint: s.Outpoint, Emptying: !s.Withdrawn.IsZero()}
 }
 
 // release: from here on the owner is told again when the transaction is public,
