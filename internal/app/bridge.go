@@ -160,8 +160,21 @@ func (h lspHolds) Lookup(ctx context.Context, hash ln.Hash) ([]lspengine.HtlcEve
 	}
 }
 
-// opener gives lnd's channel negotiation the engine's shape.
-type opener struct{ *lnd.Client }
+// opener gives lnd's channel negotiation the engine's shape. It makes lnd forget a channel
+// only while its process certainly has the lease: one that was frozen after its last look
+// would forget a channel that another has funded meanwhile.
+type opener struct {
+	*lnd.Client
+	lease *store.Lease
+}
+
+// AbandonChannel implements the engine's Opener.
+func (o opener) AbandonChannel(ctx context.Context, op ln.Outpoint) error {
+	if !o.lease.Valid() {
+		return fmt.Errorf("forget channel %s: %w: another process may own its open", op, store.ErrLeaseLost)
+	}
+	return o.Client.AbandonChannel(ctx, op)
+}
 
 func (o opener) OpenChannel(ctx context.Context, r ln.OpenRequest) (lspengine.Negotiation, error) {
 	return o.Client.OpenChannel(ctx, r)
@@ -178,6 +191,6 @@ func (o orderNode) Close(ctx context.Context, op ln.Outpoint, rate ln.FeeRateSat
 // lspNode is one lnd as the lsp service sees it while it has the lease.
 func lspNode(c *lnd.Client, lease *store.Lease) lspengine.Node {
 	return lspengine.Node{
-		Channels: c, Aliases: c, Opener: opener{c}, Coins: c, Chain: c, Invoices: c, Payments: fencedPayments{c, lease}, Settings: c, Orders: orderNode{c}, Events: c, Forwards: c,
+		Channels: c, Aliases: c, Opener: opener{c, lease}, Coins: c, Chain: c, Invoices: c, Payments: fencedPayments{c, lease}, Settings: c, Orders: orderNode{c}, Events: c, Forwards: c,
 	}
 }

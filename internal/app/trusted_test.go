@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -358,6 +359,14 @@ func TestNothingGoesOverAChannelThatIsForgotten(t *testing.T) {
 				require.NoError(t, err)
 				paid := r.pay(first.bolt11)
 				r.accepted(first.hash)
+				// lnd's word that it has forgotten a channel is lost now and then.
+				var asked atomic.Int64
+				r.w.OnRPC(func(c lndfake.Call) lndfake.Verdict {
+					if c.Node == r.gateway.Name() && c.Phase == lndfake.BeforeCall && c.Method == "/lnrpc.Lightning/AbandonChannel" && asked.Add(1) == 1 && seed%2 == 0 {
+						return lndfake.Lose
+					}
+					return lndfake.Pass
+				})
 				second, err := r.order(order{})
 				require.NoError(t, err)
 				_, err = invoicesrpc.NewInvoicesClient(r.conns[r.wallet]).CancelInvoice(r.ctx, &invoicesrpc.CancelInvoiceMsg{PaymentHash: first.hash[:]})
@@ -366,6 +375,7 @@ func TestNothingGoesOverAChannelThatIsForgotten(t *testing.T) {
 				m := r.outcome(r.pay(second.bolt11))
 				require.Equal(t, lnrpc.Payment_SUCCEEDED, m.Status, r.stories())
 				r.await(second.id)
+				r.w.OnRPC(nil)
 				r.settle()
 				r.calm()
 				r.forgetGivenUp()

@@ -125,8 +125,8 @@ type Engine struct {
 	// unfunded are channels of ours whose funding transaction was not published,
 	// never will be, or is contested: see funded.go.
 	unfunded map[ln.Outpoint]bool
-	// dying are those that lnd is made to forget, and their clients.
-	dying map[ln.Outpoint]ln.PubKey
+	// dying counts the channels of a client that lnd is being made to forget.
+	dying map[ln.PubKey]int
 	// watched are openings whose transaction is awaited on the chain.
 	watched      map[string]opening.WatchChain
 	negotiations map[ln.PendingChanID]*negotiation
@@ -209,7 +209,7 @@ func New(opt Options) (*Engine, error) {
 		cancel:   cancel,
 		bySCID:   make(map[ln.SCID]string), waitingJit: make(map[string]ln.PubKey),
 		waitingWrap: make(map[string]ln.PubKey), spots: make(map[string]spot), lines: make(map[ln.PubKey]*line), tracked: make(map[string]context.CancelFunc), promises: make(map[string]spot),
-		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool), dying: make(map[ln.Outpoint]ln.PubKey),
+		byOutpoint: make(map[ln.Outpoint]string), unfunded: make(map[ln.Outpoint]bool), dying: make(map[ln.PubKey]int),
 		watched: make(map[string]opening.WatchChain), strays: make(map[[32]byte]bool), negotiations: make(map[ln.PendingChanID]*negotiation), signatures: make(map[ln.Outpoint]*signature),
 		invoices: make(map[ln.Hash]context.CancelFunc), liveOpenings: make(map[string]bool), coming: newComings(),
 		liveOrders: make(map[string]bool), liveRefunds: make(map[string]bool),

@@ -113,7 +113,7 @@ func (e *Engine) abandonGivenUp(ctx context.Context, op ln.Outpoint) error {
 	}
 	e.log.Warn("a channel came up whose open was given up: it is abandoned unless something funds it",
 		zap.String("opening", row.ID), zap.Stringer("outpoint", op))
-	return e.whileDying(ctx, row.ID, op, func() error { return e.forgetChannel(ctx, op) })
+	return e.whileDying(ctx, row.ID, func(opening.Plan) error { return e.forgetChannel(ctx, op) })
 }
 
 // isFunded says that money may be sent over the channel.

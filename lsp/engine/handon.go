@@ -110,9 +110,7 @@ func (e *Engine) directOf(client ln.PubKey) map[string]spot {
 // handed on once lnd says that the one before is in a channel; where the wallet
 // has one channel, there is none, and all go at once.
 func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forward, reason string) error {
-	e.mu.Lock()
-	client := e.spots[f.OfferID].client
-	e.mu.Unlock()
+	client := e.walletOf(f.OfferID)
 	if err := e.awaitForgotten(ctx, client); err != nil {
 		return err
 	}
@@ -132,6 +130,9 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 		return err
 	}
 	defer leave()
+	if e.forgets(client) {
+		return fmt.Errorf("%w: lnd is being made to forget a channel of the wallet's", ln.ErrUnavailable)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	heard, ready, ended := make(chan ln.CircuitKey), make(chan struct{}), make(chan error, 1)
@@ -169,6 +170,12 @@ func (e *Engine) handOn(ctx context.Context, f jit.ResumeParts, forwards []Forwa
 	return nil
 }
 
+func (e *Engine) walletOf(offerID string) ln.PubKey {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.spots[offerID].client
+}
+
 // forgottenWithin is how long awaitForgotten waits before the caller begins anew.
 const forgottenWithin = 10 * time.Second
 
@@ -176,13 +183,7 @@ const forgottenWithin = 10 * time.Second
 // wallet would be paid with nothing.
 func (e *Engine) awaitForgotten(ctx context.Context, client ln.PubKey) error {
 	for until := e.opt.Now().Add(forgottenWithin); ; {
-		e.mu.Lock()
-		waits := false
-		for _, owner := range e.dying {
-			waits = waits || owner == client
-		}
-		e.mu.Unlock()
-		if !waits {
+		if !e.forgets(client) {
 			return nil
 		}
 		if !e.opt.Now().Before(until) {
@@ -251,6 +252,9 @@ func (e *Engine) resumeParts(ctx context.Context, f jit.ResumeParts) ([]jit.Even
 	}
 	// Something of it was forwarded before: the rest must follow, and a part
 	// that is gone has its own event.
+	if err := e.awaitForgotten(ctx, e.walletOf(f.OfferID)); err != nil {
+		return nil, err
+	}
 	for _, forward := range forwards {
 		err := e.opt.Held.Resume(ctx, []Forward{forward}, reason)
 		if err != nil && !errors.Is(err, ErrDecided) {

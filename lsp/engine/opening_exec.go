@@ -293,7 +293,7 @@ func (e *Engine) abandonChannel(ctx context.Context, f opening.AbandonChannel) e
 	if f.Outpoint.IsZero() {
 		return nil
 	}
-	return e.whileDying(ctx, f.OpeningID, f.Outpoint, func() error { return e.forgetChannel(ctx, f.Outpoint) })
+	return e.whileDying(ctx, f.OpeningID, func(opening.Plan) error { return e.forgetChannel(ctx, f.Outpoint) })
 }
 
 // forgetChannel makes lnd forget a channel that nothing funds. lnd's wallet is
@@ -309,17 +309,18 @@ func (e *Engine) forgetChannel(ctx context.Context, op ln.Outpoint) error {
 		e.log.Error("a channel that the database has given up is funded: it is kept, and a person must look", zap.Stringer("outpoint", op))
 		return nil
 	}
-	use, err := e.forgetUnused(ctx, op)
+	use, err := e.lastingUse(ctx, op)
 	switch {
 	case err != nil:
 		return err
 	case use.Claimed:
 		e.log.Error("a channel that the database has given up, and that nothing funds, has brought its client money: it is kept, and a person must look",
 			zap.Stringer("outpoint", op))
+		return nil
 	case use.Htlcs > 0:
 		return fmt.Errorf("channel %s, which nothing funds, carries %d HTLCs: it is forgotten when they are gone: %w", op, use.Htlcs, ln.ErrUnavailable)
 	}
-	return nil
+	return e.node.Opener.AbandonChannel(ctx, op)
 }
 
 func (e *Engine) releaseCoins(ctx context.Context, f opening.ReleaseCoins) error {

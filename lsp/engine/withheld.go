@@ -36,16 +36,39 @@ func (e *Engine) askUse(ctx context.Context, f opening.AskUse) ([]opening.Event,
 
 // forget answers with what was on the channel when lnd was to forget it. A database that
 // is an older copy may not know that the funding transaction was signed since, and that
-// the client has spent what it had: such a channel counts as claimed.
+// the client has spent what it had: such a channel counts as claimed. So does one that is
+// being closed and in which the client has money.
 func (e *Engine) forget(ctx context.Context, f opening.Forget) ([]opening.Event, error) {
-	var use opening.ChannelUse
-	err := e.whileDying(ctx, f.OpeningID, f.Outpoint, func() error {
+	use := opening.ChannelUse{Moment: e.moment(), Claimed: true}
+	err := e.whileDying(ctx, f.OpeningID, func(p opening.Plan) error {
 		raw, err := e.fundingTx(ctx, f.Outpoint)
-		if raw != nil {
-			use = opening.ChannelUse{Moment: e.moment(), Claimed: true}
-		} else if err == nil {
-			use, err = e.forgetUnused(ctx, f.Outpoint)
+		if err != nil || raw != nil {
+			return err
 		}
+		if use, err = e.lastingUse(ctx, f.Outpoint); err != nil || use.Claimed || use.Htlcs > 0 {
+			return err
+		}
+		pending, err := e.node.Channels.PendingChannels(ctx)
+		if err != nil {
+			return err
+		}
+		for _, c := range pending {
+			if c.Outpoint == f.Outpoint && c.Kind != ln.PendingOpen && c.RemoteSat > p.PushSat {
+				use.Claimed = true
+				return nil
+			}
+		}
+		// A call that was cut off may be carried out later, when something has come over
+		// the channel: until lnd answers one, nothing else that it says counts.
+		for {
+			if err = e.node.Opener.AbandonChannel(ctx, f.Outpoint); !errors.Is(err, ln.ErrUnavailable) {
+				break
+			}
+			if err := pace.Pause(ctx, unseenFor); err != nil {
+				return err
+			}
+		}
+		use.Forgotten = err == nil
 		return err
 	})
 	if err != nil {
@@ -55,41 +78,42 @@ func (e *Engine) forget(ctx context.Context, f opening.Forget) ([]opening.Event,
 	return []opening.Event{use}, nil
 }
 
-// whileDying makes lnd forget a channel. Nothing is handed on to its client until that has
-// an answer, also while it is tried again.
-func (e *Engine) whileDying(ctx context.Context, openingID string, op ln.Outpoint, forget func() error) error {
+// whileDying makes lnd forget a channel. Nothing is handed on to its client meanwhile, and
+// what is being handed on already is in a channel before it is looked at.
+func (e *Engine) whileDying(ctx context.Context, openingID string, forget func(opening.Plan) error) error {
 	inst, err := e.openings.Get(ctx, openingID)
 	if err != nil {
 		return err
 	}
+	plan := opening.PlanOf(inst.State)
 	e.mu.Lock()
-	e.dying[op] = opening.PlanOf(inst.State).Client
+	e.dying[plan.Client]++
 	e.mu.Unlock()
-	if err := forget(); err != nil {
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.dying[plan.Client]--; e.dying[plan.Client] == 0 {
+			delete(e.dying, plan.Client)
+		}
+	}()
+	leave, err := e.gates.enter(ctx, plan.Client)
+	if err != nil {
 		return err
 	}
+	leave()
+	return forget(plan)
+}
+
+// forgets says that lnd is being made to forget a channel of the wallet's.
+func (e *Engine) forgets(client ln.PubKey) bool {
 	e.mu.Lock()
-	delete(e.dying, op)
-	e.mu.Unlock()
-	return nil
+	defer e.mu.Unlock()
+	return e.dying[client] > 0
 }
 
-// forgetUnused makes lnd forget a channel that nothing is on; otherwise it says what is.
-// Nothing funds it.
-func (e *Engine) forgetUnused(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
-	use, err := e.lastingUse(ctx, op)
-	if err != nil || use.Claimed || use.Htlcs > 0 {
-		return use, err
-	}
-	if err := e.node.Opener.AbandonChannel(ctx, op); err != nil {
-		return use, err
-	}
-	use.Forgotten = true
-	return use, nil
-}
-
-// useOf looks once. listed says that lnd has the channel.
-func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (use opening.ChannelUse, listed bool, err error) {
+// useOf looks once. lnd may not have the channel any more, or it may be down: nothing comes
+// over it then.
+func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (use opening.ChannelUse, active bool, err error) {
 	channels, err := e.node.Channels.ListChannels(ctx)
 	use = opening.ChannelUse{Moment: e.moment()}
 	if err != nil {
@@ -99,7 +123,7 @@ func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (use opening.Channel
 		if c.Outpoint != op {
 			continue
 		}
-		listed = true
+		active = c.Active
 		use.Claimed = c.RemoteSat > c.PushSat
 		for _, h := range c.Htlcs {
 			use.Htlcs++
@@ -108,7 +132,7 @@ func (e *Engine) useOf(ctx context.Context, op ln.Outpoint) (use opening.Channel
 			}
 		}
 	}
-	return use, listed, nil
+	return use, active, nil
 }
 
 // unseenFor is how long an HTLC may be on its way into an active channel, in its mailbox
@@ -118,12 +142,9 @@ const unseenFor = 1500 * time.Millisecond
 // lastingUse is useOf for a channel that is to be forgotten: an HTLC that lnd forwarded
 // into it just now would be forgotten with it, and be stuck at its payer's end.
 func (e *Engine) lastingUse(ctx context.Context, op ln.Outpoint) (opening.ChannelUse, error) {
-	use, listed, err := e.useOf(ctx, op)
-	if err != nil || use.Claimed || use.Htlcs > 0 || !listed {
+	use, active, err := e.useOf(ctx, op)
+	if err != nil || use.Claimed || use.Htlcs > 0 || !active {
 		return use, err
-	}
-	if l, known := e.world.link(op); !known || !l.active {
-		return use, nil
 	}
 	if err := pace.Pause(ctx, unseenFor); err != nil {
 		return use, err
