@@ -524,9 +524,10 @@ func (d *day) result(want ending, m *lnrpc.Payment) {
 	}
 	require.LessOrEqual(t, time.Since(d.began), within, "the payer waited too long")
 	got := m.Status == lnrpc.Payment_SUCCEEDED
-	if !got && want.paid && d.crashes && d.attempts > 0 && !d.unlucky {
+	if !got && want.paid && d.crashes && (d.attempts > 0 || d.forgets) && !d.unlucky {
 		// Of the parts of a payer who was refused before, lnd refuses those that
-		// come while sluiced is away.
+		// come while sluiced is away. So it does with those that a node that died
+		// offers again when it is back.
 		d.unlucky = true
 		_, err := routerrpc.NewRouterClient(d.r.conns[d.r.payer]).ResetMissionControl(d.r.ctx, &routerrpc.ResetMissionControlRequest{})
 		require.NoError(t, err)
