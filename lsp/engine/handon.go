@@ -179,8 +179,9 @@ func (e *Engine) walletOf(offerID string) ln.PubKey {
 // forgottenWithin is how long awaitForgotten waits before the caller begins anew.
 const forgottenWithin = 10 * time.Second
 
-// awaitForgotten waits while lnd is made to forget channels of the wallet's: lnd forwards over any of a peer's, and over one that nothing funds the
-// wallet would be paid with nothing.
+// awaitForgotten waits while lnd is made to forget channels of the wallet's: lnd forwards
+// over any of a peer's, and over one that nothing funds the wallet would be paid with
+// nothing.
 func (e *Engine) awaitForgotten(ctx context.Context, client ln.PubKey) error {
 	for until := e.opt.Now().Add(forgottenWithin); ; {
 		if !e.forgets(client) {
